@@ -1,0 +1,352 @@
+#include "bindings/check.h"
+
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <algorithm>
+#include <sstream>
+#include <stdexcept>
+#include <string>
+
+#include "bindings/overlap.h"
+
+namespace rope {
+namespace {
+
+using torch::headeronly::ScalarType;
+
+template <class... Parts>
+std::string text(const Parts&... parts) {
+  std::ostringstream stream;
+  (stream << ... << parts);
+  return stream.str();
+}
+
+// Becomes ValueError in Python.
+template <class Got>
+[[noreturn]] void bad_value(const char* argument, const std::string& rule, const Got& got) {
+  throw std::invalid_argument(text("rope_ext: ", argument, " must ", rule, ", got ", got));
+}
+// Becomes RuntimeError, which rope_ext/ops.py turns into TypeError.
+template <class Got>
+[[noreturn]] void bad_type(const char* argument, const std::string& rule, const Got& got) {
+  throw std::runtime_error(text("rope_ext: ", argument, " must ", rule, ", got ", got));
+}
+
+std::string shape_of(const Tensor& t) {
+  std::string shape = "(";
+  for (const int64_t size : t.sizes()) shape += text(shape.size() > 1 ? ", " : "", size);
+  return shape + (t.dim() == 1 ? ",)" : ")");
+}
+
+bool same_shape(const Tensor& a, const Tensor& b) {
+  const auto x = a.sizes(), y = b.sizes();
+  return x.size() == y.size() && std::equal(x.begin(), x.end(), y.begin());
+}
+
+const char* name_of(ScalarType type) {
+  switch (type) {
+    case ScalarType::Double: return "float64";
+    case ScalarType::Float: return "float32";
+    case ScalarType::BFloat16: return "bfloat16";
+    case ScalarType::Half: return "float16";
+    case ScalarType::Int: return "int32";
+    case ScalarType::Long: return "int64";
+    default: return torch::headeronly::toString(type);
+  }
+}
+
+DType dtype_of(const char* argument, const Tensor& t) {
+  switch (t.scalar_type()) {
+    case ScalarType::Double: return DType::kFloat64;
+    case ScalarType::Float: return DType::kFloat32;
+    case ScalarType::BFloat16: return DType::kBFloat16;
+    case ScalarType::Half: return DType::kFloat16;
+    default: bad_type(argument, "be float64, float32, bfloat16 or float16", name_of(t.scalar_type()));
+  }
+}
+
+Index index_of(const char* argument, const Tensor& t) {
+  const ScalarType type = t.scalar_type();
+  if (type != ScalarType::Long && type != ScalarType::Int) bad_type(argument, "be int32 or int64", name_of(type));
+  return {t.const_data_ptr(), type == ScalarType::Long};
+}
+
+void same_device(const char* argument, const Tensor& t, const Tensor& x) {
+  if (t.device() != x.device()) {
+    bad_value(argument, "be on the device of x", text("device type ", int(t.device().type()), " index ",
+                                                      int(t.device().index())));
+  }
+}
+
+const Layout& layout_of(const Arguments& a) { return kLayouts[a.layout]; }
+
+int64_t size_of(const Tensor& t, int axis) { return axis < 0 ? 1 : t.size(axis); }
+// 0 along an axis of one element: such an axis broadcasts.
+int64_t stride_of(const Tensor& t, int axis) { return axis < 0 || t.size(axis) == 1 ? 0 : t.stride(axis); }
+
+void check_x(const Arguments& a, Params* p) {
+  if (a.layout < 0 || a.layout >= int64_t(std::size(kLayouts))) bad_value("layout", "be an index into LAYOUTS", a.layout);
+  if (a.x.empty() || a.x.size() > kMaxTensors) {
+    bad_value("x", text("hold 1 to ", kMaxTensors, " tensors"), a.x.size());
+  }
+  const Layout& layout = layout_of(a);
+  const Tensor& first = a.x[0];
+  p->dtype = dtype_of("x", first);
+  for (const Tensor& x : a.x) {
+    same_device("every tensor of x", x, first);
+    if (x.dim() != layout.rank) {
+      bad_value("x", text("have ", layout.rank, " dimensions for layout '", layout.name, "'"), text("shape ", shape_of(x)));
+    }
+    if (x.scalar_type() != first.scalar_type()) {
+      bad_type("x", text("hold tensors of one dtype, ", name_of(first.scalar_type()), " like the first"),
+               name_of(x.scalar_type()));
+    }
+    if (size_of(x, layout.batch) != size_of(first, layout.batch) || x.size(layout.seqlen) != first.size(layout.seqlen)) {
+      bad_value("x", text("hold tensors of one batch and seqlen, those of ", shape_of(first)), shape_of(x));
+    }
+  }
+  p->batch = size_of(first, layout.batch);
+  p->seqlen = first.size(layout.seqlen);
+}
+
+void check_channels(const Arguments& a, Params* p) {
+  const int64_t head_dim = a.x[0].size(-1);
+  const int64_t rotary_dim = a.rotary_dim.value_or(head_dim - a.rotary_offset);
+  if (a.rotary_offset < 0) bad_value("rotary_offset", "be at least 0", a.rotary_offset);
+  if (rotary_dim % 2) bad_value("rotary_dim", "be even (channels turn in pairs)", rotary_dim);
+  if (rotary_dim < 2) bad_value("rotary_dim", "be at least 2", rotary_dim);
+  for (const Tensor& x : a.x) {
+    if (!a.rotary_dim && x.size(-1) != head_dim) {
+      bad_value("rotary_dim", "be given when the head_dim of the tensors differ",
+                text("None with ", head_dim, " and ", x.size(-1)));
+    }
+    if (rotary_dim > x.size(-1) - a.rotary_offset) {
+      bad_value("rotary_dim", text("fit head_dim ", x.size(-1), " from rotary_offset ", a.rotary_offset), rotary_dim);
+    }
+  }
+  p->rotary_offset = a.rotary_offset;
+  p->pairs = rotary_dim / 2;
+  p->in_pairing = p->out_pairing = a.interleaved ? interleaved_pairing() : half_pairing(p->pairs);
+}
+
+// The layout of tables with a heads axis is that of x, with the batch axis (of one) that "thd" and "shd" lack.
+Layout table_layout(const Arguments& a, const Tensor& table) {
+  if (table.dim() == 2) return {"", 2, -1, 0, -1};
+  if (table.dim() == 3) return {"", 3, 0, 1, -1};
+  const Layout& x = layout_of(a);
+  return x.batch < 0 ? Layout{"", 4, 0, 1, 2} : x;
+}
+
+void check_tables(const Arguments& a, Params* p) {
+  const DType dtype = dtype_of("cos", a.cos);
+  if (a.sin.scalar_type() != a.cos.scalar_type()) {
+    bad_type("sin", text("have the dtype of cos, ", name_of(a.cos.scalar_type())), name_of(a.sin.scalar_type()));
+  }
+  const bool fits = dtype == p->dtype || (dtype == DType::kFloat32 && p->dtype != DType::kFloat64);
+  if (!fits) {
+    const char* x_name = name_of(a.x[0].scalar_type());
+    bad_type("cos", p->dtype == DType::kFloat64 ? text("be float64 for float64 x") : text("be float32 or the dtype of x, ", x_name),
+             name_of(a.cos.scalar_type()));
+  }
+  same_device("cos", a.cos, a.x[0]);
+  same_device("sin", a.sin, a.x[0]);
+  const int64_t rank = a.cos.dim(), pairs = p->pairs;
+  if (rank < 2 || rank > 4) {
+    bad_value("cos", "have 2 (rows, width), 3 (batch, seqlen, width) or 4 dimensions", text("shape ", shape_of(a.cos)));
+  }
+  if (!same_shape(a.sin, a.cos)) bad_value("sin", text("have the shape of cos, ", shape_of(a.cos)), shape_of(a.sin));
+  const int64_t width = a.cos.size(-1);
+  if (width != pairs && width != 2 * pairs) {
+    bad_value("cos", text("have width ", pairs, " (one entry per pair) or ", 2 * pairs, " (one per channel) for rotary_dim ",
+                          2 * pairs), text("width ", width));
+  }
+  p->table_dtype = dtype;
+  p->negate_sin = a.inverse != a.transposed;
+  p->cos = table_of(a, *p, a.cos);
+  p->sin = table_of(a, *p, a.sin);
+  if (a.transposed) std::swap(p->sin.first, p->sin.second);
+  if (rank == 2) return;
+  const Layout layout = table_layout(a, a.cos);
+  const int64_t batch = a.cos.size(layout.batch), seqlen = a.cos.size(layout.seqlen);
+  if ((batch != 1 && batch != p->batch) || seqlen != p->seqlen) {
+    bad_value("cos", text("have batch 1 or ", p->batch, " and seqlen ", p->seqlen, ", those of x, when it has ", rank, " dimensions"),
+              text("shape ", shape_of(a.cos)));
+  }
+  for (const Tensor& x : a.x) {
+    const int64_t heads = x.size(layout_of(a).heads);
+    if (rank == 4 && a.cos.size(layout.heads) != 1 && a.cos.size(layout.heads) != heads) {
+      bad_value("cos", text("have 1 head or the ", heads, " heads of x on the heads axis"), text("shape ", shape_of(a.cos)));
+    }
+  }
+}
+
+void in_table(const char* argument, int64_t row, int64_t rows, const std::string& where) {
+  if (row < 0 || row >= rows) {
+    bad_value(argument, text("lead to a row of the table, 0 to ", rows - 1), text("row ", row, where));
+  }
+}
+
+void check_cu_seqlens(const Arguments& a, Params* p, int64_t rows) {
+  const Tensor& t = *a.cu_seqlens;
+  Positions& to = p->positions;
+  same_device("cu_seqlens", t, a.x[0]);
+  if (t.scalar_type() != ScalarType::Int) bad_type("cu_seqlens", "be int32", name_of(t.scalar_type()));
+  if (std::string(layout_of(a).name) != "thd") bad_value("cu_seqlens", "come with layout 'thd'", layout_of(a).name);
+  if (t.dim() != 1 || t.size(0) < 1) bad_value("cu_seqlens", "have shape (nseq + 1,)", shape_of(t));
+  if (a.positions) bad_value("cu_seqlens", "be None when positions are given", "both");
+  to.cu_seqlens = index_of("cu_seqlens", t);
+  to.cu_seqlens_stride = t.stride(0);
+  to.nseq = t.size(0) - 1;
+  int64_t end = 0;
+  for (int64_t i = 0; i <= to.nseq; ++i) {
+    const int64_t boundary = load(to.cu_seqlens, i * to.cu_seqlens_stride);
+    if (i == 0 && boundary != 0) bad_value("cu_seqlens", "start at 0", boundary);
+    if (boundary < end) bad_value("cu_seqlens", "ascend", text(boundary, " after ", end, " at [", i, "]"));
+    if (boundary > p->seqlen) bad_value("cu_seqlens", text("end within the ", p->seqlen, " tokens of x"), boundary);
+    if (boundary > end) {
+      in_table("offset", a.offset, rows, text(" for sequence ", i - 1));
+      in_table("cu_seqlens", boundary - end - 1 + a.offset, rows, text(" for sequence ", i - 1));
+    }
+    end = boundary;
+  }
+}
+
+void check_offsets(const Arguments& a, Params* p) {
+  const Tensor& t = *a.offsets;
+  same_device("offset", t, a.x[0]);
+  p->positions.offsets = index_of("offset", t);
+  if (a.cu_seqlens) bad_value("offset", "be an int when cu_seqlens is given", text("a tensor of shape ", shape_of(t)));
+  if (t.dim() != 1 || t.size(0) != p->batch) bad_value("offset", text("be an int or have shape (", p->batch, ",)"), shape_of(t));
+  p->positions.offsets_stride = t.stride(0);
+}
+
+void check_positions_tensor(const Arguments& a, Params* p) {
+  const Tensor& t = *a.positions;
+  same_device("positions", t, a.x[0]);
+  p->positions.positions = index_of("positions", t);
+  const int64_t rank = t.dim();
+  const bool fits = rank == 1 ? t.size(0) == p->seqlen
+                              : rank == 2 && layout_of(a).batch >= 0 && (t.size(0) == 1 || t.size(0) == p->batch) &&
+                                    t.size(1) == p->seqlen;
+  if (!fits) {
+    const std::string batched = layout_of(a).batch < 0 ? "" : text(" or (", p->batch, ", ", p->seqlen, ")");
+    bad_value("positions", text("have shape (", p->seqlen, ",)", batched), shape_of(t));
+  }
+  p->positions.positions_batch_stride = rank == 2 ? stride_of(t, 0) : 0;
+  p->positions.positions_token_stride = t.stride(-1);
+}
+
+// Rows outside the table are found here, before anything is written.
+void check_rows(const Arguments& a, const Params& p, int64_t rows) {
+  const char* culprit = a.positions ? "positions" : "offset";
+  const int64_t batches = a.offsets || p.positions.positions_batch_stride ? p.batch : 1;
+  for (int64_t b = 0; b < batches && p.batch > 0 && p.seqlen > 0; ++b) {
+    // Without positions rows ascend along a sequence, so its ends tell.
+    const int64_t step = a.positions || p.seqlen == 1 ? 1 : p.seqlen - 1;
+    for (int64_t s = 0; s < p.seqlen; s += step) {
+      const int64_t row = table_row(p.positions, b, s);
+      if (row < 0 || row >= rows) in_table(culprit, row, rows, text(" for token ", s, " of batch ", b));
+    }
+  }
+}
+
+void check_lookup(const Arguments& a, Params* p) {
+  p->positions.offset = a.offset;
+  if (a.cos.dim() == 2) {
+    const int64_t rows = a.cos.size(0);
+    if (a.positions) check_positions_tensor(a, p);
+    if (a.offsets) check_offsets(a, p);
+    if (a.cu_seqlens) return check_cu_seqlens(a, p, rows);
+    return check_rows(a, *p, rows);
+  }
+  const std::string got = text("cos of shape ", shape_of(a.cos));
+  if (a.positions) bad_value("positions", "be None when the tables have one row per token", got);
+  if (a.cu_seqlens) bad_value("cu_seqlens", "be None when the tables have one row per token", got);
+  if (a.offsets || a.offset) bad_value("offset", "be 0 when the tables have one row per token", got);
+}
+
+MemoryView view_of(const Tensor& t) {
+  MemoryView view{static_cast<const char*>(t.const_data_ptr()), int64_t(t.element_size()), {}, {}};
+  for (int64_t i = 0; i < t.dim(); ++i) {
+    view.sizes.push_back(t.size(i));
+    view.strides.push_back(t.stride(i) * view.item_size);
+  }
+  return view;
+}
+
+bool same_view(const Tensor& a, const Tensor& b) {
+  const MemoryView x = view_of(a), y = view_of(b);
+  return x.data == y.data && x.sizes == y.sizes && x.strides == y.strides;
+}
+
+void check_like_x(const Arguments& a, const Tensors& others, const char* name) {
+  if (others.size() != a.x.size()) bad_value(name, text("hold ", a.x.size(), " tensors, as many as x"), others.size());
+  for (size_t i = 0; i < others.size(); ++i) {
+    same_device(name, others[i], a.x[i]);
+    if (others[i].scalar_type() != a.x[i].scalar_type()) {
+      bad_type(name, text("have the dtype of x, ", name_of(a.x[i].scalar_type())), name_of(others[i].scalar_type()));
+    }
+    if (!same_shape(others[i], a.x[i])) bad_value(name, text("have the shape of x, ", shape_of(a.x[i])), shape_of(others[i]));
+  }
+}
+
+}  // namespace
+
+Params check_arguments(const Arguments& a) {
+  Params p{};
+  check_x(a, &p);
+  check_channels(a, &p);
+  check_tables(a, &p);
+  check_lookup(a, &p);
+  return p;
+}
+
+void check_written(const Arguments& a, const Tensors& out, const char* name) {
+  check_like_x(a, out, name);
+  for (size_t i = 0; i < out.size(); ++i) {
+    const MemoryView written = view_of(out[i]);
+    const auto apart = [&](const Tensor& t, const char* what) {
+      if (overlap(written, view_of(t))) bad_value(name, text("not overlap ", what), "overlapping memory");
+    };
+    if (overlaps_itself(written)) bad_value(name, "have strides that keep its elements apart", "overlapping elements");
+    for (size_t j = 0; j < out.size(); ++j) {
+      if (j != i) apart(out[j], "another tensor that is written");
+      if (j != i || !same_view(out[i], a.x[i])) apart(a.x[j], "x, unless it is the very same view");
+    }
+    apart(a.cos, "cos");
+    apart(a.sin, "sin");
+    if (a.positions) apart(*a.positions, "positions");
+    if (a.offsets) apart(*a.offsets, "offset");
+    if (a.cu_seqlens) apart(*a.cu_seqlens, "cu_seqlens");
+  }
+}
+
+void check_table_grad(const Arguments& a, const Tensors& grad) {
+  check_like_x(a, grad, "grad");
+  if (a.cos.dim() < 3) bad_value("cos", "have one row per token", shape_of(a.cos));
+}
+
+RotatedTensor rotated_tensor(const Arguments& a, const Tensor& in, const Tensor& out) {
+  const Layout& layout = layout_of(a);
+  const auto strides = [&](const Tensor& t) {
+    return Strides{stride_of(t, layout.batch), t.stride(layout.seqlen), t.stride(layout.heads), t.stride(-1)};
+  };
+  return {in.const_data_ptr(), const_cast<void*>(out.const_data_ptr()), strides(in), strides(out), in.size(layout.heads),
+          in.size(-1)};
+}
+
+Table table_of(const Arguments& a, const Params& p, const Tensor& table) {
+  const Layout layout = table_layout(a, table);
+  const int64_t channel = table.stride(-1);
+  char* first = static_cast<char*>(const_cast<void*>(table.const_data_ptr()));
+  Table to{first, first, stride_of(table, layout.batch), table.stride(layout.seqlen), stride_of(table, layout.heads), channel};
+  if (table.size(-1) == 2 * p.pairs) {
+    const Pairing pairing = a.interleaved ? interleaved_pairing() : half_pairing(p.pairs);
+    to.second = first + pairing.partner * channel * int64_t(table.element_size());
+    to.pair_stride = pairing.step * channel;
+  }
+  return to;
+}
+
+}  // namespace rope

@@ -1,0 +1,57 @@
+// Every check, and the way from tensors to core/params.h: below this line nothing knows a tensor, above it nothing a
+// pointer.
+#pragma once
+
+#include <torch/csrc/stable/tensor.h>
+
+#include <optional>
+#include <vector>
+
+#include "core/params.h"
+
+namespace rope {
+
+using torch::stable::Tensor;
+using Tensors = std::vector<Tensor>;
+using OptionalTensor = std::optional<Tensor>;
+
+// The arguments that all ops of schema.cpp share, in their order. Shapes and rules: docstring of rope_ext.apply.
+struct Arguments {
+  Tensors x;
+  Tensor cos, sin;
+  OptionalTensor positions;
+  OptionalTensor offsets;  // the (batch,) form of `offset`
+  OptionalTensor cu_seqlens;
+  int64_t offset;
+  int64_t layout;  // index into kLayouts
+  bool interleaved;
+  std::optional<int64_t> rotary_dim;
+  int64_t rotary_offset;
+  bool inverse;
+  bool transposed;
+};
+
+// Where the axes of a layout are; -1: there is no batch axis, batch is 1. In the order of LAYOUTS in rope_ext/ops.py.
+struct Layout {
+  const char* name;
+  int rank, batch, seqlen, heads;  // head_dim is the last axis
+};
+constexpr Layout kLayouts[] = {
+    {"bshd", 4, 0, 1, 2}, {"bhsd", 4, 0, 2, 1}, {"sbhd", 4, 1, 0, 2}, {"thd", 3, -1, 0, 1}, {"shd", 3, -1, 0, 1},
+};
+
+// All rules but those of outputs. Raises std::invalid_argument (ValueError in Python) or std::runtime_error (TypeError),
+// "rope_ext: <argument> must <rule>, got <value>", before anything is written. Returns Params without the tensors.
+Params check_arguments(const Arguments& a);
+
+// Raises unless out[i] has the shape, dtype and device of x[i] and nothing that is written shares memory with itself or
+// with anything else that is read or written; out[i] may be x[i].
+void check_written(const Arguments& a, const Tensors& out, const char* name);
+
+// Raises unless the tables have one row per token, and grad[i] has the shape, dtype and device of x[i].
+void check_table_grad(const Arguments& a, const Tensors& grad);
+
+RotatedTensor rotated_tensor(const Arguments& a, const Tensor& in, const Tensor& out);
+Table table_of(const Arguments& a, const Params& p, const Tensor& table);
+
+}  // namespace rope

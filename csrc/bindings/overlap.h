@@ -1,0 +1,23 @@
+// Do two strided views of memory share a byte? Asked before writing through one of them.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+namespace rope {
+
+struct MemoryView {
+  const char* data;
+  int64_t item_size;  // bytes
+  std::vector<int64_t> sizes, strides;  // strides in bytes, any sign
+};
+
+// Whether two elements of the view may be the same memory. Exact for views whose strides nest (each at least the span
+// of the smaller ones: everything that slicing, transposing and reshaping make); true for the rest.
+bool overlaps_itself(const MemoryView& view);
+
+// Whether the two views share a byte. Exact (q and k sliced from one packed buffer interleave without sharing); true if
+// the search is given up, which takes strides that no slicing, transposing or reshaping makes.
+bool overlap(const MemoryView& a, const MemoryView& b);
+
+}  // namespace rope

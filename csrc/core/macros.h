@@ -1,0 +1,12 @@
+// Function qualifiers that let one header be read by g++ and nvcc.
+#pragma once
+
+// Internal linkage on purpose: every instruction set compiles its own copy of these functions, and a weak symbol would
+// let the linker hand the AVX-512 copy to a machine that has no AVX-512.
+#if defined(__CUDACC__)
+#define ROPE_INLINE static __host__ __device__ __forceinline__
+#elif defined(__GNUC__)
+#define ROPE_INLINE static inline __attribute__((always_inline))
+#else
+#define ROPE_INLINE static inline
+#endif

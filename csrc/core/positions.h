@@ -1,0 +1,61 @@
+// Which row of the cos/sin table a token reads. Tables with one row per token are the case without any argument.
+#pragma once
+
+#include <cstdint>
+
+#include "core/macros.h"
+
+namespace rope {
+
+// A token that is copied instead of rotated: it lies past the last boundary of cu_seqlens.
+constexpr int64_t kNotRotated = -1;
+
+// int32 or int64 in memory, any stride.
+struct Index {
+  const void* data;  // null: absent
+  bool is_64;
+};
+
+ROPE_INLINE int64_t load(const Index& index, int64_t at) {
+  return index.is_64 ? static_cast<const int64_t*>(index.data)[at] : static_cast<const int32_t*>(index.data)[at];
+}
+
+// row = (positions[batch, token], or token - start of its sequence, or token) + offset + offsets[batch]
+struct Positions {
+  Index positions;
+  int64_t positions_batch_stride, positions_token_stride;  // elements; 0 broadcasts
+  Index offsets;                                           // one per batch entry
+  int64_t offsets_stride;
+  Index cu_seqlens;  // (nseq + 1,) ascending, from 0: sequence i holds tokens [cu_seqlens[i], cu_seqlens[i + 1])
+  int64_t cu_seqlens_stride;
+  int64_t nseq;
+  int64_t offset;
+};
+
+// The boundary at or below `token`; with empty sequences the last of the equal ones, which is the one that holds it.
+ROPE_INLINE int64_t sequence_start(const Positions& p, int64_t token) {
+  int64_t low = 0, high = p.nseq;
+  while (low < high) {
+    const int64_t middle = (low + high + 1) / 2;
+    if (load(p.cu_seqlens, middle * p.cu_seqlens_stride) <= token) {
+      low = middle;
+    } else {
+      high = middle - 1;
+    }
+  }
+  return low == p.nseq ? kNotRotated : load(p.cu_seqlens, low * p.cu_seqlens_stride);
+}
+
+ROPE_INLINE int64_t table_row(const Positions& p, int64_t batch, int64_t token) {
+  int64_t row = token;
+  if (p.cu_seqlens.data) {
+    const int64_t start = sequence_start(p, token);
+    if (start == kNotRotated) return kNotRotated;
+    row = token - start;
+  }
+  if (p.positions.data) row = load(p.positions, batch * p.positions_batch_stride + token * p.positions_token_stride);
+  if (p.offsets.data) row += load(p.offsets, batch * p.offsets_stride);
+  return row + p.offset;
+}
+
+}  // namespace rope

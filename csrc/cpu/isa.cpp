@@ -1,0 +1,54 @@
+// Picks the kernels once. Compiled for any machine: runs before anything is known about the machine.
+#include "cpu/isa.h"
+
+#include <cstdlib>
+#include <cstring>
+
+namespace rope::cpu {
+
+#ifdef ROPE_ISA_X86
+extern const Kernels kernels_avx512, kernels_avx2;
+#endif
+extern const Kernels kernels_default;
+
+static const Kernels* const kCompiled[] = {
+#ifdef ROPE_ISA_X86
+    &kernels_avx512,
+    &kernels_avx2,
+#endif
+    &kernels_default,
+};
+constexpr int kCount = sizeof(kCompiled) / sizeof(kCompiled[0]);
+
+const Kernels* const* compiled_kernels(int* count) {
+  *count = kCount;
+  return kCompiled;
+}
+
+bool supported(const Kernels& kernels) {
+#ifdef ROPE_ISA_X86
+  if (&kernels == &kernels_avx512) {
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  }
+  if (&kernels == &kernels_avx2) return __builtin_cpu_supports("avx2");
+#endif
+  return true;
+}
+
+static const Kernels& choose() {
+  const char* wish = std::getenv("ATEN_CPU_CAPABILITY");
+  int first = 0;
+  for (int i = 0; wish && i < kCount; ++i) {
+    if (!std::strcmp(wish, kCompiled[i]->isa)) first = i;
+  }
+  while (!supported(*kCompiled[first])) ++first;  // ends at the last one, which runs everywhere
+  return *kCompiled[first];
+}
+
+const Kernels& best_kernels() {
+  static const Kernels& best = choose();
+  return best;
+}
+
+}  // namespace rope::cpu

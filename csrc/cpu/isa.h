@@ -1,0 +1,28 @@
+// The CPU kernels of each instruction set, and the choice between them.
+#pragma once
+
+#include "core/params.h"
+
+namespace rope::cpu {
+
+// One per instruction set, filled by rotate_cpu.cpp compiled with that set's flags.
+struct Kernels {
+  const char* isa;
+  // x[i].out = rotated x[i].in, on at most `num_threads` threads. Every position must be valid (checked by the caller).
+  void (*rotate)(const Params&, int num_threads);
+  // cos and sin are written with the gradient of the tables, one row per token: x[i].in is x, x[i].out is only read and
+  // holds the gradient of the rotated x. Tables that broadcast over batch or heads (stride 0) get the sum.
+  void (*table_grad)(const Params&, int num_threads);
+};
+
+// All instruction sets compiled in, best first; `count` receives their number.
+const Kernels* const* compiled_kernels(int* count);
+
+// Whether this machine can run `kernels`.
+bool supported(const Kernels& kernels);
+
+// The best supported ones, at most ATEN_CPU_CAPABILITY (default, avx2, avx512: PyTorch's own switch) when that is set.
+// Chosen at the first call.
+const Kernels& best_kernels();
+
+}  // namespace rope::cpu

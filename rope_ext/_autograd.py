@@ -1,0 +1,402 @@
+"""Derivatives of the ops, of every order and mode, and their rules for fake tensors and vmap.
+
+Let F = <g, rotate(x; cos, sin)>. It is linear in g, in x and in (cos, sin), so its three partial derivatives are
+    dF/dg          = rotate(x; cos, sin)
+    dF/dx          = rotate(g; cos, sin, transposed)
+    dF/d(cos, sin) = table_grad(x, g)
+and every derivative of these is one of the three again (rotate with zeros in the channels that it otherwise copies where
+the derivative is one of table_grad, or in the direction of the tables). Where tables are differentiated the ops get one row of cos/sin
+per token: looking rows up, and summing the gradients of tokens that read the same row, is PyTorch's index_select.
+
+The rules are kernels at the Autograd dispatch key, around autograd.Functions: torch.library.register_autograd knows
+neither forward mode nor torch.func. Private names of torch are used in this file only.
+"""
+
+from contextlib import contextmanager, nullcontext
+
+import torch
+from torch.autograd import forward_ad
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
+
+from . import reference
+
+_ops = torch.ops.rope_ext
+_below_autograd = torch._C._AutoDispatchBelowAutograd  # context manager: ops skip the kernels of this file
+_functorch_active = torch._C._are_functorch_transforms_active
+_library = torch.library.Library("rope_ext", "IMPL")
+
+# Arguments that all ops share (csrc/bindings/schema.cpp): x, cos, sin, the lookup (positions, offsets, cu_seqlens),
+# and the scalars (offset, layout, interleaved, rotary_dim, rotary_offset, inverse, transposed).
+_NO_LOOKUP = (None, None, None)
+
+
+def needs_derivative(x, cos, sin):
+    """Whether anything is to be recorded for the result of an op on these tensors."""
+    return forward_ad._current_level >= 0 or (
+        torch.is_grad_enabled() and (cos.requires_grad or sin.requires_grad or any(t.requires_grad for t in x))
+    )
+
+
+def call(op, arguments, written=()):
+    """op(*arguments), past the Python kernels of this file when nothing is to be recorded (they cost 5 to 10 us).
+
+    written: the tensors that the op overwrites.
+    """
+    if torch.compiler.is_compiling() or _functorch_active() or needs_derivative((*arguments[0], *written), *arguments[1:3]):
+        return op(*arguments)
+    if written:
+        return _write(op, arguments, written)
+    with _below_autograd():
+        return op(*arguments)
+
+
+def _write(op, arguments, written):
+    with torch._C._AutoDispatchBelowADInplaceOrView():
+        op(*arguments)
+    # autograd refuses to use a saved tensor that was written since; inference tensors are never saved
+    torch.autograd.graph.increment_version([t for t in written if not t.is_inference()])
+
+
+# ---- the two Functions ----
+
+
+class _Rotate(torch.autograd.Function):
+    """inputs: cos, sin, *lookup, (scalars, number of x, in place), *x, *kept.
+
+    kept: in place and with differentiated tables, clones of x, because table_grad wants x as it was.
+    """
+
+    @staticmethod
+    def forward(*inputs):
+        cos, sin, lookup, (scalars, n, in_place), x = *inputs[:2], inputs[2:5], inputs[5], inputs[6:]
+        with _in_forward():
+            if in_place:
+                _ops.rotate_(x[:n], cos, sin, *lookup, *scalars)
+                return tuple(x[:n])
+            return tuple(_ops.rotate(x, cos, sin, *lookup, *scalars))
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        *tables, (ctx.scalars, ctx.n, ctx.in_place) = inputs[:6]
+        x, kept = inputs[6 : 6 + ctx.n], inputs[6 + ctx.n :]
+        ctx.set_materialize_grads(False)
+        if ctx.in_place:
+            ctx.mark_dirty(*x)
+            x = kept
+        ctx.save_for_backward(*tables, *(x if any(ctx.needs_input_grad[:2]) else ()))
+        if forward_ad._current_level >= 0:
+            ctx.save_for_forward(*tables, *x)
+
+    @staticmethod
+    def backward(ctx, *grads):
+        cos, sin, *rest = ctx.saved_tensors
+        lookup, x = rest[:3], rest[3:]
+        given = [g is not None for g in grads]
+        needed = ctx.needs_input_grad[6 : 6 + ctx.n]
+        grad_x = _on_subset(
+            lambda g: _ops.rotate(g, cos, sin, *lookup, *_transposed(ctx.scalars)), [a and b for a, b in zip(given, needed)], grads
+        )
+        grad_cos = grad_sin = None
+        if any(ctx.needs_input_grad[:2]) and any(given):
+            grad_cos, grad_sin = _table_grad(_pick(x, given), cos, sin, ctx.scalars, _pick(grads, given))
+        unused = len(ctx.needs_input_grad) - 6 - ctx.n
+        return grad_cos, grad_sin, None, None, None, None, *grad_x, *[None] * unused
+
+    @staticmethod
+    def jvp(ctx, cos_t, sin_t, _positions, _offsets, _cu_seqlens, _scalars, *tangents):
+        cos, sin, *rest = ctx.saved_tensors
+        lookup, x = rest[:3], rest[3:]
+        x_t = tangents[: ctx.n]
+        out = _on_subset(lambda t: _ops.rotate(t, cos, sin, *lookup, *ctx.scalars), [t is not None for t in x_t], x_t)
+        if cos_t is not None or sin_t is not None:
+            cos_t = torch.zeros_like(cos) if cos_t is None else cos_t
+            sin_t = torch.zeros_like(sin) if sin_t is None else sin_t
+            out = [_add(a, b) for a, b in zip(out, _rotated_only(x, cos_t, sin_t, ctx.scalars))]
+        if ctx.in_place:  # PyTorch wants the very tangent of x back, overwritten
+            return tuple(o if t is None else t.copy_(o) for t, o in zip(x_t, out))
+        return tuple(torch.zeros_like(t) if o is None else o for t, o in zip(x, out))
+
+
+class _TableGrad(torch.autograd.Function):
+    """inputs: cos and sin (only for shape and dtype), scalars, *x, *grad."""
+
+    @staticmethod
+    def forward(cos, sin, scalars, *x_and_grad):
+        n = len(x_and_grad) // 2
+        with _in_forward():
+            return tuple(_ops.table_grad(x_and_grad[:n], cos, sin, *_NO_LOOKUP, *scalars, x_and_grad[n:]))
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        cos, _, ctx.scalars, *x_and_grad = inputs
+        ctx.n = len(x_and_grad) // 2
+        ctx.save_for_backward(cos, *x_and_grad)
+        if forward_ad._current_level >= 0:
+            ctx.save_for_forward(cos, *x_and_grad)
+
+    @staticmethod
+    def backward(ctx, cos_g, sin_g):
+        _, *x_and_grad = ctx.saved_tensors
+        x, grad = x_and_grad[: ctx.n], x_and_grad[ctx.n :]
+        needs_x, needs_grad = ctx.needs_input_grad[3 : 3 + ctx.n], ctx.needs_input_grad[3 + ctx.n :]
+        to_x = _on_subset(lambda t: _rotated_only(t, cos_g, sin_g, _transposed(ctx.scalars)), needs_x, grad)
+        to_grad = _on_subset(lambda t: _rotated_only(t, cos_g, sin_g, ctx.scalars), needs_grad, x)
+        return None, None, None, *to_x, *to_grad
+
+    @staticmethod
+    def jvp(ctx, _cos_t, _sin_t, _scalars_t, *tangents):
+        cos, *x_and_grad = ctx.saved_tensors
+
+        def term(x, grad):
+            given = [a is not None and b is not None for a, b in zip(x, grad)]
+            if not any(given):
+                return torch.zeros_like(cos), torch.zeros_like(cos)
+            return _table_grad(_pick(x, given), cos, cos, ctx.scalars, _pick(grad, given))
+
+        x, grad, x_t, grad_t = x_and_grad[: ctx.n], x_and_grad[ctx.n :], tangents[: ctx.n], tangents[ctx.n :]
+        return tuple(a + b for a, b in zip(term(x_t, grad), term(x, grad_t)))
+
+
+@contextmanager
+def _in_forward():
+    """Ops inside belong to the level below this derivative: the device's kernel, or the next transform of torch.func."""
+    if _functorch_active():  # the outer transform would not record anything in the no_grad mode of a forward
+        with torch.enable_grad(), forward_ad._set_fwd_grad_enabled(True), _below_autograd():
+            yield
+    else:
+        with _below_autograd():
+            yield
+
+
+def _table_grad(x, cos, sin, scalars, grad):
+    if scalars[-1]:  # <grad, transposed(x)> = <x, rotate(grad)>
+        x, grad = grad, x
+    return _ops.table_grad(x, cos, sin, *_NO_LOOKUP, *scalars[:-1], False, grad)
+
+
+def _rotated_only(x, cos, sin, scalars):
+    """rotate with zeros instead of copies in the channels outside rotary_dim."""
+    offset, layout, interleaved, rotary_dim, rotary_offset, *signs = scalars
+
+    def one(t):
+        size = t.shape[-1] - rotary_offset if rotary_dim is None else rotary_dim
+        channels = t.narrow(-1, rotary_offset, size)
+        (y,) = _ops.rotate([channels], cos, sin, *_NO_LOOKUP, offset, layout, interleaved, None, 0, *signs)
+        return torch.nn.functional.pad(y, (rotary_offset, t.shape[-1] - rotary_offset - size))
+
+    return [one(t) for t in x]
+
+
+def _transposed(scalars):
+    return (*scalars[:-1], not scalars[-1])
+
+
+def _pick(tensors, wanted):
+    return [t for t, take in zip(tensors, wanted) if take]
+
+
+def _on_subset(function, wanted, tensors):
+    """function(list of the wanted tensors), spread back over the places of all; None elsewhere."""
+    results = iter(function(_pick(tensors, wanted)) if any(wanted) else ())
+    return [next(results) if take else None for take in wanted]
+
+
+def _add(a, b):
+    return b if a is None else a + b
+
+
+# ---- kernels at the Autograd key ----
+
+
+def _apply(function, *inputs):
+    # The C++ apply composes with functorch as the node of a built-in op does; the Python one would want rules for vmap.
+    apply = super(torch.autograd.Function, function).apply
+    with torch._functorch.utils.enable_single_level_autograd_function() if _functorch_active() else nullcontext():
+        return apply(*inputs)
+
+
+def _per_token(x, cos, sin, lookup, scalars):
+    """Tables with one row per token, cut from tables looked up by position, and whether each token is rotated."""
+    rows = _ops.table_rows(x, cos, sin, *lookup, *scalars)
+    if cos.dtype in (torch.bfloat16, torch.float16):
+        cos, sin = cos.float(), sin.float()  # so that gradients of tokens that share a row add up in fp32
+    index = rows.clamp(min=0).flatten()
+    cos, sin = (t.index_select(0, index).reshape(*rows.shape, t.shape[-1]) for t in (cos, sin))
+    if lookup[2] is None:
+        return cos, sin, None
+    rotated = (rows >= 0).unsqueeze(-1)
+    return torch.where(rotated, cos, 1), torch.where(rotated, sin, 0), rotated.reshape(-1, 1, 1)  # layout is "thd"
+
+
+def _rotate_with_derivative(x, cos, sin, lookup, scalars, in_place):
+    kept, rotated = (), None
+    if forward_ad._current_level >= 0 or cos.requires_grad or sin.requires_grad:
+        if in_place:
+            kept = [t.clone() for t in x]
+        if cos.dim() == 2:
+            cos, sin, rotated = _per_token(x, cos, sin, lookup, scalars)
+            lookup, scalars = _NO_LOOKUP, (0, *scalars[1:])
+    before = kept or x
+    y = _apply(_Rotate, cos, sin, *lookup, (scalars, len(x), in_place), *x, *kept)
+    if rotated is None:
+        return list(y)
+    y = [torch.where(rotated, a, b) for a, b in zip(y, before)]
+    return [a.copy_(b) for a, b in zip(x, y)] if in_place else y
+
+
+def _rotate(x, cos, sin, *rest):
+    if needs_derivative(x, cos, sin):
+        return _rotate_with_derivative(x, cos, sin, rest[:3], rest[3:], in_place=False)
+    with _below_autograd():
+        return _ops.rotate(x, cos, sin, *rest)
+
+
+def _rotate_in_place(x, cos, sin, *rest):
+    if needs_derivative(x, cos, sin):
+        if any(t.requires_grad and t.is_leaf for t in x) and torch.is_grad_enabled():
+            raise ValueError("rope_ext: x must not be a leaf that requires grad when written in place, got one")
+        _rotate_with_derivative(x, cos, sin, rest[:3], rest[3:], in_place=True)
+    else:
+        with _below_autograd():
+            _ops.rotate_(x, cos, sin, *rest)
+
+
+def _rotate_out(x, cos, sin, *rest):
+    *_, out = rest
+    if needs_derivative((*x, *out), cos, sin):
+        raise ValueError("rope_ext: out must be None when a derivative is recorded, got tensors that require grad")
+    with _below_autograd():
+        _ops.rotate_out(x, cos, sin, *rest)
+
+
+def _table_grad_kernel(x, cos, sin, *rest):
+    *_, grad = rest
+    if needs_derivative((*x, *grad), x[0], grad[0]):
+        return _apply(_TableGrad, cos, sin, rest[3:-1], *x, *grad)
+    with _below_autograd():
+        return _ops.table_grad(x, cos, sin, *rest)
+
+
+def _table_rows(*arguments):
+    with _below_autograd():
+        return _ops.table_rows(*arguments)
+
+
+_KERNELS = {
+    "rotate": _rotate,
+    "rotate_": _rotate_in_place,
+    "rotate_out": _rotate_out,
+    "table_grad": _table_grad_kernel,
+    "table_rows": _table_rows,
+}
+for _name, _kernel in _KERNELS.items():
+    _library.impl(_name, _kernel, "Autograd")
+_library.impl("rotate_", lambda *arguments: _write(_ops.rotate_, arguments, arguments[0]), "ADInplaceOrView")
+_library.impl("rotate_out", lambda *arguments: _write(_ops.rotate_out, arguments, arguments[-1]), "ADInplaceOrView")
+
+
+# ---- fake tensors: shapes, strides and devices only ----
+
+
+def _same_device(x, *others):
+    for t in (*x[1:], *others):
+        if t is not None and t.device != x[0].device:
+            raise ValueError(f"rope_ext: all tensors must be on the device of x, {x[0].device}, got {t.device}")
+
+
+def _fake_rotate(x, cos, sin, positions, offsets, cu_seqlens, *scalars):
+    _same_device(x, cos, sin, positions, offsets, cu_seqlens)
+    return [torch.empty_like(t) for t in x]
+
+
+def _fake_rows(x, cos, sin, positions, offsets, cu_seqlens, offset, layout, *scalars):
+    axes = reference.LAYOUTS[layout]
+    per_batch = offsets is not None or (positions is not None and positions.dim() == 2 and positions.shape[0] != 1)
+    batch = x[0].shape[axes.index("b")] if per_batch and "b" in axes else 1
+    return cos.new_empty((batch, x[0].shape[-3 if axes != "bhsd" else -2]), dtype=torch.int64)
+
+
+torch.library.register_fake("rope_ext::rotate", _fake_rotate, lib=_library)
+torch.library.register_fake("rope_ext::rotate_", lambda *arguments: None, lib=_library)
+torch.library.register_fake("rope_ext::rotate_out", lambda *arguments: None, lib=_library)
+torch.library.register_fake(
+    "rope_ext::table_grad", lambda x, cos, *rest: (torch.empty_like(cos), torch.empty_like(cos)), lib=_library
+)
+torch.library.register_fake("rope_ext::table_rows", _fake_rows, lib=_library)
+
+
+# ---- vmap ----
+
+
+def _vmap_by_loop(op):
+    """One call per sample. A rule for when the samples differ in more than x."""
+
+    def rule(info, in_dims, *arguments):
+        flat, spec = tree_flatten(list(arguments), is_leaf=lambda a: a is None)
+        dims, _ = tree_flatten(list(in_dims), is_leaf=lambda d: d is None)
+
+        def sample(i):
+            return tree_unflatten([a if d is None else a.select(d, i) for a, d in zip(flat, dims)], spec)
+
+        results = [op(*sample(i)) for i in range(info.batch_size)]
+        if results[0] is None:
+            return None, None
+        stacked = tree_map(lambda *samples: torch.stack(samples), *results)
+        return stacked, tree_map(lambda _: 0, stacked)
+
+    return rule
+
+
+_rotate_by_loop = _vmap_by_loop(_ops.rotate)
+
+
+def _rotate_vmap(info, in_dims, x, cos, sin, *rest):
+    if any(d is not None for d in in_dims[1:]) or cos.dim() == 4:
+        return _rotate_by_loop(info, in_dims, x, cos, sin, *rest)
+    heads = reference.LAYOUTS[rest[4]].index("h")  # samples that share their angles are further heads
+
+    def fold(t, d):
+        t = t.unsqueeze(heads).expand(*t.shape[:heads], info.batch_size, *t.shape[heads:]) if d is None else t.movedim(d, heads)
+        return t.flatten(heads, heads + 1)
+
+    y = _ops.rotate([fold(t, d) for t, d in zip(x, in_dims[0])], cos, sin, *rest)
+    y = [t.unflatten(heads, (info.batch_size, t.shape[heads] // info.batch_size)) for t in y]
+    return y, [heads] * len(y)
+
+
+def _rotate_in_place_vmap(info, in_dims, *arguments):
+    if any(d is None for d in in_dims[0]):
+        raise ValueError("rope_ext: x must be batched by vmap when written in place with batched tables, got an unbatched x")
+    return _vmap_by_loop(_ops.rotate_)(info, in_dims, *arguments)
+
+
+torch.library.register_vmap("rope_ext::rotate", _rotate_vmap, lib=_library)
+torch.library.register_vmap("rope_ext::rotate_", _rotate_in_place_vmap, lib=_library)
+torch.library.register_vmap("rope_ext::table_grad", _vmap_by_loop(_ops.table_grad), lib=_library)
+torch.library.register_vmap("rope_ext::table_rows", _vmap_by_loop(_ops.table_rows), lib=_library)
+
+
+# is_grads_batched, and so gradcheck's check_batched_grad, uses an older vmap with one generic rule, a loop, which cannot
+# take lists of tensors apart. So each op with a list has a twin for a list of one, which it can loop over.
+
+_twins = torch.library.Library("rope_ext", "FRAGMENT")
+
+
+def _define_twin(name, kernel):
+    schema = str(getattr(_ops, name).default._schema).removeprefix("rope_ext::").replace("Tensor[]", "Tensor")
+    _twins.define(schema.replace(name, name + "_of_one", 1))
+    _twins.impl(name + "_of_one", kernel, "CompositeExplicitAutograd")
+    return getattr(_ops, name + "_of_one").default
+
+
+_rotate_of_one = _define_twin("rotate", lambda x, *rest: _ops.rotate([x], *rest)[0])
+_table_grad_of_one = _define_twin("table_grad", lambda x, *rest: _ops.table_grad([x], *rest[:-1], [rest[-1]]))
+
+
+def _legacy_table_grad(x, *rest):
+    pairs = [_table_grad_of_one(x_i, *rest[:-1], grad_i) for x_i, grad_i in zip(x, rest[-1])]
+    return tuple(sum(grads[1:], grads[0]) for grads in zip(*pairs))
+
+
+_library.impl("rotate", lambda x, *rest: [_rotate_of_one(t, *rest) for t in x], "Batched")
+_library.impl("table_grad", _legacy_table_grad, "Batched")
