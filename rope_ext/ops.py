@@ -11,22 +11,95 @@ _rotate_out = torch.ops.rope_ext.rotate_out.default
 _LAYOUT_INDEX = {name: index for index, name in enumerate(LAYOUTS)}
 
 
-def apply(x, cos, sin, *, layout="bshd", interleaved=False, rotary_dim=None, rotary_offset=0, positions=None, offset=0,
-          cu_seqlens=None, inverse=False, out=None):
-    """TODO docstring"""
-    arguments = _arguments(x, cos, sin, layout, interleaved, rotary_dim, rotary_offset, positions, offset, cu_seqlens, inverse)
-    if out is None:
-        y = _call(_rotate, arguments)
-    else:
-        y = [out] if isinstance(out, torch.Tensor) else list(out)
-        _call(_rotate_out, (*arguments, y))
+def apply(
+    x,
+    cos,
+    sin,
+    *,
+    layout="bshd",
+    interleaved=False,
+    rotary_dim=None,
+    rotary_offset=0,
+    positions=None,
+    offset=0,
+    cu_seqlens=None,
+    inverse=False,
+    out=None,
+):
+    """Turn pairs of channels of x by the angles whose cosines and sines are given (rotary position embedding).
+
+    x: Tensor, or tuple or list of up to 8 Tensors that share angles, such as (q, k). float64, float32, bfloat16 or
+        float16; any strides. Batch and seqlen agree; heads may differ, and with an explicit rotary_dim head_dim too.
+    cos, sin: tables of one shape and dtype, float32 (float64 for float64 x) or the dtype of x; any strides. The last
+        axis is rotary_dim / 2 wide (one entry per pair) or rotary_dim (one per channel, in the order of the channels).
+        (rows, width): looked up by position. (batch or 1, seqlen, width): one row per token. Four axes: one row per
+        token and head, axes in the order of `layout` with batch first where the layout has none, 1 broadcasts.
+    layout: axes of x. "bshd" (batch, seqlen, heads, head_dim), "bhsd", "sbhd", "shd", or "thd" (tokens, heads,
+        head_dim) for packed sequences.
+    interleaved: pairs are channels (2i, 2i + 1) (GPT-J, Llama in Meta's code) instead of (i, i + rotary_dim / 2)
+        (GPT-NeoX, Llama in Hugging Face).
+    rotary_dim, rotary_offset: channels [rotary_offset, rotary_offset + rotary_dim) are rotated, the others copied bit
+        for bit. Even. Default: all from rotary_offset on.
+    positions: row of the table for each token instead of 0, 1, 2, ...; int32 or int64, (seqlen,), (batch, seqlen) or
+        (1, seqlen); (tokens,) with "thd".
+    offset: added to the row: int, or (batch,) int32 or int64 Tensor.
+    cu_seqlens: (nseq + 1,) int32, ascending from 0, with "thd": rows restart at 0 at each boundary; tokens past the last
+        boundary are copied.
+    inverse: turn by the negative angle.
+    out: write there, and return it: like x in structure, shapes and dtype, any strides, memory apart from all
+        arguments or x itself. Not while a derivative is recorded.
+
+    Returns rotated tensors in the structure of x, of its dtype, with the strides of torch.empty_like. Arithmetic is
+    float32 (float64 for float64 x), each product and sum rounded, the result rounded once to the dtype of x.
+    Differentiable in x, cos and sin, to every order, in reverse and forward mode, under torch.func and torch.compile.
+
+    Raises ValueError or TypeError, "rope_ext: <argument> must <rule>, got <value>", with nothing written. A position that
+    leads outside the table is such an error (on the CPU; negative ones too, a table has no rows for them).
+
+    Equivalent to, for layout "bshd" and the default pairing (all of it: rope_ext.reference):
+        x1, x2 = x.float().chunk(2, dim=-1)
+        c, s = cos[offset:][:x.shape[1], None], sin[offset:][:x.shape[1], None]
+        torch.cat((x1 * c - x2 * s, x2 * c + x1 * s), dim=-1).to(x.dtype)
+
+    Source: Su et al. 2021, RoFormer, arXiv 2104.09864, equation 34.
+    """
+    arguments = _arguments(
+        x, cos, sin, layout, interleaved, rotary_dim, rotary_offset, positions, offset, cu_seqlens, inverse
+    )
+    if out is not None:
+        written = [out] if isinstance(x, torch.Tensor) else out
+        _call(_rotate_out, (*arguments, _tensors("out", written)), written)
+        return out
+    y = _call(_rotate, arguments)
     return y[0] if isinstance(x, torch.Tensor) else tuple(y) if isinstance(x, tuple) else y
 
 
-def apply_(x, cos, sin, *, layout="bshd", interleaved=False, rotary_dim=None, rotary_offset=0, positions=None, offset=0,
-           cu_seqlens=None, inverse=False):
-    """`apply` in place: the rotated tensors replace x; returns x."""
-    _call(_rotate_, _arguments(x, cos, sin, layout, interleaved, rotary_dim, rotary_offset, positions, offset, cu_seqlens, inverse))
+def apply_(
+    x,
+    cos,
+    sin,
+    *,
+    layout="bshd",
+    interleaved=False,
+    rotary_dim=None,
+    rotary_offset=0,
+    positions=None,
+    offset=0,
+    cu_seqlens=None,
+    inverse=False,
+):
+    """`apply` in place: overwrites the tensors of x with what `apply` would return, and returns x.
+
+    Arguments and errors as there. Channels that are not rotated are not touched. The tensors of x must not overlap one
+    another, themselves or the other arguments, and must not be leaves that require grad. Differentiable: what x was
+    computed from gets its gradient; when cos or sin need one too, a copy of x as it was is kept for it.
+
+    Equivalent to: x.copy_(rope_ext.apply(x, cos, sin, ...))
+    """
+    arguments = _arguments(
+        x, cos, sin, layout, interleaved, rotary_dim, rotary_offset, positions, offset, cu_seqlens, inverse
+    )
+    _call(_rotate_, arguments, arguments[0])
     return x
 
 
@@ -37,10 +110,23 @@ def _arguments(x, cos, sin, layout, interleaved, rotary_dim, rotary_offset, posi
     offsets = None
     if isinstance(offset, torch.Tensor):
         offset, offsets = 0, offset
+    tensors = [x] if isinstance(x, torch.Tensor) else _tensors("x", x)
+    index = _LAYOUT_INDEX[layout]
     return (
-        [x] if isinstance(x, torch.Tensor) else list(x), cos, sin, positions, offsets, cu_seqlens, offset,
-        _LAYOUT_INDEX[layout], interleaved, rotary_dim, rotary_offset, inverse, False,
+        *(tensors, cos, sin, positions, offsets, cu_seqlens),
+        *(offset, index, interleaved, rotary_dim, rotary_offset, inverse, False),
     )
+
+
+def _tensors(name, x):
+    if not isinstance(x, (tuple, list)) or not all(isinstance(t, torch.Tensor) for t in x):
+        raise TypeError(f"rope_ext: {name} must be a Tensor or a tuple or list of Tensors, like x, got {_kind(x)}")
+    return list(x)
+
+
+def _kind(x):
+    name = type(x).__name__
+    return f"{name} of {', '.join(map(_kind, x))}" if isinstance(x, (tuple, list)) else name
 
 
 def _call(op, arguments, written=()):
@@ -48,11 +134,25 @@ def _call(op, arguments, written=()):
         return op(*arguments)
     try:
         return _autograd.call(op, arguments, written)
-    except NotImplementedError as error:  # the dispatcher's: no kernel for this device
-        device = arguments[0][0].device.type
-        raise NotImplementedError(f"rope_ext: x must be on a device that this build has kernels for (cpu), got {device}") from error
-    except RuntimeError as error:
-        message = str(error)
-        if message.startswith("rope_ext: "):  # csrc/bindings/check.cpp: C++ has no exception that becomes a TypeError
-            raise TypeError(message) from None
-        raise
+    except (RuntimeError, AttributeError, TypeError) as error:
+        raise _explained(error, arguments) from None
+
+
+def _explained(error, arguments):
+    """The error that the user should see; here, so that calls without one do not pay for it."""
+    message = str(error)
+    if message.startswith("rope_ext: "):  # csrc/bindings/check.cpp: no C++ exception becomes a TypeError
+        return TypeError(message)
+    x, cos, sin, positions, offsets, cu_seqlens, offset, _, interleaved, rotary_dim, rotary_offset, inverse, _ = arguments[:13]
+    tensor, whole, flag = (torch.Tensor, "a Tensor"), ((int, torch.SymInt), "an int"), (bool, "True or False")
+    expected = [("cos", cos, *tensor), ("sin", sin, *tensor)]
+    expected += [(n, v, *tensor) for n, v in (("positions", positions), ("cu_seqlens", cu_seqlens)) if v is not None]
+    expected += [("offset", offset, whole[0], "an int or a Tensor"), ("rotary_offset", rotary_offset, *whole)]
+    expected += [("rotary_dim", rotary_dim, *whole)] if rotary_dim is not None else []
+    expected += [("interleaved", interleaved, *flag), ("inverse", inverse, *flag)]
+    for name, value, kind, wanted in expected:
+        if not isinstance(value, kind):
+            return TypeError(f"rope_ext: {name} must be {wanted}, got {value!r}")
+    if isinstance(error, NotImplementedError):  # the dispatcher's
+        return NotImplementedError(f"rope_ext: x must be a strided tensor on a device of this build (cpu), got {x[0].device} {x[0].layout}")
+    return error

@@ -1,0 +1,31 @@
+# `make demo` and `make test` do everything themselves on a machine with Python, a C++ compiler and a network:
+# a virtual environment in .venv, the pinned torch, the build. A second run reuses all of it.
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+VENV ?= .venv
+RUN = $(VENV)/bin/python
+SOURCES = CMakeLists.txt setup.py pyproject.toml $(shell find csrc -type f)
+
+.PHONY: demo test benchmark clean
+
+demo: $(VENV)/.built
+	$(RUN) examples/train_tiny_llama.py
+
+test: $(VENV)/.built
+	$(RUN) -m pytest -q
+
+benchmark: $(VENV)/.built
+	$(RUN) benchmarks/bench.py
+
+# torch is pinned and installed first: every later install finds its wish for torch fulfilled.
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet "$(TORCH)" numpy matplotlib tqdm "pytest>=8" "setuptools>=77" "pybind11>=2.13" cmake ninja
+	touch $@
+
+$(VENV)/.built: $(VENV)/.installed $(SOURCES)
+	$(RUN) -m pip install --quiet --no-build-isolation --no-deps -e .
+	touch $@
+
+clean:
+	rm -rf build dist *.egg-info rope_ext/*.so $(VENV)

@@ -1,0 +1,90 @@
+// _introspect: the kernels as they are, on raw pointers, each instruction set by name. For tests; rope_ext never needs it.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <string>
+#include <vector>
+
+#include "cpu/isa.h"
+
+namespace py = pybind11;
+using namespace rope;
+
+namespace {
+
+void* pointer(uintptr_t address) { return reinterpret_cast<void*>(address); }
+
+const cpu::Kernels& kernels_of(const std::string& isa) {
+  int count;
+  const cpu::Kernels* const* compiled = cpu::compiled_kernels(&count);
+  for (int i = 0; i < count; ++i) {
+    if (isa == compiled[i]->isa && cpu::supported(*compiled[i])) return *compiled[i];
+  }
+  throw py::value_error("isa must be one of supported_isas(), got " + isa);
+}
+
+std::vector<std::string> supported_isas() {
+  int count;
+  const cpu::Kernels* const* compiled = cpu::compiled_kernels(&count);
+  std::vector<std::string> names;
+  for (int i = 0; i < count; ++i) {
+    if (cpu::supported(*compiled[i])) names.push_back(compiled[i]->isa);
+  }
+  return names;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_introspect, m) {
+  m.doc() = "rope_ext's kernels on raw pointers, for tests";
+
+  py::enum_<DType>(m, "DType")
+      .value("float64", DType::kFloat64)
+      .value("float32", DType::kFloat32)
+      .value("bfloat16", DType::kBFloat16)
+      .value("float16", DType::kFloat16);
+
+  py::class_<Strides>(m, "Strides").def(py::init([](int64_t batch, int64_t token, int64_t head, int64_t channel) {
+    return Strides{batch, token, head, channel};
+  }));
+
+  py::class_<RotatedTensor>(m, "RotatedTensor")
+      .def(py::init([](uintptr_t in, uintptr_t out, Strides in_stride, Strides out_stride, int64_t heads, int64_t head_dim) {
+        return RotatedTensor{pointer(in), pointer(out), in_stride, out_stride, heads, head_dim};
+      }));
+
+  py::class_<Table>(m, "Table").def(py::init([](uintptr_t first, uintptr_t second, int64_t batch, int64_t row, int64_t head,
+                                                int64_t pair) {
+    return Table{pointer(first), pointer(second), batch, row, head, pair};
+  }));
+
+  py::class_<Params>(m, "Params")
+      .def(py::init([](std::vector<RotatedTensor> x, DType dtype, DType table_dtype, int64_t batch, int64_t seqlen,
+                       int64_t rotary_offset, int64_t pairs, bool interleaved, Table cos, Table sin, bool negate_sin) {
+             Params p{};
+             if (x.size() > kMaxTensors) throw py::value_error("x must hold at most kMaxTensors tensors");
+             for (const RotatedTensor& t : x) p.x[p.num_tensors++] = t;
+             p.dtype = dtype;
+             p.table_dtype = table_dtype;
+             p.batch = batch;
+             p.seqlen = seqlen;
+             p.rotary_offset = rotary_offset;
+             p.pairs = pairs;
+             p.in_pairing = p.out_pairing = interleaved ? interleaved_pairing() : half_pairing(pairs);
+             p.cos = cos;
+             p.sin = sin;
+             p.negate_sin = negate_sin;
+             return p;
+           }),
+           py::kw_only(), py::arg("x"), py::arg("dtype"), py::arg("table_dtype"), py::arg("batch"), py::arg("seqlen"),
+           py::arg("rotary_offset"), py::arg("pairs"), py::arg("interleaved"), py::arg("cos"), py::arg("sin"),
+           py::arg("negate_sin") = false);
+
+  m.def("supported_isas", supported_isas, "Compiled instruction sets that this machine can run, best first.");
+  m.def("best_isa", [] { return cpu::best_kernels().isa; }, "The one that the ops use.");
+  m.def("rotate", [](const std::string& isa, const Params& p, int num_threads) { kernels_of(isa).rotate(p, num_threads); },
+        py::arg("isa"), py::arg("params"), py::arg("num_threads") = 1);
+  m.def("table_grad",
+        [](const std::string& isa, const Params& p, int num_threads) { kernels_of(isa).table_grad(p, num_threads); },
+        py::arg("isa"), py::arg("params"), py::arg("num_threads") = 1);
+}

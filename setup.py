@@ -1,0 +1,105 @@
+"""Builds the extension by driving CMakeLists.txt; everything else is in pyproject.toml.
+
+Environment: MAX_JOBS (parallel compilations), CMAKE_ARGS (further arguments for CMake), ROPE_EXT_BUILD_DIR (default
+build/cmake-<python>-<torch>, kept between builds so that only what changed is compiled).
+"""
+
+import os
+import re
+import shutil
+import site
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+from setuptools.command.dist_info import dist_info
+
+ROOT = Path(__file__).resolve().parent
+OLDEST_TORCH = (2, 11)
+
+
+def fail(sentence):
+    sys.exit(f"rope_ext: {sentence}")
+
+
+def find_torch():
+    """(folder, version) of the installed torch, found by path: an isolated build cannot import it, and need not."""
+    places = [sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), site.getusersitepackages(), *sys.path]
+    for place in places:
+        version_file = Path(place) / "torch" / "version.py"
+        if version_file.exists():
+            version = re.search(r"^__version__\s*=\s*['\"]([^'\"]+)", version_file.read_text(), re.MULTILINE).group(1)
+            if tuple(map(int, re.findall(r"\d+", version)[:2])) < OLDEST_TORCH:
+                fail(f"torch must be at least 2.11, got {version}: pip install 'torch>=2.11', then install rope_ext again.")
+            return version_file.parent, version
+    fail("torch must be installed before rope_ext is built, got none: pip install 'torch>=2.11', then install rope_ext again.")
+
+
+def find_tool(name, apt):
+    """Path of a build tool: on PATH, or in the Python packages that pyproject.toml asks for."""
+    path = shutil.which(name, path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
+    return path or fail(f"{name} must be installed to build rope_ext, got none on PATH: {apt}.")
+
+
+def find_compiler():
+    wish = os.environ.get("CXX", "").split()
+    compilers = wish[:1] or ["c++", "g++", "clang++"]
+    if not any(map(shutil.which, compilers)):
+        fail(f"a C++17 compiler must be on PATH, got no {' or '.join(compilers)}: apt install g++, or set CXX.")
+
+
+def default_jobs():
+    """One compilation per core, and per 2 GB of memory: the cap keeps small machines from swapping."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 2**32
+    return max(1, min(os.cpu_count() or 1, memory // 2**31))
+
+
+class CMakeBuild(build_ext):
+    def get_ext_filename(self, name):
+        # _ops holds no Python symbol, so its name carries no Python version.
+        return str(Path(*name.split("."))) + ".so" if name.endswith("_ops") else super().get_ext_filename(name)
+
+    def run(self):
+        torch, version = find_torch()
+        find_compiler()
+        cmake, ninja = find_tool("cmake", "pip install cmake"), find_tool("ninja", "pip install ninja")
+        tag = f"cmake-{sys.implementation.cache_tag}-torch{version}"
+        build = Path(os.environ.get("ROPE_EXT_BUILD_DIR") or ROOT / "build" / tag)
+        import pybind11  # of the build environment
+
+        arguments = [
+            f"-DROPE_EXT_TORCH_DIR={torch}",
+            "-DROPE_EXT_INTROSPECT=ON",
+            f"-DPython_EXECUTABLE={sys.executable}",
+            f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
+            f"-DCMAKE_MAKE_PROGRAM={ninja}",
+            *os.environ.get("CMAKE_ARGS", "").split(),
+        ]
+        if shutil.which("ccache"):
+            arguments.append("-DCMAKE_CXX_COMPILER_LAUNCHER=ccache")
+        print(f"rope_ext: building for torch {version} in {torch}", flush=True)
+        # A build directory that an isolated environment configured names tools that are gone by now.
+        (build / "CMakeCache.txt").unlink(missing_ok=True)
+        subprocess.run([cmake, "-S", str(ROOT), "-B", str(build), "-G", "Ninja", *arguments], check=True)
+        jobs = os.environ.get("MAX_JOBS") or str(default_jobs())
+        subprocess.run([cmake, "--build", str(build), "--parallel", jobs], check=True)
+        for extension in self.extensions:
+            target = Path(self.get_ext_fullpath(extension.name))
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(build / target.name, target)
+
+
+class DistInfo(dist_info):
+    def run(self):
+        # pip asks for the metadata first: fail here, before it downloads gigabytes to satisfy the dependency on torch.
+        find_torch()
+        super().run()
+
+
+setup(
+    ext_modules=[Extension("rope_ext._ops", []), Extension("rope_ext._introspect", [])],
+    cmdclass={"build_ext": CMakeBuild, "dist_info": DistInfo},
+)
