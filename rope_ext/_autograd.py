@@ -61,57 +61,56 @@ def _write(op, arguments, written):
 
 
 class _Rotate(torch.autograd.Function):
-    """inputs: cos, sin, *lookup, (scalars, number of x, in place), *x, *kept.
+    """inputs: *x, *kept, cos, sin, *lookup, (scalars, number of x, in place).
 
-    kept: in place and with differentiated tables, clones of x, because table_grad wants x as it was.
+    kept: in place and with differentiated tables, clones of x, because table_grad wants x as it was. In place there is
+    one x, and it is the first input, which autograd takes for granted when x is a view.
     """
 
     @staticmethod
     def forward(*inputs):
-        cos, sin, lookup, (scalars, n, in_place), x = *inputs[:2], inputs[2:5], inputs[5], inputs[6:]
+        *tables, (scalars, n, in_place) = inputs[-6:]
+        x = list(inputs[:n])
         with _in_forward():
             if in_place:
-                _ops.rotate_(x[:n], cos, sin, *lookup, *scalars)
-                return tuple(x[:n])
-            return tuple(_ops.rotate(x, cos, sin, *lookup, *scalars))
+                _ops.rotate_(x, *tables, *scalars)
+                return tuple(x)
+            return tuple(_ops.rotate(x, *tables, *scalars))
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        *tables, (ctx.scalars, ctx.n, ctx.in_place) = inputs[:6]
-        x, kept = inputs[6 : 6 + ctx.n], inputs[6 + ctx.n :]
+        *tables, (ctx.scalars, ctx.n, ctx.in_place) = inputs[-6:]
+        x, kept = inputs[: ctx.n], inputs[ctx.n : -6]
         ctx.set_materialize_grads(False)
         if ctx.in_place:
             ctx.mark_dirty(*x)
             x = kept
-        ctx.save_for_backward(*tables, *(x if any(ctx.needs_input_grad[:2]) else ()))
+        ctx.save_for_backward(*tables, *(x if any(ctx.needs_input_grad[-6:-4]) else ()))
         if forward_ad._current_level >= 0:
             ctx.save_for_forward(*tables, *x)
 
     @staticmethod
     def backward(ctx, *grads):
-        cos, sin, *rest = ctx.saved_tensors
-        lookup, x = rest[:3], rest[3:]
+        saved = ctx.saved_tensors  # read once: checkpointing recomputes them
+        tables, x = saved[:5], saved[5:]
         given = [g is not None for g in grads]
-        needed = ctx.needs_input_grad[6 : 6 + ctx.n]
-        grad_x = _on_subset(
-            lambda g: _ops.rotate(g, cos, sin, *lookup, *_transposed(ctx.scalars)), [a and b for a, b in zip(given, needed)], grads
-        )
-        grad_cos = grad_sin = None
-        if any(ctx.needs_input_grad[:2]) and any(given):
-            grad_cos, grad_sin = _table_grad(_pick(x, given), cos, sin, ctx.scalars, _pick(grads, given))
-        unused = len(ctx.needs_input_grad) - 6 - ctx.n
-        return grad_cos, grad_sin, None, None, None, None, *grad_x, *[None] * unused
+        wanted = [g and need for g, need in zip(given, ctx.needs_input_grad)]
+        grad_x = _on_subset(lambda g: _ops.rotate(g, *tables, *_transposed(ctx.scalars)), wanted, grads)
+        grad_tables = (None, None)
+        if any(ctx.needs_input_grad[-6:-4]) and any(given):
+            grad_tables = _table_grad(_pick(x, given), *tables[:2], ctx.scalars, _pick(grads, given))
+        kept = len(ctx.needs_input_grad) - 6 - ctx.n
+        return *grad_x, *[None] * kept, *grad_tables, None, None, None, None
 
     @staticmethod
-    def jvp(ctx, cos_t, sin_t, _positions, _offsets, _cu_seqlens, _scalars, *tangents):
-        cos, sin, *rest = ctx.saved_tensors
-        lookup, x = rest[:3], rest[3:]
-        x_t = tangents[: ctx.n]
-        out = _on_subset(lambda t: _ops.rotate(t, cos, sin, *lookup, *ctx.scalars), [t is not None for t in x_t], x_t)
-        if cos_t is not None or sin_t is not None:
-            cos_t = torch.zeros_like(cos) if cos_t is None else cos_t
-            sin_t = torch.zeros_like(sin) if sin_t is None else sin_t
-            out = [_add(a, b) for a, b in zip(out, _rotated_only(x, cos_t, sin_t, ctx.scalars))]
+    def jvp(ctx, *tangents):
+        saved = ctx.saved_tensors
+        tables, x = saved[:5], saved[5:]
+        x_t, tables_t = tangents[: ctx.n], tangents[-6:-4]
+        out = _on_subset(lambda t: _ops.rotate(t, *tables, *ctx.scalars), [t is not None for t in x_t], x_t)
+        if any(t is not None for t in tables_t):
+            tables_t = [torch.zeros_like(table) if t is None else t for t, table in zip(tables_t, tables)]
+            out = [_add(a, b) for a, b in zip(out, _rotated_only(x, *tables_t, ctx.scalars))]
         if ctx.in_place:  # PyTorch wants the very tangent of x back, overwritten
             return tuple(o if t is None else t.copy_(o) for t, o in zip(x_t, out))
         return tuple(torch.zeros_like(t) if o is None else o for t, o in zip(x, out))
@@ -237,7 +236,13 @@ def _rotate_with_derivative(x, cos, sin, lookup, scalars, in_place):
             cos, sin, rotated = _per_token(x, cos, sin, lookup, scalars)
             lookup, scalars = _NO_LOOKUP, (0, *scalars[1:])
     before = kept or x
-    y = _apply(_Rotate, cos, sin, *lookup, (scalars, len(x), in_place), *x, *kept)
+    if in_place:  # one by one: autograd's nodes write at most one view
+        _ops.check_apart(x)
+        for inputs in zip(x, kept) if kept else zip(x):
+            _apply(_Rotate, *inputs, cos, sin, *lookup, (scalars, 1, True))
+        y = x
+    else:
+        y = _apply(_Rotate, *x, cos, sin, *lookup, (scalars, len(x), False))
     if rotated is None:
         return list(y)
     y = [torch.where(rotated, a, b) for a, b in zip(y, before)]
@@ -282,12 +287,18 @@ def _table_rows(*arguments):
         return _ops.table_rows(*arguments)
 
 
+def _check_apart(x):
+    with _below_autograd():
+        _ops.check_apart(x)
+
+
 _KERNELS = {
     "rotate": _rotate,
     "rotate_": _rotate_in_place,
     "rotate_out": _rotate_out,
     "table_grad": _table_grad_kernel,
     "table_rows": _table_rows,
+    "check_apart": _check_apart,
 }
 for _name, _kernel in _KERNELS.items():
     _library.impl(_name, _kernel, "Autograd")
@@ -318,6 +329,7 @@ def _fake_rows(x, cos, sin, positions, offsets, cu_seqlens, offset, layout, *sca
 
 torch.library.register_fake("rope_ext::rotate", _fake_rotate, lib=_library)
 torch.library.register_fake("rope_ext::rotate_", lambda *arguments: None, lib=_library)
+torch.library.register_fake("rope_ext::check_apart", lambda x: None, lib=_library)
 torch.library.register_fake("rope_ext::rotate_out", lambda *arguments: None, lib=_library)
 torch.library.register_fake(
     "rope_ext::table_grad", lambda x, cos, *rest: (torch.empty_like(cos), torch.empty_like(cos)), lib=_library
@@ -372,6 +384,7 @@ def _rotate_in_place_vmap(info, in_dims, *arguments):
 
 torch.library.register_vmap("rope_ext::rotate", _rotate_vmap, lib=_library)
 torch.library.register_vmap("rope_ext::rotate_", _rotate_in_place_vmap, lib=_library)
+torch.library.register_vmap("rope_ext::check_apart", _vmap_by_loop(_ops.check_apart), lib=_library)
 torch.library.register_vmap("rope_ext::table_grad", _vmap_by_loop(_ops.table_grad), lib=_library)
 torch.library.register_vmap("rope_ext::table_rows", _vmap_by_loop(_ops.table_rows), lib=_library)
 

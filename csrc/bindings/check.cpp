@@ -33,11 +33,14 @@ template <class Got>
   throw std::runtime_error(text("rope_ext: ", argument, " must ", rule, ", got ", got));
 }
 
-std::string shape_of(const Tensor& t) {
-  std::string shape = "(";
-  for (const int64_t size : t.sizes()) shape += text(shape.size() > 1 ? ", " : "", size);
-  return shape + (t.dim() == 1 ? ",)" : ")");
+template <class List>
+std::string tuple_of(const List& list) {
+  std::string tuple = "(";
+  for (const int64_t item : list) tuple += text(tuple.size() > 1 ? ", " : "", item);
+  return tuple + (list.size() == 1 ? ",)" : ")");
 }
+std::string shape_of(const Tensor& t) { return tuple_of(t.sizes()); }
+std::string strides_of(const Tensor& t) { return tuple_of(t.strides()); }
 
 bool same_shape(const Tensor& a, const Tensor& b) {
   const auto x = a.sizes(), y = b.sizes();
@@ -280,6 +283,10 @@ bool same_view(const Tensor& a, const Tensor& b) {
   return x.data == y.data && x.sizes == y.sizes && x.strides == y.strides;
 }
 
+void keep_apart(const char* name, const MemoryView& written, const Tensor& other, const char* what) {
+  if (overlap(written, view_of(other))) bad_value(name, text("not overlap ", what), text("shared memory with one of shape ", shape_of(other)));
+}
+
 void check_like_x(const Arguments& a, const Tensors& others, const char* name) {
   if (others.size() != a.x.size()) bad_value(name, text("hold ", a.x.size(), " tensors, as many as x"), others.size());
   for (size_t i = 0; i < others.size(); ++i) {
@@ -302,23 +309,27 @@ Params check_arguments(const Arguments& a) {
   return p;
 }
 
+void check_apart(const Tensors& written, const char* name) {
+  for (size_t i = 0; i < written.size(); ++i) {
+    const MemoryView view = view_of(written[i]);
+    if (overlaps_itself(view)) bad_value(name, "have strides that keep its elements apart", text("strides ", strides_of(written[i])));
+    for (size_t j = 0; j < i; ++j) keep_apart(name, view, written[j], "another tensor that is written");
+  }
+}
+
 void check_written(const Arguments& a, const Tensors& out, const char* name) {
   check_like_x(a, out, name);
+  check_apart(out, name);
   for (size_t i = 0; i < out.size(); ++i) {
-    const MemoryView written = view_of(out[i]);
-    const auto apart = [&](const Tensor& t, const char* what) {
-      if (overlap(written, view_of(t))) bad_value(name, text("not overlap ", what), "overlapping memory");
-    };
-    if (overlaps_itself(written)) bad_value(name, "have strides that keep its elements apart", "overlapping elements");
+    const MemoryView view = view_of(out[i]);
     for (size_t j = 0; j < out.size(); ++j) {
-      if (j != i) apart(out[j], "another tensor that is written");
-      if (j != i || !same_view(out[i], a.x[i])) apart(a.x[j], "x, unless it is the very same view");
+      if (j != i || !same_view(out[i], a.x[i])) keep_apart(name, view, a.x[j], "x, unless it is the very same view");
     }
-    apart(a.cos, "cos");
-    apart(a.sin, "sin");
-    if (a.positions) apart(*a.positions, "positions");
-    if (a.offsets) apart(*a.offsets, "offset");
-    if (a.cu_seqlens) apart(*a.cu_seqlens, "cu_seqlens");
+    keep_apart(name, view, a.cos, "cos");
+    keep_apart(name, view, a.sin, "sin");
+    if (a.positions) keep_apart(name, view, *a.positions, "positions");
+    if (a.offsets) keep_apart(name, view, *a.offsets, "offset");
+    if (a.cu_seqlens) keep_apart(name, view, *a.cu_seqlens, "cu_seqlens");
   }
 }
 

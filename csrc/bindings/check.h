@@ -44,8 +44,11 @@ constexpr Layout kLayouts[] = {
 // "rope_ext: <argument> must <rule>, got <value>", before anything is written. Returns Params without the tensors.
 Params check_arguments(const Arguments& a);
 
-// Raises unless out[i] has the shape, dtype and device of x[i] and nothing that is written shares memory with itself or
-// with anything else that is read or written; out[i] may be x[i].
+// Raises unless no two elements of the tensors, which are to be written, share memory. `name`: of the argument.
+void check_apart(const Tensors& written, const char* name);
+
+// Raises unless out[i] has the shape, dtype and device of x[i], and nothing that is written shares memory with anything
+// else that is read or written; out[i] may be x[i].
 void check_written(const Arguments& a, const Tensors& out, const char* name);
 
 // Raises unless the tables have one row per token, and grad[i] has the shape, dtype and device of x[i].

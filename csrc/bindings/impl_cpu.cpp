@@ -84,10 +84,15 @@ void table_rows(StableIValue* stack, uint64_t, uint64_t) {
   stack[0] = box(rows);
 }
 
+void check_apart(StableIValue* stack, uint64_t, uint64_t) {
+  rope::check_apart(torch::stable::detail::to<Tensors>(stack[0]), "x");
+}
+
 STABLE_TORCH_LIBRARY_IMPL(rope_ext, CPU, m) {
   m.impl("rotate", rotate);
   m.impl("rotate_", rotate_);
   m.impl("rotate_out", rotate_out);
+  m.impl("check_apart", check_apart);
   m.impl("table_grad", table_grad);
   m.impl("table_rows", table_rows);
 }

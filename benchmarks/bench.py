@@ -1,0 +1,225 @@
+"""Time of rope_ext next to what models run: `python benchmarks/bench.py`, or with -q in less than a minute.
+
+All variants of a case take turns in one process, so the noise of the machine hits all alike; figures are medians. Every
+variant's result is compared with the exact one in the same run. Not timed: making the tables, compiling, the loss. Timed,
+because users pay for it: allocating the result, where a variant does.
+"""
+
+import argparse
+import dataclasses
+import datetime
+import gc
+import itertools
+import json
+import math
+import platform
+import statistics
+import subprocess
+import time
+from pathlib import Path
+
+import torch
+import torch._inductor.config
+from baselines import check, prepare
+from shapes import SHAPES
+from tqdm import tqdm
+
+HERE = Path(__file__).resolve().parent
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+PAIRINGS, PASSES = ("half", "interleaved"), ("forward", "forward+backward")
+QUICK = {"shapes": ["train", "decode"], "dtypes": ["bf16"], "rounds": 7, "seconds": 0.5}
+FULL = {"shapes": [shape.name for shape in SHAPES], "dtypes": list(DTYPES), "rounds": 31, "seconds": 2.5}
+SHORTEST_SAMPLE = 200e-6  # seconds; shorter calls are timed in batches
+MIN_ROUNDS = 3
+COLORS = {
+    "rope_ext": "#0b4f8a",
+    "rope_ext out=": "#3f8fd2",
+    "rope_ext in place": "#9ccbf0",
+    "eager": "#d9622b",
+    "torch.compile": "#3a8f4d",
+    "complex": "#8c6bb1",
+}
+
+
+# ---- measuring ----
+
+
+def seconds_for(step, calls):
+    start = time.perf_counter()
+    for _ in range(calls):
+        step()
+    return time.perf_counter() - start
+
+
+def measure(steps, rounds, seconds):
+    """{variant: seconds of a call in each round}; fewer rounds once `seconds` are over."""
+    samples = {name: [seconds_for(step, 1)] for name, step in steps.items()}
+    end = time.perf_counter() + seconds
+    for done in range(rounds):
+        if done >= MIN_ROUNDS and time.perf_counter() > end:
+            break
+        for name, step in steps.items():
+            step()  # untimed: caches, free memory and waiting threads are as this variant leaves them, not its neighbour
+            calls = math.ceil(SHORTEST_SAMPLE / min(samples[name]))
+            samples[name].append(seconds_for(step, calls) / calls)
+    return {name: times[1:] for name, times in samples.items()}
+
+
+def run_case(shape, dtype, pairing, which, rounds, seconds):
+    """One row of the report."""
+    torch.compiler.reset()  # else shapes add up to the limit of recompilations
+    backward = which == "forward+backward"
+    steps, expected = prepare(shape, DTYPES[dtype], pairing == "interleaved", backward)
+    errors = {name: check(name, step, expected[name]) for name, step in steps.items()}
+    del expected
+    gc.collect()
+    gc.disable()
+    samples = measure(steps, rounds, seconds)
+    gc.enable()
+    elements = shape.batch * shape.seqlen * (shape.heads_q + shape.heads_k) * shape.head_dim
+    payload = 2 * elements * DTYPES[dtype].itemsize * (2 if backward else 1)  # read and written, in each direction
+    us = {name: statistics.median(times) * 1e6 for name, times in samples.items()}
+    results = {}
+    for name, times in samples.items():
+        results[name] = {
+            **{"us": us[name], "us_min": min(times) * 1e6, "us_max": max(times) * 1e6, "rounds": len(times)},
+            **{"gb_per_s": payload / us[name] / 1e3, "percent_of_copy": 100 * us["copy"] / us[name]},
+            "times_rope_ext": us[name] / us["rope_ext"],
+            "times_rope_ext_out": None if backward else us[name] / us["rope_ext out="],
+            **dict(zip(("max_error", "error_bound"), errors[name])),
+        }
+    case = {"shape": dataclasses.asdict(shape), "dtype": dtype, "pairing": pairing, "pass": which}
+    return {**case, "payload_bytes": payload, "results": results}
+
+
+def machine():
+    """Where the figures come from."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    git = ["git", "--no-optional-locks", "-C", str(HERE), "describe", "--always", "--dirty", "--abbrev=12"]
+    commit = subprocess.run(git, capture_output=True, text=True, check=False)  # an unpacked archive has none
+    return {
+        "cpu": models[0] if models else platform.processor() or platform.machine(),
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "commit": commit.stdout.strip() or None,
+        "date": datetime.date.today().isoformat(),
+    }
+
+
+# ---- reporting ----
+
+
+def title(report):
+    m = report["machine"]
+    cpu = f"{m['cpu']} ({m['capability']}), {m['threads']} threads"
+    return f"{cpu}, torch {m['torch']}, commit {m['commit']}, {m['date']}"
+
+
+def table(report):
+    """Markdown, one row per case. (1.5x): 1.5 times the time of rope_ext."""
+    head = ["shape", "dtype", "pairing", "pass", "copy us", "rope_ext us", "GB/s", "% of copy", "out= us", "in place us"]
+    others = ["eager", "torch.compile", "complex"]
+    lines = [head + [f"{name} us" for name in others], ["---"] * 4 + ["---:"] * 9]
+    for row in report["rows"]:
+        results = row["results"]
+        us = {name: f"{r['us']:.1f}" if r["us"] < 100 else f"{r['us']:.0f}" for name, r in results.items()}
+        ours = results["rope_ext"]
+        cells = [row["shape"]["name"], row["dtype"], row["pairing"], row["pass"], us["copy"], us["rope_ext"]]
+        cells += [f"{ours['gb_per_s']:.1f}", f"{ours['percent_of_copy']:.0f}"]
+        cells += [us.get("rope_ext out=", ""), us.get("rope_ext in place", "")]
+        cells += [f"{us[n]} ({results[n]['times_rope_ext']:.1f}x)" if n in us else "" for n in others]
+        lines.append(cells)
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def errors(report):
+    """One line per dtype and variant: the largest error of all cases and the bound of that case."""
+    worst = {}
+    for row in report["rows"]:
+        for name, result in row["results"].items():
+            key = row["dtype"], name
+            worst[key] = max(worst.get(key, (-1.0, 0.0)), (result["max_error"], result["error_bound"]))
+    return "\n".join(f"{dtype} {name}: max error {e:.3g} (bound {b:.3g})" for (dtype, name), (e, b) in worst.items())
+
+
+def draw(report, path):
+    """A panel per shape (down), pass and pairing (across): time in copies, on a log axis, per dtype and variant."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    panels = {}
+    for row in report["rows"]:
+        panels.setdefault((row["shape"]["name"], row["pass"], row["pairing"]), []).append(row)
+    names = list(dict.fromkeys(shape for shape, _, _ in panels))
+    columns = list(itertools.product(PASSES, PAIRINGS))
+    figure, axes = plt.subplots(
+        len(names), len(columns), figsize=(16, 2.5 * len(names) + 1.7), sharey=True, squeeze=False, layout="constrained"
+    )
+    for (name, line), (column, key) in itertools.product(zip(names, axes), enumerate(columns)):
+        axis, rows = line[column], panels[(name, *key)]
+        draw_panel(axis, rows)
+        if name == names[0]:
+            axis.set_title(f"{key[0]}, {key[1]}", fontsize=12)
+        if column == 0:
+            axis.set_ylabel(f"{name}\ncopies", fontsize=12)
+    patches = [matplotlib.patches.Patch(color=color, label=name) for name, color in COLORS.items()]
+    figure.legend(handles=patches, loc="outside lower center", ncols=len(patches), frameon=False, fontsize=12)
+    what = "Time of rotary embedding of q and k, in copies of q and k (log axis, lower is better)"
+    figure.suptitle(f"{what}\n{title(report)}")
+    figure.savefig(path, dpi=100)
+    plt.close(figure)
+
+
+def draw_panel(axis, rows):
+    width = 0.8 / len(COLORS)
+    for group, row in enumerate(rows):
+        present = [name for name in COLORS if name in row["results"]]
+        for i, name in enumerate(present):
+            times = 100 / row["results"][name]["percent_of_copy"]
+            x = group + (i - (len(present) - 1) / 2) * width
+            axis.bar(x, times - 1, width, bottom=1, color=COLORS[name])
+            label = f"{times:.1f}" if times < 10 else f"{times:.0f}"
+            axis.annotate(label, (x, max(times, 1)), (0, 2), textcoords="offset points", ha="center", fontsize=7)
+    axis.set_yscale("log")
+    axis.axhline(1, color="black", linewidth=0.8)
+    axis.margins(y=0.12)
+    axis.set_xticks(range(len(rows)), [row["dtype"] for row in rows])
+    axis.yaxis.set_major_formatter("{x:g}x")
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("-q", "--quick", action="store_true", help="two shapes, one dtype, fewer rounds")
+    parser.add_argument("--shapes", nargs="+", choices=FULL["shapes"])
+    parser.add_argument("--dtypes", nargs="+", choices=FULL["dtypes"])
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--rounds", type=int, help="at most, per case; time per case is bounded too")
+    parser.add_argument("--output", type=Path, default=HERE / "results", metavar="DIR")
+    parser.add_argument("--name", default="cpu", help="of the files written: NAME.md, NAME.json, NAME.png")
+    options = parser.parse_args()
+    preset = QUICK if options.quick else FULL
+    shapes = [shape for shape in SHAPES if shape.name in (options.shapes or preset["shapes"])]
+    dtypes = [dtype for dtype in DTYPES if dtype in (options.dtypes or preset["dtypes"])]
+    torch.set_num_threads(options.threads)
+    torch._inductor.config.compile_threads = 1  # no worker processes, which would take a core while others are timed
+    rows = []
+    for case in (progress := tqdm(list(itertools.product(shapes, dtypes, PAIRINGS, PASSES)))):
+        progress.set_description(" ".join((case[0].name, *case[1:])))
+        rows.append(run_case(*case, options.rounds or preset["rounds"], preset["seconds"]))
+    report = {"machine": machine(), "rows": rows}
+    text = f"{title(report)}\n\n{table(report)}\n"
+    options.output.mkdir(parents=True, exist_ok=True)
+    (options.output / f"{options.name}.md").write_text(text)
+    (options.output / f"{options.name}.json").write_text(json.dumps(report, indent=1) + "\n")
+    draw(report, options.output / f"{options.name}.png")
+    print(errors(report), text, sep="\n\n", end="")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,292 @@
+"""Derivatives: against finite differences, against the reference, and what autograd promises around them."""
+
+import pytest
+import torch
+from conftest import DTYPES, assert_same_bits, random
+from pairwise import pairwise
+from torch.autograd import gradcheck, gradgradcheck
+from torch.utils.checkpoint import checkpoint
+
+import rope_ext
+from rope_ext import reference
+
+F64 = torch.float64
+CU_SEQLENS = torch.tensor([0, 0, 1, 3], dtype=torch.int32)
+LOOKUPS = {
+    "rows": ((6,), {"offset": 2}),
+    "offset per batch": ((6,), {"offset": torch.tensor([2, 0])}),
+    "positions": ((6,), {"positions": torch.tensor([[1, 1, 5, 0], [3, 2, 1, 1]])}),
+    "cu_seqlens": ((6,), {"cu_seqlens": CU_SEQLENS, "layout": "thd"}),  # and one token past the end
+    "token": ((2, 4), {}),
+    "token, shared by the batch": ((1, 4), {}),
+    "head": ((2, 4, 2), {}),
+}
+CASES = pairwise(
+    {
+        "lookup": list(LOOKUPS),
+        "interleaved": [False, True],
+        "per_channel": [False, True],  # random entries, so asymmetric within a pair
+        "channels": [(4, None, 0), (6, 4, 1)],
+        "inverse": [False, True],
+        "in_place": [False, True],
+    }
+)
+
+
+def problem(case):
+    """(function of q, k, cos, sin; those four, in float64 and requiring grad)"""
+    shape, keywords = LOOKUPS[case["lookup"]]
+    head_dim, rotary_dim, rotary_offset = case["channels"]
+    batch = () if "layout" in keywords else (2,)
+    q, k = random((*batch, 4, 2, head_dim), F64, 0), random((*batch, 4, 2, head_dim), F64, 1)
+    width = 4 if case["per_channel"] else 2
+    cos, sin = random((*shape, width), F64, 2), random((*shape, width), F64, 3)
+    keywords = {**keywords, "rotary_dim": rotary_dim, "rotary_offset": rotary_offset}
+    keywords |= {"interleaved": case["interleaved"], "inverse": case["inverse"]}
+
+    def function(q, k, cos, sin):
+        if not case["in_place"]:
+            return rope_ext.apply((q, k), cos, sin, **keywords)
+        return rope_ext.apply_((q * 1.0, k * 1.0), cos, sin, **keywords)
+
+    return function, tuple(t.requires_grad_() for t in (q, k, cos, sin)), keywords
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda c: "-".join(map(str, c.values())))
+def test_finite_differences(case):
+    function, inputs, _ = problem(case)
+    batched = not case["in_place"]  # PyTorch's vmap of forward mode writes into unbatched tangents
+    assert gradcheck(function, inputs, check_forward_ad=True, check_batched_grad=True, check_batched_forward_grad=batched)
+    # all entries of the Jacobians above; of the second order random projections, which take a tenth of the time
+    assert gradgradcheck(function, inputs, check_fwd_over_rev=True, fast_mode=True)
+
+
+def test_finite_differences_fast_mode():
+    function, inputs, _ = problem(CASES[0])
+    assert gradcheck(function, inputs, fast_mode=True, check_forward_ad=True)
+
+
+@pytest.mark.parametrize("case", CASES[::3], ids=lambda c: "-".join(map(str, c.values())))
+def test_gradients_equal_the_reference_in_fp64(case):
+    """To 1e-14: the same products, added over batch and heads in another order."""
+    function, inputs, keywords = problem(case)
+    got = function(*inputs)
+    wanted = reference.apply(inputs[:2], *inputs[2:], **keywords)
+    weights = [random(t.shape, F64, 4) for t in got]
+    torch.testing.assert_close(
+        torch.autograd.grad(got, inputs, weights), torch.autograd.grad(wanted, inputs, weights), rtol=0, atol=1e-14
+    )
+
+
+@pytest.mark.parametrize("interleaved", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_gradient_of_x_equals_the_reference_bitwise(dtype, interleaved):
+    """It is the rotation with transposed blocks: one more call of the same kernel."""
+    table = F64 if dtype == F64 else torch.float32
+    x = random((2, 5, 3, 16), dtype).requires_grad_()
+    cos, sin = random((5, 16), table, 1), random((5, 16), table, 2)
+    g = random(x.shape, dtype, 3)
+    (got,) = torch.autograd.grad(rope_ext.apply(x, cos, sin, interleaved=interleaved), x, g)
+    assert_same_bits(got, reference.apply(g, cos, sin, interleaved=interleaved, transposed=True))
+
+
+@pytest.mark.parametrize("table_dtype", [torch.float32, torch.bfloat16])
+def test_gradient_of_tables_accumulates_in_fp32(table_dtype):
+    """Of 2 x 2048 tokens that all read row 1, in bfloat16. The terms of one entry are positive, so the sum of n terms in
+    float32 is off by less than n 2^-24 relative; a bfloat16 sum would stall at 2^-8 of it."""
+    x = random((2, 2048, 4, 4), torch.bfloat16).abs()
+    g = random(x.shape, torch.bfloat16, 1).abs()
+    cos, sin = (random((3, 4), torch.float32, s).to(table_dtype).requires_grad_() for s in (2, 3))
+    positions = torch.ones(2048, dtype=torch.int64)
+    got = torch.autograd.grad(rope_ext.apply(x, cos, sin, positions=positions), (cos, sin), g)
+    double = [t.detach().double().requires_grad_() for t in (cos, sin)]
+    wanted = torch.autograd.grad(reference.apply(x.double(), *double, positions=positions), double, g.double())
+    terms = 2 * 2048 * 4
+    last_rounding = torch.finfo(table_dtype).eps / 2
+    for a, b in zip(got, wanted):
+        assert a.dtype == table_dtype
+        torch.testing.assert_close(a.double(), b, rtol=terms * 2**-24 + last_rounding, atol=0)
+
+
+def incoming_gradients():
+    x = random((2, 5, 3, 8), torch.float32)
+    return {
+        "sum": (lambda y: y.sum(), torch.ones_like(x)),
+        "cat": (lambda y: (torch.cat((y, y * 0), dim=-1) * torch.cat((x, x), dim=-1)).sum(), x),
+        "transpose": (lambda y: (y.transpose(1, 2).contiguous() * x.transpose(1, 2)).sum(), x),
+        "expand": (lambda y: (y.sum(0, keepdim=True).expand(4, 5, 3, 8)).sum(), torch.full_like(x, 4.0)),
+        "mean over heads": (lambda y: y.mean(2).sum(), torch.full_like(x, 1 / 3)),
+        "every second token": (lambda y: y[:, ::2].sum(), torch.tensor([1.0, 0, 1, 0, 1])[:, None, None].expand_as(x)),
+        "flipped": (lambda y: (y.flip(1) * x).sum(), x.flip(1)),
+    }
+
+
+@pytest.mark.parametrize("name", incoming_gradients())
+def test_incoming_gradients_of_any_stride(name):
+    """gradcheck feeds contiguous gradients only and cannot find a stride bug."""
+    loss, g = incoming_gradients()[name]
+    x = random((2, 5, 3, 8), torch.float32, 4).requires_grad_()
+    cos, sin = random((5, 4), torch.float32, 1), random((5, 4), torch.float32, 2)
+    (got,) = torch.autograd.grad(loss(rope_ext.apply(x, cos, sin)), x)
+    assert_same_bits(got, reference.apply(g, cos, sin, transposed=True))
+
+
+def test_incoming_gradients_that_are_slices_of_packed_qkv():
+    packed = random((2, 5, 3, 4, 8), torch.float32).requires_grad_()
+    cos, sin = random((5, 4), torch.float32, 1), random((5, 4), torch.float32, 2)
+
+    def loss(packed, apply):
+        q, k, v = packed.unbind(2)
+        q, k = apply((q, k), cos, sin)
+        return (torch.stack((q, k, v), dim=2).reshape(2, 5, -1) ** 2).sum()
+
+    got, wanted = (torch.autograd.grad(loss(packed, f), packed)[0] for f in (rope_ext.apply, reference.apply))
+    torch.testing.assert_close(got, wanted, rtol=0, atol=1e-5)
+
+
+def test_incoming_gradients_are_never_written():
+    x = random((2, 5, 3, 8), torch.float32).requires_grad_()
+    cos, sin = random((5, 4), torch.float32, 1).requires_grad_(), random((5, 4), torch.float32, 2)
+    g = random(x.shape, torch.float32, 3)
+    kept, version = g.clone(), g._version
+    y = rope_ext.apply(x, cos, sin)
+    for _ in range(2):
+        y.backward(g, retain_graph=True)
+    assert torch.equal(g, kept) and g._version == version
+
+
+@pytest.mark.parametrize("needs", [(1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 1, 0), (0, 0, 0, 1), (1, 0, 1, 0), (0, 1, 0, 1)])
+def test_only_some_need_gradients(needs):
+    """Only q, only k, only cos, only sin, ...: right, and nothing computed for the others."""
+    tensors = [random((2, 5, 3, 8), F64, 0), random((2, 5, 1, 8), F64, 1), random((5, 4), F64, 2), random((5, 4), F64, 3)]
+    inputs = [t.requires_grad_(bool(need)) for t, need in zip(tensors, needs)]
+    wanted_inputs = [t for t, need in zip(inputs, needs) if need]
+
+    def grads(apply):
+        q, k = apply((inputs[0], inputs[1]), *inputs[2:])
+        return torch.autograd.grad(q.pow(2).sum() + k.pow(2).sum(), wanted_inputs)
+
+    with torch.profiler.profile() as profiler:
+        got = grads(rope_ext.apply)
+    torch.testing.assert_close(got, grads(reference.apply), rtol=0, atol=1e-13)
+    calls = {e.key: e.count for e in profiler.key_averages()}
+    tables = any(needs[2:])
+    assert calls["rope_ext::rotate"] == 2 + any(needs[:2])  # forward, above and below autograd, and backward
+    assert calls.get("rope_ext::table_grad", 0) == tables
+    assert ("aten::index_select" in calls) == tables
+
+
+def test_an_output_that_is_not_used_costs_nothing():
+    q, k = (random((1, 4, h, 8), F64, h).requires_grad_() for h in (3, 1))
+    cos, sin = random((4, 4), F64, 2), random((4, 4), F64, 3)
+    rotated_q, _ = rope_ext.apply((q, k), cos, sin)
+    grad_q, grad_k = torch.autograd.grad(rotated_q.sum(), (q, k), allow_unused=True)
+    assert grad_k is None or not grad_k.any()
+    assert_same_bits(grad_q, reference.apply(torch.ones_like(q), cos, sin, transposed=True))
+
+
+def test_requires_grad_of_the_result():
+    x, cos, sin = random((1, 4, 2, 8), F64), random((4, 4), F64), random((4, 4), F64)
+    assert not rope_ext.apply(x, cos, sin).requires_grad
+    assert rope_ext.apply(x.requires_grad_(), cos, sin).requires_grad
+    assert rope_ext.apply(x.detach(), cos.requires_grad_(), sin).requires_grad
+    with torch.no_grad():
+        assert not rope_ext.apply(x, cos, sin).requires_grad
+
+
+def test_gradient_of_a_frequency():
+    """Through RotaryEmbedding's own formula: a learned frequency trains."""
+    inv_freq = rope_ext.RotaryEmbedding(8).inv_freq.requires_grad_()
+    x, g = random((2, 5, 3, 8), F64), random((2, 5, 3, 8), F64, 1)
+
+    def loss(inv_freq):
+        angles = torch.outer(torch.arange(5.0, dtype=F64), inv_freq)
+        return (rope_ext.apply(x, angles.cos(), angles.sin()) * g).sum()
+
+    assert gradcheck(loss, inv_freq)
+
+
+def test_in_place_on_views_still_refuses_overlap():
+    whole = random((1, 5, 3, 8), F64).requires_grad_() * 1
+    with pytest.raises(ValueError, match="rope_ext: x must not overlap"):
+        rope_ext.apply_((whole[:, :, :2], whole[:, :, 1:]), random((5, 4), F64, 1), random((5, 4), F64, 2))
+
+
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_activation_checkpointing(use_reentrant):
+    cos, sin = random((5, 4), torch.float32, 1), random((5, 4), torch.float32, 2)
+    grads = []
+    for wrap in (False, True):
+        x = random((2, 5, 3, 8), torch.float32).requires_grad_()
+
+        def block(x):
+            return rope_ext.apply(rope_ext.apply_(x * 2, cos, sin), cos, sin, inverse=True).pow(3)
+
+        y = checkpoint(block, x, use_reentrant=use_reentrant) if wrap else block(x)
+        y.sum().backward()
+        grads.append(x.grad)
+    assert_same_bits(*grads)
+
+
+# ---- in place ----
+
+
+def test_in_place_counts_as_a_write():
+    """autograd must notice that a tensor it saved was overwritten."""
+    cos, sin = random((5, 4), torch.float32, 1), random((5, 4), torch.float32, 2)
+    x = random((1, 5, 2, 8), torch.float32)
+    for context in (torch.no_grad, torch.enable_grad, torch.inference_mode):
+        with context():
+            version = x._version
+            rope_ext.apply_(x, cos, sin)
+            assert x._version > version
+            version = x._version
+            rope_ext.apply(x, cos, sin, out=x)
+            assert x._version > version
+    base = random((1, 5, 2, 8), torch.float32).requires_grad_()
+    y = base * 1
+    square = y**2  # saves y
+    rope_ext.apply_(y, cos, sin)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        square.sum().backward()
+
+
+def test_in_place_on_a_view_reaches_the_base():
+    cos, sin = random((5, 4), F64, 1), random((5, 4), F64, 2)
+    packed = random((2, 5, 3, 2, 8), F64).requires_grad_()
+
+    def function(packed):
+        whole = packed * 1
+        rope_ext.apply_((whole[:, :, 0], whole[:, :, 1]), cos, sin)
+        return whole
+
+    assert gradcheck(function, packed)
+
+
+def test_in_place_keeps_x_only_for_tables():
+    cos, sin = random((5, 4), torch.float32, 1), random((5, 4), torch.float32, 2)
+    x = random((1, 5, 2, 8), torch.float32).requires_grad_()
+    with torch.profiler.profile() as profiler:
+        rope_ext.apply_(x * 1, cos, sin)
+    assert "aten::clone" not in {e.key for e in profiler.key_averages()}
+
+
+def test_inference_mode():
+    cos, sin = random((5, 4), torch.float32, 1), random((5, 4), torch.float32, 2)
+    x = random((1, 5, 2, 8), torch.float32)
+    with torch.inference_mode():
+        y = rope_ext.apply(x, cos, sin)
+        assert y.is_inference()
+        assert_same_bits(rope_ext.apply_(y.clone(), cos, sin), reference.apply(y, cos, sin))
+    assert_same_bits(y, reference.apply(x, cos, sin))
+
+
+def test_autocast_changes_no_dtype():
+    cos, sin = random((5, 4), torch.float32, 1), random((5, 4), torch.float32, 2)
+    for dtype in (torch.float32, torch.bfloat16):
+        x = random((1, 5, 2, 8), dtype).requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16):
+            y = rope_ext.apply(x, cos, sin)
+        assert_same_bits(y.detach(), reference.apply(x.detach(), cos, sin))
+        y.sum().backward()
+        assert x.grad.dtype == dtype

@@ -1,0 +1,179 @@
+"""Any strides in, nothing written outside, and overlapping memory refused."""
+
+import pytest
+import torch
+from conftest import DTYPES, assert_same_bits, in_memory, random
+
+import rope_ext
+from rope_ext import reference
+
+COS, SIN = random((9, 4), torch.float32, 1), random((9, 4), torch.float32, 2)
+
+
+def guarded(shape, dtype, strides=None):
+    """An uninitialised tensor with bands of a sentinel on both sides, and a function that tells whether they are whole."""
+    size = torch.Size(shape).numel() * (1 if strides is None else 3)
+    memory = torch.full((size + 256,), 7.0, dtype=dtype)
+    inside = memory[128 : 128 + size]
+    view = inside.view(shape) if strides is None else inside.as_strided(shape, strides, 128)
+    written = torch.zeros(size + 256, dtype=torch.bool)
+    (written[128 : 128 + size].view(shape) if strides is None else written.as_strided(shape, strides, 128)).fill_(True)
+    return view, lambda: bool((memory[~written] == 7.0).all())
+
+
+@pytest.mark.parametrize("interleaved", [False, True])
+@pytest.mark.parametrize("head_dim", [2, 6, 20, 72, 80, 130])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_nothing_is_written_outside(dtype, head_dim, interleaved):
+    """Guard bands around the output, and between heads: no vector may run over the last lane."""
+    x = random((2, 5, 3, head_dim), dtype)
+    table = torch.float64 if dtype == torch.float64 else torch.float32
+    cos, sin = random((5, head_dim // 2), table, 1), random((5, head_dim // 2), table, 2)
+    wanted = reference.apply(x, cos, sin, interleaved=interleaved)
+    for strides in (None, (15 * head_dim + 40, 3 * head_dim + 6, head_dim + 1, 1)):
+        out, whole = guarded(x.shape, dtype, strides)
+        rope_ext.apply(x, cos, sin, interleaved=interleaved, out=out)
+        assert whole()
+        assert_same_bits(out, wanted)
+        out.copy_(x)
+        rope_ext.apply_(out, cos, sin, interleaved=interleaved)
+        assert whole()
+        assert_same_bits(out, wanted)
+
+
+def test_nothing_is_read_outside_the_tables():
+    """Rows cut from the very end of a table of NaN neighbours."""
+    memory = torch.full((64, 6), torch.nan)
+    memory[8:16] = 0.5
+    cos = memory[8:16, :5].as_strided((8, 5), (6, 1), 48)
+    x = random((1, 8, 2, 10), torch.float32)
+    assert not rope_ext.apply(x, cos, cos).isnan().any()
+
+
+def test_expanded_inputs():
+    """Stride 0 in x, in the tables, and in both."""
+    x = random((1, 5, 1, 8), torch.bfloat16).expand(3, 5, 4, 8)
+    cos, sin = COS[:1].expand(5, 4), SIN[:1].expand(5, 4)
+    got = rope_ext.apply(x, cos, sin)
+    assert_same_bits(got, reference.apply(x.clone(), cos.clone(), sin.clone()))
+    assert 0 not in got.stride()
+
+
+def test_negative_and_swapped_table_views():
+    """Complex, 2x2, stacked and concatenated tables are views, and so cost no copy."""
+    x = random((1, 5, 2, 8), torch.float32)
+    wanted = reference.apply(x, COS, SIN)
+    as_complex = torch.complex(COS, SIN)
+    two_by_two = torch.stack((COS, -SIN, SIN, COS), dim=-1).unflatten(-1, (2, 2))
+    both = torch.cat((COS, SIN), dim=-1)
+    assert_same_bits(rope_ext.apply(x, torch.view_as_real(as_complex)[..., 0], torch.view_as_real(as_complex)[..., 1]), wanted)
+    assert_same_bits(rope_ext.apply(x, as_complex.real, as_complex.imag), wanted)
+    assert_same_bits(rope_ext.apply(x, two_by_two[..., 0, 0], two_by_two[..., 1, 0]), wanted)
+    assert_same_bits(rope_ext.apply(x, both[:, :4], both[:, 4:]), wanted)
+    # a conjugate is a view with a flag ("negative bit") that the ops never see resolved by themselves
+    assert_same_bits(rope_ext.apply(x, as_complex.real, as_complex.conj().imag), reference.apply(x, COS, SIN, inverse=True))
+
+
+@pytest.mark.parametrize("shape", [(0, 5, 2, 8), (2, 0, 2, 8), (2, 5, 0, 8)])
+def test_zero_sizes(shape):
+    x = torch.empty(shape)
+    assert rope_ext.apply(x, COS, SIN).shape == shape
+    assert rope_ext.apply_(x, COS, SIN).shape == shape
+    x.requires_grad_()
+    cos = COS.clone().requires_grad_()
+    grad_x, grad_cos = torch.autograd.grad(rope_ext.apply(x, cos, SIN).sum(), (x, cos))
+    assert grad_x.shape == shape and not grad_cos.any()
+
+
+def test_size_one_dimensions_with_any_stride():
+    x = random((5, 8), torch.float32).as_strided((1, 5, 1, 8), (3, 8, 5, 1))
+    assert_same_bits(rope_ext.apply(x, COS, SIN), reference.apply(x.clone(), COS, SIN))
+    y = x.clone().as_strided((1, 5, 1, 8), (0, 8, 0, 1))
+    assert_same_bits(rope_ext.apply_(y, COS, SIN), reference.apply(x.clone(), COS, SIN))
+
+
+def test_packed_qkv_in_place():
+    """q and k interleave in one buffer without sharing an element; v stays as it is."""
+    packed = random((2, 5, 3, 4, 8), torch.float16)
+    wanted = packed.clone()
+    wanted[:, :, 0], wanted[:, :, 1] = reference.apply((wanted[:, :, 0], wanted[:, :, 1]), COS, SIN)
+    rope_ext.apply_((packed[:, :, 0], packed[:, :, 1]), COS, SIN)
+    assert_same_bits(packed, wanted)
+
+
+def test_in_place_on_transposed_memory():
+    x = in_memory(random((2, 5, 3, 8), torch.float32), "reversed strides")
+    wanted = reference.apply(x, COS, SIN)
+    rope_ext.apply_(x, COS, SIN)
+    assert_same_bits(x, wanted)
+
+
+def test_out_may_be_x():
+    x = random((2, 5, 3, 8), torch.float32)
+    wanted = reference.apply(x, COS, SIN)
+    assert rope_ext.apply(x, COS, SIN, out=x) is x
+    assert_same_bits(x, wanted)
+
+
+def test_channels_that_are_not_rotated_are_bit_identical():
+    """NaN with payloads, which arithmetic would change, stay."""
+    x = torch.randint(-(2**31), 2**31, (2, 5, 3, 24), dtype=torch.int32).view(torch.float32)
+    y = rope_ext.apply(x, COS, SIN, rotary_dim=8, rotary_offset=5)
+    assert torch.equal(y.view(torch.int32)[..., :5], x.view(torch.int32)[..., :5])
+    assert torch.equal(y.view(torch.int32)[..., 13:], x.view(torch.int32)[..., 13:])
+
+
+def test_tokens_past_the_last_boundary_are_bit_identical():
+    x = torch.randint(-(2**15), 2**15, (7, 2, 8), dtype=torch.int16).view(torch.bfloat16)
+    cu_seqlens = torch.tensor([0, 2, 4], dtype=torch.int32)
+    for cos in (COS, COS.clone().requires_grad_()):  # recorded or not
+        y = rope_ext.apply(x, cos, SIN, layout="thd", cu_seqlens=cu_seqlens).detach()
+        assert torch.equal(y.view(torch.int16)[4:], x.view(torch.int16)[4:])
+
+
+def overlapping():
+    memory = random((4096,), torch.float32)
+    x = memory[:80].view(1, 5, 2, 8)
+    return {
+        "an expanded x": lambda: rope_ext.apply_(memory[:8].expand(1, 5, 2, 8), COS, SIN),
+        "rows that overlap": lambda: rope_ext.apply_(memory.as_strided((1, 5, 2, 8), (80, 15, 8, 1)), COS, SIN),
+        "one tensor twice": lambda: rope_ext.apply_((x, x), COS, SIN),
+        "k one element into q": lambda: rope_ext.apply_((x, memory[79:159].view(1, 5, 2, 8)), COS, SIN),
+        "out shifted against x": lambda: rope_ext.apply(x, COS, SIN, out=memory[8:88].view(1, 5, 2, 8)),
+        "out of q is k": lambda: rope_ext.apply((x, memory[80:160].view(1, 5, 2, 8)), COS, SIN, out=(memory[80:160].view(1, 5, 2, 8), x)),
+        "out holds the table": lambda: rope_ext.apply(x, memory[160:196].view(9, 4), SIN, out=memory[100:180].view(1, 5, 2, 8)),
+    }
+
+
+@pytest.mark.parametrize("name", overlapping())
+def test_overlap_is_refused(name):
+    with pytest.raises(ValueError, match=r"rope_ext: (x|out) must (not overlap|have strides that keep)"):
+        overlapping()[name]()
+
+
+def test_overlap_of_random_views_is_found_exactly():
+    """In place on (a, b) is refused if and only if they share an element."""
+    generator = torch.Generator().manual_seed(0)
+
+    def random_view(memory):
+        factors = torch.randint(1, 4, (3,), generator=generator).tolist()
+        strides = (0, 12 * factors[0], 4 * factors[1], factors[2])
+        return memory.as_strided((1, 2, 2, 2), strides, int(torch.randint(60, (), generator=generator)))
+
+    def elements(view):
+        return set(torch.arange(400).as_strided(view.shape, view.stride(), view.storage_offset()).flatten().tolist())
+
+    refused = accepted = 0
+    while refused + accepted < 200:
+        memory = torch.zeros(400)
+        a, b = random_view(memory), random_view(memory)
+        if min(len(elements(a)), len(elements(b))) < 8:
+            continue  # overlaps itself
+        shared = bool(elements(a) & elements(b))
+        refused, accepted = refused + shared, accepted + (not shared)
+        if shared:
+            with pytest.raises(ValueError, match="overlap"):
+                rope_ext.apply_((a, b), COS[:, :1], SIN[:, :1])
+        else:
+            rope_ext.apply_((a, b), COS[:, :1], SIN[:, :1])
+    assert min(refused, accepted) > 50
