@@ -165,7 +165,7 @@ def prepare(shape, dtype, interleaved, backward):
     def random(heads):
         return torch.randn(shape.batch, shape.seqlen, heads, shape.head_dim).to(dtype).transpose(1, 2)
 
-    def allocate():  # written now, so that no page is new to the clock; NaN, so that the check finds what is not rewritten
+    def allocate():  # written now, so that no page is new to the clock; NaN, which the check finds where it stays
         return tuple(torch.full_like(x, math.nan) for x in inputs)
 
     torch.manual_seed(0)
@@ -220,7 +220,7 @@ def error_bound(variant, x):
     A channel is x1 cos - x2 sin. Table, products and sum are rounded once each, by a factor of at most 1 + u, so in a
     pair of norm r it is off by at most r ((1 + u)^3 - 1), as |x1 cos| + |x2 sin| <= r <= sqrt(2) max|x|. In bfloat16
     and float16, with their u of 2^-8 and 2^-11,
-    * rope_ext, complex and the pairs formula do that in float32 and round the result: 1 rounding to the dtype of x more;
+    * rope_ext, complex and the pairs formula do that in float32 and round the result: 1 more, to the dtype of x;
     * the formulas of Hugging Face store table, products and sum in the dtype of x: 3 roundings to it (compiled: up to
       3). They may be 3 times as far off; that is the formula, not an error.
     The last term is for float16 below its normal range, where two table entries or products are off by a constant.

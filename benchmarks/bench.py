@@ -1,8 +1,8 @@
 """Time of rope_ext next to what models run: `python benchmarks/bench.py`, or with -q in less than a minute.
 
 All variants of a case take turns in one process, so the noise of the machine hits all alike; figures are medians. Every
-variant's result is compared with the exact one in the same run. Not timed: making the tables, compiling, the loss. Timed,
-because users pay for it: allocating the result, where a variant does.
+variant's result is compared with the exact one in the same run. Not timed: making the tables, compiling, the loss.
+Timed, because users pay for it: allocating the result, where a variant does.
 """
 
 import argparse
@@ -59,7 +59,7 @@ def measure(steps, rounds, seconds):
         if done >= MIN_ROUNDS and time.perf_counter() > end:
             break
         for name, step in steps.items():
-            step()  # untimed: caches, free memory and waiting threads are as this variant leaves them, not its neighbour
+            step()  # untimed: the clock finds caches, free memory and threads as this variant leaves them, no other
             calls = math.ceil(SHORTEST_SAMPLE / min(samples[name]))
             samples[name].append(seconds_for(step, calls) / calls)
     return {name: times[1:] for name, times in samples.items()}
@@ -120,7 +120,7 @@ def title(report):
 
 def table(report):
     """Markdown, one row per case. (1.5x): 1.5 times the time of rope_ext."""
-    head = ["shape", "dtype", "pairing", "pass", "copy us", "rope_ext us", "GB/s", "% of copy", "out= us", "in place us"]
+    head = "shape|dtype|pairing|pass|copy us|rope_ext us|GB/s|% of copy|out= us|in place us".split("|")
     others = ["eager", "torch.compile", "complex"]
     lines = [head + [f"{name} us" for name in others], ["---"] * 4 + ["---:"] * 9]
     for row in report["rows"]:

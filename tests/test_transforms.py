@@ -1,0 +1,182 @@
+"""torch.func, torch.compile, torch.export, fake tensors: functions that use `apply` agree with the reference."""
+
+import pytest
+import torch
+from conftest import assert_same_bits, in_memory, random
+from torch.func import grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
+
+import rope_ext
+from rope_ext import reference
+
+F64 = torch.float64
+X, COS, SIN = random((5, 2, 4), F64, 0), random((7, 2), F64, 1), random((7, 2), F64, 2)
+BATCH = [random((3, *t.shape), F64, seed) for seed, t in enumerate((X, COS, SIN))]
+
+
+def out_of_place(apply, x, cos, sin):
+    return apply(x, cos, sin, layout="shd", offset=1)
+
+
+def in_place(_, x, cos, sin):
+    return rope_ext.apply_(x * 1, cos, sin, layout="shd", offset=1)
+
+
+def loss(rotate, apply=rope_ext.apply):
+    return lambda x, cos, sin: rotate(apply, x, cos, sin).pow(3).sum()
+
+
+EXPECTED = loss(out_of_place, reference.apply)
+
+
+def assert_close(got, wanted):
+    torch.testing.assert_close(got, wanted, rtol=1e-12, atol=1e-12)  # float64, sums of a few dozen terms of size 1 to 100
+
+
+@pytest.mark.parametrize("argnum", [0, 1, 2])
+@pytest.mark.parametrize("rotate", [out_of_place, in_place])
+@pytest.mark.parametrize("transform", [grad, jacrev, jacfwd, hessian])
+def test_func(transform, rotate, argnum):
+    assert_close(transform(loss(rotate), argnum)(X, COS, SIN), transform(EXPECTED, argnum)(X, COS, SIN))
+
+
+@pytest.mark.parametrize("inner", [grad, jacfwd])
+@pytest.mark.parametrize("outer", [jacfwd, jacrev])
+def test_func_nested(outer, inner):
+    got, wanted = (outer(inner(f, 0), 1)(X, COS, SIN) for f in (loss(out_of_place), EXPECTED))
+    assert_close(got, wanted)
+
+
+def test_jvp_and_vjp():
+    arguments, tangents = (X, COS, SIN), (X + 1, COS + 2, SIN + 3)
+    assert_close(jvp(loss(out_of_place), arguments, tangents), jvp(EXPECTED, arguments, tangents))
+    (_, got), (_, wanted) = vjp(loss(out_of_place), *arguments), vjp(EXPECTED, *arguments)
+    assert_close(got(torch.ones((), dtype=F64)), wanted(torch.ones((), dtype=F64)))
+
+
+@pytest.mark.parametrize("in_dims", [(0, None, None), (0, 0, None), (None, 0, 0), (0, 0, 0)])
+def test_vmap(in_dims):
+    arguments = [many if d == 0 else one for d, one, many in zip(in_dims, (X, COS, SIN), BATCH)]
+    for transform in (lambda f: f, grad, lambda f: grad(f, 1), hessian):
+        assert_close(vmap(transform(loss(out_of_place)), in_dims)(*arguments), vmap(transform(EXPECTED), in_dims)(*arguments))
+
+
+def test_vmap_of_pairs_layouts_and_positions():
+    q, k = random((3, 2, 2, 5, 4), F64, 0), random((2, 1, 5, 4), F64, 1)  # k is the same for all samples
+    positions = torch.randint(7, (3, 2, 5), generator=torch.Generator().manual_seed(0))
+
+    def rotated(apply, q, k, positions):
+        return apply((q, k), COS, SIN, layout="bhsd", positions=positions)
+
+    for in_dims in ((0, None, None), (0, None, 0), (None, None, 0)):
+        arguments = [t if d == 0 else t[0] if t.shape[0] == 3 else t for d, t in zip(in_dims, (q, k, positions))]
+        got, wanted = (vmap(lambda *a, f=f: rotated(f, *a), in_dims)(*arguments) for f in (rope_ext.apply, reference.apply))
+        assert_same_bits(got, wanted)
+
+
+def test_vmap_in_place():
+    x = random((3, 5, 2, 4), F64)
+    wanted = vmap(lambda x: reference.apply(x, COS, SIN, layout="shd"))(x)
+    vmap(lambda x: rope_ext.apply_(x, COS, SIN, layout="shd"))(x)
+    assert_same_bits(x, wanted)
+    with pytest.raises(ValueError, match="rope_ext: x must be batched by vmap"):
+        vmap(lambda cos: rope_ext.apply_(X.clone(), cos, SIN, layout="shd"))(BATCH[1])
+
+
+# ---- compile ----
+
+
+def model_part(q, k, cos, sin, offset):
+    q, k = rope_ext.apply((q * 2, k), cos, sin, offset=offset, layout="bhsd")
+    rope_ext.apply_(q, cos, sin, inverse=True, layout="bhsd")
+    return torch.nn.functional.scaled_dot_product_attention(q, k, k).sum(), k
+
+
+def qk(seqlen, heads=2):
+    return [random((2, seqlen, heads, 8), torch.float32, seed).transpose(1, 2).requires_grad_() for seed in (0, 1)]
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_compile_fullgraph_dynamic_one_graph_for_any_offset(backend):
+    graphs = []
+
+    def counting(graph, inputs):
+        graphs.append(graph)
+        return torch._dynamo.lookup_backend(backend)(graph, inputs)
+
+    torch._dynamo.reset()
+    compiled = torch.compile(model_part, fullgraph=True, dynamic=True, backend=counting)
+    cos, sin = (t.requires_grad_() for t in rope_ext.RotaryEmbedding(8).tables(64))
+    for seqlen, offset in ((5, 2), (5, 3), (9, 4), (9, 0), (11, 1), (6, 50)):
+        inputs = (*qk(seqlen), cos, sin)
+        (loss, k), (wanted, wanted_k) = compiled(*inputs, offset), model_part(*inputs, offset)
+        assert_same_bits(k.detach(), wanted_k.detach())
+        got = torch.autograd.grad(loss + k.sum(), inputs)
+        # float32; attention and sums are compiled in another order
+        torch.testing.assert_close(got, torch.autograd.grad(wanted + wanted_k.sum(), inputs), rtol=1e-4, atol=1e-4)
+    assert len(graphs) == 1
+
+
+def test_compile_of_transforms_and_writes_to_inputs():
+    torch._dynamo.reset()
+    x, cos, sin = random((1, 5, 2, 4), F64), COS, SIN
+
+    def gradient(x):
+        return grad(lambda x: rope_ext.apply(x, cos, sin).pow(3).sum())(x)
+
+    def per_sample(x):
+        return vmap(grad(lambda x: rope_ext.apply(x, cos, sin, layout="shd").pow(3).sum()))(x)
+
+    def writes(x, out):
+        rope_ext.apply(x, cos, sin, out=out)
+        rope_ext.apply_(x, cos, sin)
+        return out + x
+
+    for function in (gradient, per_sample):
+        assert_close(torch.compile(function, fullgraph=True, backend="aot_eager")(x), function(x))
+    results = []
+    for function in (torch.compile(writes, fullgraph=True, backend="aot_eager"), writes):
+        y, out = x.clone(), torch.empty_like(x)
+        results.append((function(y, out), y, out))
+    assert_same_bits(*results)
+
+
+def test_export():
+    class Module(torch.nn.Module):
+        def forward(self, q, k, cos, sin, positions):
+            return rope_ext.apply((q, k), cos, sin, positions=positions, layout="bhsd")
+
+    def arguments(seqlen):
+        return (*(t.detach() for t in qk(seqlen)), *rope_ext.RotaryEmbedding(8).tables(64), torch.arange(seqlen).expand(2, seqlen))
+
+    seqlen = torch.export.Dim("seqlen", min=2, max=64)
+    dynamic = ({2: seqlen}, {2: seqlen}, None, None, {1: seqlen})
+    program = torch.export.export(Module(), arguments(5), dynamic_shapes=dynamic)
+    assert [n.target for n in program.graph.nodes if "rope_ext" in str(n.target)] == [torch.ops.rope_ext.rotate.default]
+    assert_same_bits(program.module()(*arguments(11)), Module()(*arguments(11)))
+
+
+LOOKUP_ARGUMENTS = (None, None, None, 0, 0, False, None, 0, False, False)  # layout "bshd"
+
+
+@pytest.mark.parametrize("memory", ["contiguous", "transposed", "sliced", "reversed strides"])
+@pytest.mark.parametrize("op", ["rotate", "rotate_", "rotate_out", "table_grad", "table_rows", "check_apart"])
+def test_opcheck(op, memory):
+    """PyTorch's own check of custom ops: schema, strides of the fake kernel, autograd registration, compiled autograd."""
+    x = [in_memory(random((2, 5, h, 4), F64, h), memory) for h in (2, 1)]
+    leaf = op in ("rotate", "table_grad")
+    x = [t.requires_grad_(leaf) for t in x]
+    tables = [t[None, :5].clone().requires_grad_(leaf) for t in (COS, SIN)] if op == "table_grad" else [COS, SIN]
+    arguments = (x, *tables, *LOOKUP_ARGUMENTS)
+    if op == "check_apart":
+        arguments = (x,)
+    elif op in ("rotate_out", "table_grad"):
+        arguments += ([in_memory(t.detach(), memory) for t in x],)
+    results = torch.library.opcheck(getattr(torch.ops.rope_ext, op).default, arguments)
+    assert set(results.values()) == {"SUCCESS"}
+
+
+def test_meta_and_fake_tensors():
+    q, k = (torch.empty_strided((2, 5, h, 8), (5 * 8 * h, 8, 40, 1), device="meta") for h in (2, 1))
+    cos, sin = rope_ext.RotaryEmbedding(8).tables(5, device="meta")
+    y = rope_ext.apply((q, k), cos, sin)
+    assert [(t.device.type, t.shape, t.stride()) for t in y] == [("meta", t.shape, torch.empty_like(t).stride()) for t in (q, k)]
