@@ -21,7 +21,7 @@ def _load_ops():
         raise ImportError(f"rope_ext: torch must be at least 2.11, got {torch.__version__}: pip install 'torch>=2.11'")
     path = Path(__file__).with_name("_ops.so")
     if not path.exists():
-        raise ImportError(f"rope_ext: {path} must exist, got a checkout that was never built: pip install -e . in it")
+        raise ImportError(f"rope_ext: _ops.so must lie beside {__file__}, got a package that was never built: pip install -e . in the checkout")
     try:
         torch.ops.load_library(path)
     except OSError as error:

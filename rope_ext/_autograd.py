@@ -258,8 +258,11 @@ def _rotate(x, cos, sin, *rest):
 
 def _rotate_in_place(x, cos, sin, *rest):
     if needs_derivative(x, cos, sin):
-        if any(t.requires_grad and t.is_leaf for t in x) and torch.is_grad_enabled():
-            raise ValueError("rope_ext: x must not be a leaf that requires grad when written in place, got one")
+        for t in x:
+            if torch.is_grad_enabled() and t.requires_grad and t.is_leaf:
+                raise ValueError(
+                    f"rope_ext: x must not be a leaf that requires grad when written in place, got one of shape {tuple(t.shape)}"
+                )
         _rotate_with_derivative(x, cos, sin, rest[:3], rest[3:], in_place=True)
     else:
         with _below_autograd():
@@ -269,7 +272,9 @@ def _rotate_in_place(x, cos, sin, *rest):
 def _rotate_out(x, cos, sin, *rest):
     *_, out = rest
     if needs_derivative((*x, *out), cos, sin):
-        raise ValueError("rope_ext: out must be None when a derivative is recorded, got tensors that require grad")
+        raise ValueError(
+            "rope_ext: out must be None when a derivative is recorded, got tensors while x, cos, sin or out requires grad"
+        )
     with _below_autograd():
         _ops.rotate_out(x, cos, sin, *rest)
 
@@ -310,13 +315,13 @@ _library.impl("rotate_out", lambda *arguments: _write(_ops.rotate_out, arguments
 
 
 def _same_device(x, *others):
-    for t in (*x[1:], *others):
-        if t is not None and t.device != x[0].device:
+    for t in (*x[1:], *tree_flatten(others)[0]):
+        if isinstance(t, torch.Tensor) and t.device != x[0].device:
             raise ValueError(f"rope_ext: all tensors must be on the device of x, {x[0].device}, got {t.device}")
 
 
-def _fake_rotate(x, cos, sin, positions, offsets, cu_seqlens, *scalars):
-    _same_device(x, cos, sin, positions, offsets, cu_seqlens)
+def _fake_rotate(x, *rest):
+    _same_device(x, *rest)
     return [torch.empty_like(t) for t in x]
 
 
@@ -328,9 +333,9 @@ def _fake_rows(x, cos, sin, positions, offsets, cu_seqlens, offset, layout, *sca
 
 
 torch.library.register_fake("rope_ext::rotate", _fake_rotate, lib=_library)
-torch.library.register_fake("rope_ext::rotate_", lambda *arguments: None, lib=_library)
-torch.library.register_fake("rope_ext::check_apart", lambda x: None, lib=_library)
-torch.library.register_fake("rope_ext::rotate_out", lambda *arguments: None, lib=_library)
+torch.library.register_fake("rope_ext::rotate_", _same_device, lib=_library)
+torch.library.register_fake("rope_ext::check_apart", _same_device, lib=_library)
+torch.library.register_fake("rope_ext::rotate_out", _same_device, lib=_library)
 torch.library.register_fake(
     "rope_ext::table_grad", lambda x, cos, *rest: (torch.empty_like(cos), torch.empty_like(cos)), lib=_library
 )

@@ -1,0 +1,167 @@
+"""Every mistake once: the right exception with argument, rule and value, and every tensor as it was."""
+
+import re
+
+import pytest
+import torch
+from conftest import random
+
+import rope_ext
+
+INT32, INT64 = torch.int32, torch.int64
+T = {
+    "x": random((2, 5, 3, 8), torch.float32, 0),
+    "k": random((2, 5, 1, 8), torch.float32, 1),
+    "half": random((2, 5, 3, 8), torch.bfloat16, 2),
+    "double": random((2, 5, 3, 8), torch.float64, 3),
+    "packed": random((6, 3, 8), torch.float32, 4),
+    "cos": random((9, 4), torch.float32, 5),
+    "sin": random((9, 4), torch.float32, 6),
+    "token": random((2, 5, 4), torch.float32, 7),
+    "head": random((2, 5, 3, 4), torch.float32, 8),
+    "cos64": random((9, 4), torch.float64, 9),
+    "leaf": random((2, 5, 3, 8), torch.float32, 10).requires_grad_(),
+    "integers": torch.ones(2, 5, 3, 8, dtype=INT32),
+    "complex": torch.ones(9, 4, dtype=torch.complex64),
+}
+
+
+def call(x="x", cos="cos", sin=None, function=rope_ext.apply, **keywords):
+    def get(name):
+        return T[name] if isinstance(name, str) else tuple(map(get, name)) if isinstance(name, tuple) else name
+
+    def run():
+        return function(get(x), get(cos), get(sin if sin is not None else "sin" if cos == "cos" else cos), **keywords)
+
+    return run
+
+
+def boundaries(*values, dtype=INT32):
+    return call("packed", layout="thd", cu_seqlens=torch.tensor(values, dtype=dtype))
+
+
+def out(tensor):
+    return call(out=tensor)
+
+
+in_place = rope_ext.apply_
+V, Y = ValueError, TypeError
+MISTAKES = [
+    # layout
+    (V, call(layout="bsdh"), "layout must be one of bshd, bhsd, sbhd, thd, shd, got 'bsdh'"),
+    (V, call(layout=None), "layout must be one of bshd, bhsd, sbhd, thd, shd, got None"),
+    # x
+    (Y, call(3.0), "x must be a Tensor or a tuple or list of Tensors, like x, got float"),
+    (Y, call(("x", None)), "x must be a Tensor or a tuple or list of Tensors, like x, got tuple of Tensor, NoneType"),
+    (V, call(()), "x must hold 1 to 8 tensors, got 0"),
+    (V, call(("x",) * 9), "x must hold 1 to 8 tensors, got 9"),
+    (V, call("packed"), "x must have 4 dimensions for layout 'bshd', got shape (6, 3, 8)"),
+    (V, call(layout="shd"), "x must have 3 dimensions for layout 'shd', got shape (2, 5, 3, 8)"),
+    (Y, call("integers"), "x must be float64, float32, bfloat16 or float16, got int32"),
+    (Y, call(("x", "half")), "x must hold tensors of one dtype, float32 like the first, got bfloat16"),
+    (V, call(("x", T["x"][:, :4])), "x must hold tensors of one batch and seqlen, those of (2, 5, 3, 8), got (2, 4, 3, 8)"),
+    (V, call(("x", T["x"][..., :6])), "rotary_dim must be given when the head_dim of the tensors differ, got None with 8 and 6"),
+    # channels
+    (V, call(rotary_dim=5), "rotary_dim must be even (channels turn in pairs), got 5"),
+    (V, call(T["x"][..., :7]), "rotary_dim must be even (channels turn in pairs), got 7"),
+    (V, call(rotary_dim=0), "rotary_dim must be at least 2, got 0"),
+    (V, call(rotary_dim=-2), "rotary_dim must be at least 2, got -2"),
+    (V, call(rotary_dim=10), "rotary_dim must fit head_dim 8 from rotary_offset 0, got 10"),
+    (V, call(rotary_dim=4, rotary_offset=6), "rotary_dim must fit head_dim 8 from rotary_offset 6, got 4"),
+    (V, call(rotary_offset=-2), "rotary_offset must be at least 0, got -2"),
+    (Y, call(rotary_dim=4.0), "rotary_dim must be an int, got 4.0"),
+    (Y, call(rotary_offset="0"), "rotary_offset must be an int, got '0'"),
+    (Y, call(interleaved="yes"), "interleaved must be True or False, got 'yes'"),
+    (Y, call(inverse="no"), "inverse must be True or False, got 'no'"),
+    # tables
+    (Y, call(cos=[1.0], sin="sin"), "cos must be a Tensor, got [1.0]"),
+    (Y, call(cos="cos", sin=0.5), "sin must be a Tensor, got 0.5"),
+    (Y, call(cos="complex"), "cos must be float64, float32, bfloat16 or float16, got ComplexFloat"),
+    (Y, call(cos="cos64"), "cos must be float32 or the dtype of x, float32, got float64"),
+    (Y, call("double"), "cos must be float64 for float64 x, got float32"),
+    (Y, call("half", cos=T["cos"].half()), "cos must be float32 or the dtype of x, bfloat16, got float16"),
+    (Y, call(sin="cos64"), "sin must have the dtype of cos, float32, got float64"),
+    (V, call(cos=T["cos"][0], sin="sin"), "cos must have 2 (rows, width), 3 (batch, seqlen, width) or 4 dimensions, got shape (4,)"),
+    (V, call(sin=T["sin"][1:]), "sin must have the shape of cos, (9, 4), got (8, 4)"),
+    (V, call(cos=T["cos"][:, :3]), "cos must have width 4 (one entry per pair) or 8 (one per channel) for rotary_dim 8, got width 3"),
+    (V, call(cos="cos", rotary_dim=6), "cos must have width 3 (one entry per pair) or 6 (one per channel) for rotary_dim 6, got width 4"),
+    (V, call(cos=T["token"][:, :4]), "cos must have batch 1 or 2 and seqlen 5, those of x, when it has 3 dimensions, got shape (2, 4, 4)"),
+    (V, call(cos=T["token"].repeat(2, 1, 1)), "cos must have batch 1 or 2 and seqlen 5, those of x, when it has 3 dimensions, got shape (4, 5, 4)"),
+    (V, call(("x", "k"), cos="head"), "cos must have 1 head or the 1 heads of x on the heads axis, got shape (2, 5, 3, 4)"),
+    (V, call(cos=T["head"][:, :4]), "cos must have batch 1 or 2 and seqlen 5, those of x, when it has 4 dimensions, got shape (2, 4, 3, 4)"),
+    # positions
+    (Y, call(positions=torch.arange(5.0)), "positions must be int32 or int64, got float32"),
+    (Y, call(positions=[0, 1]), "positions must be a Tensor, got [0, 1]"),
+    (V, call(positions=torch.arange(4)), "positions must have shape (5,) or (2, 5), got (4,)"),
+    (V, call(positions=torch.zeros(3, 5, dtype=INT64)), "positions must have shape (5,) or (2, 5), got (3, 5)"),
+    (V, call(positions=torch.zeros(3, 2, 5, dtype=INT64)), "positions must have shape (5,) or (2, 5), got (3, 2, 5)"),
+    (V, call("packed", layout="thd", positions=torch.zeros(1, 6, dtype=INT64)), "positions must have shape (6,), got (1, 6)"),
+    (V, call(positions=torch.tensor([0, 1, 9, 3, 4])), "positions must lead to a row of the table, 0 to 8, got row 9 for token 2 of batch 0"),
+    (V, call(positions=torch.tensor([[0] * 5, [0, 0, 0, 0, -1]])), "positions must lead to a row of the table, 0 to 8, got row -1 for token 4 of batch 1"),
+    (V, call(positions=torch.arange(5), offset=5), "positions must lead to a row of the table, 0 to 8, got row 9 for token 4 of batch 0"),
+    (V, call(cos="token", positions=torch.arange(5)), "positions must be None when the tables have one row per token, got cos of shape (2, 5, 4)"),
+    # offset
+    (V, call(offset=5), "offset must lead to a row of the table, 0 to 8, got row 9 for token 4 of batch 0"),
+    (V, call(offset=-1), "offset must lead to a row of the table, 0 to 8, got row -1 for token 0 of batch 0"),
+    (V, call(offset=torch.tensor([0, 7])), "offset must lead to a row of the table, 0 to 8, got row 11 for token 4 of batch 1"),
+    (V, call(offset=torch.tensor([0, -3])), "offset must lead to a row of the table, 0 to 8, got row -3 for token 0 of batch 1"),
+    (V, call(offset=torch.tensor([0, 1, 2])), "offset must be an int or have shape (2,), got (3,)"),
+    (V, call(offset=torch.tensor(1)), "offset must be an int or have shape (2,), got ()"),
+    (Y, call(offset=torch.tensor([0.0, 1.0])), "offset must be int32 or int64, got float32"),
+    (Y, call(offset=1.5), "offset must be an int or a Tensor, got 1.5"),
+    (V, call(cos="token", offset=1), "offset must be 0 when the tables have one row per token, got cos of shape (2, 5, 4)"),
+    # cu_seqlens
+    (V, boundaries(1, 6), "cu_seqlens must start at 0, got 1"),
+    (V, boundaries(0, 4, 3), "cu_seqlens must ascend, got 3 after 4 at [2]"),
+    (V, boundaries(0, 3, 7), "cu_seqlens must end within the 6 tokens of x, got 7"),
+    (Y, boundaries(0, 6, dtype=INT64), "cu_seqlens must be int32, got int64"),
+    (V, call("packed", layout="shd", cu_seqlens=torch.tensor([0, 6], dtype=INT32)), "cu_seqlens must come with layout 'thd', got shd"),
+    (V, call("packed", layout="thd", cu_seqlens=torch.zeros(1, 2, dtype=INT32)), "cu_seqlens must have shape (nseq + 1,), got (1, 2)"),
+    (V, call("packed", layout="thd", cu_seqlens=torch.tensor([0, 6], dtype=INT32), offset=4), "cu_seqlens must lead to a row of the table, 0 to 8, got row 9 for sequence 0"),
+    (V, call("packed", layout="thd", cu_seqlens=torch.tensor([0, 6], dtype=INT32), positions=torch.arange(6)), "cu_seqlens must be None when positions are given, got both"),
+    (V, call("packed", layout="thd", cu_seqlens=torch.tensor([0, 6], dtype=INT32), offset=torch.tensor([0])), "offset must be an int when cu_seqlens is given, got a tensor of shape (1,)"),
+    # devices
+    (V, call(cos=T["cos"].to("meta"), sin="sin"), "all tensors must be on the device of x, cpu, got meta"),
+    (V, call(positions=torch.arange(5, device="meta")), "all tensors must be on the device of x, cpu, got meta"),
+    (V, call(function=in_place, cos=T["cos"].to("meta"), sin="sin"), "all tensors must be on the device of x, cpu, got meta"),
+    (V, out(torch.empty(2, 5, 3, 8, device="meta")), "all tensors must be on the device of x, cpu, got meta"),
+    (NotImplementedError, call(T["x"].to_sparse()), "x must be a strided tensor on a device of this build (cpu), got cpu torch.sparse_coo"),
+    # what is written
+    (V, out(torch.empty(2, 5, 3, 4)), "out must have the shape of x, (2, 5, 3, 8), got (2, 5, 3, 4)"),
+    (Y, out(torch.empty(2, 5, 3, 8, dtype=torch.float64)), "out must have the dtype of x, float32, got float64"),
+    (Y, call(("x",), out=torch.empty(2, 5, 3, 8)), "out must be a Tensor or a tuple or list of Tensors, like x, got Tensor"),
+    (V, call(("x", "k"), out=(torch.empty(2, 5, 3, 8),)), "out must hold 2 tensors, as many as x, got 1"),
+    (V, out(torch.empty(1, 5, 3, 8).expand(2, 5, 3, 8)), "out must have strides that keep its elements apart, got strides (0, 24, 8, 1)"),
+    (V, call(("x", "x"), function=in_place), "x must not overlap another tensor that is written, got shared memory with one of shape (2, 5, 3, 8)"),
+    (V, call("leaf", function=in_place), "x must not be a leaf that requires grad when written in place, got one of shape (2, 5, 3, 8)"),
+    (V, call("leaf", out=torch.empty(2, 5, 3, 8)), "out must be None when a derivative is recorded, got tensors while x, cos, sin or out requires grad"),
+]
+
+
+@pytest.mark.parametrize(("exception", "run", "message"), MISTAKES, ids=[m[2][:70] for m in MISTAKES])
+def test_mistake(exception, run, message):
+    before = {name: (t.detach().clone(), t._version) for name, t in T.items()}
+    with pytest.raises(exception, match=f"^rope_ext: {re.escape(message)}$"):
+        run()
+    for name, (values, version) in before.items():
+        assert torch.equal(T[name], values) and T[name]._version == version
+
+
+def test_a_bad_position_leaves_x_as_it_was():
+    """The last token is the bad one: nothing before it may have been written."""
+    x = T["x"].clone()
+    with pytest.raises(ValueError, match="got row 9 for token 4 of batch 1"):
+        rope_ext.apply_(x, T["cos"], T["sin"], positions=torch.tensor([[0] * 5, [0, 1, 2, 3, 9]]))
+    assert torch.equal(x, T["x"])
+
+
+def test_constructor_of_rotary_embedding():
+    for keywords, message in (
+        ({"head_dim": 7}, "rotary_dim must be even and in 2 to head_dim 7, got 7"),
+        ({"head_dim": 8, "rotary_dim": 10}, "rotary_dim must be even and in 2 to head_dim 8, got 10"),
+        ({"head_dim": 8, "base": 0.0}, "base must be positive, got 0.0"),
+    ):
+        with pytest.raises(ValueError, match=f"^rope_ext: {re.escape(message)}$"):
+            rope_ext.RotaryEmbedding(**keywords)
+    with pytest.raises(TypeError, match="^rope_ext: positions must be int32 or int64, got torch.float32$"):
+        rope_ext.RotaryEmbedding(8)(torch.arange(3.0))

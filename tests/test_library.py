@@ -1,0 +1,153 @@
+"""What must hold of the built files and of the source tree: borders between layers, symbols, one OpenMP runtime."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import DTYPES, assert_same_bits, random
+
+import rope_ext
+from rope_ext import _introspect, reference
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = Path(rope_ext.__file__).parent
+OPS = PACKAGE / "_ops.so"
+SOURCES = sorted((ROOT / "csrc").rglob("*.*"))
+
+
+def run(*command, **keywords):
+    return subprocess.run([str(part) for part in command], check=True, capture_output=True, text=True, **keywords).stdout
+
+
+def undefined_symbols(path):
+    return [line.split()[-1].split("@")[0] for line in run("nm", "-D", "--undefined-only", path).splitlines()]
+
+
+# ---- instruction sets ----
+
+
+def params_of(x, y, cos, sin, interleaved):
+    """x, y: (batch, seqlen, heads, channels) contiguous; cos, sin: (seqlen, pairs) contiguous."""
+    i, (batch, seqlen, heads, channels) = _introspect, x.shape
+    strides = i.Strides(*x.stride())
+    tables = [i.Table(t.data_ptr(), t.data_ptr(), 0, t.stride(0), 0, 1) for t in (cos, sin)]
+    name = lambda t: getattr(i.DType, str(t.dtype).removeprefix("torch."))
+    return i.Params(
+        x=[i.RotatedTensor(x.data_ptr(), y.data_ptr(), strides, strides, heads, channels)],
+        dtype=name(x), table_dtype=name(cos), batch=batch, seqlen=seqlen, rotary_offset=0, pairs=cos.shape[1],
+        interleaved=interleaved, cos=tables[0], sin=tables[1],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("interleaved", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_instruction_sets_give_the_same_bits(dtype, interleaved):
+    table = torch.float64 if dtype == torch.float64 else torch.float32
+    assert "default" in _introspect.supported_isas()
+    for pairs in (1, 7, 36, 64, 130):
+        x, g = random((2, 5, 3, 2 * pairs + 1), dtype, 0), random((2, 5, 3, 2 * pairs + 1), dtype, 3)
+        cos, sin = random((5, pairs), table, 1), random((5, pairs), table, 2)
+        wanted = reference.apply(x, cos, sin, interleaved=interleaved, rotary_dim=2 * pairs)
+        gradients = []
+        for isa in _introspect.supported_isas():
+            y = torch.full_like(x, torch.nan)
+            _introspect.rotate(isa, params_of(x, y, cos, sin, interleaved))
+            assert_same_bits(y, wanted)
+            grad_cos, grad_sin = torch.full_like(cos, torch.nan), torch.full_like(sin, torch.nan)
+            _introspect.table_grad(isa, params_of(x, g, grad_cos, grad_sin, interleaved))
+            gradients.append((grad_cos, grad_sin))
+        for other in gradients[1:]:
+            assert_same_bits(other, gradients[0])
+
+
+def test_instruction_set_follows_pytorchs_switch():
+    program = "from rope_ext import _introspect; print(_introspect.best_isa())"
+    for wish in _introspect.supported_isas():
+        assert run(sys.executable, "-c", program, env={**os.environ, "ATEN_CPU_CAPABILITY": wish}).strip() == wish
+
+
+def test_objects_of_an_instruction_set_export_only_their_table(tmp_path):
+    """A weak symbol compiled for AVX-512 could be linked into the path of a machine without it. Built here, alone, which
+    also shows that the layers below the bindings need no Torch."""
+    import ninja
+
+    build = ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={Path(ninja.BIN_DIR) / 'ninja'}", "-DROPE_EXT_TORCH=OFF", "-DROPE_EXT_WERROR=ON"]
+    run("cmake", "-S", ROOT, "-B", tmp_path, *build)
+    run("cmake", "--build", tmp_path)
+    objects = list(tmp_path.rglob("rotate_cpu.cpp.o"))
+    assert len(objects) >= len(_introspect.supported_isas())
+    for path in objects:
+        exported = [line.split() for line in run("nm", "--defined-only", path).splitlines()]
+        exported = [(kind, name) for *_, kind, name in exported if kind not in "tbdr"]
+        assert len(exported) == 1 and re.fullmatch(r"_ZN4rope3cpuL?\d+kernels_\w+E", exported[0][1]), exported
+
+
+# ---- the built file ----
+
+
+def test_ops_holds_no_python_symbol():
+    assert not [s for s in undefined_symbols(OPS) if re.match(r"_?Py[A-Z_]", s)]
+
+
+def test_ops_needs_nothing_newer_than_torch_2_10():
+    """Of torch only the C shims of the stable ABI, whose functions carry the version that introduced them in
+    torch/csrc/stable/c/shim.h: those after 2.10 stand behind an #if."""
+    shims = [s for s in undefined_symbols(OPS) if re.match(r"(aoti_)?torch_", s)]
+    assert shims
+    foreign = [s for s in undefined_symbols(OPS) if re.search(r"(2at|3c10|5torch)", s)]
+    assert not foreign, "C++ symbols of torch change with every release"
+    header = (Path(torch.__file__).parent / "include/torch/csrc/stable/c/shim.h").read_text()
+    newer = re.findall(r"#if TORCH_FEATURE_VERSION >= TORCH_VERSION_2_(?:1[1-9])_0(.*?)#endif", header, re.DOTALL)
+    assert newer, "the header is not laid out as this test expects"
+    assert not [s for s in shims if any(re.search(rf"\b{s}\(", block) for block in newer)]
+
+
+def test_one_openmp_runtime():
+    maps = run(sys.executable, "-c", "import rope_ext; print(open('/proc/self/maps').read())")
+    runtimes = {Path(line.split()[-1]).resolve() for line in maps.splitlines() if re.search(r"lib(gomp|omp|iomp5)[-.]", line)}
+    assert len(runtimes) == 1, runtimes
+
+
+def test_import_is_light():
+    """torch aside, importing rope_ext imports nothing that has to be installed: trap C20."""
+    program = "import sys, torch; before = set(sys.modules); import rope_ext; print(*{m.split('.')[0] for m in set(sys.modules) - before})"
+    imported = set(run(sys.executable, "-c", program).split())
+    assert imported <= {"rope_ext", "torch"} | set(sys.stdlib_module_names) | {m for m in imported if m.startswith("__editable__")}
+
+
+# ---- the source tree ----
+
+
+def included(path):
+    return re.findall(r'#include [<"]([^>"]+)[>"]', path.read_text())
+
+
+def test_layers_include_only_what_lies_below():
+    """DESIGN: core, cpu and introspect know no Torch; bindings know it through the stable ABI only."""
+    below = {"core": ["core"], "cpu": ["core", "cpu"], "bindings": ["core", "cpu", "bindings"], "introspect": ["core", "cpu"]}
+    outside = {"cpu": ["omp.h"], "bindings": ["torch/csrc/stable/", "torch/headeronly/"], "introspect": ["pybind11/"]}
+    for path in SOURCES:
+        layer = path.relative_to(ROOT / "csrc").parts[0]
+        allowed = tuple(f"{name}/" for name in below[layer]) + tuple(outside.get(layer, []))
+        for header in included(path):
+            standard = "/" not in header and "." not in header  # <cstdint>
+            assert standard or header.startswith(allowed), f"{path} includes {header}"
+
+
+def test_one_formula():
+    """Only core/math.h multiplies by a cosine or sine."""
+    product = re.compile(r"\w \* (\w+\.)*\w*(cos|sin)|(cos|sin)(\w|\.|\[|\])* \* \w")
+    comment = re.compile(r"//.*")
+    users = {p.name for p in SOURCES if product.search(comment.sub("", p.read_text()))}
+    assert users == {"math.h"}
+
+
+def test_portable_cpp():
+    """No `long`, whose size differs between systems (trap C15), and no flag that breaks sines or NaN (trap B6)."""
+    for path in SOURCES:
+        assert not re.search(r"\b(unsigned )?long\b(?! as)", re.sub(r"//.*", "", path.read_text())), path
+    assert not re.search(r"fast-math|Ofast|ffinite-math|fassociative-math", (ROOT / "CMakeLists.txt").read_text())
