@@ -21,16 +21,21 @@ def _load_ops():
         raise ImportError(f"rope_ext: torch must be at least 2.11, got {torch.__version__}: pip install 'torch>=2.11'")
     path = Path(__file__).with_name("_ops.so")
     if not path.exists():
-        raise ImportError(f"rope_ext: _ops.so must lie beside {__file__}, got a package that was never built: pip install -e . in the checkout")
+        raise ImportError(
+            f"rope_ext: _ops.so must lie beside {__file__}, got a package that was never built: pip install -e . in the checkout"
+        )
     try:
         torch.ops.load_library(path)
     except OSError as error:
-        raise ImportError(f"rope_ext: _ops.so must load in torch {torch.__version__}, got: {error}; rebuild: {rebuild}") from error
+        raise ImportError(
+            f"rope_ext: _ops.so must load in torch {torch.__version__}, got: {error}; rebuild: {rebuild}"
+        ) from error
 
 
 _load_ops()
 
-from . import frequencies, reference  # noqa: E402  the ops must be registered first
+# The ops must be registered before these are imported.
+from . import _fake, _vmap, frequencies, reference  # noqa: E402, F401
 from .ops import apply, apply_  # noqa: E402
 from .rotary import RotaryEmbedding  # noqa: E402
 

@@ -1,12 +1,14 @@
-"""Derivatives of the ops, of every order and mode, and their rules for fake tensors and vmap.
+"""Derivatives of the ops, of every order and mode.
 
 Let F = <g, rotate(x; cos, sin)>. It is linear in g, in x and in (cos, sin), so its three partial derivatives are
     dF/dg          = rotate(x; cos, sin)
     dF/dx          = rotate(g; cos, sin, transposed)
     dF/d(cos, sin) = table_grad(x, g)
-and every derivative of these is one of the three again (rotate with zeros in the channels that it otherwise copies where
-the derivative is one of table_grad, or in the direction of the tables). Where tables are differentiated the ops get one row of cos/sin
-per token: looking rows up, and summing the gradients of tokens that read the same row, is PyTorch's index_select.
+and every derivative of these is one of the three again. (Channels that are copied do not depend on the tables: where cos
+and sin stand for a direction or a gradient, they give zeros, `_rotated_only`.)
+
+Where tables are differentiated the ops get one row of cos/sin per token: looking rows up, and adding the gradients of
+tokens that read the same row, is PyTorch's index_select.
 
 The rules are kernels at the Autograd dispatch key, around autograd.Functions: torch.library.register_autograd knows
 neither forward mode nor torch.func. Private names of torch are used in this file only.
@@ -16,9 +18,6 @@ from contextlib import contextmanager, nullcontext
 
 import torch
 from torch.autograd import forward_ad
-from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
-
-from . import reference
 
 _ops = torch.ops.rope_ext
 _below_autograd = torch._C._AutoDispatchBelowAutograd  # context manager: ops skip the kernels of this file
@@ -42,7 +41,11 @@ def call(op, arguments, written=()):
 
     written: the tensors that the op overwrites.
     """
-    if torch.compiler.is_compiling() or _functorch_active() or needs_derivative((*arguments[0], *written), *arguments[1:3]):
+    if (
+        torch.compiler.is_compiling()
+        or _functorch_active()
+        or needs_derivative((*arguments[0], *written), *arguments[1:3])
+    ):
         return op(*arguments)
     if written:
         return _write(op, arguments, written)
@@ -309,112 +312,3 @@ for _name, _kernel in _KERNELS.items():
     _library.impl(_name, _kernel, "Autograd")
 _library.impl("rotate_", lambda *arguments: _write(_ops.rotate_, arguments, arguments[0]), "ADInplaceOrView")
 _library.impl("rotate_out", lambda *arguments: _write(_ops.rotate_out, arguments, arguments[-1]), "ADInplaceOrView")
-
-
-# ---- fake tensors: shapes, strides and devices only ----
-
-
-def _same_device(x, *others):
-    for t in (*x[1:], *tree_flatten(others)[0]):
-        if isinstance(t, torch.Tensor) and t.device != x[0].device:
-            raise ValueError(f"rope_ext: all tensors must be on the device of x, {x[0].device}, got {t.device}")
-
-
-def _fake_rotate(x, *rest):
-    _same_device(x, *rest)
-    return [torch.empty_like(t) for t in x]
-
-
-def _fake_rows(x, cos, sin, positions, offsets, cu_seqlens, offset, layout, *scalars):
-    axes = reference.LAYOUTS[layout]
-    per_batch = offsets is not None or (positions is not None and positions.dim() == 2 and positions.shape[0] != 1)
-    batch = x[0].shape[axes.index("b")] if per_batch and "b" in axes else 1
-    return cos.new_empty((batch, x[0].shape[-3 if axes != "bhsd" else -2]), dtype=torch.int64)
-
-
-torch.library.register_fake("rope_ext::rotate", _fake_rotate, lib=_library)
-torch.library.register_fake("rope_ext::rotate_", _same_device, lib=_library)
-torch.library.register_fake("rope_ext::check_apart", _same_device, lib=_library)
-torch.library.register_fake("rope_ext::rotate_out", _same_device, lib=_library)
-torch.library.register_fake(
-    "rope_ext::table_grad", lambda x, cos, *rest: (torch.empty_like(cos), torch.empty_like(cos)), lib=_library
-)
-torch.library.register_fake("rope_ext::table_rows", _fake_rows, lib=_library)
-
-
-# ---- vmap ----
-
-
-def _vmap_by_loop(op):
-    """One call per sample. A rule for when the samples differ in more than x."""
-
-    def rule(info, in_dims, *arguments):
-        flat, spec = tree_flatten(list(arguments), is_leaf=lambda a: a is None)
-        dims, _ = tree_flatten(list(in_dims), is_leaf=lambda d: d is None)
-
-        def sample(i):
-            return tree_unflatten([a if d is None else a.select(d, i) for a, d in zip(flat, dims)], spec)
-
-        results = [op(*sample(i)) for i in range(info.batch_size)]
-        if results[0] is None:
-            return None, None
-        stacked = tree_map(lambda *samples: torch.stack(samples), *results)
-        return stacked, tree_map(lambda _: 0, stacked)
-
-    return rule
-
-
-_rotate_by_loop = _vmap_by_loop(_ops.rotate)
-
-
-def _rotate_vmap(info, in_dims, x, cos, sin, *rest):
-    if any(d is not None for d in in_dims[1:]) or cos.dim() == 4:
-        return _rotate_by_loop(info, in_dims, x, cos, sin, *rest)
-    heads = reference.LAYOUTS[rest[4]].index("h")  # samples that share their angles are further heads
-
-    def fold(t, d):
-        t = t.unsqueeze(heads).expand(*t.shape[:heads], info.batch_size, *t.shape[heads:]) if d is None else t.movedim(d, heads)
-        return t.flatten(heads, heads + 1)
-
-    y = _ops.rotate([fold(t, d) for t, d in zip(x, in_dims[0])], cos, sin, *rest)
-    y = [t.unflatten(heads, (info.batch_size, t.shape[heads] // info.batch_size)) for t in y]
-    return y, [heads] * len(y)
-
-
-def _rotate_in_place_vmap(info, in_dims, *arguments):
-    if any(d is None for d in in_dims[0]):
-        raise ValueError("rope_ext: x must be batched by vmap when written in place with batched tables, got an unbatched x")
-    return _vmap_by_loop(_ops.rotate_)(info, in_dims, *arguments)
-
-
-torch.library.register_vmap("rope_ext::rotate", _rotate_vmap, lib=_library)
-torch.library.register_vmap("rope_ext::rotate_", _rotate_in_place_vmap, lib=_library)
-torch.library.register_vmap("rope_ext::check_apart", _vmap_by_loop(_ops.check_apart), lib=_library)
-torch.library.register_vmap("rope_ext::table_grad", _vmap_by_loop(_ops.table_grad), lib=_library)
-torch.library.register_vmap("rope_ext::table_rows", _vmap_by_loop(_ops.table_rows), lib=_library)
-
-
-# is_grads_batched, and so gradcheck's check_batched_grad, uses an older vmap with one generic rule, a loop, which cannot
-# take lists of tensors apart. So each op with a list has a twin for a list of one, which it can loop over.
-
-_twins = torch.library.Library("rope_ext", "FRAGMENT")
-
-
-def _define_twin(name, kernel):
-    schema = str(getattr(_ops, name).default._schema).removeprefix("rope_ext::").replace("Tensor[]", "Tensor")
-    _twins.define(schema.replace(name, name + "_of_one", 1))
-    _twins.impl(name + "_of_one", kernel, "CompositeExplicitAutograd")
-    return getattr(_ops, name + "_of_one").default
-
-
-_rotate_of_one = _define_twin("rotate", lambda x, *rest: _ops.rotate([x], *rest)[0])
-_table_grad_of_one = _define_twin("table_grad", lambda x, *rest: _ops.table_grad([x], *rest[:-1], [rest[-1]]))
-
-
-def _legacy_table_grad(x, *rest):
-    pairs = [_table_grad_of_one(x_i, *rest[:-1], grad_i) for x_i, grad_i in zip(x, rest[-1])]
-    return tuple(sum(grads[1:], grads[0]) for grads in zip(*pairs))
-
-
-_library.impl("rotate", lambda x, *rest: [_rotate_of_one(t, *rest) for t in x], "Batched")
-_library.impl("table_grad", _legacy_table_grad, "Batched")

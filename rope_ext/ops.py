@@ -143,7 +143,9 @@ def _explained(error, arguments):
     message = str(error)
     if message.startswith("rope_ext: "):  # csrc/bindings/check.cpp: no C++ exception becomes a TypeError
         return TypeError(message)
-    x, cos, sin, positions, offsets, cu_seqlens, offset, _, interleaved, rotary_dim, rotary_offset, inverse, _ = arguments[:13]
+    x, cos, sin, positions, offsets, cu_seqlens, offset, _, interleaved, rotary_dim, rotary_offset, inverse, _ = (
+        arguments[:13]
+    )
     tensor, whole, flag = (torch.Tensor, "a Tensor"), ((int, torch.SymInt), "an int"), (bool, "True or False")
     expected = [("cos", cos, *tensor), ("sin", sin, *tensor)]
     expected += [(n, v, *tensor) for n, v in (("positions", positions), ("cu_seqlens", cu_seqlens)) if v is not None]
@@ -154,5 +156,7 @@ def _explained(error, arguments):
         if not isinstance(value, kind):
             return TypeError(f"rope_ext: {name} must be {wanted}, got {value!r}")
     if isinstance(error, NotImplementedError):  # the dispatcher's
-        return NotImplementedError(f"rope_ext: x must be a strided tensor on a device of this build (cpu), got {x[0].device} {x[0].layout}")
+        return NotImplementedError(
+            f"rope_ext: x must be a strided tensor on a device of this build (cpu), got {x[0].device} {x[0].layout}"
+        )
     return error

@@ -8,8 +8,21 @@ import torch
 LAYOUTS = ("bshd", "bhsd", "sbhd", "thd", "shd")
 
 
-def apply(x, cos, sin, *, layout="bshd", interleaved=False, rotary_dim=None, rotary_offset=0, positions=None, offset=0,
-          cu_seqlens=None, inverse=False, transposed=False):
+def apply(
+    x,
+    cos,
+    sin,
+    *,
+    layout="bshd",
+    interleaved=False,
+    rotary_dim=None,
+    rotary_offset=0,
+    positions=None,
+    offset=0,
+    cu_seqlens=None,
+    inverse=False,
+    transposed=False,
+):
     """`rope_ext.apply` in plain PyTorch: its arguments and result, without `out`.
 
     `transposed` applies the transposed 2x2 blocks, which gives the gradient with respect to x.
@@ -67,7 +80,9 @@ def _tables_bshd(table, layout):
     return table.unsqueeze(2) if table.dim() == 3 else table if len(layout) == 3 else _bshd(table, layout)
 
 
-def _apply(x, cos, sin, layout, interleaved, rotary_dim, rotary_offset, positions, offset, cu_seqlens, inverse, transposed):
+def _apply(
+    x, cos, sin, layout, interleaved, rotary_dim, rotary_offset, positions, offset, cu_seqlens, inverse, transposed
+):
     x4 = _bshd(x, layout)
     batch, seqlen, _, head_dim = x4.shape
     end = head_dim if rotary_dim is None else rotary_offset + rotary_dim
@@ -79,8 +94,13 @@ def _apply(x, cos, sin, layout, interleaved, rotary_dim, rotary_offset, position
         cos, sin = (t.index_select(0, index).reshape(*rows.shape, 1, t.shape[-1]) for t in (cos, sin))
     else:
         cos, sin = _tables_bshd(cos, layout), _tables_bshd(sin, layout)
-    middle = rotate(x4[..., rotary_offset:end].to(arithmetic), cos, -sin if inverse else sin, interleaved=interleaved,
-                    transposed=transposed)
+    middle = rotate(
+        x4[..., rotary_offset:end].to(arithmetic),
+        cos,
+        -sin if inverse else sin,
+        interleaved=interleaved,
+        transposed=transposed,
+    )
     y4 = torch.cat((x4[..., :rotary_offset], middle.to(x.dtype), x4[..., end:]), dim=-1)
     if cu_seqlens is not None:
         y4 = torch.where((rows >= 0)[:, :, None, None], y4, x4)

@@ -35,11 +35,15 @@ def in_memory(x, order):
 
 
 def same_bits(a, b):
-    return a.dtype == b.dtype and a.shape == b.shape and torch.equal(*(t.contiguous().view(BITS[t.dtype]) for t in (a, b)))
+    return (
+        a.dtype == b.dtype and a.shape == b.shape and torch.equal(*(t.contiguous().view(BITS[t.dtype]) for t in (a, b)))
+    )
 
 
 def assert_same_bits(got, wanted):
     got, wanted = ([t] if isinstance(t, torch.Tensor) else t for t in (got, wanted))
     assert len(got) == len(wanted)
     for a, b in zip(got, wanted):
-        assert same_bits(a, b), f"differs in {(a != b).sum()} of {a.numel()} elements, by up to {(a.double() - b.double()).abs().max()}"
+        assert same_bits(a, b), (
+            f"differs in {(a != b).sum()} of {a.numel()} elements, by up to {(a.double() - b.double()).abs().max()}"
+        )

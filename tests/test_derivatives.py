@@ -56,7 +56,9 @@ def problem(case):
 def test_finite_differences(case):
     function, inputs, _ = problem(case)
     batched = not case["in_place"]  # PyTorch's vmap of forward mode writes into unbatched tangents
-    assert gradcheck(function, inputs, check_forward_ad=True, check_batched_grad=True, check_batched_forward_grad=batched)
+    assert gradcheck(
+        function, inputs, check_forward_ad=True, check_batched_grad=True, check_batched_forward_grad=batched
+    )
     # all entries of the Jacobians above; of the second order random projections, which take a tenth of the time
     assert gradgradcheck(function, inputs, check_fwd_over_rev=True, fast_mode=True)
 
@@ -158,7 +160,12 @@ def test_incoming_gradients_are_never_written():
 @pytest.mark.parametrize("needs", [(1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 1, 0), (0, 0, 0, 1), (1, 0, 1, 0), (0, 1, 0, 1)])
 def test_only_some_need_gradients(needs):
     """Only q, only k, only cos, only sin, ...: right, and nothing computed for the others."""
-    tensors = [random((2, 5, 3, 8), F64, 0), random((2, 5, 1, 8), F64, 1), random((5, 4), F64, 2), random((5, 4), F64, 3)]
+    tensors = [
+        random((2, 5, 3, 8), F64, 0),
+        random((2, 5, 1, 8), F64, 1),
+        random((5, 4), F64, 2),
+        random((5, 4), F64, 3),
+    ]
     inputs = [t.requires_grad_(bool(need)) for t, need in zip(tensors, needs)]
     wanted_inputs = [t for t, need in zip(inputs, needs) if need]
 

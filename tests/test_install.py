@@ -16,7 +16,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def run(*command, check=True, cwd=ROOT, env=None):
     command = [str(part) for part in command]
-    result = subprocess.run(command, check=False, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    result = subprocess.run(
+        command, check=False, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     assert result.returncode == 0 or not check, result.stdout
     return result.stdout
 
@@ -30,7 +32,9 @@ def test_source_distribution_builds_and_works(tmp_path):
     (source,) = (p for p in tmp_path.iterdir() if p.is_dir())
     for folder in ("csrc", "tests", "benchmarks", "examples"):
         wanted = {p.relative_to(ROOT) for p in (ROOT / folder).rglob("*") if p.suffix in (".h", ".cpp", ".py", ".txt")}
-        assert wanted == {p.relative_to(source) for p in (source / folder).rglob("*") if p.suffix in (".h", ".cpp", ".py", ".txt")}
+        assert wanted == {
+            p.relative_to(source) for p in (source / folder).rglob("*") if p.suffix in (".h", ".cpp", ".py", ".txt")
+        }
     pip = (sys.executable, "-m", "pip", "--disable-pip-version-check")
     run(*pip, "wheel", "--no-build-isolation", "--no-deps", "--wheel-dir", tmp_path, source)
     (wheel,) = tmp_path.glob("rope_ext-*.whl")
@@ -74,34 +78,60 @@ def test_old_torch(bare_python, command):
     (site / "torch").mkdir()
     (site / "torch" / "version.py").write_text("__version__ = '2.6.0+cu124'\n")
     message = last_line(run(python, "setup.py", command, check=False))
-    assert message == "rope_ext: torch must be at least 2.11, got 2.6.0+cu124: pip install 'torch>=2.11', then install rope_ext again."
+    assert (
+        message
+        == "rope_ext: torch must be at least 2.11, got 2.6.0+cu124: pip install 'torch>=2.11', then install rope_ext again."
+    )
 
 
 def test_no_compiler(tmp_path):
     (tmp_path / "empty").mkdir()
     environment = {**os.environ, "PATH": str(tmp_path / "empty")}
     environment.pop("CXX", None)
-    message = last_line(run(sys.executable, "setup.py", "build_ext", "--build-lib", tmp_path, check=False, env=environment))
-    assert message == "rope_ext: a C++17 compiler must be on PATH, got no c++ or g++ or clang++: apt install g++, or set CXX."
+    message = last_line(
+        run(sys.executable, "setup.py", "build_ext", "--build-lib", tmp_path, check=False, env=environment)
+    )
+    assert (
+        message
+        == "rope_ext: a C++17 compiler must be on PATH, got no c++ or g++ or clang++: apt install g++, or set CXX."
+    )
 
 
 def test_import_without_the_compiled_file(tmp_path):
     shutil.copytree(ROOT / "rope_ext", tmp_path / "rope_ext", ignore=shutil.ignore_patterns("*.so"))
-    printed = run(sys.executable, "-c", "import rope_ext", check=False, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path)})
+    printed = run(
+        sys.executable,
+        "-c",
+        "import rope_ext",
+        check=False,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    )
     assert last_line(printed).startswith("ImportError: rope_ext: _ops.so must lie beside")
 
 
 def test_import_with_a_compiled_file_that_does_not_load(tmp_path):
     shutil.copytree(ROOT / "rope_ext", tmp_path / "rope_ext", ignore=shutil.ignore_patterns("*.so"))
     (tmp_path / "rope_ext" / "_ops.so").write_bytes(b"not a library")
-    printed = run(sys.executable, "-c", "import rope_ext", check=False, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path)})
-    assert "ImportError: rope_ext: _ops.so must load in torch" in last_line(printed) and "rebuild: pip install" in last_line(printed)
+    printed = run(
+        sys.executable,
+        "-c",
+        "import rope_ext",
+        check=False,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    )
+    assert "ImportError: rope_ext: _ops.so must load in torch" in last_line(
+        printed
+    ) and "rebuild: pip install" in last_line(printed)
 
 
 def test_import_with_old_torch():
     program = "import torch; torch.__version__ = '2.6.0'; import rope_ext"
     printed = run(sys.executable, "-c", program, check=False)
-    assert last_line(printed) == "ImportError: rope_ext: torch must be at least 2.11, got 2.6.0: pip install 'torch>=2.11'"
+    assert (
+        last_line(printed) == "ImportError: rope_ext: torch must be at least 2.11, got 2.6.0: pip install 'torch>=2.11'"
+    )
 
 
 def test_build_requirements_leave_torch_alone():

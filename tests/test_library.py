@@ -20,7 +20,9 @@ SOURCES = sorted((ROOT / "csrc").rglob("*.*"))
 
 
 def run(*command, **keywords):
-    return subprocess.run([str(part) for part in command], check=True, capture_output=True, text=True, **keywords).stdout
+    return subprocess.run(
+        [str(part) for part in command], check=True, capture_output=True, text=True, **keywords
+    ).stdout
 
 
 def undefined_symbols(path):
@@ -75,7 +77,13 @@ def test_objects_of_an_instruction_set_export_only_their_table(tmp_path):
     also shows that the layers below the bindings need no Torch."""
     import ninja
 
-    build = ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={Path(ninja.BIN_DIR) / 'ninja'}", "-DROPE_EXT_TORCH=OFF", "-DROPE_EXT_WERROR=ON"]
+    build = [
+        "-G",
+        "Ninja",
+        f"-DCMAKE_MAKE_PROGRAM={Path(ninja.BIN_DIR) / 'ninja'}",
+        "-DROPE_EXT_TORCH=OFF",
+        "-DROPE_EXT_WERROR=ON",
+    ]
     run("cmake", "-S", ROOT, "-B", tmp_path, *build)
     run("cmake", "--build", tmp_path)
     objects = list(tmp_path.rglob("rotate_cpu.cpp.o"))
@@ -108,7 +116,9 @@ def test_ops_needs_nothing_newer_than_torch_2_10():
 
 def test_one_openmp_runtime():
     maps = run(sys.executable, "-c", "import rope_ext; print(open('/proc/self/maps').read())")
-    runtimes = {Path(line.split()[-1]).resolve() for line in maps.splitlines() if re.search(r"lib(gomp|omp|iomp5)[-.]", line)}
+    runtimes = {
+        Path(line.split()[-1]).resolve() for line in maps.splitlines() if re.search(r"lib(gomp|omp|iomp5)[-.]", line)
+    }
     assert len(runtimes) == 1, runtimes
 
 
@@ -116,7 +126,9 @@ def test_import_is_light():
     """torch aside, importing rope_ext imports nothing that has to be installed: trap C20."""
     program = "import sys, torch; before = set(sys.modules); import rope_ext; print(*{m.split('.')[0] for m in set(sys.modules) - before})"
     imported = set(run(sys.executable, "-c", program).split())
-    assert imported <= {"rope_ext", "torch"} | set(sys.stdlib_module_names) | {m for m in imported if m.startswith("__editable__")}
+    assert imported <= {"rope_ext", "torch"} | set(sys.stdlib_module_names) | {
+        m for m in imported if m.startswith("__editable__")
+    }
 
 
 # ---- the source tree ----
@@ -128,7 +140,12 @@ def included(path):
 
 def test_layers_include_only_what_lies_below():
     """DESIGN: core, cpu and introspect know no Torch; bindings know it through the stable ABI only."""
-    below = {"core": ["core"], "cpu": ["core", "cpu"], "bindings": ["core", "cpu", "bindings"], "introspect": ["core", "cpu"]}
+    below = {
+        "core": ["core"],
+        "cpu": ["core", "cpu"],
+        "bindings": ["core", "cpu", "bindings"],
+        "introspect": ["core", "cpu"],
+    }
     outside = {"cpu": ["omp.h"], "bindings": ["torch/csrc/stable/", "torch/headeronly/"], "introspect": ["pybind11/"]}
     for path in SOURCES:
         layer = path.relative_to(ROOT / "csrc").parts[0]

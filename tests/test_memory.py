@@ -66,12 +66,16 @@ def test_negative_and_swapped_table_views():
     as_complex = torch.complex(COS, SIN)
     two_by_two = torch.stack((COS, -SIN, SIN, COS), dim=-1).unflatten(-1, (2, 2))
     both = torch.cat((COS, SIN), dim=-1)
-    assert_same_bits(rope_ext.apply(x, torch.view_as_real(as_complex)[..., 0], torch.view_as_real(as_complex)[..., 1]), wanted)
+    assert_same_bits(
+        rope_ext.apply(x, torch.view_as_real(as_complex)[..., 0], torch.view_as_real(as_complex)[..., 1]), wanted
+    )
     assert_same_bits(rope_ext.apply(x, as_complex.real, as_complex.imag), wanted)
     assert_same_bits(rope_ext.apply(x, two_by_two[..., 0, 0], two_by_two[..., 1, 0]), wanted)
     assert_same_bits(rope_ext.apply(x, both[:, :4], both[:, 4:]), wanted)
     # a conjugate is a view with a flag ("negative bit") that the ops never see resolved by themselves
-    assert_same_bits(rope_ext.apply(x, as_complex.real, as_complex.conj().imag), reference.apply(x, COS, SIN, inverse=True))
+    assert_same_bits(
+        rope_ext.apply(x, as_complex.real, as_complex.conj().imag), reference.apply(x, COS, SIN, inverse=True)
+    )
 
 
 @pytest.mark.parametrize("shape", [(0, 5, 2, 8), (2, 0, 2, 8), (2, 5, 0, 8)])
@@ -140,8 +144,12 @@ def overlapping():
         "one tensor twice": lambda: rope_ext.apply_((x, x), COS, SIN),
         "k one element into q": lambda: rope_ext.apply_((x, memory[79:159].view(1, 5, 2, 8)), COS, SIN),
         "out shifted against x": lambda: rope_ext.apply(x, COS, SIN, out=memory[8:88].view(1, 5, 2, 8)),
-        "out of q is k": lambda: rope_ext.apply((x, memory[80:160].view(1, 5, 2, 8)), COS, SIN, out=(memory[80:160].view(1, 5, 2, 8), x)),
-        "out holds the table": lambda: rope_ext.apply(x, memory[160:196].view(9, 4), SIN, out=memory[100:180].view(1, 5, 2, 8)),
+        "out of q is k": lambda: rope_ext.apply(
+            (x, memory[80:160].view(1, 5, 2, 8)), COS, SIN, out=(memory[80:160].view(1, 5, 2, 8), x)
+        ),
+        "out holds the table": lambda: rope_ext.apply(
+            x, memory[160:196].view(9, 4), SIN, out=memory[100:180].view(1, 5, 2, 8)
+        ),
     }
 
 

@@ -38,7 +38,9 @@ def test_complex_form():
     angles = torch.outer(torch.arange(6.0, dtype=torch.float64), rope_ext.RotaryEmbedding(8).inv_freq)
     turned = torch.view_as_complex(x.unflatten(-1, (-1, 2))) * torch.polar(torch.ones_like(angles), angles)[:, None]
     wanted = torch.view_as_real(turned).flatten(-2)
-    torch.testing.assert_close(reference.apply(x, angles.cos(), angles.sin(), interleaved=True), wanted, rtol=0, atol=1e-15)
+    torch.testing.assert_close(
+        reference.apply(x, angles.cos(), angles.sin(), interleaved=True), wanted, rtol=0, atol=1e-15
+    )
 
 
 def test_rotate_half_form():

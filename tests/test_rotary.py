@@ -54,7 +54,9 @@ def test_shapes_dtypes_and_agreement():
 
 def test_inv_freq():
     rope = rope_ext.RotaryEmbedding(8, base=10000.0)
-    torch.testing.assert_close(rope.inv_freq, torch.tensor([1.0, 0.1, 0.01, 0.001], dtype=torch.float64), rtol=1e-15, atol=0)
+    torch.testing.assert_close(
+        rope.inv_freq, torch.tensor([1.0, 0.1, 0.01, 0.001], dtype=torch.float64), rtol=1e-15, atol=0
+    )
     assert math.isclose(rope_ext.frequencies.default(4, 7.0)[1].item(), 7**-0.5)
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import assert_same_bits, in_memory, random
+from conftest import assert_same_bits, in_memory, random, shape_of
 from torch.func import grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 
 import rope_ext
@@ -29,7 +29,9 @@ EXPECTED = loss(out_of_place, reference.apply)
 
 
 def assert_close(got, wanted):
-    torch.testing.assert_close(got, wanted, rtol=1e-12, atol=1e-12)  # float64, sums of a few dozen terms of size 1 to 100
+    torch.testing.assert_close(
+        got, wanted, rtol=1e-12, atol=1e-12
+    )  # float64, sums of a few dozen terms of size 1 to 100
 
 
 @pytest.mark.parametrize("argnum", [0, 1, 2])
@@ -57,7 +59,9 @@ def test_jvp_and_vjp():
 def test_vmap(in_dims):
     arguments = [many if d == 0 else one for d, one, many in zip(in_dims, (X, COS, SIN), BATCH)]
     for transform in (lambda f: f, grad, lambda f: grad(f, 1), hessian):
-        assert_close(vmap(transform(loss(out_of_place)), in_dims)(*arguments), vmap(transform(EXPECTED), in_dims)(*arguments))
+        assert_close(
+            vmap(transform(loss(out_of_place)), in_dims)(*arguments), vmap(transform(EXPECTED), in_dims)(*arguments)
+        )
 
 
 def test_vmap_of_pairs_layouts_and_positions():
@@ -69,7 +73,9 @@ def test_vmap_of_pairs_layouts_and_positions():
 
     for in_dims in ((0, None, None), (0, None, 0), (None, None, 0)):
         arguments = [t if d == 0 else t[0] if t.shape[0] == 3 else t for d, t in zip(in_dims, (q, k, positions))]
-        got, wanted = (vmap(lambda *a, f=f: rotated(f, *a), in_dims)(*arguments) for f in (rope_ext.apply, reference.apply))
+        got, wanted = (
+            vmap(lambda *a, f=f: rotated(f, *a), in_dims)(*arguments) for f in (rope_ext.apply, reference.apply)
+        )
         assert_same_bits(got, wanted)
 
 
@@ -146,7 +152,11 @@ def test_export():
             return rope_ext.apply((q, k), cos, sin, positions=positions, layout="bhsd")
 
     def arguments(seqlen):
-        return (*(t.detach() for t in qk(seqlen)), *rope_ext.RotaryEmbedding(8).tables(64), torch.arange(seqlen).expand(2, seqlen))
+        return (
+            *(t.detach() for t in qk(seqlen)),
+            *rope_ext.RotaryEmbedding(8).tables(64),
+            torch.arange(seqlen).expand(2, seqlen),
+        )
 
     seqlen = torch.export.Dim("seqlen", min=2, max=64)
     dynamic = ({2: seqlen}, {2: seqlen}, None, None, {1: seqlen})
@@ -175,8 +185,20 @@ def test_opcheck(op, memory):
     assert set(results.values()) == {"SUCCESS"}
 
 
+@pytest.mark.parametrize("layout", reference.LAYOUTS)
+def test_fake_rows(layout):
+    """table_rows: positions that repeat one row with stride 0 still have a batch."""
+    x = [random(shape_of(layout, 2 if "b" in layout else 1, 5, 3, 4), F64)]
+    positions = torch.arange(5).expand(2, 5) if "b" in layout else torch.arange(5)
+    for lookup in ((None, None), (positions, None), (None, torch.tensor([0, 1] if "b" in layout else [1]))):
+        arguments = (x, COS, SIN, *lookup, None, 0, reference.LAYOUTS.index(layout), *LOOKUP_ARGUMENTS[5:])
+        assert set(torch.library.opcheck(torch.ops.rope_ext.table_rows.default, arguments).values()) == {"SUCCESS"}
+
+
 def test_meta_and_fake_tensors():
     q, k = (torch.empty_strided((2, 5, h, 8), (5 * 8 * h, 8, 40, 1), device="meta") for h in (2, 1))
     cos, sin = rope_ext.RotaryEmbedding(8).tables(5, device="meta")
     y = rope_ext.apply((q, k), cos, sin)
-    assert [(t.device.type, t.shape, t.stride()) for t in y] == [("meta", t.shape, torch.empty_like(t).stride()) for t in (q, k)]
+    assert [(t.device.type, t.shape, t.stride()) for t in y] == [
+        ("meta", t.shape, torch.empty_like(t).stride()) for t in (q, k)
+    ]

@@ -84,7 +84,12 @@ def test_B8_one_rounding_in_bf16():
     x, (cos, sin) = random((1, 64, 4, 64), BF16), rope_ext.RotaryEmbedding(64).tables(64)
     exact = reference.apply(x.double(), cos.double(), sin.double()).to(BF16)
     three_roundings = reference.rotate(x, cos[:, None].to(BF16), sin[:, None].to(BF16))
-    assert (rope_ext.apply(x, cos, sin) == exact).double().mean() > 0.999 > 0.9 > (three_roundings == exact).double().mean()
+    assert (
+        (rope_ext.apply(x, cos, sin) == exact).double().mean()
+        > 0.999
+        > 0.9
+        > (three_roundings == exact).double().mean()
+    )
 
 
 def test_B9_result_keeps_the_dtype_of_x():
@@ -156,7 +161,10 @@ def test_B17_decode_one_token_of_many_sequences():
     for batch, position in enumerate((2, 7, 4)):
         for head in range(4):
             one = x[batch : batch + 1, :, head : head + 1]
-            assert_same_bits(y[batch : batch + 1, :, head : head + 1], reference.apply(one, cos[position : position + 1], sin[position : position + 1]))
+            assert_same_bits(
+                y[batch : batch + 1, :, head : head + 1],
+                reference.apply(one, cos[position : position + 1], sin[position : position + 1]),
+            )
 
 
 @pytest.mark.parametrize("sizes", [(1, 5, 3, 8), (2, 1, 3, 8), (2, 5, 1, 8), (2, 5, 3, 2), (1, 1, 1, 2)])
@@ -217,7 +225,12 @@ def test_B23_float_positions_are_refused():
 def test_B25_backward_uses_every_argument_of_forward():
     """llama.cpp#3974: scaling was added to the forward only. Each keyword changes the gradient as it changes the result."""
     g, (cos, sin) = random((1, 4, 2, 8), F64), tables(dtype=F64)
-    for keywords in ({"offset": 3}, {"interleaved": True}, {"inverse": True}, {"positions": torch.tensor([8, 0, 1, 1])}):
+    for keywords in (
+        {"offset": 3},
+        {"interleaved": True},
+        {"inverse": True},
+        {"positions": torch.tensor([8, 0, 1, 1])},
+    ):
         x = random(g.shape, F64, 4).requires_grad_()
         (got,) = torch.autograd.grad(rope_ext.apply(x, cos, sin, **keywords), x, g)
         assert_same_bits(got, reference.apply(g, cos, sin, **keywords, transposed=True))
@@ -262,7 +275,9 @@ def test_B30_composes_with_torch_func():
     """FA#2071: an autograd.Function without setup_context."""
     (cos, sin), x = tables(dtype=F64), random((3, 5, 2, 8), F64)
     per_sample = torch.func.vmap(torch.func.grad(lambda x: rope_ext.apply(x, cos, sin, layout="shd").pow(2).sum()))(x)
-    torch.testing.assert_close(per_sample[1], torch.func.grad(lambda x: reference.apply(x, cos, sin, layout="shd").pow(2).sum())(x[1]))
+    torch.testing.assert_close(
+        per_sample[1], torch.func.grad(lambda x: reference.apply(x, cos, sin, layout="shd").pow(2).sum())(x[1])
+    )
 
 
 # ---- kernel ----
@@ -300,7 +315,10 @@ def test_B32_head_dims_that_no_vector_fits(head_dim):
 
 def test_B33_B34_grouped_heads_and_different_strides_of_q_and_k():
     """sglang#20559: k read with q's head index; vllm#17091: one stride for both."""
-    q, k = in_memory(random((2, 5, 8, 16), F32, 0), "sliced"), in_memory(random((2, 5, 2, 16), F32, 1), "reversed strides")
+    q, k = (
+        in_memory(random((2, 5, 8, 16), F32, 0), "sliced"),
+        in_memory(random((2, 5, 2, 16), F32, 1), "reversed strides"),
+    )
     cos, sin = tables(9, 8)
     got = rope_ext.apply((q, k), cos, sin)
     assert_same_bits(got, (reference.apply(q, cos, sin), reference.apply(k, cos, sin)))
@@ -315,7 +333,10 @@ def test_B36_in_place_reads_both_channels_before_it_writes(interleaved):
         assert_same_bits(rope_ext.apply_(x, cos, sin, interleaved=interleaved), wanted)
 
 
-@pytest.mark.parametrize("positions", [torch.tensor([0, 1, 2, 3, 9]), torch.zeros(3, 1, 5, dtype=torch.int64), torch.tensor([-1, 0, 1, 2, 3])])
+@pytest.mark.parametrize(
+    "positions",
+    [torch.tensor([0, 1, 2, 3, 9]), torch.zeros(3, 1, 5, dtype=torch.int64), torch.tensor([-1, 0, 1, 2, 3])],
+)
 def test_B37_positions_outside_the_table_or_of_three_axes(positions):
     """vllm#47407: a position beyond the cache crashed the server; sgl-kernel-xpu#202: (3, T) into a 1-D kernel."""
     with pytest.raises(ValueError, match="rope_ext: positions must"):
@@ -342,7 +363,11 @@ def test_B39_no_sequences_and_empty_ones():
     for boundaries in ([0], [0, 0, 0]):
         cu_seqlens = torch.tensor(boundaries, dtype=torch.int32)
         assert_same_bits(rope_ext.apply(x, cos, sin, layout="thd", cu_seqlens=cu_seqlens), x)
-    assert rope_ext.apply(x[:0], cos, sin, layout="thd", cu_seqlens=torch.tensor([0, 0], dtype=torch.int32)).shape == (0, 2, 8)
+    assert rope_ext.apply(x[:0], cos, sin, layout="thd", cu_seqlens=torch.tensor([0, 0], dtype=torch.int32)).shape == (
+        0,
+        2,
+        8,
+    )
 
 
 # ---- installation ----

@@ -13,7 +13,16 @@ CASES = pairwise(
     {
         "dtype": DTYPES,
         "layout": list(reference.LAYOUTS),
-        "lookup": ["rows", "offset", "offset per batch", "positions", "positions per batch", "cu_seqlens", "token", "head"],
+        "lookup": [
+            "rows",
+            "offset",
+            "offset per batch",
+            "positions",
+            "positions per batch",
+            "cu_seqlens",
+            "token",
+            "head",
+        ],
         "channels": [(16, None, 0), (20, 8, 0), (72, 40, 32), (80, 2, 40), (64, 64, 0)],  # head_dim, rotary_dim, offset
         "memory": ["contiguous", "transposed", "sliced", "last stride 2", "reversed strides"],
         "heads": [(4,), (4, 1), (2, 4, 2)],
@@ -43,7 +52,9 @@ def lookup_of(case):
     if kind == "token":
         return {}, (batch, SEQLEN)
     if kind == "head" and len(set(case["heads"])) == 1:
-        return {}, shape_of(case["layout"] if len(case["layout"]) == 4 else "b" + case["layout"], 1, SEQLEN, case["heads"][0], 0)[:-1]
+        return {}, shape_of(
+            case["layout"] if len(case["layout"]) == 4 else "b" + case["layout"], 1, SEQLEN, case["heads"][0], 0
+        )[:-1]
     return {"offset": 5 if kind == "offset" else 0}, (ROWS,)
 
 
@@ -59,7 +70,10 @@ def inputs_of(case):
     wide = case["dtype"] == torch.float64
     dtype = torch.float64 if wide else torch.float32 if case["table"] == "float32" else case["dtype"]
     shape = (*shape, 2 * pairs if case["per_channel"] else pairs)
-    cos, sin = (in_memory(random(shape, dtype, seed), "last stride 2" if case["table"] == "strided" else "contiguous") for seed in (7, 8))
+    cos, sin = (
+        in_memory(random(shape, dtype, seed), "last stride 2" if case["table"] == "strided" else "contiguous")
+        for seed in (7, 8)
+    )
     keywords |= {n: case[n] for n in ("layout", "interleaved", "inverse")}
     return tuple(x), cos, sin, {**keywords, "rotary_dim": rotary_dim, "rotary_offset": rotary_offset}
 
@@ -102,7 +116,19 @@ def test_nan_infinity_denormals_zeros(dtype):
         x = torch.arange(-(2**15), 2**15, dtype=torch.int16).view(dtype)
     else:
         info = torch.finfo(dtype)
-        specials = [0.0, -0.0, torch.inf, -torch.inf, torch.nan, info.tiny, info.tiny / 8, -info.tiny / 2, info.max, info.eps, 1.0]
+        specials = [
+            0.0,
+            -0.0,
+            torch.inf,
+            -torch.inf,
+            torch.nan,
+            info.tiny,
+            info.tiny / 8,
+            -info.tiny / 2,
+            info.max,
+            info.eps,
+            1.0,
+        ]
         x = torch.tensor(specials, dtype=dtype).repeat_interleave(len(specials))
     x = x.reshape(1, -1, 1, 1).expand(-1, -1, -1, 2).clone()
     x[..., 1] = x[..., 1].flip(1)
@@ -112,7 +138,10 @@ def test_nan_infinity_denormals_zeros(dtype):
     cos[1::7] *= 1e-6  # products that are denormal in float16
     got, wanted = rope_ext.apply(x, cos, sin), reference.apply(x, cos, sin)
     assert torch.equal(got.isnan(), wanted.isnan())
-    assert_same_bits(got.nan_to_num(nan=1.0, posinf=torch.inf, neginf=-torch.inf), wanted.nan_to_num(nan=1.0, posinf=torch.inf, neginf=-torch.inf))
+    assert_same_bits(
+        got.nan_to_num(nan=1.0, posinf=torch.inf, neginf=-torch.inf),
+        wanted.nan_to_num(nan=1.0, posinf=torch.inf, neginf=-torch.inf),
+    )
 
 
 def test_same_result_on_any_number_of_threads():

@@ -1,95 +1,38 @@
+// Rules for tensors, channels, tables and what is written. Where tokens read the tables: check_lookup.cpp.
 #include "bindings/check.h"
 
-#include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/core/ScalarType.h>
-
 #include <algorithm>
-#include <sstream>
-#include <stdexcept>
 #include <string>
 
+#include "bindings/errors.h"
 #include "bindings/overlap.h"
 
 namespace rope {
 namespace {
-
-using torch::headeronly::ScalarType;
-
-template <class... Parts>
-std::string text(const Parts&... parts) {
-  std::ostringstream stream;
-  (stream << ... << parts);
-  return stream.str();
-}
-
-// Becomes ValueError in Python.
-template <class Got>
-[[noreturn]] void bad_value(const char* argument, const std::string& rule, const Got& got) {
-  throw std::invalid_argument(text("rope_ext: ", argument, " must ", rule, ", got ", got));
-}
-// Becomes RuntimeError, which rope_ext/ops.py turns into TypeError.
-template <class Got>
-[[noreturn]] void bad_type(const char* argument, const std::string& rule, const Got& got) {
-  throw std::runtime_error(text("rope_ext: ", argument, " must ", rule, ", got ", got));
-}
-
-template <class List>
-std::string tuple_of(const List& list) {
-  std::string tuple = "(";
-  for (const int64_t item : list) tuple += text(tuple.size() > 1 ? ", " : "", item);
-  return tuple + (list.size() == 1 ? ",)" : ")");
-}
-std::string shape_of(const Tensor& t) { return tuple_of(t.sizes()); }
-std::string strides_of(const Tensor& t) { return tuple_of(t.strides()); }
 
 bool same_shape(const Tensor& a, const Tensor& b) {
   const auto x = a.sizes(), y = b.sizes();
   return x.size() == y.size() && std::equal(x.begin(), x.end(), y.begin());
 }
 
-const char* name_of(ScalarType type) {
-  switch (type) {
-    case ScalarType::Double: return "float64";
-    case ScalarType::Float: return "float32";
-    case ScalarType::BFloat16: return "bfloat16";
-    case ScalarType::Half: return "float16";
-    case ScalarType::Int: return "int32";
-    case ScalarType::Long: return "int64";
-    default: return torch::headeronly::toString(type);
-  }
-}
-
 DType dtype_of(const char* argument, const Tensor& t) {
   switch (t.scalar_type()) {
-    case ScalarType::Double: return DType::kFloat64;
-    case ScalarType::Float: return DType::kFloat32;
-    case ScalarType::BFloat16: return DType::kBFloat16;
-    case ScalarType::Half: return DType::kFloat16;
-    default: bad_type(argument, "be float64, float32, bfloat16 or float16", name_of(t.scalar_type()));
+    case ScalarType::Double:
+      return DType::kFloat64;
+    case ScalarType::Float:
+      return DType::kFloat32;
+    case ScalarType::BFloat16:
+      return DType::kBFloat16;
+    case ScalarType::Half:
+      return DType::kFloat16;
+    default:
+      bad_type(argument, "be float64, float32, bfloat16 or float16", name_of(t.scalar_type()));
   }
 }
-
-Index index_of(const char* argument, const Tensor& t) {
-  const ScalarType type = t.scalar_type();
-  if (type != ScalarType::Long && type != ScalarType::Int) bad_type(argument, "be int32 or int64", name_of(type));
-  return {t.const_data_ptr(), type == ScalarType::Long};
-}
-
-void same_device(const char* argument, const Tensor& t, const Tensor& x) {
-  if (t.device() != x.device()) {
-    bad_value(argument, "be on the device of x", text("device type ", int(t.device().type()), " index ",
-                                                      int(t.device().index())));
-  }
-}
-
-const Layout& layout_of(const Arguments& a) { return kLayouts[a.layout]; }
-
-int64_t size_of(const Tensor& t, int axis) { return axis < 0 ? 1 : t.size(axis); }
-// 0 along an axis of one element: such an axis broadcasts.
-int64_t stride_of(const Tensor& t, int axis) { return axis < 0 || t.size(axis) == 1 ? 0 : t.stride(axis); }
 
 void check_x(const Arguments& a, Params* p) {
-  if (a.layout < 0 || a.layout >= int64_t(std::size(kLayouts))) bad_value("layout", "be an index into LAYOUTS", a.layout);
+  if (a.layout < 0 || a.layout >= int64_t(std::size(kLayouts)))
+    bad_value("layout", "be an index into LAYOUTS", a.layout);
   if (a.x.empty() || a.x.size() > kMaxTensors) {
     bad_value("x", text("hold 1 to ", kMaxTensors, " tensors"), a.x.size());
   }
@@ -99,13 +42,15 @@ void check_x(const Arguments& a, Params* p) {
   for (const Tensor& x : a.x) {
     same_device("every tensor of x", x, first);
     if (x.dim() != layout.rank) {
-      bad_value("x", text("have ", layout.rank, " dimensions for layout '", layout.name, "'"), text("shape ", shape_of(x)));
+      bad_value("x", text("have ", layout.rank, " dimensions for layout '", layout.name, "'"),
+                text("shape ", shape_of(x)));
     }
     if (x.scalar_type() != first.scalar_type()) {
       bad_type("x", text("hold tensors of one dtype, ", name_of(first.scalar_type()), " like the first"),
                name_of(x.scalar_type()));
     }
-    if (size_of(x, layout.batch) != size_of(first, layout.batch) || x.size(layout.seqlen) != first.size(layout.seqlen)) {
+    if (size_of(x, layout.batch) != size_of(first, layout.batch) ||
+        x.size(layout.seqlen) != first.size(layout.seqlen)) {
       bad_value("x", text("hold tensors of one batch and seqlen, those of ", shape_of(first)), shape_of(x));
     }
   }
@@ -149,8 +94,10 @@ void check_tables(const Arguments& a, Params* p) {
   const bool fits = dtype == p->dtype || (dtype == DType::kFloat32 && p->dtype != DType::kFloat64);
   if (!fits) {
     const char* x_name = name_of(a.x[0].scalar_type());
-    bad_type("cos", p->dtype == DType::kFloat64 ? text("be float64 for float64 x") : text("be float32 or the dtype of x, ", x_name),
-             name_of(a.cos.scalar_type()));
+    bad_type(
+        "cos",
+        p->dtype == DType::kFloat64 ? text("be float64 for float64 x") : text("be float32 or the dtype of x, ", x_name),
+        name_of(a.cos.scalar_type()));
   }
   same_device("cos", a.cos, a.x[0]);
   same_device("sin", a.sin, a.x[0]);
@@ -161,8 +108,10 @@ void check_tables(const Arguments& a, Params* p) {
   if (!same_shape(a.sin, a.cos)) bad_value("sin", text("have the shape of cos, ", shape_of(a.cos)), shape_of(a.sin));
   const int64_t width = a.cos.size(-1);
   if (width != pairs && width != 2 * pairs) {
-    bad_value("cos", text("have width ", pairs, " (one entry per pair) or ", 2 * pairs, " (one per channel) for rotary_dim ",
-                          2 * pairs), text("width ", width));
+    bad_value("cos",
+              text("have width ", pairs, " (one entry per pair) or ", 2 * pairs, " (one per channel) for rotary_dim ",
+                   2 * pairs),
+              text("width ", width));
   }
   p->table_dtype = dtype;
   p->negate_sin = a.inverse != a.transposed;
@@ -173,100 +122,18 @@ void check_tables(const Arguments& a, Params* p) {
   const Layout layout = table_layout(a, a.cos);
   const int64_t batch = a.cos.size(layout.batch), seqlen = a.cos.size(layout.seqlen);
   if ((batch != 1 && batch != p->batch) || seqlen != p->seqlen) {
-    bad_value("cos", text("have batch 1 or ", p->batch, " and seqlen ", p->seqlen, ", those of x, when it has ", rank, " dimensions"),
+    bad_value("cos",
+              text("have batch 1 or ", p->batch, " and seqlen ", p->seqlen, ", those of x, when it has ", rank,
+                   " dimensions"),
               text("shape ", shape_of(a.cos)));
   }
   for (const Tensor& x : a.x) {
     const int64_t heads = x.size(layout_of(a).heads);
     if (rank == 4 && a.cos.size(layout.heads) != 1 && a.cos.size(layout.heads) != heads) {
-      bad_value("cos", text("have 1 head or the ", heads, " heads of x on the heads axis"), text("shape ", shape_of(a.cos)));
+      bad_value("cos", text("have 1 head or the ", heads, " heads of x on the heads axis"),
+                text("shape ", shape_of(a.cos)));
     }
   }
-}
-
-void in_table(const char* argument, int64_t row, int64_t rows, const std::string& where) {
-  if (row < 0 || row >= rows) {
-    bad_value(argument, text("lead to a row of the table, 0 to ", rows - 1), text("row ", row, where));
-  }
-}
-
-void check_cu_seqlens(const Arguments& a, Params* p, int64_t rows) {
-  const Tensor& t = *a.cu_seqlens;
-  Positions& to = p->positions;
-  same_device("cu_seqlens", t, a.x[0]);
-  if (t.scalar_type() != ScalarType::Int) bad_type("cu_seqlens", "be int32", name_of(t.scalar_type()));
-  if (std::string(layout_of(a).name) != "thd") bad_value("cu_seqlens", "come with layout 'thd'", layout_of(a).name);
-  if (t.dim() != 1 || t.size(0) < 1) bad_value("cu_seqlens", "have shape (nseq + 1,)", shape_of(t));
-  if (a.positions) bad_value("cu_seqlens", "be None when positions are given", "both");
-  to.cu_seqlens = index_of("cu_seqlens", t);
-  to.cu_seqlens_stride = t.stride(0);
-  to.nseq = t.size(0) - 1;
-  int64_t end = 0;
-  for (int64_t i = 0; i <= to.nseq; ++i) {
-    const int64_t boundary = load(to.cu_seqlens, i * to.cu_seqlens_stride);
-    if (i == 0 && boundary != 0) bad_value("cu_seqlens", "start at 0", boundary);
-    if (boundary < end) bad_value("cu_seqlens", "ascend", text(boundary, " after ", end, " at [", i, "]"));
-    if (boundary > p->seqlen) bad_value("cu_seqlens", text("end within the ", p->seqlen, " tokens of x"), boundary);
-    if (boundary > end) {
-      in_table("offset", a.offset, rows, text(" for sequence ", i - 1));
-      in_table("cu_seqlens", boundary - end - 1 + a.offset, rows, text(" for sequence ", i - 1));
-    }
-    end = boundary;
-  }
-}
-
-void check_offsets(const Arguments& a, Params* p) {
-  const Tensor& t = *a.offsets;
-  same_device("offset", t, a.x[0]);
-  p->positions.offsets = index_of("offset", t);
-  if (a.cu_seqlens) bad_value("offset", "be an int when cu_seqlens is given", text("a tensor of shape ", shape_of(t)));
-  if (t.dim() != 1 || t.size(0) != p->batch) bad_value("offset", text("be an int or have shape (", p->batch, ",)"), shape_of(t));
-  p->positions.offsets_stride = t.stride(0);
-}
-
-void check_positions_tensor(const Arguments& a, Params* p) {
-  const Tensor& t = *a.positions;
-  same_device("positions", t, a.x[0]);
-  p->positions.positions = index_of("positions", t);
-  const int64_t rank = t.dim();
-  const bool fits = rank == 1 ? t.size(0) == p->seqlen
-                              : rank == 2 && layout_of(a).batch >= 0 && (t.size(0) == 1 || t.size(0) == p->batch) &&
-                                    t.size(1) == p->seqlen;
-  if (!fits) {
-    const std::string batched = layout_of(a).batch < 0 ? "" : text(" or (", p->batch, ", ", p->seqlen, ")");
-    bad_value("positions", text("have shape (", p->seqlen, ",)", batched), shape_of(t));
-  }
-  p->positions.positions_batch_stride = rank == 2 ? stride_of(t, 0) : 0;
-  p->positions.positions_token_stride = t.stride(-1);
-}
-
-// Rows outside the table are found here, before anything is written.
-void check_rows(const Arguments& a, const Params& p, int64_t rows) {
-  const char* culprit = a.positions ? "positions" : "offset";
-  const int64_t batches = a.offsets || p.positions.positions_batch_stride ? p.batch : 1;
-  for (int64_t b = 0; b < batches && p.batch > 0 && p.seqlen > 0; ++b) {
-    // Without positions rows ascend along a sequence, so its ends tell.
-    const int64_t step = a.positions || p.seqlen == 1 ? 1 : p.seqlen - 1;
-    for (int64_t s = 0; s < p.seqlen; s += step) {
-      const int64_t row = table_row(p.positions, b, s);
-      if (row < 0 || row >= rows) in_table(culprit, row, rows, text(" for token ", s, " of batch ", b));
-    }
-  }
-}
-
-void check_lookup(const Arguments& a, Params* p) {
-  p->positions.offset = a.offset;
-  if (a.cos.dim() == 2) {
-    const int64_t rows = a.cos.size(0);
-    if (a.positions) check_positions_tensor(a, p);
-    if (a.offsets) check_offsets(a, p);
-    if (a.cu_seqlens) return check_cu_seqlens(a, p, rows);
-    return check_rows(a, *p, rows);
-  }
-  const std::string got = text("cos of shape ", shape_of(a.cos));
-  if (a.positions) bad_value("positions", "be None when the tables have one row per token", got);
-  if (a.cu_seqlens) bad_value("cu_seqlens", "be None when the tables have one row per token", got);
-  if (a.offsets || a.offset) bad_value("offset", "be 0 when the tables have one row per token", got);
 }
 
 MemoryView view_of(const Tensor& t) {
@@ -284,7 +151,8 @@ bool same_view(const Tensor& a, const Tensor& b) {
 }
 
 void keep_apart(const char* name, const MemoryView& written, const Tensor& other, const char* what) {
-  if (overlap(written, view_of(other))) bad_value(name, text("not overlap ", what), text("shared memory with one of shape ", shape_of(other)));
+  if (overlap(written, view_of(other)))
+    bad_value(name, text("not overlap ", what), text("shared memory with one of shape ", shape_of(other)));
 }
 
 void check_like_x(const Arguments& a, const Tensors& others, const char* name) {
@@ -294,7 +162,8 @@ void check_like_x(const Arguments& a, const Tensors& others, const char* name) {
     if (others[i].scalar_type() != a.x[i].scalar_type()) {
       bad_type(name, text("have the dtype of x, ", name_of(a.x[i].scalar_type())), name_of(others[i].scalar_type()));
     }
-    if (!same_shape(others[i], a.x[i])) bad_value(name, text("have the shape of x, ", shape_of(a.x[i])), shape_of(others[i]));
+    if (!same_shape(others[i], a.x[i]))
+      bad_value(name, text("have the shape of x, ", shape_of(a.x[i])), shape_of(others[i]));
   }
 }
 
@@ -312,7 +181,8 @@ Params check_arguments(const Arguments& a) {
 void check_apart(const Tensors& written, const char* name) {
   for (size_t i = 0; i < written.size(); ++i) {
     const MemoryView view = view_of(written[i]);
-    if (overlaps_itself(view)) bad_value(name, "have strides that keep its elements apart", text("strides ", strides_of(written[i])));
+    if (overlaps_itself(view))
+      bad_value(name, "have strides that keep its elements apart", text("strides ", strides_of(written[i])));
     for (size_t j = 0; j < i; ++j) keep_apart(name, view, written[j], "another tensor that is written");
   }
 }
@@ -343,15 +213,17 @@ RotatedTensor rotated_tensor(const Arguments& a, const Tensor& in, const Tensor&
   const auto strides = [&](const Tensor& t) {
     return Strides{stride_of(t, layout.batch), t.stride(layout.seqlen), t.stride(layout.heads), t.stride(-1)};
   };
-  return {in.const_data_ptr(), const_cast<void*>(out.const_data_ptr()), strides(in), strides(out), in.size(layout.heads),
-          in.size(-1)};
+  return {in.const_data_ptr(),   const_cast<void*>(out.const_data_ptr()),
+          strides(in),           strides(out),
+          in.size(layout.heads), in.size(-1)};
 }
 
 Table table_of(const Arguments& a, const Params& p, const Tensor& table) {
   const Layout layout = table_layout(a, table);
   const int64_t channel = table.stride(-1);
   char* first = static_cast<char*>(const_cast<void*>(table.const_data_ptr()));
-  Table to{first, first, stride_of(table, layout.batch), table.stride(layout.seqlen), stride_of(table, layout.heads), channel};
+  Table to{first,  first, stride_of(table, layout.batch), table.stride(layout.seqlen), stride_of(table, layout.heads),
+           channel};
   if (table.size(-1) == 2 * p.pairs) {
     const Pairing pairing = a.interleaved ? interleaved_pairing() : half_pairing(p.pairs);
     to.second = first + pairing.partner * channel * int64_t(table.element_size());

@@ -40,9 +40,18 @@ constexpr Layout kLayouts[] = {
     {"bshd", 4, 0, 1, 2}, {"bhsd", 4, 0, 2, 1}, {"sbhd", 4, 1, 0, 2}, {"thd", 3, -1, 0, 1}, {"shd", 3, -1, 0, 1},
 };
 
-// All rules but those of outputs. Raises std::invalid_argument (ValueError in Python) or std::runtime_error (TypeError),
-// "rope_ext: <argument> must <rule>, got <value>", before anything is written. Returns Params without the tensors.
+inline const Layout& layout_of(const Arguments& a) { return kLayouts[a.layout]; }
+inline int64_t size_of(const Tensor& t, int axis) { return axis < 0 ? 1 : t.size(axis); }
+// 0 along an axis of one element: it broadcasts.
+inline int64_t stride_of(const Tensor& t, int axis) { return axis < 0 || t.size(axis) == 1 ? 0 : t.stride(axis); }
+
+// All rules but those of outputs. Raises std::invalid_argument (ValueError in Python) or std::runtime_error
+// (TypeError), "rope_ext: <argument> must <rule>, got <value>", before anything is written. Returns Params without the
+// tensors.
 Params check_arguments(const Arguments& a);
+
+// The part of it about positions, offsets and cu_seqlens (check_lookup.cpp).
+void check_lookup(const Arguments& a, Params* p);
 
 // Raises unless no two elements of the tensors, which are to be written, share memory. `name`: of the argument.
 void check_apart(const Tensors& written, const char* name);

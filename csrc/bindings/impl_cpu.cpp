@@ -75,7 +75,8 @@ void table_grad(StableIValue* stack, uint64_t, uint64_t) {
 void table_rows(StableIValue* stack, uint64_t, uint64_t) {
   const Arguments a = unbox(stack);
   const Params p = check_arguments(a);
-  const int64_t batch = a.offsets || p.positions.positions_batch_stride ? p.batch : 1;
+  const bool per_batch = a.offsets || (a.positions && a.positions->dim() == 2 && a.positions->size(0) != 1);
+  const int64_t batch = per_batch ? p.batch : 1;
   const Tensor rows = torch::stable::new_empty(a.cos, {batch, p.seqlen}, torch::headeronly::ScalarType::Long);
   int64_t* to = static_cast<int64_t*>(rows.mutable_data_ptr());
   for (int64_t b = 0; b < batch; ++b) {

@@ -8,7 +8,7 @@ namespace rope {
 
 struct MemoryView {
   const char* data;
-  int64_t item_size;  // bytes
+  int64_t item_size;                    // bytes
   std::vector<int64_t> sizes, strides;  // strides in bytes, any sign
 };
 

@@ -3,8 +3,8 @@
 
 // Shared by all ops: struct Arguments in check.h, field by field. layout is an int because the stable ABI of torch 2.13
 // leaks the memory of every str argument.
-#define ROPE_ARGUMENTS(X)                                                                                     \
-  X " x, Tensor cos, Tensor sin, Tensor? positions, Tensor? offsets, Tensor? cu_seqlens, SymInt offset, "     \
+#define ROPE_ARGUMENTS(X)                                                                                 \
+  X " x, Tensor cos, Tensor sin, Tensor? positions, Tensor? offsets, Tensor? cu_seqlens, SymInt offset, " \
     "int layout, bool interleaved, SymInt? rotary_dim, SymInt rotary_offset, bool inverse, bool transposed"
 
 STABLE_TORCH_LIBRARY(rope_ext, m) {

@@ -14,10 +14,14 @@ struct TypeTag {
 template <class Function>
 static void dispatch_dtype(DType dtype, const Function& function) {
   switch (dtype) {
-    case DType::kFloat64: return function(TypeTag<double>{});
-    case DType::kFloat32: return function(TypeTag<float>{});
-    case DType::kBFloat16: return function(TypeTag<BFloat16>{});
-    case DType::kFloat16: return function(TypeTag<Float16>{});
+    case DType::kFloat64:
+      return function(TypeTag<double>{});
+    case DType::kFloat32:
+      return function(TypeTag<float>{});
+    case DType::kBFloat16:
+      return function(TypeTag<BFloat16>{});
+    case DType::kFloat16:
+      return function(TypeTag<Float16>{});
   }
 }
 

@@ -51,8 +51,8 @@ ROPE_INLINE float widen(Float16 value) {
   const uint32_t sign = (value.bits & 0x8000u) << 16;
   const uint32_t magnitude = (value.bits & 0x7fffu) << 13;
   const uint32_t exponent = magnitude & 0x0f800000u;
-  const uint32_t normal = magnitude + 0x38000000u;                            // exponent bias 15 -> 127
-  const uint32_t special = magnitude + 0x70000000u;                           // infinity, NaN
+  const uint32_t normal = magnitude + 0x38000000u;   // exponent bias 15 -> 127
+  const uint32_t special = magnitude + 0x70000000u;  // infinity, NaN
   const uint32_t denormal = bits_of(float_of(magnitude + 0x38800000u) - float_of(0x38800000u));
   const uint32_t finite = exponent == 0 ? denormal : normal;
   return float_of((exponent == 0x0f800000u ? special : finite) | sign);

@@ -267,9 +267,8 @@ void for_each_token(const Params& p, int64_t batch, int num_threads, const Funct
 
 void rotate(const Params& p, int num_threads) {
   dispatch_dtype(p.dtype, [&](auto tag) {
-    for_each_token(p, p.batch, num_threads, [&](int64_t batch, int64_t token) {
-      rotate_token<typename decltype(tag)::type>(p, batch, token);
-    });
+    for_each_token(p, p.batch, num_threads,
+                   [&](int64_t batch, int64_t token) { rotate_token<typename decltype(tag)::type>(p, batch, token); });
   });
 }
 

@@ -1,4 +1,5 @@
-// _introspect: the kernels as they are, on raw pointers, each instruction set by name. For tests; rope_ext never needs it.
+// _introspect: the kernels as they are, on raw pointers, each instruction set by name. For tests; rope_ext never needs
+// it.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -49,14 +50,15 @@ PYBIND11_MODULE(_introspect, m) {
   }));
 
   py::class_<RotatedTensor>(m, "RotatedTensor")
-      .def(py::init([](uintptr_t in, uintptr_t out, Strides in_stride, Strides out_stride, int64_t heads, int64_t head_dim) {
-        return RotatedTensor{pointer(in), pointer(out), in_stride, out_stride, heads, head_dim};
-      }));
+      .def(py::init(
+          [](uintptr_t in, uintptr_t out, Strides in_stride, Strides out_stride, int64_t heads, int64_t head_dim) {
+            return RotatedTensor{pointer(in), pointer(out), in_stride, out_stride, heads, head_dim};
+          }));
 
-  py::class_<Table>(m, "Table").def(py::init([](uintptr_t first, uintptr_t second, int64_t batch, int64_t row, int64_t head,
-                                                int64_t pair) {
-    return Table{pointer(first), pointer(second), batch, row, head, pair};
-  }));
+  py::class_<Table>(m, "Table")
+      .def(py::init([](uintptr_t first, uintptr_t second, int64_t batch, int64_t row, int64_t head, int64_t pair) {
+        return Table{pointer(first), pointer(second), batch, row, head, pair};
+      }));
 
   py::class_<Params>(m, "Params")
       .def(py::init([](std::vector<RotatedTensor> x, DType dtype, DType table_dtype, int64_t batch, int64_t seqlen,
@@ -82,9 +84,12 @@ PYBIND11_MODULE(_introspect, m) {
 
   m.def("supported_isas", supported_isas, "Compiled instruction sets that this machine can run, best first.");
   m.def("best_isa", [] { return cpu::best_kernels().isa; }, "The one that the ops use.");
-  m.def("rotate", [](const std::string& isa, const Params& p, int num_threads) { kernels_of(isa).rotate(p, num_threads); },
-        py::arg("isa"), py::arg("params"), py::arg("num_threads") = 1);
-  m.def("table_grad",
-        [](const std::string& isa, const Params& p, int num_threads) { kernels_of(isa).table_grad(p, num_threads); },
-        py::arg("isa"), py::arg("params"), py::arg("num_threads") = 1);
+  m.def(
+      "rotate",
+      [](const std::string& isa, const Params& p, int num_threads) { kernels_of(isa).rotate(p, num_threads); },
+      py::arg("isa"), py::arg("params"), py::arg("num_threads") = 1);
+  m.def(
+      "table_grad",
+      [](const std::string& isa, const Params& p, int num_threads) { kernels_of(isa).table_grad(p, num_threads); },
+      py::arg("isa"), py::arg("params"), py::arg("num_threads") = 1);
 }

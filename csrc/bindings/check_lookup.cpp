@@ -1,0 +1,104 @@
+// Which rows of the tables the tokens read: rules for positions, offsets and cu_seqlens.
+#include <string>
+
+#include "bindings/check.h"
+#include "bindings/errors.h"
+
+namespace rope {
+namespace {
+
+Index index_of(const char* argument, const Tensor& t) {
+  const ScalarType type = t.scalar_type();
+  if (type != ScalarType::Long && type != ScalarType::Int) bad_type(argument, "be int32 or int64", name_of(type));
+  return {t.const_data_ptr(), type == ScalarType::Long};
+}
+
+void in_table(const char* argument, int64_t row, int64_t rows, const std::string& where) {
+  if (row < 0 || row >= rows) {
+    bad_value(argument, text("lead to a row of the table, 0 to ", rows - 1), text("row ", row, where));
+  }
+}
+
+void check_cu_seqlens(const Arguments& a, Params* p, int64_t rows) {
+  const Tensor& t = *a.cu_seqlens;
+  Positions& to = p->positions;
+  same_device("cu_seqlens", t, a.x[0]);
+  if (t.scalar_type() != ScalarType::Int) bad_type("cu_seqlens", "be int32", name_of(t.scalar_type()));
+  if (std::string(layout_of(a).name) != "thd") bad_value("cu_seqlens", "come with layout 'thd'", layout_of(a).name);
+  if (t.dim() != 1 || t.size(0) < 1) bad_value("cu_seqlens", "have shape (nseq + 1,)", shape_of(t));
+  if (a.positions) bad_value("cu_seqlens", "be None when positions are given", "both");
+  to.cu_seqlens = index_of("cu_seqlens", t);
+  to.cu_seqlens_stride = t.stride(0);
+  to.nseq = t.size(0) - 1;
+  int64_t end = 0;
+  for (int64_t i = 0; i <= to.nseq; ++i) {
+    const int64_t boundary = load(to.cu_seqlens, i * to.cu_seqlens_stride);
+    if (i == 0 && boundary != 0) bad_value("cu_seqlens", "start at 0", boundary);
+    if (boundary < end) bad_value("cu_seqlens", "ascend", text(boundary, " after ", end, " at [", i, "]"));
+    if (boundary > p->seqlen) bad_value("cu_seqlens", text("end within the ", p->seqlen, " tokens of x"), boundary);
+    if (boundary > end) {
+      in_table("offset", a.offset, rows, text(" for sequence ", i - 1));
+      in_table("cu_seqlens", boundary - end - 1 + a.offset, rows, text(" for sequence ", i - 1));
+    }
+    end = boundary;
+  }
+}
+
+void check_offsets(const Arguments& a, Params* p) {
+  const Tensor& t = *a.offsets;
+  same_device("offset", t, a.x[0]);
+  p->positions.offsets = index_of("offset", t);
+  if (a.cu_seqlens) bad_value("offset", "be an int when cu_seqlens is given", text("a tensor of shape ", shape_of(t)));
+  if (t.dim() != 1 || t.size(0) != p->batch)
+    bad_value("offset", text("be an int or have shape (", p->batch, ",)"), shape_of(t));
+  p->positions.offsets_stride = t.stride(0);
+}
+
+void check_positions_tensor(const Arguments& a, Params* p) {
+  const Tensor& t = *a.positions;
+  same_device("positions", t, a.x[0]);
+  p->positions.positions = index_of("positions", t);
+  const int64_t rank = t.dim();
+  const bool fits = rank == 1 ? t.size(0) == p->seqlen
+                              : rank == 2 && layout_of(a).batch >= 0 && (t.size(0) == 1 || t.size(0) == p->batch) &&
+                                    t.size(1) == p->seqlen;
+  if (!fits) {
+    const std::string batched = layout_of(a).batch < 0 ? "" : text(" or (", p->batch, ", ", p->seqlen, ")");
+    bad_value("positions", text("have shape (", p->seqlen, ",)", batched), shape_of(t));
+  }
+  p->positions.positions_batch_stride = rank == 2 ? stride_of(t, 0) : 0;
+  p->positions.positions_token_stride = t.stride(-1);
+}
+
+// Rows outside the table are found here, before anything is written.
+void check_rows(const Arguments& a, const Params& p, int64_t rows) {
+  const char* culprit = a.positions ? "positions" : "offset";
+  const int64_t batches = a.offsets || p.positions.positions_batch_stride ? p.batch : 1;
+  for (int64_t b = 0; b < batches && p.batch > 0 && p.seqlen > 0; ++b) {
+    // Without positions rows ascend along a sequence, so its ends tell.
+    const int64_t step = a.positions || p.seqlen == 1 ? 1 : p.seqlen - 1;
+    for (int64_t s = 0; s < p.seqlen; s += step) {
+      const int64_t row = table_row(p.positions, b, s);
+      if (row < 0 || row >= rows) in_table(culprit, row, rows, text(" for token ", s, " of batch ", b));
+    }
+  }
+}
+
+}  // namespace
+
+void check_lookup(const Arguments& a, Params* p) {
+  p->positions.offset = a.offset;
+  if (a.cos.dim() == 2) {
+    const int64_t rows = a.cos.size(0);
+    if (a.positions) check_positions_tensor(a, p);
+    if (a.offsets) check_offsets(a, p);
+    if (a.cu_seqlens) return check_cu_seqlens(a, p, rows);
+    return check_rows(a, *p, rows);
+  }
+  const std::string got = text("cos of shape ", shape_of(a.cos));
+  if (a.positions) bad_value("positions", "be None when the tables have one row per token", got);
+  if (a.cu_seqlens) bad_value("cu_seqlens", "be None when the tables have one row per token", got);
+  if (a.offsets || a.offset) bad_value("offset", "be 0 when the tables have one row per token", got);
+}
+
+}  // namespace rope

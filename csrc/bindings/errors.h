@@ -1,0 +1,69 @@
+// The errors of the bindings: "rope_ext: <argument> must <rule>, got <value>", and how values are named in them.
+#pragma once
+
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <sstream>
+#include <stdexcept>
+#include <string>
+
+namespace rope {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+template <class... Parts>
+std::string text(const Parts&... parts) {
+  std::ostringstream stream;
+  (stream << ... << parts);
+  return stream.str();
+}
+
+// Becomes ValueError in Python.
+template <class Got>
+[[noreturn]] void bad_value(const char* argument, const std::string& rule, const Got& got) {
+  throw std::invalid_argument(text("rope_ext: ", argument, " must ", rule, ", got ", got));
+}
+// Becomes RuntimeError, which rope_ext/ops.py turns into TypeError.
+template <class Got>
+[[noreturn]] void bad_type(const char* argument, const std::string& rule, const Got& got) {
+  throw std::runtime_error(text("rope_ext: ", argument, " must ", rule, ", got ", got));
+}
+
+template <class List>
+std::string tuple_of(const List& list) {
+  std::string tuple = "(";
+  for (const int64_t item : list) tuple += text(tuple.size() > 1 ? ", " : "", item);
+  return tuple + (list.size() == 1 ? ",)" : ")");
+}
+inline std::string shape_of(const Tensor& t) { return tuple_of(t.sizes()); }
+inline std::string strides_of(const Tensor& t) { return tuple_of(t.strides()); }
+
+inline const char* name_of(ScalarType type) {
+  switch (type) {
+    case ScalarType::Double:
+      return "float64";
+    case ScalarType::Float:
+      return "float32";
+    case ScalarType::BFloat16:
+      return "bfloat16";
+    case ScalarType::Half:
+      return "float16";
+    case ScalarType::Int:
+      return "int32";
+    case ScalarType::Long:
+      return "int64";
+    default:
+      return torch::headeronly::toString(type);
+  }
+}
+
+inline void same_device(const char* argument, const Tensor& t, const Tensor& x) {
+  if (t.device() != x.device()) {
+    bad_value(argument, "be on the device of x",
+              text("device type ", int(t.device().type()), " index ", int(t.device().index())));
+  }
+}
+
+}  // namespace rope

@@ -1,0 +1,35 @@
+"""The ops on fake and meta tensors: shapes, strides and devices only, for torch.compile and torch.export."""
+
+import torch
+from torch.utils._pytree import tree_leaves
+
+from .reference import LAYOUTS
+
+
+def _same_device(x, *others):
+    for t in (*x[1:], *tree_leaves(others)):
+        if isinstance(t, torch.Tensor) and t.device != x[0].device:
+            raise ValueError(f"rope_ext: all tensors must be on the device of x, {x[0].device}, got {t.device}")
+
+
+def _fake_rotate(x, *rest):
+    _same_device(x, *rest)
+    return [torch.empty_like(t) for t in x]
+
+
+def _fake_rows(x, cos, sin, positions, offsets, cu_seqlens, offset, layout, *scalars):
+    axes = LAYOUTS[layout]
+    seqlen = x[0].shape[axes.index("t" if "t" in axes else "s")]
+    per_batch = offsets is not None or (positions is not None and positions.dim() == 2 and positions.shape[0] != 1)
+    batch = x[0].shape[axes.index("b")] if per_batch and "b" in axes else 1
+    return cos.new_empty((batch, seqlen), dtype=torch.int64)
+
+
+torch.library.register_fake("rope_ext::rotate", _fake_rotate)
+torch.library.register_fake("rope_ext::rotate_", _same_device)
+torch.library.register_fake("rope_ext::check_apart", _same_device)
+torch.library.register_fake("rope_ext::rotate_out", _same_device)
+torch.library.register_fake(
+    "rope_ext::table_grad", lambda x, cos, *rest: (torch.empty_like(cos), torch.empty_like(cos))
+)
+torch.library.register_fake("rope_ext::table_rows", _fake_rows)

@@ -1,0 +1,90 @@
+"""The ops under torch.func.vmap, and under the older vmap that batches the gradients of torch.autograd.grad."""
+
+import torch
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
+
+from .reference import LAYOUTS
+
+_ops = torch.ops.rope_ext
+_library = torch.library.Library("rope_ext", "IMPL")
+
+
+def _vmap_by_loop(op):
+    """One call per sample. A rule for when the samples differ in more than x."""
+
+    def rule(info, in_dims, *arguments):
+        flat, spec = tree_flatten(list(arguments), is_leaf=lambda a: a is None)
+        dims, _ = tree_flatten(list(in_dims), is_leaf=lambda d: d is None)
+
+        def sample(i):
+            return tree_unflatten([a if d is None else a.select(d, i) for a, d in zip(flat, dims)], spec)
+
+        results = [op(*sample(i)) for i in range(info.batch_size)]
+        if results[0] is None:
+            return None, None
+        stacked = tree_map(lambda *samples: torch.stack(samples), *results)
+        return stacked, tree_map(lambda _: 0, stacked)
+
+    return rule
+
+
+_rotate_by_loop = _vmap_by_loop(_ops.rotate)
+
+
+def _rotate_vmap(info, in_dims, x, cos, sin, *rest):
+    if any(d is not None for d in in_dims[1:]) or cos.dim() == 4:
+        return _rotate_by_loop(info, in_dims, x, cos, sin, *rest)
+    heads = LAYOUTS[rest[4]].index("h")  # samples that share their angles are further heads
+
+    def fold(t, d):
+        t = (
+            t.unsqueeze(heads).expand(*t.shape[:heads], info.batch_size, *t.shape[heads:])
+            if d is None
+            else t.movedim(d, heads)
+        )
+        return t.flatten(heads, heads + 1)
+
+    y = _ops.rotate([fold(t, d) for t, d in zip(x, in_dims[0])], cos, sin, *rest)
+    y = [t.unflatten(heads, (info.batch_size, t.shape[heads] // info.batch_size)) for t in y]
+    return y, [heads] * len(y)
+
+
+def _rotate_in_place_vmap(info, in_dims, *arguments):
+    if any(d is None for d in in_dims[0]):
+        raise ValueError(
+            "rope_ext: x must be batched by vmap when written in place with batched tables, got an unbatched x"
+        )
+    return _vmap_by_loop(_ops.rotate_)(info, in_dims, *arguments)
+
+
+torch.library.register_vmap("rope_ext::rotate", _rotate_vmap, lib=_library)
+torch.library.register_vmap("rope_ext::rotate_", _rotate_in_place_vmap, lib=_library)
+torch.library.register_vmap("rope_ext::check_apart", _vmap_by_loop(_ops.check_apart), lib=_library)
+torch.library.register_vmap("rope_ext::table_grad", _vmap_by_loop(_ops.table_grad), lib=_library)
+torch.library.register_vmap("rope_ext::table_rows", _vmap_by_loop(_ops.table_rows), lib=_library)
+
+
+# is_grads_batched, and so gradcheck's check_batched_grad, uses an older vmap with one generic rule, a loop, which cannot
+# take lists of tensors apart. So each op with a list has a twin for a list of one, which it can loop over.
+
+_twins = torch.library.Library("rope_ext", "FRAGMENT")
+
+
+def _define_twin(name, kernel):
+    schema = str(getattr(_ops, name).default._schema).removeprefix("rope_ext::").replace("Tensor[]", "Tensor")
+    _twins.define(schema.replace(name, name + "_of_one", 1))
+    _twins.impl(name + "_of_one", kernel, "CompositeExplicitAutograd")
+    return getattr(_ops, name + "_of_one").default
+
+
+_rotate_of_one = _define_twin("rotate", lambda x, *rest: _ops.rotate([x], *rest)[0])
+_table_grad_of_one = _define_twin("table_grad", lambda x, *rest: _ops.table_grad([x], *rest[:-1], [rest[-1]]))
+
+
+def _legacy_table_grad(x, *rest):
+    pairs = [_table_grad_of_one(x_i, *rest[:-1], grad_i) for x_i, grad_i in zip(x, rest[-1])]
+    return tuple(sum(grads[1:], grads[0]) for grads in zip(*pairs))
+
+
+_library.impl("rotate", lambda x, *rest: [_rotate_of_one(t, *rest) for t in x], "Batched")
+_library.impl("table_grad", _legacy_table_grad, "Batched")
