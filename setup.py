@@ -19,6 +19,7 @@ from setuptools.command.dist_info import dist_info
 
 ROOT = Path(__file__).resolve().parent
 OLDEST_TORCH = (2, 11)
+TORCH_FIRST = "pip install 'torch>=2.11', then install rope_ext again."
 
 
 def fail(sentence):
@@ -33,13 +34,9 @@ def find_torch():
         if version_file.exists():
             version = re.search(r"^__version__\s*=\s*['\"]([^'\"]+)", version_file.read_text(), re.MULTILINE).group(1)
             if tuple(map(int, re.findall(r"\d+", version)[:2])) < OLDEST_TORCH:
-                fail(
-                    f"torch must be at least 2.11, got {version}: pip install 'torch>=2.11', then install rope_ext again."
-                )
+                fail(f"torch must be at least 2.11, got {version}: {TORCH_FIRST}")
             return version_file.parent, version
-    fail(
-        "torch must be installed before rope_ext is built, got none: pip install 'torch>=2.11', then install rope_ext again."
-    )
+    fail(f"torch must be installed before rope_ext is built, got none: {TORCH_FIRST}")
 
 
 def find_tool(name, apt):

@@ -36,7 +36,7 @@ class Config:
     learning_rate: float = 2e-3
 
 
-# ---- the two rotary embeddings: tables once per forward, then q and k of (batch, heads, seqlen, head_dim) per layer ----
+# ---- the two rotary embeddings: tables once per forward, q and k of (batch, heads, seqlen, head_dim) per layer ----
 
 
 class EagerRotary:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from ._version import __version__
+from ._version import __version__ as __version__
 
 
 def _load_ops():
@@ -21,9 +21,8 @@ def _load_ops():
         raise ImportError(f"rope_ext: torch must be at least 2.11, got {torch.__version__}: pip install 'torch>=2.11'")
     path = Path(__file__).with_name("_ops.so")
     if not path.exists():
-        raise ImportError(
-            f"rope_ext: _ops.so must lie beside {__file__}, got a package that was never built: pip install -e . in the checkout"
-        )
+        never_built = "a package that was never built: pip install -e . in the checkout"
+        raise ImportError(f"rope_ext: _ops.so must lie beside {__file__}, got {never_built}")
     try:
         torch.ops.load_library(path)
     except OSError as error:

@@ -4,8 +4,8 @@ Let F = <g, rotate(x; cos, sin)>. It is linear in g, in x and in (cos, sin), so 
     dF/dg          = rotate(x; cos, sin)
     dF/dx          = rotate(g; cos, sin, transposed)
     dF/d(cos, sin) = table_grad(x, g)
-and every derivative of these is one of the three again. (Channels that are copied do not depend on the tables: where cos
-and sin stand for a direction or a gradient, they give zeros, `_rotated_only`.)
+and every derivative of these is one of the three again. (Channels that are copied do not depend on the tables: where
+cos and sin stand for a direction or a gradient, they give zeros, `_rotated_only`.)
 
 Where tables are differentiated the ops get one row of cos/sin per token: looking rows up, and adding the gradients of
 tokens that read the same row, is PyTorch's index_select.
@@ -161,7 +161,7 @@ class _TableGrad(torch.autograd.Function):
 
 @contextmanager
 def _in_forward():
-    """Ops inside belong to the level below this derivative: the device's kernel, or the next transform of torch.func."""
+    """Ops inside belong to the level below this derivative: the device's kernel, or the next torch.func transform."""
     if _functorch_active():  # the outer transform would not record anything in the no_grad mode of a forward
         with torch.enable_grad(), forward_ad._set_fwd_grad_enabled(True), _below_autograd():
             yield
@@ -263,9 +263,8 @@ def _rotate_in_place(x, cos, sin, *rest):
     if needs_derivative(x, cos, sin):
         for t in x:
             if torch.is_grad_enabled() and t.requires_grad and t.is_leaf:
-                raise ValueError(
-                    f"rope_ext: x must not be a leaf that requires grad when written in place, got one of shape {tuple(t.shape)}"
-                )
+                rule = "not be a leaf that requires grad when written in place"
+                raise ValueError(f"rope_ext: x must {rule}, got one of shape {tuple(t.shape)}")
         _rotate_with_derivative(x, cos, sin, rest[:3], rest[3:], in_place=True)
     else:
         with _below_autograd():
@@ -275,9 +274,8 @@ def _rotate_in_place(x, cos, sin, *rest):
 def _rotate_out(x, cos, sin, *rest):
     *_, out = rest
     if needs_derivative((*x, *out), cos, sin):
-        raise ValueError(
-            "rope_ext: out must be None when a derivative is recorded, got tensors while x, cos, sin or out requires grad"
-        )
+        got = "tensors while x, cos, sin or out requires grad"
+        raise ValueError(f"rope_ext: out must be None when a derivative is recorded, got {got}")
     with _below_autograd():
         _ops.rotate_out(x, cos, sin, *rest)
 

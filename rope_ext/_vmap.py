@@ -64,8 +64,8 @@ torch.library.register_vmap("rope_ext::table_grad", _vmap_by_loop(_ops.table_gra
 torch.library.register_vmap("rope_ext::table_rows", _vmap_by_loop(_ops.table_rows), lib=_library)
 
 
-# is_grads_batched, and so gradcheck's check_batched_grad, uses an older vmap with one generic rule, a loop, which cannot
-# take lists of tensors apart. So each op with a list has a twin for a list of one, which it can loop over.
+# is_grads_batched, and so gradcheck's check_batched_grad, uses an older vmap with one generic rule, a loop, which can
+# not take lists of tensors apart. So each op with a list has a twin for a list of one, which it can loop over.
 
 _twins = torch.library.Library("rope_ext", "FRAGMENT")
 

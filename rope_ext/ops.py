@@ -9,6 +9,22 @@ _rotate = torch.ops.rope_ext.rotate.default
 _rotate_ = torch.ops.rope_ext.rotate_.default
 _rotate_out = torch.ops.rope_ext.rotate_out.default
 _LAYOUT_INDEX = {name: index for index, name in enumerate(LAYOUTS)}
+_INT = (int, torch.SymInt)
+_OPTIONAL_TENSOR = (torch.Tensor, type(None))
+# Name, types and rule of the arguments after x, in the order of csrc/bindings/schema.cpp.
+_EXPECTED = [
+    ("cos", torch.Tensor, "a Tensor"),
+    ("sin", torch.Tensor, "a Tensor"),
+    ("positions", _OPTIONAL_TENSOR, "a Tensor"),
+    ("offset", _OPTIONAL_TENSOR, "an int or a Tensor"),
+    ("cu_seqlens", _OPTIONAL_TENSOR, "a Tensor"),
+    ("offset", _INT, "an int or a Tensor"),
+    ("layout", _INT, "an index"),
+    ("interleaved", bool, "True or False"),
+    ("rotary_dim", (*_INT, type(None)), "an int"),
+    ("rotary_offset", _INT, "an int"),
+    ("inverse", bool, "True or False"),
+]
 
 
 def apply(
@@ -36,15 +52,15 @@ def apply(
         token and head, axes in the order of `layout` with batch first where the layout has none, 1 broadcasts.
     layout: axes of x. "bshd" (batch, seqlen, heads, head_dim), "bhsd", "sbhd", "shd", or "thd" (tokens, heads,
         head_dim) for packed sequences.
-    interleaved: pairs are channels (2i, 2i + 1) (GPT-J, Llama in Meta's code) instead of (i, i + rotary_dim / 2)
+    interleaved: pairs are channels (2i, 2i + 1) (GPT-J, Llama in Meta's code) and not (i, i + rotary_dim / 2)
         (GPT-NeoX, Llama in Hugging Face).
     rotary_dim, rotary_offset: channels [rotary_offset, rotary_offset + rotary_dim) are rotated, the others copied bit
         for bit. Even. Default: all from rotary_offset on.
     positions: row of the table for each token instead of 0, 1, 2, ...; int32 or int64, (seqlen,), (batch, seqlen) or
         (1, seqlen); (tokens,) with "thd".
     offset: added to the row: int, or (batch,) int32 or int64 Tensor.
-    cu_seqlens: (nseq + 1,) int32, ascending from 0, with "thd": rows restart at 0 at each boundary; tokens past the last
-        boundary are copied.
+    cu_seqlens: (nseq + 1,) int32, ascending from 0, with "thd": rows restart at 0 at each boundary; tokens past the
+        last boundary are copied.
     inverse: turn by the negative angle.
     out: write there, and return it: like x in structure, shapes and dtype, any strides, memory apart from all
         arguments or x itself. Not while a derivative is recorded.
@@ -53,8 +69,8 @@ def apply(
     float32 (float64 for float64 x), each product and sum rounded, the result rounded once to the dtype of x.
     Differentiable in x, cos and sin, to every order, in reverse and forward mode, under torch.func and torch.compile.
 
-    Raises ValueError or TypeError, "rope_ext: <argument> must <rule>, got <value>", with nothing written. A position that
-    leads outside the table is such an error (on the CPU; negative ones too, a table has no rows for them).
+    Raises ValueError or TypeError, "rope_ext: <argument> must <rule>, got <value>", with nothing written. A position
+    that leads outside the table is such an error, negative ones too: a table has no rows for them.
 
     Equivalent to, for layout "bshd" and the default pairing (all of it: rope_ext.reference):
         x1, x2 = x.float().chunk(2, dim=-1)
@@ -143,20 +159,12 @@ def _explained(error, arguments):
     message = str(error)
     if message.startswith("rope_ext: "):  # csrc/bindings/check.cpp: no C++ exception becomes a TypeError
         return TypeError(message)
-    x, cos, sin, positions, offsets, cu_seqlens, offset, _, interleaved, rotary_dim, rotary_offset, inverse, _ = (
-        arguments[:13]
-    )
-    tensor, whole, flag = (torch.Tensor, "a Tensor"), ((int, torch.SymInt), "an int"), (bool, "True or False")
-    expected = [("cos", cos, *tensor), ("sin", sin, *tensor)]
-    expected += [(n, v, *tensor) for n, v in (("positions", positions), ("cu_seqlens", cu_seqlens)) if v is not None]
-    expected += [("offset", offset, whole[0], "an int or a Tensor"), ("rotary_offset", rotary_offset, *whole)]
-    expected += [("rotary_dim", rotary_dim, *whole)] if rotary_dim is not None else []
-    expected += [("interleaved", interleaved, *flag), ("inverse", inverse, *flag)]
-    for name, value, kind, wanted in expected:
-        if not isinstance(value, kind):
+    for (name, kinds, wanted), value in zip(_EXPECTED, arguments[1:12]):
+        if not isinstance(value, kinds):
             return TypeError(f"rope_ext: {name} must be {wanted}, got {value!r}")
     if isinstance(error, NotImplementedError):  # the dispatcher's
+        x = arguments[0][0]
         return NotImplementedError(
-            f"rope_ext: x must be a strided tensor on a device of this build (cpu), got {x[0].device} {x[0].layout}"
+            f"rope_ext: x must be a strided tensor on a device of this build (cpu), got {x.device} {x.layout}"
         )
     return error

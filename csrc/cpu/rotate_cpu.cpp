@@ -46,7 +46,8 @@ TokenRow<T> token_row(const Params& p, Void* data, const Strides& s, Pairing pai
 
 // Calls function(step) with the step between pairs as a constant where the compiler can vectorise it: 1 (half pairing)
 // or 2 (interleaved pairing), unit channel stride on both sides; 0 otherwise.
-// Without the constants bf16 runs several times slower (figures: CHANGELOG).
+// Without the constants gcc 12 leaves the loop scalar: 4.8 (float32), 6.1 (bfloat16), 2.5 (float16) times slower, half
+// pairing, AVX-512, 256 KiB of x.
 template <class Function>
 void with_constant_step(Pairing a, Pairing b, const Function& function) {
   if (a.step == 1 && b.step == 1) {
