@@ -154,9 +154,9 @@ def variants(interleaved, backward):
     if not backward:
         found += [Variant("rope_ext out=", ours_out, 1), Variant("rope_ext in place", ours_in_place, 1)]
     if not interleaved:
-        return found + [Variant("eager", eager_half, 3), Variant("torch.compile", compiled_half, 3)]
+        return [*found, Variant("eager", eager_half, 3), Variant("torch.compile", compiled_half, 3)]
     found += [Variant("eager", eager_interleaved, 3), Variant("torch.compile", compiled_interleaved, 1)]
-    return found + [Variant("complex", eager_complex, 1)]
+    return [*found, Variant("complex", eager_complex, 1)]
 
 
 def prepare(shape, dtype, interleaved, backward):

@@ -201,7 +201,7 @@ def main():
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--rounds", type=int, help="at most, per case; time per case is bounded too")
     parser.add_argument("--output", type=Path, default=HERE / "results", metavar="DIR")
-    parser.add_argument("--name", default="cpu", help="of the files written: NAME.md, NAME.json, NAME.png")
+    parser.add_argument("--name", help="of the files written, NAME.md, .json, .png; default cpu, with -q cpu_quick")
     options = parser.parse_args()
     preset = QUICK if options.quick else FULL
     shapes = [shape for shape in SHAPES if shape.name in (options.shapes or preset["shapes"])]
@@ -213,11 +213,12 @@ def main():
         progress.set_description(" ".join((case[0].name, *case[1:])))
         rows.append(run_case(*case, options.rounds or preset["rounds"], preset["seconds"]))
     report = {"machine": machine(), "rows": rows}
+    name = options.name or ("cpu_quick" if options.quick else "cpu")
     text = f"{title(report)}\n\n{table(report)}\n"
     options.output.mkdir(parents=True, exist_ok=True)
-    (options.output / f"{options.name}.md").write_text(text)
-    (options.output / f"{options.name}.json").write_text(json.dumps(report, indent=1) + "\n")
-    draw(report, options.output / f"{options.name}.png")
+    (options.output / f"{name}.md").write_text(text)
+    (options.output / f"{name}.json").write_text(json.dumps(report, indent=1) + "\n")
+    draw(report, options.output / f"{name}.png")
     print(errors(report), text, sep="\n\n", end="")
 
 
