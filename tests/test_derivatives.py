@@ -94,20 +94,51 @@ def test_gradient_of_x_equals_the_reference_bitwise(dtype, interleaved):
 
 @pytest.mark.parametrize("table_dtype", [torch.float32, torch.bfloat16])
 def test_gradient_of_tables_accumulates_in_fp32(table_dtype):
-    """Of 2 x 2048 tokens that all read row 1, in bfloat16. The terms of one entry are positive, so the sum of n terms in
-    float32 is off by less than n 2^-24 relative; a bfloat16 sum would stall at 2^-8 of it."""
-    x = random((2, 2048, 4, 4), torch.bfloat16).abs()
-    g = random(x.shape, torch.bfloat16, 1).abs()
+    """Of 2 x 2048 tokens that all read row 1. Products of small integers: every sum is below 2^24, so float32 adds them
+    exactly and the result is the exact sum rounded once, while anything added in bfloat16 (2^8) is not."""
+    x, g = ((random((2, 2048, 4, 4), F64, seed).abs() * 5).ceil().clamp(max=15) for seed in (0, 1))
     cos, sin = (random((3, 4), torch.float32, s).to(table_dtype).requires_grad_() for s in (2, 3))
     positions = torch.ones(2048, dtype=torch.int64)
-    got = torch.autograd.grad(rope_ext.apply(x, cos, sin, positions=positions), (cos, sin), g)
+    y = rope_ext.apply(x.bfloat16(), cos, sin, positions=positions)
+    got = torch.autograd.grad(y, (cos, sin), g.bfloat16())
     double = [t.detach().double().requires_grad_() for t in (cos, sin)]
-    wanted = torch.autograd.grad(reference.apply(x.double(), *double, positions=positions), double, g.double())
-    terms = 2 * 2048 * 4
-    last_rounding = torch.finfo(table_dtype).eps / 2
-    for a, b in zip(got, wanted):
-        assert a.dtype == table_dtype
-        torch.testing.assert_close(a.double(), b, rtol=terms * 2**-24 + last_rounding, atol=0)
+    wanted = torch.autograd.grad(reference.apply(x, *double, positions=positions), double, g)
+    assert wanted[0].max() > 2**16
+    assert_same_bits(got, [t.to(table_dtype) for t in wanted])
+
+
+def test_tokens_past_the_last_boundary_reach_no_table_gradient():
+    """Not even as 0 * infinity."""
+    x = random((4, 2, 8), F64)
+    x[3:] = torch.inf
+    cos, sin = random((5, 4), F64, 1).requires_grad_(), random((5, 4), F64, 2).requires_grad_()
+    cu_seqlens = torch.tensor([0, 3], dtype=torch.int32)
+    y = rope_ext.apply(x.requires_grad_(), cos, sin, layout="thd", cu_seqlens=cu_seqlens)
+    grad_x, *grads = torch.autograd.grad(y, (x, cos, sin), torch.ones_like(y))
+    inside = reference.apply(x[:3], cos, sin, layout="shd")
+    torch.testing.assert_close(grads, list(torch.autograd.grad(inside.sum(), (cos, sin))), rtol=1e-14, atol=1e-14)
+    assert torch.equal(grad_x[3:], torch.ones(1, 2, 8, dtype=F64))
+
+
+def test_batched_gradients_of_tables():
+    """is_grads_batched, over q and k at once."""
+    q, k = random((1, 4, 3, 8), F64, 0).requires_grad_(), random((1, 4, 1, 8), F64, 1).requires_grad_()
+    cos, sin = random((4, 4), F64, 2).requires_grad_(), random((4, 4), F64, 3).requires_grad_()
+    y = rope_ext.apply((q, k), cos, sin)
+    many = [random((5, *t.shape), F64, 4) for t in y]
+    got = torch.autograd.grad(y, (q, k, cos, sin), many, is_grads_batched=True, retain_graph=True)
+    for i in range(5):
+        one = torch.autograd.grad(y, (q, k, cos, sin), [g[i] for g in many], retain_graph=True)
+        torch.testing.assert_close([g[i] for g in got], list(one), rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize("tables_need", [False, True])
+def test_x_is_kept_for_backward_only_for_tables(tables_need):
+    x, cos, sin = random((1, 5, 2, 8), F64).requires_grad_(), random((5, 4), F64, 1), random((5, 4), F64, 2)
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.data_ptr()) or t, lambda t: t):
+        rope_ext.apply(x, cos.requires_grad_(tables_need), sin)
+    assert (x.data_ptr() in saved) == tables_need
 
 
 def incoming_gradients():
@@ -256,6 +287,24 @@ def test_in_place_counts_as_a_write():
     rope_ext.apply_(y, cos, sin)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         square.sum().backward()
+
+
+def test_the_ops_themselves_count_their_writes():
+    cos, sin = random((5, 4), torch.float32, 1), random((5, 4), torch.float32, 2)
+    x, out = random((1, 5, 2, 8), torch.float32), torch.empty(1, 5, 2, 8)
+    arguments = ([x], cos, sin, None, None, None, 0, 0, False, None, 0, False, False)
+    torch.ops.rope_ext.rotate_out(*arguments, [out])
+    assert (x._version, out._version) == (0, 1)
+    torch.ops.rope_ext.rotate_(*arguments)
+    assert (x._version, out._version) == (1, 1)
+
+
+def test_in_place_on_a_leaf_without_recording():
+    x, cos, sin = random((1, 5, 2, 8), F64).requires_grad_(), random((5, 4), F64, 1), random((5, 4), F64, 2)
+    wanted = reference.apply(x.detach(), cos, sin)
+    with torch.no_grad():
+        rope_ext.apply_(x, cos, sin)
+    assert_same_bits(x.detach(), wanted)
 
 
 def test_in_place_on_a_view_reaches_the_base():

@@ -251,6 +251,11 @@ MISTAKES = [
         call("leaf", out=torch.empty(2, 5, 3, 8)),
         "out must be None when a derivative is recorded, got tensors while x, cos, sin or out requires grad",
     ),
+    (V, out(torch.zeros(2, 5, 3, 8, requires_grad=True)), "out must be None when a derivative is recorded, got tensors while x, cos, sin or out requires grad"),
+    # further rows
+    (V, call("packed", layout="thd", cu_seqlens=torch.tensor([0, 6], dtype=INT32), offset=-1), "offset must lead to a row of the table, 0 to 8, got row -1 for sequence 0"),
+    (V, call("x", cos=torch.ones(2, 5, 4, 4)), "cos must have 1 head or the 3 heads of x on the heads axis, got shape (2, 5, 4, 4)"),
+    (V, call("double", cos="cos64", offset=torch.tensor([[0, 9], [6, 9]])[:, 0]), "offset must lead to a row of the table, 0 to 8, got row 10 for token 4 of batch 1"),
 ]
 
 

@@ -59,6 +59,33 @@ def test_expanded_inputs():
     assert 0 not in got.stride()
 
 
+@pytest.mark.parametrize("width", [4, 8])
+@pytest.mark.parametrize("shape", [(9,), (2, 5), (2, 5, 3)])
+def test_cos_and_sin_of_different_strides(shape, width):
+    """Each of the two has strides of its own, on every axis."""
+    x = random((2, 5, 3, 8), torch.float32)
+    cos = in_memory(random((*shape, width), torch.float32, 1), "reversed strides")
+    sin = in_memory(random((*shape, width), torch.float32, 2), "sliced")
+    assert cos.stride() != sin.stride()
+    for interleaved in (False, True):
+        got = rope_ext.apply(x, cos, sin, interleaved=interleaved)
+        assert_same_bits(got, reference.apply(x, cos, sin, interleaved=interleaved))
+    expanded = sin[:1].expand_as(sin)
+    assert_same_bits(rope_ext.apply(x, cos, expanded), reference.apply(x, cos, expanded))
+    assert_same_bits(rope_ext.apply(x, expanded, cos), reference.apply(x, expanded, cos))
+
+
+def test_strided_positions_offsets_and_boundaries():
+    def every_second(*values):
+        return torch.tensor([[v, 99] for v in values], dtype=torch.int32)[:, 0]
+
+    x = random((2, 5, 3, 8), torch.float32)
+    for keywords in ({"positions": every_second(3, 1, 4, 1, 5)}, {"offset": every_second(1, 3)}):
+        assert_same_bits(rope_ext.apply(x, COS, SIN, **keywords), reference.apply(x, COS, SIN, **keywords))
+    keywords = {"cu_seqlens": every_second(0, 2, 5), "layout": "thd"}
+    assert_same_bits(rope_ext.apply(x[0], COS, SIN, **keywords), reference.apply(x[0], COS, SIN, **keywords))
+
+
 def test_negative_and_swapped_table_views():
     """Complex, 2x2, stacked and concatenated tables are views, and so cost no copy."""
     x = random((1, 5, 2, 8), torch.float32)
@@ -137,7 +164,7 @@ def test_tokens_past_the_last_boundary_are_bit_identical():
 
 def overlapping():
     memory = random((4096,), torch.float32)
-    x = memory[:80].view(1, 5, 2, 8)
+    x, half = memory[:80].view(1, 5, 2, 8), memory.view(torch.bfloat16)
     return {
         "an expanded x": lambda: rope_ext.apply_(memory[:8].expand(1, 5, 2, 8), COS, SIN),
         "rows that overlap": lambda: rope_ext.apply_(memory.as_strided((1, 5, 2, 8), (80, 15, 8, 1)), COS, SIN),
@@ -146,6 +173,19 @@ def overlapping():
         "out shifted against x": lambda: rope_ext.apply(x, COS, SIN, out=memory[8:88].view(1, 5, 2, 8)),
         "out of q is k": lambda: rope_ext.apply(
             (x, memory[80:160].view(1, 5, 2, 8)), COS, SIN, out=(memory[80:160].view(1, 5, 2, 8), x)
+        ),
+        "out holds sin": lambda: rope_ext.apply(x, COS, memory[160:196].view(9, 4), out=memory[100:180].view(1, 5, 2, 8)),
+        "out holds the positions": lambda: rope_ext.apply(
+            x, COS, SIN, positions=memory[200:205].view(torch.int32).zero_(), out=memory[140:220].view(1, 5, 2, 8)
+        ),
+        "out holds the offset": lambda: rope_ext.apply(
+            x, COS, SIN, offset=memory[200:201].view(torch.int32).zero_(), out=memory[140:220].view(1, 5, 2, 8)
+        ),
+        "out holds cu_seqlens": lambda: rope_ext.apply(
+            x[0], COS, SIN, layout="thd", cu_seqlens=memory[200:202].view(torch.int32).zero_(), out=memory[140:220].view(5, 2, 8)
+        ),
+        "out one element into x": lambda: rope_ext.apply(
+            half[:160].view(1, 10, 2, 8), COS.repeat(2, 1), SIN.repeat(2, 1), out=half[1:161].view(1, 10, 2, 8)
         ),
         "out holds the table": lambda: rope_ext.apply(
             x, memory[160:196].view(9, 4), SIN, out=memory[100:180].view(1, 5, 2, 8)

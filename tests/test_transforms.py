@@ -79,6 +79,12 @@ def test_vmap_of_pairs_layouts_and_positions():
         assert_same_bits(got, wanted)
 
 
+def test_vmap_with_tables_per_head():
+    x, tables = random((3, 2, 5, 2, 4), F64), [random((2, 5, 2, 2), F64, s) for s in (1, 2)]
+    got, wanted = (vmap(lambda x, f=f: f(x, *tables))(x) for f in (rope_ext.apply, reference.apply))
+    assert_same_bits(got, wanted)
+
+
 def test_vmap_in_place():
     x = random((3, 5, 2, 4), F64)
     wanted = vmap(lambda x: reference.apply(x, COS, SIN, layout="shd"))(x)
@@ -175,7 +181,7 @@ def test_opcheck(op, memory):
     x = [in_memory(random((2, 5, h, 4), F64, h), memory) for h in (2, 1)]
     leaf = op in ("rotate", "table_grad")
     x = [t.requires_grad_(leaf) for t in x]
-    tables = [t[None, :5].clone().requires_grad_(leaf) for t in (COS, SIN)] if op == "table_grad" else [COS, SIN]
+    tables = [in_memory(t[None, :5], memory).requires_grad_(leaf) for t in (COS, SIN)] if op == "table_grad" else [COS, SIN]
     arguments = (x, *tables, *LOOKUP_ARGUMENTS)
     if op == "check_apart":
         arguments = (x,)
