@@ -30,7 +30,7 @@ PAIRINGS, PASSES = ("half", "interleaved"), ("forward", "forward+backward")
 QUICK = {"shapes": ["train", "decode"], "dtypes": ["bf16"], "rounds": 7, "seconds": 0.5}
 FULL = {"shapes": [shape.name for shape in SHAPES], "dtypes": list(DTYPES), "rounds": 31, "seconds": 2.5}
 SHORTEST_SAMPLE = 200e-6  # seconds; shorter calls are timed in batches
-MIN_ROUNDS = 3
+MIN_ROUNDS = 5
 COLORS = {
     "rope_ext": "#0b4f8a",
     "rope_ext out=": "#3f8fd2",
@@ -188,6 +188,7 @@ def draw_panel(axis, rows):
     axis.set_yscale("log")
     axis.axhline(1, color="black", linewidth=0.8)
     axis.margins(y=0.12)
+    axis.set_xlim(-0.5, len(rows) - 0.5)
     axis.set_xticks(range(len(rows)), [row["dtype"] for row in rows])
     axis.yaxis.set_major_formatter("{x:g}x")
     axis.spines[["top", "right"]].set_visible(False)

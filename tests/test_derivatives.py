@@ -107,6 +107,15 @@ def test_gradient_of_tables_accumulates_in_fp32(table_dtype):
     assert_same_bits(got, [t.to(table_dtype) for t in wanted])
 
 
+def test_gradient_of_16_bit_tables_is_not_rounded_per_token():
+    """2100 tokens add 1 * 1 + 16 * 16 = 257 each, which bfloat16 rounds to 256: the sum shows it."""
+    x = torch.tensor([1.0, 16.0]).expand(1, 2100, 1, 2).bfloat16()
+    cos, sin = (torch.ones(1, 1, dtype=torch.bfloat16).requires_grad_() for _ in range(2))
+    y = rope_ext.apply(x, cos, sin, positions=torch.zeros(2100, dtype=torch.int64))
+    (got,) = torch.autograd.grad(y, cos, x)
+    assert got == torch.tensor(2100 * 257.0).bfloat16() != torch.tensor(2100 * 256.0).bfloat16()
+
+
 def test_tokens_past_the_last_boundary_reach_no_table_gradient():
     """Not even as 0 * infinity."""
     x = random((4, 2, 8), F64)
