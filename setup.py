@@ -19,7 +19,10 @@ from setuptools.command.dist_info import dist_info
 
 ROOT = Path(__file__).resolve().parent
 OLDEST_TORCH = (2, 11)
-TORCH_FIRST = "pip install 'torch>=2.11', then install rope_ext again."
+TORCH_FIRST = (
+    "pip install 'torch>=2.11', then install rope_ext again"
+    " (with --no-build-isolation where builds run in an environment without the user's packages)."
+)
 
 
 def fail(sentence):
@@ -73,7 +76,7 @@ class CMakeBuild(build_ext):
 
         arguments = [
             f"-DROPE_EXT_TORCH_DIR={torch}",
-            "-DROPE_EXT_INTROSPECT=ON",
+            f"-DROPE_EXT_INTROSPECT={'ON' if len(self.extensions) > 1 else 'OFF'}",
             f"-DPython_EXECUTABLE={sys.executable}",
             f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
             f"-DCMAKE_MAKE_PROGRAM={ninja}",
@@ -100,7 +103,8 @@ class DistInfo(dist_info):
         super().run()
 
 
-setup(
-    ext_modules=[Extension("rope_ext._ops", []), Extension("rope_ext._introspect", [])],
-    cmdclass={"build_ext": CMakeBuild, "dist_info": DistInfo},
-)
+extensions = [Extension("rope_ext._ops", [])]
+if Path(sysconfig.get_path("include"), "Python.h").exists():  # for tests only, so its lack is no reason to fail
+    extensions.append(Extension("rope_ext._introspect", []))
+
+setup(ext_modules=extensions, cmdclass={"build_ext": CMakeBuild, "dist_info": DistInfo})

@@ -191,7 +191,8 @@ def prepare(shape, dtype, interleaved, backward):
 
     found, sources = variants(interleaved, backward), (*inputs, *grads) if backward else inputs
     rotated = [exact(x, tables, inverse=i >= 2) for i, x in enumerate(sources)]
-    expected = {v.name: [(y, error_bound(v, x)) for x, y in zip(sources, rotated)] for v in found}
+    largest = [x.abs().max().item() for x in sources]
+    expected = {v.name: [(y, error_bound(v, dtype, x)) for x, y in zip(largest, rotated)] for v in found}
     expected["copy"] = [(x, 0.0) for x in sources]
     return {v.name: step(v.call) for v in found}, expected
 
@@ -214,8 +215,8 @@ def exact(x, tables, inverse=False):
     return torch.cat((y.real, y.imag), dim=-1)
 
 
-def error_bound(variant, x):
-    """Largest distance of any element of the result for x from the exact one.
+def error_bound(variant, dtype, largest):
+    """Distance from the exact result that no element exceeds. dtype: of x; largest: max|x|.
 
     A channel is x1 cos - x2 sin. Table, products and sum are rounded once each, by a factor of at most 1 + u, so in a
     pair of norm r it is off by at most r ((1 + u)^3 - 1), as |x1 cos| + |x2 sin| <= r <= sqrt(2) max|x|. In bfloat16
@@ -225,8 +226,7 @@ def error_bound(variant, x):
       3). They may be 3 times as far off; that is the formula, not an error.
     The last term is for float16 below its normal range, where two table entries or products are off by a constant.
     """
-    of_x, single = torch.finfo(x.dtype), torch.finfo(torch.float32)
-    largest = x.abs().max().item()
-    coarse = 1.0 if x.dtype == torch.float32 else (1 + of_x.eps / 2) ** variant.roundings
+    of_x, single = torch.finfo(dtype), torch.finfo(torch.float32)
+    coarse = 1.0 if dtype == torch.float32 else (1 + of_x.eps / 2) ** variant.roundings
     relative = coarse * (1 + single.eps / 2) ** 3 - 1
     return math.sqrt(2) * largest * relative + 2 * (1 + largest) * of_x.smallest_normal * of_x.eps / 2

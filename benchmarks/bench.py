@@ -29,9 +29,9 @@ from tqdm import tqdm
 
 HERE = Path(__file__).resolve().parent
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-PAIRINGS, PASSES = ("half", "interleaved"), ("forward", "forward+backward")
-QUICK = {"shapes": ["train", "decode"], "dtypes": ["bf16"], "seconds": 0.5, "attempts": 1}
-FULL = {"shapes": [shape.name for shape in SHAPES], "dtypes": list(DTYPES), "seconds": 2.5, "attempts": 3}
+PAIRINGS, PASSES = ["half", "interleaved"], ["forward", "forward+backward"]
+FULL = {"shapes": [shape.name for shape in SHAPES], "dtypes": list(DTYPES), "pairings": PAIRINGS}
+QUICK = {"shapes": ["train", "decode"], "dtypes": ["bf16"], "pairings": ["half"]}
 SHORTEST_SAMPLE = 200e-6  # seconds; shorter calls are timed in batches
 MIN_ROUNDS = 5
 BUSY = 0.1  # cores; a case during which other processes use more is measured again, and marked if that is no better
@@ -134,7 +134,7 @@ def machine():
 
 def title(report):
     m = report["machine"]
-    cpu = f"{m['cpu']} ({m['capability']}), {m['threads']} threads"
+    cpu = f"{m['cpu']} ({m['capability']}), {m['threads']} thread{'s' * (m['threads'] > 1)}"
     return f"{cpu}, torch {m['torch']}, commit {m['commit']}, {m['date']}"
 
 
@@ -179,7 +179,7 @@ def draw(report, path):
     for row in report["rows"]:
         panels.setdefault((row["shape"]["name"], row["pass"], row["pairing"]), []).append(row)
     names = list(dict.fromkeys(shape for shape, _, _ in panels))
-    columns = list(itertools.product(PASSES, PAIRINGS))
+    columns = [column for column in itertools.product(PASSES, PAIRINGS) if (names[0], *column) in panels]
     figure, axes = plt.subplots(
         len(names), len(columns), figsize=(16, 2.5 * len(names) + 1.7), sharey=True, squeeze=False, layout="constrained"
     )
@@ -197,7 +197,7 @@ def draw(report, path):
 
 
 def draw_panel(axis, rows):
-    width = 0.8 / len(COLORS)
+    width = 0.88 / len(COLORS)
     for group, row in enumerate(rows):
         present = [name for name in COLORS if name in row["results"]]
         for i, name in enumerate(present):
@@ -217,24 +217,25 @@ def draw_panel(axis, rows):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("-q", "--quick", action="store_true", help="two shapes, one dtype, less time per case")
+    parser.add_argument("-q", "--quick", action="store_true", help="two shapes, bf16, half, and less time per case")
     parser.add_argument("--shapes", nargs="+", choices=FULL["shapes"])
     parser.add_argument("--dtypes", nargs="+", choices=FULL["dtypes"])
+    parser.add_argument("--pairings", nargs="+", choices=PAIRINGS)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--rounds", type=int, default=301, help="at most, per case; time per case is bounded too")
     parser.add_argument("--output", type=Path, default=HERE / "results", metavar="DIR")
     parser.add_argument("--name", help="of the files written, NAME.md, .json, .png; default cpu, with -q cpu_quick")
     options = parser.parse_args()
-    preset, name = (QUICK, "cpu_quick") if options.quick else (FULL, "cpu")
+    preset, bounds, name = (QUICK, (0.5, 1), "cpu_quick") if options.quick else (FULL, (2.5, 2), "cpu")
     shapes = [shape for shape in SHAPES if shape.name in (options.shapes or preset["shapes"])]
     dtypes = [dtype for dtype in DTYPES if dtype in (options.dtypes or preset["dtypes"])]
+    pairings = [pairing for pairing in PAIRINGS if pairing in (options.pairings or preset["pairings"])]
     torch.set_num_threads(options.threads)
     torch._inductor.config.compile_threads = 1  # no worker processes, which would take a core while others are timed
-    rows = []
-    for case in (progress := tqdm(list(itertools.product(shapes, dtypes, PAIRINGS, PASSES)))):
+    report = {"machine": machine(), "rows": []}
+    for case in (progress := tqdm(list(itertools.product(shapes, dtypes, pairings, PASSES)))):
         progress.set_description(" ".join((case[0].name, *case[1:])))
-        rows.append(run_case(*case, options.rounds, preset["seconds"], preset["attempts"]))
-    report = {"machine": machine(), "rows": rows}
+        report["rows"].append(run_case(*case, options.rounds, *bounds))
     name = options.name or name
     text = f"{title(report)}\n\n{table(report)}\n"
     options.output.mkdir(parents=True, exist_ok=True)

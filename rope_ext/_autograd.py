@@ -22,6 +22,7 @@ from torch.autograd import forward_ad
 _ops = torch.ops.rope_ext
 _below_autograd = torch._C._AutoDispatchBelowAutograd  # context manager: ops skip the kernels of this file
 _functorch_active = torch._C._are_functorch_transforms_active
+_level = torch._C._functorch.maybe_get_level  # of the transform that wraps a tensor; -1: none
 _library = torch.library.Library("rope_ext", "IMPL")
 
 # Arguments that all ops share (csrc/bindings/schema.cpp): x, cos, sin, the lookup (positions, offsets, cu_seqlens),
@@ -41,11 +42,10 @@ def call(op, arguments, written=()):
 
     written: the tensors that the op overwrites.
     """
-    if (
-        torch.compiler.is_compiling()
-        or _functorch_active()
-        or needs_derivative((*arguments[0], *written), *arguments[1:3])
-    ):
+    if _functorch_active():
+        _check_captured(written, [t for t in arguments[1:6] if t is not None])
+        return op(*arguments)
+    if needs_derivative((*arguments[0], *written), *arguments[1:3]):
         return op(*arguments)
     if written:
         return _write(op, arguments, written)
@@ -53,44 +53,65 @@ def call(op, arguments, written=()):
         return op(*arguments)
 
 
+def _check_captured(written, others):
+    """A transform records nothing in a tensor from outside it: derivatives would be zero without a word."""
+    for t in written:
+        if _level(t) < max(map(_level, others)):
+            rule = "be inside every transform that cos, sin or the positions are inside"
+            raise ValueError(
+                f"rope_ext: x must {rule} when it is written, got one of shape {tuple(t.shape)} from outside"
+            )
+
+
 def _write(op, arguments, written):
+    _check_writable(written)
     with torch._C._AutoDispatchBelowADInplaceOrView():
         op(*arguments)
     # autograd refuses to use a saved tensor that was written since; inference tensors are never saved
     torch.autograd.graph.increment_version([t for t in written if not t.is_inference()])
 
 
+def _is_restricted_view(t):
+    return t._is_view() and torch._C._autograd._get_creation_meta(t) != torch._C._autograd.CreationMeta.DEFAULT
+
+
+def _check_writable(tensors, recorded=False):
+    """What autograd would refuse, asked before the first of the tensors is written."""
+    for t in tensors:
+        base = t._base if t._is_view() else t
+        rule = None
+        if t.is_inference() and not torch.is_inference_mode_enabled():
+            rule = "not be an inference tensor outside inference mode"
+        elif torch.is_grad_enabled() and base.requires_grad and base.is_leaf:
+            rule = "not be a leaf that requires grad, or a view of one,"
+        elif torch.is_grad_enabled() and (recorded or t.requires_grad) and _is_restricted_view(t):
+            rule = "not be one of several views that an op returned (split, unbind, chunk)"
+        if rule is not None:
+            raise ValueError(f"rope_ext: x must {rule} when it is written, got one of shape {tuple(t.shape)}")
+
+
 # ---- the two Functions ----
 
 
 class _Rotate(torch.autograd.Function):
-    """inputs: *x, *kept, cos, sin, *lookup, (scalars, number of x, in place).
-
-    kept: in place and with differentiated tables, clones of x, because table_grad wants x as it was. In place there is
-    one x, and it is the first input, which autograd takes for granted when x is a view.
-    """
+    """inputs: *x, cos, sin, *lookup, scalars."""
 
     @staticmethod
     def forward(*inputs):
-        *tables, (scalars, n, in_place) = inputs[-6:]
-        x = list(inputs[:n])
+        *x, cos, sin, positions, offsets, cu_seqlens, scalars = inputs
         with _in_forward():
-            if in_place:
-                _ops.rotate_(x, *tables, *scalars)
-                return tuple(x)
-            return tuple(_ops.rotate(x, *tables, *scalars))
+            return tuple(_ops.rotate(x, cos, sin, positions, offsets, cu_seqlens, *scalars))
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        *tables, (ctx.scalars, ctx.n, ctx.in_place) = inputs[-6:]
-        x, kept = inputs[: ctx.n], inputs[ctx.n : -6]
+        x, tables, ctx.scalars = inputs[:-6], inputs[-6:-1], inputs[-1]
         ctx.set_materialize_grads(False)
-        if ctx.in_place:
-            ctx.mark_dirty(*x)
-            x = kept
-        ctx.save_for_backward(*tables, *(x if any(ctx.needs_input_grad[-6:-4]) else ()))
+        tables_need = any(ctx.needs_input_grad[-6:-4])
+        ctx.save_for_backward(*tables, *(x if tables_need else ()))
         if forward_ad._current_level >= 0:
             ctx.save_for_forward(*tables, *x)
+        elif not tables_need:
+            ctx.mark_non_differentiable(*(y for y, need in zip(output, ctx.needs_input_grad) if not need))
 
     @staticmethod
     def backward(ctx, *grads):
@@ -102,20 +123,17 @@ class _Rotate(torch.autograd.Function):
         grad_tables = (None, None)
         if any(ctx.needs_input_grad[-6:-4]) and any(given):
             grad_tables = _table_grad(_pick(x, given), *tables[:2], ctx.scalars, _pick(grads, given))
-        kept = len(ctx.needs_input_grad) - 6 - ctx.n
-        return *grad_x, *[None] * kept, *grad_tables, None, None, None, None
+        return *grad_x, *grad_tables, None, None, None, None
 
     @staticmethod
     def jvp(ctx, *tangents):
         saved = ctx.saved_tensors
         tables, x = saved[:5], saved[5:]
-        x_t, tables_t = tangents[: ctx.n], tangents[-6:-4]
+        x_t, tables_t = tangents[:-6], tangents[-6:-4]
         out = _on_subset(lambda t: _ops.rotate(t, *tables, *ctx.scalars), [t is not None for t in x_t], x_t)
         if any(t is not None for t in tables_t):
             tables_t = [torch.zeros_like(table) if t is None else t for t, table in zip(tables_t, tables)]
             out = [_add(a, b) for a, b in zip(out, _rotated_only(x, *tables_t, ctx.scalars))]
-        if ctx.in_place:  # PyTorch wants the very tangent of x back, overwritten
-            return tuple(o if t is None else t.copy_(o) for t, o in zip(x_t, out))
         return tuple(torch.zeros_like(t) if o is None else o for t, o in zip(x, out))
 
 
@@ -230,45 +248,30 @@ def _per_token(x, cos, sin, lookup, scalars):
     return torch.where(rotated, cos, 1), torch.where(rotated, sin, 0), rotated.reshape(-1, 1, 1)  # layout is "thd"
 
 
-def _rotate_with_derivative(x, cos, sin, lookup, scalars, in_place):
-    kept, rotated = (), None
-    if forward_ad._current_level >= 0 or cos.requires_grad or sin.requires_grad:
-        if in_place:
-            kept = [t.clone() for t in x]
-        if cos.dim() == 2:
-            cos, sin, rotated = _per_token(x, cos, sin, lookup, scalars)
-            lookup, scalars = _NO_LOOKUP, (0, *scalars[1:])
-    before = kept or x
-    if in_place:  # one by one: autograd's nodes write at most one view
-        _ops.check_apart(x)
-        for inputs in zip(x, kept) if kept else zip(x):
-            _apply(_Rotate, *inputs, cos, sin, *lookup, (scalars, 1, True))
-        y = x
-    else:
-        y = _apply(_Rotate, *x, cos, sin, *lookup, (scalars, len(x), False))
-    if rotated is None:
-        return list(y)
-    y = [torch.where(rotated, a, b) for a, b in zip(y, before)]
-    return [a.copy_(b) for a, b in zip(x, y)] if in_place else y
-
-
 def _rotate(x, cos, sin, *rest):
-    if needs_derivative(x, cos, sin):
-        return _rotate_with_derivative(x, cos, sin, rest[:3], rest[3:], in_place=False)
-    with _below_autograd():
-        return _ops.rotate(x, cos, sin, *rest)
+    if not needs_derivative(x, cos, sin):
+        with _below_autograd():
+            return _ops.rotate(x, cos, sin, *rest)
+    lookup, scalars, rotated = rest[:3], rest[3:], None
+    if cos.dim() == 2 and (forward_ad._current_level >= 0 or cos.requires_grad or sin.requires_grad):
+        cos, sin, rotated = _per_token(x, cos, sin, lookup, scalars)
+        lookup, scalars = _NO_LOOKUP, (0, *scalars[1:])
+    y = _apply(_Rotate, *x, cos, sin, *lookup, scalars)
+    return list(y) if rotated is None else [torch.where(rotated, a, b) for a, b in zip(y, x)]
 
 
 def _rotate_in_place(x, cos, sin, *rest):
-    if needs_derivative(x, cos, sin):
-        for t in x:
-            if torch.is_grad_enabled() and t.requires_grad and t.is_leaf:
-                rule = "not be a leaf that requires grad when written in place"
-                raise ValueError(f"rope_ext: x must {rule}, got one of shape {tuple(t.shape)}")
-        _rotate_with_derivative(x, cos, sin, rest[:3], rest[3:], in_place=True)
-    else:
+    if not needs_derivative(x, cos, sin):
         with _below_autograd():
-            _ops.rotate_(x, cos, sin, *rest)
+            return _ops.rotate_(x, cos, sin, *rest)
+    # copy_ and not a Function with mark_dirty: it knows views (a Function writes at most one) and tangents. What it
+    # would refuse is refused before anything is written.
+    tables_need = forward_ad._current_level >= 0 or cos.requires_grad or sin.requires_grad
+    _check_writable(x, recorded=tables_need)
+    _ops.check_in_place(x, cos, sin, *rest)
+    y = _rotate([t.clone() for t in x] if tables_need else x, cos, sin, *rest)  # table_grad wants x as it was
+    for t, rotated in zip(x, y):
+        t.copy_(rotated)
 
 
 def _rotate_out(x, cos, sin, *rest):
@@ -293,9 +296,9 @@ def _table_rows(*arguments):
         return _ops.table_rows(*arguments)
 
 
-def _check_apart(x):
+def _check_in_place(*arguments):
     with _below_autograd():
-        _ops.check_apart(x)
+        _ops.check_in_place(*arguments)
 
 
 _KERNELS = {
@@ -304,7 +307,7 @@ _KERNELS = {
     "rotate_out": _rotate_out,
     "table_grad": _table_grad_kernel,
     "table_rows": _table_rows,
-    "check_apart": _check_apart,
+    "check_in_place": _check_in_place,
 }
 for _name, _kernel in _KERNELS.items():
     _library.impl(_name, _kernel, "Autograd")

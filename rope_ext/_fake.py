@@ -27,7 +27,7 @@ def _fake_rows(x, cos, sin, positions, offsets, cu_seqlens, offset, layout, *sca
 
 torch.library.register_fake("rope_ext::rotate", _fake_rotate)
 torch.library.register_fake("rope_ext::rotate_", _same_device)
-torch.library.register_fake("rope_ext::check_apart", _same_device)
+torch.library.register_fake("rope_ext::check_in_place", _same_device)
 torch.library.register_fake("rope_ext::rotate_out", _same_device)
 torch.library.register_fake(
     "rope_ext::table_grad", lambda x, cos, *rest: (torch.empty_like(cos), torch.empty_like(cos))

@@ -49,17 +49,9 @@ def _rotate_vmap(info, in_dims, x, cos, sin, *rest):
     return y, [heads] * len(y)
 
 
-def _rotate_in_place_vmap(info, in_dims, *arguments):
-    if any(d is None for d in in_dims[0]):
-        raise ValueError(
-            "rope_ext: x must be batched by vmap when written in place with batched tables, got an unbatched x"
-        )
-    return _vmap_by_loop(_ops.rotate_)(info, in_dims, *arguments)
-
-
 torch.library.register_vmap("rope_ext::rotate", _rotate_vmap, lib=_library)
-torch.library.register_vmap("rope_ext::rotate_", _rotate_in_place_vmap, lib=_library)
-torch.library.register_vmap("rope_ext::check_apart", _vmap_by_loop(_ops.check_apart), lib=_library)
+torch.library.register_vmap("rope_ext::rotate_", _vmap_by_loop(_ops.rotate_), lib=_library)
+torch.library.register_vmap("rope_ext::check_in_place", _vmap_by_loop(_ops.check_in_place), lib=_library)
 torch.library.register_vmap("rope_ext::table_grad", _vmap_by_loop(_ops.table_grad), lib=_library)
 torch.library.register_vmap("rope_ext::table_rows", _vmap_by_loop(_ops.table_rows), lib=_library)
 

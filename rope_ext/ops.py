@@ -107,8 +107,8 @@ def apply_(
     """`apply` in place: overwrites the tensors of x with what `apply` would return, and returns x.
 
     Arguments and errors as there. Channels that are not rotated are not touched. The tensors of x must not overlap one
-    another, themselves or the other arguments, and must not be leaves that require grad. Differentiable: what x was
-    computed from gets its gradient; when cos or sin need one too, a copy of x as it was is kept for it.
+    another, themselves or the other arguments. Differentiable: then x must be something that autograd can write to (not
+    a leaf that requires grad, not one part of a split), and the result is made in a temporary and copied.
 
     Equivalent to: x.copy_(rope_ext.apply(x, cos, sin, ...))
     """

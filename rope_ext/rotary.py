@@ -14,7 +14,7 @@ class RotaryEmbedding(torch.nn.Module):
 
     Holds Python numbers only, no parameter and no buffer: nothing in the state dict, and nothing that .half(), .to(),
     to_empty() or a meta device can round or lose. Angles are position * inv_freq in float64; cos and sin are rounded
-    once. (Hugging Face multiplies in float32, which differs from this by 2e-3 at position 131072.)
+    once. (Hugging Face multiplies in float32, which is off by 2e-3 at position 131072.)
     """
 
     def __init__(self, head_dim, *, base=10000.0, rotary_dim=None):
@@ -42,7 +42,7 @@ class RotaryEmbedding(torch.nn.Module):
         Computed on the CPU and then moved, so that every device gets the same bits. device: default torch's.
         Equivalent to: angles = torch.outer(torch.arange(max_position), inv_freq); (angles.cos(), angles.sin())
         """
-        device = torch.get_default_device() if device is None else device
+        device = torch.empty(0).device if device is None else device
         cos, sin = self._cos_sin(torch.arange(max_position, device="cpu"), dtype)
         return cos.to(device), sin.to(device)
 

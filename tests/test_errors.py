@@ -76,7 +76,7 @@ MISTAKES = [
     (V, call(rotary_dim=-2), "rotary_dim must be at least 2, got -2"),
     (V, call(rotary_dim=10), "rotary_dim must fit head_dim 8 from rotary_offset 0, got 10"),
     (V, call(rotary_dim=4, rotary_offset=6), "rotary_dim must fit head_dim 8 from rotary_offset 6, got 4"),
-    (V, call(rotary_offset=-2), "rotary_offset must be at least 0, got -2"),
+    (V, call(rotary_offset=-2), "rotary_offset must lie in the head, 0 to 7, got -2"),
     (Y, call(rotary_dim=4.0), "rotary_dim must be an int, got 4.0"),
     (Y, call(rotary_offset="0"), "rotary_offset must be an int, got '0'"),
     (Y, call(interleaved="yes"), "interleaved must be True or False, got 'yes'"),
@@ -244,18 +244,34 @@ MISTAKES = [
     (
         V,
         call("leaf", function=in_place),
-        "x must not be a leaf that requires grad when written in place, got one of shape (2, 5, 3, 8)",
+        "x must not be a leaf that requires grad, or a view of one, when it is written, got one of shape (2, 5, 3, 8)",
     ),
     (
         V,
         call("leaf", out=torch.empty(2, 5, 3, 8)),
         "out must be None when a derivative is recorded, got tensors while x, cos, sin or out requires grad",
     ),
-    (V, out(torch.zeros(2, 5, 3, 8, requires_grad=True)), "out must be None when a derivative is recorded, got tensors while x, cos, sin or out requires grad"),
+    (
+        V,
+        out(torch.zeros(2, 5, 3, 8, requires_grad=True)),
+        "out must be None when a derivative is recorded, got tensors while x, cos, sin or out requires grad",
+    ),
     # further rows
-    (V, call("packed", layout="thd", cu_seqlens=torch.tensor([0, 6], dtype=INT32), offset=-1), "offset must lead to a row of the table, 0 to 8, got row -1 for sequence 0"),
-    (V, call("x", cos=torch.ones(2, 5, 4, 4)), "cos must have 1 head or the 3 heads of x on the heads axis, got shape (2, 5, 4, 4)"),
-    (V, call("double", cos="cos64", offset=torch.tensor([[0, 9], [6, 9]])[:, 0]), "offset must lead to a row of the table, 0 to 8, got row 10 for token 4 of batch 1"),
+    (
+        V,
+        call("packed", layout="thd", cu_seqlens=torch.tensor([0, 6], dtype=INT32), offset=-1),
+        "offset must lead to a row of the table, 0 to 8, got row -1 for sequence 0",
+    ),
+    (
+        V,
+        call("x", cos=torch.ones(2, 5, 4, 4)),
+        "cos must have 1 head or the 3 heads of x on the heads axis, got shape (2, 5, 4, 4)",
+    ),
+    (
+        V,
+        call("double", cos="cos64", offset=torch.tensor([[0, 9], [6, 9]])[:, 0]),
+        "offset must lead to a row of the table, 0 to 8, got row 10 for token 4 of batch 1",
+    ),
 ]
 
 

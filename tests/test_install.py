@@ -68,7 +68,7 @@ def test_no_torch(bare_python, command):
     python, _ = bare_python
     message = last_line(run(python, "setup.py", command, check=False))
     assert message == (
-        "rope_ext: torch must be installed before rope_ext is built, got none: pip install 'torch>=2.11', then install rope_ext again."
+        "rope_ext: torch must be installed before rope_ext is built, got none: pip install 'torch>=2.11', then install rope_ext again (with --no-build-isolation where builds run in an environment without the user's packages)."
     )
 
 
@@ -80,7 +80,7 @@ def test_old_torch(bare_python, command):
     message = last_line(run(python, "setup.py", command, check=False))
     assert (
         message
-        == "rope_ext: torch must be at least 2.11, got 2.6.0+cu124: pip install 'torch>=2.11', then install rope_ext again."
+        == "rope_ext: torch must be at least 2.11, got 2.6.0+cu124: pip install 'torch>=2.11', then install rope_ext again (with --no-build-isolation where builds run in an environment without the user's packages)."
     )
 
 

@@ -75,6 +75,31 @@ def test_cos_and_sin_of_different_strides(shape, width):
     assert_same_bits(rope_ext.apply(x, expanded, cos), reference.apply(x, expanded, cos))
 
 
+@pytest.mark.parametrize("interleaved", [False, True])
+def test_tables_per_channel_that_repeat(interleaved):
+    """Stride 0 along the channels: the two entries of a pair are one in cos and two in sin, or the other way round."""
+    x, one, many = random((1, 9, 2, 8), torch.float32), COS[:, :1].expand(9, 8), random((9, 8), torch.float32, 3)
+    for cos, sin in ((one, many), (many, one), (one, one)):
+        got = rope_ext.apply(x, cos, sin, interleaved=interleaved)
+        assert_same_bits(got, reference.apply(x, cos, sin, interleaved=interleaved))
+
+
+def test_tables_per_head_that_repeat():
+    x, many = random((2, 5, 3, 8), torch.float32), random((2, 5, 3, 4), torch.float32, 3)
+    one = many[:, :, :1].expand_as(many)
+    for cos, sin in ((one, many), (many, one)):
+        assert_same_bits(rope_ext.apply(x, cos, sin), reference.apply(x, cos, sin))
+
+
+def test_copy_on_write_memory_is_not_shared():
+    x = random((1, 5, 2, 8), torch.float32)
+    kept = x.clone()
+    lazy = torch._lazy_clone(x)
+    rope_ext.apply_(lazy, COS, SIN)
+    assert_same_bits(x, kept)
+    assert_same_bits(lazy, reference.apply(kept, COS, SIN))
+
+
 def test_strided_positions_offsets_and_boundaries():
     def every_second(*values):
         return torch.tensor([[v, 99] for v in values], dtype=torch.int32)[:, 0]
@@ -174,7 +199,9 @@ def overlapping():
         "out of q is k": lambda: rope_ext.apply(
             (x, memory[80:160].view(1, 5, 2, 8)), COS, SIN, out=(memory[80:160].view(1, 5, 2, 8), x)
         ),
-        "out holds sin": lambda: rope_ext.apply(x, COS, memory[160:196].view(9, 4), out=memory[100:180].view(1, 5, 2, 8)),
+        "out holds sin": lambda: rope_ext.apply(
+            x, COS, memory[160:196].view(9, 4), out=memory[100:180].view(1, 5, 2, 8)
+        ),
         "out holds the positions": lambda: rope_ext.apply(
             x, COS, SIN, positions=memory[200:205].view(torch.int32).zero_(), out=memory[140:220].view(1, 5, 2, 8)
         ),
@@ -182,7 +209,12 @@ def overlapping():
             x, COS, SIN, offset=memory[200:201].view(torch.int32).zero_(), out=memory[140:220].view(1, 5, 2, 8)
         ),
         "out holds cu_seqlens": lambda: rope_ext.apply(
-            x[0], COS, SIN, layout="thd", cu_seqlens=memory[200:202].view(torch.int32).zero_(), out=memory[140:220].view(5, 2, 8)
+            x[0],
+            COS,
+            SIN,
+            layout="thd",
+            cu_seqlens=memory[200:202].view(torch.int32).zero_(),
+            out=memory[140:220].view(5, 2, 8),
         ),
         "out one element into x": lambda: rope_ext.apply(
             half[:160].view(1, 10, 2, 8), COS.repeat(2, 1), SIN.repeat(2, 1), out=half[1:161].view(1, 10, 2, 8)

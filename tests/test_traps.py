@@ -193,8 +193,11 @@ def test_B20_tables_made_in_inference_mode_do_not_stick():
     rope = rope_ext.RotaryEmbedding(8)
     with torch.inference_mode():
         rope.tables(5)
+        rope(torch.arange(5))
     x = random((1, 5, 2, 8), F32).requires_grad_()
-    rope_ext.apply(x, *rope.tables(5)).sum().backward()
+    cos, sin = rope.tables(5)
+    assert not cos.is_inference() and not rope(torch.arange(5))[0].is_inference()
+    rope_ext.apply(x, cos, sin).sum().backward()
     assert x.grad is not None
 
 

@@ -61,7 +61,9 @@ void check_x(const Arguments& a, Params* p) {
 void check_channels(const Arguments& a, Params* p) {
   const int64_t head_dim = a.x[0].size(-1);
   const int64_t rotary_dim = a.rotary_dim.value_or(head_dim - a.rotary_offset);
-  if (a.rotary_offset < 0) bad_value("rotary_offset", "be at least 0", a.rotary_offset);
+  if (a.rotary_offset < 0 || a.rotary_offset >= head_dim) {
+    bad_value("rotary_offset", text("lie in the head, 0 to ", head_dim - 1), a.rotary_offset);
+  }
   if (rotary_dim % 2) bad_value("rotary_dim", "be even (channels turn in pairs)", rotary_dim);
   if (rotary_dim < 2) bad_value("rotary_dim", "be at least 2", rotary_dim);
   for (const Tensor& x : a.x) {
@@ -114,6 +116,7 @@ void check_tables(const Arguments& a, Params* p) {
               text("width ", width));
   }
   p->table_dtype = dtype;
+  p->per_channel = width == 2 * pairs;
   p->negate_sin = a.inverse != a.transposed;
   p->cos = table_of(a, *p, a.cos);
   p->sin = table_of(a, *p, a.sin);
@@ -167,6 +170,16 @@ void check_like_x(const Arguments& a, const Tensors& others, const char* name) {
   }
 }
 
+// No two elements of the tensors, which are to be written, are the same memory.
+void check_apart(const Tensors& written, const char* name) {
+  for (size_t i = 0; i < written.size(); ++i) {
+    const MemoryView view = view_of(written[i]);
+    if (overlaps_itself(view))
+      bad_value(name, "have strides that keep its elements apart", text("strides ", strides_of(written[i])));
+    for (size_t j = 0; j < i; ++j) keep_apart(name, view, written[j], "another tensor that is written");
+  }
+}
+
 }  // namespace
 
 Params check_arguments(const Arguments& a) {
@@ -176,15 +189,6 @@ Params check_arguments(const Arguments& a) {
   check_tables(a, &p);
   check_lookup(a, &p);
   return p;
-}
-
-void check_apart(const Tensors& written, const char* name) {
-  for (size_t i = 0; i < written.size(); ++i) {
-    const MemoryView view = view_of(written[i]);
-    if (overlaps_itself(view))
-      bad_value(name, "have strides that keep its elements apart", text("strides ", strides_of(written[i])));
-    for (size_t j = 0; j < i; ++j) keep_apart(name, view, written[j], "another tensor that is written");
-  }
 }
 
 void check_written(const Arguments& a, const Tensors& out, const char* name) {
@@ -213,9 +217,8 @@ RotatedTensor rotated_tensor(const Arguments& a, const Tensor& in, const Tensor&
   const auto strides = [&](const Tensor& t) {
     return Strides{stride_of(t, layout.batch), t.stride(layout.seqlen), t.stride(layout.heads), t.stride(-1)};
   };
-  return {in.const_data_ptr(),   const_cast<void*>(out.const_data_ptr()),
-          strides(in),           strides(out),
-          in.size(layout.heads), in.size(-1)};
+  void* const to = out.mutable_data_ptr();  // first: memory shared by copy-on-write moves here
+  return {in.const_data_ptr(), to, strides(in), strides(out), in.size(layout.heads), in.size(-1)};
 }
 
 Table table_of(const Arguments& a, const Params& p, const Tensor& table) {
@@ -224,7 +227,7 @@ Table table_of(const Arguments& a, const Params& p, const Tensor& table) {
   char* first = static_cast<char*>(const_cast<void*>(table.const_data_ptr()));
   Table to{first,  first, stride_of(table, layout.batch), table.stride(layout.seqlen), stride_of(table, layout.heads),
            channel};
-  if (table.size(-1) == 2 * p.pairs) {
+  if (p.per_channel) {
     const Pairing pairing = a.interleaved ? interleaved_pairing() : half_pairing(p.pairs);
     to.second = first + pairing.partner * channel * int64_t(table.element_size());
     to.pair_stride = pairing.step * channel;

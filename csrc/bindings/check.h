@@ -53,11 +53,8 @@ Params check_arguments(const Arguments& a);
 // The part of it about positions, offsets and cu_seqlens (check_lookup.cpp).
 void check_lookup(const Arguments& a, Params* p);
 
-// Raises unless no two elements of the tensors, which are to be written, share memory. `name`: of the argument.
-void check_apart(const Tensors& written, const char* name);
-
-// Raises unless out[i] has the shape, dtype and device of x[i], and nothing that is written shares memory with anything
-// else that is read or written; out[i] may be x[i].
+// Raises unless out[i] has the shape, dtype and device of x[i], and nothing that is written shares memory with itself
+// or anything else that is read or written; out[i] may be x[i]. `name`: of the argument that is written.
 void check_written(const Arguments& a, const Tensors& out, const char* name);
 
 // Raises unless the tables have one row per token, and grad[i] has the shape, dtype and device of x[i].

@@ -13,9 +13,11 @@ Index index_of(const char* argument, const Tensor& t) {
   return {t.const_data_ptr(), type == ScalarType::Long};
 }
 
-void in_table(const char* argument, int64_t row, int64_t rows, const std::string& where) {
+// where(): text, made only for the error.
+template <class Where>
+void in_table(const char* argument, int64_t row, int64_t rows, const Where& where) {
   if (row < 0 || row >= rows) {
-    bad_value(argument, text("lead to a row of the table, 0 to ", rows - 1), text("row ", row, where));
+    bad_value(argument, text("lead to a row of the table, 0 to ", rows - 1), text("row ", row, where()));
   }
 }
 
@@ -37,8 +39,9 @@ void check_cu_seqlens(const Arguments& a, Params* p, int64_t rows) {
     if (boundary < end) bad_value("cu_seqlens", "ascend", text(boundary, " after ", end, " at [", i, "]"));
     if (boundary > p->seqlen) bad_value("cu_seqlens", text("end within the ", p->seqlen, " tokens of x"), boundary);
     if (boundary > end) {
-      in_table("offset", a.offset, rows, text(" for sequence ", i - 1));
-      in_table("cu_seqlens", boundary - end - 1 + a.offset, rows, text(" for sequence ", i - 1));
+      const auto where = [&] { return text(" for sequence ", i - 1); };
+      in_table("offset", a.offset, rows, where);
+      in_table("cu_seqlens", boundary - end - 1 + a.offset, rows, where);
     }
     end = boundary;
   }
@@ -79,7 +82,7 @@ void check_rows(const Arguments& a, const Params& p, int64_t rows) {
     const int64_t step = a.positions || p.seqlen == 1 ? 1 : p.seqlen - 1;
     for (int64_t s = 0; s < p.seqlen; s += step) {
       const int64_t row = table_row(p.positions, b, s);
-      if (row < 0 || row >= rows) in_table(culprit, row, rows, text(" for token ", s, " of batch ", b));
+      in_table(culprit, row, rows, [&] { return text(" for token ", s, " of batch ", b); });
     }
   }
 }

@@ -85,15 +85,17 @@ void table_rows(StableIValue* stack, uint64_t, uint64_t) {
   stack[0] = box(rows);
 }
 
-void check_apart(StableIValue* stack, uint64_t, uint64_t) {
-  rope::check_apart(torch::stable::detail::to<Tensors>(stack[0]), "x");
+void check_in_place(StableIValue* stack, uint64_t, uint64_t) {
+  const Arguments a = unbox(stack);
+  check_arguments(a);
+  check_written(a, a.x, "x");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(rope_ext, CPU, m) {
   m.impl("rotate", rotate);
   m.impl("rotate_", rotate_);
   m.impl("rotate_out", rotate_out);
-  m.impl("check_apart", check_apart);
+  m.impl("check_in_place", check_in_place);
   m.impl("table_grad", table_grad);
   m.impl("table_rows", table_rows);
 }

@@ -13,8 +13,8 @@ STABLE_TORCH_LIBRARY(rope_ext, m) {
   m.def("rotate(" ROPE_ARGUMENTS("Tensor[]") ") -> Tensor[]");
   m.def("rotate_(" ROPE_ARGUMENTS("Tensor(a!)[]") ") -> ()");
   m.def("rotate_out(" ROPE_ARGUMENTS("Tensor[]") ", Tensor(a!)[] out) -> ()");
-  // Raises unless the tensors of x, which are about to be written, keep their elements apart.
-  m.def("check_apart(Tensor[] x) -> ()");
+  // Raises what rotate_ would raise, and does nothing else.
+  m.def("check_in_place(" ROPE_ARGUMENTS("Tensor[]") ") -> ()");
   // Gradients of cos and sin, which have one row per token here: grad * d rotate(x) / d table, summed over what the
   // tables broadcast.
   m.def("table_grad(" ROPE_ARGUMENTS("Tensor[]") ", Tensor[] grad) -> (Tensor, Tensor)");

@@ -24,8 +24,8 @@ struct RotatedTensor {
   int64_t heads, head_dim;
 };
 
-// cos or sin. Entry of pair p for the two channels of the pair: first[p * pair_stride], second[p * pair_stride];
-// `second` equals `first` in tables with one entry per pair.
+// cos or sin. Entry of pair p for the two channels of the pair: first[p * pair_stride], second[p * pair_stride].
+// With one entry per pair `second` equals `first`; so it may with one per channel, in a table that repeats (stride 0).
 struct Table {
   void* first;
   void* second;
@@ -48,7 +48,8 @@ struct Params {
   int64_t rotary_offset, pairs;
   Pairing in_pairing, out_pairing;
   Table cos, sin;
-  bool negate_sin;  // turn by the negative angle
+  bool per_channel;  // one entry per channel in cos and sin, not one per pair
+  bool negate_sin;   // turn by the negative angle
   Positions positions;
 };
 

@@ -54,8 +54,9 @@ ROPE_INLINE int64_t table_row(const Positions& p, int64_t batch, int64_t token) 
     row = token - start;
   }
   if (p.positions.data) row = load(p.positions, batch * p.positions_batch_stride + token * p.positions_token_stride);
-  if (p.offsets.data) row += load(p.offsets, batch * p.offsets_stride);
-  return row + p.offset;
+  // Unsigned: a sum out of range wraps, and is refused as a row outside the table, instead of being undefined.
+  const uint64_t offset = p.offsets.data ? load(p.offsets, batch * p.offsets_stride) : 0;
+  return static_cast<int64_t>(static_cast<uint64_t>(row) + offset + static_cast<uint64_t>(p.offset));
 }
 
 }  // namespace rope

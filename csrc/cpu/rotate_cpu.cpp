@@ -100,7 +100,7 @@ void load_angles(const Params& p, int64_t batch, int64_t row, int64_t head, int6
   load_entries(p.table_dtype, p.sin.first, sin_at, p.sin.pair_stride, n, p.negate_sin, to->sin_first);
   to->cos_second = to->cos_first;
   to->sin_second = to->sin_first;
-  if (p.cos.second == p.cos.first) return;
+  if (!p.per_channel) return;
   load_entries(p.table_dtype, p.cos.second, cos_at, p.cos.pair_stride, n, false, to->cos_buffer);
   load_entries(p.table_dtype, p.sin.second, sin_at, p.sin.pair_stride, n, p.negate_sin, to->sin_buffer);
   to->cos_second = to->cos_buffer;
@@ -189,18 +189,18 @@ void accumulate_row(const T* x, Pairing x_at, const T* grad, Pairing grad_at, Su
 }
 
 template <class A>
-void store_sums(DType dtype, const Table& table, int64_t offset, const A* first, const A* second, bool negate,
-                int64_t n) {
+void store_sums(DType dtype, bool per_channel, const Table& table, int64_t offset, const A* first, const A* second,
+                bool negate, int64_t n) {
   const A sign = negate ? A(-1) : A(1);
   dispatch_dtype(dtype, [&](auto tag) {
     using E = typename decltype(tag)::type;
     E* to_first = at<E>(table.first, offset);
     E* to_second = at<E>(table.second, offset);
     for (int64_t i = 0; i < n; ++i) {
-      const bool shared = to_first == to_second;  // one entry per pair: both channels' gradients belong to it
-      narrow(static_cast<Arithmetic<E>>(sign * (shared ? first[i] + second[i] : first[i])),
+      // One entry per pair: the gradients of both channels belong to it.
+      narrow(static_cast<Arithmetic<E>>(sign * (per_channel ? first[i] : first[i] + second[i])),
              &to_first[i * table.pair_stride]);
-      if (!shared) narrow(static_cast<Arithmetic<E>>(sign * second[i]), &to_second[i * table.pair_stride]);
+      if (per_channel) narrow(static_cast<Arithmetic<E>>(sign * second[i]), &to_second[i * table.pair_stride]);
     }
   });
 }
@@ -233,8 +233,8 @@ void table_grad_token(const Params& p, int64_t table_batch, int64_t token) {
         }
       }
       const int64_t to = entry(p.cos, table_batch, token, table_head, begin);
-      store_sums(p.table_dtype, p.cos, to, sums.cos_first, sums.cos_second, false, n);
-      store_sums(p.table_dtype, p.sin, to, sums.sin_first, sums.sin_second, p.negate_sin, n);
+      store_sums(p.table_dtype, p.per_channel, p.cos, to, sums.cos_first, sums.cos_second, false, n);
+      store_sums(p.table_dtype, p.per_channel, p.sin, to, sums.sin_first, sums.sin_second, p.negate_sin, n);
     }
   }
 }
