@@ -93,7 +93,10 @@ class CMakeBuild(build_ext):
         for extension in self.extensions:
             target = Path(self.get_ext_fullpath(extension.name))
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(build / target.name, target)
+            # A new file in place of the old one: a process that has the old one mapped keeps it.
+            temporary = target.with_name(target.name + ".new")
+            shutil.copy2(build / target.name, temporary)
+            temporary.replace(target)
 
 
 class DistInfo(dist_info):
