@@ -311,10 +311,10 @@ def test_an_output_whose_input_needs_no_gradient_needs_none():
 
 
 def test_second_order_with_tables_that_repeat():
-    """The gradient that arrives at table_grad is expanded along the channels."""
+    """The gradient that arrives at table_grad is expanded along the channels: one row per token, so no lookup copies it."""
     x = random((1, 4, 2, 8), F64).requires_grad_()
-    cos, sin = (random((4, 8), F64, s).requires_grad_() for s in (1, 2))
-    weights = random((4, 8), F64, 3)
+    cos, sin = (random((1, 4, 8), F64, s).requires_grad_() for s in (1, 2))
+    weights = random((1, 4, 8), F64, 3)
 
     def second(apply):
         grad_cos, grad_sin = torch.autograd.grad(apply(x, cos, sin).pow(2).sum(), (cos, sin), create_graph=True)
