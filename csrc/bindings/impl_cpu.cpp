@@ -37,7 +37,8 @@ void launch(const Arguments& a, Params p, const Tensors& out, Kernel kernel) {
 
 void rotate(StableIValue* stack, uint64_t, uint64_t) {
   const Arguments a = unbox(stack);
-  const Params p = check_arguments(a);
+  Params p = check_arguments(a);
+  p.fresh = true;
   Tensors out;
   for (const Tensor& x : a.x) out.push_back(torch::stable::empty_like(x));
   launch(a, p, out, cpu::best_kernels().rotate);

@@ -11,6 +11,8 @@ namespace rope {
 
 enum class DType : int32_t { kFloat64, kFloat32, kBFloat16, kFloat16 };
 
+ROPE_INLINE int64_t bytes_of(DType dtype) { return dtype == DType::kFloat64 ? 8 : dtype == DType::kFloat32 ? 4 : 2; }
+
 // Storage only: two bytes whose arithmetic happens in fp32.
 struct BFloat16 {
   uint16_t bits;
@@ -31,52 +33,62 @@ struct ArithmeticOf<double> {
 template <class T>
 using Arithmetic = typename ArithmeticOf<T>::type;
 
-ROPE_INLINE uint32_t bits_of(float value) {
-  uint32_t bits;
-  memcpy(&bits, &value, sizeof(bits));
-  return bits;
+// The same bits as another type of the same size.
+template <class To, class From>
+ROPE_INLINE To bits_as(From from) {
+  static_assert(sizeof(To) == sizeof(From), "bits_as needs types of one size");
+  To to;
+  memcpy(&to, &from, sizeof(to));
+  return to;
 }
-ROPE_INLINE float float_of(uint32_t bits) {
-  float value;
-  memcpy(&value, &bits, sizeof(value));
-  return value;
+
+// ---- 16 bits to and from the bits of fp32 ----
+// On one value (Bits = uint32_t, Float = float) or on a vector of them (csrc/cpu/vector.h); 16 bits lie in the low half
+// of Bits. Selects instead of branches, so that the same text serves both.
+
+// The 16 high bits are the result. A NaN must have zeros in the low half, else it can become -0.
+template <class Bits>
+ROPE_INLINE Bits bfloat16_rounded(Bits bits) {
+  return bits + 0x7fffu + ((bits >> 16) & 1u);
+}
+
+template <class Float, class Bits>
+ROPE_INLINE Bits fp32_of_float16(Bits half) {
+  const Bits magnitude = (half & 0x7fffu) << 13;
+  const Bits exponent = magnitude & 0x0f800000u;
+  const Bits normal = magnitude + 0x38000000u;   // exponent bias 15 -> 127
+  const Bits special = magnitude + 0x70000000u;  // infinity, NaN
+  const Bits denormal = bits_as<Bits>(bits_as<Float>(magnitude + 0x38800000u) - bits_as<float>(0x38800000u));
+  const Bits finite = exponent == 0u ? denormal : normal;
+  return (exponent == 0x0f800000u ? special : finite) | ((half & 0x8000u) << 16);
+}
+
+template <class Float, class Bits>
+ROPE_INLINE Bits float16_of_fp32(Bits bits) {
+  const Bits magnitude = bits & 0x7fffffffu;
+  // Rounding by carry: adds half an ulp of the target (ties to even) before the shift; overflow lands on infinity.
+  const Bits normal = (magnitude - 0x38000000u + 0xfffu + ((magnitude >> 13) & 1u)) >> 13;
+  // Adding 0.5 aligns a value below 2^-14 so that the fp32 adder itself rounds it to a multiple of 2^-24.
+  const Bits denormal = bits_as<Bits>(bits_as<Float>(magnitude) + 0.5f) - 0x3f000000u;
+  // Compared as floats: SSE2 has no unsigned comparison.
+  const Float size = bits_as<Float>(magnitude);
+  const Bits finite = size < 0x1p-14f ? denormal : normal;
+  const Bits ordered = size < 0x1p+16f ? finite : Bits{} + 0x7c00u;
+  return (size != size ? Bits{} + 0x7e00u : ordered) | ((bits >> 16) & 0x8000u);
 }
 
 ROPE_INLINE double widen(double value) { return value; }
 ROPE_INLINE float widen(float value) { return value; }
-ROPE_INLINE float widen(BFloat16 value) { return float_of(static_cast<uint32_t>(value.bits) << 16); }
-
-// Selects instead of branches, here and below: gcc 12 vectorises these loops and not those with _Float16.
-ROPE_INLINE float widen(Float16 value) {
-  const uint32_t sign = (value.bits & 0x8000u) << 16;
-  const uint32_t magnitude = (value.bits & 0x7fffu) << 13;
-  const uint32_t exponent = magnitude & 0x0f800000u;
-  const uint32_t normal = magnitude + 0x38000000u;   // exponent bias 15 -> 127
-  const uint32_t special = magnitude + 0x70000000u;  // infinity, NaN
-  const uint32_t denormal = bits_of(float_of(magnitude + 0x38800000u) - float_of(0x38800000u));
-  const uint32_t finite = exponent == 0 ? denormal : normal;
-  return float_of((exponent == 0x0f800000u ? special : finite) | sign);
-}
+ROPE_INLINE float widen(BFloat16 value) { return bits_as<float>(static_cast<uint32_t>(value.bits) << 16); }
+ROPE_INLINE float widen(Float16 value) { return bits_as<float>(fp32_of_float16<float, uint32_t>(value.bits)); }
 
 ROPE_INLINE void narrow(double value, double* out) { *out = value; }
 ROPE_INLINE void narrow(float value, float* out) { *out = value; }
-
 ROPE_INLINE void narrow(float value, BFloat16* out) {
-  const uint32_t bits = bits_of(value);
-  const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-  out->bits = static_cast<uint16_t>((bits & 0x7fffffffu) > 0x7f800000u ? 0x7fc0u : rounded);
+  out->bits = value != value ? 0x7fc0u : static_cast<uint16_t>(bfloat16_rounded(bits_as<uint32_t>(value)) >> 16);
 }
-
 ROPE_INLINE void narrow(float value, Float16* out) {
-  const uint32_t bits = bits_of(value);
-  const uint32_t magnitude = bits & 0x7fffffffu;
-  // Rounding by carry: adds half an ulp of the target (ties to even) before the shift; overflow lands on infinity.
-  const uint32_t normal = (magnitude - 0x38000000u + 0xfffu + ((magnitude >> 13) & 1u)) >> 13;
-  // Adding 0.5 aligns a value below 2^-14 so that the fp32 adder itself rounds it to a multiple of 2^-24.
-  const uint32_t denormal = bits_of(float_of(magnitude) + 0.5f) - 0x3f000000u;
-  const uint32_t special = magnitude > 0x7f800000u ? 0x7e00u : 0x7c00u;
-  const uint32_t finite = magnitude < 0x38800000u ? denormal : normal;
-  out->bits = static_cast<uint16_t>((magnitude >= 0x47800000u ? special : finite) | ((bits >> 16) & 0x8000u));
+  out->bits = static_cast<uint16_t>(float16_of_fp32<float>(bits_as<uint32_t>(value)));
 }
 
 }  // namespace rope

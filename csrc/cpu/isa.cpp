@@ -7,12 +7,13 @@
 namespace rope::cpu {
 
 #ifdef ROPE_ISA_X86
-extern const Kernels kernels_avx512, kernels_avx2;
+extern const Kernels kernels_avx512_bf16, kernels_avx512, kernels_avx2;
 #endif
 extern const Kernels kernels_default;
 
 static const Kernels* const kCompiled[] = {
 #ifdef ROPE_ISA_X86
+    &kernels_avx512_bf16,
     &kernels_avx512,
     &kernels_avx2,
 #endif
@@ -27,11 +28,12 @@ const Kernels* const* compiled_kernels(int* count) {
 
 bool supported(const Kernels& kernels) {
 #ifdef ROPE_ISA_X86
+  if (&kernels == &kernels_avx512_bf16) return supported(kernels_avx512) && __builtin_cpu_supports("avx512bf16");
   if (&kernels == &kernels_avx512) {
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
   }
-  if (&kernels == &kernels_avx2) return __builtin_cpu_supports("avx2");
+  if (&kernels == &kernels_avx2) return __builtin_cpu_supports("avx2");  // every such CPU has F16C and BMI2
 #endif
   return true;
 }

@@ -1,123 +1,127 @@
-// The CPU kernels: OpenMP over tokens. Compiled once per instruction set (ROPE_ISA names it); everything but the table
-// at the end has internal linkage, so that no other instruction set can be linked to these copies.
+// The CPU kernels: OpenMP over blocks of tokens. Compiled once per instruction set (ROPE_ISA names it); everything but
+// the table at the end has internal linkage, so that no other instruction set can be linked to these copies.
 #include <omp.h>
 
-#include <type_traits>
+#include <cmath>
+#include <initializer_list>
 
 #include "core/dispatch.h"
 #include "core/math.h"
-#include "core/params.h"
 #include "cpu/isa.h"
+#include "cpu/rows.h"
 
 namespace rope::cpu {
 namespace {
 
-// Pairs of a token whose cos/sin are held converted in L1 while all heads read them: 4 arrays of at most 1 KiB.
+// Pairs whose cos/sin are held converted in L1, per token of a block.
 constexpr int64_t kPairBlock = 128;
-
-// Bytes of x that occupy a thread longer than it takes to wake it (some 10 us).
-constexpr int64_t kGrainBytes = 256 * 1024;
-
-template <class T>
-T* at(void* data, int64_t offset) {
-  return static_cast<T*>(data) + offset;
-}
-template <class T>
-const T* at(const void* data, int64_t offset) {
-  return static_cast<const T*>(data) + offset;
-}
-
-// The rotated channels of one tensor at one token: how to reach pair `begin` of head 0, and to step from there.
-template <class T>
-struct TokenRow {
-  T* data;
-  Pairing pairing;  // in elements
-  int64_t head_stride;
-};
-
-template <class T, class Void>
-TokenRow<T> token_row(const Params& p, Void* data, const Strides& s, Pairing pairing, int64_t batch, int64_t token,
-                      int64_t begin) {
-  const int64_t channel = p.rotary_offset + begin * pairing.step;
-  return {at<std::remove_const_t<T>>(data, batch * s.batch + token * s.token + channel * s.channel),
-          {pairing.step * s.channel, pairing.partner * s.channel},
-          s.head};
-}
-
-// Calls function(step) with the step between pairs as a constant where the compiler can vectorise it: 1 (half pairing)
-// or 2 (interleaved pairing), unit channel stride on both sides; 0 otherwise.
-// Without the constants gcc 12 leaves the loop scalar: 4.8 (float32), 6.1 (bfloat16), 2.5 (float16) times slower, half
-// pairing, AVX-512, 256 KiB of x.
-template <class Function>
-void with_constant_step(Pairing a, Pairing b, const Function& function) {
-  if (a.step == 1 && b.step == 1) {
-    function(std::integral_constant<int, 1>{});
-  } else if (a.step == 2 && b.step == 2 && a.partner == 1 && b.partner == 1) {
-    function(std::integral_constant<int, 2>{});
-  } else {
-    function(std::integral_constant<int, 0>{});
-  }
-}
-
-template <int kStep>
-Pairing constant(Pairing pairing) {
-  return kStep == 1 ? Pairing{1, pairing.partner} : kStep == 2 ? interleaved_pairing() : pairing;
-}
-
-template <class A, class T>
-ROPE_INLINE Pair<A> load_pair(const T* row, Pairing pairing, int64_t pair) {
-  return {widen(row[pair * pairing.step]), widen(row[pair * pairing.step + pairing.partner])};
-}
 
 // ---- rotate ----
 
-// cos and sin of one token for a block of pairs, in arithmetic type; `second` points to `first` in per-pair tables.
+// cos and sin of the pairs of a token, in arithmetic type; `second` is `first` in tables with one entry per pair.
 template <class A>
 struct Angles {
-  A cos_first[kPairBlock], sin_first[kPairBlock], cos_buffer[kPairBlock], sin_buffer[kPairBlock];
-  const A *cos_second, *sin_second;
+  const A *cos_first, *cos_second, *sin_first, *sin_second;
+};
+
+// The same for a block of tokens: memory, zeros up to whole vectors.
+template <class A>
+struct AngleBlock {
+  alignas(64) A entries[kTokenBlock][4][kPairBlock];
+  bool per_channel;
 };
 
 template <class A>
+ROPE_INLINE Angles<A> angles_of(const AngleBlock<A>& block, int64_t token) {
+  const auto& e = block.entries[token];
+  return {e[0], e[block.per_channel ? 2 : 0], e[1], e[block.per_channel ? 3 : 1]};
+}
+
+// kMultiple: zeros follow up to a multiple of it. A NaN becomes one with zeros in its low half (bfloat16_rounded).
+template <int64_t kMultiple, class A>
 void load_entries(DType dtype, const void* data, int64_t offset, int64_t stride, int64_t n, bool negate, A* to) {
   dispatch_dtype(dtype, [&](auto tag) {
     const auto* from = at<typename decltype(tag)::type>(data, offset);
     for (int64_t i = 0; i < n; ++i) {
       const A value = static_cast<A>(widen(from[i * stride]));
-      to[i] = negate ? -value : value;
+      const A number = value == value ? value : static_cast<A>(NAN);
+      to[i] = negate ? -number : number;
     }
   });
+  for (int64_t i = n; i % kMultiple; ++i) to[i] = 0;
 }
 
 int64_t entry(const Table& t, int64_t batch, int64_t row, int64_t head, int64_t pair) {
   return batch * t.batch_stride + row * t.row_stride + head * t.head_stride + pair * t.pair_stride;
 }
 
-template <class A>
-void load_angles(const Params& p, int64_t batch, int64_t row, int64_t head, int64_t begin, int64_t n, Angles<A>* to) {
-  const int64_t cos_at = entry(p.cos, batch, row, head, begin), sin_at = entry(p.sin, batch, row, head, begin);
-  load_entries(p.table_dtype, p.cos.first, cos_at, p.cos.pair_stride, n, false, to->cos_first);
-  load_entries(p.table_dtype, p.sin.first, sin_at, p.sin.pair_stride, n, p.negate_sin, to->sin_first);
-  to->cos_second = to->cos_first;
-  to->sin_second = to->sin_first;
+template <class T, Access kAccess, class A>
+void load_angles(const Params& p, int64_t batch, int64_t row, int64_t head, int64_t begin, int64_t n,
+                 A (&to)[4][kPairBlock]) {
+  const auto load = [&](const Table& table, const void* data, bool negate, A* entries) {
+    const int64_t from = entry(table, batch, row, head, begin);
+    load_entries<kStep<T>>(p.table_dtype, data, from, table.pair_stride, n, negate, entries);
+    for (int64_t i = 0; i < n; i += kStep<T>) {
+      const auto in_order = read_lanes<Lanes<T>>(entries + i);
+      write_lanes(entries + i, kAccess == Access::kInterleaved ? interleaved_order(in_order) : run_order(in_order));
+    }
+  };
+  load(p.cos, p.cos.first, false, to[0]);
+  load(p.sin, p.sin.first, p.negate_sin, to[1]);
   if (!p.per_channel) return;
-  load_entries(p.table_dtype, p.cos.second, cos_at, p.cos.pair_stride, n, false, to->cos_buffer);
-  load_entries(p.table_dtype, p.sin.second, sin_at, p.sin.pair_stride, n, p.negate_sin, to->sin_buffer);
-  to->cos_second = to->cos_buffer;
-  to->sin_second = to->sin_buffer;
+  load(p.cos, p.cos.second, false, to[2]);
+  load(p.sin, p.sin.second, p.negate_sin, to[3]);
 }
 
-template <int kStep, class A, class T>
-void rotate_row(const T* in, Pairing from, T* out, Pairing to, const Angles<A>& angles, int64_t n) {
-  from = constant<kStep>(from);
-  to = constant<kStep>(to);
-#pragma omp simd  // in and out are equal or apart, and pairs share no channel
-  for (int64_t i = 0; i < n; ++i) {
-    const Pair<A> y = rotate_pair(load_pair<A>(in, from, i), Pair<A>{angles.cos_first[i], angles.cos_second[i]},
-                                  Pair<A>{angles.sin_first[i], angles.sin_second[i]});
-    narrow(y.first, &out[i * to.step]);
-    narrow(y.second, &out[i * to.step + to.partner]);
+// Rows that share angles: `count` of them, `stride` apart; and what else is the same for all rows of a tensor.
+template <class T>
+struct Rows {
+  const T* in;
+  T* out;
+  int64_t in_stride, out_stride, count;
+  Pairing from, to;
+  int64_t prefetch;  // bytes from a row to the one asked for meanwhile; 0: none
+  int64_t row_bytes;
+};
+
+// Pairs i .. i + kSteps * kStep of each row (kSteps 0: i .. i + m, less than a step). cos and sin stay in registers.
+template <Access kAccess, bool kStream, int kSteps, class T>
+ROPE_INLINE void rotate_rows(const Rows<T>& rows, const Angles<Arithmetic<T>>& angles, int64_t i, int64_t m) {
+  constexpr bool kFull = kSteps > 0;
+  constexpr int kCount = kFull ? kSteps : 1;
+  using L = Lanes<T>;
+  Pair<L> cos[kCount], sin[kCount];
+  for (int s = 0; s < kCount; ++s) {
+    const int64_t at = i + s * kStep<T>;
+    cos[s] = {read_lanes<L>(angles.cos_first + at), read_lanes<L>(angles.cos_second + at)};
+    sin[s] = {read_lanes<L>(angles.sin_first + at), read_lanes<L>(angles.sin_second + at)};
   }
+  const T* in = rows.in + i * rows.from.step;
+  T* out = rows.out + i * rows.to.step;
+  const Pairing from = rows.from, to = rows.to;
+  for (int64_t r = 0; r < rows.count; ++r, in += rows.in_stride, out += rows.out_stride) {
+    if (rows.prefetch && i == 0) {
+      const char* next = reinterpret_cast<const char*>(in) + rows.prefetch;
+      for (int64_t at = 0; at < rows.row_bytes; at += 64) __builtin_prefetch(next + at);
+    }
+    for (int s = 0; s < kCount; ++s) {
+      const int64_t at = s * kStep<T>;
+      const auto x = load_pairs<kAccess, kFull>(in + at * from.step, from, m);
+      store_pairs<kAccess, kFull, kStream>(rotate_pair(x, cos[s], sin[s]), out + at * to.step, to, m);
+    }
+  }
+}
+
+template <Access kAccess, bool kStream, class T>
+void rotate_rows(const Rows<T>& rows, const Angles<Arithmetic<T>>& angles, int64_t n) {
+  constexpr int64_t k = kStep<T>;
+  int64_t i = 0;
+  if constexpr (kAccess != Access::kAny) {
+    for (; i + 4 * k <= n; i += 4 * k) rotate_rows<kAccess, kStream, 4>(rows, angles, i, k);
+    for (; i + 2 * k <= n; i += 2 * k) rotate_rows<kAccess, kStream, 2>(rows, angles, i, k);
+  }
+  for (; i + k <= n; i += k) rotate_rows<kAccess, kStream, 1>(rows, angles, i, k);
+  if (i < n) rotate_rows<kAccess, kStream, 0>(rows, angles, i, n - i);
 }
 
 // Copies channels [begin, end) of every head of a token, bit for bit.
@@ -136,31 +140,60 @@ void copy_channels(const RotatedTensor& x, int64_t batch, int64_t token, int64_t
   }
 }
 
-template <class T>
-void rotate_token(const Params& p, int64_t batch, int64_t token) {
-  using A = Arithmetic<T>;
-  const int64_t row = table_row(p.positions, batch, token);
-  const int64_t pairs = row == kNotRotated ? 0 : p.pairs;
+// Heads [head, head_end) of one tensor at `tokens` tokens.
+template <Access kAccess, bool kStream, class T>
+void rotate_block(const Params& p, const Plan& plan, int t, int64_t batch, int64_t token, int64_t tokens, int64_t head,
+                  int64_t head_end, int64_t begin, int64_t n, const AngleBlock<Arithmetic<T>>& angles) {
+  const RotatedTensor& x = p.x[t];
+  const auto in = token_row<const T>(p, x.in, x.in_stride, p.in_pairing, batch, token, begin);
+  const auto out = token_row<T>(p, x.out, x.out_stride, p.out_pairing, batch, token, begin);
+  const auto rotate = [&](int64_t i, int64_t h, int64_t count) {
+    const Rows<T> rows = {in.data + i * x.in_stride.token + h * in.head_stride,
+                          out.data + i * x.out_stride.token + h * out.head_stride,
+                          in.head_stride,
+                          out.head_stride,
+                          count,
+                          in.pairing,
+                          out.pairing,
+                          plan.prefetch[t],
+                          static_cast<int64_t>(2 * n * sizeof(T))};
+    rotate_rows<kAccess, kStream>(rows, angles_of(angles, i), n);
+  };
+  if (plan.tokens_inside[t]) {
+    for (int64_t h = head; h < head_end; ++h) {
+      for (int64_t i = 0; i < tokens; ++i) rotate(i, h, 1);
+    }
+  } else {
+    for (int64_t i = 0; i < tokens; ++i) rotate(i, head, head_end - head);
+  }
+}
+
+template <Access kAccess, bool kStream, class T>
+void rotate_tokens(const Params& p, const Plan& plan, int64_t batch, int64_t token, int64_t tokens) {
+  int64_t rows[kTokenBlock], rotated = 0;
+  for (; rotated < tokens; ++rotated) {
+    rows[rotated] = table_row(p.positions, batch, token + rotated);
+    if (rows[rotated] == kNotRotated) break;  // so are all tokens after it
+  }
   for (int t = 0; t < p.num_tensors; ++t) {
-    copy_channels<T>(p.x[t], batch, token, 0, pairs ? p.rotary_offset : p.x[t].head_dim);
-    if (pairs) copy_channels<T>(p.x[t], batch, token, p.rotary_offset + 2 * pairs, p.x[t].head_dim);
+    for (int64_t i = 0; i < tokens; ++i) {
+      copy_channels<T>(p.x[t], batch, token + i, 0, i < rotated ? p.rotary_offset : p.x[t].head_dim);
+      if (i < rotated) copy_channels<T>(p.x[t], batch, token + i, p.rotary_offset + 2 * p.pairs, p.x[t].head_dim);
+    }
   }
   const bool row_per_head = p.cos.head_stride || p.sin.head_stride;
-  Angles<A> angles;
-  for (int64_t begin = 0; begin < pairs; begin += kPairBlock) {
-    const int64_t n = pairs - begin < kPairBlock ? pairs - begin : kPairBlock;
-    if (!row_per_head) load_angles(p, batch, row, 0, begin, n, &angles);  // serves all heads of all tensors
-    for (int t = 0; t < p.num_tensors; ++t) {
-      const RotatedTensor& x = p.x[t];
-      const auto in = token_row<const T>(p, x.in, x.in_stride, p.in_pairing, batch, token, begin);
-      const auto out = token_row<T>(p, x.out, x.out_stride, p.out_pairing, batch, token, begin);
-      with_constant_step(in.pairing, out.pairing, [&](auto step) {
-        for (int64_t h = 0; h < x.heads; ++h) {
-          if (row_per_head) load_angles(p, batch, row, h, begin, n, &angles);
-          rotate_row<step>(in.data + h * in.head_stride, in.pairing, out.data + h * out.head_stride, out.pairing,
-                           angles, n);
-        }
-      });
+  const int64_t shares = row_per_head ? p.x[0].heads : 1;  // of heads, each with its own rows
+  AngleBlock<Arithmetic<T>> angles;
+  angles.per_channel = p.per_channel;
+  for (int64_t head = 0; head < shares; ++head) {
+    for (int64_t begin = 0; begin < p.pairs; begin += kPairBlock) {
+      const int64_t n = p.pairs - begin < kPairBlock ? p.pairs - begin : kPairBlock;
+      for (int64_t i = 0; i < rotated; ++i)
+        load_angles<T, kAccess>(p, batch, rows[i], head, begin, n, angles.entries[i]);
+      for (int t = 0; t < p.num_tensors; ++t) {
+        const int64_t head_end = row_per_head ? head + 1 : p.x[t].heads;
+        rotate_block<kAccess, kStream, T>(p, plan, t, batch, token, rotated, head, head_end, begin, n, angles);
+      }
     }
   }
 }
@@ -173,19 +206,18 @@ struct Sums {
   A cos_first[kPairBlock], cos_second[kPairBlock], sin_first[kPairBlock], sin_second[kPairBlock];
 };
 
-template <int kStep, class A, class T>
+template <Access kAccess, class A, class T>
 void accumulate_row(const T* x, Pairing x_at, const T* grad, Pairing grad_at, Sums<A>* sums, int64_t n) {
-  x_at = constant<kStep>(x_at);
-  grad_at = constant<kStep>(grad_at);
-#pragma omp simd
-  for (int64_t i = 0; i < n; ++i) {
-    const Pair<A> channels = load_pair<A>(x, x_at, i), g = load_pair<A>(grad, grad_at, i);
-    const Pair<A> cos = cos_gradient(g, channels), sin = sin_gradient(g, channels);
-    sums->cos_first[i] += cos.first;
-    sums->cos_second[i] += cos.second;
-    sums->sin_first[i] += sin.first;
-    sums->sin_second[i] += sin.second;
-  }
+  for_each_step<T>(n, [&](auto full, int64_t i, int64_t m) {
+    const auto channels = load_pairs<kAccess, full>(x + i * x_at.step, x_at, m);
+    const auto g = load_pairs<kAccess, full>(grad + i * grad_at.step, grad_at, m);
+    const auto add = [&](A* to, Lanes<T> v) { write_lanes(to + i, read_lanes<Lanes<T>>(to + i) + v); };
+    const auto cos = cos_gradient(g, channels), sin = sin_gradient(g, channels);
+    add(sums->cos_first, cos.first);
+    add(sums->cos_second, cos.second);
+    add(sums->sin_first, sin.first);
+    add(sums->sin_second, sin.second);
+  });
 }
 
 template <class A>
@@ -206,7 +238,7 @@ void store_sums(DType dtype, bool per_channel, const Table& table, int64_t offse
 }
 
 // Every table entry has one writer and a fixed order of additions: the result does not depend on the thread count.
-template <class T>
+template <Access kAccess, class T>
 void table_grad_token(const Params& p, int64_t table_batch, int64_t token) {
   using A = Arithmetic<T>;
   const bool row_per_head = p.cos.head_stride != 0;
@@ -222,14 +254,18 @@ void table_grad_token(const Params& p, int64_t table_batch, int64_t token) {
           const RotatedTensor& x = p.x[t];
           const auto in = token_row<const T>(p, x.in, x.in_stride, p.in_pairing, b, token, begin);
           const auto grad = token_row<const T>(p, x.out, x.out_stride, p.out_pairing, b, token, begin);
-          with_constant_step(in.pairing, grad.pairing, [&](auto step) {
-            const int64_t first_head = row_per_head ? table_head : 0;
-            const int64_t last_head = row_per_head ? table_head + 1 : x.heads;
-            for (int64_t h = first_head; h < last_head; ++h) {
-              accumulate_row<step>(in.data + h * in.head_stride, in.pairing, grad.data + h * grad.head_stride,
-                                   grad.pairing, &sums, n);
-            }
-          });
+          const int64_t first_head = row_per_head ? table_head : 0;
+          const int64_t last_head = row_per_head ? table_head + 1 : x.heads;
+          for (int64_t h = first_head; h < last_head; ++h) {
+            accumulate_row<kAccess>(in.data + h * in.head_stride, in.pairing, grad.data + h * grad.head_stride,
+                                    grad.pairing, &sums, n);
+          }
+        }
+      }
+      for (A* sum : {sums.cos_first, sums.cos_second, sums.sin_first, sums.sin_second}) {
+        for (int64_t i = 0; i < n; i += kStep<T>) {
+          const auto v = read_lanes<Lanes<T>>(sum + i);
+          write_lanes(sum + i, kAccess == Access::kInterleaved ? interleaved_order(v) : order_of_run(v));
         }
       }
       const int64_t to = entry(p.cos, table_batch, token, table_head, begin);
@@ -241,22 +277,21 @@ void table_grad_token(const Params& p, int64_t table_batch, int64_t token) {
 
 // ---- threads ----
 
-int64_t bytes_of_x(const Params& p) {
-  const int64_t size = p.dtype == DType::kFloat64 ? 8 : p.dtype == DType::kFloat32 ? 4 : 2;
-  int64_t elements = 0;
-  for (int t = 0; t < p.num_tensors; ++t) elements += p.x[t].heads * p.x[t].head_dim;
-  return elements * p.batch * p.seqlen * size;
-}
-
-// Calls function(batch, token) for all tokens of `batch` sequences.
+// Calls function(batch, token, tokens) for all tokens of `batch` sequences, at most `block` of one sequence at a time.
 // num_threads(): a bare `omp parallel` ignores torch.set_num_threads() in threads that torch did not start.
 template <class Function>
-void for_each_token(const Params& p, int64_t batch, int num_threads, const Function& function) {
-  const int64_t tokens = batch * p.seqlen, useful = bytes_of_x(p) / kGrainBytes;
-  if (num_threads > useful) num_threads = static_cast<int>(useful);
+void for_each_block(const Params& p, const Plan& plan, int64_t batch, int64_t block, int num_threads,
+                    const Function& function) {
+  const int64_t tokens = batch * p.seqlen;
+  if (num_threads > plan.threads) num_threads = static_cast<int>(plan.threads);
   if (num_threads > tokens) num_threads = static_cast<int>(tokens);
   const auto share = [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) function(i / p.seqlen, i % p.seqlen);
+    for (int64_t i = begin, n; i < end; i += n) {
+      n = p.seqlen - i % p.seqlen < end - i ? p.seqlen - i % p.seqlen : end - i;
+      if (n > block) n = block;
+      function(i / p.seqlen, i % p.seqlen, n);
+    }
+    fence_streams();
   };
   if (num_threads <= 1 || omp_in_parallel()) return share(0, tokens);
 #pragma omp parallel num_threads(num_threads)
@@ -267,16 +302,24 @@ void for_each_token(const Params& p, int64_t batch, int num_threads, const Funct
 }
 
 void rotate(const Params& p, int num_threads) {
+  const Plan plan = plan_of(p);
   dispatch_dtype(p.dtype, [&](auto tag) {
-    for_each_token(p, p.batch, num_threads,
-                   [&](int64_t batch, int64_t token) { rotate_token<typename decltype(tag)::type>(p, batch, token); });
+    using T = typename decltype(tag)::type;
+    with_access(plan.access, [&](auto access) {
+      const auto rotate = plan.stream ? rotate_tokens<access, true, T> : rotate_tokens<access, false, T>;
+      for_each_block(p, plan, p.batch, plan.block, num_threads,
+                     [&](int64_t batch, int64_t token, int64_t tokens) { rotate(p, plan, batch, token, tokens); });
+    });
   });
 }
 
 void table_grad(const Params& p, int num_threads) {
+  const Plan plan = plan_of(p);
   dispatch_dtype(p.dtype, [&](auto tag) {
-    for_each_token(p, p.cos.batch_stride ? p.batch : 1, num_threads, [&](int64_t batch, int64_t token) {
-      table_grad_token<typename decltype(tag)::type>(p, batch, token);
+    using T = typename decltype(tag)::type;
+    with_access(plan.access, [&](auto access) {
+      for_each_block(p, plan, p.cos.batch_stride ? p.batch : 1, 1, num_threads,
+                     [&](int64_t batch, int64_t token, int64_t) { table_grad_token<access, T>(p, batch, token); });
     });
   });
 }

@@ -1,0 +1,130 @@
+// Rows, the rotated channels of one head at one token: where they lie, and their pairs from and to memory.
+#pragma once
+
+#include <type_traits>
+
+#include "core/params.h"
+#include "cpu/plan.h"
+#include "cpu/vector.h"
+
+namespace rope::cpu {
+namespace {
+
+template <class T>
+T* at(void* data, int64_t offset) {
+  return static_cast<T*>(data) + offset;
+}
+template <class T>
+const T* at(const void* data, int64_t offset) {
+  return static_cast<const T*>(data) + offset;
+}
+
+// How to reach pair `begin` of head 0 of a token, and to step from there.
+template <class T>
+struct TokenRow {
+  T* data;
+  Pairing pairing;  // in elements
+  int64_t head_stride;
+};
+
+template <class T, class Void>
+TokenRow<T> token_row(const Params& p, Void* data, const Strides& s, Pairing pairing, int64_t batch, int64_t token,
+                      int64_t begin) {
+  const int64_t channel = p.rotary_offset + begin * pairing.step;
+  return {at<std::remove_const_t<T>>(data, batch * s.batch + token * s.token + channel * s.channel),
+          {pairing.step * s.channel, pairing.partner * s.channel},
+          s.head};
+}
+
+// Calls function(access) with a constant.
+template <class Function>
+void with_access(Access access, const Function& function) {
+  if (access == Access::kHalf) {
+    function(std::integral_constant<Access, Access::kHalf>{});
+  } else if (access == Access::kInterleaved) {
+    function(std::integral_constant<Access, Access::kInterleaved>{});
+  } else {
+    function(std::integral_constant<Access, Access::kAny>{});
+  }
+}
+
+template <class T>
+using Lanes = typename Elements<T>::Lanes;
+
+// n pairs, at most kStep; kFull: exactly kStep.
+template <Access kAccess, bool kFull, class T>
+ROPE_INLINE Pair<Lanes<T>> load_pairs(const T* row, Pairing pairing, int64_t n) {
+  using E = Elements<T>;
+  using Packed = typename E::Packed;
+  constexpr int64_t size = sizeof(T);
+  if constexpr (kAccess == Access::kHalf) {
+    return {E::unpack(read<Packed, kFull>(row, n * size)),
+            E::unpack(read<Packed, kFull>(row + pairing.partner, n * size))};
+  } else if constexpr (kAccess == Access::kInterleaved) {
+    const int64_t low = 2 * n < kStep<T> ? 2 * n : kStep<T>;
+    return deinterleave(E::unpack(read<Packed, kFull>(row, low * size)),
+                        E::unpack(read<Packed, kFull>(row + kStep<T>, (2 * n - low) * size)));
+  } else {
+    const Access access = access_of(pairing);
+    if (access == Access::kHalf) return load_pairs<Access::kHalf, kFull>(row, pairing, n);
+    if (access == Access::kInterleaved) {
+      const auto x = load_pairs<Access::kInterleaved, kFull>(row, pairing, n);
+      return {run_order(interleaved_order(x.first)), run_order(interleaved_order(x.second))};
+    }
+    T first[kStep<T>] = {}, second[kStep<T>] = {};
+    for (int64_t i = 0; i < n; ++i) {
+      first[i] = row[i * pairing.step];
+      second[i] = row[i * pairing.step + pairing.partner];
+    }
+    return {E::unpack(read<Packed, true>(first, 0)), E::unpack(read<Packed, true>(second, 0))};
+  }
+}
+
+template <bool kFull, bool kStream, class V>
+ROPE_INLINE void put(void* to, V v, int64_t bytes) {
+  if constexpr (kFull && kStream) {
+    stream(to, v);
+  } else {
+    write<kFull>(to, v, bytes);
+  }
+}
+
+template <Access kAccess, bool kFull, bool kStream, class T>
+ROPE_INLINE void store_pairs(Pair<Lanes<T>> y, T* row, Pairing pairing, int64_t n) {
+  using E = Elements<T>;
+  constexpr int64_t size = sizeof(T);
+  if constexpr (kAccess == Access::kHalf) {
+    put<kFull, kStream>(row, E::pack(y.first), n * size);
+    put<kFull, kStream>(row + pairing.partner, E::pack(y.second), n * size);
+  } else if constexpr (kAccess == Access::kInterleaved) {
+    const int64_t low = 2 * n < kStep<T> ? 2 * n : kStep<T>;
+    const auto mixed = interleave(y.first, y.second);
+    put<kFull, kStream>(row, E::pack(mixed.first), low * size);
+    put<kFull, kStream>(row + kStep<T>, E::pack(mixed.second), (2 * n - low) * size);
+  } else {
+    const Access access = access_of(pairing);
+    if (access == Access::kHalf) return store_pairs<Access::kHalf, kFull, false>(y, row, pairing, n);
+    if (access == Access::kInterleaved) {
+      const Pair<Lanes<T>> v = {interleaved_order(order_of_run(y.first)), interleaved_order(order_of_run(y.second))};
+      return store_pairs<Access::kInterleaved, kFull, false>(v, row, pairing, n);
+    }
+    T first[kStep<T>], second[kStep<T>];
+    write<true>(first, E::pack(y.first), 0);
+    write<true>(second, E::pack(y.second), 0);
+    for (int64_t i = 0; i < n; ++i) {
+      row[i * pairing.step] = first[i];
+      row[i * pairing.step + pairing.partner] = second[i];
+    }
+  }
+}
+
+// Calls function(full, i, m) for each step of pairs i .. i + m of n; full is a constant: whether m is kStep<T>.
+template <class T, class Function>
+ROPE_INLINE void for_each_step(int64_t n, const Function& function) {
+  int64_t i = 0;
+  for (; i + kStep<T> <= n; i += kStep<T>) function(std::true_type{}, i, kStep<T>);
+  if (i < n) function(std::false_type{}, i, n - i);
+}
+
+}  // namespace
+}  // namespace rope::cpu
