@@ -21,20 +21,29 @@ from torch.autograd import forward_ad
 
 _ops = torch.ops.rope_ext
 _below_autograd = torch._C._AutoDispatchBelowAutograd  # context manager: ops skip the kernels of this file
+_below_in_place = torch._C._AutoDispatchBelowADInplaceOrView
 _functorch_active = torch._C._are_functorch_transforms_active
 _level = torch._C._functorch.maybe_get_level  # of the transform that wraps a tensor; -1: none
 _library = torch.library.Library("rope_ext", "IMPL")
 
 # Arguments that all ops share (csrc/bindings/schema.cpp): x, cos, sin, the lookup (positions, offsets, cu_seqlens),
-# and the scalars (offset, layout, interleaved, rotary_dim, rotary_offset, inverse, transposed).
+# and the scalars (offset, flags, rotary_dim, rotary_offset).
 _NO_LOOKUP = (None, None, None)
+_TRANSPOSED = 32  # of flags
 
 
 def needs_derivative(x, cos, sin):
     """Whether anything is to be recorded for the result of an op on these tensors."""
-    return forward_ad._current_level >= 0 or (
-        torch.is_grad_enabled() and (cos.requires_grad or sin.requires_grad or any(t.requires_grad for t in x))
-    )
+    if forward_ad._current_level >= 0:
+        return True
+    if not torch.is_grad_enabled():
+        return False
+    if cos.requires_grad or sin.requires_grad:
+        return True
+    for t in x:  # a generator in any() would take as long as all the rest
+        if t.requires_grad:
+            return True
+    return False
 
 
 def call(op, arguments, written=()):
@@ -45,7 +54,8 @@ def call(op, arguments, written=()):
     if _functorch_active():
         _check_captured(written, [t for t in arguments[1:6] if t is not None])
         return op(*arguments)
-    if needs_derivative((*arguments[0], *written), *arguments[1:3]):
+    x, cos, sin = arguments[:3]
+    if needs_derivative(x if not written or written is x else (*x, *written), cos, sin):
         return op(*arguments)
     if written:
         return _write(op, arguments, written)
@@ -65,10 +75,11 @@ def _check_captured(written, others):
 
 def _write(op, arguments, written):
     _check_writable(written)
-    with torch._C._AutoDispatchBelowADInplaceOrView():
+    with _below_in_place():
         op(*arguments)
     # autograd refuses to use a saved tensor that was written since; inference tensors are never saved
-    torch.autograd.graph.increment_version([t for t in written if not t.is_inference()])
+    tracked = [t for t in written if not t.is_inference()] if torch.is_inference_mode_enabled() else written
+    torch._C._increment_version(tracked)
 
 
 def _is_restricted_view(t):
@@ -77,14 +88,16 @@ def _is_restricted_view(t):
 
 def _check_writable(tensors, recorded=False):
     """What autograd would refuse, asked before the first of the tensors is written."""
+    inference, grad = torch.is_inference_mode_enabled(), torch.is_grad_enabled()
     for t in tensors:
-        base = t._base if t._is_view() else t
         rule = None
-        if t.is_inference() and not torch.is_inference_mode_enabled():
+        if not inference and t.is_inference():
             rule = "not be an inference tensor outside inference mode"
-        elif torch.is_grad_enabled() and base.requires_grad and base.is_leaf:
+        elif not grad:
+            continue
+        elif (base := t._base if t._is_view() else t).requires_grad and base.is_leaf:
             rule = "not be a leaf that requires grad, or a view of one,"
-        elif torch.is_grad_enabled() and (recorded or t.requires_grad) and _is_restricted_view(t):
+        elif (recorded or t.requires_grad) and _is_restricted_view(t):
             rule = "not be one of several views that an op returned (split, unbind, chunk)"
         if rule is not None:
             raise ValueError(f"rope_ext: x must {rule} when it is written, got one of shape {tuple(t.shape)}")
@@ -189,26 +202,26 @@ def _in_forward():
 
 
 def _table_grad(x, cos, sin, scalars, grad):
-    if scalars[-1]:  # <grad, transposed(x)> = <x, rotate(grad)>
-        x, grad = grad, x
-    return _ops.table_grad(x, cos, sin, *_NO_LOOKUP, *scalars[:-1], False, grad)
+    if scalars[1] & _TRANSPOSED:  # <grad, transposed(x)> = <x, rotate(grad)>
+        x, grad, scalars = grad, x, _transposed(scalars)
+    return _ops.table_grad(x, cos, sin, *_NO_LOOKUP, *scalars, grad)
 
 
 def _rotated_only(x, cos, sin, scalars):
     """rotate with zeros instead of copies in the channels outside rotary_dim."""
-    offset, layout, interleaved, rotary_dim, rotary_offset, *signs = scalars
+    offset, flags, rotary_dim, rotary_offset = scalars
 
     def one(t):
         size = t.shape[-1] - rotary_offset if rotary_dim is None else rotary_dim
         channels = t.narrow(-1, rotary_offset, size)
-        (y,) = _ops.rotate([channels], cos, sin, *_NO_LOOKUP, offset, layout, interleaved, None, 0, *signs)
+        (y,) = _ops.rotate([channels], cos, sin, *_NO_LOOKUP, offset, flags, None, 0)
         return torch.nn.functional.pad(y, (rotary_offset, t.shape[-1] - rotary_offset - size))
 
     return [one(t) for t in x]
 
 
 def _transposed(scalars):
-    return (*scalars[:-1], not scalars[-1])
+    return (scalars[0], scalars[1] ^ _TRANSPOSED, *scalars[2:])
 
 
 def _pick(tensors, wanted):

@@ -3,7 +3,7 @@
 import torch
 from torch.utils._pytree import tree_leaves
 
-from .reference import LAYOUTS
+from .ops import layout_of
 
 
 def _same_device(x, *others):
@@ -17,8 +17,8 @@ def _fake_rotate(x, *rest):
     return [torch.empty_like(t) for t in x]
 
 
-def _fake_rows(x, cos, sin, positions, offsets, cu_seqlens, offset, layout, *scalars):
-    axes = LAYOUTS[layout]
+def _fake_rows(x, cos, sin, positions, offsets, cu_seqlens, offset, flags, *scalars):
+    axes = layout_of(flags)
     seqlen = x[0].shape[axes.index("t" if "t" in axes else "s")]
     per_batch = offsets is not None or (positions is not None and positions.dim() == 2 and positions.shape[0] != 1)
     batch = x[0].shape[axes.index("b")] if per_batch and "b" in axes else 1

@@ -3,7 +3,7 @@
 import torch
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
-from .reference import LAYOUTS
+from .ops import layout_of
 
 _ops = torch.ops.rope_ext
 _library = torch.library.Library("rope_ext", "IMPL")
@@ -34,7 +34,7 @@ _rotate_by_loop = _vmap_by_loop(_ops.rotate)
 def _rotate_vmap(info, in_dims, x, cos, sin, *rest):
     if any(d is not None for d in in_dims[1:]) or cos.dim() == 4:
         return _rotate_by_loop(info, in_dims, x, cos, sin, *rest)
-    heads = LAYOUTS[rest[4]].index("h")  # samples that share their angles are further heads
+    heads = layout_of(rest[4]).index("h")  # samples that share their angles are further heads
 
     def fold(t, d):
         t = (

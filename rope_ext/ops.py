@@ -8,7 +8,13 @@ from .reference import LAYOUTS
 _rotate = torch.ops.rope_ext.rotate.default
 _rotate_ = torch.ops.rope_ext.rotate_.default
 _rotate_out = torch.ops.rope_ext.rotate_out.default
-_LAYOUT_INDEX = {name: index for index, name in enumerate(LAYOUTS)}
+# The argument `flags` of the ops (csrc/bindings/check.h).
+_FLAGS = {
+    (layout, interleaved, inverse): index + 8 * interleaved + 16 * inverse
+    for index, layout in enumerate(LAYOUTS)
+    for interleaved in (False, True)
+    for inverse in (False, True)
+}
 _INT = (int, torch.SymInt)
 _OPTIONAL_TENSOR = (torch.Tensor, type(None))
 # Name, types and rule of the arguments after x, in the order of csrc/bindings/schema.cpp.
@@ -19,12 +25,14 @@ _EXPECTED = [
     ("offset", _OPTIONAL_TENSOR, "an int or a Tensor"),
     ("cu_seqlens", _OPTIONAL_TENSOR, "a Tensor"),
     ("offset", _INT, "an int or a Tensor"),
-    ("layout", _INT, "an index"),
-    ("interleaved", bool, "True or False"),
+    ("flags", _INT, "an int"),
     ("rotary_dim", (*_INT, type(None)), "an int"),
     ("rotary_offset", _INT, "an int"),
-    ("inverse", bool, "True or False"),
 ]
+
+
+def layout_of(flags):
+    return LAYOUTS[flags & 7]
 
 
 def apply(
@@ -83,11 +91,11 @@ def apply(
         x, cos, sin, layout, interleaved, rotary_dim, rotary_offset, positions, offset, cu_seqlens, inverse
     )
     if out is not None:
-        written = [out] if isinstance(x, torch.Tensor) else out
-        _call(_rotate_out, (*arguments, _tensors("out", written)), written)
+        written = _tensors("out", [out] if isinstance(x, torch.Tensor) else out)
+        _call(_rotate_out, (*arguments, written), x, written)
         return out
-    y = _call(_rotate, arguments)
-    return y[0] if isinstance(x, torch.Tensor) else tuple(y) if isinstance(x, tuple) else y
+    y = _call(_rotate, arguments, x)
+    return tuple(y) if isinstance(x, tuple) else y if isinstance(x, list) else y[0]
 
 
 def apply_(
@@ -115,23 +123,27 @@ def apply_(
     arguments = _arguments(
         x, cos, sin, layout, interleaved, rotary_dim, rotary_offset, positions, offset, cu_seqlens, inverse
     )
-    _call(_rotate_, arguments, arguments[0])
+    _call(_rotate_, arguments, x, arguments[0])
     return x
 
 
 def _arguments(x, cos, sin, layout, interleaved, rotary_dim, rotary_offset, positions, offset, cu_seqlens, inverse):
     """The arguments that all ops share, in the order of csrc/bindings/schema.cpp."""
-    if layout not in _LAYOUT_INDEX:
+    flags = _FLAGS.get((layout, interleaved, inverse)) or _flags(layout, interleaved, inverse)
+    tensors = list(x) if isinstance(x, (tuple, list)) else [x]
+    if isinstance(offset, _INT):
+        return tensors, cos, sin, positions, None, cu_seqlens, offset, flags, rotary_dim, rotary_offset
+    return tensors, cos, sin, positions, offset, cu_seqlens, 0, flags, rotary_dim, rotary_offset
+
+
+def _flags(layout, interleaved, inverse):
+    """Where the dictionary has no entry: 0 for the plainest, or the error."""
+    if layout not in LAYOUTS:
         raise ValueError(f"rope_ext: layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
-    offsets = None
-    if isinstance(offset, torch.Tensor):
-        offset, offsets = 0, offset
-    tensors = [x] if isinstance(x, torch.Tensor) else _tensors("x", x)
-    index = _LAYOUT_INDEX[layout]
-    return (
-        *(tensors, cos, sin, positions, offsets, cu_seqlens),
-        *(offset, index, interleaved, rotary_dim, rotary_offset, inverse, False),
-    )
+    for name, value in ("interleaved", interleaved), ("inverse", inverse):
+        if not isinstance(value, bool):
+            raise TypeError(f"rope_ext: {name} must be True or False, got {value!r}")
+    return 0
 
 
 def _tensors(name, x):
@@ -145,21 +157,25 @@ def _kind(x):
     return f"{name} of {', '.join(map(_kind, x))}" if isinstance(x, (tuple, list)) else name
 
 
-def _call(op, arguments, written=()):
-    if torch.compiler.is_compiling():
+def _call(op, arguments, x, written=()):
+    if torch.compiler.is_dynamo_compiling():
         return op(*arguments)
     try:
         return _autograd.call(op, arguments, written)
     except (RuntimeError, AttributeError, TypeError) as error:
-        raise _explained(error, arguments) from None
+        raise _explained(error, arguments, x) from None
 
 
-def _explained(error, arguments):
+def _explained(error, arguments, x):
     """The error that the user should see; here, so that calls without one do not pay for it."""
     message = str(error)
     if message.startswith("rope_ext: "):  # csrc/bindings/check.cpp: no C++ exception becomes a TypeError
         return TypeError(message)
-    for (name, kinds, wanted), value in zip(_EXPECTED, arguments[1:12]):
+    try:
+        _tensors("x", [x] if isinstance(x, torch.Tensor) else x)
+    except TypeError as explained:
+        return explained
+    for (name, kinds, wanted), value in zip(_EXPECTED, arguments[1:10]):
         if not isinstance(value, kinds):
             return TypeError(f"rope_ext: {name} must be {wanted}, got {value!r}")
     if isinstance(error, NotImplementedError):  # the dispatcher's

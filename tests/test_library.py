@@ -104,15 +104,15 @@ def test_ops_holds_no_python_symbol():
     assert not [s for s in undefined_symbols(OPS) if re.match(r"_?Py[A-Z_]", s)]
 
 
-def test_ops_needs_nothing_newer_than_torch_2_10():
+def test_ops_needs_nothing_newer_than_torch_2_11():
     """Of torch only the C shims of the stable ABI, whose functions carry the version that introduced them in
-    torch/csrc/stable/c/shim.h: those after 2.10 stand behind an #if."""
+    torch/csrc/stable/c/shim.h: those after 2.11 stand behind an #if."""
     shims = [s for s in undefined_symbols(OPS) if re.match(r"(aoti_)?torch_", s)]
     assert shims
     foreign = [s for s in undefined_symbols(OPS) if re.search(r"(2at|3c10|5torch)", s)]
     assert not foreign, "C++ symbols of torch change with every release"
     header = (Path(torch.__file__).parent / "include/torch/csrc/stable/c/shim.h").read_text()
-    newer = re.findall(r"#if TORCH_FEATURE_VERSION >= TORCH_VERSION_2_(?:1[1-9])_0(.*?)#endif", header, re.DOTALL)
+    newer = re.findall(r"#if TORCH_FEATURE_VERSION >= TORCH_VERSION_2_(?:1[2-9])_0(.*?)#endif", header, re.DOTALL)
     assert newer, "the header is not laid out as this test expects"
     assert not [s for s in shims if any(re.search(rf"\b{s}\(", block) for block in newer)]
 

@@ -171,7 +171,7 @@ def test_export():
     assert_same_bits(program.module()(*arguments(11)), Module()(*arguments(11)))
 
 
-LOOKUP_ARGUMENTS = (None, None, None, 0, 0, False, None, 0, False, False)  # layout "bshd"
+LOOKUP_ARGUMENTS = (None, None, None, 0, 0, None, 0)  # layout "bshd"
 
 
 @pytest.mark.parametrize("memory", ["contiguous", "transposed", "sliced", "reversed strides"])

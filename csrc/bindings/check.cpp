@@ -31,8 +31,7 @@ DType dtype_of(const char* argument, const Tensor& t) {
 }
 
 void check_x(const Arguments& a, Params* p) {
-  if (a.layout < 0 || a.layout >= int64_t(std::size(kLayouts)))
-    bad_value("layout", "be an index into LAYOUTS", a.layout);
+  if (a.layout() >= int64_t(std::size(kLayouts))) bad_value("flags", "name one of LAYOUTS", a.flags);
   if (a.x.empty() || a.x.size() > kMaxTensors) {
     bad_value("x", text("hold 1 to ", kMaxTensors, " tensors"), a.x.size());
   }
@@ -77,7 +76,7 @@ void check_channels(const Arguments& a, Params* p) {
   }
   p->rotary_offset = a.rotary_offset;
   p->pairs = rotary_dim / 2;
-  p->in_pairing = p->out_pairing = a.interleaved ? interleaved_pairing() : half_pairing(p->pairs);
+  p->in_pairing = p->out_pairing = a.interleaved() ? interleaved_pairing() : half_pairing(p->pairs);
 }
 
 // The layout of tables with a heads axis is that of x, with the batch axis (of one) that "thd" and "shd" lack.
@@ -117,10 +116,10 @@ void check_tables(const Arguments& a, Params* p) {
   }
   p->table_dtype = dtype;
   p->per_channel = width == 2 * pairs;
-  p->negate_sin = a.inverse != a.transposed;
+  p->negate_sin = a.inverse() != a.transposed();
   p->cos = table_of(a, *p, a.cos);
   p->sin = table_of(a, *p, a.sin);
-  if (a.transposed) std::swap(p->sin.first, p->sin.second);
+  if (a.transposed()) std::swap(p->sin.first, p->sin.second);
   if (rank == 2) return;
   const Layout layout = table_layout(a, a.cos);
   const int64_t batch = a.cos.size(layout.batch), seqlen = a.cos.size(layout.seqlen);
@@ -139,18 +138,20 @@ void check_tables(const Arguments& a, Params* p) {
   }
 }
 
+// t has at most kMaxRank dimensions: check_arguments comes first.
 MemoryView view_of(const Tensor& t) {
-  MemoryView view{static_cast<const char*>(t.const_data_ptr()), int64_t(t.element_size()), {}, {}};
-  for (int64_t i = 0; i < t.dim(); ++i) {
-    view.sizes.push_back(t.size(i));
-    view.strides.push_back(t.stride(i) * view.item_size);
+  MemoryView view{static_cast<const char*>(t.const_data_ptr()), int64_t(t.element_size()), int(t.dim()), {}, {}};
+  const auto sizes = t.sizes(), strides = t.strides();
+  for (int i = 0; i < view.rank; ++i) {
+    view.sizes[i] = sizes[i];
+    view.strides[i] = strides[i] * view.item_size;
   }
   return view;
 }
 
 bool same_view(const Tensor& a, const Tensor& b) {
-  const MemoryView x = view_of(a), y = view_of(b);
-  return x.data == y.data && x.sizes == y.sizes && x.strides == y.strides;
+  const auto x = a.strides(), y = b.strides();
+  return a.const_data_ptr() == b.const_data_ptr() && same_shape(a, b) && std::equal(x.begin(), x.end(), y.begin());
 }
 
 void keep_apart(const char* name, const MemoryView& written, const Tensor& other, const char* what) {
@@ -228,7 +229,7 @@ Table table_of(const Arguments& a, const Params& p, const Tensor& table) {
   Table to{first,  first, stride_of(table, layout.batch), table.stride(layout.seqlen), stride_of(table, layout.heads),
            channel};
   if (p.per_channel) {
-    const Pairing pairing = a.interleaved ? interleaved_pairing() : half_pairing(p.pairs);
+    const Pairing pairing = a.interleaved() ? interleaved_pairing() : half_pairing(p.pairs);
     to.second = first + pairing.partner * channel * int64_t(table.element_size());
     to.pair_stride = pairing.step * channel;
   }

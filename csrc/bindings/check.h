@@ -23,12 +23,14 @@ struct Arguments {
   OptionalTensor offsets;  // the (batch,) form of `offset`
   OptionalTensor cu_seqlens;
   int64_t offset;
-  int64_t layout;  // index into kLayouts
-  bool interleaved;
+  int64_t flags;  // layout + 8 interleaved + 16 inverse + 32 transposed
   std::optional<int64_t> rotary_dim;
   int64_t rotary_offset;
-  bool inverse;
-  bool transposed;
+
+  int64_t layout() const { return flags & 7; }  // index into kLayouts
+  bool interleaved() const { return flags & 8; }
+  bool inverse() const { return flags & 16; }
+  bool transposed() const { return flags & 32; }
 };
 
 // Where the axes of a layout are; -1: there is no batch axis, batch is 1. In the order of LAYOUTS in rope_ext/ops.py.
@@ -40,7 +42,7 @@ constexpr Layout kLayouts[] = {
     {"bshd", 4, 0, 1, 2}, {"bhsd", 4, 0, 2, 1}, {"sbhd", 4, 1, 0, 2}, {"thd", 3, -1, 0, 1}, {"shd", 3, -1, 0, 1},
 };
 
-inline const Layout& layout_of(const Arguments& a) { return kLayouts[a.layout]; }
+inline const Layout& layout_of(const Arguments& a) { return kLayouts[a.layout()]; }
 inline int64_t size_of(const Tensor& t, int axis) { return axis < 0 ? 1 : t.size(axis); }
 // 0 along an axis of one element: it broadcasts.
 inline int64_t stride_of(const Tensor& t, int axis) { return axis < 0 || t.size(axis) == 1 ? 0 : t.stride(axis); }

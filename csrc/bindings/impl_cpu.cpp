@@ -3,23 +3,21 @@
 #include <torch/csrc/stable/ops.h>
 
 #include "bindings/check.h"
+#include "bindings/output.h"
 #include "cpu/isa.h"
 
 namespace rope {
 namespace {
 
-constexpr int kNumArguments = 13;
+constexpr int kNumArguments = 10;
 
 // Reads the arguments of schema.cpp off the dispatcher's stack, and owns them.
 Arguments unbox(StableIValue* stack) {
   using torch::stable::detail::to;
-  return {to<Tensors>(stack[0]),        to<Tensor>(stack[1]),
-          to<Tensor>(stack[2]),         to<OptionalTensor>(stack[3]),
-          to<OptionalTensor>(stack[4]), to<OptionalTensor>(stack[5]),
-          to<int64_t>(stack[6]),        to<int64_t>(stack[7]),
-          to<bool>(stack[8]),           to<std::optional<int64_t>>(stack[9]),
-          to<int64_t>(stack[10]),       to<bool>(stack[11]),
-          to<bool>(stack[12])};
+  return {to<Tensors>(stack[0]),        to<Tensor>(stack[1]),         to<Tensor>(stack[2]),
+          to<OptionalTensor>(stack[3]), to<OptionalTensor>(stack[4]), to<OptionalTensor>(stack[5]),
+          to<int64_t>(stack[6]),        to<int64_t>(stack[7]),        to<std::optional<int64_t>>(stack[8]),
+          to<int64_t>(stack[9])};
 }
 
 template <class T>
@@ -38,9 +36,8 @@ void launch(const Arguments& a, Params p, const Tensors& out, Kernel kernel) {
 void rotate(StableIValue* stack, uint64_t, uint64_t) {
   const Arguments a = unbox(stack);
   Params p = check_arguments(a);
-  p.fresh = true;
   Tensors out;
-  for (const Tensor& x : a.x) out.push_back(torch::stable::empty_like(x));
+  for (const Tensor& x : a.x) out.push_back(empty_like_output(x, &p.fresh));
   launch(a, p, out, cpu::best_kernels().rotate);
   stack[0] = box(out);
 }

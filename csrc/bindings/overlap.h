@@ -2,14 +2,17 @@
 #pragma once
 
 #include <cstdint>
-#include <vector>
 
 namespace rope {
 
+constexpr int kMaxRank = 4;
+
+// sizes and strides: one per axis, at most kMaxRank of them; strides in bytes, any sign.
 struct MemoryView {
   const char* data;
-  int64_t item_size;                    // bytes
-  std::vector<int64_t> sizes, strides;  // strides in bytes, any sign
+  int64_t item_size;  // bytes
+  int rank;
+  int64_t sizes[kMaxRank], strides[kMaxRank];
 };
 
 // Whether two elements of the view may be the same memory. Exact for views whose strides nest (each at least the span

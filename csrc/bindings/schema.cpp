@@ -1,11 +1,11 @@
 // The ops. What Python makes of them, derivatives included, is in rope_ext/.
 #include <torch/csrc/stable/library.h>
 
-// Shared by all ops: struct Arguments in check.h, field by field. layout is an int because the stable ABI of torch 2.13
-// leaks the memory of every str argument.
+// Shared by all ops: struct Arguments in check.h, field by field. `flags` packs four small ones: the stable ABI
+// costs 0.4 us per argument and call, and leaks the memory of a str.
 #define ROPE_ARGUMENTS(X)                                                                                 \
   X " x, Tensor cos, Tensor sin, Tensor? positions, Tensor? offsets, Tensor? cu_seqlens, SymInt offset, " \
-    "int layout, bool interleaved, SymInt? rotary_dim, SymInt rotary_offset, bool inverse, bool transposed"
+    "int flags, SymInt? rotary_dim, SymInt rotary_offset"
 
 STABLE_TORCH_LIBRARY(rope_ext, m) {
   // The rotated x, each with the strides of torch.empty_like(x). `transposed` applies the transposed 2x2 blocks, which

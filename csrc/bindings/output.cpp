@@ -1,0 +1,173 @@
+#include "bindings/output.h"
+
+#include <sys/mman.h>
+#include <torch/csrc/stable/ops.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <map>
+#include <mutex>
+
+namespace rope {
+namespace {
+
+using torch::stable::Tensor;
+
+constexpr int64_t kHugePage = 2 << 20;
+
+// Smaller memory is rarely given back to the system by malloc, and may share its huge page with others.
+constexpr int64_t kHugeBytes = 2 * kHugePage;
+
+constexpr int64_t kPooledBytes = 1 << 20;
+
+int64_t round_up(int64_t bytes, int64_t multiple) { return (bytes + multiple - 1) / multiple * multiple; }
+
+bool huge_pages_wanted() {
+  static const bool wanted = [] {
+    const char* value = std::getenv("ROPE_EXT_HUGEPAGES");
+    return !value || std::strcmp(value, "0");
+  }();
+  return wanted;
+}
+
+// Whether the page exists that holds this address.
+bool resident(char* address) {
+#if defined(__linux__)
+  static const intptr_t page = sysconf(_SC_PAGESIZE);
+  unsigned char in_core = 0;
+  return mincore(address - reinterpret_cast<intptr_t>(address) % page, 1, &in_core) || in_core & 1;
+#else
+  return address != nullptr;
+#endif
+}
+
+void ask_for_huge_pages(char* data, int64_t bytes) {
+#if defined(MADV_HUGEPAGE)
+  if (!huge_pages_wanted()) return;
+  char* begin = data + (kHugePage - reinterpret_cast<intptr_t>(data) % kHugePage) % kHugePage;
+  const int64_t whole = (data + bytes - begin) / kHugePage * kHugePage;
+  if (whole > 0) madvise(begin, whole, MADV_HUGEPAGE);  // a wish: without it the memory is as good, only slower
+#else
+  (void)data, (void)bytes;
+#endif
+}
+
+// Freed results by size, for the next of that size.
+class Pool {
+ public:
+  bool on() const { return max_bytes_ > 0; }
+
+  // `bytes` is a multiple of kHugePage. Null: the system has no more.
+  char* take(int64_t bytes) {
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      const auto found = free_.find(bytes);
+      if (found != free_.end()) {
+        char* data = found->second;
+        free_.erase(found);
+        free_bytes_ -= bytes;
+        return data;
+      }
+    }
+    // One more huge page, to begin at a multiple of it.
+    void* mapped = mmap(nullptr, bytes + kHugePage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (mapped == MAP_FAILED) return nullptr;
+    char* begin = static_cast<char*>(mapped);
+    char* data = begin + (kHugePage - reinterpret_cast<intptr_t>(begin) % kHugePage) % kHugePage;
+    if (data > begin) munmap(begin, data - begin);
+    if (data < begin + kHugePage) munmap(data + bytes, begin + kHugePage - data);
+    return data;
+  }
+
+  void give(char* data, int64_t bytes) {
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      if (free_bytes_ + bytes <= max_bytes_) {
+        free_.emplace(bytes, data);
+        free_bytes_ += bytes;
+        return;
+      }
+    }
+    munmap(data, bytes);
+  }
+
+  void resize(int64_t max_bytes) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    max_bytes_ = max_bytes;
+    while (free_bytes_ > max_bytes_) {
+      const auto largest = std::prev(free_.end());
+      munmap(largest->second, largest->first);
+      free_bytes_ -= largest->first;
+      free_.erase(largest);
+    }
+  }
+
+ private:
+  std::mutex mutex_;
+  std::multimap<int64_t, char*> free_;  // by bytes
+  int64_t free_bytes_ = 0, max_bytes_ = 0;
+};
+
+// Never destroyed: results may outlive every static object.
+Pool& pool() {
+  static Pool& the = *new Pool;
+  return the;
+}
+
+// Whether its elements fill a run of memory, each once: then torch.empty_like gives the same strides.
+bool dense(const Tensor& x) {
+  const auto sizes = x.sizes(), strides = x.strides();
+  int64_t expected = 1, left = 0;
+  for (const int64_t size : sizes) left += size != 1;
+  for (bool found = true; left && found; --left) {
+    found = false;
+    for (size_t i = 0; i < sizes.size() && !found; ++i) {
+      if (sizes[i] != 1 && strides[i] == expected) {
+        expected *= sizes[i];
+        found = true;
+      }
+    }
+    if (!found) return false;
+  }
+  return true;
+}
+
+Tensor empty_strided(const Tensor& like) {
+  const auto sizes = like.sizes(), strides = like.strides();
+  int32_t dtype, device_type, device_index;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(like.get(), &dtype));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(like.get(), &device_index));
+  AtenTensorHandle made;
+  TORCH_ERROR_CODE_CHECK(
+      aoti_torch_empty_strided(sizes.size(), sizes.data(), strides.data(), dtype, device_type, device_index, &made));
+  return Tensor(made);
+}
+
+}  // namespace
+
+Tensor empty_like_output(const Tensor& x, bool* fresh) {
+  const int64_t bytes = x.numel() * int64_t(x.element_size());
+  Tensor out = dense(x) ? empty_strided(x) : torch::stable::empty_like(x);
+  if (bytes >= kPooledBytes && pool().on()) {
+    const int64_t rounded = round_up(bytes, kHugePage);
+    if (char* data = pool().take(rounded)) {  // out, whose pages nobody touched, gives its strides
+      out = torch::stable::from_blob(data, out.sizes(), out.strides(), out.device(), out.scalar_type(),
+                                     [rounded](void* freed) { pool().give(static_cast<char*>(freed), rounded); });
+    }
+  }
+  if (bytes >= kHugeBytes) {
+    char* data = static_cast<char*>(out.mutable_data_ptr());
+    if (!resident(data + bytes / 2)) {
+      *fresh = true;
+      ask_for_huge_pages(data, bytes);
+    }
+  }
+  return out;
+}
+
+}  // namespace rope
+
+void rope_ext_set_output_pool(int64_t max_bytes) { rope::pool().resize(max_bytes); }
