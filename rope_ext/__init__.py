@@ -5,37 +5,26 @@
     q, k = rope_ext.apply((q, k), cos, sin)         # q, k: (batch, seqlen, heads, head_dim)
 
 `apply`, `apply_`: rope_ext.ops. The same in plain PyTorch: rope_ext.reference. Angles: rope_ext.RotaryEmbedding.
+Memory of large results: rope_ext.memory. What a call costs: python -m rope_ext.profile.
 """
 
-from pathlib import Path
-
-import torch
-
+from . import _fake as _fake
+from . import _vmap as _vmap
+from . import frequencies, memory, reference
+from ._library import build_info
 from ._version import __version__ as __version__
+from .memory import set_output_pool, tune_malloc
+from .ops import apply, apply_
+from .rotary import RotaryEmbedding
 
-
-def _load_ops():
-    """Register the compiled ops with torch; errors say what to do."""
-    rebuild = "pip install --no-build-isolation --no-deps --force-reinstall rope_ext"
-    if tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 11):
-        raise ImportError(f"rope_ext: torch must be at least 2.11, got {torch.__version__}: pip install 'torch>=2.11'")
-    path = Path(__file__).with_name("_ops.so")
-    if not path.exists():
-        never_built = "a package that was never built: pip install -e . in the checkout"
-        raise ImportError(f"rope_ext: _ops.so must lie beside {__file__}, got {never_built}")
-    try:
-        torch.ops.load_library(path)
-    except OSError as error:
-        raise ImportError(
-            f"rope_ext: _ops.so must load in torch {torch.__version__}, got: {error}; rebuild: {rebuild}"
-        ) from error
-
-
-_load_ops()
-
-# The ops must be registered before these are imported.
-from . import _fake, _vmap, frequencies, reference  # noqa: E402, F401
-from .ops import apply, apply_  # noqa: E402
-from .rotary import RotaryEmbedding  # noqa: E402
-
-__all__ = ["RotaryEmbedding", "apply", "apply_", "frequencies", "reference"]
+__all__ = [
+    "RotaryEmbedding",
+    "apply",
+    "apply_",
+    "build_info",
+    "frequencies",
+    "memory",
+    "reference",
+    "set_output_pool",
+    "tune_malloc",
+]

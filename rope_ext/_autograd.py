@@ -19,7 +19,8 @@ from contextlib import contextmanager, nullcontext
 import torch
 from torch.autograd import forward_ad
 
-_ops = torch.ops.rope_ext
+from ._library import torch_ops as _ops
+
 _below_autograd = torch._C._AutoDispatchBelowAutograd  # context manager: ops skip the kernels of this file
 _below_in_place = torch._C._AutoDispatchBelowADInplaceOrView
 _functorch_active = torch._C._are_functorch_transforms_active
@@ -40,7 +41,7 @@ def needs_derivative(x, cos, sin):
         return False
     if cos.requires_grad or sin.requires_grad:
         return True
-    for t in x:  # a generator in any() would take as long as all the rest
+    for t in x:  # noqa: SIM110 (a generator in any() takes as long as all the rest)
         if t.requires_grad:
             return True
     return False

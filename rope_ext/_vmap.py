@@ -3,9 +3,9 @@
 import torch
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
+from ._library import torch_ops as _ops
 from .ops import layout_of
 
-_ops = torch.ops.rope_ext
 _library = torch.library.Library("rope_ext", "IMPL")
 
 

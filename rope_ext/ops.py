@@ -3,11 +3,12 @@
 import torch
 
 from . import _autograd
+from ._library import torch_ops
 from .reference import LAYOUTS
 
-_rotate = torch.ops.rope_ext.rotate.default
-_rotate_ = torch.ops.rope_ext.rotate_.default
-_rotate_out = torch.ops.rope_ext.rotate_out.default
+_rotate = torch_ops.rotate.default
+_rotate_ = torch_ops.rotate_.default
+_rotate_out = torch_ops.rotate_out.default
 # The argument `flags` of the ops (csrc/bindings/check.h).
 _FLAGS = {
     (layout, interleaved, inverse): index + 8 * interleaved + 16 * inverse

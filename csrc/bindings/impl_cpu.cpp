@@ -100,3 +100,8 @@ STABLE_TORCH_LIBRARY_IMPL(rope_ext, CPU, m) {
 
 }  // namespace
 }  // namespace rope
+
+// The name of the instruction set that is used. For ctypes (rope_ext/_library.py).
+extern "C" __attribute__((visibility("default"))) const char* rope_ext_cpu_isa() {
+  return rope::cpu::best_kernels().isa;
+}

@@ -1,0 +1,41 @@
+"""The compiled part of the package: _ops.so, its ops registered with torch, and what it says of itself."""
+
+import ctypes
+from pathlib import Path
+
+import torch
+
+from ._version import __version__
+
+
+def _load():
+    """Register the compiled ops with torch; errors say what to do. Returns the library for ctypes."""
+    rebuild = "pip install --no-build-isolation --no-deps --force-reinstall rope_ext"
+    if tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 11):
+        raise ImportError(f"rope_ext: torch must be at least 2.11, got {torch.__version__}: pip install 'torch>=2.11'")
+    path = Path(__file__).with_name("_ops.so")
+    if not path.exists():
+        package = Path(__file__).with_name("__init__.py")
+        never_built = "a package that was never built: pip install -e . in the checkout"
+        raise ImportError(f"rope_ext: _ops.so must lie beside {package}, got {never_built}")
+    try:
+        torch.ops.load_library(path)
+        return ctypes.CDLL(str(path))
+    except OSError as error:
+        raise ImportError(
+            f"rope_ext: _ops.so must load in torch {torch.__version__}, got: {error}; rebuild: {rebuild}"
+        ) from error
+
+
+native = _load()
+torch_ops = torch.ops.rope_ext  # modules that use the ops take them from here, and so after they are registered
+native.rope_ext_cpu_isa.restype = ctypes.c_char_p
+
+
+def build_info():
+    """What this installation is: {"version", "torch", "cpu_isa"}, all str.
+
+    torch: the version that is running. cpu_isa: the instruction set that the CPU kernels use on this machine,
+    "avx512_bf16", "avx512", "avx2" or "default" (the compiler's baseline); at most ATEN_CPU_CAPABILITY.
+    """
+    return {"version": __version__, "torch": torch.__version__, "cpu_isa": native.rope_ext_cpu_isa().decode()}

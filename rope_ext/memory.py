@@ -1,0 +1,41 @@
+"""Where large results live. Most of the time of an op on a CPU is not the op: new memory costs a fault per page of 4 KiB.
+
+`apply(..., out=...)` and `apply_` need neither of these: they write where you say.
+"""
+
+import ctypes
+
+from ._library import native
+
+
+def set_output_pool(max_bytes):
+    """Keep the memory of results for the next results: `apply` then writes where pages exist already.
+
+    max_bytes: int, the most that is kept of what has been freed; 0 (the state at the start) ends it and frees all. For
+        results on the CPU of at least 1 MiB each, in this process, of all threads. A result's memory comes back when
+        the last tensor that shares it is gone. Results from the pool cannot be enlarged by resize_.
+
+    Raises TypeError or ValueError if max_bytes is not an int >= 0.
+    """
+    if isinstance(max_bytes, bool) or not isinstance(max_bytes, int):
+        raise TypeError(f"rope_ext: max_bytes must be an int, got {max_bytes!r}")
+    if not 0 <= max_bytes < 2**63:
+        raise ValueError(f"rope_ext: max_bytes must be at least 0 and below 2**63, got {max_bytes}")
+    native.rope_ext_set_output_pool(ctypes.c_int64(max_bytes))
+
+
+def tune_malloc():
+    """Make the C library keep freed memory, for all tensors of this process: PyTorch's, yours and ours.
+
+    glibc hands tensors above 32 MiB, and often smaller ones, back to the system when they are freed, and gets new pages
+    for the next ones. This is what turns that off, for good:
+        mallopt(M_MMAP_THRESHOLD, 1 << 30); mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+    The process then stays as large as it has ever been. Call it before the first large tensor is made.
+
+    Returns whether the C library did it (glibc; others have no mallopt, or ignore it: False).
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    m_mmap_threshold, m_trim_threshold = -3, -1  # <malloc.h>
+    return mallopt is not None and all(
+        [mallopt(m_mmap_threshold, 1 << 30) == 1, mallopt(m_trim_threshold, 2**31 - 1) == 1]
+    )
