@@ -1,5 +1,6 @@
 #include "cpu/plan.h"
 
+#include <pthread.h>
 #include <unistd.h>
 
 namespace rope::cpu {
@@ -7,6 +8,12 @@ namespace {
 
 // Bytes of x that occupy a thread longer than it takes to wake it (some 10 us).
 constexpr int64_t kGrainBytes = 256 * 1024;
+
+// In a forked child the threads of the parent are gone, but the OpenMP runtime waits for them (PyTorch's own ops hang
+// there with more than one thread): the child does all by itself. Registered at load: the first call may come after the
+// fork.
+bool forked = false;
+[[maybe_unused]] const int registered = pthread_atfork(nullptr, nullptr, [] { forked = true; });
 
 // Payload below which rows are in a cache anyway.
 constexpr int64_t kPrefetchBytes = 1 << 20;
@@ -65,7 +72,7 @@ Plan plan_of(const Params& p) {
   const int64_t bytes = bytes_of_x(p), size = bytes_of(p.dtype);
   Plan plan{};
   plan.access = access_of_all(p);
-  plan.threads = bytes / kGrainBytes;
+  plan.threads = forked ? 1 : bytes / kGrainBytes;
   plan.block = 1;
   plan.stream = !p.fresh && plan.access != Access::kAny && bytes > stream_bytes();
   for (int t = 0; t < p.num_tensors; ++t) {

@@ -1,0 +1,77 @@
+"""torch.set_num_threads is obeyed wherever `apply` is called from, and a forked process gets its result."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="counts threads as Linux shows them")
+
+SETUP = """
+import os, threading, torch, rope_ext
+torch.set_num_threads(1)  # so that PyTorch starts none
+cos, sin = rope_ext.RotaryEmbedding(64).tables(4096)
+x = torch.ones(1, 4096, 8, 64)  # 8 MiB: work for many threads
+count = lambda: len(os.listdir("/proc/self/task"))
+before = count()
+"""
+
+
+def printed(program):
+    result = subprocess.run(
+        [sys.executable, "-c", SETUP + program],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+        env={**os.environ, "OMP_NUM_THREADS": "4"},
+    )
+    return result.stdout.strip()
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_set_num_threads_is_obeyed(threads):
+    program = f"torch.set_num_threads({threads}); rope_ext.apply(x, cos, sin); print(count() - before)"
+    assert printed(program) == str(threads - 1)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_set_num_threads_is_obeyed_in_a_new_thread(threads):
+    program = f"""
+torch.set_num_threads({threads})
+def run():
+    before = count()
+    rope_ext.apply(x, cos, sin)
+    print(count() - before)
+thread = threading.Thread(target=run); thread.start(); thread.join()
+"""
+    assert printed(program) == str(threads - 1)
+
+
+def test_set_num_threads_is_obeyed_in_backward():
+    program = """
+torch.set_num_threads(1)
+x.requires_grad_(); cos.requires_grad_()
+torch.autograd.grad(rope_ext.apply(x, cos, sin), (x, cos), x)
+print(count() - before)
+"""
+    assert printed(program) == "0"
+
+
+def test_small_calls_stay_on_their_thread():
+    assert printed("torch.set_num_threads(3); rope_ext.apply(x[:, :64], cos, sin); print(count() - before)") == "0"
+
+
+def test_a_forked_child_gets_the_result():
+    program = """
+torch.set_num_threads(3)
+y = rope_ext.apply(x, cos, sin)  # the parent has threads, which the child has not
+child = os.fork()
+if child == 0:
+    z = rope_ext.apply(x, cos, sin)
+    torch.set_num_threads(1)  # PyTorch's own ops would wait for ever
+    os._exit(0 if torch.equal(z, y) else 1)
+print(os.waitpid(child, 0)[1])
+"""
+    assert printed(program) == "0"
