@@ -28,7 +28,7 @@ import torch
 import torch._inductor.config
 from baselines import POOLED, VARIANTS
 from cases import DTYPES, MEMORIES, PAIRINGS, PASSES, Case
-from measure import BUSY, run_case
+from measure import run_case
 from report import markdown, summary
 from shapes import SHAPES
 from tqdm import tqdm
@@ -167,7 +167,7 @@ def write(report, folder, name):
     """NAME.md, which is printed too, NAME.json with all figures, NAME.png."""
     from picture import draw
 
-    text = markdown(report, BUSY)
+    text = markdown(report)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{name}.md").write_text(text)
     (folder / f"{name}.json").write_text(json.dumps(report, indent=1) + "\n")
