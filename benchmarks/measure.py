@@ -13,6 +13,8 @@ from exactness import check, copied, expect
 
 SHORTEST_SAMPLE = 200e-6  # seconds; shorter calls are timed in batches
 MIN_ROUNDS = 5
+PATIENCE = 1.0  # seconds; a variant that has used them has two rounds at least: it is far behind, by 2 % or by 3
+LONGEST = 15.0  # seconds; a case that took longer is not measured again, only marked
 SLOW = 0.05  # seconds; a call that takes longer is not repeated untimed first: caches and threads no longer show in it
 BUSY = 0.1  # cores; a case during which other processes use more is measured again, and marked if that is no better
 
@@ -80,11 +82,16 @@ def seconds_for(call, calls):
 
 
 def measure(steps, rounds, seconds):
-    """{variant: seconds of a call in each round}. After MIN_ROUNDS, each only until its share of `seconds` is spent."""
+    """{variant: seconds of a call in each round}. MIN_ROUNDS, and more until its share of `seconds` is spent."""
+
+    def wants_more(name):
+        done = len(samples[name]) - 1
+        return done < 2 or (done < MIN_ROUNDS and spent[name] < PATIENCE) or spent[name] < seconds / len(steps)
+
     samples = {name: [seconds_for(step.call, 1)] for name, step in steps.items()}
     spent = dict.fromkeys(steps, 0.0)
-    for done in range(rounds):
-        active = [name for name in steps if done < MIN_ROUNDS or spent[name] < seconds / len(steps)]
+    for _ in range(rounds):
+        active = [name for name in steps if wants_more(name)]
         if not active:
             break
         for name in active:
@@ -110,8 +117,8 @@ def busy_elsewhere():
 
 def measure_undisturbed(steps, rounds, seconds, attempts):
     """(cores busy elsewhere, what measure returns), the quietest attempt: waiting for a busy core costs 8 ms."""
-    found = []
-    while len(found) < attempts and (not found or found[-1][0] > BUSY):
+    found, begin = [], time.perf_counter()
+    while not found or (len(found) < attempts and found[-1][0] > BUSY and time.perf_counter() - begin < LONGEST):
         start, before = time.perf_counter(), busy_elsewhere()
         samples = measure(steps, rounds, seconds)
         found.append(((busy_elsewhere() - before) / (time.perf_counter() - start), samples))
