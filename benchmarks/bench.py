@@ -3,114 +3,148 @@
 All variants of a case take turns in one process, so the noise of the machine hits all alike; figures are medians. Every
 variant's result is compared with the exact one in the same run. Not timed: making the tables, compiling, the loss.
 Timed, because users pay for it: allocating the result, where a variant does. For tensors above 32 MiB, which glibc
-mostly makes of fresh pages at each call, that can be most of the time.
+mostly makes of fresh pages at each call, that can be most of the time: see --malloc.
+
+--peers adds other people's implementations, those that are installed: transformers, rotary-embedding-torch, onnxruntime
+(with onnx), jax, mlx, vllm (its CPU build), sgl_kernel, kernels (with its rotary kernel downloaded before).
 """
 
 import argparse
 import dataclasses
 import datetime
-import gc
 import itertools
 import json
-import math
 import os
 import platform
 import re
-import statistics
 import subprocess
-import time
+import sys
+import tempfile
 from pathlib import Path
 
+import instructions
+import peers
 import torch
 import torch._inductor.config
-from baselines import check, prepare
+from baselines import POOLED, VARIANTS
+from cases import DTYPES, MEMORIES, PAIRINGS, PASSES, Case
+from measure import run_case
+from report import markdown, summary
 from shapes import SHAPES
 from tqdm import tqdm
 
+import rope_ext
+
 HERE = Path(__file__).resolve().parent
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-PAIRINGS, PASSES = ["half", "interleaved"], ["forward", "forward+backward"]
 FULL = {"shapes": [shape.name for shape in SHAPES], "dtypes": list(DTYPES), "pairings": PAIRINGS}
 QUICK = {"shapes": ["train", "decode"], "dtypes": ["bf16"], "pairings": ["half"]}
-SHORTEST_SAMPLE = 200e-6  # seconds; shorter calls are timed in batches
-MIN_ROUNDS = 5
-BUSY = 0.1  # cores; a case during which other processes use more is measured again, and marked if that is no better
-COLORS = {
-    "rope_ext": "#0b4f8a",
-    "rope_ext out=": "#3f8fd2",
-    "rope_ext in place": "#9ccbf0",
-    "eager": "#d9622b",
-    "torch.compile": "#3a8f4d",
-    "complex": "#8c6bb1",
-}
 
 
-def seconds_for(step, calls):
-    start = time.perf_counter()
-    for _ in range(calls):
-        step()
-    return time.perf_counter() - start
+def parse():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("-q", "--quick", action="store_true", help="two shapes, bf16, half, and less time per case")
+    parser.add_argument("--shapes", nargs="+", choices=FULL["shapes"])
+    parser.add_argument("--dtypes", nargs="+", choices=FULL["dtypes"])
+    parser.add_argument("--pairings", nargs="+", choices=PAIRINGS)
+    parser.add_argument("--memory", nargs="+", choices=MEMORIES, default=["bshd"], help="forms of q and k in memory")
+    parser.add_argument("--threads", nargs="+", type=int, default=[torch.get_num_threads()])
+    parser.add_argument("--peers", action="store_true", help="also other people's implementations, if installed")
+    parser.add_argument(
+        *["--malloc"],
+        **{"nargs": "+", "choices": ["default", "tuned", "pool"], "default": ["default"]},
+        help="where fresh results lie; pool: a row with rope_ext.set_output_pool; tuned: all with rope_ext.tune_malloc",
+    )
+    parser.add_argument("--instructions", action="store_true", help="also count those of a call, if valgrind is there")
+    parser.add_argument("--rounds", type=int, default=301, help="at most, per case; time per case is bounded too")
+    parser.add_argument("--output", type=Path, default=HERE / "results", metavar="DIR")
+    parser.add_argument("--name", help="of the files written, NAME.md, .json, .png; default cpu, with -q cpu_quick")
+    parser.add_argument("--rows", type=Path, help=argparse.SUPPRESS)  # of one setting, for the parent of this process
+    return parser.parse_args()
 
 
-def measure(steps, rounds, seconds):
-    """{variant: seconds of a call in each round}; fewer rounds once `seconds` are over."""
-    samples = {name: [seconds_for(step, 1)] for name, step in steps.items()}
-    end = time.perf_counter() + seconds
-    for done in range(rounds):
-        if done >= MIN_ROUNDS and time.perf_counter() > end:
-            break
-        for name, step in steps.items():
-            step()  # untimed: the clock finds caches, free memory and threads as this variant leaves them, no other
-            calls = math.ceil(SHORTEST_SAMPLE / min(samples[name]))
-            samples[name].append(seconds_for(step, calls) / calls)
-    return {name: times[1:] for name, times in samples.items()}
+def main():
+    options = parse()
+    settings = settings_of(options)
+    if len(settings) == 1:
+        rows, missing = measure_rows(options, *settings[0])
+    else:  # threads of some peers, and malloc, are set once in a process
+        parts = [rows_of_child(*setting, options) for setting in settings]
+        rows, missing = [row for part in parts for row in part["rows"]], parts[0]["missing"]
+    if options.rows:
+        options.rows.write_text(json.dumps({"rows": rows, "missing": missing}))
+        return
+    report = {"machine": machine(), "missing": missing, "rows": rows}
+    report["summary"] = summary(report)
+    if options.instructions:
+        report["instructions"] = instructions.count()
+    write(report, options.output, options.name or ("cpu_quick" if options.quick else "cpu"))
 
 
-def busy_elsewhere():
-    """CPU seconds since boot of other processes and other guests of the host; 0 where the system does not tell."""
-    stat = Path("/proc/stat")
-    if not stat.exists():
-        return 0.0
-    user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, stat.read_text().split(maxsplit=9)[1:9])
-    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK") - time.process_time()
+def settings_of(options):
+    """[(threads, malloc)]: what a whole process has in common."""
+    malloc = ["default"] if {"default", "pool"} & set(options.malloc) else []
+    if "tuned" in options.malloc:
+        if hasattr(rope_ext, "tune_malloc"):
+            malloc.append("tuned")
+        else:
+            print("this rope_ext has no tune_malloc: no rows with it", file=sys.stderr)
+    if not malloc:
+        raise SystemExit("nothing to measure")
+    return list(itertools.product(options.threads, malloc))
 
 
-def measure_undisturbed(steps, rounds, seconds, attempts):
-    """(cores busy elsewhere, what measure returns), the quietest attempt: waiting for a busy core costs 8 ms."""
-    found = []
-    while len(found) < attempts and (not found or found[-1][0] > BUSY):
-        start, before = time.perf_counter(), busy_elsewhere()
-        samples = measure(steps, rounds, seconds)
-        found.append(((busy_elsewhere() - before) / (time.perf_counter() - start), samples))
-    return min(found, key=lambda attempt: attempt[0])
+def rows_of_child(threads, malloc, options):
+    """What this command writes for one setting."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "rows.json")
+        malloc = ["tuned"] if malloc == "tuned" else [m for m in options.malloc if m != "tuned"]
+        setting = ["--threads", str(threads), "--malloc", *malloc, "--rows", str(path)]  # the last of an option wins
+        subprocess.run([sys.executable, __file__, *sys.argv[1:], *setting], check=True)
+        return json.loads(path.read_text())
 
 
-def run_case(shape, dtype, pairing, which, *bounds):
-    """One row of the report. bounds: rounds, seconds, attempts."""
-    torch.compiler.reset()  # else shapes add up to the limit of recompilations
-    backward = which == "forward+backward"
-    steps, expected = prepare(shape, DTYPES[dtype], pairing == "interleaved", backward)
-    errors = {name: check(name, step, expected[name]) for name, step in steps.items()}
-    del expected
-    gc.collect()
-    gc.disable()
-    busy, samples = measure_undisturbed(steps, *bounds)
-    gc.enable()
-    elements = shape.batch * shape.seqlen * (shape.heads_q + shape.heads_k) * shape.head_dim
-    payload = elements * DTYPES[dtype].itemsize * (4 if backward else 2)  # read and written, in each direction
-    us = {name: statistics.median(times) * 1e6 for name, times in samples.items()}
-    results = {
-        name: {
-            **{"us": us[name], "us_min": min(times) * 1e6, "us_max": max(times) * 1e6, "rounds": len(times)},
-            **{"gb_per_s": payload / us[name] / 1e3, "percent_of_copy": 100 * us["copy"] / us[name]},
-            "times_rope_ext": us[name] / us["rope_ext"],
-            "times_rope_ext_out": None if backward else us[name] / us["rope_ext out="],
-            **dict(zip(("max_error", "error_bound"), errors[name])),
+def measure_rows(options, threads, malloc):
+    """([row of each case], {peer: why it is missing})."""
+    preset, bounds = (QUICK, (0.5, 1)) if options.quick else (FULL, (2.0, 2))
+    names, dtypes, pairings = (getattr(options, key) or preset[key] for key in ("shapes", "dtypes", "pairings"))
+    torch.set_num_threads(threads)
+    torch._inductor.config.compile_threads = 1  # no worker processes, which would take a core while others are timed
+    if malloc == "tuned":
+        rope_ext.tune_malloc()
+    variants, missing = chosen_variants(options, threads)
+    shapes = [shape for shape in SHAPES if shape.name in names]
+    cases = itertools.product(
+        shapes, [d for d in DTYPES if d in dtypes], [p for p in PAIRINGS if p in pairings], PASSES
+    )
+    rows = []
+    for arguments in (progress := tqdm([(*c, memory) for c in cases for memory in options.memory])):
+        case = Case(*arguments, threads)
+        progress.set_description(f"{case} {threads}t {malloc}")
+        row = {
+            "shape": dataclasses.asdict(case.shape),
+            "dtype": case.dtype,
+            "pairing": case.pairing,
+            "pass": case.which,
         }
-        for name, times in samples.items()
-    }
-    case = {"shape": dataclasses.asdict(shape), "dtype": dtype, "pairing": pairing, "pass": which}
-    return {**case, "payload_bytes": payload, "busy_elsewhere": busy, "results": results}
+        row |= {"memory": case.memory, "threads": threads, "malloc": malloc}
+        rows.append(row | run_case(case, variants, options.rounds, *bounds))
+    return rows, missing
+
+
+def chosen_variants(options, threads):
+    """([Variant], {peer: why it is missing})."""
+    variants, missing = list(VARIANTS), {}
+    if "pool" in options.malloc:
+        if hasattr(rope_ext, "set_output_pool"):
+            variants.insert(2, POOLED)
+        else:
+            print("this rope_ext has no set_output_pool: no rows with it", file=sys.stderr)
+    if options.peers:
+        found, missing = peers.find(threads)
+        variants += found
+        if missing:
+            print("left out:", "; ".join(f"{name} ({why})" for name, why in missing.items()), file=sys.stderr)
+    return variants, missing
 
 
 def machine():
@@ -121,128 +155,24 @@ def machine():
     commit = subprocess.run(git, capture_output=True, text=True, check=False)  # an unpacked archive has none
     return {
         "cpu": models[0] if models else platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
         "capability": torch.backends.cpu.get_cpu_capability(),
-        "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "commit": commit.stdout.strip() or None,
         "date": datetime.date.today().isoformat(),
     }
 
 
-# ---- reporting ----
+def write(report, folder, name):
+    """NAME.md, which is printed too, NAME.json with all figures, NAME.png."""
+    from picture import draw
 
-
-def title(report):
-    m = report["machine"]
-    cpu = f"{m['cpu']} ({m['capability']}), {m['threads']} thread{'s' * (m['threads'] > 1)}"
-    return f"{cpu}, torch {m['torch']}, commit {m['commit']}, {m['date']}"
-
-
-def table(report):
-    """Markdown, one row per case. (1.5x): 1.5 times the time of rope_ext."""
-    head = ["shape", "dtype", "pairing", "pass", "copy us", "rope_ext us", "GB/s", "% of copy", "out= us"]
-    head, others = [*head, "in place us"], ["eager", "torch.compile", "complex"]
-    lines = [head + [f"{name} us" for name in others], ["---"] * 4 + ["---:"] * 9]
-    for row in report["rows"]:
-        results = row["results"]
-        us = {name: f"{r['us']:.1f}" if r["us"] < 100 else f"{r['us']:.0f}" for name, r in results.items()}
-        ours = results["rope_ext"]
-        mark = r" \*" if row["busy_elsewhere"] > BUSY else ""
-        cells = [row["shape"]["name"] + mark, row["dtype"], row["pairing"], row["pass"], us["copy"], us["rope_ext"]]
-        cells += [f"{ours['gb_per_s']:.1f}", f"{ours['percent_of_copy']:.0f}"]
-        cells += [us.get("rope_ext out=", ""), us.get("rope_ext in place", "")]
-        cells += [f"{us[n]} ({results[n]['times_rope_ext']:.1f}x)" if n in us else "" for n in others]
-        lines.append(cells)
-    disturbed = any(row["busy_elsewhere"] > BUSY for row in report["rows"])
-    note = f"\n\n\\*: other processes kept more than {BUSY} cores busy meanwhile." if disturbed else ""
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines) + note
-
-
-def errors(report):
-    """One line per dtype and variant: the largest error of all cases and the bound of that case."""
-    worst = {}
-    for row in report["rows"]:
-        for name, result in row["results"].items():
-            key = row["dtype"], name
-            worst[key] = max(worst.get(key, (-1.0, 0.0)), (result["max_error"], result["error_bound"]))
-    return "\n".join(f"{dtype} {name}: max error {e:.3g} (bound {b:.3g})" for (dtype, name), (e, b) in worst.items())
-
-
-def draw(report, path):
-    """A panel per shape (down), pass and pairing (across): time in copies, on a log axis, per dtype and variant."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    panels = {}
-    for row in report["rows"]:
-        panels.setdefault((row["shape"]["name"], row["pass"], row["pairing"]), []).append(row)
-    names = list(dict.fromkeys(shape for shape, _, _ in panels))
-    columns = [column for column in itertools.product(PASSES, PAIRINGS) if (names[0], *column) in panels]
-    figure, axes = plt.subplots(
-        len(names), len(columns), figsize=(16, 2.5 * len(names) + 1.7), sharey=True, squeeze=False, layout="constrained"
-    )
-    for name, line in zip(names, axes):
-        line[0].set_ylabel(f"{name}\ncopies", fontsize=12)
-        for column, axis in zip(columns, line):
-            draw_panel(axis, panels[(name, *column)])
-    for column, axis in zip(columns, axes[0]):
-        axis.set_title(", ".join(column), fontsize=12)
-    patches = [matplotlib.patches.Patch(color=color, label=name) for name, color in COLORS.items()]
-    figure.legend(handles=patches, loc="outside lower center", ncols=len(patches), frameon=False, fontsize=12)
-    figure.suptitle(f"Rotary embedding of q and k: time in copies of them, log axis, lower is better\n{title(report)}")
-    figure.savefig(path, dpi=100)
-    plt.close(figure)
-
-
-def draw_panel(axis, rows):
-    width = 0.88 / len(COLORS)
-    for group, row in enumerate(rows):
-        present = [name for name in COLORS if name in row["results"]]
-        for i, name in enumerate(present):
-            times = 100 / row["results"][name]["percent_of_copy"]
-            x = group + (i - (len(present) - 1) / 2) * width
-            axis.bar(x, times - 1, width, bottom=1, color=COLORS[name])
-            label = f"{times:.1f}" if times < 10 else f"{times:.0f}"
-            axis.annotate(label, (x, max(times, 1)), (0, 2), textcoords="offset points", ha="center", fontsize=7)
-    axis.set_yscale("log")
-    axis.axhline(1, color="black", linewidth=0.8)
-    axis.margins(y=0.12)
-    axis.set_xlim(-0.5, len(rows) - 0.5)
-    axis.set_xticks(range(len(rows)), [row["dtype"] for row in rows])
-    axis.yaxis.set_major_formatter("{x:g}x")
-    axis.spines[["top", "right"]].set_visible(False)
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("-q", "--quick", action="store_true", help="two shapes, bf16, half, and less time per case")
-    parser.add_argument("--shapes", nargs="+", choices=FULL["shapes"])
-    parser.add_argument("--dtypes", nargs="+", choices=FULL["dtypes"])
-    parser.add_argument("--pairings", nargs="+", choices=PAIRINGS)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--rounds", type=int, default=301, help="at most, per case; time per case is bounded too")
-    parser.add_argument("--output", type=Path, default=HERE / "results", metavar="DIR")
-    parser.add_argument("--name", help="of the files written, NAME.md, .json, .png; default cpu, with -q cpu_quick")
-    options = parser.parse_args()
-    preset, bounds, name = (QUICK, (0.5, 1), "cpu_quick") if options.quick else (FULL, (2.5, 2), "cpu")
-    shapes = [shape for shape in SHAPES if shape.name in (options.shapes or preset["shapes"])]
-    dtypes = [dtype for dtype in DTYPES if dtype in (options.dtypes or preset["dtypes"])]
-    pairings = [pairing for pairing in PAIRINGS if pairing in (options.pairings or preset["pairings"])]
-    torch.set_num_threads(options.threads)
-    torch._inductor.config.compile_threads = 1  # no worker processes, which would take a core while others are timed
-    report = {"machine": machine(), "rows": []}
-    for case in (progress := tqdm(list(itertools.product(shapes, dtypes, pairings, PASSES)))):
-        progress.set_description(" ".join((case[0].name, *case[1:])))
-        report["rows"].append(run_case(*case, options.rounds, *bounds))
-    name = options.name or name
-    text = f"{title(report)}\n\n{table(report)}\n"
-    options.output.mkdir(parents=True, exist_ok=True)
-    (options.output / f"{name}.md").write_text(text)
-    (options.output / f"{name}.json").write_text(json.dumps(report, indent=1) + "\n")
-    draw(report, options.output / f"{name}.png")
-    print(errors(report), text, sep="\n\n", end="")
+    text = markdown(report)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.md").write_text(text)
+    (folder / f"{name}.json").write_text(json.dumps(report, indent=1) + "\n")
+    draw(report, folder / f"{name}.png")
+    print(text, end="")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The shapes that bench.py measures: one layer of a language model in five situations."""
+"""The shapes that bench.py measures: one layer of a language model, in tensors of 1 KiB to 80 MiB."""
 
 from dataclasses import dataclass
 
@@ -8,6 +8,7 @@ class Shape:
     """Sizes of q and k. first_position: of token 0; decoding reads the end of the tables (at 0 nothing would turn)."""
 
     name: str
+    why: str
     batch: int
     seqlen: int
     heads_q: int
@@ -18,11 +19,21 @@ class Shape:
     def __str__(self):
         return f"B{self.batch} S{self.seqlen} Hq{self.heads_q} Hk{self.heads_k} D{self.head_dim}"
 
+    @property
+    def elements(self):
+        """Of q and k."""
+        return self.batch * self.seqlen * (self.heads_q + self.heads_k) * self.head_dim
 
+
+# MiB: of q and k in a 16-bit dtype; twice that in float32, and once more for a result that is not in place.
 SHAPES = [
-    Shape("prefill", batch=1, seqlen=4096, heads_q=32, heads_k=8, head_dim=128),
-    Shape("train", batch=4, seqlen=2048, heads_q=16, heads_k=16, head_dim=64),
-    Shape("decode", batch=32, seqlen=1, heads_q=32, heads_k=8, head_dim=128, first_position=4095),
-    Shape("tiny", batch=1, seqlen=1, heads_q=8, heads_k=2, head_dim=64, first_position=4095),  # call overhead only
-    Shape("long", batch=1, seqlen=32768, heads_q=8, heads_k=2, head_dim=128),
+    Shape("prefill", "40 MiB: a whole prompt, from DRAM", batch=1, seqlen=4096, heads_q=32, heads_k=8, head_dim=128),
+    Shape("train", "32 MiB: a batch, as many k as q heads", batch=4, seqlen=2048, heads_q=16, heads_k=16, head_dim=64),
+    Shape(
+        "decode", "0.3 MiB: a token of 32 sequences", 32, 1, heads_q=32, heads_k=8, head_dim=128, first_position=4095
+    ),
+    Shape("tiny", "1 KiB: the cost of a call", 1, 1, heads_q=8, heads_k=2, head_dim=64, first_position=4095),
+    Shape("long", "80 MiB: one long sequence, few heads", batch=1, seqlen=32768, heads_q=8, heads_k=2, head_dim=128),
+    Shape("chunk", "0.5 MiB: of a chunked prefill, in L2", batch=1, seqlen=64, heads_q=24, heads_k=8, head_dim=128),
+    Shape("prompt", "8 MiB: a short prompt, in L3", batch=1, seqlen=1024, heads_q=24, heads_k=8, head_dim=128),
 ]

@@ -1,0 +1,104 @@
+"""How far each result is from the exact one, and how far it may be."""
+
+import math
+from dataclasses import asdict, dataclass
+
+import torch
+from cases import DTYPES
+
+MOST = 0.999  # share of our 16-bit results that must be the exact ones rounded once: the table and products are float32
+
+
+@dataclass
+class Expected:
+    """One result of a case. Made once, used for all variants."""
+
+    exact: torch.Tensor  # float64
+    rounded: torch.Tensor  # to the dtype of x
+    largest: float  # max|x|
+
+
+@dataclass
+class Verdict:
+    max_error: float
+    error_bound: float
+    correctly_rounded: float | None  # share of the results; None for float32, whose tables and products are rounded too
+    wrong: bool
+
+    def as_dict(self):
+        return asdict(self)
+
+
+def expect(case):
+    """What every variant should return: q, k and, with derivatives, their gradients."""
+    found = []
+    for i, x in enumerate((*case.inputs, *case.grads)):
+        y = exact(x, case.tables.angles, case.interleaved, inverse=i >= 2)
+        found.append(Expected(y, rounded_once(y, x.dtype), x.abs().max().item()))
+    return found
+
+
+def copied(case):
+    """What the yardstick should return."""
+    return [Expected(x.double(), x, 0.0) for x in (*case.inputs, *case.grads)]
+
+
+def check(variant, results, expected, case):
+    """The verdict on results of a variant. One that is wrong ends the program, unless it is somebody else's."""
+    dtype, errors, right, elements = DTYPES[case.dtype], [], 0, 0
+    for y, wanted in zip(results, expected, strict=True):
+        error = (y.detach() - wanted.exact).abs_().max().item()
+        errors.append((error, error_bound(variant, dtype, wanted.largest, case)))
+        right += (y == wanted.rounded).sum().item()
+        elements += y.numel()
+    wrong = not all(error <= bound for error, bound in errors)  # NaN is not
+    share = None if dtype == torch.float32 else right / elements
+    worst = max(errors, key=lambda e: math.inf if math.isnan(e[0]) else e[0] / max(e[1], 1e-300))
+    verdict = Verdict(*worst, share, wrong)
+    if (wrong and not variant.foreign) or (variant.ours and share is not None and share < MOST):
+        raise SystemExit(f"{variant.name}: {case}: wrong: {verdict}; (error, bound) of q, k and gradients: {errors}")
+    return verdict
+
+
+def exact(x, angles, interleaved, inverse=False):
+    """The rotation in float64, by complex multiplication; inverse: of a gradient. Shares no code with rope_ext."""
+    unit = torch.polar(torch.ones_like(angles), -angles if inverse else angles)
+    if interleaved:
+        y = torch.view_as_complex(x.double().unflatten(-1, (-1, 2)).contiguous()) * unit
+        return torch.view_as_real(y).flatten(-2)
+    y = torch.complex(*x.double().chunk(2, dim=-1)) * unit
+    return torch.cat((y.real, y.imag), dim=-1)
+
+
+def rounded_once(x, dtype):
+    """float64 x to dtype. x.to(dtype) rounds twice, to float32 on the way, and misses 1 in 10,000 float16 results.
+
+    Veltkamp's splitting: the upper bits of x, rounded to nearest. (Below float16's normal range .to() rounds again.)
+    """
+    if dtype == torch.float32:
+        return x.to(dtype)
+    scaled = x * (2.0**53 * torch.finfo(dtype).eps / 2 + 1)
+    return (scaled - (scaled - x)).to(dtype)
+
+
+def error_bound(variant, dtype, largest, case):
+    """Distance from the exact result that no element exceeds. dtype: of x; largest: max|x|.
+
+    A channel is x1 cos - x2 sin. Table, products and sum are rounded once each, by a factor of at most 1 + u, so in a
+    pair of norm r it is off by at most r ((1 + u)^3 - 1), as |x1 cos| + |x2 sin| <= r <= sqrt(2) max|x|. In bfloat16
+    and float16, with their u of 2^-8 and 2^-11, there are `roundings` more, to the dtype of x:
+    * rope_ext, complex and the pairs formula do that in float32 and round the result: 1;
+    * those whose tables are stored in the dtype of x: 1 more;
+    * the formulas of Hugging Face store table, products and sum in the dtype of x: 3 (compiled: up to 3). They may be
+      3 times as far off; that is the formula, not an error.
+    Angles computed in float32 add frequency, its reciprocal and product, 3 u of the largest angle, which turn the pair.
+    The last term is for float16 below its normal range, where two table entries or products are off by a constant.
+    """
+    if variant.name == "copy":
+        return 0.0
+    of_x, single = torch.finfo(dtype), torch.finfo(torch.float32)
+    coarse = 1.0 if dtype == torch.float32 else (1 + of_x.eps / 2) ** variant.roundings
+    relative = coarse * (1 + single.eps / 2) ** 3 - 1
+    if variant.float32_angles:
+        relative += 3 * single.eps / 2 * (case.shape.first_position + case.shape.seqlen)
+    return math.sqrt(2) * largest * relative + 2 * (1 + largest) * of_x.smallest_normal * of_x.eps / 2

@@ -1,0 +1,217 @@
+"""Tables of what was measured, and the summary: by how much rope_ext leads whom, where, and where it does not."""
+
+import statistics
+
+from cases import FORMS
+from measure import BUSY
+
+AHEAD = 1.05  # a peer this many times as fast as ours is listed
+
+
+def title(report):
+    m = report["machine"]
+    threads = sorted({row["threads"] for row in report["rows"]})
+    threads = f"{' and '.join(map(str, threads))} thread{'s' * (threads != [1])}"
+    return f"{m['cpu']} ({m['capability']}), {threads}, torch {m['torch']}, commit {m['commit']}, {m['date']}"
+
+
+def label(row, report):
+    """Names a case, by what does not go without saying in this report."""
+    several = len({r["threads"] for r in report["rows"]}) > 1
+    parts = [row["shape"]["name"], row["dtype"], row["pairing"], row["pass"]]
+    parts += [row["memory"]] if row["memory"] != "bshd" else []
+    parts += [f"{row['threads']} threads" if row["threads"] > 1 else "1 thread"] if several else []
+    parts += ["tuned malloc"] if row["malloc"] == "tuned" else []
+    return " ".join(parts)
+
+
+def leads(rows):
+    """(row, name of ours, name of the peer, lead) of each pair that has one form. lead: time of the peer / ours."""
+    for row in rows:
+        for ours, mine in row["results"].items():
+            for peer, theirs in row["results"].items():
+                if mine["ours"] and not theirs["ours"] and theirs["form"] == mine["form"]:
+                    yield row, ours, peer, theirs["us"] / mine["us"]
+
+
+def best_peer(results, form):
+    """(name, figures) of the fastest of that form, wrong ones too; (None, None) if there is none."""
+    peers = [(name, r) for name, r in results.items() if r["form"] == form and not r["ours"]]
+    return min(peers, key=lambda peer: peer[1]["us"], default=(None, None))
+
+
+def disturbed(row):
+    return row["busy_elsewhere"] > BUSY
+
+
+def summary(report):
+    """{"best_peer": [...], "peers": [...], "behind": [...]}: smallest and median leads, and the cases without one.
+
+    A disturbed case counts in no lead, where it could flatter, but it is listed where a peer is ahead.
+    """
+    pairs = [(label(row, report), row, *rest) for row, *rest in leads(report["rows"])]
+    against_best, against_each = {}, {}
+    for case, row, ours, peer, lead in pairs:
+        form = row["results"][ours]["form"]
+        if disturbed(row):
+            continue
+        against_each.setdefault((ours, peer, form), []).append((lead, case))
+        if peer == best_peer(row["results"], form)[0]:
+            against_best.setdefault((ours, "best peer", form), []).append((lead, case))
+
+    def line(key, found):
+        smallest, case = min(found)
+        numbers = {"cases": len(found), "smallest": smallest, "median": statistics.median(lead for lead, _ in found)}
+        return {**dict(zip(("ours", "peer", "form"), key)), **numbers, "smallest_at": case}
+
+    behind = [
+        {
+            **{"case": case, "ours": ours, "peer": peer, "lead": lead},
+            **{"peer_wrong": row["results"][peer]["wrong"], "disturbed": disturbed(row)},
+        }
+        for case, row, ours, peer, lead in pairs
+        if lead < 1 / AHEAD
+    ]
+    return {
+        "best_peer": [line(*item) for item in against_best.items()],
+        "peers": [line(*item) for item in against_each.items()],
+        "disturbed": sum(map(disturbed, report["rows"])),
+        "behind": sorted(behind, key=lambda b: b["lead"]),
+    }
+
+
+# ---- Markdown ----
+
+
+def markdown(report):
+    """The whole report."""
+    parts = [title(report), shapes_text(report), "## Times", times_table(report), "## Exactness"]
+    parts += [exactness_table(report), "## Summary", summary_text(report["summary"])]
+    left_out = left_out_text(report)
+    parts += ["## Left out", left_out] if left_out else []
+    if report.get("instructions"):
+        parts += ["## Instructions", instructions_table(report["instructions"])]
+    return "\n\n".join(parts) + "\n"
+
+
+def grid(head, right, lines):
+    """A Markdown table; the last `right` columns are aligned to the right."""
+    rule = ["---"] * (len(head) - right) + ["---:"] * right
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in [head, rule, *lines])
+
+
+def shapes_text(report):
+    shapes = {row["shape"]["name"]: row["shape"] for row in report["rows"]}
+    sizes = {
+        n: f"B{s['batch']} S{s['seqlen']} Hq{s['heads_q']} Hk{s['heads_k']} D{s['head_dim']}" for n, s in shapes.items()
+    }
+    return "\n".join(f"* {n}: {sizes[n]}; {s['why']}" for n, s in shapes.items())
+
+
+def microseconds(result):
+    return f"{result['us']:.1f}" if result["us"] < 100 else f"{result['us']:.0f}"
+
+
+def times_table(report):
+    """A line per case and variant of ours. (1.5x): 1.5 times the time of ours."""
+    lines = []
+    for row in report["rows"]:
+        for ours, r in row["results"].items():
+            if not r["ours"]:
+                continue
+            best = best_peer(row["results"], r["form"])[0]
+            same_form = {n: o for n, o in row["results"].items() if o["form"] == r["form"] and not o["ours"]}
+            others = [
+                f"{n} {microseconds(o)} ({o['us'] / r['us']:.1f}x{', wrong' * o['wrong']})"
+                for n, o in sorted(same_form.items(), key=lambda item: item[1]["us"])
+            ]
+            mark = r" \*" if disturbed(row) else ""
+            cells = [label(row, report) + mark, r["form"], ours, "; ".join(others)]
+            cells += [
+                microseconds(row["results"]["copy"]),
+                microseconds(r),
+                f"{r['copies']:.2f}",
+                f"{r['gb_per_s']:.1f}",
+            ]
+            lines.append([*cells, f"{same_form[best]['us'] / r['us']:.2f}" if best else ""])
+    head = [
+        "case",
+        "form",
+        "ours",
+        "peers of that form us",
+        "copy us",
+        "ours us",
+        "copies",
+        "GB/s",
+        "lead over the best",
+    ]
+    legend = "copies: time, relative to a copy of the same bytes between contiguous tensors that exist, same threads."
+    if any(map(disturbed, report["rows"])):
+        legend += f"\n\\*: other processes kept more than {BUSY} cores busy meanwhile."
+    return f"{legend}\n\n{grid(head, 5, lines)}"
+
+
+def exactness_table(report):
+    """A line per dtype and variant: its worst case."""
+    found = {}
+    for row in report["rows"]:
+        for name, r in row["results"].items():
+            if name != "copy":
+                found.setdefault((row["dtype"], name), []).append(r)
+    lines = []
+    for (dtype, name), results in found.items():
+        worst = max(results, key=lambda r: (r["wrong"], r["max_error"] / r["error_bound"]))
+        shares = [r["correctly_rounded"] for r in results if r["correctly_rounded"] is not None]
+        share = f"{100 * min(shares):.2f} %" if shares else ""
+        wrong = sum(r["wrong"] for r in results)
+        cells = [dtype, name, f"{worst['max_error']:.3g}", f"{worst['error_bound']:.3g}", share]
+        lines.append([*cells, f"**{wrong} of {len(results)}**" if wrong else "0"])
+    head = ["dtype", "variant", "error of its worst case", "bound there", "correctly rounded, at least", "wrong cases"]
+    return grid(head, 4, lines)
+
+
+def summary_text(found):
+    lines = [
+        [
+            f"{s['ours']} ({s['form']})",
+            s["peer"],
+            str(s["cases"]),
+            f"{s['smallest']:.2f}x",
+            f"{s['median']:.2f}x",
+            s["smallest_at"],
+        ]
+        for s in (*found["best_peer"], *found["peers"])
+    ]
+    table = grid(["ours", "peer", "cases", "smallest lead", "median lead", "smallest at"], 4, lines)
+    behind = []
+    for b in found["behind"]:
+        notes = ["it is wrong"] * b["peer_wrong"] + ["disturbed"] * b["disturbed"]
+        note = f" ({', '.join(notes)})" if notes else ""
+        behind.append(f"* {b['case']}: {b['peer']} takes {b['lead']:.2f} of the time of {b['ours']}{note}")
+    heading = f"Cases in which a peer is ahead by more than {round(100 * (AHEAD - 1))} %: {len(behind)}"
+    uncounted = f"Disturbed cases, which count in no lead: {found['disturbed']}"
+    return "\n".join([table, "", uncounted, "", heading, *behind])
+
+
+def left_out_text(report):
+    """Peers that are missing, and why a case has no row of one."""
+    lines = [f"* {name}: {why}" for name, why in report["missing"].items()]
+    reasons = {}
+    for row in report["rows"]:
+        for name, why in row["left_out"].items():
+            reasons.setdefault((name, why), []).append(row)
+    return "\n".join([*lines, *(f"* {name}, {len(rows)} cases: {why}" for (name, why), rows in reasons.items())])
+
+
+def instructions_table(counts):
+    if "missing" in counts:
+        return counts["missing"]
+    lines = [[c["shape"], c["dtype"], c["variant"], f"{c['instructions']:.0f}"] for c in counts["rows"]]
+    note = "Per call, one thread, counted by callgrind (it has no AVX-512: the processor looks like one with AVX2)."
+    return f"{note}\n\n{grid(['shape', 'dtype', 'variant', 'instructions'], 1, lines)}"
+
+
+def forms_of(report):
+    """The (pass, form) pairs that were measured, in the order of the panels."""
+    seen = {(row["pass"], r["form"]) for row in report["rows"] for r in row["results"].values()}
+    return [(p, form) for p in ("forward", "forward+backward") for form in FORMS if (p, form) in seen]

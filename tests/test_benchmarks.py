@@ -1,0 +1,110 @@
+"""The benchmark's judgements: a wrong result is found, leads are computed right. Nothing is timed here."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
+
+import cases
+import exactness
+import report
+from shapes import Shape
+
+SHAPE = Shape("small", "for tests", batch=2, seqlen=16, heads_q=4, heads_k=2, head_dim=32, first_position=3)
+PEER = cases.Variant("peer", "functional", None, roundings=1, foreign=True)
+
+
+def results_of(case):
+    import rope_ext
+
+    options = {"layout": "bhsd", "interleaved": case.interleaved, "offset": SHAPE.first_position}
+    return [y.clone() for y in rope_ext.apply(case.inputs, case.tables.cos, case.tables.sin, **options)]
+
+
+@pytest.mark.parametrize("memory", cases.MEMORIES)
+@pytest.mark.parametrize("pairing", cases.PAIRINGS)
+@pytest.mark.parametrize("dtype", cases.DTYPES)
+def test_check_accepts_the_rotation_and_finds_one_wrong_element(dtype, pairing, memory):
+    case = cases.Case(SHAPE, dtype, pairing, "forward", memory, threads=1)
+    expected, results = exactness.expect(case), results_of(case)
+    verdict = exactness.check(PEER, results, expected, case)
+    assert not verdict.wrong
+    assert verdict.correctly_rounded is None if dtype == "fp32" else verdict.correctly_rounded >= exactness.MOST
+    results[1][1, 1, 5, 7] += 2.5 * verdict.error_bound
+    assert exactness.check(PEER, results, expected, case).wrong
+    results[1][1, 1, 5, 7] = float("nan")
+    assert exactness.check(PEER, results, expected, case).wrong
+
+
+def test_check_ends_the_program_for_ours_when_wrong_or_not_correctly_rounded():
+    case = cases.Case(SHAPE, "bf16", "half", "forward", "bshd", threads=1)
+    expected, results = exactness.expect(case), results_of(case)
+    ours = cases.Variant("ours", "functional", None, roundings=1, ours=True)
+    exactness.check(ours, results, expected, case)
+    neighbours = [torch.nextafter(y, torch.zeros_like(y)) for y in results]  # within the bound of two roundings
+    coarse = cases.Variant("ours", "functional", None, roundings=2, ours=True)
+    with pytest.raises(SystemExit):
+        exactness.check(coarse, neighbours, expected, case)
+    with pytest.raises(SystemExit):
+        exactness.check(ours, [results[0] + 1, results[1]], expected, case)
+
+
+def test_rounded_once_differs_from_two_roundings():
+    tie = torch.tensor([1 + 2.0**-11 + 2.0**-40], dtype=torch.float64)  # above the middle; float32 puts it there
+    assert tie.to(torch.float16).item() == 1
+    assert exactness.rounded_once(tie, torch.float16).item() == 1 + 2.0**-10
+
+
+def row(name, busy=0.0, **us):
+    """us: {variant: (form, ours, us)}."""
+    results = {v: {"form": form, "ours": mine, "us": t, "wrong": False} for v, (form, mine, t) in us.items()}
+    shape = {"name": name}
+    case = {"shape": shape, "dtype": "bf16", "pairing": "half", "pass": "forward", "memory": "bshd"}
+    return {**case, "threads": 1, "malloc": "default", "busy_elsewhere": busy, "results": results}
+
+
+def test_summary_compares_with_the_same_form_only():
+    rows = [
+        row(
+            "a",
+            copy=("copy", False, 5.0),
+            mine=("functional", True, 10.0),
+            fast=("functional", False, 20.0),
+            slow=("functional", False, 90.0),
+            mine_in_place=("in place", True, 12.0),
+            peer_in_place=("in place", False, 6.0),
+        ),
+        row(
+            "b",
+            copy=("copy", False, 5.0),
+            mine=("functional", True, 10.0),
+            fast=("functional", False, 40.0),
+            slow=("functional", False, 30.0),
+        ),
+    ]
+    found = report.summary({"rows": rows})
+    best = {s["ours"]: s for s in found["best_peer"]}
+    assert (best["mine"]["smallest"], best["mine"]["median"], best["mine"]["cases"]) == (2.0, 2.5, 2)
+    assert best["mine"]["smallest_at"] == "a bf16 half forward"
+    assert best["mine_in_place"]["smallest"] == 0.5
+    assert {(s["ours"], s["peer"]): s["smallest"] for s in found["peers"]} == {
+        ("mine", "fast"): 2.0,
+        ("mine", "slow"): 3.0,
+        ("mine_in_place", "peer_in_place"): 0.5,
+    }
+    assert [(b["case"], b["ours"], b["peer"], b["lead"]) for b in found["behind"]] == [
+        ("a bf16 half forward", "mine_in_place", "peer_in_place", 0.5)
+    ]
+
+
+def test_summary_counts_no_disturbed_case_but_lists_it_where_a_peer_is_ahead():
+    flattering = row("a", busy=0.5, mine=("functional", True, 10.0), peer=("functional", False, 900.0))
+    behind = row("b", busy=0.5, mine=("functional", True, 10.0), peer=("functional", False, 8.0))
+    calm = row("c", mine=("functional", True, 10.0), peer=("functional", False, 9.6))  # within 5 %
+    found = report.summary({"rows": [flattering, behind, calm]})
+    assert [(s["cases"], s["median"]) for s in found["best_peer"]] == [(1, 0.96)]
+    assert [(b["case"], b["disturbed"]) for b in found["behind"]] == [("b bf16 half forward", True)]
+    assert found["disturbed"] == 2
