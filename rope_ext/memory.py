@@ -1,4 +1,4 @@
-"""Where large results live. Most of the time of an op on a CPU is not the op: new memory costs a fault per page of 4 KiB.
+"""Where large results live. Most of the time of an op on a CPU is not the op: new memory costs a fault per 4 KiB.
 
 `apply(..., out=...)` and `apply_` need neither of these: they write where you say.
 """
@@ -30,7 +30,8 @@ def tune_malloc():
     glibc hands tensors above 32 MiB, and often smaller ones, back to the system when they are freed, and gets new pages
     for the next ones. This is what turns that off, for good:
         mallopt(M_MMAP_THRESHOLD, 1 << 30); mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
-    The process then stays as large as it has ever been. Call it before the first large tensor is made.
+    The process then stays as large as it has ever been, and may grow by a few of its largest tensors until freed pieces
+    fit. Call it before the first large tensor is made.
 
     Returns whether the C library did it (glibc; others have no mallopt, or ignore it: False).
     """

@@ -149,7 +149,11 @@ def test_layers_include_only_what_lies_below():
         "bindings": ["core", "cpu", "bindings"],
         "introspect": ["core", "cpu"],
     }
-    outside = {"cpu": ["omp.h", "immintrin.h", "pthread.h", "unistd.h"], "bindings": ["torch/csrc/stable/", "torch/headeronly/", "sys/mman.h", "unistd.h"], "introspect": ["pybind11/"]}
+    outside = {
+        "cpu": ["omp.h", "immintrin.h", "pthread.h", "unistd.h"],
+        "bindings": ["torch/csrc/stable/", "torch/headeronly/", "sys/mman.h", "unistd.h"],
+        "introspect": ["pybind11/"],
+    }
     for path in SOURCES:
         layer = path.relative_to(ROOT / "csrc").parts[0]
         allowed = tuple(f"{name}/" for name in below[layer]) + tuple(outside.get(layer, []))
