@@ -61,7 +61,7 @@ def call(op, arguments, written=()):
     if written:
         return _write(op, arguments, written)
     with _below_autograd():
-        return op(*arguments)
+        return op._op(*arguments)  # what op(*arguments) calls, 0.5 us later
 
 
 def _check_captured(written, others):
@@ -77,7 +77,7 @@ def _check_captured(written, others):
 def _write(op, arguments, written):
     _check_writable(written)
     with _below_in_place():
-        op(*arguments)
+        op._op(*arguments)
     # autograd refuses to use a saved tensor that was written since; inference tensors are never saved
     tracked = [t for t in written if not t.is_inference()] if torch.is_inference_mode_enabled() else written
     torch._C._increment_version(tracked)
@@ -325,5 +325,5 @@ _KERNELS = {
 }
 for _name, _kernel in _KERNELS.items():
     _library.impl(_name, _kernel, "Autograd")
-_library.impl("rotate_", lambda *arguments: _write(_ops.rotate_, arguments, arguments[0]), "ADInplaceOrView")
-_library.impl("rotate_out", lambda *arguments: _write(_ops.rotate_out, arguments, arguments[-1]), "ADInplaceOrView")
+_library.impl("rotate_", lambda *arguments: _write(_ops.rotate_.default, arguments, arguments[0]), "ADInplaceOrView")
+_library.impl("rotate_out", lambda *arguments: _write(_ops.rotate_out.default, arguments, arguments[-1]), "ADInplaceOrView")
