@@ -149,14 +149,15 @@ MemoryView view_of(const Tensor& t) {
   return view;
 }
 
-bool same_view(const Tensor& a, const Tensor& b) {
-  const auto x = a.strides(), y = b.strides();
-  return a.const_data_ptr() == b.const_data_ptr() && same_shape(a, b) && std::equal(x.begin(), x.end(), y.begin());
+bool same_view(const MemoryView& a, const MemoryView& b) {
+  return a.data == b.data && std::equal(a.sizes, a.sizes + a.rank, b.sizes) &&
+         std::equal(a.strides, a.strides + a.rank, b.strides);
 }
 
-void keep_apart(const char* name, const MemoryView& written, const Tensor& other, const char* what) {
-  if (overlap(written, view_of(other)))
-    bad_value(name, text("not overlap ", what), text("shared memory with one of shape ", shape_of(other)));
+void keep_apart(const char* name, const MemoryView& written, const MemoryView& other, const Tensor& tensor,
+                const char* what) {
+  if (overlap(written, other))
+    bad_value(name, text("not overlap ", what), text("shared memory with one of shape ", shape_of(tensor)));
 }
 
 void check_like_x(const Arguments& a, const Tensors& others, const char* name) {
@@ -168,16 +169,6 @@ void check_like_x(const Arguments& a, const Tensors& others, const char* name) {
     }
     if (!same_shape(others[i], a.x[i]))
       bad_value(name, text("have the shape of x, ", shape_of(a.x[i])), shape_of(others[i]));
-  }
-}
-
-// No two elements of the tensors, which are to be written, are the same memory.
-void check_apart(const Tensors& written, const char* name) {
-  for (size_t i = 0; i < written.size(); ++i) {
-    const MemoryView view = view_of(written[i]);
-    if (overlaps_itself(view))
-      bad_value(name, "have strides that keep its elements apart", text("strides ", strides_of(written[i])));
-    for (size_t j = 0; j < i; ++j) keep_apart(name, view, written[j], "another tensor that is written");
   }
 }
 
@@ -193,19 +184,30 @@ Params check_arguments(const Arguments& a) {
 }
 
 void check_written(const Arguments& a, const Tensors& out, const char* name) {
-  check_like_x(a, out, name);
-  check_apart(out, name);
+  if (&out != &a.x) check_like_x(a, out, name);
+  MemoryView written[kMaxTensors];
   for (size_t i = 0; i < out.size(); ++i) {
-    const MemoryView view = view_of(out[i]);
-    for (size_t j = 0; j < out.size(); ++j) {
-      if (j != i || !same_view(out[i], a.x[i])) keep_apart(name, view, a.x[j], "x, unless it is the very same view");
-    }
-    keep_apart(name, view, a.cos, "cos");
-    keep_apart(name, view, a.sin, "sin");
-    if (a.positions) keep_apart(name, view, *a.positions, "positions");
-    if (a.offsets) keep_apart(name, view, *a.offsets, "offset");
-    if (a.cu_seqlens) keep_apart(name, view, *a.cu_seqlens, "cu_seqlens");
+    written[i] = view_of(out[i]);
+    if (overlaps_itself(written[i]))
+      bad_value(name, "have strides that keep its elements apart", text("strides ", strides_of(out[i])));
+    for (size_t j = 0; j < i; ++j) keep_apart(name, written[i], written[j], out[j], "another tensor that is written");
   }
+  const auto keep_all_apart = [&](const Tensor& other, const char* what) {
+    const MemoryView view = view_of(other);
+    for (size_t i = 0; i < out.size(); ++i) keep_apart(name, written[i], view, other, what);
+  };
+  for (size_t j = 0; j < a.x.size() && &out != &a.x; ++j) {
+    const MemoryView view = view_of(a.x[j]);
+    for (size_t i = 0; i < out.size(); ++i) {
+      if (j == i && same_view(written[i], view)) continue;
+      keep_apart(name, written[i], view, a.x[j], "x, unless it is the very same view");
+    }
+  }
+  keep_all_apart(a.cos, "cos");
+  keep_all_apart(a.sin, "sin");
+  if (a.positions) keep_all_apart(*a.positions, "positions");
+  if (a.offsets) keep_all_apart(*a.offsets, "offset");
+  if (a.cu_seqlens) keep_all_apart(*a.cu_seqlens, "cu_seqlens");
 }
 
 void check_table_grad(const Arguments& a, const Tensors& grad) {
