@@ -326,4 +326,6 @@ _KERNELS = {
 for _name, _kernel in _KERNELS.items():
     _library.impl(_name, _kernel, "Autograd")
 _library.impl("rotate_", lambda *arguments: _write(_ops.rotate_.default, arguments, arguments[0]), "ADInplaceOrView")
-_library.impl("rotate_out", lambda *arguments: _write(_ops.rotate_out.default, arguments, arguments[-1]), "ADInplaceOrView")
+_library.impl(
+    "rotate_out", lambda *arguments: _write(_ops.rotate_out.default, arguments, arguments[-1]), "ADInplaceOrView"
+)

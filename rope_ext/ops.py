@@ -130,21 +130,20 @@ def apply_(
 
 def _arguments(x, cos, sin, layout, interleaved, rotary_dim, rotary_offset, positions, offset, cu_seqlens, inverse):
     """The arguments that all ops share, in the order of csrc/bindings/schema.cpp."""
-    flags = _FLAGS.get((layout, interleaved, inverse)) or _flags(layout, interleaved, inverse)
+    if not (interleaved is True or interleaved is False) or not (inverse is True or inverse is False):
+        raise _not_a_bool(interleaved, inverse)  # 1 and 1.0 would be found in the dictionary
+    flags = _FLAGS.get((layout, interleaved, inverse))
+    if flags is None:
+        raise ValueError(f"rope_ext: layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
     tensors = list(x) if isinstance(x, (tuple, list)) else [x]
-    if isinstance(offset, _INT):
+    if isinstance(offset, _INT) or offset is None:  # None is refused by the op
         return tensors, cos, sin, positions, None, cu_seqlens, offset, flags, rotary_dim, rotary_offset
     return tensors, cos, sin, positions, offset, cu_seqlens, 0, flags, rotary_dim, rotary_offset
 
 
-def _flags(layout, interleaved, inverse):
-    """Where the dictionary has no entry: 0 for the plainest, or the error."""
-    if layout not in LAYOUTS:
-        raise ValueError(f"rope_ext: layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
-    for name, value in ("interleaved", interleaved), ("inverse", inverse):
-        if not isinstance(value, bool):
-            raise TypeError(f"rope_ext: {name} must be True or False, got {value!r}")
-    return 0
+def _not_a_bool(interleaved, inverse):
+    name, value = ("inverse", inverse) if isinstance(interleaved, bool) else ("interleaved", interleaved)
+    return TypeError(f"rope_ext: {name} must be True or False, got {value!r}")
 
 
 def _tensors(name, x):

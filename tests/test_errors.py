@@ -302,3 +302,20 @@ def test_constructor_of_rotary_embedding():
             rope_ext.RotaryEmbedding(**keywords)
     with pytest.raises(TypeError, match=r"^rope_ext: positions must be int32 or int64, got torch\.float32$"):
         rope_ext.RotaryEmbedding(8)(torch.arange(3.0))
+
+
+@pytest.mark.parametrize("keyword", ["interleaved", "inverse"])
+@pytest.mark.parametrize("value", [0, 1, 1.0, [1], "yes", None])
+def test_switches_are_true_or_false(keyword, value):
+    """1 == True == 1.0 where dictionaries are asked."""
+    for layout in ("bshd", "bhsd"):
+        rule = re.escape(f"rope_ext: {keyword} must be True or False, got {value!r}")
+        with pytest.raises(TypeError, match=f"^{rule}$"):
+            rope_ext.apply(
+                torch.ones(2, 5, 5, 8), torch.ones(5, 4), torch.ones(5, 4), layout=layout, **{keyword: value}
+            )
+
+
+def test_offset_none():
+    with pytest.raises(TypeError, match=r"^rope_ext: offset must be an int or a Tensor, got None$"):
+        rope_ext.apply(torch.ones(2, 5, 5, 8), torch.ones(5, 4), torch.ones(5, 4), offset=None)

@@ -6,12 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 import torch
-from conftest import DTYPES, assert_same_bits, random
 
 import rope_ext
-from rope_ext import _introspect, reference
+from rope_ext import _introspect
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = Path(rope_ext.__file__).parent
@@ -30,43 +28,6 @@ def undefined_symbols(path):
 
 
 # ---- instruction sets ----
-
-
-def dtype_name(t):
-    return getattr(_introspect.DType, str(t.dtype).removeprefix("torch."))
-
-
-def params_of(x, y, cos, sin, interleaved):
-    """x, y: (batch, seqlen, heads, channels) contiguous; cos, sin: (seqlen, pairs) contiguous."""
-    i, (batch, seqlen, heads, channels) = _introspect, x.shape
-    strides = i.Strides(*x.stride())
-    tables = [i.Table(t.data_ptr(), t.data_ptr(), 0, t.stride(0), 0, 1) for t in (cos, sin)]
-    return i.Params(
-        x=[i.RotatedTensor(x.data_ptr(), y.data_ptr(), strides, strides, heads, channels)],
-        dtype=dtype_name(x), table_dtype=dtype_name(cos), batch=batch, seqlen=seqlen, rotary_offset=0, pairs=cos.shape[1],
-        interleaved=interleaved, cos=tables[0], sin=tables[1],
-    )  # fmt: skip
-
-
-@pytest.mark.parametrize("interleaved", [False, True])
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_instruction_sets_give_the_same_bits(dtype, interleaved):
-    table = torch.float64 if dtype == torch.float64 else torch.float32
-    assert "default" in _introspect.supported_isas()
-    for pairs in (1, 7, 36, 64, 130):
-        x, g = random((2, 5, 3, 2 * pairs + 1), dtype, 0), random((2, 5, 3, 2 * pairs + 1), dtype, 3)
-        cos, sin = random((5, pairs), table, 1), random((5, pairs), table, 2)
-        wanted = reference.apply(x, cos, sin, interleaved=interleaved, rotary_dim=2 * pairs)
-        gradients = []
-        for isa in _introspect.supported_isas():
-            y = torch.full_like(x, torch.nan)
-            _introspect.rotate(isa, params_of(x, y, cos, sin, interleaved))
-            assert_same_bits(y, wanted)
-            grad_cos, grad_sin = torch.full_like(cos, torch.nan), torch.full_like(sin, torch.nan)
-            _introspect.table_grad(isa, params_of(x, g, grad_cos, grad_sin, interleaved))
-            gradients.append((grad_cos, grad_sin))
-        for other in gradients[1:]:
-            assert_same_bits(other, gradients[0])
 
 
 def test_instruction_set_follows_pytorchs_switch():

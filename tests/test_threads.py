@@ -75,3 +75,31 @@ if child == 0:
 print(os.waitpid(child, 0)[1])
 """
     assert printed(program) == "0"
+
+
+def test_a_fork_meets_the_pool_in_any_state():
+    """A mutex that another thread holds at the fork would stay locked in the child."""
+    program = """
+import signal
+stop = threading.Event()
+def others():
+    while not stop.is_set():
+        rope_ext.set_output_pool(1 << 30)
+        kept = [rope_ext.apply(x, cos, sin) for _ in range(8)]
+        del kept
+        rope_ext.set_output_pool(0)  # frees under the lock
+thread = threading.Thread(target=others)
+thread.start()
+states = []
+for _ in range(30):
+    child = os.fork()
+    if child == 0:
+        signal.alarm(5)
+        rope_ext.set_output_pool(1 << 20)
+        rope_ext.apply(x, cos, sin)
+        os._exit(0)
+    states.append(os.waitpid(child, 0)[1])
+stop.set(); thread.join()
+print(any(states))
+"""
+    assert printed(program) == "False"

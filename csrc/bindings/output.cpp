@@ -1,10 +1,12 @@
 #include "bindings/output.h"
 
+#include <pthread.h>
 #include <sys/mman.h>
 #include <torch/csrc/stable/ops.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdlib>
 #include <cstring>
 #include <map>
@@ -13,6 +15,7 @@
 namespace rope {
 namespace {
 
+using torch::stable::empty_like;
 using torch::stable::Tensor;
 
 constexpr int64_t kHugePage = 2 << 20;
@@ -58,6 +61,8 @@ void ask_for_huge_pages(char* data, int64_t bytes) {
 class Pool {
  public:
   bool on() const { return max_bytes_ > 0; }
+  void lock() { mutex_.lock(); }
+  void unlock() { mutex_.unlock(); }
 
   // `bytes` is a multiple of kHugePage. Null: the system has no more.
   char* take(int64_t bytes) {
@@ -96,7 +101,7 @@ class Pool {
   void resize(int64_t max_bytes) {
     const std::lock_guard<std::mutex> lock(mutex_);
     max_bytes_ = max_bytes;
-    while (free_bytes_ > max_bytes_) {
+    while (free_bytes_ > max_bytes) {
       const auto largest = std::prev(free_.end());
       munmap(largest->second, largest->first);
       free_bytes_ -= largest->first;
@@ -107,12 +112,16 @@ class Pool {
  private:
   std::mutex mutex_;
   std::multimap<int64_t, char*> free_;  // by bytes
-  int64_t free_bytes_ = 0, max_bytes_ = 0;
+  int64_t free_bytes_ = 0;
+  std::atomic<int64_t> max_bytes_{0};
 };
 
-// Never destroyed: results may outlive every static object.
+// Never destroyed: results may outlive every static object. Held over a fork, else the child could find it locked by a
+// thread that it has not.
 Pool& pool() {
   static Pool& the = *new Pool;
+  [[maybe_unused]] static const int registered =
+      pthread_atfork([] { pool().lock(); }, [] { pool().unlock(); }, [] { pool().unlock(); });
   return the;
 }
 
@@ -146,18 +155,22 @@ Tensor empty_strided(const Tensor& like) {
   return Tensor(made);
 }
 
+Tensor pooled(const Tensor& x, int64_t bytes) {
+  const int64_t rounded = round_up(bytes, kHugePage);
+  const Tensor like = dense(x) ? x : empty_like(x);  // for its strides
+  char* data = pool().take(rounded);
+  if (!data) return empty_like(x);
+  return torch::stable::from_blob(data, like.sizes(), like.strides(), like.device(), like.scalar_type(),
+                                  [rounded](void* freed) { pool().give(static_cast<char*>(freed), rounded); });
+}
+
 }  // namespace
 
 Tensor empty_like_output(const Tensor& x, bool* fresh) {
   const int64_t bytes = x.numel() * int64_t(x.element_size());
-  Tensor out = dense(x) ? empty_strided(x) : torch::stable::empty_like(x);
-  if (bytes >= kPooledBytes && pool().on()) {
-    const int64_t rounded = round_up(bytes, kHugePage);
-    if (char* data = pool().take(rounded)) {  // out, whose pages nobody touched, gives its strides
-      out = torch::stable::from_blob(data, out.sizes(), out.strides(), out.device(), out.scalar_type(),
-                                     [rounded](void* freed) { pool().give(static_cast<char*>(freed), rounded); });
-    }
-  }
+  const Tensor out = bytes >= kPooledBytes && pool().on() ? pooled(x, bytes)
+                     : dense(x)                           ? empty_strided(x)
+                                                          : empty_like(x);
   if (bytes >= kHugeBytes) {
     char* data = static_cast<char*>(out.mutable_data_ptr());
     if (!resident(data + bytes / 2)) {

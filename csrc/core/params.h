@@ -50,7 +50,7 @@ struct Params {
   Table cos, sin;
   bool per_channel;  // one entry per channel in cos and sin, not one per pair
   bool negate_sin;   // turn by the negative angle
-  bool fresh;        // x.out was allocated for this call: its pages may not exist yet
+  bool fresh;        // pages of some x.out do not exist yet
   Positions positions;
 };
 

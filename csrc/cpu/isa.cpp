@@ -30,10 +30,12 @@ bool supported(const Kernels& kernels) {
 #ifdef ROPE_ISA_X86
   if (&kernels == &kernels_avx512_bf16) return supported(kernels_avx512) && __builtin_cpu_supports("avx512bf16");
   if (&kernels == &kernels_avx512) {
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+    return supported(kernels_avx2) && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
   }
-  if (&kernels == &kernels_avx2) return __builtin_cpu_supports("avx2");  // every such CPU has F16C and BMI2
+  if (&kernels == &kernels_avx2) {  // F16C came before all of these, and older compilers do not know its name
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2");
+  }
 #endif
   return true;
 }

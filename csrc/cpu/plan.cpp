@@ -74,6 +74,7 @@ Plan plan_of(const Params& p) {
   plan.access = access_of_all(p);
   plan.threads = forked ? 1 : bytes / kGrainBytes;
   plan.block = 1;
+  // A new page has just been filled with zeros, in the cache.
   plan.stream = !p.fresh && plan.access != Access::kAny && bytes > stream_bytes();
   for (int t = 0; t < p.num_tensors; ++t) {
     const RotatedTensor& x = p.x[t];

@@ -84,7 +84,8 @@ struct Rows {
   int64_t row_bytes;
 };
 
-// Pairs i .. i + kSteps * kStep of each row (kSteps 0: i .. i + m, less than a step). cos and sin stay in registers.
+// Pairs i .. i + kSteps * kStep of each row (kSteps 0: i .. i + m, less than a step). cos and sin stay in registers, as
+// many as there are: from L1 at each row 15 to 40 % more time (AVX-512, 0.3 MiB in bfloat16 and float16).
 template <Access kAccess, bool kStream, int kSteps, class T>
 ROPE_INLINE void rotate_rows(const Rows<T>& rows, const Angles<Arithmetic<T>>& angles, int64_t i, int64_t m) {
   constexpr bool kFull = kSteps > 0;
@@ -306,7 +307,8 @@ void rotate(const Params& p, int num_threads) {
   dispatch_dtype(p.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
     with_access(plan.access, [&](auto access) {
-      const auto rotate = plan.stream ? rotate_tokens<access, true, T> : rotate_tokens<access, false, T>;
+      constexpr bool kStreams = access != Access::kAny;
+      const auto rotate = plan.stream ? rotate_tokens<access, kStreams, T> : rotate_tokens<access, false, T>;
       for_each_block(p, plan, p.batch, plan.block, num_threads,
                      [&](int64_t batch, int64_t token, int64_t tokens) { rotate(p, plan, batch, token, tokens); });
     });

@@ -1,0 +1,113 @@
+"""Every instruction set of this machine gives the reference's bits: kernels called by name, on raw pointers."""
+
+import itertools
+
+import pytest
+import torch
+from conftest import BITS, DTYPES, assert_same_bits, random
+
+from rope_ext import _introspect, reference
+
+
+def dtype_name(t):
+    return getattr(_introspect.DType, str(t.dtype).removeprefix("torch."))
+
+
+def params_of(x, y, cos, sin, interleaved):
+    """x, y: (batch, seqlen, heads, channels) contiguous; cos, sin: (seqlen, pairs) contiguous."""
+    i, (batch, seqlen, heads, channels) = _introspect, x.shape
+    strides = i.Strides(*x.stride())
+    tables = [i.Table(t.data_ptr(), t.data_ptr(), 0, t.stride(0), 0, 1) for t in (cos, sin)]
+    return i.Params(
+        x=[i.RotatedTensor(x.data_ptr(), y.data_ptr(), strides, strides, heads, channels)],
+        dtype=dtype_name(x), table_dtype=dtype_name(cos), batch=batch, seqlen=seqlen, rotary_offset=0, pairs=cos.shape[1],
+        interleaved=interleaved, cos=tables[0], sin=tables[1],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("interleaved", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_instruction_sets_give_the_same_bits(dtype, interleaved):
+    table = torch.float64 if dtype == torch.float64 else torch.float32
+    assert "default" in _introspect.supported_isas()
+    for pairs in (1, 7, 36, 64, 130):
+        x, g = random((2, 5, 3, 2 * pairs + 1), dtype, 0), random((2, 5, 3, 2 * pairs + 1), dtype, 3)
+        cos, sin = random((5, pairs), table, 1), random((5, pairs), table, 2)
+        wanted = reference.apply(x, cos, sin, interleaved=interleaved, rotary_dim=2 * pairs)
+        gradients = []
+        for isa in _introspect.supported_isas():
+            y = torch.full_like(x, torch.nan)
+            _introspect.rotate(isa, params_of(x, y, cos, sin, interleaved))
+            assert_same_bits(y, wanted)
+            grad_cos, grad_sin = torch.full_like(cos, torch.nan), torch.full_like(sin, torch.nan)
+            _introspect.table_grad(isa, params_of(x, g, grad_cos, grad_sin, interleaved))
+            gradients.append((grad_cos, grad_sin))
+        for other in gradients[1:]:
+            assert_same_bits(other, gradients[0])
+
+
+def placed(step, order):
+    """(2, 17, 2, 66) of sevens: tokens or heads inside, channels `step` apart."""
+
+    def tensor(channels, dtype):
+        sizes = [2, 17, 2] if order == "bshd" else [2, 2, 17]
+        t = torch.full((*sizes, channels, step), 7.0, dtype=dtype)[..., 0]
+        return t if order == "bshd" else t.transpose(1, 2)
+
+    return tensor
+
+
+@pytest.mark.parametrize("order", ["bshd", "bhsd"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_channels_that_lie_differently(dtype, order):
+    """Two tensors in one launch, in and out, each with contiguous or every second channel."""
+    i, table = _introspect, torch.float64 if dtype == torch.float64 else torch.float32
+    for pairs, interleaved, steps in itertools.product((5, 33), (False, True), itertools.product((1, 2), repeat=4)):
+        x = [random((2, 17, 2, 2 * pairs), dtype, seed) for seed in (0, 1)]
+        cos, sin = random((17, pairs), table, 2), random((17, pairs), table, 3)
+        wanted = reference.apply(x, cos, sin, interleaved=interleaved)
+        ins = [placed(step, order)(2 * pairs, dtype).copy_(t) for step, t in zip(steps[:2], x)]
+        tables = [i.Table(t.data_ptr(), t.data_ptr(), 0, pairs, 0, 1) for t in (cos, sin)]
+        for isa in i.supported_isas():
+            outs = [placed(step, order)(2 * pairs, dtype) for step in steps[2:]]
+            both = [
+                i.RotatedTensor(
+                    a.data_ptr(), b.data_ptr(), i.Strides(*a.stride()), i.Strides(*b.stride()), 2, 2 * pairs
+                )
+                for a, b in zip(ins, outs)
+            ]
+            params = i.Params(
+                x=both, dtype=dtype_name(x[0]), table_dtype=dtype_name(cos), batch=2, seqlen=17, rotary_offset=0,
+                pairs=pairs, interleaved=interleaved, cos=tables[0], sin=tables[1],
+            )  # fmt: skip
+            i.rotate(isa, params)
+            assert_same_bits(outs, wanted)
+            for t in outs:  # what lies between the channels
+                whole = t.as_strided((t.untyped_storage().nbytes() // t.element_size(),), (1,), 0)
+                assert (whole == 7.0).sum() >= whole.numel() - t.numel()
+
+
+def special(shape, dtype, seed):
+    """Of all magnitudes, with -0, infinity, what overflows float16, and NaN whose low bits are all ones."""
+    t = random(shape, torch.float64, seed) * 10.0 ** torch.arange(-42, 6).repeat(shape[-1])[: shape[-1]]
+    t = t.to(dtype)
+    t[..., 1::11], t[..., 2::13], t[..., 3::17] = -0.0, torch.inf, 65520.0
+    t.view(BITS[dtype])[..., 4::19] = torch.iinfo(BITS[dtype]).max
+    t.view(BITS[dtype])[..., 5::23] = -1
+    return t
+
+
+@pytest.mark.parametrize("interleaved", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_special_values(dtype, interleaved):
+    """bfloat16 results below 2^-126 too, which AVX512-BF16 instructions would flush to 0."""
+    table = torch.float64 if dtype == torch.float64 else torch.float32
+    for pairs in (33, 130):
+        x = special((2, 5, 3, 2 * pairs), dtype, 0)
+        cos, sin = special((5, pairs), table, 1), special((5, pairs), table, 2)
+        wanted = reference.apply(x, cos, sin, interleaved=interleaved)
+        for isa in _introspect.supported_isas():
+            y = torch.full_like(x, 7.0)
+            _introspect.rotate(isa, params_of(x, y, cos, sin, interleaved))
+            assert torch.equal(y.isnan(), wanted.isnan())  # which NaN is free
+            assert_same_bits(*(t.nan_to_num(0.0, torch.inf, -torch.inf) for t in (y, wanted)))
