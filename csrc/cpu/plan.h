@@ -14,16 +14,11 @@ ROPE_INLINE Access access_of(Pairing pairing) {
   return pairing.step == 2 && pairing.partner == 1 ? Access::kInterleaved : Access::kAny;
 }
 
-// Tokens of a block at most.
-constexpr int64_t kTokenBlock = 16;
-
 struct Plan {
-  Access access;                    // of all tensors
-  bool stream;                      // results go past the caches
-  int64_t threads;                  // that have enough to do; 0: not even one, so the calling one does it
-  int64_t block;                    // tokens that are rotated together, 1 or kTokenBlock
-  bool tokens_inside[kMaxTensors];  // of a block: tokens are the inner loop, heads the outer one
-  int64_t prefetch[kMaxTensors];    // bytes from a row to the row that is asked for meanwhile; 0: none
+  Access access;                  // of all tensors
+  bool stream;                    // results go past the caches
+  int64_t threads;                // that have enough to do; 0: not even one, so the calling one does it
+  int64_t prefetch[kMaxTensors];  // bytes from a row to the row that is asked for meanwhile; 0: none
 };
 
 Plan plan_of(const Params& p);

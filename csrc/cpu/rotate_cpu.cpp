@@ -1,4 +1,4 @@
-// The CPU kernels: OpenMP over blocks of tokens. Compiled once per instruction set (ROPE_ISA names it); everything but
+// The CPU kernels: OpenMP over tokens. Compiled once per instruction set (ROPE_ISA names it); everything but
 // the table at the end has internal linkage, so that no other instruction set can be linked to these copies.
 #include <omp.h>
 
@@ -13,29 +13,23 @@
 namespace rope::cpu {
 namespace {
 
-// Pairs whose cos/sin are held converted in L1, per token of a block.
+// Pairs of a token whose cos/sin are held converted in L1.
 constexpr int64_t kPairBlock = 128;
 
 // ---- rotate ----
 
-// cos and sin of the pairs of a token, in arithmetic type; `second` is `first` in tables with one entry per pair.
+// cos and sin of the pairs of a token, in arithmetic type, with zeros up to whole vectors. Of a pair's two channels;
+// those of the second are only filled in tables with one entry per channel.
 template <class A>
 struct Angles {
-  const A *cos_first, *cos_second, *sin_first, *sin_second;
-};
-
-// The same for a block of tokens: memory, zeros up to whole vectors.
-template <class A>
-struct AngleBlock {
-  alignas(64) A entries[kTokenBlock][4][kPairBlock];
+  alignas(64) A entries[4][kPairBlock];  // cos and sin of the first channel, cos and sin of the second
   bool per_channel;
-};
 
-template <class A>
-ROPE_INLINE Angles<A> angles_of(const AngleBlock<A>& block, int64_t token) {
-  const auto& e = block.entries[token];
-  return {e[0], e[block.per_channel ? 2 : 0], e[1], e[block.per_channel ? 3 : 1]};
-}
+  const A* cos_first() const { return entries[0]; }
+  const A* sin_first() const { return entries[1]; }
+  const A* cos_second() const { return entries[per_channel ? 2 : 0]; }
+  const A* sin_second() const { return entries[per_channel ? 3 : 1]; }
+};
 
 // kMultiple: zeros follow up to a multiple of it. A NaN becomes one with zeros in its low half (bfloat16_rounded).
 template <int64_t kMultiple, class A>
@@ -94,8 +88,8 @@ ROPE_INLINE void rotate_rows(const Rows<T>& rows, const Angles<Arithmetic<T>>& a
   Pair<L> cos[kCount], sin[kCount];
   for (int s = 0; s < kCount; ++s) {
     const int64_t at = i + s * kStep<T>;
-    cos[s] = {read_lanes<L>(angles.cos_first + at), read_lanes<L>(angles.cos_second + at)};
-    sin[s] = {read_lanes<L>(angles.sin_first + at), read_lanes<L>(angles.sin_second + at)};
+    cos[s] = {read_lanes<L>(angles.cos_first() + at), read_lanes<L>(angles.cos_second() + at)};
+    sin[s] = {read_lanes<L>(angles.sin_first() + at), read_lanes<L>(angles.sin_second() + at)};
   }
   const T* in = rows.in + i * rows.from.step;
   T* out = rows.out + i * rows.to.step;
@@ -141,59 +135,36 @@ void copy_channels(const RotatedTensor& x, int64_t batch, int64_t token, int64_t
   }
 }
 
-// Heads [head, head_end) of one tensor at `tokens` tokens.
 template <Access kAccess, bool kStream, class T>
-void rotate_block(const Params& p, const Plan& plan, int t, int64_t batch, int64_t token, int64_t tokens, int64_t head,
-                  int64_t head_end, int64_t begin, int64_t n, const AngleBlock<Arithmetic<T>>& angles) {
-  const RotatedTensor& x = p.x[t];
-  const auto in = token_row<const T>(p, x.in, x.in_stride, p.in_pairing, batch, token, begin);
-  const auto out = token_row<T>(p, x.out, x.out_stride, p.out_pairing, batch, token, begin);
-  const auto rotate = [&](int64_t i, int64_t h, int64_t count) {
-    const Rows<T> rows = {in.data + i * x.in_stride.token + h * in.head_stride,
-                          out.data + i * x.out_stride.token + h * out.head_stride,
-                          in.head_stride,
-                          out.head_stride,
-                          count,
-                          in.pairing,
-                          out.pairing,
-                          plan.prefetch[t],
-                          static_cast<int64_t>(2 * n * sizeof(T))};
-    rotate_rows<kAccess, kStream>(rows, angles_of(angles, i), n);
-  };
-  if (plan.tokens_inside[t]) {
-    for (int64_t h = head; h < head_end; ++h) {
-      for (int64_t i = 0; i < tokens; ++i) rotate(i, h, 1);
-    }
-  } else {
-    for (int64_t i = 0; i < tokens; ++i) rotate(i, head, head_end - head);
-  }
-}
-
-template <Access kAccess, bool kStream, class T>
-void rotate_tokens(const Params& p, const Plan& plan, int64_t batch, int64_t token, int64_t tokens) {
-  int64_t rows[kTokenBlock], rotated = 0;
-  for (; rotated < tokens; ++rotated) {
-    rows[rotated] = table_row(p.positions, batch, token + rotated);
-    if (rows[rotated] == kNotRotated) break;  // so are all tokens after it
-  }
+void rotate_token(const Params& p, const Plan& plan, int64_t batch, int64_t token) {
+  const int64_t row = table_row(p.positions, batch, token);
+  const int64_t pairs = row == kNotRotated ? 0 : p.pairs;
   for (int t = 0; t < p.num_tensors; ++t) {
-    for (int64_t i = 0; i < tokens; ++i) {
-      copy_channels<T>(p.x[t], batch, token + i, 0, i < rotated ? p.rotary_offset : p.x[t].head_dim);
-      if (i < rotated) copy_channels<T>(p.x[t], batch, token + i, p.rotary_offset + 2 * p.pairs, p.x[t].head_dim);
-    }
+    copy_channels<T>(p.x[t], batch, token, 0, pairs ? p.rotary_offset : p.x[t].head_dim);
+    if (pairs) copy_channels<T>(p.x[t], batch, token, p.rotary_offset + 2 * pairs, p.x[t].head_dim);
   }
   const bool row_per_head = p.cos.head_stride || p.sin.head_stride;
-  const int64_t shares = row_per_head ? p.x[0].heads : 1;  // of heads, each with its own rows
-  AngleBlock<Arithmetic<T>> angles;
+  const int64_t shares = row_per_head ? p.x[0].heads : 1;  // of the heads, each with a row of its own
+  Angles<Arithmetic<T>> angles;
   angles.per_channel = p.per_channel;
   for (int64_t head = 0; head < shares; ++head) {
-    for (int64_t begin = 0; begin < p.pairs; begin += kPairBlock) {
-      const int64_t n = p.pairs - begin < kPairBlock ? p.pairs - begin : kPairBlock;
-      for (int64_t i = 0; i < rotated; ++i)
-        load_angles<T, kAccess>(p, batch, rows[i], head, begin, n, angles.entries[i]);
+    for (int64_t begin = 0; begin < pairs; begin += kPairBlock) {
+      const int64_t n = pairs - begin < kPairBlock ? pairs - begin : kPairBlock;
+      load_angles<T, kAccess>(p, batch, row, head, begin, n, angles.entries);
       for (int t = 0; t < p.num_tensors; ++t) {
-        const int64_t head_end = row_per_head ? head + 1 : p.x[t].heads;
-        rotate_block<kAccess, kStream, T>(p, plan, t, batch, token, rotated, head, head_end, begin, n, angles);
+        const RotatedTensor& x = p.x[t];
+        const auto in = token_row<const T>(p, x.in, x.in_stride, p.in_pairing, batch, token, begin);
+        const auto out = token_row<T>(p, x.out, x.out_stride, p.out_pairing, batch, token, begin);
+        const Rows<T> rows = {in.data + head * in.head_stride,
+                              out.data + head * out.head_stride,
+                              in.head_stride,
+                              out.head_stride,
+                              row_per_head ? 1 : x.heads,
+                              in.pairing,
+                              out.pairing,
+                              plan.prefetch[t],
+                              static_cast<int64_t>(2 * n * sizeof(T))};
+        rotate_rows<kAccess, kStream>(rows, angles, n);
       }
     }
   }
@@ -278,20 +249,15 @@ void table_grad_token(const Params& p, int64_t table_batch, int64_t token) {
 
 // ---- threads ----
 
-// Calls function(batch, token, tokens) for all tokens of `batch` sequences, at most `block` of one sequence at a time.
+// Calls function(batch, token) for all tokens of `batch` sequences.
 // num_threads(): a bare `omp parallel` ignores torch.set_num_threads() in threads that torch did not start.
 template <class Function>
-void for_each_block(const Params& p, const Plan& plan, int64_t batch, int64_t block, int num_threads,
-                    const Function& function) {
+void for_each_token(const Params& p, const Plan& plan, int64_t batch, int num_threads, const Function& function) {
   const int64_t tokens = batch * p.seqlen;
   if (num_threads > plan.threads) num_threads = static_cast<int>(plan.threads);
   if (num_threads > tokens) num_threads = static_cast<int>(tokens);
   const auto share = [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin, n; i < end; i += n) {
-      n = p.seqlen - i % p.seqlen < end - i ? p.seqlen - i % p.seqlen : end - i;
-      if (n > block) n = block;
-      function(i / p.seqlen, i % p.seqlen, n);
-    }
+    for (int64_t i = begin; i < end; ++i) function(i / p.seqlen, i % p.seqlen);
     fence_streams();
   };
   if (num_threads <= 1 || omp_in_parallel()) return share(0, tokens);
@@ -308,9 +274,9 @@ void rotate(const Params& p, int num_threads) {
     using T = typename decltype(tag)::type;
     with_access(plan.access, [&](auto access) {
       constexpr bool kStreams = access != Access::kAny;
-      const auto rotate = plan.stream ? rotate_tokens<access, kStreams, T> : rotate_tokens<access, false, T>;
-      for_each_block(p, plan, p.batch, plan.block, num_threads,
-                     [&](int64_t batch, int64_t token, int64_t tokens) { rotate(p, plan, batch, token, tokens); });
+      const auto rotate = plan.stream ? rotate_token<access, kStreams, T> : rotate_token<access, false, T>;
+      for_each_token(p, plan, p.batch, num_threads,
+                     [&](int64_t batch, int64_t token) { rotate(p, plan, batch, token); });
     });
   });
 }
@@ -320,8 +286,8 @@ void table_grad(const Params& p, int num_threads) {
   dispatch_dtype(p.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
     with_access(plan.access, [&](auto access) {
-      for_each_block(p, plan, p.cos.batch_stride ? p.batch : 1, 1, num_threads,
-                     [&](int64_t batch, int64_t token, int64_t) { table_grad_token<access, T>(p, batch, token); });
+      for_each_token(p, plan, p.cos.batch_stride ? p.batch : 1, num_threads,
+                     [&](int64_t batch, int64_t token) { table_grad_token<access, T>(p, batch, token); });
     });
   });
 }
