@@ -27,7 +27,7 @@ constexpr int64_t kPrefetchAhead = 4096;
 constexpr int64_t kPrefetchAheadOfHead = 1024;
 
 // Results of more bytes go past the caches: 0.6 to 0.8 copies instead of 1.0 to 1.4 (2.5 MiB to 160 MiB). Less stay,
-// for whoever reads them next: written past a cache that holds them they take 1.3 (L2) to 4 times as long.
+// for whoever reads them next: written past an L2 that holds them they take 1.3 to 1.9 times as long.
 constexpr int64_t kStreamBytes = 16 << 20;
 
 // Bytes, of any instruction set.
