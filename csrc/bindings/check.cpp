@@ -76,7 +76,7 @@ void check_channels(const Arguments& a, Params* p) {
   }
   p->rotary_offset = a.rotary_offset;
   p->pairs = rotary_dim / 2;
-  p->in_pairing = p->out_pairing = a.interleaved() ? interleaved_pairing() : half_pairing(p->pairs);
+  p->pairing = a.interleaved() ? interleaved_pairing() : half_pairing(p->pairs);
 }
 
 // The layout of tables with a heads axis is that of x, with the batch axis (of one) that "thd" and "shd" lack.

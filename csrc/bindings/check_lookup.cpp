@@ -81,7 +81,7 @@ void check_rows(const Arguments& a, const Params& p, int64_t rows) {
     // Without positions rows ascend along a sequence, so its ends tell.
     const int64_t step = a.positions || p.seqlen == 1 ? 1 : p.seqlen - 1;
     for (int64_t s = 0; s < p.seqlen; s += step) {
-      const int64_t row = table_row(p.positions, b, s);
+      const int64_t row = wanted_row(p.positions, b, s, 0);
       in_table(culprit, row, rows, [&] { return text(" for token ", s, " of batch ", b); });
     }
   }
@@ -91,8 +91,9 @@ void check_rows(const Arguments& a, const Params& p, int64_t rows) {
 
 void check_lookup(const Arguments& a, Params* p) {
   p->positions.offset = a.offset;
+  p->positions.rows = a.cos.dim() == 2 ? a.cos.size(0) : p->seqlen;
   if (a.cos.dim() == 2) {
-    const int64_t rows = a.cos.size(0);
+    const int64_t rows = p->positions.rows;
     if (a.positions) check_positions_tensor(a, p);
     if (a.offsets) check_offsets(a, p);
     if (a.cu_seqlens) return check_cu_seqlens(a, p, rows);

@@ -105,3 +105,8 @@ STABLE_TORCH_LIBRARY_IMPL(rope_ext, CPU, m) {
 extern "C" __attribute__((visibility("default"))) const char* rope_ext_cpu_isa() {
   return rope::cpu::best_kernels().isa;
 }
+
+// As cpu::use_kernels. For ctypes, in tests.
+extern "C" __attribute__((visibility("default"))) void rope_ext_use_cpu_kernels(const void* kernels) {
+  rope::cpu::use_kernels(static_cast<const rope::cpu::Kernels*>(kernels));
+}

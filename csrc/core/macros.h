@@ -10,3 +10,10 @@
 #else
 #define ROPE_INLINE static inline
 #endif
+
+// Before a loop over an array that is to stay in registers: nvcc must unroll it whole.
+#if defined(__CUDACC__)
+#define ROPE_UNROLL _Pragma("unroll")
+#else
+#define ROPE_UNROLL
+#endif

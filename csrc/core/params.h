@@ -46,7 +46,7 @@ struct Params {
   DType table_dtype;  // of cos and sin
   int64_t batch, seqlen;
   int64_t rotary_offset, pairs;
-  Pairing in_pairing, out_pairing;
+  Pairing pairing;
   Table cos, sin;
   bool per_channel;  // one entry per channel in cos and sin, not one per pair
   bool negate_sin;   // turn by the negative angle

@@ -7,8 +7,9 @@
 
 namespace rope {
 
-// A token that is copied instead of rotated: it lies past the last boundary of cu_seqlens.
-constexpr int64_t kNotRotated = -1;
+// Instead of a row. A token past the last boundary of cu_seqlens is copied; one that leads outside the table is rotated
+// by NaN, where nobody could refuse it before (on a GPU, whose positions the host does not read).
+constexpr int64_t kNotRotated = -1, kOutside = -2;
 
 // int32 or int64 in memory, any stride.
 struct Index {
@@ -30,9 +31,11 @@ struct Positions {
   int64_t cu_seqlens_stride;
   int64_t nseq;
   int64_t offset;
+  int64_t rows;  // of the table
 };
 
-// The boundary at or below `token`; with empty sequences the last of the equal ones, which is the one that holds it.
+// kNotRotated, or the boundary at or below `token`; with empty sequences the last of the equal ones, which is the one
+// that holds it.
 ROPE_INLINE int64_t sequence_start(const Positions& p, int64_t token) {
   int64_t low = 0, high = p.nseq;
   while (low < high) {
@@ -46,17 +49,22 @@ ROPE_INLINE int64_t sequence_start(const Positions& p, int64_t token) {
   return low == p.nseq ? kNotRotated : load(p.cu_seqlens, low * p.cu_seqlens_stride);
 }
 
-ROPE_INLINE int64_t table_row(const Positions& p, int64_t batch, int64_t token) {
-  int64_t row = token;
-  if (p.cu_seqlens.data) {
-    const int64_t start = sequence_start(p, token);
-    if (start == kNotRotated) return kNotRotated;
-    row = token - start;
-  }
-  if (p.positions.data) row = load(p.positions, batch * p.positions_batch_stride + token * p.positions_token_stride);
+// The row before it is compared with the table. Not for tokens past the last boundary.
+ROPE_INLINE int64_t wanted_row(const Positions& p, int64_t batch, int64_t token, int64_t sequence_start) {
+  const int64_t row = p.positions.data
+                          ? load(p.positions, batch * p.positions_batch_stride + token * p.positions_token_stride)
+                          : token - sequence_start;
   // Unsigned: a sum out of range wraps, and is refused as a row outside the table, instead of being undefined.
   const uint64_t offset = p.offsets.data ? load(p.offsets, batch * p.offsets_stride) : 0;
   return static_cast<int64_t>(static_cast<uint64_t>(row) + offset + static_cast<uint64_t>(p.offset));
+}
+
+// 0 to rows - 1, kNotRotated or kOutside.
+ROPE_INLINE int64_t table_row(const Positions& p, int64_t batch, int64_t token) {
+  const int64_t start = p.cu_seqlens.data ? sequence_start(p, token) : 0;
+  if (start == kNotRotated) return kNotRotated;
+  const int64_t row = wanted_row(p, batch, token, start);
+  return row >= 0 && row < p.rows ? row : kOutside;
 }
 
 }  // namespace rope

@@ -25,4 +25,7 @@ bool supported(const Kernels& kernels);
 // Chosen at the first call.
 const Kernels& best_kernels();
 
+// Those of the caller in their place from now on; null: the best ones again. For tests.
+void use_kernels(const Kernels* kernels);
+
 }  // namespace rope::cpu

@@ -153,8 +153,8 @@ void rotate_token(const Params& p, const Plan& plan, int64_t batch, int64_t toke
       load_angles<T, kAccess>(p, batch, row, head, begin, n, angles.entries);
       for (int t = 0; t < p.num_tensors; ++t) {
         const RotatedTensor& x = p.x[t];
-        const auto in = token_row<const T>(p, x.in, x.in_stride, p.in_pairing, batch, token, begin);
-        const auto out = token_row<T>(p, x.out, x.out_stride, p.out_pairing, batch, token, begin);
+        const auto in = token_row<const T>(p, x.in, x.in_stride, p.pairing, batch, token, begin);
+        const auto out = token_row<T>(p, x.out, x.out_stride, p.pairing, batch, token, begin);
         const Rows<T> rows = {in.data + head * in.head_stride,
                               out.data + head * out.head_stride,
                               in.head_stride,
@@ -224,8 +224,8 @@ void table_grad_token(const Params& p, int64_t table_batch, int64_t token) {
       for (int64_t b = table_batch; b < batch_end; ++b) {
         for (int t = 0; t < p.num_tensors; ++t) {
           const RotatedTensor& x = p.x[t];
-          const auto in = token_row<const T>(p, x.in, x.in_stride, p.in_pairing, b, token, begin);
-          const auto grad = token_row<const T>(p, x.out, x.out_stride, p.out_pairing, b, token, begin);
+          const auto in = token_row<const T>(p, x.in, x.in_stride, p.pairing, b, token, begin);
+          const auto grad = token_row<const T>(p, x.out, x.out_stride, p.pairing, b, token, begin);
           const int64_t first_head = row_per_head ? table_head : 0;
           const int64_t last_head = row_per_head ? table_head + 1 : x.heads;
           for (int64_t h = first_head; h < last_head; ++h) {

@@ -72,10 +72,11 @@ PYBIND11_MODULE(_introspect, m) {
              p.seqlen = seqlen;
              p.rotary_offset = rotary_offset;
              p.pairs = pairs;
-             p.in_pairing = p.out_pairing = interleaved ? interleaved_pairing() : half_pairing(pairs);
+             p.pairing = interleaved ? interleaved_pairing() : half_pairing(pairs);
              p.cos = cos;
              p.sin = sin;
              p.negate_sin = negate_sin;
+             p.positions.rows = seqlen;
              return p;
            }),
            py::kw_only(), py::arg("x"), py::arg("dtype"), py::arg("table_dtype"), py::arg("batch"), py::arg("seqlen"),

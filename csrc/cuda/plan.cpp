@@ -1,0 +1,109 @@
+#include "cuda/plan.h"
+
+#include <algorithm>
+
+namespace rope::cuda {
+namespace {
+
+// Bytes of one access, widest first; elements of their own come last.
+constexpr int64_t kAccessBytes[] = {16, 4};
+
+// Threads that a multiprocessor holds at 86 to 128 registers each.
+constexpr int64_t kResidentThreads = 512;
+
+// A thread takes more than one head, and reads its cos and sin once for them, only when there is work for so many times
+// the threads that the device holds. At most kHeadsPerThread.
+constexpr int64_t kRounds = 4;
+constexpr int64_t kHeadsPerThread = 8;
+
+int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+
+bool multiple(int64_t n, int64_t of) { return n % of == 0; }
+
+bool aligned(const void* data, int64_t bytes) { return reinterpret_cast<uintptr_t>(data) % bytes == 0; }
+
+bool is_interleaved(Pairing pairing) { return pairing.step == 2 && pairing.partner == 1; }
+
+// Strides along axes of one element say nothing.
+bool rows_aligned(const Params& p, const void* data, const Strides& s, int64_t heads, int64_t width) {
+  return aligned(data, width * bytes_of(p.dtype)) && s.channel == 1 && (p.batch == 1 || multiple(s.batch, width)) &&
+         (p.seqlen == 1 || multiple(s.token, width)) && (heads == 1 || multiple(s.head, width));
+}
+
+// Whether all of x can be read and written `width` elements at a time.
+bool fits(const Params& p, int64_t width) {
+  if (!is_interleaved(p.pairing) && p.pairing.step != 1) return false;
+  if (!multiple(p.pairs, width) || !multiple(p.rotary_offset, width)) return false;
+  if (p.pairing.step == 1 && !multiple(p.pairing.partner, width)) return false;
+  for (int t = 0; t < p.num_tensors; ++t) {
+    const RotatedTensor& x = p.x[t];
+    if (!rows_aligned(p, x.in, x.in_stride, x.heads, width) || !rows_aligned(p, x.out, x.out_stride, x.heads, width)) {
+      return false;
+    }
+    if (x.in != x.out && !multiple(x.head_dim, width)) return false;
+  }
+  return true;
+}
+
+int64_t vector_of(const Params& p) {
+  for (const int64_t bytes : kAccessBytes) {
+    const int64_t width = bytes / bytes_of(p.dtype);
+    if (width > 1 && fits(p, width)) return width;
+  }
+  return 1;
+}
+
+// Whether the entries of `vector` pairs can be read up to 16 bytes at a time.
+bool table_aligned(const Params& p, const Table& t, int64_t vector) {
+  const int64_t size = bytes_of(p.table_dtype), width = std::min(vector, 16 / size);
+  return t.pair_stride == 1 && aligned(t.first, width * size) && aligned(t.second, width * size) &&
+         multiple(t.batch_stride, width) && multiple(t.row_stride, width) && multiple(t.head_stride, width);
+}
+
+}  // namespace
+
+Plan plan_of(const Params& p, int multiprocessors) {
+  const int64_t vector = vector_of(p), tokens = p.batch * p.seqlen;
+  const bool interleaved = vector > 1 && is_interleaved(p.pairing);
+  int64_t heads = 0, copied = 0, head_dim = 0;
+  for (int t = 0; t < p.num_tensors; ++t) {
+    heads += p.x[t].heads;
+    head_dim = std::max(head_dim, p.x[t].head_dim);
+    if (p.x[t].in != p.x[t].out) copied = std::max(copied, p.x[t].head_dim - 2 * p.pairs);
+  }
+  const int64_t rotated_units = p.pairs / vector, units = rotated_units + round_up(copied, 2 * vector) / (2 * vector);
+  const int64_t work = tokens * units * heads;
+  if (work == 0) return {};
+
+  const int64_t rounds = work / (kRounds * kResidentThreads * multiprocessors);
+  const int64_t slots_of_token = (heads - 1) / std::clamp<int64_t>(rounds, 1, kHeadsPerThread) + 1;
+  // Little work is spread over all multiprocessors.
+  const int64_t threads = std::clamp<int64_t>(round_up(work / multiprocessors, 32), 64, kBlock);
+  const int64_t lanes = std::min(units, threads);
+  const int64_t splits = (slots_of_token - 1) / std::max<int64_t>(threads / lanes, 1) + 1;
+  const int64_t slots = (slots_of_token - 1) / splits + 1;
+  const int64_t block_tokens = std::clamp<int64_t>(threads / (lanes * slots), 1, 64);  // blockDim.z <= 64
+  const int64_t blocks = ((tokens - 1) / block_tokens + 1) * splits;
+  const int64_t largest = std::max({p.batch, p.seqlen, heads, head_dim, blocks});
+
+  Plan plan{};
+  plan.vector = static_cast<int>(vector);
+  plan.interleaved = interleaved;
+  plan.row_per_head = p.cos.head_stride || p.sin.head_stride;
+  plan.table_vectors = vector > 1 && table_aligned(p, p.cos, vector) && table_aligned(p, p.sin, vector);
+  plan.rotary_offset = static_cast<int>(p.rotary_offset);
+  plan.rotary_dim = static_cast<int>(2 * p.pairs);
+  plan.unit_step = static_cast<int>(vector * p.pairing.step);
+  plan.second = static_cast<int>(interleaved ? vector : p.pairing.partner);
+  plan.rotated_units = static_cast<int>(rotated_units);
+  plan.units = static_cast<int>(units);
+  plan.heads = static_cast<int>(heads);
+  plan.splits = static_cast<int>(splits);
+  plan.blocks = largest > INT32_MAX ? -1 : static_cast<int>(blocks);
+  plan.lanes = static_cast<int>(lanes);
+  plan.slots = static_cast<int>(slots);
+  plan.tokens = static_cast<int>(block_tokens);
+  return plan;
+}
+
+}  // namespace rope::cuda

@@ -1,0 +1,36 @@
+// How a call is laid over a grid: decided on the host, once, from sizes, strides and addresses. No CUDA in here.
+#pragma once
+
+#include "core/params.h"
+
+namespace rope::cuda {
+
+// Threads of a block, at most.
+constexpr int kBlock = 256;
+
+// A unit is what a thread reads and writes of one head: two vectors, which are turned together or only copied. Of a
+// half-split head they lie `pairs` channels apart, of an interleaved one side by side.
+struct Plan {
+  int vector;          // elements of one access
+  bool interleaved;    // pairs lie within vectors; false where a vector is one element
+  bool row_per_head;   // tables have a heads axis
+  bool table_vectors;  // rows of cos and sin are aligned for wide accesses
+  int rotary_offset, rotary_dim;
+  int unit_step, second;     // channels from a rotated unit to the next, and from its first vector to its second
+  int rotated_units, units;  // of a head; all of them, with those that are copied
+  int heads;                 // of all tensors
+  // Block b does tokens [b / splits * tokens, + tokens), and the heads that b % splits, + splits * slots, ... leads to.
+  int splits, blocks;
+  int lanes, slots, tokens;  // of a block: threads along units, heads and tokens
+};
+
+// multiprocessors: of the device. Indices are 32 bits wide, offsets into memory 64: batch, seqlen, heads of all
+// tensors, head_dim and the number of blocks must each be below 2^31, else blocks is -1.
+Plan plan_of(const Params& p, int multiprocessors);
+
+// Where a thread is.
+struct Thread {
+  int block, lane, slot, token;
+};
+
+}  // namespace rope::cuda

@@ -1,0 +1,55 @@
+// The CUDA kernels on a CPU: thread after thread of the grid, on host memory. For tests, which put them in the place of
+// the CPU kernels (rope_ext_use_cpu_kernels), and do so once more with this file compiled for sanitizers.
+#include "cpu/isa.h"
+#include "cuda/rotate.cuh"
+
+namespace rope::cuda {
+namespace {
+
+int multiprocessors = 132;
+bool backwards = false;  // last thread first: whatever one thread leaves for another shows
+
+template <class Function>
+void for_each(int64_t count, const Function& function) {
+  for (int64_t i = 0; i < count; ++i) function(backwards ? count - 1 - i : i);
+}
+
+void rotate(const Params& p, int) {
+  const Plan plan = plan_of(p, multiprocessors);
+  run_instance(p, plan, [&](auto instance) {
+    using I = decltype(instance);
+    const int64_t threads_of_block = plan.tokens * plan.slots * plan.lanes;
+    for_each(plan.blocks * threads_of_block, [&](int64_t i) {
+      const Thread thread = {static_cast<int>(i / threads_of_block), static_cast<int>(i % plan.lanes),
+                             static_cast<int>(i / plan.lanes % plan.slots),
+                             static_cast<int>(i / plan.lanes / plan.slots % plan.tokens)};
+      rotate_thread<typename I::Element, I::kWidth, I::kPerChannel>(p, plan, thread);
+    });
+  });
+}
+
+void table_grad(const Params& p, int) {
+  dispatch_dtype(p.dtype, [&](auto tag) {
+    for_each(table_entries(p), [&](int64_t i) { table_grad_thread<typename decltype(tag)::type>(p, i); });
+  });
+}
+
+constexpr cpu::Kernels kEmulated = {"cuda", rotate, table_grad};
+
+}  // namespace
+}  // namespace rope::cuda
+
+extern "C" {
+
+// As cpu::Kernels, for a GPU of so many multiprocessors: the fewer, the more heads a thread does.
+__attribute__((visibility("default"))) const void* rope_ext_emulated_cuda(int multiprocessors, bool backwards) {
+  rope::cuda::multiprocessors = multiprocessors;
+  rope::cuda::backwards = backwards;
+  return &rope::cuda::kEmulated;
+}
+
+// Elements of an access, heads of a thread: what the tests want to have seen all of.
+__attribute__((visibility("default"))) int rope_ext_emulated_vector(const void* params) {
+  return rope::cuda::plan_of(*static_cast<const rope::Params*>(params), rope::cuda::multiprocessors).vector;
+}
+}
