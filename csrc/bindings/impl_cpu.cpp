@@ -1,112 +1,41 @@
 // The ops on CPU tensors.
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-
-#include "bindings/check.h"
+#include "bindings/ops.h"
 #include "bindings/output.h"
 #include "cpu/isa.h"
 
 namespace rope {
 namespace {
 
-constexpr int kNumArguments = 10;
+struct Cpu {
+  static Tensor empty_like(const Tensor& x, bool* fresh) { return empty_like_output(x, fresh); }
 
-// Reads the arguments of schema.cpp off the dispatcher's stack, and owns them.
-Arguments unbox(StableIValue* stack) {
-  using torch::stable::detail::to;
-  return {to<Tensors>(stack[0]),        to<Tensor>(stack[1]),         to<Tensor>(stack[2]),
-          to<OptionalTensor>(stack[3]), to<OptionalTensor>(stack[4]), to<OptionalTensor>(stack[5]),
-          to<int64_t>(stack[6]),        to<int64_t>(stack[7]),        to<std::optional<int64_t>>(stack[8]),
-          to<int64_t>(stack[9])};
-}
+  static void rotate(const Params& p, const Tensor&) { cpu::best_kernels().rotate(p, num_threads()); }
 
-template <class T>
-StableIValue box(const T& value) {
-  return torch::stable::detail::from<T>(value);
-}
+  static void table_grad(const Params& p, const Tensor&) { cpu::best_kernels().table_grad(p, num_threads()); }
 
-using Kernel = void (*)(const Params&, int num_threads);
-
-void launch(const Arguments& a, Params p, const Tensors& out, Kernel kernel) {
-  for (size_t i = 0; i < out.size(); ++i) p.x[i] = rotated_tensor(a, a.x[i], out[i]);
-  p.num_tensors = static_cast<int32_t>(out.size());
-  kernel(p, static_cast<int>(torch::stable::get_num_threads()));
-}
-
-void rotate(StableIValue* stack, uint64_t, uint64_t) {
-  const Arguments a = unbox(stack);
-  Params p = check_arguments(a);
-  Tensors out;
-  for (const Tensor& x : a.x) out.push_back(empty_like_output(x, &p.fresh));
-  launch(a, p, out, cpu::best_kernels().rotate);
-  stack[0] = box(out);
-}
-
-void rotate_out(StableIValue* stack, uint64_t, uint64_t) {
-  const Arguments a = unbox(stack);
-  const Tensors out = torch::stable::detail::to<Tensors>(stack[kNumArguments]);
-  const Params p = check_arguments(a);
-  check_written(a, out, "out");
-  launch(a, p, out, cpu::best_kernels().rotate);
-}
-
-void rotate_(StableIValue* stack, uint64_t, uint64_t) {
-  const Arguments a = unbox(stack);
-  const Params p = check_arguments(a);
-  check_written(a, a.x, "x");
-  launch(a, p, a.x, cpu::best_kernels().rotate);
-}
-
-void table_grad(StableIValue* stack, uint64_t, uint64_t) {
-  const Arguments a = unbox(stack);
-  const Tensors grad = torch::stable::detail::to<Tensors>(stack[kNumArguments]);
-  Params p = check_arguments(a);
-  check_table_grad(a, grad);
-  const Tensor cos = torch::stable::empty_like(a.cos), sin = torch::stable::empty_like(a.cos);
-  p.cos = table_of(a, p, cos);
-  p.sin = table_of(a, p, sin);
-  launch(a, p, grad, cpu::best_kernels().table_grad);
-  stack[0] = box(cos);
-  stack[1] = box(sin);
-}
-
-void table_rows(StableIValue* stack, uint64_t, uint64_t) {
-  const Arguments a = unbox(stack);
-  const Params p = check_arguments(a);
-  const bool per_batch = a.offsets || (a.positions && a.positions->dim() == 2 && a.positions->size(0) != 1);
-  const int64_t batch = per_batch ? p.batch : 1;
-  const Tensor rows = torch::stable::new_empty(a.cos, {batch, p.seqlen}, torch::headeronly::ScalarType::Long);
-  int64_t* to = static_cast<int64_t*>(rows.mutable_data_ptr());
-  for (int64_t b = 0; b < batch; ++b) {
-    for (int64_t s = 0; s < p.seqlen; ++s) *to++ = table_row(p.positions, b, s);
+  static void table_rows(const Params& p, int64_t* rows, const Tensor&) {
+    for (int64_t b = 0; b < p.batch; ++b) {
+      for (int64_t s = 0; s < p.seqlen; ++s) *rows++ = table_row(p.positions, b, s);
+    }
   }
-  stack[0] = box(rows);
-}
 
-void check_in_place(StableIValue* stack, uint64_t, uint64_t) {
-  const Arguments a = unbox(stack);
-  check_arguments(a);
-  check_written(a, a.x, "x");
-}
+ private:
+  static int num_threads() { return static_cast<int>(torch::stable::get_num_threads()); }
+};
 
-STABLE_TORCH_LIBRARY_IMPL(rope_ext, CPU, m) {
-  m.impl("rotate", rotate);
-  m.impl("rotate_", rotate_);
-  m.impl("rotate_out", rotate_out);
-  m.impl("check_in_place", check_in_place);
-  m.impl("table_grad", table_grad);
-  m.impl("table_rows", table_rows);
-}
+STABLE_TORCH_LIBRARY_IMPL(rope_ext, CPU, m) { Ops<Cpu>::add_to(m); }
 
 }  // namespace
 }  // namespace rope
 
-// The name of the instruction set that is used. For ctypes (rope_ext/_library.py).
+// ---- for ctypes ----
+
+// The name of the instruction set that is used (rope_ext/_library.py).
 extern "C" __attribute__((visibility("default"))) const char* rope_ext_cpu_isa() {
   return rope::cpu::best_kernels().isa;
 }
 
-// As cpu::use_kernels. For ctypes, in tests.
+// As cpu::use_kernels; for tests.
 extern "C" __attribute__((visibility("default"))) void rope_ext_use_cpu_kernels(const void* kernels) {
   rope::cpu::use_kernels(static_cast<const rope::cpu::Kernels*>(kernels));
 }
