@@ -1,8 +1,8 @@
 """Shared by all tests: the devices they run on, random inputs in every layout and memory order, bitwise comparison.
 
-Every test runs on the CPU and, where there is a GPU with kernels for it, once more with "cuda" as torch's default device.
-The marker `devices` names the devices of a test that is not about all of them. ROPE_EXT_REQUIRE_CUDA=1: a session that
-would not run on a GPU fails.
+Every test runs on the CPU and, where there is a GPU with kernels for it, once more with "cuda" as torch's default
+device. The marker `devices` names the devices of a test that is not about all of them. ROPE_EXT_REQUIRE_CUDA=1: a
+session that would not run on a GPU fails.
 """
 
 import os

@@ -228,7 +228,7 @@ MISTAKES = [
         "cos must have 1 head or the 3 heads of x on the heads axis, got shape (2, 5, 4, 4)",
     ),
 ]
-# What the values of positions, offset and cu_seqlens lead to is looked at on the CPU only; on a GPU: test_cuda_positions.py.
+# Values of positions, offset and cu_seqlens are looked at on the CPU only; on a GPU: test_cuda_positions.py.
 ROWS_OUTSIDE = [
     (
         V,
