@@ -49,12 +49,14 @@ def calls():
 @pytest.mark.parametrize("name", calls())
 def test_runs_on_the_current_stream(name):
     """While the default stream is busy: what ran there, or waited for it, would not be done."""
-    call = calls()[name]
-    before = call()  # loads kernels, which may wait for the GPU
-    wanted = moved(before, "cpu")
-    for t in before:
-        t.zero_()  # so that what lies in out and x is no result
-    stream = torch.cuda.Stream()
+    call, stream = calls()[name], torch.cuda.Stream()
+    wanted = moved(call(), "cpu")
+    torch.cuda.synchronize()
+    with torch.cuda.stream(stream):
+        before = call()  # loads kernels and takes memory, for which the driver may wait
+        torch.cuda.synchronize()
+        [t.zero_() for t in before]  # so that what lies in that memory is no result
+        del before
     torch.cuda.synchronize()
     torch.cuda._sleep(BUSY)
     with torch.cuda.stream(stream):
