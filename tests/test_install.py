@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import setuptools
 
+pytestmark = pytest.mark.devices("cpu")
 ROOT = Path(__file__).resolve().parents[1]
 
 
