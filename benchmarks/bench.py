@@ -25,7 +25,6 @@ import instructions
 import peers
 import peers_gpu
 import torch
-import torch._inductor.config
 from baselines import POOLED, VARIANTS
 from cases import DTYPES, MEMORIES, PAIRINGS, PASSES, Case
 from clocks import CudaClock, HostClock
@@ -150,8 +149,10 @@ def cases_of(options):
 
 def measure(options, threads, malloc, started, report):
     """Adds to the report a row of each case, and which peers are missing and why."""
+    from torch._inductor import config  # late: it takes seconds to import
+
     torch.set_num_threads(threads)
-    torch._inductor.config.compile_threads = 1  # no worker processes, which would take a core while others are timed
+    config.compile_threads = 1  # no worker processes, which would take a core while others are timed
     if malloc == "tuned":
         rope_ext.tune_malloc()
     clock = HostClock() if options.device == "cpu" else CudaClock()
@@ -169,7 +170,9 @@ def measure(options, threads, malloc, started, report):
         row = {"shape": dataclasses.asdict(case.shape), "dtype": case.dtype, "pairing": case.pairing}
         row |= {"pass": case.which, "memory": case.memory, "threads": threads, "malloc": malloc}
         try:
-            report["rows"].append(row | run_case(case, variants, clock, options.rounds, *bounds))
+            # GPU: what the launch of a forward costs in inference is told apart from what it costs in training.
+            with torch.set_grad_enabled(case.which != "forward" or options.device == "cpu"):
+                report["rows"].append(row | run_case(case, variants, clock, options.rounds, *bounds))
         except (Exception, SystemExit) as error:
             if options.device == "cpu":
                 raise

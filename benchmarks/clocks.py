@@ -13,7 +13,7 @@ from cases import Step
 SHORTEST_SAMPLE = 200e-6  # seconds; shorter calls are timed in batches
 SLOW = 0.05  # seconds; a call that takes longer is not repeated untimed first: caches and threads no longer show in it
 MOST_SETS = 16  # of inputs; those of the smallest shapes together still fit in the L2, which is flushed anyway
-LEAD, LEAST_LEAD, MOST_LEAD = 2.0, 50e-6, 0.02  # of the host over the GPU: times of a call, seconds, seconds
+LEAD, LEAST_LEAD, MOST_LEAD = 2.0, 50e-6, 0.02  # of the host over the GPU: in times of a call, in seconds
 LAUNCHES, REPLAYS = 100, 21  # calls in a graph; replays of it
 HOST_CALLS, HOST_ROUNDS = 20, 21  # calls in a row, fewer launches than the driver queues; rounds of them
 
@@ -31,8 +31,12 @@ class HostClock:
     def sets(self, case):
         return 1
 
+    def first(self, step):
+        """Seconds of a call, roughly, for the start of `times`."""
+        return seconds_for(step.call, 1)
+
     def sample(self, step, times):
-        """Seconds of a call. times: those of earlier calls; the first, of the host, with nothing around it."""
+        """Seconds of a call. times: what first and earlier samples gave."""
         step.before()
         if min(times) < SLOW:
             step.call()  # untimed
@@ -49,7 +53,7 @@ class HostClock:
         user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, stat.read_text().split(maxsplit=9)[1:9])
         return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK") - time.process_time()
 
-    def launches(self, sets, backward):
+    def launches(self, sets):
         return {}
 
 
@@ -66,57 +70,71 @@ class CudaClock:
         self.flushed = torch.empty(2 * torch.cuda.get_device_properties(device).L2_cache_size, dtype=torch.int8)
         self.flushed = self.flushed.to(device)
         cycles = 10_000_000
-        self._timed(partial(torch.cuda._sleep, cycles))  # the first launch loads the kernel
-        self.hertz = cycles / self._timed(partial(torch.cuda._sleep, cycles))
+        # The fastest of many: the first loads the kernel, and it takes a while until an idle GPU has its full clock.
+        self.hertz = cycles / min(self._timed(partial(torch.cuda._sleep, cycles)) for _ in range(30))
 
     def sets(self, case):
         """So many that a set is out of the L2 when its turn comes again."""
         payload = sum(x.nbytes for x in (*case.inputs, *case.grads))
         return min(MOST_SETS, math.ceil(self.flushed.nbytes / payload))
 
+    def first(self, step):
+        """Seconds of the host."""
+        torch.cuda.synchronize()
+        return min(seconds_for(step.call, 1) for _ in range(3))  # the first may have to ask the driver for memory
+
     def sample(self, step, times):
-        """Seconds of the GPU. times: as for HostClock; the first is what the call costs the host."""
-        step.before()
-        lead = min(max(LEAD * times[0], LEAST_LEAD), MOST_LEAD)
-        torch.cuda._sleep(int(lead * self.hertz))
-        self.flushed.zero_()
-        seconds = self._timed(step.call)
-        step.after()
-        return seconds
+        """Seconds of the GPU. times: as for HostClock."""
+        lead = max(LEAD * times[0], LEAST_LEAD)
+        while True:
+            step.before()
+            torch.cuda._sleep(int(min(lead, MOST_LEAD) * self.hertz))
+            self.flushed.zero_()
+            start, end = self._queued(step.call)
+            ahead = not start.query()
+            step.after()
+            if ahead or lead >= MOST_LEAD:  # what itself waits for the GPU is never ahead
+                return self._seconds(start, end)
+            lead *= 4
 
     def busy_elsewhere(self):
         """Other processes' CPU does not show in events, and other programs on the GPU cannot be seen from here."""
         return 0.0
 
-    def launches(self, sets, backward):
+    def launches(self, sets):
         """What a call costs where its kernel costs next to nothing. In microseconds, where it applies:
 
         host_us: of the host, from the call in Python to its return, by which everything is queued; backward too.
         host_forward_us: with derivatives, of the forward alone, which records them.
         graph_us: of the GPU, a call of 100 in one CUDA graph, where the host has no part; graph_missing: why not.
         """
-        found = {}
-        with torch.set_grad_enabled(backward):
-            found["host_us"] = 1e6 * self._of_host(sets, lambda step: step.call)
-            if sets[0].forward:
-                found["host_forward_us"] = 1e6 * self._of_host(sets, lambda step: step.forward)
-            try:
-                found["graph_us"] = 1e6 * self._in_graph(sets)
-            except Exception as error:  # a peer that cannot be captured is no reason to end
-                found["graph_missing"] = f"{type(error).__name__}: {error}".splitlines()[0][:120]
+        found = {"host_us": 1e6 * self._of_host(sets, lambda step: step.call)}
+        if sets[0].forward:
+            found["host_forward_us"] = 1e6 * self._of_host(sets, lambda step: step.forward)
+        try:
+            found["graph_us"] = 1e6 * self._in_graph(sets)
+        except Exception as error:  # a peer that cannot be captured is no reason to end
+            found["graph_missing"] = f"{type(error).__name__}: {error}".splitlines()[0][:120]
         return found
 
     def empty_launch(self):
         """The floor of `launches`: a kernel that does nothing."""
-        return self.launches([Step(partial(torch.cuda._sleep, 0))], backward=False)
+        return self.launches([Step(partial(torch.cuda._sleep, 0))])
 
-    def _timed(self, call):
+    def _queued(self, call):
+        """The events around the call."""
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
         call()
         end.record()
+        return start, end
+
+    def _seconds(self, start, end):
         end.synchronize()
         return start.elapsed_time(end) / 1e3
+
+    def _timed(self, call):
+        return self._seconds(*self._queued(call))
 
     def _of_host(self, sets, part):
         times = []

@@ -73,12 +73,12 @@ wanted() { [[ " ${only[*]} " == *" $1 "* ]]; }
 
 left() { echo $((allowed - SECONDS)); }
 
-# part NAME LIMIT RESERVE COMMAND...: runs it for LIMIT seconds at most, and leaves RESERVE for what comes after.
+# part NAME LIMIT RESERVE COMMAND...: runs it for LIMIT at most, and leaves RESERVE for what comes after; percent of all.
 part() {
-  local name=$1 limit=$2 available=$(($(left) - $3)) began=$SECONDS code
+  local name=$1 limit=$((allowed * $2 / 100)) available=$(($(left) - allowed * $3 / 100)) began=$SECONDS code
   shift 3
   ((limit < available)) || limit=$available
-  if ((limit < 5)); then
+  if ((limit < 1)); then
     echo "$name: FAILED, no time left" && failed+=("$name")
     return 1
   fi
@@ -127,7 +127,7 @@ build() {
   fi
   echo "build: as it is, not to be used: ${said##*$'\n'}" | tee -a "$OUT/build.log"
   # Not pip: this leaves the Python that runs it as it was.
-  part build 200 100 "$python" setup.py build_ext --inplace || return 1
+  part build 40 20 "$python" setup.py build_ext --inplace || return 1
   if ! said=$(probe 2>&1); then
     echo "build: FAILED, built but not to be used: ${said##*$'\n'}" && failed+=(build)
     return 1
@@ -138,7 +138,7 @@ build() {
 tests() {
   local options=(-q --tb=short --durations=10 -p no:cacheprovider)
   "$python" -c 'import xdist' 2>/dev/null && options+=(-n 6) # several processes, where pytest can do that
-  ROPE_EXT_REQUIRE_CUDA=1 part tests 170 200 "$python" -m pytest "${options[@]}"
+  ROPE_EXT_REQUIRE_CUDA=1 part tests 36 42 "$python" -m pytest "${options[@]}"
   grep -E '^(=+ )?[0-9]+ (passed|failed)' "$OUT/tests.log" | tail -n 1
 }
 
@@ -146,7 +146,7 @@ sanitizer() {
   local tool
   for tool in memcheck racecheck; do
     # Without torch's cache each tensor is an allocation of its own, and a step past its end is seen.
-    PYTORCH_NO_CUDA_MEMORY_CACHING=1 ROPE_EXT_REQUIRE_CUDA=1 part "sanitizer $tool" 70 150 \
+    PYTORCH_NO_CUDA_MEMORY_CACHING=1 ROPE_EXT_REQUIRE_CUDA=1 part "sanitizer $tool" 15 32 \
       compute-sanitizer --tool "$tool" --error-exitcode 9 --report-api-errors no \
       "$python" -m pytest -q -x -p no:cacheprovider -m sanitizer tests/test_cuda.py
   done
@@ -154,14 +154,14 @@ sanitizer() {
 }
 
 bench() {
-  local budget=$(($(left) - 60))
-  # It ends by itself; what goes on past that hangs, and is stopped.
-  part bench $((budget + 25)) 20 "$python" benchmarks/bench.py --device cuda --peers --budget "$budget" --output "$OUT"
+  local budget=$(($(left) - allowed * 13 / 100))
+  # It ends by itself, unless something hangs.
+  part bench 100 5 "$python" benchmarks/bench.py --device cuda --peers --budget "$budget" --output "$OUT"
 }
 
 ncu_counters() {
   [[ $OUT/gpu.json -nt $temporary/started ]] || wanted bench || echo "ncu: of the gpu.json that is there"
-  part ncu 60 5 "$python" benchmarks/counters.py "$OUT/gpu"
+  part ncu 13 1 "$python" benchmarks/counters.py "$OUT/gpu"
 }
 
 echo "gpu_check.sh: $gpu, $("$python" -c 'import torch; print("torch", torch.__version__)'), at most $allowed s"

@@ -6,7 +6,6 @@ import time
 
 import torch
 from cases import DTYPES, NotOffered
-from clocks import seconds_for
 from exactness import check, copied, expect
 
 MIN_ROUNDS = 5
@@ -26,7 +25,7 @@ def run_case(case, variants, clock, rounds, seconds, attempts):
     busy, samples = measure_undisturbed(steps, clock, rounds, seconds, attempts)
     # Read and written, in each direction.
     payload = case.shape.elements * DTYPES[case.dtype].itemsize * (4 if case.backward else 2)
-    launches = {name: clock.launches(sets, case.backward) for name, sets in steps.items() if payload < SMALL}
+    launches = {name: clock.launches(sets) for name, sets in steps.items() if payload < SMALL}
     gc.enable()
     us = {name: statistics.median(times) * 1e6 for name, times in samples.items()}
     results = {
@@ -80,7 +79,7 @@ def measure(steps, clock, rounds, seconds):
         done = len(samples[name]) - 1
         return done < 2 or (done < MIN_ROUNDS and spent[name] < PATIENCE) or spent[name] < seconds / len(steps)
 
-    samples = {name: [seconds_for(sets[0].call, 1)] for name, sets in steps.items()}
+    samples = {name: [clock.first(sets[0])] for name, sets in steps.items()}
     spent = dict.fromkeys(steps, 0.0)
     for turn in range(rounds):
         active = [name for name in steps if wants_more(name)]

@@ -235,11 +235,15 @@ def sglang():
 
 
 def load(package, pattern):
-    """Registers the compiled ops of a package that is installed."""
+    """Registers the compiled ops of a package that is installed: those in the files of that pattern."""
     spec = importlib.util.find_spec(package)
     if spec is None:
         raise ModuleNotFoundError(f"No module named {package!r}")
-    torch.ops.load_library(next(Path(spec.origin).parent.rglob(pattern)))
+    files = sorted(Path(spec.origin).parent.rglob(pattern))
+    if not files:
+        raise FileNotFoundError(f"{package} has no {pattern}")
+    for file in files:
+        torch.ops.load_library(file)
 
 
 def on_rows(op, case, table_dtype=None):

@@ -114,7 +114,7 @@ def apex():
 
 def vllm():
     """Loaded without the rest of the package, which this does not need."""
-    load("vllm", "_C.*so")
+    load("vllm", "_C[._]*so")  # newer ones have a second file for the stable ABI
     op = torch.ops._C.rotary_embedding.default
     return [Variant("vLLM", "in place", forward_only(partial(on_rows, op)), 3, reads=f"positions, {OF_X}")]
 

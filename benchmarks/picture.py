@@ -80,7 +80,7 @@ def _panel(axis, results_of, form, used):
             color, marker = OURS.get(name, OURS["other"]) if r["ours"] else PEERS.get(peer, ("black", "."))
             size = 22 if name.endswith("(pool)") else 75 if r["ours"] else 38  # it lies on the row without
             percent = 100 / r["copies"]
-            dots = axis.scatter(percent, y, size, color, marker, zorder=3 + r["ours"], linewidths=1.2)
+            dots = axis.scatter(percent, y, size, color, marker=marker, zorder=3 + r["ours"], linewidths=1.2)
             used.setdefault("rope_ext" if r["ours"] and name in ("rope_ext out=", "rope_ext in place") else peer, dots)
             if r["ours"] and not name.endswith("(pool)"):
                 text = axis.annotate(f"{percent:.0f}", (percent, y), (7, -3), textcoords="offset points", fontsize=8)
