@@ -251,7 +251,7 @@ def _apply(function, *inputs):
 
 
 def _per_token(x, cos, sin, lookup, scalars):
-    """Tables with one row per token, cut from tables looked up by position, and which tokens are rotated (None: all)."""
+    """Tables with one row per token, from tables looked up by position; and which tokens are rotated, None: all."""
     rows = _ops.table_rows(x, cos, sin, *lookup, *scalars)
     if cos.dtype in (torch.bfloat16, torch.float16):
         cos, sin = cos.float(), sin.float()  # so that gradients of tokens that share a row add up in fp32

@@ -103,16 +103,18 @@ def included(path):
 
 
 def test_layers_include_only_what_lies_below():
-    """DESIGN: core, cpu and introspect know no Torch; bindings know it through the stable ABI only."""
+    """DESIGN: core, cpu, cuda and introspect know no Torch; bindings know it through the stable ABI only."""
     below = {
         "core": ["core"],
         "cpu": ["core", "cpu"],
-        "bindings": ["core", "cpu", "bindings"],
-        "introspect": ["core", "cpu"],
+        "cuda": ["core", "cuda"],
+        "bindings": ["core", "cpu", "cuda", "bindings"],
+        "introspect": ["core", "cpu", "cuda"],
     }
     outside = {
         "cpu": ["omp.h", "immintrin.h", "pthread.h", "unistd.h"],
-        "bindings": ["torch/csrc/stable/", "torch/headeronly/", "pthread.h", "sys/mman.h", "unistd.h"],
+        "cuda": ["cuda_runtime_api.h", "cuda_bf16.h", "cuda_fp16.h"],
+        "bindings": ["dlfcn.h", "torch/csrc/stable/", "torch/headeronly/", "pthread.h", "sys/mman.h", "unistd.h"],
         "introspect": ["pybind11/"],
     }
     for path in SOURCES:

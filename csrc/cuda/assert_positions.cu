@@ -1,6 +1,7 @@
 // The debug mode ROPE_EXT_CHECK_POSITIONS. Its printf needs a stack, which no other kernel has.
 #undef NDEBUG  // for the assert on the device
 #include <cassert>
+#include <cinttypes>
 #include <cstdio>
 
 #include "core/positions.h"
@@ -16,9 +17,9 @@ __global__ void __launch_bounds__(kBlock) assert_positions_kernel(const __grid_c
   const bool leads_to_a_row_of_the_table = table_row(p.positions, batch, token) != kOutside;
   if (leads_to_a_row_of_the_table) return;
   const int64_t start = p.positions.cu_seqlens.data ? sequence_start(p.positions, token) : 0;
-  const long long row = wanted_row(p.positions, batch, token, start), last = p.positions.rows - 1;
-  printf("rope_ext: positions must lead to a row of the table, 0 to %lld, got row %lld for token %lld of batch %lld\n",
-         last, row, static_cast<long long>(token), static_cast<long long>(batch));
+  printf("rope_ext: positions must lead to a row of the table, 0 to %" PRId64 ", got row %" PRId64 " for token %" PRId64
+         " of batch %" PRId64 "\n",
+         p.positions.rows - 1, wanted_row(p.positions, batch, token, start), token, batch);
   assert(leads_to_a_row_of_the_table);
 }
 

@@ -7,6 +7,7 @@ namespace rope::cuda {
 namespace {
 
 int multiprocessors = 132;
+uint32_t instances = 0;
 bool backwards = false;  // last thread first: whatever one thread leaves for another shows
 
 template <class Function>
@@ -18,6 +19,8 @@ void rotate(const Params& p, int) {
   const Plan plan = plan_of(p, multiprocessors);
   run_instance(p, plan, [&](auto instance) {
     using I = decltype(instance);
+    const int width = I::kWidth == 1 ? 2 : I::kWidth * sizeof(typename I::Element) == 16 ? 0 : 1;
+    instances |= 1u << (static_cast<int>(p.dtype) * 6 + width * 2 + I::kPerChannel);
     const int64_t threads_of_block = plan.tokens * plan.slots * plan.lanes;
     for_each(plan.blocks * threads_of_block, [&](int64_t i) {
       const Thread thread = {static_cast<int>(i / threads_of_block), static_cast<int>(i % plan.lanes),
@@ -48,8 +51,7 @@ __attribute__((visibility("default"))) const void* rope_ext_emulated_cuda(int mu
   return &rope::cuda::kEmulated;
 }
 
-// Elements of an access, heads of a thread: what the tests want to have seen all of.
-__attribute__((visibility("default"))) int rope_ext_emulated_vector(const void* params) {
-  return rope::cuda::plan_of(*static_cast<const rope::Params*>(params), rope::cuda::multiprocessors).vector;
-}
+// A bit for each instance of the kernel that has run: 6 per element type, for its accesses of 16 bytes, of 4, and of
+// one element, each without and with an entry per channel.
+__attribute__((visibility("default"))) uint32_t rope_ext_emulated_instances() { return rope::cuda::instances; }
 }

@@ -9,6 +9,8 @@
 #include "cpu/isa.h"
 
 namespace py = pybind11;
+
+extern "C" const void* rope_ext_emulated_cuda(int multiprocessors, bool backwards);
 using namespace rope;
 
 namespace {
@@ -16,12 +18,13 @@ namespace {
 void* pointer(uintptr_t address) { return reinterpret_cast<void*>(address); }
 
 const cpu::Kernels& kernels_of(const std::string& isa) {
+  if (isa == "cuda") return *static_cast<const cpu::Kernels*>(rope_ext_emulated_cuda(132, false));
   int count;
   const cpu::Kernels* const* compiled = cpu::compiled_kernels(&count);
   for (int i = 0; i < count; ++i) {
     if (isa == compiled[i]->isa && cpu::supported(*compiled[i])) return *compiled[i];
   }
-  throw py::value_error("isa must be one of supported_isas(), got " + isa);
+  throw py::value_error("isa must be one of supported_isas() or cuda (emulated), got " + isa);
 }
 
 std::vector<std::string> supported_isas() {
@@ -62,7 +65,8 @@ PYBIND11_MODULE(_introspect, m) {
 
   py::class_<Params>(m, "Params")
       .def(py::init([](std::vector<RotatedTensor> x, DType dtype, DType table_dtype, int64_t batch, int64_t seqlen,
-                       int64_t rotary_offset, int64_t pairs, bool interleaved, Table cos, Table sin, bool negate_sin) {
+                       int64_t rotary_offset, int64_t pairs, bool interleaved, Table cos, Table sin, bool negate_sin,
+                       uintptr_t positions, int64_t rows) {
              Params p{};
              if (x.size() > kMaxTensors) throw py::value_error("x must hold at most kMaxTensors tensors");
              for (const RotatedTensor& t : x) p.x[p.num_tensors++] = t;
@@ -76,12 +80,16 @@ PYBIND11_MODULE(_introspect, m) {
              p.cos = cos;
              p.sin = sin;
              p.negate_sin = negate_sin;
-             p.positions.rows = seqlen;
+             // (batch, seqlen) int64, contiguous, into tables of `rows`; or none, and a row per token
+             p.positions.positions = {pointer(positions), true};
+             p.positions.positions_batch_stride = seqlen;
+             p.positions.positions_token_stride = 1;
+             p.positions.rows = positions ? rows : seqlen;
              return p;
            }),
            py::kw_only(), py::arg("x"), py::arg("dtype"), py::arg("table_dtype"), py::arg("batch"), py::arg("seqlen"),
            py::arg("rotary_offset"), py::arg("pairs"), py::arg("interleaved"), py::arg("cos"), py::arg("sin"),
-           py::arg("negate_sin") = false);
+           py::arg("negate_sin") = false, py::arg("positions") = 0, py::arg("rows") = 0);
 
   m.def("supported_isas", supported_isas, "Compiled instruction sets that this machine can run, best first.");
   m.def("best_isa", [] { return cpu::best_kernels().isa; }, "The one that the ops use.");

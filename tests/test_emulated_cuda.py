@@ -1,0 +1,173 @@
+"""The CUDA kernels run on the CPU, thread after thread of the grid, in the place of the CPU kernels.
+
+Indices, strides, alignment, rounding and the shares of threads are tested without a GPU; once more under sanitizers.
+"""
+
+import ctypes
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import DTYPES, assert_same_bits, random
+from pairwise import pairwise
+from test_instruction_sets import params_of
+from test_values import PARAMETERS, test_equals_reference
+
+import rope_ext
+from rope_ext import _introspect, reference
+from rope_ext._library import native
+
+pytestmark = pytest.mark.devices("cpu")
+ROOT = Path(__file__).resolve().parents[1]
+emulator = ctypes.CDLL(os.environ.get("ROPE_EXT_EMULATOR", _introspect.__file__))
+emulator.rope_ext_emulated_cuda.restype = ctypes.c_void_p
+emulator.rope_ext_emulated_cuda.argtypes = ctypes.c_int, ctypes.c_bool
+native.rope_ext_use_cpu_kernels.argtypes = (ctypes.c_void_p,)
+
+# Of a GPU with one multiprocessor threads do many heads; with many, one. Backwards: the last thread runs first.
+GRIDS = {"multiprocessors": [1, 132], "backwards": [False, True]}
+CASES = pairwise({**PARAMETERS, **GRIDS})
+KEPT = {"ids": lambda case: "-".join(str(value).replace("torch.", "") for value in case.values())}
+
+
+@pytest.fixture
+def emulated():
+    """Call it to put the emulated kernels in the place of the CPU's."""
+
+    def start(multiprocessors=132, backwards=False):
+        native.rope_ext_use_cpu_kernels(emulator.rope_ext_emulated_cuda(multiprocessors, backwards))
+
+    yield start
+    native.rope_ext_use_cpu_kernels(None)
+
+
+@pytest.mark.parametrize("case", CASES, **KEPT)
+def test_values(case, emulated):
+    emulated(case["multiprocessors"], case["backwards"])
+    assert rope_ext.build_info()["cpu_isa"] == "cuda"
+    test_equals_reference(case)
+
+
+def test_every_instance_of_the_kernel_has_run(emulated):
+    """Element types, widths of access (16 bytes, 4 and one element), entries per pair and per channel: 20 of them."""
+    emulated()
+    for dtype in DTYPES:
+        for head_dim in (64, 20, 6):
+            for width in (head_dim // 2, head_dim):
+                x = random((1, 2, 2, head_dim), dtype)
+                tables = (
+                    random((2, width), torch.float64 if dtype == torch.float64 else torch.float32, s) for s in (1, 2)
+                )
+                tables = list(tables)
+                assert_same_bits(rope_ext.apply(x, *tables), reference.apply(x, *tables))
+    assert bin(emulator.rope_ext_emulated_instances()).count("1") == 20
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("interleaved", [False, True])
+@pytest.mark.parametrize("multiprocessors", [1, 132])
+def test_more_than_one_block(multiprocessors, interleaved, dtype, emulated):
+    """Heads of two tensors over several blocks and over the rounds of a thread; a tail of copied channels."""
+    emulated(multiprocessors, backwards=True)
+    q, k = random((2, 33, 40, 136), dtype), random((2, 33, 3, 136), dtype, 1)
+    options = {"interleaved": interleaved, "rotary_dim": 96, "rotary_offset": 16, "inverse": True}
+    cos, sin = rope_ext.RotaryEmbedding(96).tables(40, dtype=torch.float64 if dtype == torch.float64 else torch.float32)
+    options["positions"] = torch.arange(66).reshape(2, 33) % 40
+    wanted = reference.apply((q, k), cos, sin, **options)
+    assert_same_bits(rope_ext.apply((q, k), cos, sin, **options), wanted)
+    assert_same_bits(rope_ext.apply_((q, k), cos, sin, **options), wanted)
+
+
+@pytest.mark.parametrize(
+    "shape", [(0, 3, 2, 8), (2, 0, 2, 8), (2, 3, 0, 8), (1, 1, 1, 2), (70000, 1, 1, 2), (1, 1, 70000, 2)]
+)
+def test_grids_at_the_edge(shape, emulated):
+    """Nothing to do; and more heads or sequences than the y and z axes of a grid have blocks (65,535)."""
+    emulated()
+    x = random(shape, torch.float32)
+    cos, sin = rope_ext.RotaryEmbedding(shape[-1]).tables(3)
+    assert_same_bits(rope_ext.apply(x, cos, sin), reference.apply(x, cos, sin))
+
+
+@pytest.mark.parametrize("head_dim", [2, 6, 10, 80, 96, 100, 130, 576])
+@pytest.mark.parametrize("first", [0, 1, 2])
+def test_widths_and_alignment(first, head_dim, emulated):
+    """Slices that begin at any element, of any width: what fits no vector is read element by element."""
+    emulated()
+    x = random((2, 5, 3, head_dim + 2), torch.bfloat16)[..., first : first + head_dim]
+    cos, sin = rope_ext.RotaryEmbedding(head_dim).tables(5)
+    for interleaved in (False, True):
+        wanted = reference.apply(x, cos, sin, interleaved=interleaved)
+        assert_same_bits(rope_ext.apply(x, cos, sin, interleaved=interleaved), wanted)
+        assert_same_bits(rope_ext.apply_(x.clone(), cos, sin, interleaved=interleaved), wanted)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_gradients_of_tables_have_the_bits_of_the_cpu(dtype, emulated):
+    """Sums over batch, tensors and heads in the same order; one row per token, per head, or shared by the batch."""
+    table = torch.float64 if dtype == torch.float64 else torch.float32
+    q, k = random((2, 5, 4, 16), dtype), random((2, 5, 4, 16), dtype, 1)
+    weights = [random((2, 5, 4, 16), dtype, seed) for seed in (2, 3)]
+    for shape in [(5, 8), (1, 5, 8), (2, 5, 16), (1, 5, 4, 8)]:
+        cos, sin = (random(shape, table, seed).requires_grad_() for seed in (4, 5))
+
+        def gradients(inputs=(cos, sin)):
+            return torch.autograd.grad(rope_ext.apply((q, k), *inputs, inverse=True), inputs, weights)
+
+        native.rope_ext_use_cpu_kernels(None)
+        wanted = gradients()
+        emulated()
+        assert_same_bits(gradients(), wanted)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_rows_outside_the_table_are_not_read(dtype):
+    """The token becomes NaN and its neighbours do not. (The ops refuse such positions on a CPU, so below them.)"""
+    x, cos, sin = random((2, 3, 2, 16), dtype), *rope_ext.RotaryEmbedding(16).tables(4)
+    if dtype == torch.float64:
+        cos, sin = cos.double(), sin.double()
+    positions = torch.tensor([[0, -1, 3], [4, 1, 2**62]])
+    y = torch.zeros_like(x)
+    params = params_of(x, y, cos, sin, False, positions=positions)
+    _introspect.rotate("cuda", params)
+    outside = (positions < 0) | (positions > 3)
+    assert y[outside].isnan().all() and not y[~outside].isnan().any()
+    wanted = reference.apply(x, cos, sin, positions=positions.clamp(0, 3))
+    assert_same_bits(y[~outside], wanted[~outside])
+
+
+# ---- under sanitizers ----
+
+
+def test_under_sanitizers(tmp_path):
+    """Reads and writes stay within the tensors, and 16-byte accesses are at addresses that are multiples of 16."""
+    compiler = shutil.which("g++")
+    libraries = [compiler and runtime(compiler, name) for name in ("asan", "ubsan", "stdc++")]
+    if not all(libraries):
+        pytest.skip("needs g++ with its sanitizers")
+    library = tmp_path / "emulator.so"
+    sources = ["csrc/introspect/emulate_cuda.cpp", "csrc/cuda/plan.cpp"]
+    flags = ["-std=c++17", "-O0", "-g", "-fPIC", "-shared", "-ffp-contract=off", "-Icsrc", "-fsanitize=address,undefined"]
+    subprocess.run([compiler, *flags, "-fno-sanitize-recover=all", *sources, "-o", library], cwd=ROOT, check=True)
+    environment = {
+        **os.environ,
+        "ROPE_EXT_EMULATOR": str(library),
+        "LD_PRELOAD": " ".join(libraries),
+        "ASAN_OPTIONS": "detect_leaks=0",
+    }
+    pytest_here = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", __file__]
+    selected = "test_values or alignment or gradients or edge"
+    result = subprocess.run(
+        [*pytest_here, "-k", selected], env=environment, check=False, capture_output=True, text=True, cwd=ROOT
+    )
+    assert result.returncode == 0 and " passed" in result.stdout, result.stdout[-4000:] + result.stderr[-4000:]
+
+
+def runtime(compiler, name):
+    """The path of a library of the compiler; None if it has none."""
+    found = subprocess.run([compiler, f"-print-file-name=lib{name}.so"], capture_output=True, text=True, check=True)
+    return found.stdout.strip() if os.path.isabs(found.stdout.strip()) else None
