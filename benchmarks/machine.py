@@ -16,8 +16,8 @@ def machine(device):
     """{...} for the report; device: "cpu" or "cuda"."""
     described = _gpu() if device == "cuda" else _cpu()
     git = _output("git", "--no-optional-locks", "-C", str(HERE), "describe", "--always", "--dirty", "--abbrev=12")
-    common = {"torch": torch.__version__, "commit": git, "date": datetime.date.today().isoformat()}
-    return {**described, **common}  # commit: None in an unpacked archive, which has none
+    commit = git or os.environ.get("COMMIT")  # an unpacked archive has no git: its user may know
+    return {**described, "torch": torch.__version__, "commit": commit, "date": datetime.date.today().isoformat()}
 
 
 def _cpu():

@@ -21,6 +21,7 @@ import results
 import targets
 from shapes import Shape
 
+pytestmark = pytest.mark.devices("cpu")
 SHAPE = Shape("decode", "for tests", batch=2, seqlen=16, heads_q=4, heads_k=2, head_dim=32, first_position=3)
 
 

@@ -16,6 +16,7 @@ import peers
 import peers_gpu
 from shapes import Shape
 
+pytestmark = pytest.mark.devices("cpu")
 SHAPE = Shape("decode", "for tests", batch=2, seqlen=16, heads_q=4, heads_k=2, head_dim=32, first_position=3)
 
 
