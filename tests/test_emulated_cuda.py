@@ -96,14 +96,18 @@ def test_grids_at_the_edge(shape, emulated):
 @pytest.mark.parametrize("head_dim", [2, 6, 10, 80, 96, 100, 130, 576])
 @pytest.mark.parametrize("first", [0, 1, 2])
 def test_widths_and_alignment(first, head_dim, emulated):
-    """Slices that begin at any element, of any width: what fits no vector is read element by element."""
+    """Heads, rotated channels and tables that begin at any element: what fits no vector is read one by one."""
     emulated()
-    x = random((2, 5, 3, head_dim + 2), torch.bfloat16)[..., first : first + head_dim]
-    cos, sin = rope_ext.RotaryEmbedding(head_dim).tables(5)
-    for interleaved in (False, True):
-        wanted = reference.apply(x, cos, sin, interleaved=interleaved)
-        assert_same_bits(rope_ext.apply(x, cos, sin, interleaved=interleaved), wanted)
-        assert_same_bits(rope_ext.apply_(x.clone(), cos, sin, interleaved=interleaved), wanted)
+    whole = random((2, 5, 3, head_dim + 8), torch.bfloat16)
+    tables = [random((5, head_dim // 2 + 2), torch.float32, seed) for seed in (1, 2)]
+    for cos, sin in (tables, [t.bfloat16() for t in tables]):
+        cos, sin = (t[:, first : first + head_dim // 2] for t in (cos, sin))
+        for interleaved in (False, True):
+            for x, rotary_offset in ((whole[..., first : first + head_dim], 0), (whole, first)):
+                options = {"interleaved": interleaved, "rotary_dim": head_dim, "rotary_offset": rotary_offset}
+                wanted = reference.apply(x, cos, sin, **options)
+                assert_same_bits(rope_ext.apply(x, cos, sin, **options), wanted)
+                assert_same_bits(rope_ext.apply_(x.clone(), cos, sin, **options), wanted)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -160,7 +164,7 @@ def test_under_sanitizers(tmp_path):
         "ASAN_OPTIONS": "detect_leaks=0",
     }
     pytest_here = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", __file__]
-    selected = "test_values or alignment or gradients or edge"
+    selected = "test_values or alignment or edge"
     result = subprocess.run(
         [*pytest_here, "-k", selected], env=environment, check=False, capture_output=True, text=True, cwd=ROOT
     )
