@@ -163,7 +163,7 @@ def test_under_sanitizers(tmp_path):
         "LD_PRELOAD": " ".join(libraries),
         "ASAN_OPTIONS": "detect_leaks=0",
     }
-    pytest_here = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", __file__]
+    pytest_here = [sys.executable, "-m", "pytest", "-q", "-x", "-s", "-p", "no:cacheprovider", __file__]
     selected = "test_values or alignment or edge"
     result = subprocess.run(
         [*pytest_here, "-k", selected], env=environment, check=False, capture_output=True, text=True, cwd=ROOT
