@@ -52,11 +52,16 @@ ROPE_INLINE void load_entries(const E* from, int64_t stride, bool vectors, bool 
   for (int i = 0; i < kPairs; ++i) to[i] = negate ? -widened(entries[i]) : widened(entries[i]);
 }
 
+// Else cos and sin have the arithmetic type.
+template <class T>
+ROPE_INLINE bool table_like_x(const Params& p) {
+  return sizeof(T) == sizeof(Arithmetic<T>) || p.table_dtype == p.dtype;
+}
+
 template <class T, int kPairs>
 ROPE_INLINE void load_entries(const Params& p, const Plan& plan, const Table& table, const void* data, int64_t offset,
                               bool negate, Arithmetic<T>* to) {
-  // fp32 (fp64 for fp64 x), or the dtype of x.
-  if (p.table_dtype == p.dtype) {
+  if (table_like_x<T>(p)) {
     load_entries<T, kPairs>(at<T>(data, offset), table.pair_stride, plan.table_vectors, negate, to);
   } else {
     load_entries<Arithmetic<T>, kPairs>(at<Arithmetic<T>>(data, offset), table.pair_stride, plan.table_vectors, negate,
@@ -66,7 +71,7 @@ ROPE_INLINE void load_entries(const Params& p, const Plan& plan, const Table& ta
 
 template <class T>
 ROPE_INLINE void write_entry(const Params& p, void* data, int64_t offset, Arithmetic<T> value) {
-  if (p.table_dtype == p.dtype) {
+  if (table_like_x<T>(p)) {
     *at<T>(data, offset) = narrowed<T>(value);
   } else {
     *at<Arithmetic<T>>(data, offset) = value;

@@ -1,0 +1,94 @@
+"""What nvcc makes of the kernels, and how setup.py is told to call it. Runs without a GPU.
+
+Spilled registers and stack frames need no test: with ROPE_EXT_WERROR, which `make` sets, they fail the build.
+"""
+
+import ast
+import collections
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import rope_ext
+
+pytestmark = pytest.mark.devices("cpu")
+ROOT = Path(__file__).resolve().parents[1]
+SETUP = ROOT / "setup.py"
+
+SOURCE = """
+#include "cuda/rotate.cuh"
+using namespace rope;
+extern "C" __global__ void kernel(const __grid_constant__ Params p, const __grid_constant__ cuda::Plan plan) {
+  cuda::rotate_thread<TYPE, 16 / sizeof(TYPE), false>(p, plan, {int(blockIdx.x), int(threadIdx.x), 0, 0});
+}
+"""
+
+
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc")
+@pytest.mark.parametrize("dtype", ["BFloat16", "Float16", "float", "double"])
+def test_accesses_are_128_bits_wide(dtype, tmp_path):
+    """Of x, two heads at a time, and of aligned tables; 16-bit x has float tables of twice the width."""
+    (tmp_path / "kernel.cu").write_text(SOURCE.replace("TYPE", dtype))
+    command = ["nvcc", "-std=c++17", "-fmad=false", f"-I{ROOT / 'csrc'}", "-arch=compute_90", "-ptx", "kernel.cu"]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    ptx = (tmp_path / "kernel.ptx").read_text()
+    memory = collections.Counter(re.findall(r"\b((?:ld|st)\.(?!param)\S+)", ptx))
+    assert all(".global" in name for name in memory), memory
+    wide = collections.Counter()
+    for name, count in memory.items():
+        bits = re.search(r"\.v(\d)\.\w(\d+)$", name)
+        if bits and int(bits[1]) * int(bits[2]) == 128:
+            wide[name[:2]] += count
+    assert wide["st"] == sum(count for name, count in memory.items() if name.startswith("st")) == 4
+    # x: 4. cos and sin: 8 pairs are 1 access in 16 bits and 2 in 32; 4 pairs in 32 bits, 2 in 64, are 1.
+    assert wide["ld"] == 4 + (2 * (1 + 2) if dtype.endswith("16") else 2)
+
+
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc")
+def test_built_wherever_nvcc_is():
+    if os.environ.get("ROPE_EXT_CUDA") == "0":
+        pytest.skip("ROPE_EXT_CUDA is 0")
+    info = rope_ext.build_info()
+    assert info["cuda"] and all(re.fullmatch(r"\d+\.\d[af]?(\+PTX)?", name) for name in info["cuda_architectures"])
+    if not os.environ.get("TORCH_CUDA_ARCH_LIST"):
+        assert info["cuda_architectures"] == ["8.0", "8.6", "8.9", "9.0", "10.0", "12.0+PTX"]
+
+
+def function_of_setup(name):
+    (node,) = (n for n in ast.parse(SETUP.read_text()).body if isinstance(n, ast.FunctionDef) and n.name == name)
+    namespace = {"re": re}
+    exec(compile(ast.Module([node], []), str(SETUP), "exec"), namespace)
+    return namespace[name]
+
+
+@pytest.mark.parametrize(
+    ("wish", "wanted"),
+    [("", ""), ("8.0", "80-real"), ("8.0;9.0a+PTX", "80-real;90a"), ("8.6 12.0+PTX", "86-real;120")],
+)
+def test_architectures_are_read_as_pytorch_writes_them(wish, wanted):
+    assert function_of_setup("cmake_architectures")(wish) == wanted
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "sentence"),
+    [
+        ("ROPE_EXT_CUDA", "yes", "rope_ext: ROPE_EXT_CUDA must be 0, 1 or unset, got 'yes'."),
+        ("TORCH_CUDA_ARCH_LIST", "Hopper", "TORCH_CUDA_ARCH_LIST must hold numbers like 8.0 or 9.0+PTX, got 'Hopper'."),
+        ("ROPE_EXT_CUDA", "1", "rope_ext: nvcc must be on PATH or in CUDA_HOME/bin when ROPE_EXT_CUDA is 1, got none"),
+    ],
+)
+def test_wrong_wishes(variable, value, sentence, tmp_path):
+    environment = {**os.environ, variable: value}
+    if value == "1":  # a compiler, and no nvcc
+        (tmp_path / "c++").symlink_to(shutil.which("c++"))
+        environment |= {"PATH": str(tmp_path), "CUDA_HOME": str(tmp_path)}
+    elif variable == "TORCH_CUDA_ARCH_LIST" and shutil.which("nvcc") is None:
+        pytest.skip("needs nvcc")
+    command = [sys.executable, str(SETUP), "build_ext", "--build-lib", str(tmp_path)]
+    result = subprocess.run(command, cwd=ROOT, env=environment, check=False, capture_output=True, text=True)
+    assert result.returncode and sentence in result.stderr.splitlines()[-1], result.stderr
