@@ -19,13 +19,13 @@ using OptionalTensor = std::optional<Tensor>;
 struct Arguments {
   Tensors x;
   Tensor cos, sin;
-  OptionalTensor positions;
-  OptionalTensor offsets;  // the (batch,) form of `offset`
-  OptionalTensor cu_seqlens;
   int64_t offset;
   int64_t flags;  // layout + 8 interleaved + 16 inverse + 32 transposed
   std::optional<int64_t> rotary_dim;
   int64_t rotary_offset;
+  OptionalTensor positions;
+  OptionalTensor offsets;  // the (batch,) form of `offset`
+  OptionalTensor cu_seqlens;
 
   int64_t layout() const { return flags & 7; }  // index into kLayouts
   bool interleaved() const { return flags & 8; }

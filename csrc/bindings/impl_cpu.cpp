@@ -9,15 +9,13 @@
 namespace rope {
 namespace {
 
-constexpr int kNumArguments = 10;
-
 // Reads the arguments of schema.cpp off the dispatcher's stack, and owns them.
 Arguments unbox(StableIValue* stack) {
   using torch::stable::detail::to;
   return {to<Tensors>(stack[0]),        to<Tensor>(stack[1]),         to<Tensor>(stack[2]),
-          to<OptionalTensor>(stack[3]), to<OptionalTensor>(stack[4]), to<OptionalTensor>(stack[5]),
-          to<int64_t>(stack[6]),        to<int64_t>(stack[7]),        to<std::optional<int64_t>>(stack[8]),
-          to<int64_t>(stack[9])};
+          to<int64_t>(stack[3]),        to<int64_t>(stack[4]),        to<std::optional<int64_t>>(stack[5]),
+          to<int64_t>(stack[6]),        to<OptionalTensor>(stack[7]), to<OptionalTensor>(stack[8]),
+          to<OptionalTensor>(stack[9])};
 }
 
 template <class T>
@@ -43,8 +41,8 @@ void rotate(StableIValue* stack, uint64_t, uint64_t) {
 }
 
 void rotate_out(StableIValue* stack, uint64_t, uint64_t) {
-  const Arguments a = unbox(stack);
-  const Tensors out = torch::stable::detail::to<Tensors>(stack[kNumArguments]);
+  const Tensors out = torch::stable::detail::to<Tensors>(stack[0]);
+  const Arguments a = unbox(stack + 1);
   const Params p = check_arguments(a);
   check_written(a, out, "out");
   launch(a, p, out, cpu::best_kernels().rotate);
@@ -58,8 +56,8 @@ void rotate_(StableIValue* stack, uint64_t, uint64_t) {
 }
 
 void table_grad(StableIValue* stack, uint64_t, uint64_t) {
-  const Arguments a = unbox(stack);
-  const Tensors grad = torch::stable::detail::to<Tensors>(stack[kNumArguments]);
+  const Tensors grad = torch::stable::detail::to<Tensors>(stack[0]);
+  const Arguments a = unbox(stack + 1);
   Params p = check_arguments(a);
   check_table_grad(a, grad);
   const Tensor cos = torch::stable::empty_like(a.cos), sin = torch::stable::empty_like(a.cos);
@@ -90,9 +88,9 @@ void check_in_place(StableIValue* stack, uint64_t, uint64_t) {
 }
 
 STABLE_TORCH_LIBRARY_IMPL(rope_ext, CPU, m) {
-  m.impl("rotate", rotate);
-  m.impl("rotate_", rotate_);
-  m.impl("rotate_out", rotate_out);
+  for (const char* name : {"rotate", "rotate.unrecorded"}) m.impl(name, rotate);
+  for (const char* name : {"rotate_", "rotate_.unrecorded"}) m.impl(name, rotate_);
+  for (const char* name : {"rotate_out", "rotate_out.unrecorded"}) m.impl(name, rotate_out);
   m.impl("check_in_place", check_in_place);
   m.impl("table_grad", table_grad);
   m.impl("table_rows", table_rows);
