@@ -2,18 +2,10 @@
 // pointer.
 #pragma once
 
-#include <torch/csrc/stable/tensor.h>
-
-#include <optional>
-#include <vector>
-
+#include "bindings/tensor.h"
 #include "core/params.h"
 
 namespace rope {
-
-using torch::stable::Tensor;
-using Tensors = std::vector<Tensor>;
-using OptionalTensor = std::optional<Tensor>;
 
 // The arguments that all ops of schema.cpp share, in their order. Shapes and rules: docstring of rope_ext.apply.
 struct Arguments {

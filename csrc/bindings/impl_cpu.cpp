@@ -1,71 +1,57 @@
 // The ops on CPU tensors.
-#include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
-#include "bindings/check.h"
 #include "bindings/output.h"
+#include "bindings/stack.h"
 #include "cpu/isa.h"
 
 namespace rope {
 namespace {
 
-// Reads the arguments of schema.cpp off the dispatcher's stack, and owns them.
-Arguments unbox(StableIValue* stack) {
-  using torch::stable::detail::to;
-  return {to<Tensors>(stack[0]),        to<Tensor>(stack[1]),         to<Tensor>(stack[2]),
-          to<int64_t>(stack[3]),        to<int64_t>(stack[4]),        to<std::optional<int64_t>>(stack[5]),
-          to<int64_t>(stack[6]),        to<OptionalTensor>(stack[7]), to<OptionalTensor>(stack[8]),
-          to<OptionalTensor>(stack[9])};
-}
-
-template <class T>
-StableIValue box(const T& value) {
-  return torch::stable::detail::from<T>(value);
-}
-
 using Kernel = void (*)(const Params&, int num_threads);
 
-void launch(const Arguments& a, Params p, const Tensors& out, Kernel kernel) {
-  for (size_t i = 0; i < out.size(); ++i) p.x[i] = rotated_tensor(a, a.x[i], out[i]);
-  p.num_tensors = static_cast<int32_t>(out.size());
-  kernel(p, static_cast<int>(torch::stable::get_num_threads()));
+void launch(const Arguments& a, Params* p, const Tensors& out, Kernel kernel) {
+  for (size_t i = 0; i < out.size(); ++i) p->x[i] = rotated_tensor(a, a.x[i], out[i]);
+  p->num_tensors = static_cast<int32_t>(out.size());
+  kernel(*p, static_cast<int>(torch::stable::get_num_threads()));
 }
 
 void rotate(StableIValue* stack, uint64_t, uint64_t) {
   const Arguments a = unbox(stack);
   Params p = check_arguments(a);
   Tensors out;
+  out.reserve(a.x.size());
   for (const Tensor& x : a.x) out.push_back(empty_like_output(x, &p.fresh));
-  launch(a, p, out, cpu::best_kernels().rotate);
-  stack[0] = box(out);
+  launch(a, &p, out, cpu::best_kernels().rotate);
+  stack[0] = box(std::move(out));
 }
 
 void rotate_out(StableIValue* stack, uint64_t, uint64_t) {
-  const Tensors out = torch::stable::detail::to<Tensors>(stack[0]);
+  const Tensors out = unbox_list(stack[0]);
   const Arguments a = unbox(stack + 1);
-  const Params p = check_arguments(a);
+  Params p = check_arguments(a);
   check_written(a, out, "out");
-  launch(a, p, out, cpu::best_kernels().rotate);
+  launch(a, &p, out, cpu::best_kernels().rotate);
 }
 
 void rotate_(StableIValue* stack, uint64_t, uint64_t) {
   const Arguments a = unbox(stack);
-  const Params p = check_arguments(a);
+  Params p = check_arguments(a);
   check_written(a, a.x, "x");
-  launch(a, p, a.x, cpu::best_kernels().rotate);
+  launch(a, &p, a.x, cpu::best_kernels().rotate);
 }
 
 void table_grad(StableIValue* stack, uint64_t, uint64_t) {
-  const Tensors grad = torch::stable::detail::to<Tensors>(stack[0]);
+  const Tensors grad = unbox_list(stack[0]);
   const Arguments a = unbox(stack + 1);
   Params p = check_arguments(a);
   check_table_grad(a, grad);
-  const Tensor cos = torch::stable::empty_like(a.cos), sin = torch::stable::empty_like(a.cos);
+  Tensor cos(torch::stable::empty_like(a.cos.stable())), sin(torch::stable::empty_like(a.cos.stable()));
   p.cos = table_of(a, p, cos);
   p.sin = table_of(a, p, sin);
-  launch(a, p, grad, cpu::best_kernels().table_grad);
-  stack[0] = box(cos);
-  stack[1] = box(sin);
+  launch(a, &p, grad, cpu::best_kernels().table_grad);
+  stack[0] = box(std::move(cos));
+  stack[1] = box(std::move(sin));
 }
 
 void table_rows(StableIValue* stack, uint64_t, uint64_t) {
@@ -73,12 +59,12 @@ void table_rows(StableIValue* stack, uint64_t, uint64_t) {
   const Params p = check_arguments(a);
   const bool per_batch = a.offsets || (a.positions && a.positions->dim() == 2 && a.positions->size(0) != 1);
   const int64_t batch = per_batch ? p.batch : 1;
-  const Tensor rows = torch::stable::new_empty(a.cos, {batch, p.seqlen}, torch::headeronly::ScalarType::Long);
+  Tensor rows(torch::stable::new_empty(a.cos.stable(), {batch, p.seqlen}, ScalarType::Long));
   int64_t* to = static_cast<int64_t*>(rows.mutable_data_ptr());
   for (int64_t b = 0; b < batch; ++b) {
     for (int64_t s = 0; s < p.seqlen; ++s) *to++ = table_row(p.positions, b, s);
   }
-  stack[0] = box(rows);
+  stack[0] = box(std::move(rows));
 }
 
 void check_in_place(StableIValue* stack, uint64_t, uint64_t) {
