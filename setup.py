@@ -1,7 +1,9 @@
 """Builds the extension by driving CMakeLists.txt; everything else is in pyproject.toml.
 
-Environment: MAX_JOBS (parallel compilations), CMAKE_ARGS (further arguments for CMake), ROPE_EXT_BUILD_DIR (default
-build/cmake-<python>-<torch>, kept between builds so that only what changed is compiled).
+Environment: ROPE_EXT_CUDA (1: with the CUDA kernels, 0: without; default: with them if nvcc is found),
+TORCH_CUDA_ARCH_LIST (as for PyTorch: "8.0;9.0+PTX"; default: those of CMakeLists.txt), MAX_JOBS (parallel
+compilations), CMAKE_ARGS (further arguments for CMake), ROPE_EXT_BUILD_DIR (default build/cmake-<python>-<torch>, kept
+between builds so that only what changed is compiled).
 """
 
 import os
@@ -55,6 +57,39 @@ def find_compiler():
         fail(f"a C++17 compiler must be on PATH, got no {' or '.join(compilers)}: apt install g++, or set CXX.")
 
 
+def cuda_arguments():
+    """For CMake: whether CUDA kernels are built, by which nvcc and for which GPUs. Says so, whatever it decides."""
+    wish = os.environ.get("ROPE_EXT_CUDA", "")
+    if wish not in ("", "0", "1"):
+        fail(f"ROPE_EXT_CUDA must be 0, 1 or unset, got {wish!r}.")
+    home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH") or "/usr/local/cuda"
+    nvcc = None if wish == "0" else shutil.which("nvcc") or shutil.which("nvcc", path=str(Path(home) / "bin"))
+    if nvcc is None:
+        if wish == "1":
+            fail("nvcc must be on PATH or in CUDA_HOME/bin when ROPE_EXT_CUDA is 1, got none: install the CUDA toolkit.")
+        print("rope_ext: building without CUDA kernels:", "ROPE_EXT_CUDA is 0" if wish else "no nvcc found", flush=True)
+        return ["-DROPE_EXT_CUDA=OFF"]
+    print(f"rope_ext: building CUDA kernels with {nvcc}", flush=True)
+    architectures = cmake_architectures(os.environ.get("TORCH_CUDA_ARCH_LIST", ""))
+    return [
+        "-DROPE_EXT_CUDA=ON",
+        f"-DCMAKE_CUDA_COMPILER={nvcc}",
+        *([f"-DCMAKE_CUDA_ARCHITECTURES={architectures}"] if architectures else []),
+    ]
+
+
+def cmake_architectures(torch_list):
+    """"8.0;9.0a+PTX" -> "80-real;90a": PyTorch's way to write a list of architectures, and CMake's."""
+    found = []
+    for entry in torch_list.replace(";", " ").split():
+        match = re.fullmatch(r"(\d+)\.(\d+[af]?)(\+PTX)?", entry)
+        if match is None:
+            fail(f"TORCH_CUDA_ARCH_LIST must hold numbers like 8.0 or 9.0+PTX, got {entry!r}.")
+        major, minor, ptx = match.groups()
+        found.append(f"{major}{minor}" + ("" if ptx else "-real"))
+    return ";".join(found)
+
+
 def default_jobs():
     """One compilation per core, and per 2 GB of memory: the cap keeps small machines from swapping."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 2**32
@@ -80,10 +115,11 @@ class CMakeBuild(build_ext):
             f"-DPython_EXECUTABLE={sys.executable}",
             f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
             f"-DCMAKE_MAKE_PROGRAM={ninja}",
+            *cuda_arguments(),
             *os.environ.get("CMAKE_ARGS", "").split(),
         ]
         if shutil.which("ccache"):
-            arguments.append("-DCMAKE_CXX_COMPILER_LAUNCHER=ccache")
+            arguments += [f"-DCMAKE_{language}_COMPILER_LAUNCHER=ccache" for language in ("CXX", "CUDA")]
         print(f"rope_ext: building for torch {version} in {torch}", flush=True)
         # A build directory that an isolated environment configured names tools that are gone by now.
         (build / "CMakeCache.txt").unlink(missing_ok=True)

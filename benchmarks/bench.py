@@ -5,49 +5,59 @@ variant's result is compared with the exact one in the same run. Not timed: maki
 Timed, because users pay for it: allocating the result, where a variant does. For tensors above 32 MiB, which glibc
 mostly makes of fresh pages at each call, that can be most of the time: see --malloc.
 
---peers adds other people's implementations, those that are installed: transformers, rotary-embedding-torch, onnxruntime
-(with onnx), jax, mlx, vllm (its CPU build), sgl_kernel, kernels (with its rotary kernel downloaded before).
+--peers adds other people's implementations, those that are installed. On a CPU: transformers, rotary-embedding-torch,
+onnxruntime (with onnx), jax, mlx, vllm (its CPU build), sgl_kernel, kernels (with its rotary kernel downloaded before).
+On a GPU, --device cuda: flash_attn, liger_kernel, transformer_engine, apex, vllm, flashinfer.
 """
 
 import argparse
 import dataclasses
-import datetime
 import itertools
 import json
-import os
-import platform
-import re
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import instructions
 import peers
+import peers_gpu
 import torch
-import torch._inductor.config
 from baselines import POOLED, VARIANTS
 from cases import DTYPES, MEMORIES, PAIRINGS, PASSES, Case
+from clocks import CudaClock, HostClock
+from machine import HERE, machine
 from measure import run_case
-from report import markdown, summary
+from report import markdown
+from results import draw, write
 from shapes import SHAPES
+from targets import brief
 from tqdm import tqdm
 
 import rope_ext
 
-HERE = Path(__file__).resolve().parent
-FULL = {"shapes": [shape.name for shape in SHAPES], "dtypes": list(DTYPES), "pairings": PAIRINGS}
-QUICK = {"shapes": ["train", "decode"], "dtypes": ["bf16"], "pairings": ["half"]}
+NAMES = [shape.name for shape in SHAPES]
+GPU_NAMES, GPU_DTYPES = ["prefill", "train", "decode", "tiny", "long", "video"], ["bf16", "fp32", "fp16"]
+# Without options; in this order. bounds: seconds of a case, attempts to measure it undisturbed.
+PRESETS = {
+    ("cpu", False): {"shapes": NAMES[:-1], "dtypes": list(DTYPES), "pairings": PAIRINGS, "bounds": (2.0, 2)},
+    ("cpu", True): {"shapes": ["train", "decode"], "dtypes": ["bf16"], "pairings": ["half"], "bounds": (0.5, 1)},
+    ("cuda", False): {"shapes": GPU_NAMES, "dtypes": GPU_DTYPES, "pairings": PAIRINGS, "bounds": (0.6, 1)},
+    ("cuda", True): {"shapes": ["train", "decode"], "dtypes": ["bf16"], "pairings": ["half"], "bounds": (0.3, 1)},
+}
 
 
-def parse():
+def parse(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("-q", "--quick", action="store_true", help="two shapes, bf16, half, and less time per case")
-    parser.add_argument("--shapes", nargs="+", choices=FULL["shapes"])
-    parser.add_argument("--dtypes", nargs="+", choices=FULL["dtypes"])
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--shapes", nargs="+", choices=NAMES)
+    parser.add_argument("--dtypes", nargs="+", choices=list(DTYPES))
     parser.add_argument("--pairings", nargs="+", choices=PAIRINGS)
     parser.add_argument("--memory", nargs="+", choices=MEMORIES, default=["bshd"], help="forms of q and k in memory")
-    parser.add_argument("--threads", nargs="+", type=int, default=[torch.get_num_threads()])
+    parser.add_argument("--threads", nargs="+", type=int, default=[torch.get_num_threads()], help="of the CPU")
     parser.add_argument("--peers", action="store_true", help="also other people's implementations, if installed")
     parser.add_argument(
         *["--malloc"],
@@ -56,28 +66,49 @@ def parse():
     )
     parser.add_argument("--instructions", action="store_true", help="also count those of a call, if valgrind is there")
     parser.add_argument("--rounds", type=int, default=301, help="at most, per case; time per case is bounded too")
+    parser.add_argument("--budget", type=float, help="seconds after which no case begins")
     parser.add_argument("--output", type=Path, default=HERE / "results", metavar="DIR")
-    parser.add_argument("--name", help="of the files written, NAME.md, .json, .png; default cpu, with -q cpu_quick")
+    parser.add_argument("--name", help="of the files written, NAME.md, .json, .png; default cpu or gpu, with -q _quick")
     parser.add_argument("--rows", type=Path, help=argparse.SUPPRESS)  # of one setting, for the parent of this process
-    return parser.parse_args()
+    options = parser.parse_args(arguments)
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda needs a GPU that torch can use, got none")
+    if options.device == "cuda" and (options.malloc != ["default"] or options.instructions):
+        parser.error("--malloc and --instructions are for --device cpu")
+    options.name = options.name or {"cpu": "cpu", "cuda": "gpu"}[options.device] + "_quick" * options.quick
+    return options
 
 
 def main():
+    started = time.monotonic()
+    for number in (signal.SIGINT, signal.SIGTERM):  # even where a parent ignores them: what was measured is written
+        signal.signal(number, signal.default_int_handler)
     options = parse()
+    report = {"device": options.device, "machine": machine(options.device), "rows": [], "missing": {}}
+    report |= {"failed": [], "not_measured": []}
     settings = settings_of(options)
     if len(settings) == 1:
-        rows, missing = measure_rows(options, *settings[0])
+        try:
+            measure(options, *settings[0], started, report)
+        except KeyboardInterrupt:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # timeout sends it twice
+            report["not_measured"].append("what came after: interrupted")
     else:  # threads of some peers, and malloc, are set once in a process
-        parts = [rows_of_child(*setting, options) for setting in settings]
-        rows, missing = [row for part in parts for row in part["rows"]], parts[0]["missing"]
+        parts = [part_of_child(*setting, options) for setting in settings]
+        report |= {"rows": [row for part in parts for row in part["rows"]], "missing": parts[0]["missing"]}
     if options.rows:
-        options.rows.write_text(json.dumps({"rows": rows, "missing": missing}))
+        options.rows.write_text(json.dumps(report))
         return
-    report = {"machine": machine(), "missing": missing, "rows": rows}
-    report["summary"] = summary(report)
+    if not report["rows"]:
+        raise SystemExit("\n".join(["nothing was measured", *report["failed"]]))
     if options.instructions:
         report["instructions"] = instructions.count()
-    write(report, options.output, options.name or ("cpu_quick" if options.quick else "cpu"))
+    path = options.output / options.name
+    write(report, path)
+    print(brief(report) if options.device == "cuda" else markdown(report), end="")
+    draw(report, path)
+    if report["failed"]:
+        raise SystemExit("\n".join(["cases that failed:", *report["failed"]]))
 
 
 def settings_of(options):
@@ -93,8 +124,8 @@ def settings_of(options):
     return list(itertools.product(options.threads, malloc))
 
 
-def rows_of_child(threads, malloc, options):
-    """What this command writes for one setting."""
+def part_of_child(threads, malloc, options):
+    """The report that this command writes for one setting."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "rows.json")
         malloc = ["tuned"] if malloc == "tuned" else [m for m in options.malloc if m != "tuned"]
@@ -103,32 +134,51 @@ def rows_of_child(threads, malloc, options):
         return json.loads(path.read_text())
 
 
-def measure_rows(options, threads, malloc):
-    """([row of each case], {peer: why it is missing})."""
-    preset, bounds = (QUICK, (0.5, 1)) if options.quick else (FULL, (2.0, 2))
+def cases_of(options):
+    """[(shape, dtype, pairing, pass, memory)]. GPU: what matters most first, as time may run out."""
+    preset = PRESETS[options.device, options.quick]
     names, dtypes, pairings = (getattr(options, key) or preset[key] for key in ("shapes", "dtypes", "pairings"))
+    shapes = [shape for shape in SHAPES if shape.name in names]
+    dtypes = [dtype for dtype in PRESETS[options.device, False]["dtypes"] if dtype in dtypes]
+    pairings = [pairing for pairing in PAIRINGS if pairing in pairings]
+    cases = list(itertools.product(shapes, dtypes, pairings, PASSES, options.memory))
+    if options.device == "cuda":
+        cases.sort(key=lambda case: (pairings.index(case[2]), dtypes.index(case[1])))
+    return cases
+
+
+def measure(options, threads, malloc, started, report):
+    """Adds to the report a row of each case, and which peers are missing and why."""
+    from torch._inductor import config  # late: it takes seconds to import
+
     torch.set_num_threads(threads)
-    torch._inductor.config.compile_threads = 1  # no worker processes, which would take a core while others are timed
+    config.compile_threads = 1  # no worker processes, which would take a core while others are timed
     if malloc == "tuned":
         rope_ext.tune_malloc()
-    variants, missing = chosen_variants(options, threads)
-    shapes = [shape for shape in SHAPES if shape.name in names]
-    cases = itertools.product(
-        shapes, [d for d in DTYPES if d in dtypes], [p for p in PAIRINGS if p in pairings], PASSES
-    )
-    rows = []
-    for arguments in (progress := tqdm([(*c, memory) for c in cases for memory in options.memory])):
-        case = Case(*arguments, threads)
+    clock = HostClock() if options.device == "cpu" else CudaClock()
+    if options.device == "cuda":
+        report["empty_launch"] = clock.empty_launch()
+    variants, report["missing"] = chosen_variants(options, threads)
+    bounds = PRESETS[options.device, options.quick]["bounds"]
+    for arguments in (progress := tqdm(cases_of(options))):
+        *of_case, memory = arguments
+        if options.budget and time.monotonic() - started > options.budget:
+            report["not_measured"].append(" ".join((of_case[0].name, *arguments[1:])))
+            continue
+        case = Case(*of_case, memory, threads, options.device)
         progress.set_description(f"{case} {threads}t {malloc}")
-        row = {
-            "shape": dataclasses.asdict(case.shape),
-            "dtype": case.dtype,
-            "pairing": case.pairing,
-            "pass": case.which,
-        }
-        row |= {"memory": case.memory, "threads": threads, "malloc": malloc}
-        rows.append(row | run_case(case, variants, options.rounds, *bounds))
-    return rows, missing
+        row = {"shape": dataclasses.asdict(case.shape), "dtype": case.dtype, "pairing": case.pairing}
+        row |= {"pass": case.which, "memory": case.memory, "threads": threads, "malloc": malloc}
+        try:
+            # GPU: what the launch of a forward costs in inference is told apart from what it costs in training.
+            with torch.set_grad_enabled(case.which != "forward" or options.device == "cpu"):
+                report["rows"].append(row | run_case(case, variants, clock, options.rounds, *bounds))
+        except (Exception, SystemExit) as error:
+            if options.device == "cpu":
+                raise
+            report["failed"].append(f"{case}: {' '.join(str(error).split())}")  # a GPU is rare: the other cases count
+        if options.budget:
+            write(report, options.output / options.name)  # whatever ends this process
 
 
 def chosen_variants(options, threads):
@@ -140,39 +190,11 @@ def chosen_variants(options, threads):
         else:
             print("this rope_ext has no set_output_pool: no rows with it", file=sys.stderr)
     if options.peers:
-        found, missing = peers.find(threads)
+        found, missing = peers.find(peers_gpu.PEERS if options.device == "cuda" else peers.PEERS, threads)
         variants += found
         if missing:
             print("left out:", "; ".join(f"{name} ({why})" for name, why in missing.items()), file=sys.stderr)
     return variants, missing
-
-
-def machine():
-    """Where the figures come from."""
-    cpuinfo = Path("/proc/cpuinfo")
-    models = re.findall(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.exists() else []
-    git = ["git", "--no-optional-locks", "-C", str(HERE), "describe", "--always", "--dirty", "--abbrev=12"]
-    commit = subprocess.run(git, capture_output=True, text=True, check=False)  # an unpacked archive has none
-    return {
-        "cpu": models[0] if models else platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "capability": torch.backends.cpu.get_cpu_capability(),
-        "torch": torch.__version__,
-        "commit": commit.stdout.strip() or None,
-        "date": datetime.date.today().isoformat(),
-    }
-
-
-def write(report, folder, name):
-    """NAME.md, which is printed too, NAME.json with all figures, NAME.png."""
-    from picture import draw
-
-    text = markdown(report)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{name}.md").write_text(text)
-    (folder / f"{name}.json").write_text(json.dumps(report, indent=1) + "\n")
-    draw(report, folder / f"{name}.png")
-    print(text, end="")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """One case: q and k in a form of memory, the tables of their angles, and what a variant makes of them for the clock."""
 
+import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -45,12 +46,13 @@ class Case:
     which: str  # one of PASSES
     memory: str
     threads: int
+    device: str = "cpu"
 
     def __post_init__(self):
         torch.manual_seed(0)
         self.interleaved, self.backward = self.pairing == "interleaved", self.which == "forward+backward"
         self.inputs = in_memory(*self._random(), self.memory)
-        self.grads = in_memory(*self._random(), "bhsd" if self.memory == "bhsd" else "bshd") if self.backward else ()
+        self.grads = in_memory(*self._random(), self._memory_of_grads()) if self.backward else ()
         self.tables = self._make_tables()
 
     def __str__(self):
@@ -60,24 +62,38 @@ class Case:
         """The inputs once more, to be overwritten."""
         return in_memory(*self.inputs, self.memory)
 
+    def fresh_grads(self):
+        return in_memory(*self.grads, self._memory_of_grads()) if self.backward else ()
+
+    def again(self, times):
+        """As many copies of this case, each with inputs and gradients in memory of its own."""
+        found = [copy.copy(self) for _ in range(times)]
+        for case in found:
+            case.inputs, case.grads = self.fresh_inputs(), self.fresh_grads()
+        return found
+
     def outputs(self):
         """Written now, so that no page is new to the clock; NaN, which the check finds where it stays."""
         return tuple(torch.full_like(x, math.nan) for x in self.inputs)
 
+    def _memory_of_grads(self):
+        return "bhsd" if self.memory == "bhsd" else "bshd"
+
     def _random(self):
         s = self.shape
-        return [torch.randn(s.batch, h, s.seqlen, s.head_dim).to(DTYPES[self.dtype]) for h in (s.heads_q, s.heads_k)]
+        shapes = [(s.batch, heads, s.seqlen, s.head_dim) for heads in (s.heads_q, s.heads_k)]
+        return [torch.randn(shape, device=self.device).to(DTYPES[self.dtype]) for shape in shapes]
 
     def _make_tables(self):
         first, end = self.shape.first_position, self.shape.first_position + self.shape.seqlen
         rope = rope_ext.RotaryEmbedding(self.shape.head_dim)
-        cos, sin = rope.tables(end)
+        cos, sin = rope.tables(end, device=self.device)
 
         def per_channel(t):
             wide = t[first:].repeat_interleave(2, dim=-1) if self.interleaved else torch.cat((t[first:],) * 2, dim=-1)
             return wide.to(DTYPES[self.dtype])[None, None]
 
-        angles = torch.outer(torch.arange(first, end, dtype=torch.float64), rope.inv_freq)
+        angles = torch.outer(torch.arange(first, end, dtype=torch.float64), rope.inv_freq).to(self.device)
         of_tokens = cos[first:], sin[first:]
         per_channel = per_channel(cos), per_channel(sin)
         return Tables(angles, rope.inv_freq, cos, sin, *of_tokens, *per_channel, torch.complex(*of_tokens))
@@ -114,6 +130,7 @@ class Step:
     call: Callable  # () -> results: rotated q and k, and with derivatives their gradients
     before: Callable = nothing
     after: Callable = nothing
+    forward: Callable | None = None  # with derivatives: the part of call that records them
     fetch: Callable = tuple  # results -> torch tensors, (batch, heads, seqlen, head_dim)
 
 
@@ -127,23 +144,32 @@ class Variant:
     roundings: int
     pairing: str | None = None  # None: both
     float32_angles: bool = False  # it computes the angles itself, in float32
+    reads: str = ""  # where that is not the table of cos and sin in float32 that ours reads
     ours: bool = False
     foreign: bool = False  # its failures and wrong results are reported; those of the others end the program
 
 
-def of_tensors(call):
-    """build of call(q, k, tables) -> (q, k) of torch tensors, which autograd differentiates."""
+def of_tensors(call, order=(0, 1, 2, 3)):
+    """build of call(q, k, tables) -> (q, k) of torch tensors, which autograd differentiates.
+
+    order: of the axes (batch, heads, seqlen, head_dim) in the tensors that call takes and returns.
+    """
+    back = [order.index(axis) for axis in range(4)]
+
+    def fetch(results):
+        return [y.permute(back) for y in results]
 
     def build(case):
+        inputs, grads = ([x.permute(order) for x in group] for group in (case.inputs, case.grads))
         if not case.backward:
-            return Step(partial(call, *case.inputs, case.tables))
-        leaves = [x.detach().requires_grad_() for x in case.inputs]
+            return Step(partial(call, *inputs, case.tables), fetch=fetch)
+        leaves = [x.detach().requires_grad_() for x in inputs]
 
         def forward_backward():  # autograd.grad of given gradients: nothing is accumulated, no loss is computed
             y = call(*leaves, case.tables)
-            return *y, *torch.autograd.grad(y, leaves, case.grads)
+            return *y, *torch.autograd.grad(y, leaves, grads)
 
-        return Step(forward_backward)
+        return Step(forward_backward, forward=partial(call, *leaves, case.tables), fetch=fetch)
 
     return build
 

@@ -1,42 +1,40 @@
-"""The clock: variants of a case take turns, figures are medians, disturbed cases are measured again."""
+"""The measurement of a case: variants take turns, figures are medians, disturbed cases are measured again."""
 
 import gc
-import math
-import os
 import statistics
 import time
-from pathlib import Path
 
 import torch
 from cases import DTYPES, NotOffered
 from exactness import check, copied, expect
 
-SHORTEST_SAMPLE = 200e-6  # seconds; shorter calls are timed in batches
 MIN_ROUNDS = 5
 PATIENCE = 1.0  # seconds; a variant that has used them has two rounds at least: it is far behind, by 2 % or by 3
 LONGEST = 15.0  # seconds; a case that took longer is not measured again, only marked
-SLOW = 0.05  # seconds; a call that takes longer is not repeated untimed first: caches and threads no longer show in it
 BUSY = 0.1  # cores; a case during which other processes use more is measured again, and marked if that is no better
+SMALL = 4 << 20  # bytes read and written by a call; for such a call the cost of a launch is told too
 
 
-def run_case(case, variants, rounds, seconds, attempts):
+def run_case(case, variants, clock, rounds, seconds, attempts):
     """The results of one case: {variant: figures}, what else there is to say of it, and {peer: why it is left out}."""
     torch.compiler.reset()  # else shapes add up to the limit of recompilations
     start = time.perf_counter()
-    steps, verdicts, left_out = prepare(case, variants)
+    steps, verdicts, left_out = prepare(case, variants, clock)
     gc.collect()
     gc.disable()
-    busy, samples = measure_undisturbed(steps, rounds, seconds, attempts)
-    gc.enable()
+    busy, samples = measure_undisturbed(steps, clock, rounds, seconds, attempts)
     # Read and written, in each direction.
     payload = case.shape.elements * DTYPES[case.dtype].itemsize * (4 if case.backward else 2)
+    launches = {name: clock.launches(sets) for name, sets in steps.items() if payload < SMALL}
+    gc.enable()
     us = {name: statistics.median(times) * 1e6 for name, times in samples.items()}
     results = {
         v.name: {
-            **{"form": v.form, "ours": v.ours, "us": us[v.name]},
+            **{"form": v.form, "ours": v.ours, "reads": v.reads, "us": us[v.name]},
             **{"us_min": min(samples[v.name]) * 1e6, "us_max": max(samples[v.name]) * 1e6},
             **{"rounds": len(samples[v.name]), "gb_per_s": payload / us[v.name] / 1e3},
             "copies": us[v.name] / us["copy"],  # time, relative to a copy of the same bytes
+            **launches.get(v.name, {}),
             **verdicts[v.name].as_dict(),
         }
         for v in variants
@@ -47,9 +45,9 @@ def run_case(case, variants, rounds, seconds, attempts):
     return {**more, "results": results}
 
 
-def prepare(case, variants):
-    """({variant: Step}, {variant: Verdict}, {peer: why it is left out}). The first calls: they compile."""
-    rotated, before = expect(case), case.fresh_inputs()
+def prepare(case, variants, clock):
+    """({variant: [Step per set of inputs]}, {variant: Verdict}, {peer: why it is left out}). First calls compile."""
+    rotated, before, others = expect(case), case.fresh_inputs(), case.again(clock.sets(case) - 1)
     steps, verdicts, left_out = {}, {}, {}
     for variant in variants:
         if variant.pairing not in (None, case.pairing):
@@ -63,7 +61,7 @@ def prepare(case, variants):
                 raise SystemExit(f"{variant.name}: {case}: overwrites its inputs, which others read too")
             wanted = copied(case) if variant.name == "copy" else rotated
             verdicts[variant.name] = check(variant, results, wanted, case)
-            steps[variant.name] = step
+            steps[variant.name] = [step, *map(variant.build, others)]
         except NotOffered as reason:
             if variant.foreign:
                 left_out[variant.name] = str(reason)
@@ -74,52 +72,31 @@ def prepare(case, variants):
     return steps, verdicts, left_out
 
 
-def seconds_for(call, calls):
-    start = time.perf_counter()
-    for _ in range(calls):
-        call()
-    return time.perf_counter() - start
-
-
-def measure(steps, rounds, seconds):
+def measure(steps, clock, rounds, seconds):
     """{variant: seconds of a call in each round}. MIN_ROUNDS, and more until its share of `seconds` is spent."""
 
     def wants_more(name):
         done = len(samples[name]) - 1
         return done < 2 or (done < MIN_ROUNDS and spent[name] < PATIENCE) or spent[name] < seconds / len(steps)
 
-    samples = {name: [seconds_for(step.call, 1)] for name, step in steps.items()}
+    samples = {name: [clock.first(sets[0])] for name, sets in steps.items()}
     spent = dict.fromkeys(steps, 0.0)
-    for _ in range(rounds):
+    for turn in range(rounds):
         active = [name for name in steps if wants_more(name)]
         if not active:
             break
         for name in active:
-            start, step, shortest = time.perf_counter(), steps[name], min(samples[name])
-            step.before()
-            if shortest < SLOW:
-                step.call()  # untimed: the clock finds caches, free memory and threads as this variant leaves them
-            calls = math.ceil(SHORTEST_SAMPLE / shortest)
-            samples[name].append(seconds_for(step.call, calls) / calls)
-            step.after()
+            start, sets = time.perf_counter(), steps[name]
+            samples[name].append(clock.sample(sets[turn % len(sets)], samples[name]))
             spent[name] += time.perf_counter() - start
     return {name: times[1:] for name, times in samples.items()}
 
 
-def busy_elsewhere():
-    """CPU seconds since boot of other processes and other guests of the host; 0 where the system does not tell."""
-    stat = Path("/proc/stat")
-    if not stat.exists():
-        return 0.0
-    user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, stat.read_text().split(maxsplit=9)[1:9])
-    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK") - time.process_time()
-
-
-def measure_undisturbed(steps, rounds, seconds, attempts):
+def measure_undisturbed(steps, clock, rounds, seconds, attempts):
     """(cores busy elsewhere, what measure returns), the quietest attempt: waiting for a busy core costs 8 ms."""
     found, begin = [], time.perf_counter()
     while not found or (len(found) < attempts and found[-1][0] > BUSY and time.perf_counter() - begin < LONGEST):
-        start, before = time.perf_counter(), busy_elsewhere()
-        samples = measure(steps, rounds, seconds)
-        found.append(((busy_elsewhere() - before) / (time.perf_counter() - start), samples))
+        start, before = time.perf_counter(), clock.busy_elsewhere()
+        samples = measure(steps, clock, rounds, seconds)
+        found.append(((clock.busy_elsewhere() - before) / (time.perf_counter() - start), samples))
     return min(found, key=lambda attempt: attempt[0])

@@ -1,4 +1,4 @@
-"""Other people's implementations, for `bench.py --peers`: found if installed, never required, nothing of them copied.
+"""Other people's implementations on a CPU, for `bench.py --peers`: found if installed, nothing of them copied.
 
 Each function of PEERS returns variants, or raises, with what is missing as the message. What a peer does not do (a
 dtype, a form of memory, a derivative) its builder says with NotOffered.
@@ -15,12 +15,12 @@ from baselines import refill
 from cases import DTYPES, NotOffered, Step, Variant, forward_only, of_tensors
 
 
-def find(threads):
-    """([Variant], {peer: why it is left out}). threads: given to what has threads of its own."""
+def find(peers, threads):
+    """([Variant], {peer: why it is left out}). peers: of a device. threads: given to what has threads of its own."""
     # Read when they are first imported. Nothing is downloaded; JAX takes the size of its pool from NPROC.
     os.environ.update(HF_HUB_OFFLINE="1", JAX_PLATFORMS="cpu", NPROC=str(threads))
     found, missing = [], {}
-    for name, variants in PEERS.items():
+    for name, variants in peers.items():
         try:
             found += [replace(variant, foreign=True) for variant in variants()]
         except Exception as error:  # whatever somebody else's package does must not end the benchmark
@@ -217,39 +217,47 @@ def mlx():
 def vllm():
     """In place, with tables in the dtype of x. Loaded without the rest of the package, which this does not need."""
     best = {"AVX512": "_C.*so" if torch.cpu._is_avx512_bf16_supported() else "_C_AVX512.*so"}  # as vLLM chooses
-    _load("vllm", best.get(torch.backends.cpu.get_cpu_capability(), "_C_AVX2.*so"))
+    load("vllm", best.get(torch.backends.cpu.get_cpu_capability(), "_C_AVX2.*so"))
     op = torch.ops._C.rotary_embedding.default
-    return [Variant("vLLM", "in place", forward_only(partial(_on_rows, op)), 2)]
+    return [Variant("vLLM", "in place", forward_only(partial(on_rows, op)), 2)]
 
 
 def sglang():
-    _load("sgl_kernel", "common_ops*so")
+    load("sgl_kernel", "common_ops*so")
     op = torch.ops.sgl_kernel.rotary_embedding_cpu.default
 
     def build(case):
         if case.dtype == "fp32":
             raise NotOffered("no fp32")
-        return _on_rows(op, case)
+        return on_rows(op, case)
 
     return [Variant("SGLang", "in place", forward_only(build), 2)]
 
 
-def _load(package, pattern):
-    """Registers the compiled ops of a package that is installed."""
+def load(package, pattern):
+    """Registers the compiled ops of a package that is installed: those in the files of that pattern."""
     spec = importlib.util.find_spec(package)
     if spec is None:
         raise ModuleNotFoundError(f"No module named {package!r}")
-    torch.ops.load_library(next(Path(spec.origin).parent.rglob(pattern)))
+    files = sorted(Path(spec.origin).parent.rglob(pattern))
+    if not files:
+        raise FileNotFoundError(f"{package} has no {pattern}")
+    for file in files:
+        torch.ops.load_library(file)
 
 
-def _on_rows(op, case):
-    """vLLM and SGLang: (positions, q, k, head_dim, cat(cos, sin), half pairing) of (tokens, heads * head_dim)."""
+def on_rows(op, case, table_dtype=None):
+    """vLLM and SGLang: (positions, q, k, head_dim, cat(cos, sin), half pairing) of (tokens, heads * head_dim).
+
+    table_dtype: that of x if None.
+    """
     if case.memory == "bhsd":
         raise NotOffered("(tokens, heads * head_dim) only")
     s, x = case.shape, case.fresh_inputs()
     q, k = (t.transpose(1, 2).view(s.batch * s.seqlen, -1) for t in x)
-    positions = torch.arange(s.first_position, s.first_position + s.seqlen).repeat(s.batch)
-    table = torch.cat((case.tables.cos, case.tables.sin), dim=-1).to(DTYPES[case.dtype])
+    table = torch.cat((case.tables.cos, case.tables.sin), dim=-1).to(table_dtype or DTYPES[case.dtype])
+    end = s.first_position + s.seqlen
+    positions = torch.arange(s.first_position, end, device=table.device).repeat(s.batch)
     call = partial(op, positions, q, k, s.head_dim, table, not case.interleaved)
     return Step(call, before=partial(refill, x, case.inputs), fetch=lambda _nothing: x)
 

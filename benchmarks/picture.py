@@ -23,6 +23,11 @@ PEERS = {
     "MLX": ("#7f7f7f", ">"),
     "vLLM": ("#b2182b", "h"),
     "SGLang": ("#d6604d", "p"),
+    "flash-attn": ("#c2277a", "x"),
+    "Liger": ("#c9a400", "<"),
+    "Transformer Engine": ("#555555", "*"),
+    "apex": ("#7f7f7f", ">"),
+    "FlashInfer": ("#6b4f3a", "P"),
 }
 
 
@@ -71,11 +76,12 @@ def _panel(axis, results_of, form, used):
         for name, r in results.items():
             if r["form"] != form:
                 continue
-            color, marker = OURS.get(name, OURS["other"]) if r["ours"] else PEERS.get(name, ("black", "."))
+            peer = name.removesuffix(" in place")
+            color, marker = OURS.get(name, OURS["other"]) if r["ours"] else PEERS.get(peer, ("black", "."))
             size = 22 if name.endswith("(pool)") else 75 if r["ours"] else 38  # it lies on the row without
             percent = 100 / r["copies"]
-            dots = axis.scatter(percent, y, size, color, marker, zorder=3 + r["ours"], linewidths=1.2)
-            used.setdefault("rope_ext" if r["ours"] and name in ("rope_ext out=", "rope_ext in place") else name, dots)
+            dots = axis.scatter(percent, y, size, color, marker=marker, zorder=3 + r["ours"], linewidths=1.2)
+            used.setdefault("rope_ext" if r["ours"] and name in ("rope_ext out=", "rope_ext in place") else peer, dots)
             if r["ours"] and not name.endswith("(pool)"):
                 text = axis.annotate(f"{percent:.0f}", (percent, y), (7, -3), textcoords="offset points", fontsize=8)
                 text.set(zorder=5, path_effects=[withStroke(linewidth=3, foreground="white")])

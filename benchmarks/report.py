@@ -10,6 +10,9 @@ AHEAD = 1.05  # a peer this many times as fast as ours is listed
 
 def title(report):
     m = report["machine"]
+    if "gpu" in m:
+        versions = f"driver {m['driver']}, CUDA {m['cuda']}, torch {m['torch']}"
+        return f"{m['gpu']}, {versions}, commit {m['commit']}, {m['date']}"
     threads = sorted({row["threads"] for row in report["rows"]})
     threads = f"{' and '.join(map(str, threads))} thread{'s' * (threads != [1])}"
     return f"{m['cpu']} ({m['capability']}), {threads}, torch {m['torch']}, commit {m['commit']}, {m['date']}"
@@ -83,9 +86,11 @@ def summary(report):
 # ---- Markdown ----
 
 
-def markdown(report):
-    """The whole report."""
-    parts = [title(report), shapes_text(report), "## Times", times_table(report), "## Exactness"]
+def markdown(report, sections=()):
+    """The whole report. sections: [(heading, text)] to put first."""
+    parts = [title(report), shapes_text(report)]
+    parts += [part for heading, text in sections if text for part in (f"## {heading}", text)]
+    parts += ["## Times", times_table(report), "## Exactness"]
     parts += [exactness_table(report), "## Summary", summary_text(report["summary"])]
     left_out = left_out_text(report)
     parts += ["## Left out", left_out] if left_out else []
@@ -130,7 +135,7 @@ def times_table(report):
             cells += [
                 microseconds(row["results"]["copy"]),
                 microseconds(r),
-                f"{r['copies']:.2f}",
+                f"{100 / r['copies']:.0f}",
                 f"{r['gb_per_s']:.1f}",
             ]
             lines.append([*cells, f"{same_form[best]['us'] / r['us']:.2f}" if best else ""])
@@ -141,11 +146,11 @@ def times_table(report):
         "peers of that form us",
         "copy us",
         "ours us",
-        "copies",
+        "% of copy",
         "GB/s",
         "lead over the best",
     ]
-    legend = "copies: time, relative to a copy of the same bytes between contiguous tensors that exist, same threads."
+    legend = "% of copy: of the speed at which as many bytes are copied between contiguous tensors that exist."
     if any(map(disturbed, report["rows"])):
         legend += f"\n\\*: other processes kept more than {BUSY} cores busy meanwhile."
     return f"{legend}\n\n{grid(head, 5, lines)}"
@@ -196,6 +201,8 @@ def summary_text(found):
 def left_out_text(report):
     """Peers that are missing, and why a case has no row of one."""
     lines = [f"* {name}: {why}" for name, why in report["missing"].items()]
+    lines += [f"* not measured, out of time: {case}" for case in report.get("not_measured", ())]
+    lines += [f"* failed: {case}" for case in report.get("failed", ())]
     reasons = {}
     for row in report["rows"]:
         for name, why in row["left_out"].items():

@@ -1,4 +1,4 @@
-"""The shapes that bench.py measures: one layer of a language model, in tensors of 1 KiB to 80 MiB."""
+"""The shapes that bench.py measures: one layer of a language or video model, in tensors of 1 KiB to 768 MiB."""
 
 from dataclasses import dataclass
 
@@ -36,4 +36,5 @@ SHAPES = [
     Shape("long", "80 MiB: one long sequence, few heads", batch=1, seqlen=32768, heads_q=8, heads_k=2, head_dim=128),
     Shape("chunk", "0.5 MiB: of a chunked prefill, in L2", batch=1, seqlen=64, heads_q=24, heads_k=8, head_dim=128),
     Shape("prompt", "8 MiB: a short prompt, in L3", batch=1, seqlen=1024, heads_q=24, heads_k=8, head_dim=128),
+    Shape("video", "768 MiB: patches of a clip", batch=1, seqlen=131040, heads_q=12, heads_k=12, head_dim=128),
 ]

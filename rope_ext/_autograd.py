@@ -33,6 +33,7 @@ _library = torch.library.Library("rope_ext", "IMPL")
 # rotary_offset), and the lookup (positions, offsets, cu_seqlens). Defaults at the end do not reach kernels in Python.
 _DEFAULTS = (0, 0, None, 0, None, None, None)
 _TRANSPOSED = 32  # of flags
+_NOT_ROTATED, _OUTSIDE = -1, -2  # of table_rows (csrc/core/positions.h)
 
 
 def needs_derivative(x, cos, sin):
@@ -266,15 +267,18 @@ def _apply(function, *inputs):
 
 
 def _per_token(x, cos, sin, lookup, scalars):
-    """Tables with one row per token, cut from tables looked up by position, and whether each token is rotated."""
+    """Tables with one row per token, cut from tables looked up by position, and which tokens are rotated (None: all)."""
     rows = _ops.table_rows(x, cos, sin, *scalars, *lookup)
     if cos.dtype in (torch.bfloat16, torch.float16):
         cos, sin = cos.float(), sin.float()  # so that gradients of tokens that share a row add up in fp32
     index = rows.clamp(min=0).flatten()
     cos, sin = (t.index_select(0, index).reshape(*rows.shape, t.shape[-1]) for t in (cos, sin))
+    rows = rows.unsqueeze(-1)
+    if cos.device.type != "cpu":
+        cos, sin = (torch.where(rows == _OUTSIDE, torch.nan, t) for t in (cos, sin))
     if lookup[2] is None:
         return cos, sin, None
-    rotated = (rows >= 0).unsqueeze(-1)
+    rotated = rows != _NOT_ROTATED
     return torch.where(rotated, cos, 1), torch.where(rotated, sin, 0), rotated.reshape(-1, 1, 1)  # layout is "thd"
 
 

@@ -7,10 +7,11 @@ import torch
 
 from ._version import __version__
 
+REBUILD = "pip install --no-build-isolation --no-deps --force-reinstall rope_ext"
+
 
 def _load():
     """Register the compiled ops with torch; errors say what to do. Returns the library for ctypes."""
-    rebuild = "pip install --no-build-isolation --no-deps --force-reinstall rope_ext"
     if tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 11):
         raise ImportError(f"rope_ext: torch must be at least 2.11, got {torch.__version__}: pip install 'torch>=2.11'")
     path = Path(__file__).with_name("_ops.so")
@@ -23,19 +24,42 @@ def _load():
         return ctypes.CDLL(str(path))
     except OSError as error:
         raise ImportError(
-            f"rope_ext: _ops.so must load in torch {torch.__version__}, got: {error}; rebuild: {rebuild}"
+            f"rope_ext: _ops.so must load in torch {torch.__version__}, got: {error}; rebuild: {REBUILD}"
         ) from error
 
 
 native = _load()
 torch_ops = torch.ops.rope_ext  # modules that use the ops take them from here, and so after they are registered
-native.rope_ext_cpu_isa.restype = ctypes.c_char_p
+
+
+def _text(name):
+    """What a function of the library returns, a str; None where the build has no such function."""
+    function = getattr(native, name, None)
+    if function is None:
+        return None
+    function.restype = ctypes.c_char_p
+    return function().decode()
 
 
 def build_info():
-    """What this installation is: {"version", "torch", "cpu_isa"}, all str.
+    """What this installation is: {"version", "torch", "cpu_isa", "cuda", "cuda_architectures"}.
 
     torch: the version that is running. cpu_isa: the instruction set that the CPU kernels use on this machine,
-    "avx512_bf16", "avx512", "avx2" or "default" (the compiler's baseline); at most ATEN_CPU_CAPABILITY.
+    "avx512_bf16", "avx512", "avx2" or "default" (the compiler's baseline); at most ATEN_CPU_CAPABILITY. cuda: the
+    version of the CUDA compiler, None without CUDA kernels. cuda_architectures: list of those they were compiled for,
+    "9.0" for machine code and "9.0+PTX" with what later GPUs can compile for themselves; empty without CUDA kernels.
     """
-    return {"version": __version__, "torch": torch.__version__, "cpu_isa": native.rope_ext_cpu_isa().decode()}
+    return {
+        "version": __version__,
+        "torch": torch.__version__,
+        "cpu_isa": _text("rope_ext_cpu_isa"),
+        "cuda": _text("rope_ext_cuda_version"),
+        "cuda_architectures": [_architecture(name) for name in (_text("rope_ext_cuda_architectures") or "").split()],
+    }
+
+
+def _architecture(cmake_name):
+    """CMake's "90-real" -> "9.0", "120" -> "12.0+PTX"."""
+    number, _, kind = cmake_name.partition("-")
+    digits = number.rstrip("af")
+    return f"{digits[:-1]}.{digits[-1]}{number[len(digits):]}" + ("" if kind == "real" else "+PTX")

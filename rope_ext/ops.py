@@ -5,6 +5,7 @@ from torch.compiler import is_compiling
 
 from . import _autograd
 from ._autograd import ROTATE, ROTATE_IN_PLACE, ROTATE_OUT
+from ._library import REBUILD, build_info
 from .reference import LAYOUTS
 
 # The argument `flags` of the ops (csrc/bindings/check.h).
@@ -78,7 +79,10 @@ def apply(
     Differentiable in x, cos and sin, to every order, in reverse and forward mode, under torch.func and torch.compile.
 
     Raises ValueError or TypeError, "rope_ext: <argument> must <rule>, got <value>", with nothing written. A position
-    that leads outside the table is such an error, negative ones too: a table has no rows for them.
+    that leads outside the table is such an error, negative ones too: a table has no rows for them. But what lies on a
+    GPU is not looked at, since that would wait for it: there a token whose positions, offset or cu_seqlens lead outside
+    the table gets NaN in its rotated channels, and with ROPE_EXT_CHECK_POSITIONS=1 in the environment stops the program
+    with a message that names it.
 
     Equivalent to, for layout "bshd" and the default pairing (all of it: rope_ext.reference):
         x1, x2 = x.float().chunk(2, dim=-1)
@@ -188,7 +192,8 @@ def _explained(error, op, arguments, x, out):
         if not isinstance(value, kinds):
             return TypeError(f"rope_ext: {name} must be {wanted}, got {value!r}")
     if isinstance(error, NotImplementedError):  # the dispatcher's
+        devices = "cpu, cuda" if build_info()["cuda"] else f"cpu; with CUDA kernels after {REBUILD} where nvcc is"
         return NotImplementedError(
-            f"rope_ext: x must be a strided tensor on a device of this build (cpu), got {x[0].device} {x[0].layout}"
+            f"rope_ext: x must be a strided tensor on a device of this build ({devices}), got {x[0].device} {x[0].layout}"
         )
     return error

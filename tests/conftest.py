@@ -1,13 +1,74 @@
-"""Shared by all tests: random inputs in every layout and memory order, and bitwise comparison."""
+"""Shared by all tests: the devices they run on, random inputs in every layout and memory order, bitwise comparison.
 
+Every test runs on the CPU and, where there is a GPU with kernels for it, once more with "cuda" as torch's default
+device. The marker `devices` names the devices of a test that is not about all of them. ROPE_EXT_REQUIRE_CUDA=1: a
+session that would not run on a GPU fails.
+"""
+
+import os
+
+import pytest
 import torch
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+import rope_ext
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 BITS = {torch.float64: torch.int64, torch.float32: torch.int32, torch.bfloat16: torch.int16, torch.float16: torch.int16}
 
 
+WITHOUT_KERNELS = "rope_ext was built without CUDA kernels"
+
+
+def why_no_cuda():
+    if not torch.cuda.is_available():
+        return "torch finds no GPU"
+    return None if rope_ext.build_info().get("cuda_architectures") else WITHOUT_KERNELS
+
+
+DEVICES = ("cpu",) if why_no_cuda() else ("cpu", "cuda")
+
+
 def pytest_configure():
     torch.set_num_threads(2)  # so that the parallel path runs wherever a tensor is large enough
+    if os.environ.get("ROPE_EXT_REQUIRE_CUDA") == "1" and "cuda" not in DEVICES:
+        raise pytest.UsageError(f"ROPE_EXT_REQUIRE_CUDA=1 wants the tests on a GPU, but {why_no_cuda()}")
+
+
+def pytest_generate_tests(metafunc):
+    marker = metafunc.definition.get_closest_marker("devices")
+    names = [name for name in DEVICES if marker is None or name in marker.args]
+    if names != ["cpu"]:  # where there is no choice the names of tests do not speak of it
+        metafunc.parametrize("device", names, indirect=True)
+
+
+@pytest.fixture(autouse=True)
+def device(request, monkeypatch):
+    """New tensors, and the tensors among the globals of the test's module, are on the device of this run."""
+    name = getattr(request, "param", "cpu")
+    if name == "cpu":
+        yield name
+        return
+    for variable, value in list(vars(request.module).items()):
+        if any(isinstance(leaf, torch.Tensor) for leaf in tree_leaves(value)):
+            monkeypatch.setattr(request.module, variable, moved(value, name))
+    torch.set_default_device(name)
+    yield name
+    torch.set_default_device(None)
+
+
+def moved(value, device):
+    """value with its tensors on another device, all strides as they were; meta tensors stay."""
+
+    def move(t):
+        if t.device.type in (device, "meta"):
+            return t
+        elements = t.untyped_storage().nbytes() // t.element_size()
+        memory = t.detach().as_strided((elements,), (1,), 0).to(device)
+        there = memory.as_strided(t.shape, t.stride(), t.storage_offset())
+        return there.detach().requires_grad_(t.requires_grad)  # no view in the eyes of autograd
+
+    return tree_map_only(torch.Tensor, move, value)
 
 
 def shape_of(layout, batch, seqlen, heads, head_dim):
@@ -16,7 +77,17 @@ def shape_of(layout, batch, seqlen, heads, head_dim):
 
 
 def random(shape, dtype, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+    """Standard normal, the same on every device."""
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu")
+    return values.to(dtype).to(torch.get_default_device())
+
+
+def random_integers(end, shape, dtype=torch.int64, seed=0):
+    """In [0, end), the same on every device."""
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.randint(end, shape, generator=generator, dtype=dtype, device="cpu")
+    return values.to(torch.get_default_device())
 
 
 def in_memory(x, order):
@@ -35,9 +106,11 @@ def in_memory(x, order):
 
 
 def same_bits(a, b):
-    return (
-        a.dtype == b.dtype and a.shape == b.shape and torch.equal(*(t.contiguous().view(BITS[t.dtype]) for t in (a, b)))
-    )
+    """-0 is not 0, but any NaN is NaN: which one arithmetic gives is free, and devices differ."""
+    if a.dtype != b.dtype or a.shape != b.shape:
+        return False
+    bits_a, bits_b = (t.contiguous().view(BITS[t.dtype]) for t in (a, b))
+    return bool(((bits_a == bits_b) | (a.isnan() & b.isnan())).all())
 
 
 def assert_same_bits(got, wanted):

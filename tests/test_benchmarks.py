@@ -13,6 +13,7 @@ import exactness
 import report
 from shapes import Shape
 
+pytestmark = pytest.mark.devices("cpu")
 SHAPE = Shape("small", "for tests", batch=2, seqlen=16, heads_q=4, heads_k=2, head_dim=32, first_position=3)
 PEER = cases.Variant("peer", "functional", None, roundings=1, foreign=True)
 

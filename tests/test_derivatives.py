@@ -11,6 +11,10 @@ import rope_ext
 from rope_ext import reference
 
 F64 = torch.float64
+# Difference of float64 gradients whose products, below 16 each, were added in another order: of two tensors, two heads,
+# two channels and up to four tokens that read one row, so 32 roundings of sums below 2^7. On a GPU the order of tokens
+# that read one row changes from call to call (PyTorch's index_add_).
+ANY_ORDER = 32 * 2.0**7 * 2.0**-53
 CU_SEQLENS = torch.tensor([0, 0, 1, 3], dtype=torch.int32)
 LOOKUPS = {
     "rows": ((6,), {"offset": 2}),
@@ -34,7 +38,7 @@ CASES = pairwise(
 
 
 def problem(case):
-    """(function of q, k, cos, sin; those four, in float64 and requiring grad)"""
+    """(function of q, k, cos, sin; those four, in float64 and requiring grad; the keywords of apply)"""
     shape, keywords = LOOKUPS[case["lookup"]]
     head_dim, rotary_dim, rotary_offset = case["channels"]
     batch = () if "layout" in keywords else (2,)
@@ -55,12 +59,11 @@ def problem(case):
 @pytest.mark.parametrize("case", CASES, ids=lambda c: "-".join(map(str, c.values())))
 def test_finite_differences(case):
     function, inputs, _ = problem(case)
-    batched = not case["in_place"]  # PyTorch's vmap of forward mode writes into unbatched tangents
-    assert gradcheck(
-        function, inputs, check_forward_ad=True, check_batched_grad=True, check_batched_forward_grad=batched
-    )
+    checks = {"check_forward_ad": True, "check_batched_grad": True, "nondet_tol": ANY_ORDER}
+    checks["check_batched_forward_grad"] = not case["in_place"]  # PyTorch's vmap writes into unbatched tangents
+    assert gradcheck(function, inputs, **checks)
     # all entries of the Jacobians above; of the second order random projections, which take a tenth of the time
-    assert gradgradcheck(function, inputs, check_fwd_over_rev=True, fast_mode=True)
+    assert gradgradcheck(function, inputs, check_fwd_over_rev=True, fast_mode=True, nondet_tol=ANY_ORDER)
 
 
 def test_finite_differences_fast_mode():
@@ -70,13 +73,12 @@ def test_finite_differences_fast_mode():
 
 @pytest.mark.parametrize("case", CASES[::3], ids=lambda c: "-".join(map(str, c.values())))
 def test_gradients_equal_the_reference_in_fp64(case):
-    """To 1e-14: the same products, added over batch and heads in another order."""
     function, inputs, keywords = problem(case)
     got = function(*inputs)
     wanted = reference.apply(inputs[:2], *inputs[2:], **keywords)
     weights = [random(t.shape, F64, 4) for t in got]
     torch.testing.assert_close(
-        torch.autograd.grad(got, inputs, weights), torch.autograd.grad(wanted, inputs, weights), rtol=0, atol=1e-14
+        torch.autograd.grad(got, inputs, weights), torch.autograd.grad(wanted, inputs, weights), rtol=0, atol=ANY_ORDER
     )
 
 
@@ -213,7 +215,7 @@ def test_only_some_need_gradients(needs):
         q, k = apply((inputs[0], inputs[1]), *inputs[2:])
         return torch.autograd.grad(q.pow(2).sum() + k.pow(2).sum(), wanted_inputs)
 
-    with torch.profiler.profile() as profiler:
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
         got = grads(rope_ext.apply)
     torch.testing.assert_close(got, grads(reference.apply), rtol=0, atol=1e-13)
     calls = {e.key: e.count for e in profiler.key_averages()}
@@ -243,7 +245,7 @@ def test_requires_grad_of_the_result():
 
 def test_gradient_of_a_frequency():
     """Through RotaryEmbedding's own formula: a learned frequency trains."""
-    inv_freq = rope_ext.RotaryEmbedding(8).inv_freq.requires_grad_()
+    inv_freq = rope_ext.RotaryEmbedding(8).inv_freq.to(torch.get_default_device()).requires_grad_()
     x, g = random((2, 5, 3, 8), F64), random((2, 5, 3, 8), F64, 1)
 
     def loss(inv_freq):
@@ -406,7 +408,7 @@ def test_autocast_changes_no_dtype():
     cos, sin = random((5, 4), torch.float32, 1), random((5, 4), torch.float32, 2)
     for dtype in (torch.float32, torch.bfloat16):
         x = random((1, 5, 2, 8), dtype).requires_grad_()
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(x.device.type, torch.bfloat16):
             y = rope_ext.apply(x, cos, sin)
         assert_same_bits(y.detach(), reference.apply(x.detach(), cos, sin))
         y.sum().backward()

@@ -4,7 +4,7 @@ import re
 
 import pytest
 import torch
-from conftest import random
+from conftest import WITHOUT_KERNELS, moved, random, why_no_cuda
 
 import rope_ext
 
@@ -31,7 +31,10 @@ def call(x="x", cos="cos", sin=None, function=rope_ext.apply, **keywords):
         return T[name] if isinstance(name, str) else tuple(map(get, name)) if isinstance(name, tuple) else name
 
     def run():
-        return function(get(x), get(cos), get(sin if sin is not None else "sin" if cos == "cos" else cos), **keywords)
+        tables = get(cos), get(sin if sin is not None else "sin" if cos == "cos" else cos)
+        # what was made when this file was imported is on the CPU
+        arguments, options = moved(((get(x), *tables), keywords), T["x"].device.type)
+        return function(*arguments, **options)
 
     return run
 
@@ -138,37 +141,12 @@ MISTAKES = [
     ),
     (
         V,
-        call(positions=torch.tensor([0, 1, 9, 3, 4])),
-        "positions must lead to a row of the table, 0 to 8, got row 9 for token 2 of batch 0",
-    ),
-    (
-        V,
-        call(positions=torch.tensor([[0] * 5, [0, 0, 0, 0, -1]])),
-        "positions must lead to a row of the table, 0 to 8, got row -1 for token 4 of batch 1",
-    ),
-    (
-        V,
-        call(positions=torch.arange(5), offset=5),
-        "positions must lead to a row of the table, 0 to 8, got row 9 for token 4 of batch 0",
-    ),
-    (
-        V,
         call(cos="token", positions=torch.arange(5)),
         "positions must be None when the tables have one row per token, got cos of shape (2, 5, 4)",
     ),
     # offset
     (V, call(offset=5), "offset must lead to a row of the table, 0 to 8, got row 9 for token 4 of batch 0"),
     (V, call(offset=-1), "offset must lead to a row of the table, 0 to 8, got row -1 for token 0 of batch 0"),
-    (
-        V,
-        call(offset=torch.tensor([0, 7])),
-        "offset must lead to a row of the table, 0 to 8, got row 11 for token 4 of batch 1",
-    ),
-    (
-        V,
-        call(offset=torch.tensor([0, -3])),
-        "offset must lead to a row of the table, 0 to 8, got row -3 for token 0 of batch 1",
-    ),
     (V, call(offset=torch.tensor([0, 1, 2])), "offset must be an int or have shape (2,), got (3,)"),
     (V, call(offset=torch.tensor(1)), "offset must be an int or have shape (2,), got ()"),
     (Y, call(offset=torch.tensor([0.0, 1.0])), "offset must be int32 or int64, got float32"),
@@ -179,9 +157,6 @@ MISTAKES = [
         "offset must be 0 when the tables have one row per token, got cos of shape (2, 5, 4)",
     ),
     # cu_seqlens
-    (V, boundaries(1, 6), "cu_seqlens must start at 0, got 1"),
-    (V, boundaries(0, 4, 3), "cu_seqlens must ascend, got 3 after 4 at [2]"),
-    (V, boundaries(0, 3, 7), "cu_seqlens must end within the 6 tokens of x, got 7"),
     (Y, boundaries(0, 6, dtype=INT64), "cu_seqlens must be int32, got int64"),
     (
         V,
@@ -192,11 +167,6 @@ MISTAKES = [
         V,
         call("packed", layout="thd", cu_seqlens=torch.zeros(1, 2, dtype=INT32)),
         "cu_seqlens must have shape (nseq + 1,), got (1, 2)",
-    ),
-    (
-        V,
-        call("packed", layout="thd", cu_seqlens=torch.tensor([0, 6], dtype=INT32), offset=4),
-        "cu_seqlens must lead to a row of the table, 0 to 8, got row 9 for sequence 0",
     ),
     (
         V,
@@ -217,11 +187,6 @@ MISTAKES = [
         "all tensors must be on the device of x, cpu, got meta",
     ),
     (V, out(torch.empty(2, 5, 3, 8, device="meta")), "all tensors must be on the device of x, cpu, got meta"),
-    (
-        NotImplementedError,
-        call(T["x"].to_sparse()),
-        "x must be a strided tensor on a device of this build (cpu), got cpu torch.sparse_coo",
-    ),
     # what is written
     (V, out(torch.empty(2, 5, 3, 4)), "out must have the shape of x, (2, 5, 3, 8), got (2, 5, 3, 4)"),
     (Y, out(torch.empty(2, 5, 3, 8, dtype=torch.float64)), "out must have the dtype of x, float32, got float64"),
@@ -256,16 +221,52 @@ MISTAKES = [
         out(torch.zeros(2, 5, 3, 8, requires_grad=True)),
         "out must be None when a derivative is recorded, got tensors while x, cos, sin or out requires grad",
     ),
-    # further rows
-    (
-        V,
-        call("packed", layout="thd", cu_seqlens=torch.tensor([0, 6], dtype=INT32), offset=-1),
-        "offset must lead to a row of the table, 0 to 8, got row -1 for sequence 0",
-    ),
+    # heads of tables
     (
         V,
         call("x", cos=torch.ones(2, 5, 4, 4)),
         "cos must have 1 head or the 3 heads of x on the heads axis, got shape (2, 5, 4, 4)",
+    ),
+]
+# Values of positions, offset and cu_seqlens are looked at on the CPU only; on a GPU: test_cuda_positions.py.
+ROWS_OUTSIDE = [
+    (
+        V,
+        call(positions=torch.tensor([0, 1, 9, 3, 4])),
+        "positions must lead to a row of the table, 0 to 8, got row 9 for token 2 of batch 0",
+    ),
+    (
+        V,
+        call(positions=torch.tensor([[0] * 5, [0, 0, 0, 0, -1]])),
+        "positions must lead to a row of the table, 0 to 8, got row -1 for token 4 of batch 1",
+    ),
+    (
+        V,
+        call(positions=torch.arange(5), offset=5),
+        "positions must lead to a row of the table, 0 to 8, got row 9 for token 4 of batch 0",
+    ),
+    (
+        V,
+        call(offset=torch.tensor([0, 7])),
+        "offset must lead to a row of the table, 0 to 8, got row 11 for token 4 of batch 1",
+    ),
+    (
+        V,
+        call(offset=torch.tensor([0, -3])),
+        "offset must lead to a row of the table, 0 to 8, got row -3 for token 0 of batch 1",
+    ),
+    (V, boundaries(1, 6), "cu_seqlens must start at 0, got 1"),
+    (V, boundaries(0, 4, 3), "cu_seqlens must ascend, got 3 after 4 at [2]"),
+    (V, boundaries(0, 3, 7), "cu_seqlens must end within the 6 tokens of x, got 7"),
+    (
+        V,
+        call("packed", layout="thd", cu_seqlens=torch.tensor([0, 6], dtype=INT32), offset=4),
+        "cu_seqlens must lead to a row of the table, 0 to 8, got row 9 for sequence 0",
+    ),
+    (
+        V,
+        call("packed", layout="thd", cu_seqlens=torch.tensor([0, 6], dtype=INT32), offset=-1),
+        "offset must lead to a row of the table, 0 to 8, got row -1 for sequence 0",
     ),
     (
         V,
@@ -275,8 +276,7 @@ MISTAKES = [
 ]
 
 
-@pytest.mark.parametrize(("exception", "run", "message"), MISTAKES, ids=[m[2][:70] for m in MISTAKES])
-def test_mistake(exception, run, message):
+def check_refused(exception, run, message):
     before = {name: (t.detach().clone(), t._version) for name, t in T.items()}
     with pytest.raises(exception, match=f"^rope_ext: {re.escape(message)}$"):
         run()
@@ -284,6 +284,31 @@ def test_mistake(exception, run, message):
         assert torch.equal(T[name], values) and T[name]._version == version
 
 
+@pytest.mark.parametrize(("exception", "run", "message"), MISTAKES, ids=[m[2][:70] for m in MISTAKES])
+def test_mistake(exception, run, message):
+    check_refused(exception, run, message.replace("device of x, cpu", f"device of x, {T['x'].device}"))
+
+
+@pytest.mark.devices("cpu")
+@pytest.mark.parametrize(("exception", "run", "message"), ROWS_OUTSIDE, ids=[m[2][:70] for m in ROWS_OUTSIDE])
+def test_row_outside_the_table(exception, run, message):
+    check_refused(exception, run, message)
+
+
+def test_sparse_tensor():
+    with pytest.raises(NotImplementedError, match=r"^rope_ext: x must be a strided tensor .*got \S+ torch\.sparse_coo"):
+        rope_ext.apply(T["x"].to_sparse(), T["cos"], T["sin"])
+
+
+@pytest.mark.devices("cpu")
+@pytest.mark.skipif(why_no_cuda() != WITHOUT_KERNELS, reason="needs a GPU and a build without kernels for it")
+def test_build_without_cuda_kernels():
+    """The sentence says how to get them."""
+    with pytest.raises(NotImplementedError, match=r"^rope_ext: .*rebuild"):
+        rope_ext.apply(T["x"].cuda(), T["cos"].cuda(), T["sin"].cuda())
+
+
+@pytest.mark.devices("cpu")
 def test_a_bad_position_leaves_x_as_it_was():
     """The last token is the bad one: nothing before it may have been written."""
     x = T["x"].clone()

@@ -8,6 +8,8 @@ from conftest import BITS, DTYPES, assert_same_bits, random
 
 from rope_ext import _introspect, reference
 
+pytestmark = pytest.mark.devices("cpu")
+
 
 def dtype_name(t):
     return getattr(_introspect.DType, str(t.dtype).removeprefix("torch."))

@@ -6,11 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 import rope_ext
 from rope_ext import _introspect
 
+pytestmark = pytest.mark.devices("cpu")
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = Path(rope_ext.__file__).parent
 OPS = PACKAGE / "_ops.so"

@@ -231,6 +231,7 @@ def test_overlap_is_refused(name):
         overlapping()[name]()
 
 
+@pytest.mark.devices("cpu")
 def test_overlap_of_random_views_is_found_exactly():
     """In place on (a, b) is refused if and only if they share an element."""
     generator = torch.Generator().manual_seed(0)

@@ -13,6 +13,7 @@ from conftest import assert_same_bits, in_memory, random
 import rope_ext
 from rope_ext import reference
 
+pytestmark = pytest.mark.devices("cpu")
 COS, SIN = rope_ext.RotaryEmbedding(64).tables(8192)
 
 

@@ -14,6 +14,7 @@ from conftest import DTYPES
 import rope_ext.profile
 from rope_ext.profile import profile
 
+pytestmark = pytest.mark.devices("cpu")
 TINY = {"seqlen": 16, "heads": (3, 1), "head_dim": 8, "dtype": torch.float16, "rounds": 2}
 ROWS = ["copy_", "apply", "apply out=", "apply_", "forward+backward"]
 

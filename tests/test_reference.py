@@ -35,7 +35,7 @@ def test_numbers_worked_by_hand_with_an_entry_per_channel(interleaved):
 def test_complex_form():
     """Meta's Llama: the interleaved pairs as complex numbers, times exp(i angle)."""
     x = random((2, 6, 3, 8), torch.float64)
-    angles = torch.outer(torch.arange(6.0, dtype=torch.float64), rope_ext.RotaryEmbedding(8).inv_freq)
+    angles = torch.outer(torch.arange(6.0, dtype=torch.float64), rope_ext.RotaryEmbedding(8).inv_freq.to(x.device))
     turned = torch.view_as_complex(x.unflatten(-1, (-1, 2))) * torch.polar(torch.ones_like(angles), angles)[:, None]
     wanted = torch.view_as_real(turned).flatten(-2)
     torch.testing.assert_close(

@@ -6,7 +6,10 @@ import sys
 
 import pytest
 
-pytestmark = pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="counts threads as Linux shows them")
+pytestmark = [
+    pytest.mark.devices("cpu"),
+    pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="counts threads as Linux shows them"),
+]
 
 SETUP = """
 import os, threading, torch, rope_ext

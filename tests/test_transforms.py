@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import assert_same_bits, in_memory, random, shape_of
+from conftest import assert_same_bits, in_memory, random, random_integers, shape_of
 from torch.func import grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -67,7 +67,7 @@ def test_vmap(in_dims):
 
 def test_vmap_of_pairs_layouts_and_positions():
     q, k = random((3, 2, 2, 5, 4), F64, 0), random((2, 1, 5, 4), F64, 1)  # k is the same for all samples
-    positions = torch.randint(7, (3, 2, 5), generator=torch.Generator().manual_seed(0))
+    positions = random_integers(7, (3, 2, 5))
 
     def rotated(apply, q, k, positions):
         return apply((q, k), COS, SIN, layout="bhsd", positions=positions)

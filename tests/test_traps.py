@@ -23,9 +23,9 @@ def tables(rows=9, width=4, dtype=F32):
 
 
 def angles_of(positions, head_dim, base):
-    """In float64, written out: the oracle of B1 to B7."""
-    exponent = -torch.arange(0, head_dim, 2, dtype=F64) / head_dim
-    angles = positions.to(F64)[:, None] * base**exponent
+    """In float64, written out: the oracle of B1 to B7. Powers by the CPU, as a GPU's may differ in the last bit."""
+    exponent = -torch.arange(0, head_dim, 2, dtype=F64, device="cpu") / head_dim
+    angles = positions.to(F64)[:, None] * (base**exponent).to(positions.device)
     return angles.cos().float(), angles.sin().float()
 
 
@@ -41,7 +41,7 @@ def test_B1_B2_angles_stay_exact_in_a_half_precision_model():
 
 def test_B3_angles_under_autocast():
     """diffusers#13922: positions beyond 65536 collapse when autocast rounds them to bfloat16."""
-    with torch.autocast("cpu", BF16):
+    with torch.autocast(LONG.device.type, BF16):
         assert_same_bits(rope_ext.RotaryEmbedding(64)(LONG), angles_of(LONG, 64, 10000.0))
 
 
@@ -210,6 +210,7 @@ def test_B21_positions_written_between_forward_and_backward():
         y.sum().backward()
 
 
+@pytest.mark.devices("cpu")  # on a GPU such rows give NaN: test_cuda_positions.py
 def test_B21_left_padding_by_a_negative_offset_is_refused():
     """fla#902: rows before the table were read."""
     with pytest.raises(ValueError, match="offset must lead to a row of the table, 0 to 8, got row -2"):
@@ -336,24 +337,27 @@ def test_B36_in_place_reads_both_channels_before_it_writes(interleaved):
         assert_same_bits(rope_ext.apply_(x, cos, sin, interleaved=interleaved), wanted)
 
 
-@pytest.mark.parametrize(
-    "positions",
-    [torch.tensor([0, 1, 2, 3, 9]), torch.zeros(3, 1, 5, dtype=torch.int64), torch.tensor([-1, 0, 1, 2, 3])],
-)
-def test_B37_positions_outside_the_table_or_of_three_axes(positions):
-    """vllm#47407: a position beyond the cache crashed the server; sgl-kernel-xpu#202: (3, T) into a 1-D kernel."""
+@pytest.mark.devices("cpu")  # on a GPU such rows give NaN: test_cuda_positions.py
+@pytest.mark.parametrize("positions", [[0, 1, 2, 3, 9], [-1, 0, 1, 2, 3]])
+def test_B37_positions_outside_the_table(positions):
+    """vllm#47407: a position beyond the cache crashed the server."""
     with pytest.raises(ValueError, match="rope_ext: positions must"):
-        rope_ext.apply(random((1, 5, 2, 8), F32), *tables(), positions=positions)
+        rope_ext.apply(random((1, 5, 2, 8), F32), *tables(), positions=torch.tensor(positions))
+
+
+def test_B37_positions_of_three_axes():
+    """sgl-kernel-xpu#202: (3, T) into a 1-D kernel."""
+    with pytest.raises(ValueError, match="rope_ext: positions must"):
+        rope_ext.apply(random((1, 5, 2, 8), F32), *tables(), positions=torch.zeros(3, 1, 5, dtype=torch.int64))
 
 
 @pytest.mark.parametrize("memory", ["contiguous", "transposed", "sliced", "last stride 2", "reversed strides"])
 def test_B38_fake_strides_equal_real_strides(memory):
     """pytorch#177115: the compiled program asserts the strides that the fake kernel promised."""
-    x = in_memory(random((2, 5, 3, 8), F32), memory)
-    real = rope_ext.apply(x, *tables()).stride()
+    inputs = (in_memory(random((2, 5, 3, 8), F32), memory), *tables())
     with torch._subclasses.FakeTensorMode() as mode:
-        fake = rope_ext.apply(mode.from_tensor(x), *(mode.from_tensor(t) for t in tables())).stride()
-    assert real == fake
+        fake = rope_ext.apply(*map(mode.from_tensor, inputs))
+    assert fake.stride() == rope_ext.apply(*inputs).stride()
 
 
 @pytest.mark.parametrize("shape", [(0, 5, 2, 8), (2, 0, 2, 8), (2, 5, 0, 8)])
@@ -376,26 +380,31 @@ def test_B39_no_sequences_and_empty_ones():
 # ---- installation ----
 
 
+@pytest.mark.devices("cpu")
 def test_C3_C4_one_binary_for_every_torch():
     """pytorch#187727: a C++ symbol vanished in 2.13. Built for the stable ABI as of 2.11."""
     assert "TORCH_TARGET_VERSION=0x020b000000000000ULL" in (ROOT / "CMakeLists.txt").read_text()
 
 
+@pytest.mark.devices("cpu")
 def test_C6_importing_the_package_is_enough():
     """extension-cpp#6: the library needs torch loaded first; the package sees to it."""
     subprocess.run([sys.executable, "-c", "import rope_ext; rope_ext.apply"], check=True)
 
 
+@pytest.mark.devices("cpu")
 def test_C10_jobs_are_capped_by_memory():
     """FA#317: ninja on all cores froze machines."""
     setup = (ROOT / "setup.py").read_text()
     assert "MAX_JOBS" in setup and "SC_PHYS_PAGES" in setup
 
 
+@pytest.mark.devices("cpu")
 def test_C18_nothing_is_compiled_at_run_time():
     for path in (ROOT / "rope_ext").rglob("*.py"):
         assert not re.search(r"cpp_extension|torch_extensions|load_inline|subprocess", path.read_text()), path
 
 
+@pytest.mark.devices("cpu")
 def test_C19_editable_installation_is_documented():
     assert "pip install --no-build-isolation -e ." in (ROOT / "README.md").read_text()

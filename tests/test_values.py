@@ -2,50 +2,48 @@
 
 import pytest
 import torch
-from conftest import DTYPES, assert_same_bits, in_memory, random, shape_of
+from conftest import DTYPES, assert_same_bits, in_memory, random, random_integers, shape_of
 from pairwise import pairwise
 
 import rope_ext
 from rope_ext import reference
 
 BATCH, SEQLEN, ROWS = 3, 7, 16
-CASES = pairwise(
-    {
-        "dtype": DTYPES,
-        "layout": list(reference.LAYOUTS),
-        "lookup": [
-            "rows",
-            "offset",
-            "offset per batch",
-            "positions",
-            "positions per batch",
-            "cu_seqlens",
-            "token",
-            "head",
-        ],
-        "channels": [(16, None, 0), (20, 8, 0), (72, 40, 32), (80, 2, 40), (64, 64, 0)],  # head_dim, rotary_dim, offset
-        "memory": ["contiguous", "transposed", "sliced", "last stride 2", "reversed strides"],
-        "heads": [(4,), (4, 1), (2, 4, 2)],
-        "mode": ["functional", "out", "in place"],
-        "interleaved": [False, True],
-        "per_channel": [False, True],
-        "inverse": [False, True],
-        "table": ["float32", "dtype of x", "strided"],
-    }
-)
+PARAMETERS = {
+    "dtype": DTYPES,
+    "layout": list(reference.LAYOUTS),
+    "lookup": [
+        "rows",
+        "offset",
+        "offset per batch",
+        "positions",
+        "positions per batch",
+        "cu_seqlens",
+        "token",
+        "head",
+    ],
+    "channels": [(16, None, 0), (20, 8, 0), (72, 40, 32), (80, 2, 40), (64, 64, 0)],  # head_dim, rotary_dim, offset
+    "memory": ["contiguous", "transposed", "sliced", "last stride 2", "reversed strides"],
+    "heads": [(4,), (4, 1), (2, 4, 2)],
+    "mode": ["functional", "out", "in place"],
+    "interleaved": [False, True],
+    "per_channel": [False, True],
+    "inverse": [False, True],
+    "table": ["float32", "dtype of x", "strided"],
+}
+CASES = pairwise(PARAMETERS)
 
 
 def lookup_of(case):
     """Keywords, and shape of the table without its width."""
     batch = BATCH if "b" in case["layout"] else 1
-    generator = torch.Generator().manual_seed(5)
     kind = case["lookup"]
     if kind == "cu_seqlens" and case["layout"] == "thd":
         return {"cu_seqlens": torch.tensor([0, 0, 3, 3, 5], dtype=torch.int32), "offset": 1}, (ROWS,)
     if kind == "positions per batch" and batch > 1:
-        return {"positions": torch.randint(ROWS, (SEQLEN, batch), generator=generator).T}, (ROWS,)
+        return {"positions": random_integers(ROWS, (SEQLEN, batch)).T}, (ROWS,)
     if kind == "positions":
-        positions = torch.randint(ROWS - 4, (SEQLEN,), generator=generator, dtype=torch.int32)
+        positions = random_integers(ROWS - 4, (SEQLEN,), torch.int32)
         return {"positions": positions, "offset": 4}, (ROWS,)
     if kind == "offset per batch":
         return {"offset": torch.arange(batch, dtype=torch.int32) * 4}, (ROWS,)
@@ -144,6 +142,7 @@ def test_nan_infinity_denormals_zeros(dtype):
     )
 
 
+@pytest.mark.devices("cpu")
 def test_same_result_on_any_number_of_threads():
     x, (cos, sin) = random((2, 4096, 8, 64), torch.bfloat16), rope_ext.RotaryEmbedding(64).tables(4096)
     results = []

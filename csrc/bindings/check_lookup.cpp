@@ -13,6 +13,9 @@ Index index_of(const char* argument, const Tensor& t) {
   return {t.const_data_ptr(), type == ScalarType::Long};
 }
 
+// Whether positions can be looked at here. On a GPU that would make the host wait for it.
+bool on_host(const Arguments& a) { return a.x[0].device_type() == aoti_torch_device_type_cpu(); }
+
 // where(): text, made only for the error.
 template <class Where>
 void in_table(const char* argument, int64_t row, int64_t rows, const Where& where) {
@@ -32,6 +35,7 @@ void check_cu_seqlens(const Arguments& a, Params* p, int64_t rows) {
   to.cu_seqlens = index_of("cu_seqlens", t);
   to.cu_seqlens_stride = t.stride(0);
   to.nseq = t.size(0) - 1;
+  if (!on_host(a)) return;
   int64_t end = 0;
   for (int64_t i = 0; i <= to.nseq; ++i) {
     const int64_t boundary = load(to.cu_seqlens, i * to.cu_seqlens_stride);
@@ -73,8 +77,10 @@ void check_positions_tensor(const Arguments& a, Params* p) {
   p->positions.positions_token_stride = t.stride(-1);
 }
 
-// Rows outside the table are found here, before anything is written.
+// Rows outside the table are found here, before anything is written; those that a GPU's tensors lead to are kOutside
+// instead.
 void check_rows(const Arguments& a, const Params& p, int64_t rows) {
+  if ((a.positions || a.offsets) && !on_host(a)) return;
   const char* culprit = a.positions ? "positions" : "offset";
   const int64_t batches = a.offsets || p.positions.positions_batch_stride ? p.batch : 1;
   for (int64_t b = 0; b < batches && p.batch > 0 && p.seqlen > 0; ++b) {

@@ -25,6 +25,7 @@ STABLE_TORCH_LIBRARY(rope_ext, m) {
   // Gradients of cos and sin, which have one row per token here: grad * d rotate(x) / d table, summed over what the
   // tables broadcast.
   m.def("table_grad(Tensor[] grad, " ROPE_ARGUMENTS("Tensor[]") ") -> (Tensor, Tensor)");
-  // (batch or 1, seqlen) int64: the row of the table that each token reads; -1: the token is not rotated.
+  // (batch or 1, seqlen) int64: the row of the table that each token reads; -1: the token is not rotated; -2: it leads
+  // outside the table (on a GPU; on a CPU that is an error).
   m.def("table_rows(" ROPE_ARGUMENTS("Tensor[]") ") -> Tensor");
 }

@@ -121,7 +121,7 @@ ROPE_INLINE Channels copied_channels(const Plan& plan, int vectors, int unit) {
   return {channel(2 * unit), channel(2 * unit + 1 < vectors ? 2 * unit + 1 : 2 * unit)};
 }
 
-// A unit of one head in memory; `in` null: there is nothing to do.
+// A unit of one head in memory; null: there is nothing to do.
 template <class T>
 struct Unit {
   const T* in[2];
@@ -187,27 +187,28 @@ ROPE_INLINE void rotate_thread(const Params& p, const Plan& plan, const Thread& 
 
   for (int unit = thread.lane; unit < plan.units; unit += plan.lanes) {
     Angles<Arithmetic<T>, kWidth, kPerChannel> angles;
-    int64_t row = kNotRotated;
+    bool turned = false;
     for (int head = first_head; head < plan.heads; head += in_flight * head_step) {
       Unit<T> units[kHeadsInFlight];
       T x[kHeadsInFlight][2 * kWidth];
       ROPE_UNROLL
       for (int i = 0; i < kHeadsInFlight; ++i) {
         units[i] = locate<T>(p, plan, batch, token, i < in_flight ? head + i * head_step : plan.heads, unit);
-        if (!units[i].in[0]) continue;
+        if (!units[i].out[0]) continue;
         read<kWidth>(units[i].in[0], x[i]);
         read<kWidth>(units[i].in[1], x[i] + kWidth);
       }
       // After the elements are asked for: the way to cos and sin leads over a position, so it takes two trips to
       // memory.
       if (unit < plan.rotated_units && (head == first_head || plan.row_per_head)) {
-        row = table_row(p.positions, batch, token);
+        const int64_t row = table_row(p.positions, batch, token);
+        turned = row != kNotRotated;
         load_angles<T>(p, plan, batch, row, units[0].head, unit * kWidth, &angles);
       }
       ROPE_UNROLL
       for (int i = 0; i < kHeadsInFlight; ++i) {
-        if (!units[i].in[0]) continue;
-        if (row != kNotRotated) turn<T, kWidth, kPerChannel>(angles, plan.interleaved, x[i]);
+        if (!units[i].out[0]) continue;
+        if (turned) turn<T, kWidth, kPerChannel>(angles, plan.interleaved, x[i]);
         write<kWidth>(x[i], units[i].out[0]);
         write<kWidth>(x[i] + kWidth, units[i].out[1]);
       }

@@ -2,9 +2,9 @@
 #include <cuda_runtime_api.h>
 
 #include <atomic>
-#include <cstdio>
 
 #include "cuda/kernels.h"
+#include "cuda/launch.cuh"
 #include "cuda/rotate.cuh"
 
 namespace rope::cuda {
@@ -18,51 +18,25 @@ __global__ void __launch_bounds__(kBlock)
   rotate_thread<T, kWidth, kPerChannel>(p, plan, thread);
 }
 
-// Of a grid of blocks of kBlock threads in a row.
-__device__ int64_t index_of_thread() { return int64_t(blockIdx.x) * kBlock + threadIdx.x; }
-
 template <class T>
 __global__ void __launch_bounds__(kBlock) table_grad_kernel(const __grid_constant__ Params p) {
   table_grad_thread<T>(p, index_of_thread());
 }
 
-__global__ void table_rows_kernel(const __grid_constant__ Params p, int64_t* rows) {
+__global__ void __launch_bounds__(kBlock) table_rows_kernel(const __grid_constant__ Params p, int64_t* rows) {
   const int64_t i = index_of_thread();
   if (i < p.batch * p.seqlen) rows[i] = table_row(p.positions, i / p.seqlen, i % p.seqlen);
 }
-
-__global__ void assert_positions_kernel(const __grid_constant__ Params p) {
-  const int64_t i = index_of_thread();
-  if (i >= p.batch * p.seqlen) return;
-  const int64_t batch = i / p.seqlen, token = i % p.seqlen;
-  if (table_row(p.positions, batch, token) != kOutside) return;
-  const int64_t start = p.positions.cu_seqlens.data ? sequence_start(p.positions, token) : 0;
-  printf("rope_ext: positions must lead to a row of the table, 0 to %lld, got row %lld for token %lld of batch %lld\n",
-         static_cast<long long>(p.positions.rows - 1),
-         static_cast<long long>(wanted_row(p.positions, batch, token, start)), static_cast<long long>(token),
-         static_cast<long long>(batch));
-  __trap();
-}
-
-cudaStream_t stream_of(Stream stream) { return static_cast<cudaStream_t>(stream); }
-
-const char* launched() {
-  const cudaError_t error = cudaGetLastError();
-  return error == cudaSuccess ? nullptr : cudaGetErrorName(error);
-}
-
-dim3 grid_for(int64_t threads) { return dim3(static_cast<unsigned>((threads + kBlock - 1) / kBlock)); }
 
 // Asked once per device.
 int multiprocessors_of(int device) {
   constexpr int kDevices = 64;
   static std::atomic<int> known[kDevices];
-  if (device >= 0 && device < kDevices) {
-    if (const int count = known[device].load(std::memory_order_relaxed)) return count;
-  }
+  const bool remembered = device >= 0 && device < kDevices;
+  if (const int count = remembered ? known[device].load(std::memory_order_relaxed) : 0) return count;
   int count = 0;
   if (cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device) != cudaSuccess || count < 1) count = 1;
-  if (device >= 0 && device < kDevices) known[device].store(count, std::memory_order_relaxed);
+  if (remembered) known[device].store(count, std::memory_order_relaxed);
   return count;
 }
 
@@ -71,6 +45,8 @@ int multiprocessors_of(int device) {
 const char* rotate(const Params& p, int device, Stream stream) {
   const Plan plan = plan_of(p, multiprocessors_of(device));
   if (plan.blocks == 0) return nullptr;
+  if (plan.blocks < 0) return "batch, seqlen, heads and head_dim must each be below 2^31";
+  const OnDevice on_device(device);
   const dim3 block(plan.lanes, plan.slots, plan.tokens);
   run_instance(p, plan, [&](auto instance) {
     using I = decltype(instance);
@@ -80,24 +56,20 @@ const char* rotate(const Params& p, int device, Stream stream) {
   return launched();
 }
 
-const char* table_grad(const Params& p, int, Stream stream) {
+const char* table_grad(const Params& p, int device, Stream stream) {
   const int64_t entries = table_entries(p);
   if (entries == 0) return nullptr;
+  const OnDevice on_device(device);
   dispatch_dtype(p.dtype, [&](auto tag) {
     table_grad_kernel<typename decltype(tag)::type><<<grid_for(entries), kBlock, 0, stream_of(stream)>>>(p);
   });
   return launched();
 }
 
-const char* table_rows(const Params& p, int64_t* rows, int, Stream stream) {
+const char* table_rows(const Params& p, int64_t* rows, int device, Stream stream) {
   if (p.batch * p.seqlen == 0) return nullptr;
+  const OnDevice on_device(device);
   table_rows_kernel<<<grid_for(p.batch * p.seqlen), kBlock, 0, stream_of(stream)>>>(p, rows);
-  return launched();
-}
-
-const char* assert_positions(const Params& p, int, Stream stream) {
-  if (p.batch * p.seqlen == 0) return nullptr;
-  assert_positions_kernel<<<grid_for(p.batch * p.seqlen), kBlock, 0, stream_of(stream)>>>(p);
   return launched();
 }
 

@@ -18,9 +18,18 @@ struct alignas(kWidth * sizeof(T)) Vector {
   T elements[kWidth];
 };
 
+// All pointers of Params are to global memory; a pointer picked out of an array does not show it.
+template <class T>
+ROPE_INLINE T* global(T* pointer) {
+#if defined(__CUDA_ARCH__)
+  __builtin_assume(__isGlobal(pointer));
+#endif
+  return pointer;
+}
+
 template <int kWidth, class T>
 ROPE_INLINE void read(const T* from, T* to) {
-  const auto vector = *reinterpret_cast<const Vector<T, kWidth>*>(from);
+  const auto vector = *reinterpret_cast<const Vector<T, kWidth>*>(global(from));
   ROPE_UNROLL
   for (int i = 0; i < kWidth; ++i) to[i] = vector.elements[i];
 }
@@ -30,7 +39,7 @@ ROPE_INLINE void write(const T* from, T* to) {
   Vector<T, kWidth> vector;
   ROPE_UNROLL
   for (int i = 0; i < kWidth; ++i) vector.elements[i] = from[i];
-  *reinterpret_cast<Vector<T, kWidth>*>(to) = vector;
+  *reinterpret_cast<Vector<T, kWidth>*>(global(to)) = vector;
 }
 
 // The conversions of core/dtype.h, by the instructions that a GPU has for them: one each instead of up to 14.

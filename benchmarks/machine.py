@@ -1,0 +1,50 @@
+"""Where figures come from: processor or GPU, versions, commit, date."""
+
+import datetime
+import os
+import platform
+import re
+import subprocess
+from pathlib import Path
+
+import torch
+
+HERE = Path(__file__).resolve().parent
+
+
+def machine(device):
+    """{...} for the report; device: "cpu" or "cuda"."""
+    described = _gpu() if device == "cuda" else _cpu()
+    git = _output("git", "--no-optional-locks", "-C", str(HERE), "describe", "--always", "--dirty", "--abbrev=12")
+    common = {"torch": torch.__version__, "commit": git, "date": datetime.date.today().isoformat()}
+    return {**described, **common}  # commit: None in an unpacked archive, which has none
+
+
+def _cpu():
+    cpuinfo = Path("/proc/cpuinfo")
+    models = re.findall(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.exists() else []
+    return {
+        "cpu": models[0] if models else platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "capability": torch.backends.cpu.get_cpu_capability(),
+    }
+
+
+def _gpu():
+    properties = torch.cuda.get_device_properties("cuda")
+    driver = _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
+    return {
+        "gpu": properties.name,
+        "multiprocessors": properties.multi_processor_count,
+        "l2_bytes": properties.L2_cache_size,
+        "driver": driver.splitlines()[0] if driver else "unknown",
+        "cuda": torch.version.cuda,
+    }
+
+
+def _output(*command):
+    """What the command prints, None if it fails or is not installed."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() or None
+    except (OSError, subprocess.CalledProcessError):
+        return None

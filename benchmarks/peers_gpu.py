@@ -1,0 +1,165 @@
+"""Other people's implementations on a GPU, for `bench.py --peers --device cuda`: as peers.py, and with its rules.
+
+Each is called as its own users call it, on the tables it wants. Like is compared with like: in place with in place.
+"""
+
+import importlib.util
+import sys
+import types
+from functools import partial
+
+import torch
+from baselines import refill
+from cases import NotOffered, Step, Variant, forward_only, of_tensors
+from peers import load, on_rows
+
+OF_X = "a table in the dtype of x"
+BSHD, SBHD = (0, 2, 1, 3), (2, 0, 1, 3)  # of (batch, heads, seqlen, head_dim)
+
+
+def each(turn):
+    """(q, k, tables) -> (q, k), of what rotates one tensor."""
+    return lambda q, k, _tables: (turn(q), turn(k))
+
+
+def flash_attention():
+    """Triton kernels, one launch for q and one for k."""
+    bare_package("flash_attn")
+    from flash_attn.layers.rotary import apply_rotary_emb
+
+    def turn_of(case, inplace):
+        cos, sin = (t.to(case.inputs[0].dtype) for t in (case.tables.cos, case.tables.sin))
+        options = {"interleaved": case.interleaved, "inplace": inplace, "seqlen_offsets": case.shape.first_position}
+        return partial(apply_rotary_emb, cos=cos, sin=sin, **options)
+
+    def functional(case):
+        return of_tensors(each(turn_of(case, False)), BSHD)(case)
+
+    def in_place(case):
+        x, turn = case.fresh_inputs(), turn_of(case, True)
+        by_token = [t.permute(BSHD) for t in x]
+        return Step(lambda: [turn(t) for t in by_token], before=partial(refill, x, case.inputs), fetch=lambda _: x)
+
+    return [
+        Variant("flash-attn", "functional", functional, 2, reads=OF_X),
+        Variant("flash-attn in place", "in place", forward_only(in_place), 2, reads=OF_X),
+    ]
+
+
+def liger():
+    """A Triton kernel for q and k. With derivatives it overwrites q, k and the gradients it is given."""
+    from liger_kernel.transformers.rope import liger_rotary_pos_emb
+
+    def rows(case):
+        if case.memory != "bshd":
+            raise NotOffered("copies what is not (batch, seqlen, heads, head_dim) in memory")
+        return case.tables.channel_cos[0], case.tables.channel_sin[0]
+
+    def in_place(case):
+        x = case.fresh_inputs()
+        call = partial(liger_rotary_pos_emb, *x, *rows(case))
+        return Step(call, before=partial(refill, x, case.inputs))
+
+    def training(case):
+        if not case.backward:
+            raise NotOffered("forward: in place")
+        leaves, grads, tables = [x.requires_grad_() for x in case.fresh_inputs()], case.fresh_grads(), rows(case)
+
+        def forward_backward():
+            y = liger_rotary_pos_emb(*leaves, *tables)
+            return *y, *torch.autograd.grad(y, leaves, grads)
+
+        def before():
+            with torch.no_grad():
+                refill((*leaves, *grads), (*case.inputs, *case.grads))
+
+        return Step(forward_backward, before=before, forward=partial(liger_rotary_pos_emb, *leaves, *tables))
+
+    reads = "one entry per channel, in the dtype of x"
+    overwriting = f"{reads}; overwrites q, k and the gradients, and so moves as many bytes as what returns new ones"
+    return [
+        Variant("Liger in place", "in place", forward_only(in_place), 3, "half", reads=reads),
+        Variant("Liger", "functional", training, 3, "half", reads=overwriting),
+    ]
+
+
+def transformer_engine():
+    """Angles, whose cos and sin the kernel computes; one launch for q and one for k."""
+    try:
+        from transformer_engine.pytorch.attention.rope import apply_rotary_pos_emb
+    except ImportError:  # before 2.3
+        from transformer_engine.pytorch.attention import apply_rotary_pos_emb
+
+    def build(case):
+        angles = case.tables.angles
+        angles = angles.repeat_interleave(2, -1) if case.interleaved else torch.cat((angles, angles), -1)
+        freqs = angles.float()[:, None, None]  # of these tokens: (seqlen, 1, 1, head_dim)
+        options = {"tensor_format": "bshd", "fused": True, "interleaved": case.interleaved}
+        return of_tensors(each(partial(apply_rotary_pos_emb, freqs=freqs, **options)), BSHD)(case)
+
+    return [Variant("Transformer Engine", "functional", build, 1, float32_angles=True, reads="angles in float32")]
+
+
+def apex():
+    """Results in (batch, seqlen, heads, head_dim) memory, like its inputs; one launch for q and one for k."""
+    from apex.transformer.functional import fused_apply_rotary_pos_emb_cached
+
+    def build(case):
+        cos, sin = (t[0, 0, :, None, None] for t in (case.tables.channel_cos, case.tables.channel_sin))
+        turn = partial(fused_apply_rotary_pos_emb_cached, cos=cos, sin=sin, transpose_output_memory=True)
+        return of_tensors(each(turn), SBHD)(case)
+
+    return [Variant("apex", "functional", build, 3, "half", reads="one entry per channel, in the dtype of x")]
+
+
+def vllm():
+    """Loaded without the rest of the package, which this does not need."""
+    load("vllm", "_C[._]*so")  # newer ones have a second file for the stable ABI
+    op = torch.ops._C.rotary_embedding.default
+    return [Variant("vLLM", "in place", forward_only(partial(on_rows, op)), 3, reads=f"positions, {OF_X}")]
+
+
+def flashinfer():
+    """Compiles its kernels when they are first called; that takes a minute."""
+    from flashinfer.rope import apply_rope_with_cos_sin_cache, apply_rope_with_cos_sin_cache_inplace
+
+    def sixteen_bits(case):
+        if case.dtype == "fp32":
+            raise NotOffered("no fp32")
+        return case
+
+    def in_place(case):
+        return on_rows(apply_rope_with_cos_sin_cache_inplace, sixteen_bits(case), torch.float32)
+
+    def functional(case):
+        call, s = on_rows(apply_rope_with_cos_sin_cache, sixteen_bits(case), torch.float32).call, case.shape
+
+        def fetch(results):  # (tokens, heads * head_dim)
+            return [y.view(s.batch, s.seqlen, -1, s.head_dim).transpose(1, 2) for y in results]
+
+        return Step(call, fetch=fetch)
+
+    return [
+        Variant("FlashInfer", "functional", forward_only(functional), 1, reads="positions"),
+        Variant("FlashInfer in place", "in place", forward_only(in_place), 1, reads="positions"),
+    ]
+
+
+def bare_package(name):
+    """Makes the modules of a package importable without its __init__, which loads compiled parts they do not need."""
+    spec = importlib.util.find_spec(name)
+    if spec is None:
+        raise ModuleNotFoundError(f"No module named {name!r}")
+    package = types.ModuleType(name)
+    package.__path__ = spec.submodule_search_locations
+    sys.modules.setdefault(name, package)
+
+
+PEERS = {
+    "flash-attn": flash_attention,
+    "Liger": liger,
+    "Transformer Engine": transformer_engine,
+    "apex": apex,
+    "vLLM": vllm,
+    "FlashInfer": flashinfer,
+}

@@ -1,0 +1,34 @@
+// The debug mode ROPE_EXT_CHECK_POSITIONS. Its printf needs a stack, which no other kernel has.
+#undef NDEBUG  // for the assert on the device
+#include <cassert>
+#include <cstdio>
+
+#include "core/positions.h"
+#include "cuda/launch.cuh"
+
+namespace rope::cuda {
+namespace {
+
+__global__ void __launch_bounds__(kBlock) assert_positions_kernel(const __grid_constant__ Params p) {
+  const int64_t i = index_of_thread();
+  if (i >= p.batch * p.seqlen) return;
+  const int64_t batch = i / p.seqlen, token = i % p.seqlen;
+  const bool leads_to_a_row_of_the_table = table_row(p.positions, batch, token) != kOutside;
+  if (leads_to_a_row_of_the_table) return;
+  const int64_t start = p.positions.cu_seqlens.data ? sequence_start(p.positions, token) : 0;
+  const long long row = wanted_row(p.positions, batch, token, start), last = p.positions.rows - 1;
+  printf("rope_ext: positions must lead to a row of the table, 0 to %lld, got row %lld for token %lld of batch %lld\n",
+         last, row, static_cast<long long>(token), static_cast<long long>(batch));
+  assert(leads_to_a_row_of_the_table);
+}
+
+}  // namespace
+
+const char* assert_positions(const Params& p, int device, Stream stream) {
+  if (p.batch * p.seqlen == 0) return nullptr;
+  const OnDevice on_device(device);
+  assert_positions_kernel<<<grid_for(p.batch * p.seqlen), kBlock, 0, stream_of(stream)>>>(p);
+  return launched();
+}
+
+}  // namespace rope::cuda
