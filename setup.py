@@ -66,7 +66,9 @@ def cuda_arguments():
     nvcc = None if wish == "0" else shutil.which("nvcc") or shutil.which("nvcc", path=str(Path(home) / "bin"))
     if nvcc is None:
         if wish == "1":
-            fail("nvcc must be on PATH or in CUDA_HOME/bin when ROPE_EXT_CUDA is 1, got none: install the CUDA toolkit.")
+            fail(
+                "nvcc must be on PATH or in CUDA_HOME/bin when ROPE_EXT_CUDA is 1, got none: install the CUDA toolkit."
+            )
         print("rope_ext: building without CUDA kernels:", "ROPE_EXT_CUDA is 0" if wish else "no nvcc found", flush=True)
         return ["-DROPE_EXT_CUDA=OFF"]
     print(f"rope_ext: building CUDA kernels with {nvcc}", flush=True)
@@ -79,7 +81,7 @@ def cuda_arguments():
 
 
 def cmake_architectures(torch_list):
-    """"8.0;9.0a+PTX" -> "80-real;90a": PyTorch's way to write a list of architectures, and CMake's."""
+    """ "8.0;9.0a+PTX" -> "80-real;90a": PyTorch's way to write a list of architectures, and CMake's."""
     found = []
     for entry in torch_list.replace(";", " ").split():
         match = re.fullmatch(r"(\d+)\.(\d+[af]?)(\+PTX)?", entry)

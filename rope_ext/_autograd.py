@@ -15,8 +15,10 @@ neither forward mode nor torch.func. Private names of torch are used in this fil
 """
 
 from contextlib import contextmanager, nullcontext
+from typing import Callable, NamedTuple
 
 import torch
+from torch import is_grad_enabled, is_inference_mode_enabled
 from torch.autograd import forward_ad
 
 from ._library import torch_ops as _ops
@@ -27,9 +29,9 @@ _functorch_active = torch._C._are_functorch_transforms_active
 _level = torch._C._functorch.maybe_get_level  # of the transform that wraps a tensor; -1: none
 _library = torch.library.Library("rope_ext", "IMPL")
 
-# Arguments that all ops share (csrc/bindings/schema.cpp): x, cos, sin, the lookup (positions, offsets, cu_seqlens),
-# and the scalars (offset, flags, rotary_dim, rotary_offset).
-_NO_LOOKUP = (None, None, None)
+# Arguments that all ops share (csrc/bindings/schema.cpp): x, cos, sin, the scalars (offset, flags, rotary_dim,
+# rotary_offset), and the lookup (positions, offsets, cu_seqlens). Defaults at the end do not reach kernels in Python.
+_DEFAULTS = (0, 0, None, 0, None, None, None)
 _TRANSPOSED = 32  # of flags
 _NOT_ROTATED, _OUTSIDE = -1, -2  # of table_rows (csrc/core/positions.h)
 
@@ -38,7 +40,7 @@ def needs_derivative(x, cos, sin):
     """Whether anything is to be recorded for the result of an op on these tensors."""
     if forward_ad._current_level >= 0:
         return True
-    if not torch.is_grad_enabled():
+    if not is_grad_enabled():
         return False
     if cos.requires_grad or sin.requires_grad:
         return True
@@ -48,21 +50,39 @@ def needs_derivative(x, cos, sin):
     return False
 
 
-def call(op, arguments, written=()):
-    """op(*arguments), past the Python kernels of this file when nothing is to be recorded (they cost 5 to 10 us).
+class Op(NamedTuple):
+    """What apply calls. An op that writes does so to its first argument."""
 
-    written: the tensors that the op overwrites.
-    """
+    recorded: Callable
+    unrecorded: Callable  # past the Python kernels of this file, which cost 5 to 10 us
+    at_x: int  # where x is among the arguments
+    writes: bool
+
+
+def _op_of(packet, at_x, writes):
+    # What `packet.unrecorded` itself calls, 0.4 us later.
+    return Op(packet.default, packet.unrecorded._op, at_x, writes)
+
+
+ROTATE = _op_of(_ops.rotate, 0, False)
+ROTATE_IN_PLACE = _op_of(_ops.rotate_, 0, True)
+ROTATE_OUT = _op_of(_ops.rotate_out, 1, True)
+
+
+def call(op, arguments):
+    recorded, unrecorded, at_x, writes = op
     if _functorch_active():
-        _check_captured(written, [t for t in arguments[1:6] if t is not None])
-        return op(*arguments)
-    x, cos, sin = arguments[:3]
-    if needs_derivative(x if not written or written is x else (*x, *written), cos, sin):
-        return op(*arguments)
-    if written:
-        return _write(op, arguments, written)
-    with _below_autograd():
-        return op._op(*arguments)  # what op(*arguments) calls, 0.5 us later
+        if writes:
+            _check_captured(arguments[0], [t for t in arguments[at_x + 1 :] if isinstance(t, torch.Tensor)])
+        return recorded(*arguments)
+    x, cos, sin = arguments[at_x : at_x + 3]
+    if needs_derivative((*x, *arguments[0]) if at_x else x, cos, sin):
+        return recorded(*arguments)
+    if not writes:
+        return unrecorded(*arguments)
+    _check_writable(arguments[0])
+    unrecorded(*arguments)
+    _count_write(arguments[0])
 
 
 def _check_captured(written, others):
@@ -75,13 +95,8 @@ def _check_captured(written, others):
             )
 
 
-def _write(op, arguments, written):
-    _check_writable(written)
-    with _below_in_place():
-        op._op(*arguments)
-    # autograd refuses to use a saved tensor that was written since; inference tensors are never saved
-    tracked = [t for t in written if not t.is_inference()] if torch.is_inference_mode_enabled() else written
-    torch._C._increment_version(tracked)
+# autograd refuses to use a saved tensor that was written since; of inference tensors, never saved, none is counted
+_count_write = torch._C._increment_version
 
 
 def _is_restricted_view(t):
@@ -90,7 +105,7 @@ def _is_restricted_view(t):
 
 def _check_writable(tensors, recorded=False):
     """What autograd would refuse, asked before the first of the tensors is written."""
-    inference, grad = torch.is_inference_mode_enabled(), torch.is_grad_enabled()
+    inference, grad = is_inference_mode_enabled(), is_grad_enabled()
     for t in tensors:
         rule = None
         if not inference and t.is_inference():
@@ -109,17 +124,17 @@ def _check_writable(tensors, recorded=False):
 
 
 class _Rotate(torch.autograd.Function):
-    """inputs: *x, cos, sin, *lookup, scalars."""
+    """inputs: *x, cos, sin, scalars, *lookup."""
 
     @staticmethod
     def forward(*inputs):
-        *x, cos, sin, positions, offsets, cu_seqlens, scalars = inputs
+        *x, cos, sin, scalars, positions, offsets, cu_seqlens = inputs
         with _in_forward():
-            return tuple(_ops.rotate(x, cos, sin, positions, offsets, cu_seqlens, *scalars))
+            return tuple(_ops.rotate(x, cos, sin, *scalars, positions, offsets, cu_seqlens))
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        x, tables, ctx.scalars = inputs[:-6], inputs[-6:-1], inputs[-1]
+        x, tables, ctx.scalars = inputs[:-6], inputs[-6:-4] + inputs[-3:], inputs[-4]
         ctx.set_materialize_grads(False)
         tables_need = any(ctx.needs_input_grad[-6:-4])
         ctx.save_for_backward(*tables, *(x if tables_need else ()))
@@ -134,7 +149,8 @@ class _Rotate(torch.autograd.Function):
         tables, x = saved[:5], saved[5:]
         given = [g is not None for g in grads]
         wanted = [g and need for g, need in zip(given, ctx.needs_input_grad)]
-        grad_x = _on_subset(lambda g: _ops.rotate(g, *tables, *_transposed(ctx.scalars)), wanted, grads)
+        lookup, scalars = tables[2:], _transposed(ctx.scalars)
+        grad_x = _on_subset(lambda g: _ops.rotate(g, *tables[:2], *scalars, *lookup), wanted, grads)
         grad_tables = (None, None)
         if any(ctx.needs_input_grad[-6:-4]) and any(given):
             grad_tables = _table_grad(_pick(x, given), *tables[:2], ctx.scalars, _pick(grads, given))
@@ -143,9 +159,9 @@ class _Rotate(torch.autograd.Function):
     @staticmethod
     def jvp(ctx, *tangents):
         saved = ctx.saved_tensors
-        tables, x = saved[:5], saved[5:]
+        tables, lookup, x = saved[:2], saved[2:5], saved[5:]
         x_t, tables_t = tangents[:-6], tangents[-6:-4]
-        out = _on_subset(lambda t: _ops.rotate(t, *tables, *ctx.scalars), [t is not None for t in x_t], x_t)
+        out = _on_subset(lambda t: _ops.rotate(t, *tables, *ctx.scalars, *lookup), [t is not None for t in x_t], x_t)
         if any(t is not None for t in tables_t):
             tables_t = [torch.zeros_like(table) if t is None else t for t, table in zip(tables_t, tables)]
             out = [_add(a, b) for a, b in zip(out, _rotated_only(x, *tables_t, ctx.scalars))]
@@ -159,7 +175,7 @@ class _TableGrad(torch.autograd.Function):
     def forward(cos, sin, scalars, *x_and_grad):
         n = len(x_and_grad) // 2
         with _in_forward():
-            return tuple(_ops.table_grad(x_and_grad[:n], cos, sin, *_NO_LOOKUP, *scalars, x_and_grad[n:]))
+            return tuple(_ops.table_grad(x_and_grad[n:], x_and_grad[:n], cos, sin, *scalars))
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -206,7 +222,7 @@ def _in_forward():
 def _table_grad(x, cos, sin, scalars, grad):
     if scalars[1] & _TRANSPOSED:  # <grad, transposed(x)> = <x, rotate(grad)>
         x, grad, scalars = grad, x, _transposed(scalars)
-    return _ops.table_grad(x, cos, sin, *_NO_LOOKUP, *scalars, grad)
+    return _ops.table_grad(grad, x, cos, sin, *scalars)
 
 
 def _rotated_only(x, cos, sin, scalars):
@@ -216,7 +232,7 @@ def _rotated_only(x, cos, sin, scalars):
     def one(t):
         size = t.shape[-1] - rotary_offset if rotary_dim is None else rotary_dim
         channels = t.narrow(-1, rotary_offset, size)
-        (y,) = _ops.rotate([channels], cos, sin, *_NO_LOOKUP, offset, flags, None, 0)
+        (y,) = _ops.rotate([channels], cos, sin, offset, flags)
         return torch.nn.functional.pad(y, (rotary_offset, t.shape[-1] - rotary_offset - size))
 
     return [one(t) for t in x]
@@ -252,7 +268,7 @@ def _apply(function, *inputs):
 
 def _per_token(x, cos, sin, lookup, scalars):
     """Tables with one row per token, from tables looked up by position; and which tokens are rotated, None: all."""
-    rows = _ops.table_rows(x, cos, sin, *lookup, *scalars)
+    rows = _ops.table_rows(x, cos, sin, *scalars, *lookup)
     if cos.dtype in (torch.bfloat16, torch.float16):
         cos, sin = cos.float(), sin.float()  # so that gradients of tokens that share a row add up in fp32
     index = rows.clamp(min=0).flatten()
@@ -266,15 +282,20 @@ def _per_token(x, cos, sin, lookup, scalars):
     return torch.where(rotated, cos, 1), torch.where(rotated, sin, 0), rotated.reshape(-1, 1, 1)  # layout is "thd"
 
 
+def _scalars_and_lookup(rest):
+    rest = (*rest, *_DEFAULTS[len(rest) :])
+    return rest[:4], rest[4:]
+
+
 def _rotate(x, cos, sin, *rest):
     if not needs_derivative(x, cos, sin):
         with _below_autograd():
             return _ops.rotate(x, cos, sin, *rest)
-    lookup, scalars, rotated = rest[:3], rest[3:], None
+    scalars, lookup, rotated = *_scalars_and_lookup(rest), None
     if cos.dim() == 2 and (forward_ad._current_level >= 0 or cos.requires_grad or sin.requires_grad):
         cos, sin, rotated = _per_token(x, cos, sin, lookup, scalars)
-        lookup, scalars = _NO_LOOKUP, (0, *scalars[1:])
-    y = _apply(_Rotate, *x, cos, sin, *lookup, scalars)
+        lookup, scalars = _DEFAULTS[4:], (0, *scalars[1:])
+    y = _apply(_Rotate, *x, cos, sin, scalars, *lookup)
     return list(y) if rotated is None else [torch.where(rotated, a, b) for a, b in zip(y, x)]
 
 
@@ -292,21 +313,19 @@ def _rotate_in_place(x, cos, sin, *rest):
         t.copy_(rotated)
 
 
-def _rotate_out(x, cos, sin, *rest):
-    *_, out = rest
+def _rotate_out(out, x, cos, sin, *rest):
     if needs_derivative((*x, *out), cos, sin):
         got = "tensors while x, cos, sin or out requires grad"
         raise ValueError(f"rope_ext: out must be None when a derivative is recorded, got {got}")
     with _below_autograd():
-        _ops.rotate_out(x, cos, sin, *rest)
+        _ops.rotate_out(out, x, cos, sin, *rest)
 
 
-def _table_grad_kernel(x, cos, sin, *rest):
-    *_, grad = rest
+def _table_grad_kernel(grad, x, cos, sin, *rest):
     if needs_derivative((*x, *grad), x[0], grad[0]):
-        return _apply(_TableGrad, cos, sin, rest[3:-1], *x, *grad)
+        return _apply(_TableGrad, cos, sin, _scalars_and_lookup(rest)[0], *x, *grad)
     with _below_autograd():
-        return _ops.table_grad(x, cos, sin, *rest)
+        return _ops.table_grad(grad, x, cos, sin, *rest)
 
 
 def _table_rows(*arguments):
@@ -329,7 +348,38 @@ _KERNELS = {
 }
 for _name, _kernel in _KERNELS.items():
     _library.impl(_name, _kernel, "Autograd")
-_library.impl("rotate_", lambda *arguments: _write(_ops.rotate_.default, arguments, arguments[0]), "ADInplaceOrView")
-_library.impl(
-    "rotate_out", lambda *arguments: _write(_ops.rotate_out.default, arguments, arguments[-1]), "ADInplaceOrView"
-)
+
+
+# ---- kernels at other keys ----
+
+
+def _write(packet):
+    def kernel(written, *rest):
+        _check_writable(written)
+        with _below_in_place():
+            packet(written, *rest)
+        _count_write(written)
+
+    return kernel
+
+
+def _below(op):
+    def kernel(*arguments):
+        with _below_in_place():  # call() counts the writes
+            return op(*arguments)
+
+    return kernel
+
+
+def _register(packet):
+    name = packet.default._schema.name
+    if packet.default._schema.is_mutable:
+        _library.impl(name, _write(packet), "ADInplaceOrView")
+    _library.impl(name + ".unrecorded", torch.library.fallthrough_kernel, "Autograd")
+    # Tensors without a kernel of this package, modes and subclasses of Python: they know the op itself.
+    for key in ("CompositeExplicitAutograd", "Python", "Batched"):
+        _library.impl(name + ".unrecorded", _below(packet.default), key)
+
+
+for _packet in (_ops.rotate, _ops.rotate_, _ops.rotate_out):
+    _register(_packet)

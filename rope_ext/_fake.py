@@ -17,7 +17,9 @@ def _fake_rotate(x, *rest):
     return [torch.empty_like(t) for t in x]
 
 
-def _fake_rows(x, cos, sin, positions, offsets, cu_seqlens, offset, flags, *scalars):
+def _fake_rows(
+    x, cos, sin, offset=0, flags=0, rotary_dim=None, rotary_offset=0, positions=None, offsets=None, cu_seqlens=None
+):
     axes = layout_of(flags)
     seqlen = x[0].shape[axes.index("t" if "t" in axes else "s")]
     per_batch = offsets is not None or (positions is not None and positions.dim() == 2 and positions.shape[0] != 1)
@@ -28,8 +30,8 @@ def _fake_rows(x, cos, sin, positions, offsets, cu_seqlens, offset, flags, *scal
 torch.library.register_fake("rope_ext::rotate", _fake_rotate)
 torch.library.register_fake("rope_ext::rotate_", _same_device)
 torch.library.register_fake("rope_ext::check_in_place", _same_device)
-torch.library.register_fake("rope_ext::rotate_out", _same_device)
+torch.library.register_fake("rope_ext::rotate_out", lambda out, x, *rest: _same_device(x, out, *rest))
 torch.library.register_fake(
-    "rope_ext::table_grad", lambda x, cos, *rest: (torch.empty_like(cos), torch.empty_like(cos))
+    "rope_ext::table_grad", lambda grad, x, cos, *rest: (torch.empty_like(cos), torch.empty_like(cos))
 )
 torch.library.register_fake("rope_ext::table_rows", _fake_rows)

@@ -62,4 +62,4 @@ def _architecture(cmake_name):
     """CMake's "90-real" -> "9.0", "120" -> "12.0+PTX"."""
     number, _, kind = cmake_name.partition("-")
     digits = number.rstrip("af")
-    return f"{digits[:-1]}.{digits[-1]}{number[len(digits):]}" + ("" if kind == "real" else "+PTX")
+    return f"{digits[:-1]}.{digits[-1]}{number[len(digits) :]}" + ("" if kind == "real" else "+PTX")

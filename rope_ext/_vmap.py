@@ -34,7 +34,7 @@ _rotate_by_loop = _vmap_by_loop(_ops.rotate)
 def _rotate_vmap(info, in_dims, x, cos, sin, *rest):
     if any(d is not None for d in in_dims[1:]) or cos.dim() == 4:
         return _rotate_by_loop(info, in_dims, x, cos, sin, *rest)
-    heads = layout_of(rest[4]).index("h")  # samples that share their angles are further heads
+    heads = layout_of(rest[1] if len(rest) > 1 else 0).index("h")  # samples that share their angles are further heads
 
     def fold(t, d):
         t = (
@@ -70,11 +70,11 @@ def _define_twin(name, kernel):
 
 
 _rotate_of_one = _define_twin("rotate", lambda x, *rest: _ops.rotate([x], *rest)[0])
-_table_grad_of_one = _define_twin("table_grad", lambda x, *rest: _ops.table_grad([x], *rest[:-1], [rest[-1]]))
+_table_grad_of_one = _define_twin("table_grad", lambda grad, x, *rest: _ops.table_grad([grad], [x], *rest))
 
 
-def _legacy_table_grad(x, *rest):
-    pairs = [_table_grad_of_one(x_i, *rest[:-1], grad_i) for x_i, grad_i in zip(x, rest[-1])]
+def _legacy_table_grad(grad, x, *rest):
+    pairs = [_table_grad_of_one(grad_i, x_i, *rest) for grad_i, x_i in zip(grad, x)]
     return tuple(sum(grads[1:], grads[0]) for grads in zip(*pairs))
 
 

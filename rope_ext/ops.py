@@ -1,14 +1,13 @@
 """The public functions: from the user's words to the arguments of the ops."""
 
 import torch
+from torch.compiler import is_compiling
 
 from . import _autograd
-from ._library import REBUILD, build_info, torch_ops
+from ._autograd import ROTATE, ROTATE_IN_PLACE, ROTATE_OUT
+from ._library import REBUILD, build_info
 from .reference import LAYOUTS
 
-_rotate = torch_ops.rotate.default
-_rotate_ = torch_ops.rotate_.default
-_rotate_out = torch_ops.rotate_out.default
 # The argument `flags` of the ops (csrc/bindings/check.h).
 _FLAGS = {
     (layout, interleaved, inverse): index + 8 * interleaved + 16 * inverse
@@ -22,14 +21,15 @@ _OPTIONAL_TENSOR = (torch.Tensor, type(None))
 _EXPECTED = [
     ("cos", torch.Tensor, "a Tensor"),
     ("sin", torch.Tensor, "a Tensor"),
-    ("positions", _OPTIONAL_TENSOR, "a Tensor"),
-    ("offset", _OPTIONAL_TENSOR, "an int or a Tensor"),
-    ("cu_seqlens", _OPTIONAL_TENSOR, "a Tensor"),
     ("offset", _INT, "an int or a Tensor"),
     ("flags", _INT, "an int"),
     ("rotary_dim", (*_INT, type(None)), "an int"),
     ("rotary_offset", _INT, "an int"),
+    ("positions", _OPTIONAL_TENSOR, "a Tensor"),
+    ("offset", _OPTIONAL_TENSOR, "an int or a Tensor"),
+    ("cu_seqlens", _OPTIONAL_TENSOR, "a Tensor"),
 ]
+_ZERO = 0
 
 
 def layout_of(flags):
@@ -95,10 +95,9 @@ def apply(
         x, cos, sin, layout, interleaved, rotary_dim, rotary_offset, positions, offset, cu_seqlens, inverse
     )
     if out is not None:
-        written = _tensors("out", [out] if isinstance(x, torch.Tensor) else out)
-        _call(_rotate_out, (*arguments, written), x, written)
+        _call(ROTATE_OUT, (_listed(x, out), *arguments), x, out)
         return out
-    y = _call(_rotate, arguments, x)
+    y = _call(ROTATE, arguments, x)
     return tuple(y) if isinstance(x, tuple) else y if isinstance(x, list) else y[0]
 
 
@@ -127,21 +126,24 @@ def apply_(
     arguments = _arguments(
         x, cos, sin, layout, interleaved, rotary_dim, rotary_offset, positions, offset, cu_seqlens, inverse
     )
-    _call(_rotate_, arguments, x, arguments[0])
+    _call(ROTATE_IN_PLACE, arguments, x)
     return x
 
 
 def _arguments(x, cos, sin, layout, interleaved, rotary_dim, rotary_offset, positions, offset, cu_seqlens, inverse):
-    """The arguments that all ops share, in the order of csrc/bindings/schema.cpp."""
+    """The arguments that all ops share, in the order of csrc/bindings/schema.cpp; short where the rest are defaults."""
     if not (interleaved is True or interleaved is False) or not (inverse is True or inverse is False):
         raise _not_a_bool(interleaved, inverse)  # 1 and 1.0 would be found in the dictionary
     flags = _FLAGS.get((layout, interleaved, inverse))
     if flags is None:
         raise ValueError(f"rope_ext: layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
-    tensors = list(x) if isinstance(x, (tuple, list)) else [x]
+    tensors = x if isinstance(x, (tuple, list)) else [x]
     if isinstance(offset, _INT) or offset is None:  # None is refused by the op
-        return tensors, cos, sin, positions, None, cu_seqlens, offset, flags, rotary_dim, rotary_offset
-    return tensors, cos, sin, positions, offset, cu_seqlens, 0, flags, rotary_dim, rotary_offset
+        # `is`: 0.0 and False equal 0, but are for the op to refuse; a 0 that is another object only takes longer
+        if positions is None and rotary_dim is None and rotary_offset is _ZERO and cu_seqlens is None:
+            return tensors, cos, sin, offset, flags
+        return tensors, cos, sin, offset, flags, rotary_dim, rotary_offset, positions, None, cu_seqlens
+    return tensors, cos, sin, 0, flags, rotary_dim, rotary_offset, positions, offset, cu_seqlens
 
 
 def _not_a_bool(interleaved, inverse):
@@ -149,10 +151,17 @@ def _not_a_bool(interleaved, inverse):
     return TypeError(f"rope_ext: {name} must be True or False, got {value!r}")
 
 
-def _tensors(name, x):
-    if not isinstance(x, (tuple, list)) or not all(isinstance(t, torch.Tensor) for t in x):
-        raise TypeError(f"rope_ext: {name} must be a Tensor or a tuple or list of Tensors, like x, got {_kind(x)}")
-    return list(x)
+def _listed(x, out):
+    """The list of the tensors of out. The op would take a Tensor for one too."""
+    if isinstance(x, torch.Tensor):
+        return [out]
+    if not isinstance(out, (tuple, list)):
+        raise _not_tensors("out", out)
+    return out
+
+
+def _not_tensors(name, x):
+    return TypeError(f"rope_ext: {name} must be a Tensor or a tuple or list of Tensors, like x, got {_kind(x)}")
 
 
 def _kind(x):
@@ -160,31 +169,31 @@ def _kind(x):
     return f"{name} of {', '.join(map(_kind, x))}" if isinstance(x, (tuple, list)) else name
 
 
-def _call(op, arguments, x, written=()):
-    if torch.compiler.is_dynamo_compiling():
-        return op(*arguments)
+def _call(op, arguments, x, out=None):
+    if is_compiling():  # or exporting: graphs hold the ops that know their derivatives
+        return op.recorded(*arguments)
     try:
-        return _autograd.call(op, arguments, written)
+        return _autograd.call(op, arguments)
     except (RuntimeError, AttributeError, TypeError) as error:
-        raise _explained(error, arguments, x) from None
+        raise _explained(error, op, arguments, x, out) from None
 
 
-def _explained(error, arguments, x):
+def _explained(error, op, arguments, x, out):
     """The error that the user should see; here, so that calls without one do not pay for it."""
     message = str(error)
     if message.startswith("rope_ext: "):  # csrc/bindings/check.cpp: no C++ exception becomes a TypeError
         return TypeError(message)
-    try:
-        _tensors("x", [x] if isinstance(x, torch.Tensor) else x)
-    except TypeError as explained:
-        return explained
-    for (name, kinds, wanted), value in zip(_EXPECTED, arguments[1:10]):
+    for name, value in (("x", x), ("out", out))[: 1 + op.at_x]:
+        listed = [value] if isinstance(x, torch.Tensor) else value
+        if not isinstance(listed, (tuple, list)) or not all(isinstance(t, torch.Tensor) for t in listed):
+            return _not_tensors(name, listed)
+    x, *others = arguments[op.at_x :]
+    for (name, kinds, wanted), value in zip(_EXPECTED, others):
         if not isinstance(value, kinds):
             return TypeError(f"rope_ext: {name} must be {wanted}, got {value!r}")
     if isinstance(error, NotImplementedError):  # the dispatcher's
-        x = arguments[0][0]
         devices = "cpu, cuda" if build_info()["cuda"] else f"cpu; with CUDA kernels after {REBUILD} where nvcc is"
         return NotImplementedError(
-            f"rope_ext: x must be a strided tensor on a device of this build ({devices}), got {x.device} {x.layout}"
+            f"rope_ext: x must be a strided tensor on a device of this build ({devices}), got {x[0].device} {x[0].layout}"
         )
     return error

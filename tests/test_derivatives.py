@@ -367,8 +367,8 @@ def test_in_place_counts_as_a_write():
 def test_the_ops_themselves_count_their_writes():
     cos, sin = random((5, 4), torch.float32, 1), random((5, 4), torch.float32, 2)
     x, out = random((1, 5, 2, 8), torch.float32), torch.empty(1, 5, 2, 8)
-    arguments = ([x], cos, sin, None, None, None, 0, 0, None, 0)
-    torch.ops.rope_ext.rotate_out(*arguments, [out])
+    arguments = ([x], cos, sin)
+    torch.ops.rope_ext.rotate_out([out], *arguments)
     assert (x._version, out._version) == (0, 1)
     torch.ops.rope_ext.rotate_(*arguments)
     assert (x._version, out._version) == (1, 1)

@@ -155,7 +155,16 @@ def test_under_sanitizers(tmp_path):
         pytest.skip("needs g++ with its sanitizers")
     library = tmp_path / "emulator.so"
     sources = ["csrc/introspect/emulate_cuda.cpp", "csrc/cuda/plan.cpp"]
-    flags = ["-std=c++17", "-O0", "-g", "-fPIC", "-shared", "-ffp-contract=off", "-Icsrc", "-fsanitize=address,undefined"]
+    flags = [
+        "-std=c++17",
+        "-O0",
+        "-g",
+        "-fPIC",
+        "-shared",
+        "-ffp-contract=off",
+        "-Icsrc",
+        "-fsanitize=address,undefined",
+    ]
     subprocess.run([compiler, *flags, "-fno-sanitize-recover=all", *sources, "-o", library], cwd=ROOT, check=True)
     environment = {
         **os.environ,

@@ -4,6 +4,7 @@ import pytest
 import torch
 from conftest import assert_same_bits, in_memory, random, random_integers, shape_of
 from torch.func import grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import rope_ext
 from rope_ext import reference
@@ -171,9 +172,6 @@ def test_export():
     assert_same_bits(program.module()(*arguments(11)), Module()(*arguments(11)))
 
 
-LOOKUP_ARGUMENTS = (None, None, None, 0, 0, None, 0)  # layout "bshd"
-
-
 @pytest.mark.parametrize("memory", ["contiguous", "transposed", "sliced", "reversed strides"])
 @pytest.mark.parametrize("op", ["rotate", "rotate_", "rotate_out", "table_grad", "table_rows", "check_in_place"])
 def test_opcheck(op, memory):
@@ -184,9 +182,9 @@ def test_opcheck(op, memory):
     tables = (
         [in_memory(t[None, :5], memory).requires_grad_(leaf) for t in (COS, SIN)] if op == "table_grad" else [COS, SIN]
     )
-    arguments = (x, *tables, *LOOKUP_ARGUMENTS)
+    arguments = (x, *tables)
     if op in ("rotate_out", "table_grad"):
-        arguments += ([in_memory(t.detach(), memory) for t in x],)
+        arguments = ([in_memory(t.detach(), memory) for t in x], *arguments)
     results = torch.library.opcheck(getattr(torch.ops.rope_ext, op).default, arguments)
     assert set(results.values()) == {"SUCCESS"}
 
@@ -197,8 +195,34 @@ def test_fake_rows(layout):
     x = [random(shape_of(layout, 2 if "b" in layout else 1, 5, 3, 4), F64)]
     positions = torch.arange(5).expand(2, 5) if "b" in layout else torch.arange(5)
     for lookup in ((None, None), (positions, None), (None, torch.tensor([0, 1] if "b" in layout else [1]))):
-        arguments = (x, COS, SIN, *lookup, None, 0, reference.LAYOUTS.index(layout), *LOOKUP_ARGUMENTS[5:])
+        arguments = (x, COS, SIN, 0, reference.LAYOUTS.index(layout), None, 0, *lookup)
         assert set(torch.library.opcheck(torch.ops.rope_ext.table_rows.default, arguments).values()) == {"SUCCESS"}
+
+
+class Seen(TorchDispatchMode):
+    """The ops that reach a mode."""
+
+    def __init__(self):
+        super().__init__()
+        self.ops = []
+
+    def __torch_dispatch__(self, op, types, args=(), kwargs=None):
+        self.ops.append(op)
+        return op(*args, **(kwargs or {}))
+
+
+def test_modes_see_the_ops_that_know_their_derivatives():
+    """Not the overload that apply calls when nothing is recorded; and writes are counted once."""
+    ops = torch.ops.rope_ext
+    x, out = random((5, 2, 4), F64), torch.empty(5, 2, 4, dtype=F64)
+    with Seen() as seen:
+        y = rope_ext.apply(x, COS, SIN, layout="shd")
+        rope_ext.apply(x, COS, SIN, layout="shd", out=out)
+        rope_ext.apply_(x, COS, SIN, layout="shd")
+    assert seen.ops == [ops.rotate.default, ops.rotate_out.default, ops.rotate_.default]
+    assert_same_bits(out, y)
+    assert_same_bits(x, y)
+    assert (x._version, out._version) == (1, 1)
 
 
 def test_meta_and_fake_tensors():

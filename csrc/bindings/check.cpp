@@ -140,7 +140,7 @@ void check_tables(const Arguments& a, Params* p) {
 
 // t has at most kMaxRank dimensions: check_arguments comes first.
 MemoryView view_of(const Tensor& t) {
-  MemoryView view{static_cast<const char*>(t.const_data_ptr()), int64_t(t.element_size()), int(t.dim()), {}, {}};
+  MemoryView view{static_cast<const char*>(t.const_data_ptr()), t.element_size(), int(t.dim()), {}, {}};
   const auto sizes = t.sizes(), strides = t.strides();
   for (int i = 0; i < view.rank; ++i) {
     view.sizes[i] = sizes[i];
@@ -232,7 +232,7 @@ Table table_of(const Arguments& a, const Params& p, const Tensor& table) {
            channel};
   if (p.per_channel) {
     const Pairing pairing = a.interleaved() ? interleaved_pairing() : half_pairing(p.pairs);
-    to.second = first + pairing.partner * channel * int64_t(table.element_size());
+    to.second = first + pairing.partner * channel * table.element_size();
     to.pair_stride = pairing.step * channel;
   }
   return to;

@@ -2,30 +2,22 @@
 // pointer.
 #pragma once
 
-#include <torch/csrc/stable/tensor.h>
-
-#include <optional>
-#include <vector>
-
+#include "bindings/tensor.h"
 #include "core/params.h"
 
 namespace rope {
-
-using torch::stable::Tensor;
-using Tensors = std::vector<Tensor>;
-using OptionalTensor = std::optional<Tensor>;
 
 // The arguments that all ops of schema.cpp share, in their order. Shapes and rules: docstring of rope_ext.apply.
 struct Arguments {
   Tensors x;
   Tensor cos, sin;
-  OptionalTensor positions;
-  OptionalTensor offsets;  // the (batch,) form of `offset`
-  OptionalTensor cu_seqlens;
   int64_t offset;
   int64_t flags;  // layout + 8 interleaved + 16 inverse + 32 transposed
   std::optional<int64_t> rotary_dim;
   int64_t rotary_offset;
+  OptionalTensor positions;
+  OptionalTensor offsets;  // the (batch,) form of `offset`
+  OptionalTensor cu_seqlens;
 
   int64_t layout() const { return flags & 7; }  // index into kLayouts
   bool interleaved() const { return flags & 8; }

@@ -14,7 +14,7 @@ Index index_of(const char* argument, const Tensor& t) {
 }
 
 // Whether positions can be looked at here. On a GPU that would make the host wait for it.
-bool on_host(const Arguments& a) { return a.x[0].is_cpu(); }
+bool on_host(const Arguments& a) { return a.x[0].device_type() == aoti_torch_device_type_cpu(); }
 
 // where(): text, made only for the error.
 template <class Where>

@@ -1,17 +1,13 @@
 // The errors of the bindings: "rope_ext: <argument> must <rule>, got <value>", and how values are named in them.
 #pragma once
 
-#include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/core/ScalarType.h>
-
 #include <sstream>
 #include <stdexcept>
 #include <string>
 
-namespace rope {
+#include "bindings/tensor.h"
 
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
+namespace rope {
 
 template <class... Parts>
 std::string text(const Parts&... parts) {
@@ -60,9 +56,8 @@ inline const char* name_of(ScalarType type) {
 }
 
 inline void same_device(const char* argument, const Tensor& t, const Tensor& x) {
-  if (t.device() != x.device()) {
-    bad_value(argument, "be on the device of x",
-              text("device type ", int(t.device().type()), " index ", int(t.device().index())));
+  if (t.device_type() != x.device_type() || t.device_index() != x.device_index()) {
+    bad_value(argument, "be on the device of x", text("device type ", t.device_type(), " index ", t.device_index()));
   }
 }
 

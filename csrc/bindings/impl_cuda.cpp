@@ -26,7 +26,7 @@ Queue queue_of(const Tensor& x) {
     return library ? reinterpret_cast<CurrentStream>(dlsym(library, "aoti_torch_get_current_cuda_stream")) : nullptr;
   }();
   if (!current_stream) throw std::runtime_error("rope_ext found no aoti_torch_get_current_cuda_stream in torch");
-  Queue queue{x.get_device_index(), nullptr};
+  Queue queue{x.device_index(), nullptr};
   TORCH_ERROR_CODE_CHECK(current_stream(queue.device, &queue.stream));
   return queue;
 }
@@ -52,7 +52,7 @@ bool checks_positions() {
 }
 
 struct Cuda {
-  static Tensor empty_like(const Tensor& x, bool*) { return torch::stable::empty_like(x); }
+  static Tensor empty_like(const Tensor& x, bool*) { return Tensor(torch::stable::empty_like(x.stable())); }
 
   static void rotate(const Params& p, const Tensor& x) {
     const Queue queue = queue_of(x);

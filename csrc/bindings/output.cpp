@@ -15,9 +15,6 @@
 namespace rope {
 namespace {
 
-using torch::stable::empty_like;
-using torch::stable::Tensor;
-
 constexpr int64_t kHugePage = 2 << 20;
 
 // Smaller memory is rarely given back to the system by malloc, and may share its huge page with others.
@@ -145,32 +142,31 @@ bool dense(const Tensor& x) {
 
 Tensor empty_strided(const Tensor& like) {
   const auto sizes = like.sizes(), strides = like.strides();
-  int32_t dtype, device_type, device_index;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(like.get(), &dtype));
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(like.get(), &device_index));
   AtenTensorHandle made;
-  TORCH_ERROR_CODE_CHECK(
-      aoti_torch_empty_strided(sizes.size(), sizes.data(), strides.data(), dtype, device_type, device_index, &made));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(sizes.size(), sizes.data(), strides.data(), like.dtype(),
+                                                  like.device_type(), like.device_index(), &made));
   return Tensor(made);
+}
+
+Tensor empty_like(const Tensor& x) {
+  return dense(x) ? empty_strided(x) : Tensor(torch::stable::empty_like(x.stable()));
 }
 
 Tensor pooled(const Tensor& x, int64_t bytes) {
   const int64_t rounded = round_up(bytes, kHugePage);
-  const Tensor like = dense(x) ? x : empty_like(x);  // for its strides
   char* data = pool().take(rounded);
   if (!data) return empty_like(x);
-  return torch::stable::from_blob(data, like.sizes(), like.strides(), like.device(), like.scalar_type(),
-                                  [rounded](void* freed) { pool().give(static_cast<char*>(freed), rounded); });
+  const torch::stable::Tensor stable = x.stable();
+  const auto like = dense(x) ? stable : torch::stable::empty_like(stable);  // for its strides
+  return Tensor(torch::stable::from_blob(data, like.sizes(), like.strides(), like.device(), like.scalar_type(),
+                                         [rounded](void* freed) { pool().give(static_cast<char*>(freed), rounded); }));
 }
 
 }  // namespace
 
 Tensor empty_like_output(const Tensor& x, bool* fresh) {
-  const int64_t bytes = x.numel() * int64_t(x.element_size());
-  const Tensor out = bytes >= kPooledBytes && pool().on() ? pooled(x, bytes)
-                     : dense(x)                           ? empty_strided(x)
-                                                          : empty_like(x);
+  const int64_t bytes = x.numel() * x.element_size();
+  Tensor out = bytes >= kPooledBytes && pool().on() ? pooled(x, bytes) : empty_like(x);
   if (bytes >= kHugeBytes) {
     char* data = static_cast<char*>(out.mutable_data_ptr());
     if (!resident(data + bytes / 2)) {

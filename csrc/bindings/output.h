@@ -1,14 +1,14 @@
 // Memory for results that an op allocates.
 #pragma once
 
-#include <torch/csrc/stable/tensor.h>
+#include "bindings/tensor.h"
 
 namespace rope {
 
 // Like torch.empty_like(x). On Linux large memory whose pages do not exist yet is asked for in huge pages (a fault per
 // 2 MiB instead of one per 4 KiB), unless the environment says ROPE_EXT_HUGEPAGES=0. `fresh` becomes true
 // when it is such memory.
-torch::stable::Tensor empty_like_output(const torch::stable::Tensor& x, bool* fresh);
+Tensor empty_like_output(const Tensor& x, bool* fresh);
 
 }  // namespace rope
 

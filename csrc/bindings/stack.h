@@ -1,0 +1,52 @@
+// Arguments off the dispatcher's stack, results onto it.
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+
+#include "bindings/check.h"
+
+namespace rope {
+
+inline Tensor unbox_tensor(StableIValue value) { return Tensor(torch::stable::detail::to<AtenTensorHandle>(value)); }
+
+inline OptionalTensor unbox_optional(StableIValue value) {
+  const auto handle = torch::stable::detail::to<std::optional<AtenTensorHandle>>(value);
+  return handle ? OptionalTensor(*handle) : OptionalTensor();
+}
+
+inline Tensors unbox_list(StableIValue value) {
+  struct Delete {
+    void operator()(StableListHandle list) const { torch_delete_list(list); }
+  };
+  const std::unique_ptr<StableListOpaque, Delete> list(torch::stable::detail::to<StableListHandle>(value));
+  size_t size;
+  TORCH_ERROR_CODE_CHECK(torch_list_size(list.get(), &size));
+  Tensors tensors;
+  tensors.reserve(size);
+  for (size_t i = 0; i < size; ++i) {
+    StableIValue item;
+    TORCH_ERROR_CODE_CHECK(torch_list_get_item(list.get(), i, &item));
+    tensors.push_back(unbox_tensor(item));
+  }
+  return tensors;
+}
+
+// The arguments of schema.cpp that all ops share.
+inline Arguments unbox(StableIValue* stack) {
+  using torch::stable::detail::to;
+  return {unbox_list(stack[0]),    unbox_tensor(stack[1]),   unbox_tensor(stack[2]),
+          to<int64_t>(stack[3]),   to<int64_t>(stack[4]),    to<std::optional<int64_t>>(stack[5]),
+          to<int64_t>(stack[6]),   unbox_optional(stack[7]), unbox_optional(stack[8]),
+          unbox_optional(stack[9])};
+}
+
+inline StableIValue box(Tensor tensor) { return torch::stable::detail::from(tensor.release()); }
+
+inline StableIValue box(Tensors tensors) {
+  StableListHandle list;
+  TORCH_ERROR_CODE_CHECK(torch_new_list_reserve_size(tensors.size(), &list));
+  for (Tensor& tensor : tensors) TORCH_ERROR_CODE_CHECK(torch_list_push_back(list, box(std::move(tensor))));
+  return torch::stable::detail::from(list);
+}
+
+}  // namespace rope

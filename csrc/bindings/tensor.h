@@ -1,0 +1,85 @@
+// A tensor as the bindings see it: its handle, and what the checks ask, read once. torch::stable::Tensor makes a call
+// for each question, and two allocations of its own.
+#pragma once
+
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <memory>
+#include <optional>
+#include <vector>
+
+namespace rope {
+
+using torch::headeronly::IntHeaderOnlyArrayRef;
+using torch::headeronly::ScalarType;
+
+class Tensor {
+ public:
+  // Takes the handle over.
+  explicit Tensor(AtenTensorHandle handle) : handle_(handle) {
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_dim(handle, &rank_));
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_sizes(handle, &sizes_));
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_strides(handle, &strides_));
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(handle, &dtype_));
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(handle, &device_type_));
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(handle, &device_index_));
+    scalar_type_ = torch::stable::detail::to<ScalarType>(torch::stable::detail::from(dtype_));
+  }
+  explicit Tensor(const torch::stable::Tensor& tensor) : Tensor(another_handle(tensor.get())) {}
+  torch::stable::Tensor stable() const { return torch::stable::Tensor(another_handle(get())); }
+
+  AtenTensorHandle get() const { return handle_.get(); }
+  // For a new owner.
+  AtenTensorHandle release() { return handle_.release(); }
+
+  int64_t dim() const { return rank_; }
+  IntHeaderOnlyArrayRef sizes() const { return {sizes_, size_t(rank_)}; }
+  IntHeaderOnlyArrayRef strides() const { return {strides_, size_t(rank_)}; }
+  // -1 is the last axis.
+  int64_t size(int64_t axis) const { return sizes_[axis < 0 ? axis + rank_ : axis]; }
+  int64_t stride(int64_t axis) const { return strides_[axis < 0 ? axis + rank_ : axis]; }
+  int64_t numel() const {
+    int64_t product = 1;
+    for (const int64_t size : sizes()) product *= size;
+    return product;
+  }
+
+  ScalarType scalar_type() const { return scalar_type_; }
+  int32_t dtype() const { return dtype_; }  // in the numbers of the stable ABI, as the next two
+  int32_t device_type() const { return device_type_; }
+  int32_t device_index() const { return device_index_; }
+  int64_t element_size() const { return int64_t(aoti_torch_dtype_element_size(dtype_)); }
+
+  const void* const_data_ptr() const {
+    const void* data;
+    TORCH_ERROR_CODE_CHECK(torch_get_const_data_ptr(get(), &data));
+    return data;
+  }
+  void* mutable_data_ptr() const {
+    void* data;
+    TORCH_ERROR_CODE_CHECK(torch_get_mutable_data_ptr(get(), &data));
+    return data;
+  }
+
+ private:
+  struct Delete {
+    void operator()(AtenTensorHandle handle) const { aoti_torch_delete_tensor_object(handle); }
+  };
+
+  static AtenTensorHandle another_handle(AtenTensorHandle handle) {
+    AtenTensorHandle another;
+    TORCH_ERROR_CODE_CHECK(aoti_torch_new_tensor_handle(handle, &another));
+    return another;
+  }
+
+  std::unique_ptr<AtenTensorOpaque, Delete> handle_;
+  int64_t rank_, *sizes_, *strides_;  // in the tensor's memory, which nobody reshapes meanwhile
+  int32_t dtype_, device_type_, device_index_;
+  ScalarType scalar_type_;
+};
+
+using Tensors = std::vector<Tensor>;
+using OptionalTensor = std::optional<Tensor>;
+
+}  // namespace rope
