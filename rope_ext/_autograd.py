@@ -14,8 +14,9 @@ The rules are kernels at the Autograd dispatch key, around autograd.Functions: t
 neither forward mode nor torch.func. Private names of torch are used in this file only.
 """
 
+from collections.abc import Callable
 from contextlib import contextmanager, nullcontext
-from typing import Callable, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import is_grad_enabled, is_inference_mode_enabled

@@ -194,6 +194,7 @@ def _explained(error, op, arguments, x, out):
     if isinstance(error, NotImplementedError):  # the dispatcher's
         devices = "cpu, cuda" if build_info()["cuda"] else f"cpu; with CUDA kernels after {REBUILD} where nvcc is"
         return NotImplementedError(
-            f"rope_ext: x must be a strided tensor on a device of this build ({devices}), got {x[0].device} {x[0].layout}"
+            f"rope_ext: x must be a strided tensor on a device of this build ({devices}),"
+            f" got {x[0].device} {x[0].layout}"
         )
     return error
