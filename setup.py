@@ -62,26 +62,30 @@ def cuda_arguments():
     wish = os.environ.get("ROPE_EXT_CUDA", "")
     if wish not in ("", "0", "1"):
         fail(f"ROPE_EXT_CUDA must be 0, 1 or unset, got {wish!r}.")
-    home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH") or "/usr/local/cuda"
-    nvcc = None if wish == "0" else shutil.which("nvcc") or shutil.which("nvcc", path=str(Path(home) / "bin"))
+    home, path = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH"), os.environ.get("PATH", "")
+    places = [os.path.join(home, "bin"), path] if home else [path, "/usr/local/cuda/bin"]
+    nvcc = None if wish == "0" else shutil.which("nvcc", path=os.pathsep.join(places))
     if nvcc is None:
         if wish == "1":
             fail(
-                "nvcc must be on PATH or in CUDA_HOME/bin when ROPE_EXT_CUDA is 1, got none: install the CUDA toolkit."
+                "nvcc must be in CUDA_HOME/bin or on PATH when ROPE_EXT_CUDA is 1, got none: install the CUDA toolkit."
             )
         print("rope_ext: building without CUDA kernels:", "ROPE_EXT_CUDA is 0" if wish else "no nvcc found", flush=True)
         return ["-DROPE_EXT_CUDA=OFF"]
     print(f"rope_ext: building CUDA kernels with {nvcc}", flush=True)
     architectures = cmake_architectures(os.environ.get("TORCH_CUDA_ARCH_LIST", ""))
-    return [
+    arguments = [
         "-DROPE_EXT_CUDA=ON",
         f"-DCMAKE_CUDA_COMPILER={nvcc}",
-        *([f"-DCMAKE_CUDA_ARCHITECTURES={architectures}"] if architectures else []),
+        f"-DROPE_EXT_CUDA_ARCHITECTURES={architectures}",
     ]
+    if os.environ.get("CXX") and not os.environ.get("CUDAHOSTCXX"):
+        arguments.append(f"-DCMAKE_CUDA_HOST_COMPILER={os.environ['CXX'].split()[0]}")
+    return arguments
 
 
 def cmake_architectures(torch_list):
-    """ "8.0;9.0a+PTX" -> "80-real;90a": PyTorch's way to write a list of architectures, and CMake's."""
+    """PyTorch's way to write a list of architectures, "8.0;9.0a+PTX", as CMake's, "80-real;90a"."""
     found = []
     for entry in torch_list.replace(";", " ").split():
         match = re.fullmatch(r"(\d+)\.(\d+[af]?)(\+PTX)?", entry)
@@ -109,6 +113,7 @@ class CMakeBuild(build_ext):
         cmake, ninja = find_tool("cmake", "pip install cmake"), find_tool("ninja", "pip install ninja")
         tag = f"cmake-{sys.implementation.cache_tag}-torch{version}"
         build = Path(os.environ.get("ROPE_EXT_BUILD_DIR") or ROOT / "build" / tag)
+        jobs = os.environ.get("MAX_JOBS") or str(default_jobs())
         import pybind11  # of the build environment
 
         arguments = [
@@ -117,6 +122,7 @@ class CMakeBuild(build_ext):
             f"-DPython_EXECUTABLE={sys.executable}",
             f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
             f"-DCMAKE_MAKE_PROGRAM={ninja}",
+            f"-DROPE_EXT_JOBS={jobs}",
             *cuda_arguments(),
             *os.environ.get("CMAKE_ARGS", "").split(),
         ]
@@ -126,7 +132,6 @@ class CMakeBuild(build_ext):
         # A build directory that an isolated environment configured names tools that are gone by now.
         (build / "CMakeCache.txt").unlink(missing_ok=True)
         subprocess.run([cmake, "-S", str(ROOT), "-B", str(build), "-G", "Ninja", *arguments], check=True)
-        jobs = os.environ.get("MAX_JOBS") or str(default_jobs())
         subprocess.run([cmake, "--build", str(build), "--parallel", jobs], check=True)
         for extension in self.extensions:
             target = Path(self.get_ext_fullpath(extension.name))

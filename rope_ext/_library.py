@@ -54,12 +54,5 @@ def build_info():
         "torch": torch.__version__,
         "cpu_isa": _text("rope_ext_cpu_isa"),
         "cuda": _text("rope_ext_cuda_version"),
-        "cuda_architectures": [_architecture(name) for name in (_text("rope_ext_cuda_architectures") or "").split()],
+        "cuda_architectures": (_text("rope_ext_cuda_architectures") or "").split(),
     }
-
-
-def _architecture(cmake_name):
-    """CMake's "90-real" -> "9.0", "120" -> "12.0+PTX"."""
-    number, _, kind = cmake_name.partition("-")
-    digits = number.rstrip("af")
-    return f"{digits[:-1]}.{digits[-1]}{number[len(digits) :]}" + ("" if kind == "real" else "+PTX")

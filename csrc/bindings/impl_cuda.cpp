@@ -1,45 +1,67 @@
 // The ops on CUDA tensors. Compiled where nvcc is, also beside a torch without CUDA.
 #include <dlfcn.h>
+#include <torch/csrc/stable/accelerator.h>
 
 #include <cstdlib>
 #include <cstring>
+#include <optional>
 
 #include "bindings/errors.h"
 #include "bindings/ops.h"
+#include "bindings/output.h"
 #include "cuda/kernels.h"
 
 namespace rope {
 namespace {
 
-// Where the launches of a call go.
-struct Queue {
-  int device;
+// torch's current stream of a device. The function lies in libtorch_cuda.so, which a torch without CUDA lacks, so it is
+// looked up at the first call: linked, this library would not load there.
+cuda::Stream current_stream(int device) {
+  using Function = AOTITorchError (*)(int32_t, void**);
+  static const Function function = [] {
+    void* library = dlopen("libtorch_cuda.so", RTLD_LAZY | RTLD_NOLOAD);
+    return library ? reinterpret_cast<Function>(dlsym(library, "aoti_torch_get_current_cuda_stream")) : nullptr;
+  }();
+  if (!function) throw std::runtime_error("rope_ext found no aoti_torch_get_current_cuda_stream in torch");
   cuda::Stream stream;
+  TORCH_ERROR_CODE_CHECK(function(device, &stream));
+  return stream;
+}
+
+// Where the launches of a call go: the device of x is the current one meanwhile.
+class Queue {
+ public:
+  explicit Queue(const Tensor& x) : device(x.device_index()) {
+    // torch's guard, which makes no context on the device it goes back to.
+    if (cuda::current_device() != device) guard_.emplace(device);
+    stream = current_stream(device);
+  }
+  const int device;
+  cuda::Stream stream;
+
+ private:
+  std::optional<torch::stable::accelerator::DeviceGuard> guard_;
 };
 
-// torch's current stream. Its function lies in libtorch_cuda.so, which a torch without CUDA lacks, so it is looked up
-// at the first call: linked, this library would not load there.
-Queue queue_of(const Tensor& x) {
-  using CurrentStream = AOTITorchError (*)(int32_t, void**);
-  static const CurrentStream current_stream = [] {
-    void* library = dlopen("libtorch_cuda.so", RTLD_LAZY | RTLD_NOLOAD);
-    return library ? reinterpret_cast<CurrentStream>(dlsym(library, "aoti_torch_get_current_cuda_stream")) : nullptr;
-  }();
-  if (!current_stream) throw std::runtime_error("rope_ext found no aoti_torch_get_current_cuda_stream in torch");
-  Queue queue{x.device_index(), nullptr};
-  TORCH_ERROR_CODE_CHECK(current_stream(queue.device, &queue.stream));
-  return queue;
+// What the user can do about an error of the CUDA runtime.
+const char* advice(const char* error) {
+  if (!std::strcmp(error, "cudaErrorNoKernelImageForDevice")) {
+    return ": built for architectures " ROPE_CUDA_ARCHITECTURES
+           "; set TORCH_CUDA_ARCH_LIST to that of this GPU and "
+           "rebuild: pip install --no-build-isolation --no-deps --force-reinstall rope_ext";
+  }
+  if (!std::strcmp(error, "cudaErrorInsufficientDriver")) {
+    return ": built with CUDA " ROPE_CUDA_VERSION
+           ", for which the GPU's driver is too old; update it, or set CUDA_HOME to "
+           "an older CUDA and rebuild: pip install --no-build-isolation --no-deps --force-reinstall rope_ext";
+  }
+  return "";
 }
 
 void check_launch(const char* error) {
   if (!error) return;
-  const bool other_architecture = !std::strcmp(error, "cudaErrorNoKernelImageForDevice");
-  throw std::runtime_error(text("rope_ext could not launch a CUDA kernel: ", error,
-                                other_architecture ? " (built for architectures " ROPE_CUDA_ARCHITECTURES
-                                                     "; rebuild with TORCH_CUDA_ARCH_LIST set to that of this GPU: "
-                                                     "pip install --no-build-isolation --no-deps --force-reinstall "
-                                                     "rope_ext)"
-                                                   : ""));
+  if (error == cuda::kTooLarge) bad_value("x", "have batch, seqlen, heads and head_dim below 2^30 on a GPU", error);
+  throw std::runtime_error(text("rope_ext could not launch a CUDA kernel, ", error, advice(error)));
 }
 
 // A debug mode: one more kernel per call, which stops the program at a position outside the table.
@@ -51,24 +73,25 @@ bool checks_positions() {
   return wanted;
 }
 
+void check_positions(const Params& p, const Queue& queue) {
+  if (checks_positions()) check_launch(cuda::assert_positions(p, queue.stream));
+}
+
 struct Cuda {
-  static Tensor empty_like(const Tensor& x, bool*) { return Tensor(torch::stable::empty_like(x.stable())); }
+  static Tensor empty_like(const Tensor& x, bool*) { return rope::empty_like(x); }
 
   static void rotate(const Params& p, const Tensor& x) {
-    const Queue queue = queue_of(x);
-    if (checks_positions()) check_launch(cuda::assert_positions(p, queue.device, queue.stream));
+    const Queue queue(x);
+    check_positions(p, queue);
     check_launch(cuda::rotate(p, queue.device, queue.stream));
   }
 
-  static void table_grad(const Params& p, const Tensor& x) {
-    const Queue queue = queue_of(x);
-    check_launch(cuda::table_grad(p, queue.device, queue.stream));
-  }
+  static void table_grad(const Params& p, const Tensor& x) { check_launch(cuda::table_grad(p, Queue(x).stream)); }
 
   static void table_rows(const Params& p, int64_t* rows, const Tensor& x) {
-    const Queue queue = queue_of(x);
-    if (checks_positions()) check_launch(cuda::assert_positions(p, queue.device, queue.stream));
-    check_launch(cuda::table_rows(p, rows, queue.device, queue.stream));
+    const Queue queue(x);
+    check_positions(p, queue);
+    check_launch(cuda::table_rows(p, rows, queue.stream));
   }
 };
 

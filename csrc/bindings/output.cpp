@@ -148,9 +148,13 @@ Tensor empty_strided(const Tensor& like) {
   return Tensor(made);
 }
 
+}  // namespace
+
 Tensor empty_like(const Tensor& x) {
   return dense(x) ? empty_strided(x) : Tensor(torch::stable::empty_like(x.stable()));
 }
+
+namespace {
 
 Tensor pooled(const Tensor& x, int64_t bytes) {
   const int64_t rounded = round_up(bytes, kHugePage);

@@ -5,8 +5,11 @@
 
 namespace rope {
 
-// Like torch.empty_like(x). On Linux large memory whose pages do not exist yet is asked for in huge pages (a fault per
-// 2 MiB instead of one per 4 KiB), unless the environment says ROPE_EXT_HUGEPAGES=0. `fresh` becomes true
+// Like torch.empty_like(x), past the dispatcher where that is possible.
+Tensor empty_like(const Tensor& x);
+
+// The same for the memory of a CPU. On Linux large memory whose pages do not exist yet is asked for in huge pages (a
+// fault per 2 MiB instead of one per 4 KiB), unless the environment says ROPE_EXT_HUGEPAGES=0. `fresh` becomes true
 // when it is such memory.
 Tensor empty_like_output(const Tensor& x, bool* fresh);
 

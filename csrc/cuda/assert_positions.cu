@@ -25,9 +25,8 @@ __global__ void __launch_bounds__(kBlock) assert_positions_kernel(const __grid_c
 
 }  // namespace
 
-const char* assert_positions(const Params& p, int device, Stream stream) {
+const char* assert_positions(const Params& p, Stream stream) {
   if (p.batch * p.seqlen == 0) return nullptr;
-  const OnDevice on_device(device);
   assert_positions_kernel<<<grid_for(p.batch * p.seqlen), kBlock, 0, stream_of(stream)>>>(p);
   return launched();
 }

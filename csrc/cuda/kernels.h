@@ -5,21 +5,26 @@
 
 namespace rope::cuda {
 
-// A cudaStream_t; the device it belongs to is the current one.
+// A cudaStream_t, of the current device.
 using Stream = void*;
 
-// Each returns null, or the CUDA runtime's name for what went wrong with the launch; none waits for the GPU.
+// -1: there is none.
+int current_device();
 
-// x[i].out = rotated x[i].in. Rows outside the table are not read: the token's rotated channels become NaN.
+// The launches return null, or the CUDA runtime's name for what went wrong; none waits for the GPU.
+
+// x[i].out = rotated x[i].in. Rows outside the table are not read: the token's rotated channels become NaN. Returns
+// kTooLarge when batch, seqlen, heads or head_dim reach 2^30.
 const char* rotate(const Params& p, int device, Stream stream);
+extern const char* const kTooLarge;
 
 // cos and sin are written with the gradient of the tables, one row per token, as by cpu::Kernels::table_grad.
-const char* table_grad(const Params& p, int device, Stream stream);
+const char* table_grad(const Params& p, Stream stream);
 
 // rows[batch * seqlen + token] = table_row, for the `batch` of p.
-const char* table_rows(const Params& p, int64_t* rows, int device, Stream stream);
+const char* table_rows(const Params& p, int64_t* rows, Stream stream);
 
-// Stops the program on the GPU, with a message that names the first tokens whose row lies outside the table.
-const char* assert_positions(const Params& p, int device, Stream stream);
+// Stops the program on the GPU, with a message for each token whose row lies outside the table.
+const char* assert_positions(const Params& p, Stream stream);
 
 }  // namespace rope::cuda

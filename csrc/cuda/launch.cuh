@@ -14,25 +14,6 @@ static __device__ __forceinline__ int64_t index_of_thread() { return int64_t{blo
 
 inline cudaStream_t stream_of(Stream stream) { return static_cast<cudaStream_t>(stream); }
 
-// Makes `device` the current one for a while.
-class OnDevice {
- public:
-  explicit OnDevice(int device) {
-    if (cudaGetDevice(&before_) == cudaSuccess && before_ != device)
-      cudaSetDevice(device);
-    else
-      before_ = -1;
-  }
-  ~OnDevice() {
-    if (before_ >= 0) cudaSetDevice(before_);
-  }
-  OnDevice(const OnDevice&) = delete;
-  OnDevice& operator=(const OnDevice&) = delete;
-
- private:
-  int before_;
-};
-
 // Null, or the name of what went wrong.
 inline const char* launched() {
   const cudaError_t error = cudaGetLastError();

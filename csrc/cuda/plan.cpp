@@ -8,13 +8,16 @@ namespace {
 // Bytes of one access, widest first; elements of their own come last.
 constexpr int64_t kAccessBytes[] = {16, 4};
 
-// Threads that a multiprocessor holds at 86 to 128 registers each.
-constexpr int64_t kResidentThreads = 512;
+// Threads that a multiprocessor holds at 80 registers each: three blocks, as rotate_kernel asks of the compiler.
+constexpr int64_t kResidentThreads = 3 * kBlock;
 
 // A thread takes more than one head, and reads its cos and sin once for them, only when there is work for so many times
-// the threads that the device holds. At most kHeadsPerThread.
+// the threads that the device holds; then two, which it has in flight together, or four.
 constexpr int64_t kRounds = 4;
-constexpr int64_t kHeadsPerThread = 8;
+constexpr int64_t kHeadsPerThread = 4;
+
+// Indices below it may be doubled, or added to one another, in 32 bits.
+constexpr int64_t kLargest = 1 << 30;
 
 int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
@@ -76,7 +79,8 @@ Plan plan_of(const Params& p, int multiprocessors) {
   if (work == 0) return {};
 
   const int64_t rounds = work / (kRounds * kResidentThreads * multiprocessors);
-  const int64_t slots_of_token = (heads - 1) / std::clamp<int64_t>(rounds, 1, kHeadsPerThread) + 1;
+  const int64_t heads_per_thread = rounds >= kHeadsPerThread ? kHeadsPerThread : rounds >= 2 ? 2 : 1;
+  const int64_t slots_of_token = (heads - 1) / heads_per_thread + 1;
   // Little work is spread over all multiprocessors.
   const int64_t threads = std::clamp<int64_t>(round_up(work / multiprocessors, 32), 64, kBlock);
   const int64_t lanes = std::min(units, threads);
@@ -99,7 +103,7 @@ Plan plan_of(const Params& p, int multiprocessors) {
   plan.units = static_cast<int>(units);
   plan.heads = static_cast<int>(heads);
   plan.splits = static_cast<int>(splits);
-  plan.blocks = largest > INT32_MAX ? -1 : static_cast<int>(blocks);
+  plan.blocks = largest >= kLargest ? -1 : static_cast<int>(blocks);
   plan.lanes = static_cast<int>(lanes);
   plan.slots = static_cast<int>(slots);
   plan.tokens = static_cast<int>(block_tokens);

@@ -37,19 +37,37 @@ ROPE_INLINE Pair<A> entries_of(const A (&table)[kEntries][kPairs], int pair) {
   return {table[0][pair], table[kEntries - 1][pair]};
 }
 
+template <int kCount, class E>
+ROPE_INLINE void read_strided(const E* from, int64_t stride, E* to) {
+  ROPE_UNROLL
+  for (int i = 0; i < kCount; ++i) to[i] = from[i * stride];
+}
+
+// All of cos and sin is asked for before any of it is worked with.
 template <class E, int kPairs, class A>
-ROPE_INLINE void load_entries(const E* from, int64_t stride, bool vectors, bool negate, A* to) {
-  constexpr int kWidth = kPairs * sizeof(E) > 16 ? 16 / sizeof(E) : kPairs;
-  E entries[kPairs];
+ROPE_INLINE void load_entries(const Params& p, bool vectors, const E* cos, const E* sin, A* to_cos, A* to_sin) {
+  constexpr int kWidth = kPairs * sizeof(E) > 16 ? 16 / sizeof(E) : kPairs, kVectors = kPairs / kWidth;
+  E c[kPairs], s[kPairs];
   if (vectors) {
+    Vector<E, kWidth> cos_vectors[kVectors], sin_vectors[kVectors];
     ROPE_UNROLL
-    for (int i = 0; i < kPairs; i += kWidth) read<kWidth>(from + i, entries + i);
+    for (int i = 0; i < kVectors; ++i) cos_vectors[i] = read<kWidth>(cos + i * kWidth);
+    ROPE_UNROLL
+    for (int i = 0; i < kVectors; ++i) sin_vectors[i] = read<kWidth>(sin + i * kWidth);
+    ROPE_UNROLL
+    for (int i = 0; i < kVectors; ++i) {
+      unpack(cos_vectors[i], c + i * kWidth);
+      unpack(sin_vectors[i], s + i * kWidth);
+    }
   } else {
-    ROPE_UNROLL
-    for (int i = 0; i < kPairs; ++i) entries[i] = from[i * stride];
+    read_strided<kPairs>(cos, p.cos.pair_stride, c);
+    read_strided<kPairs>(sin, p.sin.pair_stride, s);
   }
   ROPE_UNROLL
-  for (int i = 0; i < kPairs; ++i) to[i] = negate ? -widened(entries[i]) : widened(entries[i]);
+  for (int i = 0; i < kPairs; ++i) {
+    to_cos[i] = widened(c[i]);
+    to_sin[i] = p.negate_sin ? -widened(s[i]) : widened(s[i]);
+  }
 }
 
 // Else cos and sin have the arithmetic type.
@@ -58,14 +76,14 @@ ROPE_INLINE bool table_like_x(const Params& p) {
   return sizeof(T) == sizeof(Arithmetic<T>) || p.table_dtype == p.dtype;
 }
 
-template <class T, int kPairs>
-ROPE_INLINE void load_entries(const Params& p, const Plan& plan, const Table& table, const void* data, int64_t offset,
-                              bool negate, Arithmetic<T>* to) {
+// The entries of one channel of each pair. cos, sin: offsets.
+template <class T, int kPairs, class A>
+ROPE_INLINE void load_entries(const Params& p, const Plan& plan, const void* cos_data, int64_t cos,
+                              const void* sin_data, int64_t sin, A (&to_cos)[kPairs], A (&to_sin)[kPairs]) {
   if (table_like_x<T>(p)) {
-    load_entries<T, kPairs>(at<T>(data, offset), table.pair_stride, plan.table_vectors, negate, to);
+    load_entries<T, kPairs>(p, plan.table_vectors, at<T>(cos_data, cos), at<T>(sin_data, sin), to_cos, to_sin);
   } else {
-    load_entries<Arithmetic<T>, kPairs>(at<Arithmetic<T>>(data, offset), table.pair_stride, plan.table_vectors, negate,
-                                        to);
+    load_entries<A, kPairs>(p, plan.table_vectors, at<A>(cos_data, cos), at<A>(sin_data, sin), to_cos, to_sin);
   }
 }
 
@@ -97,12 +115,8 @@ ROPE_INLINE void load_angles(const Params& p, const Plan& plan, int64_t batch, i
   if (row == kNotRotated) return;
   if (row == kOutside) return fill(static_cast<Arithmetic<T>>(NAN), to);
   const int64_t cos = entry(p.cos, batch, row, head, pair), sin = entry(p.sin, batch, row, head, pair);
-  load_entries<T, kPairs>(p, plan, p.cos, p.cos.first, cos, false, to->cos[0]);
-  load_entries<T, kPairs>(p, plan, p.sin, p.sin.first, sin, p.negate_sin, to->sin[0]);
-  if constexpr (kPerChannel) {
-    load_entries<T, kPairs>(p, plan, p.cos, p.cos.second, cos, false, to->cos[1]);
-    load_entries<T, kPairs>(p, plan, p.sin, p.sin.second, sin, p.negate_sin, to->sin[1]);
-  }
+  load_entries<T>(p, plan, p.cos.first, cos, p.sin.first, sin, to->cos[0], to->sin[0]);
+  if constexpr (kPerChannel) load_entries<T>(p, plan, p.cos.second, cos, p.sin.second, sin, to->cos[1], to->sin[1]);
 }
 
 // ---- the unit of a thread ----
@@ -160,21 +174,26 @@ ROPE_INLINE Unit<T> locate(const Params& p, const Plan& plan, int batch, int tok
 
 // x: the two vectors.
 template <class T, int kWidth, bool kPerChannel>
-ROPE_INLINE void turn(const Angles<Arithmetic<T>, kWidth, kPerChannel>& angles, bool interleaved, T* x) {
+ROPE_INLINE void turn(const Angles<Arithmetic<T>, kWidth, kPerChannel>& angles, bool interleaved,
+                      Vector<T, kWidth> (&x)[2]) {
+  T channels[2 * kWidth];
+  unpack(x[0], channels);
+  unpack(x[1], channels + kWidth);
   const auto turn_pair = [&](int pair, T& first, T& second) {
-    const Pair<Arithmetic<T>> channels = {widened(first), widened(second)};
-    const auto y = rotate_pair(channels, entries_of(angles.cos, pair), entries_of(angles.sin, pair));
+    const Pair<Arithmetic<T>> wide = {widened(first), widened(second)};
+    const auto y = rotate_pair(wide, entries_of(angles.cos, pair), entries_of(angles.sin, pair));
     first = narrowed<T>(y.first);
     second = narrowed<T>(y.second);
   };
-  ROPE_UNROLL
-  for (int i = 0; i < kWidth; ++i) {
-    if (interleaved) {
-      turn_pair(i, x[2 * i], x[2 * i + 1]);
-    } else {
-      turn_pair(i, x[i], x[kWidth + i]);
-    }
+  if (interleaved) {
+    ROPE_UNROLL
+    for (int i = 0; i < kWidth; ++i) turn_pair(i, channels[2 * i], channels[2 * i + 1]);
+  } else {
+    ROPE_UNROLL
+    for (int i = 0; i < kWidth; ++i) turn_pair(i, channels[i], channels[kWidth + i]);
   }
+  pack(channels, &x[0]);
+  pack(channels + kWidth, &x[1]);
 }
 
 // ---- rotate ----
@@ -195,13 +214,13 @@ ROPE_INLINE void rotate_thread(const Params& p, const Plan& plan, const Thread& 
     bool turned = false;
     for (int head = first_head; head < plan.heads; head += in_flight * head_step) {
       Unit<T> units[kHeadsInFlight];
-      T x[kHeadsInFlight][2 * kWidth];
+      Vector<T, kWidth> x[kHeadsInFlight][2];
       ROPE_UNROLL
       for (int i = 0; i < kHeadsInFlight; ++i) {
         units[i] = locate<T>(p, plan, batch, token, i < in_flight ? head + i * head_step : plan.heads, unit);
         if (!units[i].out[0]) continue;
-        read<kWidth>(units[i].in[0], x[i]);
-        read<kWidth>(units[i].in[1], x[i] + kWidth);
+        x[i][0] = read<kWidth>(units[i].in[0]);
+        x[i][1] = read<kWidth>(units[i].in[1]);
       }
       // After the elements are asked for: the way to cos and sin leads over a position, so it takes two trips to
       // memory.
@@ -213,9 +232,9 @@ ROPE_INLINE void rotate_thread(const Params& p, const Plan& plan, const Thread& 
       ROPE_UNROLL
       for (int i = 0; i < kHeadsInFlight; ++i) {
         if (!units[i].out[0]) continue;
-        if (turned) turn<T, kWidth, kPerChannel>(angles, plan.interleaved, x[i]);
-        write<kWidth>(x[i], units[i].out[0]);
-        write<kWidth>(x[i] + kWidth, units[i].out[1]);
+        if (turned) turn(angles, plan.interleaved, x[i]);
+        write(x[i][0], units[i].out[0]);
+        write(x[i][1], units[i].out[1]);
       }
     }
   }
@@ -279,14 +298,12 @@ struct Instance {
 };
 
 template <int kWidth, class T, class Run>
-bool run_width(const Params& p, const Plan& plan, const Run& run) {
-  if (plan.vector != kWidth) return false;
+void run_width(const Params& p, const Run& run) {
   if (p.per_channel) {
     run(Instance<T, kWidth, true>{});
   } else {
     run(Instance<T, kWidth, false>{});
   }
-  return true;
 }
 
 // Calls run with the instance of rotate_thread for this call: accesses of 16 bytes, of 4, or of one element. Tables
@@ -295,11 +312,12 @@ template <class Run>
 void run_instance(const Params& p, const Plan& plan, const Run& run) {
   dispatch_dtype(p.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
-    if (run_width<16 / sizeof(T), T>(p, plan, run)) return;
+    constexpr int kWidest = 16 / sizeof(T);
+    if (plan.vector == kWidest) return run_width<kWidest, T>(p, run);
     if constexpr (sizeof(T) == 2) {
-      if (run_width<2, T>(p, plan, run)) return;
+      if (plan.vector == 2) return run_width<2, T>(p, run);
     }
-    run_width<1, T>(p, plan, run);
+    run_width<1, T>(p, run);
   });
 }
 

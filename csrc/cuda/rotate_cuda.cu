@@ -11,7 +11,7 @@ namespace rope::cuda {
 namespace {
 
 template <class T, int kWidth, bool kPerChannel>
-__global__ void __launch_bounds__(kBlock)
+__global__ void __launch_bounds__(kBlock, kPerChannel ? 2 : 3)
     rotate_kernel(const __grid_constant__ Params p, const __grid_constant__ Plan plan) {
   const Thread thread = {static_cast<int>(blockIdx.x), static_cast<int>(threadIdx.x), static_cast<int>(threadIdx.y),
                          static_cast<int>(threadIdx.z)};
@@ -42,11 +42,17 @@ int multiprocessors_of(int device) {
 
 }  // namespace
 
+const char* const kTooLarge = "sizes of 2^30 and more";
+
+int current_device() {
+  int device = -1;
+  return cudaGetDevice(&device) == cudaSuccess ? device : -1;
+}
+
 const char* rotate(const Params& p, int device, Stream stream) {
   const Plan plan = plan_of(p, multiprocessors_of(device));
   if (plan.blocks == 0) return nullptr;
-  if (plan.blocks < 0) return "batch, seqlen, heads and head_dim must each be below 2^31";
-  const OnDevice on_device(device);
+  if (plan.blocks < 0) return kTooLarge;
   const dim3 block(plan.lanes, plan.slots, plan.tokens);
   run_instance(p, plan, [&](auto instance) {
     using I = decltype(instance);
@@ -56,19 +62,17 @@ const char* rotate(const Params& p, int device, Stream stream) {
   return launched();
 }
 
-const char* table_grad(const Params& p, int device, Stream stream) {
+const char* table_grad(const Params& p, Stream stream) {
   const int64_t entries = table_entries(p);
   if (entries == 0) return nullptr;
-  const OnDevice on_device(device);
   dispatch_dtype(p.dtype, [&](auto tag) {
     table_grad_kernel<typename decltype(tag)::type><<<grid_for(entries), kBlock, 0, stream_of(stream)>>>(p);
   });
   return launched();
 }
 
-const char* table_rows(const Params& p, int64_t* rows, int device, Stream stream) {
+const char* table_rows(const Params& p, int64_t* rows, Stream stream) {
   if (p.batch * p.seqlen == 0) return nullptr;
-  const OnDevice on_device(device);
   table_rows_kernel<<<grid_for(p.batch * p.seqlen), kBlock, 0, stream_of(stream)>>>(p, rows);
   return launched();
 }

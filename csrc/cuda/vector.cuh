@@ -12,10 +12,14 @@
 
 namespace rope::cuda {
 
-// One access of up to 16 bytes: the alignment is what makes it one instruction.
+// Elements as one access reads them, up to 16 bytes: the alignment is what makes it one. Those of 16 bits stay two to a
+// word until somebody works with them; taken apart at once, they would hold up the next access until they are there.
 template <class T, int kWidth>
 struct alignas(kWidth * sizeof(T)) Vector {
-  T elements[kWidth];
+  static constexpr bool kTwoToAWord = sizeof(T) == 2 && kWidth > 1;
+  using Word = std::conditional_t<kTwoToAWord, uint32_t, T>;
+  static constexpr int kWords = kTwoToAWord ? kWidth / 2 : kWidth;
+  Word words[kWords];
 };
 
 // All pointers of Params are to global memory; a pointer picked out of an array does not show it.
@@ -28,18 +32,37 @@ ROPE_INLINE T* global(T* pointer) {
 }
 
 template <int kWidth, class T>
-ROPE_INLINE void read(const T* from, T* to) {
-  const auto vector = *reinterpret_cast<const Vector<T, kWidth>*>(global(from));
-  ROPE_UNROLL
-  for (int i = 0; i < kWidth; ++i) to[i] = vector.elements[i];
+ROPE_INLINE Vector<T, kWidth> read(const T* from) {
+  return *reinterpret_cast<const Vector<T, kWidth>*>(global(from));
 }
 
 template <int kWidth, class T>
-ROPE_INLINE void write(const T* from, T* to) {
-  Vector<T, kWidth> vector;
-  ROPE_UNROLL
-  for (int i = 0; i < kWidth; ++i) vector.elements[i] = from[i];
+ROPE_INLINE void write(Vector<T, kWidth> vector, T* to) {
   *reinterpret_cast<Vector<T, kWidth>*>(global(to)) = vector;
+}
+
+template <class T, int kWidth>
+ROPE_INLINE void unpack(const Vector<T, kWidth>& vector, T* to) {
+  ROPE_UNROLL
+  for (int i = 0; i < kWidth; ++i) {
+    if constexpr (Vector<T, kWidth>::kTwoToAWord) {
+      to[i] = T{static_cast<uint16_t>(vector.words[i / 2] >> (i % 2 * 16))};
+    } else {
+      to[i] = vector.words[i];
+    }
+  }
+}
+
+template <class T, int kWidth>
+ROPE_INLINE void pack(const T* from, Vector<T, kWidth>* to) {
+  ROPE_UNROLL
+  for (int i = 0; i < Vector<T, kWidth>::kWords; ++i) {
+    if constexpr (Vector<T, kWidth>::kTwoToAWord) {
+      to->words[i] = from[2 * i].bits | uint32_t{from[2 * i + 1].bits} << 16;
+    } else {
+      to->words[i] = from[i];
+    }
+  }
 }
 
 // The conversions of core/dtype.h, by the instructions that a GPU has for them: one each instead of up to 14.
