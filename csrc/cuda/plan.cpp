@@ -98,7 +98,7 @@ Plan plan_of(const Params& p, int multiprocessors) {
   plan.rotary_offset = static_cast<int>(p.rotary_offset);
   plan.rotary_dim = static_cast<int>(2 * p.pairs);
   plan.unit_step = static_cast<int>(vector * p.pairing.step);
-  plan.second = static_cast<int>(interleaved ? vector : p.pairing.partner);
+  plan.unit_partner = static_cast<int>(interleaved ? vector : p.pairing.partner);
   plan.rotated_units = static_cast<int>(rotated_units);
   plan.units = static_cast<int>(units);
   plan.heads = static_cast<int>(heads);

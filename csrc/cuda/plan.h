@@ -16,9 +16,9 @@ struct Plan {
   bool row_per_head;   // tables have a heads axis
   bool table_vectors;  // rows of cos and sin are aligned for wide accesses
   int rotary_offset, rotary_dim;
-  int unit_step, second;     // channels from a rotated unit to the next, and from its first vector to its second
-  int rotated_units, units;  // of a head; all of them, with those that are copied
-  int heads;                 // of all tensors
+  int unit_step, unit_partner;  // channels from a rotated unit to the next, and from its first vector to its second
+  int rotated_units, units;     // of a head; all of them, with those that are copied
+  int heads;                    // of all tensors
   // Block b does tokens [b / splits * tokens, + tokens), and the heads that b % splits, + splits * slots, ... leads to.
   int splits, blocks;
   int lanes, slots, tokens;  // of a block: threads along units, heads and tokens

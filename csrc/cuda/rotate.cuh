@@ -2,11 +2,10 @@
 // thread after thread (csrc/introspect/emulate_cuda.cpp).
 #pragma once
 
-#include <cmath>
-
 #include "core/dispatch.h"
 #include "core/math.h"
 #include "core/params.h"
+#include "cuda/angles.cuh"
 #include "cuda/plan.h"
 #include "cuda/vector.cuh"
 
@@ -14,110 +13,6 @@ namespace rope::cuda {
 
 // Heads whose elements a thread asks for before it turns the first of them.
 constexpr int kHeadsInFlight = 2;
-
-template <class T>
-ROPE_INLINE T* at(void* data, int64_t offset) {
-  return static_cast<T*>(data) + offset;
-}
-template <class T>
-ROPE_INLINE const T* at(const void* data, int64_t offset) {
-  return static_cast<const T*>(data) + offset;
-}
-
-// ---- cos and sin of the pairs of a unit ----
-
-template <class A, int kPairs, bool kPerChannel>
-struct Angles {
-  static constexpr int kEntries = kPerChannel ? 2 : 1;  // of a pair
-  A cos[kEntries][kPairs], sin[kEntries][kPairs];
-};
-
-template <class A, int kEntries, int kPairs>
-ROPE_INLINE Pair<A> entries_of(const A (&table)[kEntries][kPairs], int pair) {
-  return {table[0][pair], table[kEntries - 1][pair]};
-}
-
-template <int kCount, class E>
-ROPE_INLINE void read_strided(const E* from, int64_t stride, E* to) {
-  ROPE_UNROLL
-  for (int i = 0; i < kCount; ++i) to[i] = from[i * stride];
-}
-
-// All of cos and sin is asked for before any of it is worked with.
-template <class E, int kPairs, class A>
-ROPE_INLINE void load_entries(const Params& p, bool vectors, const E* cos, const E* sin, A* to_cos, A* to_sin) {
-  constexpr int kWidth = kPairs * sizeof(E) > 16 ? 16 / sizeof(E) : kPairs, kVectors = kPairs / kWidth;
-  E c[kPairs], s[kPairs];
-  if (vectors) {
-    Vector<E, kWidth> cos_vectors[kVectors], sin_vectors[kVectors];
-    ROPE_UNROLL
-    for (int i = 0; i < kVectors; ++i) cos_vectors[i] = read<kWidth>(cos + i * kWidth);
-    ROPE_UNROLL
-    for (int i = 0; i < kVectors; ++i) sin_vectors[i] = read<kWidth>(sin + i * kWidth);
-    ROPE_UNROLL
-    for (int i = 0; i < kVectors; ++i) {
-      unpack(cos_vectors[i], c + i * kWidth);
-      unpack(sin_vectors[i], s + i * kWidth);
-    }
-  } else {
-    read_strided<kPairs>(cos, p.cos.pair_stride, c);
-    read_strided<kPairs>(sin, p.sin.pair_stride, s);
-  }
-  ROPE_UNROLL
-  for (int i = 0; i < kPairs; ++i) {
-    to_cos[i] = widened(c[i]);
-    to_sin[i] = p.negate_sin ? -widened(s[i]) : widened(s[i]);
-  }
-}
-
-// Else cos and sin have the arithmetic type.
-template <class T>
-ROPE_INLINE bool table_like_x(const Params& p) {
-  return sizeof(T) == sizeof(Arithmetic<T>) || p.table_dtype == p.dtype;
-}
-
-// The entries of one channel of each pair. cos, sin: offsets.
-template <class T, int kPairs, class A>
-ROPE_INLINE void load_entries(const Params& p, const Plan& plan, const void* cos_data, int64_t cos,
-                              const void* sin_data, int64_t sin, A (&to_cos)[kPairs], A (&to_sin)[kPairs]) {
-  if (table_like_x<T>(p)) {
-    load_entries<T, kPairs>(p, plan.table_vectors, at<T>(cos_data, cos), at<T>(sin_data, sin), to_cos, to_sin);
-  } else {
-    load_entries<A, kPairs>(p, plan.table_vectors, at<A>(cos_data, cos), at<A>(sin_data, sin), to_cos, to_sin);
-  }
-}
-
-template <class T>
-ROPE_INLINE void write_entry(const Params& p, void* data, int64_t offset, Arithmetic<T> value) {
-  if (table_like_x<T>(p)) {
-    *at<T>(data, offset) = narrowed<T>(value);
-  } else {
-    *at<Arithmetic<T>>(data, offset) = value;
-  }
-}
-
-ROPE_INLINE int64_t entry(const Table& t, int64_t batch, int64_t row, int64_t head, int64_t pair) {
-  return batch * t.batch_stride + row * t.row_stride + head * t.head_stride + pair * t.pair_stride;
-}
-
-template <class A, int kPairs, bool kPerChannel>
-ROPE_INLINE void fill(A value, Angles<A, kPairs, kPerChannel>* to) {
-  ROPE_UNROLL
-  for (int i = 0; i < kPairs; ++i) {
-    for (int j = 0; j < (kPerChannel ? 2 : 1); ++j) to->cos[j][i] = to->sin[j][i] = value;
-  }
-}
-
-// A row outside the table is not read: NaN.
-template <class T, int kPairs, bool kPerChannel>
-ROPE_INLINE void load_angles(const Params& p, const Plan& plan, int64_t batch, int64_t row, int64_t head, int64_t pair,
-                             Angles<Arithmetic<T>, kPairs, kPerChannel>* to) {
-  if (row == kNotRotated) return;
-  if (row == kOutside) return fill(static_cast<Arithmetic<T>>(NAN), to);
-  const int64_t cos = entry(p.cos, batch, row, head, pair), sin = entry(p.sin, batch, row, head, pair);
-  load_entries<T>(p, plan, p.cos.first, cos, p.sin.first, sin, to->cos[0], to->sin[0]);
-  if constexpr (kPerChannel) load_entries<T>(p, plan, p.cos.second, cos, p.sin.second, sin, to->cos[1], to->sin[1]);
-}
 
 // ---- the unit of a thread ----
 
@@ -128,7 +23,7 @@ struct Channels {
 
 ROPE_INLINE Channels rotated_channels(const Plan& plan, int unit) {
   const int first = plan.rotary_offset + unit * plan.unit_step;
-  return {first, first + plan.second};
+  return {first, first + plan.unit_partner};
 }
 
 // Of the channels outside the rotated ones; `vectors` of them. An odd one at the end makes a unit by itself, twice.
@@ -238,54 +133,6 @@ ROPE_INLINE void rotate_thread(const Params& p, const Plan& plan, const Thread& 
       }
     }
   }
-}
-
-// ---- gradient of the tables ----
-
-ROPE_INLINE int64_t table_entries(const Params& p) {
-  return p.pairs * p.seqlen * (p.cos.head_stride ? p.x[0].heads : 1) * (p.cos.batch_stride ? p.batch : 1);
-}
-
-// One entry of cos and of sin (two each with one per channel) has one thread, which adds in a fixed order: the sums are
-// those of the CPU, bit for bit. x.in is x, x.out the gradient of the result, p.cos and p.sin what is written.
-template <class T>
-ROPE_INLINE void table_grad_thread(const Params& p, int64_t index) {
-  using A = Arithmetic<T>;
-  if (index >= table_entries(p)) return;
-  const int64_t pair = index % p.pairs, token = index / p.pairs % p.seqlen;
-  const int64_t share = index / p.pairs / p.seqlen;  // a head, a batch entry, or both
-  const int64_t table_heads = p.cos.head_stride ? p.x[0].heads : 1;
-  const int64_t table_head = share % table_heads, table_batch = share / table_heads;
-  const int64_t batch_end = p.cos.batch_stride ? table_batch + 1 : p.batch;
-  A cos_first = 0, cos_second = 0, sin_first = 0, sin_second = 0;
-  for (int64_t batch = table_batch; batch < batch_end; ++batch) {
-    for (int t = 0; t < p.num_tensors; ++t) {
-      const RotatedTensor& x = p.x[t];
-      const int64_t begin = p.cos.head_stride ? table_head : 0, end = p.cos.head_stride ? table_head + 1 : x.heads;
-      for (int64_t head = begin; head < end; ++head) {
-        const auto read_pair = [&](const void* data, const Strides& s) {
-          const int64_t first = p.rotary_offset + pair * p.pairing.step, second = first + p.pairing.partner;
-          const T* row = at<T>(data, batch * s.batch + token * s.token + head * s.head);
-          return Pair<A>{widened(row[first * s.channel]), widened(row[second * s.channel])};
-        };
-        const Pair<A> channels = read_pair(x.in, x.in_stride), g = read_pair(x.out, x.out_stride);
-        const Pair<A> cos = cos_gradient(g, channels), sin = sin_gradient(g, channels);
-        cos_first += cos.first;
-        cos_second += cos.second;
-        sin_first += sin.first;
-        sin_second += sin.second;
-      }
-    }
-  }
-  const auto store = [&](const Table& table, A first, A second, bool negate) {
-    const A sign = negate ? A(-1) : A(1);
-    const int64_t to = entry(table, table_batch, token, table_head, pair);
-    // One entry per pair: the gradients of both channels belong to it.
-    write_entry<T>(p, table.first, to, sign * (p.per_channel ? first : first + second));
-    if (p.per_channel) write_entry<T>(p, table.second, to, sign * second);
-  };
-  store(p.cos, cos_first, cos_second, false);
-  store(p.sin, sin_first, sin_second, p.negate_sin);
 }
 
 // ---- instances ----

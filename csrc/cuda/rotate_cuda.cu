@@ -6,6 +6,7 @@
 #include "cuda/kernels.h"
 #include "cuda/launch.cuh"
 #include "cuda/rotate.cuh"
+#include "cuda/table_grad.cuh"
 
 namespace rope::cuda {
 namespace {

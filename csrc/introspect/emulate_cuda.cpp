@@ -2,6 +2,7 @@
 // the CPU kernels (rope_ext_use_cpu_kernels), and do so once more with this file compiled for sanitizers.
 #include "cpu/isa.h"
 #include "cuda/rotate.cuh"
+#include "cuda/table_grad.cuh"
 
 namespace rope::cuda {
 namespace {

@@ -1,0 +1,115 @@
+// cos and sin of the pairs that a thread turns, from the tables to registers; and entries of tables back.
+#pragma once
+
+#include <cmath>
+
+#include "core/math.h"
+#include "core/params.h"
+#include "cuda/plan.h"
+#include "cuda/vector.cuh"
+
+namespace rope::cuda {
+
+template <class T>
+ROPE_INLINE T* at(void* data, int64_t offset) {
+  return static_cast<T*>(data) + offset;
+}
+template <class T>
+ROPE_INLINE const T* at(const void* data, int64_t offset) {
+  return static_cast<const T*>(data) + offset;
+}
+
+template <class A, int kPairs, bool kPerChannel>
+struct Angles {
+  static constexpr int kEntries = kPerChannel ? 2 : 1;  // of a pair
+  A cos[kEntries][kPairs], sin[kEntries][kPairs];
+};
+
+template <class A, int kEntries, int kPairs>
+ROPE_INLINE Pair<A> entries_of(const A (&table)[kEntries][kPairs], int pair) {
+  return {table[0][pair], table[kEntries - 1][pair]};
+}
+
+template <int kCount, class E>
+ROPE_INLINE void read_strided(const E* from, int64_t stride, E* to) {
+  ROPE_UNROLL
+  for (int i = 0; i < kCount; ++i) to[i] = from[i * stride];
+}
+
+// All of cos and sin is asked for before any of it is worked with.
+template <class E, int kPairs, class A>
+ROPE_INLINE void load_entries(const Params& p, bool vectors, const E* cos, const E* sin, A* to_cos, A* to_sin) {
+  constexpr int kWidth = kPairs * sizeof(E) > 16 ? 16 / sizeof(E) : kPairs, kVectors = kPairs / kWidth;
+  E c[kPairs], s[kPairs];
+  if (vectors) {
+    Vector<E, kWidth> cos_vectors[kVectors], sin_vectors[kVectors];
+    ROPE_UNROLL
+    for (int i = 0; i < kVectors; ++i) cos_vectors[i] = read<kWidth>(cos + i * kWidth);
+    ROPE_UNROLL
+    for (int i = 0; i < kVectors; ++i) sin_vectors[i] = read<kWidth>(sin + i * kWidth);
+    ROPE_UNROLL
+    for (int i = 0; i < kVectors; ++i) {
+      unpack(cos_vectors[i], c + i * kWidth);
+      unpack(sin_vectors[i], s + i * kWidth);
+    }
+  } else {
+    read_strided<kPairs>(cos, p.cos.pair_stride, c);
+    read_strided<kPairs>(sin, p.sin.pair_stride, s);
+  }
+  ROPE_UNROLL
+  for (int i = 0; i < kPairs; ++i) {
+    to_cos[i] = widened(c[i]);
+    to_sin[i] = p.negate_sin ? -widened(s[i]) : widened(s[i]);
+  }
+}
+
+// Else cos and sin have the arithmetic type.
+template <class T>
+ROPE_INLINE bool table_like_x(const Params& p) {
+  return sizeof(T) == sizeof(Arithmetic<T>) || p.table_dtype == p.dtype;
+}
+
+// The entries of one channel of each pair. cos, sin: offsets.
+template <class T, int kPairs, class A>
+ROPE_INLINE void load_entries(const Params& p, const Plan& plan, const void* cos_data, int64_t cos,
+                              const void* sin_data, int64_t sin, A (&to_cos)[kPairs], A (&to_sin)[kPairs]) {
+  if (table_like_x<T>(p)) {
+    load_entries<T, kPairs>(p, plan.table_vectors, at<T>(cos_data, cos), at<T>(sin_data, sin), to_cos, to_sin);
+  } else {
+    load_entries<A, kPairs>(p, plan.table_vectors, at<A>(cos_data, cos), at<A>(sin_data, sin), to_cos, to_sin);
+  }
+}
+
+template <class T>
+ROPE_INLINE void write_entry(const Params& p, void* data, int64_t offset, Arithmetic<T> value) {
+  if (table_like_x<T>(p)) {
+    *at<T>(data, offset) = narrowed<T>(value);
+  } else {
+    *at<Arithmetic<T>>(data, offset) = value;
+  }
+}
+
+ROPE_INLINE int64_t entry(const Table& t, int64_t batch, int64_t row, int64_t head, int64_t pair) {
+  return batch * t.batch_stride + row * t.row_stride + head * t.head_stride + pair * t.pair_stride;
+}
+
+template <class A, int kPairs, bool kPerChannel>
+ROPE_INLINE void fill(A value, Angles<A, kPairs, kPerChannel>* to) {
+  ROPE_UNROLL
+  for (int i = 0; i < kPairs; ++i) {
+    for (int j = 0; j < (kPerChannel ? 2 : 1); ++j) to->cos[j][i] = to->sin[j][i] = value;
+  }
+}
+
+// A row outside the table is not read: NaN.
+template <class T, int kPairs, bool kPerChannel>
+ROPE_INLINE void load_angles(const Params& p, const Plan& plan, int64_t batch, int64_t row, int64_t head, int64_t pair,
+                             Angles<Arithmetic<T>, kPairs, kPerChannel>* to) {
+  if (row == kNotRotated) return;
+  if (row == kOutside) return fill(static_cast<Arithmetic<T>>(NAN), to);
+  const int64_t cos = entry(p.cos, batch, row, head, pair), sin = entry(p.sin, batch, row, head, pair);
+  load_entries<T>(p, plan, p.cos.first, cos, p.sin.first, sin, to->cos[0], to->sin[0]);
+  if constexpr (kPerChannel) load_entries<T>(p, plan, p.cos.second, cos, p.sin.second, sin, to->cos[1], to->sin[1]);
+}
+
+}  // namespace rope::cuda

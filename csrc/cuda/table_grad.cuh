@@ -1,0 +1,56 @@
+// Gradient of the tables, as what one thread does (see rotate.cuh).
+#pragma once
+
+#include "core/math.h"
+#include "core/params.h"
+#include "cuda/angles.cuh"
+
+namespace rope::cuda {
+
+ROPE_INLINE int64_t table_entries(const Params& p) {
+  return p.pairs * p.seqlen * (p.cos.head_stride ? p.x[0].heads : 1) * (p.cos.batch_stride ? p.batch : 1);
+}
+
+// One entry of cos and of sin (two each with one per channel) has one thread, which adds in a fixed order: the sums are
+// those of the CPU, bit for bit. x.in is x, x.out the gradient of the result, p.cos and p.sin what is written.
+template <class T>
+ROPE_INLINE void table_grad_thread(const Params& p, int64_t index) {
+  using A = Arithmetic<T>;
+  if (index >= table_entries(p)) return;
+  const int64_t pair = index % p.pairs, token = index / p.pairs % p.seqlen;
+  const int64_t share = index / p.pairs / p.seqlen;  // a head, a batch entry, or both
+  const int64_t table_heads = p.cos.head_stride ? p.x[0].heads : 1;
+  const int64_t table_head = share % table_heads, table_batch = share / table_heads;
+  const int64_t batch_end = p.cos.batch_stride ? table_batch + 1 : p.batch;
+  A cos_first = 0, cos_second = 0, sin_first = 0, sin_second = 0;
+  for (int64_t batch = table_batch; batch < batch_end; ++batch) {
+    for (int t = 0; t < p.num_tensors; ++t) {
+      const RotatedTensor& x = p.x[t];
+      const int64_t begin = p.cos.head_stride ? table_head : 0, end = p.cos.head_stride ? table_head + 1 : x.heads;
+      for (int64_t head = begin; head < end; ++head) {
+        const auto read_pair = [&](const void* data, const Strides& s) {
+          const int64_t first = p.rotary_offset + pair * p.pairing.step, second = first + p.pairing.partner;
+          const T* row = at<T>(data, batch * s.batch + token * s.token + head * s.head);
+          return Pair<A>{widened(row[first * s.channel]), widened(row[second * s.channel])};
+        };
+        const Pair<A> channels = read_pair(x.in, x.in_stride), g = read_pair(x.out, x.out_stride);
+        const Pair<A> cos = cos_gradient(g, channels), sin = sin_gradient(g, channels);
+        cos_first += cos.first;
+        cos_second += cos.second;
+        sin_first += sin.first;
+        sin_second += sin.second;
+      }
+    }
+  }
+  const auto store = [&](const Table& table, A first, A second, bool negate) {
+    const A sign = negate ? A(-1) : A(1);
+    const int64_t to = entry(table, table_batch, token, table_head, pair);
+    // One entry per pair: the gradients of both channels belong to it.
+    write_entry<T>(p, table.first, to, sign * (p.per_channel ? first : first + second));
+    if (p.per_channel) write_entry<T>(p, table.second, to, sign * second);
+  };
+  store(p.cos, cos_first, cos_second, false);
+  store(p.sin, sin_first, sin_second, p.negate_sin);
+}
+
+}  // namespace rope::cuda
