@@ -192,7 +192,7 @@ def _explained(error, op, arguments, x, out):
         if not isinstance(value, kinds):
             return TypeError(f"rope_ext: {name} must be {wanted}, got {value!r}")
     if isinstance(error, NotImplementedError):  # the dispatcher's
-        devices = "cpu, cuda" if build_info()["cuda"] else f"cpu; with CUDA kernels after {REBUILD} where nvcc is"
+        devices = "cpu, cuda" if build_info()["cuda"] else f"cpu; for CUDA rebuild where nvcc is: {REBUILD}"
         return NotImplementedError(
             f"rope_ext: x must be a strided tensor on a device of this build ({devices}),"
             f" got {x[0].device} {x[0].layout}"

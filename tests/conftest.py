@@ -106,11 +106,14 @@ def in_memory(x, order):
 
 
 def same_bits(a, b):
-    """-0 is not 0, but any NaN is NaN: which one arithmetic gives is free, and devices differ."""
+    """On a GPU any NaN is NaN: its conversions to 16 bits make another one than PyTorch's on a CPU."""
     if a.dtype != b.dtype or a.shape != b.shape:
         return False
     bits_a, bits_b = (t.contiguous().view(BITS[t.dtype]) for t in (a, b))
-    return bool(((bits_a == bits_b) | (a.isnan() & b.isnan())).all())
+    same = bits_a == bits_b
+    if torch.get_default_device().type != "cpu":
+        same |= a.isnan() & b.isnan()
+    return bool(same.all())
 
 
 def assert_same_bits(got, wanted):

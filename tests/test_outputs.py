@@ -146,3 +146,7 @@ def test_build_info():
     info = rope_ext.build_info()
     assert info["version"] == rope_ext.__version__ and info["torch"] == torch.__version__
     assert info["cpu_isa"] == _introspect.best_isa()
+    program = "print(json.dumps(rope_ext.build_info()['cpu_isa']))"
+    assert child(program, ATEN_CPU_CAPABILITY="default") == "default"
+    if info["cpu_isa"].startswith("avx"):
+        assert child(program, ATEN_CPU_CAPABILITY="avx2") == "avx2"
