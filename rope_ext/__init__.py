@@ -10,18 +10,21 @@ Memory of large results: rope_ext.memory. What a call costs: python -m rope_ext.
 
 from . import _fake as _fake
 from . import _vmap as _vmap
-from . import frequencies, memory, reference
+from . import angles, frequencies, memory, reference
 from ._library import build_info
 from ._version import __version__ as __version__
+from .angles import cos_sin
 from .memory import set_output_pool, tune_malloc
 from .ops import apply, apply_
 from .rotary import RotaryEmbedding
 
 __all__ = [
     "RotaryEmbedding",
+    "angles",
     "apply",
     "apply_",
     "build_info",
+    "cos_sin",
     "frequencies",
     "memory",
     "reference",

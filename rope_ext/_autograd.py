@@ -31,8 +31,9 @@ _level = torch._C._functorch.maybe_get_level  # of the transform that wraps a te
 _library = torch.library.Library("rope_ext", "IMPL")
 
 # Arguments that all ops share (csrc/bindings/schema.cpp): x, cos, sin, the scalars (offset, flags, rotary_dim,
-# rotary_offset), and the lookup (positions, offsets, cu_seqlens). Defaults at the end do not reach kernels in Python.
-_DEFAULTS = (0, 0, None, 0, None, None, None)
+# rotary_offset, attention_scaling), and the lookup (positions, offsets, cu_seqlens). Defaults at the end do not reach
+# kernels in Python.
+_DEFAULTS = (0, 0, None, 0, 1.0, None, None, None)
 _TRANSPOSED = 32  # of flags
 _NOT_ROTATED, _OUTSIDE = -1, -2  # of table_rows (csrc/core/positions.h)
 
@@ -228,7 +229,7 @@ def _table_grad(x, cos, sin, scalars, grad):
 
 def _rotated_only(x, cos, sin, scalars):
     """rotate with zeros instead of copies in the channels outside rotary_dim."""
-    offset, flags, rotary_dim, rotary_offset = scalars
+    offset, flags, rotary_dim, rotary_offset, _ = scalars
 
     def one(t):
         size = t.shape[-1] - rotary_offset if rotary_dim is None else rotary_dim
@@ -285,7 +286,7 @@ def _per_token(x, cos, sin, lookup, scalars):
 
 def _scalars_and_lookup(rest):
     rest = (*rest, *_DEFAULTS[len(rest) :])
-    return rest[:4], rest[4:]
+    return rest[:5], rest[5:]
 
 
 def _rotate(x, cos, sin, *rest):
@@ -295,7 +296,7 @@ def _rotate(x, cos, sin, *rest):
     scalars, lookup, rotated = *_scalars_and_lookup(rest), None
     if cos.dim() == 2 and (forward_ad._current_level >= 0 or cos.requires_grad or sin.requires_grad):
         cos, sin, rotated = _per_token(x, cos, sin, lookup, scalars)
-        lookup, scalars = _DEFAULTS[4:], (0, *scalars[1:])
+        lookup, scalars = _DEFAULTS[5:], (0, *scalars[1:])
     y = _apply(_Rotate, *x, cos, sin, scalars, *lookup)
     return list(y) if rotated is None else [torch.where(rotated, a, b) for a, b in zip(y, x)]
 

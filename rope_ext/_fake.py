@@ -18,7 +18,17 @@ def _fake_rotate(x, *rest):
 
 
 def _fake_rows(
-    x, cos, sin, offset=0, flags=0, rotary_dim=None, rotary_offset=0, positions=None, offsets=None, cu_seqlens=None
+    x,
+    cos,
+    sin,
+    offset=0,
+    flags=0,
+    rotary_dim=None,
+    rotary_offset=0,
+    attention_scaling=1.0,
+    positions=None,
+    offsets=None,
+    cu_seqlens=None,
 ):
     axes = layout_of(flags)
     seqlen = x[0].shape[axes.index("t" if "t" in axes else "s")]
@@ -35,3 +45,8 @@ torch.library.register_fake(
     "rope_ext::table_grad", lambda grad, x, cos, *rest: (torch.empty_like(cos), torch.empty_like(cos))
 )
 torch.library.register_fake("rope_ext::table_rows", _fake_rows)
+
+
+@torch.library.register_fake("rope_ext::cos_sin")
+def _fake_cos_sin(positions, high, low, attention_scaling=1.0):
+    return tuple(high.new_empty((positions.shape[1], *high.shape[1:])) for _ in range(2))

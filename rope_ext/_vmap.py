@@ -4,7 +4,7 @@ import torch
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from ._library import torch_ops as _ops
-from .ops import layout_of
+from .ops import FROM_POSITIONS, layout_of
 
 _library = torch.library.Library("rope_ext", "IMPL")
 
@@ -32,9 +32,11 @@ _rotate_by_loop = _vmap_by_loop(_ops.rotate)
 
 
 def _rotate_vmap(info, in_dims, x, cos, sin, *rest):
-    if any(d is not None for d in in_dims[1:]) or cos.dim() == 4:
+    flags = rest[1] if len(rest) > 1 else 0
+    per_head = cos.dim() == 4 or (flags & FROM_POSITIONS and cos.shape[1] > 1)
+    if per_head or any(d is not None for d in in_dims[1:]):
         return _rotate_by_loop(info, in_dims, x, cos, sin, *rest)
-    heads = layout_of(rest[1] if len(rest) > 1 else 0).index("h")  # samples that share their angles are further heads
+    heads = layout_of(flags).index("h")  # samples that share their angles are further heads
 
     def fold(t, d):
         t = (
@@ -53,6 +55,7 @@ torch.library.register_vmap("rope_ext::rotate", _rotate_vmap, lib=_library)
 torch.library.register_vmap("rope_ext::rotate_", _vmap_by_loop(_ops.rotate_), lib=_library)
 torch.library.register_vmap("rope_ext::check_in_place", _vmap_by_loop(_ops.check_in_place), lib=_library)
 torch.library.register_vmap("rope_ext::table_grad", _vmap_by_loop(_ops.table_grad), lib=_library)
+torch.library.register_vmap("rope_ext::cos_sin", _vmap_by_loop(_ops.cos_sin), lib=_library)
 torch.library.register_vmap("rope_ext::table_rows", _vmap_by_loop(_ops.table_rows), lib=_library)
 
 

@@ -6,6 +6,7 @@ from torch.compiler import is_compiling
 from . import _autograd
 from ._autograd import ROTATE, ROTATE_IN_PLACE, ROTATE_OUT
 from ._library import REBUILD, build_info
+from .angles import cos_sin, differentiable, turns
 from .reference import LAYOUTS
 
 # The argument `flags` of the ops (csrc/bindings/check.h).
@@ -15,6 +16,7 @@ _FLAGS = {
     for interleaved in (False, True)
     for inverse in (False, True)
 }
+FROM_POSITIONS = 64  # cos and sin are what angles.turns made
 _INT = (int, torch.SymInt)
 _OPTIONAL_TENSOR = (torch.Tensor, type(None))
 # Name, types and rule of the arguments after x, in the order of csrc/bindings/schema.cpp.
@@ -25,6 +27,7 @@ _EXPECTED = [
     ("flags", _INT, "an int"),
     ("rotary_dim", (*_INT, type(None)), "an int"),
     ("rotary_offset", _INT, "an int"),
+    ("attention_scaling", (float, int), "a number"),
     ("positions", _OPTIONAL_TENSOR, "a Tensor"),
     ("offset", _OPTIONAL_TENSOR, "an int or a Tensor"),
     ("cu_seqlens", _OPTIONAL_TENSOR, "a Tensor"),
@@ -38,8 +41,8 @@ def layout_of(flags):
 
 def apply(
     x,
-    cos,
-    sin,
+    cos=None,
+    sin=None,
     *,
     layout="bshd",
     interleaved=False,
@@ -49,6 +52,8 @@ def apply(
     offset=0,
     cu_seqlens=None,
     inverse=False,
+    inv_freq=None,
+    attention_scaling=1.0,
     out=None,
 ):
     """Turn pairs of channels of x by the angles whose cosines and sines are given (rotary position embedding).
@@ -71,12 +76,18 @@ def apply(
     cu_seqlens: (nseq + 1,) int32, ascending from 0, with "thd": rows restart at 0 at each boundary; tokens past the
         last boundary are copied.
     inverse: turn by the negative angle.
+    inv_freq: instead of cos and sin: the kernel makes them from the positions, exactly, without a table, so positions
+        can be any integers, or float32 (float64 for float64 x). Radians per position: (pairs,), (heads, pairs), or
+        (axes, heads or 1, pairs), and then positions may be (axes, batch or 1, seqlen) and the angle is the sum over
+        axes (see frequencies.per_axis). Or what `angles.turns` made of it, which saves that work at each call.
+    attention_scaling: factor on the cos and sin of inv_freq (tables hold it already).
     out: write there, and return it: like x in structure, shapes and dtype, any strides, memory apart from all
         arguments or x itself. Not while a derivative is recorded.
 
     Returns rotated tensors in the structure of x, of its dtype, with the strides of torch.empty_like. Arithmetic is
     float32 (float64 for float64 x), each product and sum rounded, the result rounded once to the dtype of x.
-    Differentiable in x, cos and sin, to every order, in reverse and forward mode, under torch.func and torch.compile.
+    Differentiable in x, cos, sin, inv_freq and float positions, to every order, in reverse and forward mode, under
+    torch.func and torch.compile.
 
     Raises ValueError or TypeError, "rope_ext: <argument> must <rule>, got <value>", with nothing written. A position
     that leads outside the table is such an error, negative ones too: a table has no rows for them. But what lies on a
@@ -92,7 +103,19 @@ def apply(
     Source: Su et al. 2021, RoFormer, arXiv 2104.09864, equation 34.
     """
     arguments = _arguments(
-        x, cos, sin, layout, interleaved, rotary_dim, rotary_offset, positions, offset, cu_seqlens, inverse
+        x,
+        cos,
+        sin,
+        layout,
+        interleaved,
+        rotary_dim,
+        rotary_offset,
+        positions,
+        offset,
+        cu_seqlens,
+        inverse,
+        inv_freq,
+        attention_scaling,
     )
     if out is not None:
         _call(ROTATE_OUT, (_listed(x, out), *arguments), x, out)
@@ -103,8 +126,8 @@ def apply(
 
 def apply_(
     x,
-    cos,
-    sin,
+    cos=None,
+    sin=None,
     *,
     layout="bshd",
     interleaved=False,
@@ -114,6 +137,8 @@ def apply_(
     offset=0,
     cu_seqlens=None,
     inverse=False,
+    inv_freq=None,
+    attention_scaling=1.0,
 ):
     """`apply` in place: overwrites the tensors of x with what `apply` would return, and returns x.
 
@@ -124,13 +149,39 @@ def apply_(
     Equivalent to: x.copy_(rope_ext.apply(x, cos, sin, ...))
     """
     arguments = _arguments(
-        x, cos, sin, layout, interleaved, rotary_dim, rotary_offset, positions, offset, cu_seqlens, inverse
+        x,
+        cos,
+        sin,
+        layout,
+        interleaved,
+        rotary_dim,
+        rotary_offset,
+        positions,
+        offset,
+        cu_seqlens,
+        inverse,
+        inv_freq,
+        attention_scaling,
     )
     _call(ROTATE_IN_PLACE, arguments, x)
     return x
 
 
-def _arguments(x, cos, sin, layout, interleaved, rotary_dim, rotary_offset, positions, offset, cu_seqlens, inverse):
+def _arguments(
+    x,
+    cos,
+    sin,
+    layout,
+    interleaved,
+    rotary_dim,
+    rotary_offset,
+    positions,
+    offset,
+    cu_seqlens,
+    inverse,
+    inv_freq=None,
+    attention_scaling=1.0,
+):
     """The arguments that all ops share, in the order of csrc/bindings/schema.cpp; short where the rest are defaults."""
     if not (interleaved is True or interleaved is False) or not (inverse is True or inverse is False):
         raise _not_a_bool(interleaved, inverse)  # 1 and 1.0 would be found in the dictionary
@@ -138,12 +189,80 @@ def _arguments(x, cos, sin, layout, interleaved, rotary_dim, rotary_offset, posi
     if flags is None:
         raise ValueError(f"rope_ext: layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
     tensors = x if isinstance(x, (tuple, list)) else [x]
+    if inv_freq is not None or attention_scaling != 1.0:
+        angles = cos, sin, inv_freq, attention_scaling
+        source = _without_table(tensors, angles, layout, positions, offset, cu_seqlens)
+        cos, sin, from_positions, positions, offset, cu_seqlens = source
+        flags |= from_positions
     if isinstance(offset, _INT) or offset is None:  # None is refused by the op
         # `is`: 0.0 and False equal 0, but are for the op to refuse; a 0 that is another object only takes longer
-        if positions is None and rotary_dim is None and rotary_offset is _ZERO and cu_seqlens is None:
+        if (
+            positions is None
+            and rotary_dim is None
+            and rotary_offset is _ZERO
+            and cu_seqlens is None
+            and attention_scaling == 1.0
+        ):
             return tensors, cos, sin, offset, flags
-        return tensors, cos, sin, offset, flags, rotary_dim, rotary_offset, positions, None, cu_seqlens
-    return tensors, cos, sin, 0, flags, rotary_dim, rotary_offset, positions, offset, cu_seqlens
+        offsets = None
+    else:
+        offset, offsets = 0, offset
+    attention_scaling = float(attention_scaling)
+    return (
+        tensors,
+        cos,
+        sin,
+        offset,
+        flags,
+        rotary_dim,
+        rotary_offset,
+        attention_scaling,
+        positions,
+        offsets,
+        cu_seqlens,
+    )
+
+
+def _without_table(x, angles, layout, positions, offset, cu_seqlens):
+    """(cos, sin, flag, positions, offset, cu_seqlens) for the op: frequencies that it makes cos and sin of, or, where
+    derivatives are wanted of frequencies or positions, one row of cos and sin per token."""
+    cos, sin, inv_freq, attention_scaling = angles
+    if inv_freq is None:
+        got = f"{attention_scaling!r} with tables, which hold it already"
+        raise ValueError(f"rope_ext: attention_scaling must come with inv_freq, got {got}")
+    if cos is not None or sin is not None:
+        raise ValueError("rope_ext: inv_freq must be None when cos and sin are given, got both")
+    if not x or not isinstance(x[0], torch.Tensor):
+        raise _not_tensors("x", x)
+    if not isinstance(attention_scaling, (int, float)):
+        raise TypeError(f"rope_ext: attention_scaling must be a number, got {attention_scaling!r}")
+    dtype = torch.float64 if x[0].dtype == torch.float64 else torch.float32
+    if not differentiable(positions, inv_freq):
+        high, low = turns(inv_freq, dtype, x[0].device)
+        return high, low, FROM_POSITIONS, positions, offset, cu_seqlens
+    axes = "bshd" if len(layout) == 3 else layout
+    sizes = dict(zip(layout.replace("t", "s"), x[0].shape))
+    heads = inv_freq.dim() > 1 and inv_freq.shape[-2] > 1
+    tokens = torch.arange(sizes.get("s", 0), device=x[0].device)
+    if cu_seqlens is not None:  # a table that the op looks up
+        if heads or isinstance(offset, torch.Tensor) or positions is not None:
+            got = "inv_freq with heads, positions or a Tensor as offset"
+            raise ValueError(f"rope_ext: cu_seqlens must be None where inv_freq is differentiated, got {got}")
+        positions, offset, lookup = tokens + offset, 0, (None, 0, cu_seqlens)
+    else:
+        positions = tokens if positions is None else positions
+        offset = offset.unsqueeze(-1) if isinstance(offset, torch.Tensor) else offset
+        positions, lookup = positions + offset, (None, 0, None)
+        positions = positions.unsqueeze(0) if positions.dim() == 1 else positions
+        if positions.shape[-1] != sizes["s"] or positions.shape[-2] not in (1, sizes.get("b", 1)):
+            rule = f"have shape ({sizes['s']},) or ({sizes.get('b', 1)}, {sizes['s']}), axes of inv_freq before"
+            raise ValueError(f"rope_ext: positions must {rule}, got {tuple(positions.shape)}")
+    if inv_freq.dim() == 3 and positions.dim() < 3:
+        positions = positions.expand(inv_freq.shape[0], *positions.shape)
+    cos, sin = cos_sin(positions, inv_freq, attention_scaling, dtype=dtype)
+    if heads:
+        cos, sin = (t.permute(*("bshd".index(axis) for axis in axes)) for t in (cos, sin))
+    return cos, sin, 0, *lookup
 
 
 def _not_a_bool(interleaved, inverse):

@@ -3,6 +3,8 @@
 Read it to know what `rope_ext.apply` computes. It checks nothing, is slow, and PyTorch differentiates it.
 """
 
+import math
+
 import torch
 
 LAYOUTS = ("bshd", "bhsd", "sbhd", "thd", "shd")
@@ -57,6 +59,92 @@ def table_rows(batch, seqlen, positions=None, offset=0, cu_seqlens=None, device=
         sequence = torch.searchsorted(boundaries, tokens, right=True) - 1
         rows = torch.where(tokens < boundaries[-1], rows - boundaries[sequence], -1)
     return rows
+
+
+# ---- angles without a table ----
+
+# 2 pi and its reciprocal, each as a sum of two float64.
+TWO_PI = (6.283185307179586, 2.4492935982947064e-16)
+ONE_TURN_PER_RADIAN = (0.15915494309189535, -9.839338337591243e-18)
+_TWO_PI_FLOAT32 = (6.2831854820251465, -1.7484555314695172e-07)
+_SIN_TERMS = {torch.float32: 4, torch.float64: 8}
+_COS_TERMS = {torch.float32: 5, torch.float64: 9}
+_EXACT_IN_FLOAT = 1 << 24
+
+
+def cos_sin(positions, high, low, attention_scaling=1.0):
+    """cos and sin of positions * (high + low) turns, in the dtype of high: csrc/core/angles.h in plain PyTorch.
+
+    positions: (axes, tokens), integers or the dtype of high; high, low: (axes, heads, pairs). Returns two of
+    (tokens, heads, pairs).
+    """
+    dtype = high.dtype
+    sum_high = torch.zeros(positions.shape[1], *high.shape[1:], dtype=dtype, device=high.device)
+    sum_low = torch.zeros_like(sum_high)
+    for position, rate_high, rate_low in zip(positions, high, low):
+        parts = [position]
+        if not position.is_floating_point():
+            rest = position.to(torch.int64).fmod(_EXACT_IN_FLOAT)
+            parts = [(position - rest).to(dtype), rest.to(dtype)]
+        for number, part in enumerate(parts):
+            p = part[:, None, None]
+            turns = p * rate_high
+            error = product_error(p, rate_high, turns) + p * rate_low
+            added, lost = _two_sum(sum_high, turns - turns.round())
+            skip = (p == 0) & (number < len(parts) - 1)
+            sum_high, sum_low = torch.where(skip, sum_high, added), torch.where(skip, sum_low, lost + (sum_low + error))
+    total, lost = _two_sum(sum_high, sum_low)
+    fraction = total - total.round()
+    quarter = (4 * fraction).round()
+    rest = fraction - 0.25 * quarter
+    two_pi, two_pi_low = TWO_PI if dtype == torch.float64 else _TWO_PI_FLOAT32
+    x = rest * two_pi
+    x_low = product_error(rest, torch.tensor(two_pi, dtype=dtype, device=x.device), x) + (
+        rest * two_pi_low + lost * two_pi
+    )
+    x2 = x * x
+    sin = x + (x * (x2 * _series(x2, 3, _SIN_TERMS[dtype])) + (x_low - 0.5 * x_low * x2))
+    cos = 1 + (x2 * _series(x2, 2, _COS_TERMS[dtype]) - x_low * x)
+    odd, half = quarter.abs() == 1, quarter.abs() == 2
+    c, s = torch.where(odd, sin, cos), torch.where(odd, cos, sin)
+    c, s = torch.where(half | (quarter == 1), -c, c), torch.where(half | (quarter == -1), -s, s)
+    return c * attention_scaling, s * attention_scaling
+
+
+def product(a, b, b_low):
+    """a * (b + b_low) as a sum of two float64; b and b_low are numbers."""
+    high = a * b
+    return high, product_error(a, torch.tensor(b, dtype=a.dtype, device=a.device), high) + a * b_low
+
+
+def product_error(a, b, rounded):
+    """a * b - rounded, exactly: what a fused multiply-add gives."""
+    if rounded.dtype == torch.float32:
+        return (a.double() * b.double() - rounded.double()).float()
+    (a1, a2), (b1, b2) = _halves(a), _halves(b)
+    return ((a1 * b1 - rounded) + a1 * b2 + a2 * b1) + a2 * b2  # Dekker 1971
+
+
+def _halves(a):
+    """a as a sum of two float64 of 26 bits each."""
+    scaled = a * 134217729.0  # 2^27 + 1
+    high = scaled - (scaled - a)
+    return high, a - high
+
+
+def _two_sum(a, b):
+    """a + b, rounded, and what the rounding lost: Knuth, The Art of Computer Programming, volume 2, section 4.2.2."""
+    total = a + b
+    b_of_total = total - a
+    return total, (a - (total - b_of_total)) + (b - b_of_total)
+
+
+def _series(x2, first, terms):
+    """Sum over k < terms of (-1) ** (k + 1) * x2 ** k / (first + 2 k)!."""
+    total = torch.zeros_like(x2)
+    for k in reversed(range(terms)):
+        total = total * x2 + (1 if k % 2 else -1) / math.factorial(first + 2 * k)
+    return total
 
 
 def _split(t, interleaved):

@@ -12,9 +12,10 @@ struct Arguments {
   Tensors x;
   Tensor cos, sin;
   int64_t offset;
-  int64_t flags;  // layout + 8 interleaved + 16 inverse + 32 transposed
+  int64_t flags;  // layout + 8 interleaved + 16 inverse + 32 transposed + 64 from_positions
   std::optional<int64_t> rotary_dim;
   int64_t rotary_offset;
+  double attention_scaling;
   OptionalTensor positions;
   OptionalTensor offsets;  // the (batch,) form of `offset`
   OptionalTensor cu_seqlens;
@@ -23,6 +24,7 @@ struct Arguments {
   bool interleaved() const { return flags & 8; }
   bool inverse() const { return flags & 16; }
   bool transposed() const { return flags & 32; }
+  bool from_positions() const { return flags & 64; }  // cos and sin: see schema.cpp
 };
 
 // Where the axes of a layout are; -1: there is no batch axis, batch is 1. In the order of LAYOUTS in rope_ext/ops.py.
@@ -44,8 +46,12 @@ inline int64_t stride_of(const Tensor& t, int axis) { return axis < 0 || t.size(
 // tensors.
 Params check_arguments(const Arguments& a);
 
+// cos and sin of cos_sin, for the same; positions, high and low as in schema.cpp. Returns Params without outputs.
+Params check_cos_sin(const Tensor& positions, const Tensor& high, const Tensor& low, double attention_scaling);
+
 // The part of it about positions, offsets and cu_seqlens (check_lookup.cpp).
 void check_lookup(const Arguments& a, Params* p);
+void check_positions_type(const Tensor& positions, Params* p);
 
 // Raises unless out[i] has the shape, dtype and device of x[i], and nothing that is written shares memory with itself
 // or anything else that is read or written; out[i] may be x[i]. `name`: of the argument that is written.

@@ -13,6 +13,9 @@ Index index_of(const char* argument, const Tensor& t) {
   return {t.const_data_ptr(), type == ScalarType::Long};
 }
 
+// Whether a row of a table must be there for each position.
+bool looks_up(const Params& p) { return p.axes == 0; }
+
 // Whether positions can be looked at here. On a GPU that would make the host wait for it.
 bool on_host(const Arguments& a) { return a.x[0].device_type() == aoti_torch_device_type_cpu(); }
 
@@ -42,7 +45,7 @@ void check_cu_seqlens(const Arguments& a, Params* p, int64_t rows) {
     if (i == 0 && boundary != 0) bad_value("cu_seqlens", "start at 0", boundary);
     if (boundary < end) bad_value("cu_seqlens", "ascend", text(boundary, " after ", end, " at [", i, "]"));
     if (boundary > p->seqlen) bad_value("cu_seqlens", text("end within the ", p->seqlen, " tokens of x"), boundary);
-    if (boundary > end) {
+    if (boundary > end && looks_up(*p)) {
       const auto where = [&] { return text(" for sequence ", i - 1); };
       in_table("offset", a.offset, rows, where);
       in_table("cu_seqlens", boundary - end - 1 + a.offset, rows, where);
@@ -64,23 +67,27 @@ void check_offsets(const Arguments& a, Params* p) {
 void check_positions_tensor(const Arguments& a, Params* p) {
   const Tensor& t = *a.positions;
   same_device("positions", t, a.x[0]);
-  p->positions.positions = index_of("positions", t);
+  check_positions_type(t, p);
   const int64_t rank = t.dim();
-  const bool fits = rank == 1 ? t.size(0) == p->seqlen
-                              : rank == 2 && layout_of(a).batch >= 0 && (t.size(0) == 1 || t.size(0) == p->batch) &&
-                                    t.size(1) == p->seqlen;
+  const bool per_axis = rank == 3 && !looks_up(*p) && t.size(0) == p->axes;
+  const bool batched = per_axis || (rank == 2 && layout_of(a).batch >= 0);
+  const bool fits =
+      (rank == 1 || (batched && (t.size(rank - 2) == 1 || t.size(rank - 2) == p->batch))) && t.size(-1) == p->seqlen;
   if (!fits) {
-    const std::string batched = layout_of(a).batch < 0 ? "" : text(" or (", p->batch, ", ", p->seqlen, ")");
-    bad_value("positions", text("have shape (", p->seqlen, ",)", batched), shape_of(t));
+    const std::string of_batch = layout_of(a).batch < 0 ? "" : text(" or (", p->batch, ", ", p->seqlen, ")");
+    const std::string of_axes =
+        looks_up(*p) ? "" : text(" or (", p->axes, ", ", p->batch, ", ", p->seqlen, "), axes first");
+    bad_value("positions", text("have shape (", p->seqlen, ",)", of_batch, of_axes), shape_of(t));
   }
-  p->positions.positions_batch_stride = rank == 2 ? stride_of(t, 0) : 0;
+  p->positions.positions_axis_stride = per_axis ? stride_of(t, 0) : 0;
+  p->positions.positions_batch_stride = batched ? stride_of(t, static_cast<int>(rank) - 2) : 0;
   p->positions.positions_token_stride = t.stride(-1);
 }
 
 // Rows outside the table are found here, before anything is written; those that a GPU's tensors lead to are kOutside
 // instead.
 void check_rows(const Arguments& a, const Params& p, int64_t rows) {
-  if ((a.positions || a.offsets) && !on_host(a)) return;
+  if (!looks_up(p) || ((a.positions || a.offsets) && !on_host(a))) return;
   const char* culprit = a.positions ? "positions" : "offset";
   const int64_t batches = a.offsets || p.positions.positions_batch_stride ? p.batch : 1;
   for (int64_t b = 0; b < batches && p.batch > 0 && p.seqlen > 0; ++b) {
@@ -95,10 +102,24 @@ void check_rows(const Arguments& a, const Params& p, int64_t rows) {
 
 }  // namespace
 
+// Integers, or with frequencies also the type of arithmetic.
+void check_positions_type(const Tensor& t, Params* p) {
+  p->positions.fractional =
+      !looks_up(*p) && t.scalar_type() == (p->table_dtype == DType::kFloat64 ? ScalarType::Double : ScalarType::Float);
+  if (p->positions.fractional) {
+    p->positions.positions = {t.const_data_ptr(), false};
+  } else if (!looks_up(*p) && t.scalar_type() != ScalarType::Long && t.scalar_type() != ScalarType::Int) {
+    bad_type("positions", text("be int32, int64 or ", p->table_dtype == DType::kFloat64 ? "float64" : "float32"),
+             name_of(t.scalar_type()));
+  } else {
+    p->positions.positions = index_of("positions", t);
+  }
+}
+
 void check_lookup(const Arguments& a, Params* p) {
   p->positions.offset = a.offset;
   p->positions.rows = a.cos.dim() == 2 ? a.cos.size(0) : p->seqlen;
-  if (a.cos.dim() == 2) {
+  if (a.cos.dim() == 2 || !looks_up(*p)) {
     const int64_t rows = p->positions.rows;
     if (a.positions) check_positions_tensor(a, p);
     if (a.offsets) check_offsets(a, p);

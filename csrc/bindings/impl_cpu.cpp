@@ -13,6 +13,8 @@ struct Cpu {
 
   static void table_grad(const Params& p, const Tensor&) { cpu::best_kernels().table_grad(p, num_threads()); }
 
+  static void cos_sin(const Params& p, const Tensor&) { cpu::best_kernels().cos_sin(p, num_threads()); }
+
   static void table_rows(const Params& p, int64_t* rows, const Tensor&) {
     for (int64_t b = 0; b < p.batch; ++b) {
       for (int64_t s = 0; s < p.seqlen; ++s) *rows++ = table_row(p.positions, b, s);

@@ -74,7 +74,7 @@ bool checks_positions() {
 }
 
 void check_positions(const Params& p, const Queue& queue) {
-  if (checks_positions()) check_launch(cuda::assert_positions(p, queue.stream));
+  if (checks_positions() && !p.axes) check_launch(cuda::assert_positions(p, queue.stream));
 }
 
 struct Cuda {
@@ -87,6 +87,8 @@ struct Cuda {
   }
 
   static void table_grad(const Params& p, const Tensor& x) { check_launch(cuda::table_grad(p, Queue(x).stream)); }
+
+  static void cos_sin(const Params& p, const Tensor& like) { check_launch(cuda::cos_sin(p, Queue(like).stream)); }
 
   static void table_rows(const Params& p, int64_t* rows, const Tensor& x) {
     const Queue queue(x);

@@ -3,6 +3,7 @@
 //   static void rotate(const Params&, const Tensor& x);                   the kernels, on the device of x
 //   static void table_grad(const Params&, const Tensor& x);
 //   static void table_rows(const Params&, int64_t* rows, const Tensor& x);
+//   static void cos_sin(const Params&, const Tensor& like);
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
@@ -73,6 +74,22 @@ struct Ops {
     stack[0] = box(std::move(rows));
   }
 
+  static void cos_sin(StableIValue* stack, uint64_t, uint64_t) {
+    const Tensor positions = unbox_tensor(stack[0]), high = unbox_tensor(stack[1]), low = unbox_tensor(stack[2]);
+    Params p = check_cos_sin(positions, high, low, torch::stable::detail::to<double>(stack[3]));
+    const int64_t heads = high.size(1);
+    const auto result = [&](RotatedTensor* to) {
+      Tensor t(torch::stable::new_empty(high.stable(), {p.seqlen, heads, p.pairs}));
+      *to = {nullptr, t.mutable_data_ptr(), {}, {0, t.stride(0), t.stride(1), 1}, heads, p.pairs};
+      return t;
+    };
+    Tensor cos = result(&p.x[0]), sin = result(&p.x[1]);
+    p.num_tensors = 2;
+    Device::cos_sin(p, high);
+    stack[0] = box(std::move(cos));
+    stack[1] = box(std::move(sin));
+  }
+
   template <class Library>
   static void add_to(Library& library) {
     for (const char* name : {"rotate", "rotate.unrecorded"}) library.impl(name, rotate);
@@ -81,6 +98,7 @@ struct Ops {
     library.impl("check_in_place", check_in_place);
     library.impl("table_grad", table_grad);
     library.impl("table_rows", table_rows);
+    library.impl("cos_sin", cos_sin);
   }
 };
 

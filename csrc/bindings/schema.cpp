@@ -4,9 +4,11 @@
 // Shared by all ops: struct Arguments in check.h, field by field. An argument that is given costs 0.2 to 0.3 us a call,
 // a default at the end 0.04 us: hence their order, and that `flags` packs four small ones. (A str would leak its
 // memory.)
+// With flags & 64 cos and sin are no tables: they are the high and low part of inv_freq in turns per position, (axes,
+// heads or 1, pairs), and cos and sin are made from the positions (csrc/core/angles.h), times attention_scaling.
 #define ROPE_ARGUMENTS(X)                                                                                         \
   X " x, Tensor cos, Tensor sin, SymInt offset=0, int flags=0, SymInt? rotary_dim=None, SymInt rotary_offset=0, " \
-    "Tensor? positions=None, Tensor? offsets=None, Tensor? cu_seqlens=None"
+    "float attention_scaling=1.0, Tensor? positions=None, Tensor? offsets=None, Tensor? cu_seqlens=None"
 
 // `unrecorded`: the same, for callers that know that no derivative is to be recorded. Nothing stands between them and
 // the device's kernel, where the other has kernels in Python (rope_ext/_autograd.py). Defined after the other: a call
@@ -29,4 +31,6 @@ STABLE_TORCH_LIBRARY(rope_ext, m) {
   // (batch or 1, seqlen) int64: the row of the table that each token reads; -1: the token is not rotated; -2: it leads
   // outside the table (on a GPU; on a CPU that is an error).
   m.def("table_rows(" ROPE_ARGUMENTS("Tensor[]") ") -> Tensor");
+  // cos and sin, (tokens, heads, pairs), of positions (axes, tokens) and inv_freq in turns, (axes, heads, pairs).
+  m.def("cos_sin(Tensor positions, Tensor high, Tensor low, float attention_scaling=1.0) -> (Tensor, Tensor)");
 }

@@ -34,10 +34,10 @@ inline Tensors unbox_list(StableIValue value) {
 // The arguments of schema.cpp that all ops share.
 inline Arguments unbox(StableIValue* stack) {
   using torch::stable::detail::to;
-  return {unbox_list(stack[0]),    unbox_tensor(stack[1]),   unbox_tensor(stack[2]),
-          to<int64_t>(stack[3]),   to<int64_t>(stack[4]),    to<std::optional<int64_t>>(stack[5]),
-          to<int64_t>(stack[6]),   unbox_optional(stack[7]), unbox_optional(stack[8]),
-          unbox_optional(stack[9])};
+  return {unbox_list(stack[0]),     unbox_tensor(stack[1]),   unbox_tensor(stack[2]),
+          to<int64_t>(stack[3]),    to<int64_t>(stack[4]),    to<std::optional<int64_t>>(stack[5]),
+          to<int64_t>(stack[6]),    to<double>(stack[7]),     unbox_optional(stack[8]),
+          unbox_optional(stack[9]), unbox_optional(stack[10])};
 }
 
 inline StableIValue box(Tensor tensor) { return torch::stable::detail::from(tensor.release()); }

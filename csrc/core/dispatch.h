@@ -25,4 +25,11 @@ static void dispatch_dtype(DType dtype, const Function& function) {
   }
 }
 
+// The same with the type that its arithmetic is done in.
+template <class Function>
+static void dispatch_arithmetic(DType dtype, const Function& function) {
+  if (dtype == DType::kFloat64) return function(TypeTag<double>{});
+  function(TypeTag<float>{});
+}
+
 }  // namespace rope

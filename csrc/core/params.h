@@ -51,6 +51,10 @@ struct Params {
   bool per_channel;  // one entry per channel in cos and sin, not one per pair
   bool negate_sin;   // turn by the negative angle
   bool fresh;        // pages of some x.out do not exist yet
+  // 0: cos and sin are tables. Else they are the high and low part of a frequency in turns per position, in the type of
+  // arithmetic, for each axis of the positions (row_stride) and each pair (pair_stride 1); angles.h makes cos and sin.
+  int64_t axes;
+  double attention_scaling;  // factor on that cos and sin
   Positions positions;
 };
 

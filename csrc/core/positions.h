@@ -1,4 +1,5 @@
-// Which row of the cos/sin table a token reads. Tables with one row per token are the case without any argument.
+// Which row of the cos/sin table a token reads, or what position its angles are made of (angles.h). Tables with one row
+// per token are the case without any argument.
 #pragma once
 
 #include <cstdint>
@@ -24,8 +25,9 @@ ROPE_INLINE int64_t load(const Index& index, int64_t at) {
 // row = (positions[batch, token], or token - start of its sequence, or token) + offset + offsets[batch]
 struct Positions {
   Index positions;
-  int64_t positions_batch_stride, positions_token_stride;  // elements; 0 broadcasts
-  Index offsets;                                           // one per batch entry
+  bool fractional;  // positions has the type of arithmetic instead; only without a table
+  int64_t positions_axis_stride, positions_batch_stride, positions_token_stride;  // elements; 0 broadcasts
+  Index offsets;                                                                  // one per batch entry
   int64_t offsets_stride;
   Index cu_seqlens;  // (nseq + 1,) ascending, from 0: sequence i holds tokens [cu_seqlens[i], cu_seqlens[i + 1])
   int64_t cu_seqlens_stride;
@@ -49,19 +51,32 @@ ROPE_INLINE int64_t sequence_start(const Positions& p, int64_t token) {
   return low == p.nseq ? kNotRotated : load(p.cu_seqlens, low * p.cu_seqlens_stride);
 }
 
-// The row before it is compared with the table. Not for tokens past the last boundary.
-ROPE_INLINE int64_t wanted_row(const Positions& p, int64_t batch, int64_t token, int64_t sequence_start) {
-  const int64_t row = p.positions.data
-                          ? load(p.positions, batch * p.positions_batch_stride + token * p.positions_token_stride)
-                          : token - sequence_start;
-  // Unsigned: a sum out of range wraps, and is refused as a row outside the table, instead of being undefined.
+// Unsigned: a sum out of range wraps, and is refused as a row outside the table, instead of being undefined.
+ROPE_INLINE uint64_t offset_of(const Positions& p, int64_t batch) {
   const uint64_t offset = p.offsets.data ? load(p.offsets, batch * p.offsets_stride) : 0;
-  return static_cast<int64_t>(static_cast<uint64_t>(row) + offset + static_cast<uint64_t>(p.offset));
+  return offset + static_cast<uint64_t>(p.offset);
+}
+
+ROPE_INLINE int64_t position_index(const Positions& p, int64_t batch, int64_t token, int64_t axis) {
+  return axis * p.positions_axis_stride + batch * p.positions_batch_stride + token * p.positions_token_stride;
+}
+
+// The row before it is compared with the table. Not for tokens past the last boundary, nor for fractional positions.
+ROPE_INLINE int64_t wanted_row(const Positions& p, int64_t batch, int64_t token, int64_t sequence_start,
+                               int64_t axis = 0) {
+  const int64_t row =
+      p.positions.data ? load(p.positions, position_index(p, batch, token, axis)) : token - sequence_start;
+  return static_cast<int64_t>(static_cast<uint64_t>(row) + offset_of(p, batch));
+}
+
+// The token at which the positions of `token` begin with 0, or kNotRotated.
+ROPE_INLINE int64_t sequence_of(const Positions& p, int64_t token) {
+  return p.cu_seqlens.data ? sequence_start(p, token) : 0;
 }
 
 // 0 to rows - 1, kNotRotated or kOutside.
 ROPE_INLINE int64_t table_row(const Positions& p, int64_t batch, int64_t token) {
-  const int64_t start = p.cu_seqlens.data ? sequence_start(p, token) : 0;
+  const int64_t start = sequence_of(p, token);
   if (start == kNotRotated) return kNotRotated;
   const int64_t row = wanted_row(p, batch, token, start);
   return row >= 0 && row < p.rows ? row : kOutside;

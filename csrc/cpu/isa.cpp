@@ -35,7 +35,7 @@ bool supported(const Kernels& kernels) {
            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
   }
   if (&kernels == &kernels_avx2) {  // F16C came before all of these, and older compilers do not know its name
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2");
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("fma");
   }
 #endif
   return true;

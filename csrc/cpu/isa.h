@@ -13,6 +13,9 @@ struct Kernels {
   // cos and sin are written with the gradient of the tables, one row per token: x[i].in is x, x[i].out is only read and
   // holds the gradient of the rotated x. Tables that broadcast over batch or heads (stride 0) get the sum.
   void (*table_grad)(const Params&, int num_threads);
+  // x[0].out and x[1].out, (batch, seqlen, heads, pairs) in the type of arithmetic, are written with cos and sin of the
+  // positions; cos and sin are frequencies (axes > 0).
+  void (*cos_sin)(const Params&, int num_threads);
 };
 
 // All instruction sets compiled in, best first; `count` receives their number.

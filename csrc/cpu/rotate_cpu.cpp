@@ -5,6 +5,7 @@
 #include <cmath>
 #include <initializer_list>
 
+#include "core/angles.h"
 #include "core/dispatch.h"
 #include "core/math.h"
 #include "cpu/isa.h"
@@ -15,6 +16,9 @@ namespace {
 
 // Pairs of a token whose cos/sin are held converted in L1.
 constexpr int64_t kPairBlock = 128;
+
+// Entries of cos and sin that a thread makes at least.
+constexpr int64_t kGrainEntries = 16384;
 
 // ---- rotate ----
 
@@ -49,17 +53,56 @@ int64_t entry(const Table& t, int64_t batch, int64_t row, int64_t head, int64_t 
   return batch * t.batch_stride + row * t.row_stride + head * t.head_stride + pair * t.pair_stride;
 }
 
+// cos and sin of n pairs at a token, from its positions.
+template <class A>
+void make_entries(const Params& p, int64_t batch, int64_t token, int64_t sequence_start, int64_t head, int64_t begin,
+                  int64_t n, A* cos, A* sin) {
+  A high[kPairBlock] = {}, low[kPairBlock] = {};
+  for (int64_t axis = 0; axis < p.axes; ++axis) {
+    const Two<A> position = position_of<A>(p.positions, batch, token, sequence_start, axis);
+    const A* rate_high = at<A>(p.cos.first, entry(p.cos, 0, axis, head, begin));
+    const A* rate_low = at<A>(p.sin.first, entry(p.sin, 0, axis, head, begin));
+    const auto add = [&](A part) {
+      for (int64_t i = 0; i < n; ++i) {
+        const Two<A> sum = add_turns(Two<A>{high[i], low[i]}, part, rate_high[i], rate_low[i]);
+        high[i] = sum.high;
+        low[i] = sum.low;
+      }
+    };
+    if (position.high != 0) add(position.high);
+    add(position.low);
+  }
+  const A attention_scaling = static_cast<A>(p.attention_scaling);
+  for (int64_t i = 0; i < n; ++i) {
+    const CosSin<A> made = entries(Two<A>{high[i], low[i]}, attention_scaling, p.negate_sin);
+    cos[i] = made.cos;
+    sin[i] = made.sin;
+  }
+}
+
+// From tables or positions. row: where the table is read; with positions, anything but kNotRotated.
 template <class T, Access kAccess, class A>
-void load_angles(const Params& p, int64_t batch, int64_t row, int64_t head, int64_t begin, int64_t n,
+void load_angles(const Params& p, int64_t batch, int64_t token, int64_t row, int64_t head, int64_t begin, int64_t n,
                  A (&to)[4][kPairBlock]) {
-  const auto load = [&](const Table& table, const void* data, bool negate, A* entries) {
-    const int64_t from = entry(table, batch, row, head, begin);
-    load_entries<kStep<T>>(p.table_dtype, data, from, table.pair_stride, n, negate, entries);
+  const auto order = [&](A* entries) {
     for (int64_t i = 0; i < n; i += kStep<T>) {
       const auto in_order = read_lanes<Lanes<T>>(entries + i);
       write_lanes(entries + i, kAccess == Access::kInterleaved ? interleaved_order(in_order) : run_order(in_order));
     }
   };
+  const auto load = [&](const Table& table, const void* data, bool negate, A* entries) {
+    const int64_t from = entry(table, batch, row, head, begin);
+    load_entries<kStep<T>>(p.table_dtype, data, from, table.pair_stride, n, negate, entries);
+    order(entries);
+  };
+  if (p.axes) {
+    make_entries(p, batch, token, row, head, begin, n, to[0], to[1]);
+    for (A* entries : {to[0], to[1]}) {
+      for (int64_t i = n; i % kStep<T>; ++i) entries[i] = 0;
+      order(entries);
+    }
+    return;
+  }
   load(p.cos, p.cos.first, false, to[0]);
   load(p.sin, p.sin.first, p.negate_sin, to[1]);
   if (!p.per_channel) return;
@@ -137,7 +180,7 @@ void copy_channels(const RotatedTensor& x, int64_t batch, int64_t token, int64_t
 
 template <Access kAccess, bool kStream, class T>
 void rotate_token(const Params& p, const Plan& plan, int64_t batch, int64_t token) {
-  const int64_t row = table_row(p.positions, batch, token);
+  const int64_t row = p.axes ? sequence_of(p.positions, token) : table_row(p.positions, batch, token);
   const int64_t pairs = row == kNotRotated ? 0 : p.pairs;
   for (int t = 0; t < p.num_tensors; ++t) {
     copy_channels<T>(p.x[t], batch, token, 0, pairs ? p.rotary_offset : p.x[t].head_dim);
@@ -150,7 +193,7 @@ void rotate_token(const Params& p, const Plan& plan, int64_t batch, int64_t toke
   for (int64_t head = 0; head < shares; ++head) {
     for (int64_t begin = 0; begin < pairs; begin += kPairBlock) {
       const int64_t n = pairs - begin < kPairBlock ? pairs - begin : kPairBlock;
-      load_angles<T, kAccess>(p, batch, row, head, begin, n, angles.entries);
+      load_angles<T, kAccess>(p, batch, token, row, head, begin, n, angles.entries);
       for (int t = 0; t < p.num_tensors; ++t) {
         const RotatedTensor& x = p.x[t];
         const auto in = token_row<const T>(p, x.in, x.in_stride, p.pairing, batch, token, begin);
@@ -292,6 +335,27 @@ void table_grad(const Params& p, int num_threads) {
   });
 }
 
+// x[0].out and x[1].out: where cos and sin of every token, head and pair go.
+void cos_sin(const Params& p, int num_threads) {
+  Plan plan{};
+  plan.threads = p.seqlen * p.x[0].heads * p.pairs / kGrainEntries;
+  dispatch_arithmetic(p.dtype, [&](auto tag) {
+    using A = typename decltype(tag)::type;
+    for_each_token(p, plan, p.batch, num_threads, [&](int64_t batch, int64_t token) {
+      for (int64_t head = 0; head < p.x[0].heads; ++head) {
+        const auto out = [&](int i) {
+          const Strides& s = p.x[i].out_stride;
+          return at<A>(p.x[i].out, batch * s.batch + token * s.token + head * s.head);
+        };
+        for (int64_t begin = 0; begin < p.pairs; begin += kPairBlock) {
+          const int64_t n = p.pairs - begin < kPairBlock ? p.pairs - begin : kPairBlock;
+          make_entries(p, batch, token, 0, head, begin, n, out(0) + begin, out(1) + begin);
+        }
+      }
+    });
+  });
+}
+
 }  // namespace
 
 #define ROPE_CONCAT_(a, b) a##b
@@ -299,6 +363,6 @@ void table_grad(const Params& p, int num_threads) {
 #define ROPE_STRING_(a) #a
 #define ROPE_STRING(a) ROPE_STRING_(a)
 extern const Kernels ROPE_CONCAT(kernels_, ROPE_ISA);
-const Kernels ROPE_CONCAT(kernels_, ROPE_ISA) = {ROPE_STRING(ROPE_ISA), rotate, table_grad};
+const Kernels ROPE_CONCAT(kernels_, ROPE_ISA) = {ROPE_STRING(ROPE_ISA), rotate, table_grad, cos_sin};
 
 }  // namespace rope::cpu

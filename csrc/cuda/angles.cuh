@@ -3,6 +3,7 @@
 
 #include <cmath>
 
+#include "core/angles.h"
 #include "core/math.h"
 #include "core/params.h"
 #include "cuda/plan.h"
@@ -101,15 +102,54 @@ ROPE_INLINE void fill(A value, Angles<A, kPairs, kPerChannel>* to) {
   }
 }
 
-// A row outside the table is not read: NaN.
+// cos and sin of a pair at a token, from its positions.
+template <class A>
+ROPE_INLINE CosSin<A> make_entries(const Params& p, int64_t batch, int64_t token, int64_t sequence_start, int64_t head,
+                                   int64_t pair) {
+  Two<A> turns = {};
+  for (int axis = 0; axis < p.axes; ++axis) {
+    const Two<A> position = position_of<A>(p.positions, batch, token, sequence_start, axis);
+    turns = add_turns(turns, position, *at<A>(p.cos.first, entry(p.cos, 0, axis, head, pair)),
+                      *at<A>(p.sin.first, entry(p.sin, 0, axis, head, pair)));
+  }
+  return entries(turns, static_cast<A>(p.attention_scaling), p.negate_sin);
+}
+
+// From tables or positions. row: as of table_row; with positions, the start of the sequence or kNotRotated. A row
+// outside the table is not read: NaN.
 template <class T, int kPairs, bool kPerChannel>
-ROPE_INLINE void load_angles(const Params& p, const Plan& plan, int64_t batch, int64_t row, int64_t head, int64_t pair,
-                             Angles<Arithmetic<T>, kPairs, kPerChannel>* to) {
+ROPE_INLINE void load_angles(const Params& p, const Plan& plan, int64_t batch, int64_t token, int64_t row, int64_t head,
+                             int64_t pair, Angles<Arithmetic<T>, kPairs, kPerChannel>* to) {
   if (row == kNotRotated) return;
+  if constexpr (!kPerChannel) {
+    if (p.axes) {
+      ROPE_UNROLL
+      for (int i = 0; i < kPairs; ++i) {
+        const auto made = make_entries<Arithmetic<T>>(p, batch, token, row, head, pair + i);
+        to->cos[0][i] = made.cos;
+        to->sin[0][i] = made.sin;
+      }
+      return;
+    }
+  }
   if (row == kOutside) return fill(static_cast<Arithmetic<T>>(NAN), to);
   const int64_t cos = entry(p.cos, batch, row, head, pair), sin = entry(p.sin, batch, row, head, pair);
   load_entries<T>(p, plan, p.cos.first, cos, p.sin.first, sin, to->cos[0], to->sin[0]);
   if constexpr (kPerChannel) load_entries<T>(p, plan, p.cos.second, cos, p.sin.second, sin, to->cos[1], to->sin[1]);
+}
+
+// ---- cos_sin ----
+
+ROPE_INLINE int64_t cos_sin_entries(const Params& p) { return p.seqlen * p.x[0].heads * p.pairs; }
+
+// One entry of cos and of sin has one thread; x[0].out and x[1].out are contiguous, batch is 1.
+template <class A>
+ROPE_INLINE void cos_sin_thread(const Params& p, int64_t index) {
+  if (index >= cos_sin_entries(p)) return;
+  const int64_t pair = index % p.pairs, head = index / p.pairs % p.x[0].heads, token = index / p.pairs / p.x[0].heads;
+  const CosSin<A> made = make_entries<A>(p, 0, token, 0, head, pair);
+  *at<A>(p.x[0].out, index) = made.cos;
+  *at<A>(p.x[1].out, index) = made.sin;
 }
 
 }  // namespace rope::cuda

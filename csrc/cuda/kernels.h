@@ -24,6 +24,9 @@ const char* table_grad(const Params& p, Stream stream);
 // rows[batch * seqlen + token] = table_row, for the `batch` of p.
 const char* table_rows(const Params& p, int64_t* rows, Stream stream);
 
+// As cpu::Kernels::cos_sin.
+const char* cos_sin(const Params& p, Stream stream);
+
 // Stops the program on the GPU, with a message for each token whose row lies outside the table.
 const char* assert_positions(const Params& p, Stream stream);
 

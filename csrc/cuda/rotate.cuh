@@ -120,9 +120,9 @@ ROPE_INLINE void rotate_thread(const Params& p, const Plan& plan, const Thread& 
       // After the elements are asked for: the way to cos and sin leads over a position, so it takes two trips to
       // memory.
       if (unit < plan.rotated_units && (head == first_head || plan.row_per_head)) {
-        const int64_t row = table_row(p.positions, batch, token);
+        const int64_t row = p.axes ? sequence_of(p.positions, token) : table_row(p.positions, batch, token);
         turned = row != kNotRotated;
-        load_angles<T>(p, plan, batch, row, units[0].head, unit * kWidth, &angles);
+        load_angles<T>(p, plan, batch, token, row, units[0].head, unit * kWidth, &angles);
       }
       ROPE_UNROLL
       for (int i = 0; i < kHeadsInFlight; ++i) {

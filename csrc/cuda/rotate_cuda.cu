@@ -24,6 +24,11 @@ __global__ void __launch_bounds__(kBlock) table_grad_kernel(const __grid_constan
   table_grad_thread<T>(p, index_of_thread());
 }
 
+template <class A>
+__global__ void __launch_bounds__(kBlock) cos_sin_kernel(const __grid_constant__ Params p) {
+  cos_sin_thread<A>(p, index_of_thread());
+}
+
 __global__ void __launch_bounds__(kBlock) table_rows_kernel(const __grid_constant__ Params p, int64_t* rows) {
   const int64_t i = index_of_thread();
   if (i < p.batch * p.seqlen) rows[i] = table_row(p.positions, i / p.seqlen, i % p.seqlen);
@@ -68,6 +73,15 @@ const char* table_grad(const Params& p, Stream stream) {
   if (entries == 0) return nullptr;
   dispatch_dtype(p.dtype, [&](auto tag) {
     table_grad_kernel<typename decltype(tag)::type><<<grid_for(entries), kBlock, 0, stream_of(stream)>>>(p);
+  });
+  return launched();
+}
+
+const char* cos_sin(const Params& p, Stream stream) {
+  const int64_t entries = cos_sin_entries(p);
+  if (entries == 0) return nullptr;
+  dispatch_arithmetic(p.dtype, [&](auto tag) {
+    cos_sin_kernel<typename decltype(tag)::type><<<grid_for(entries), kBlock, 0, stream_of(stream)>>>(p);
   });
   return launched();
 }

@@ -38,7 +38,13 @@ void table_grad(const Params& p, int) {
   });
 }
 
-constexpr cpu::Kernels kEmulated = {"cuda", rotate, table_grad};
+void cos_sin(const Params& p, int) {
+  dispatch_arithmetic(p.dtype, [&](auto tag) {
+    for_each(cos_sin_entries(p), [&](int64_t i) { cos_sin_thread<typename decltype(tag)::type>(p, i); });
+  });
+}
+
+constexpr cpu::Kernels kEmulated = {"cuda", rotate, table_grad, cos_sin};
 
 }  // namespace
 }  // namespace rope::cuda

@@ -92,6 +92,9 @@ PYBIND11_MODULE(_introspect, m) {
            py::arg("negate_sin") = false, py::arg("positions") = 0, py::arg("rows") = 0);
 
   m.def("supported_isas", supported_isas, "Compiled instruction sets that this machine can run, best first.");
+  m.def(
+      "kernels", [](const std::string& isa) { return reinterpret_cast<uintptr_t>(&kernels_of(isa)); },
+      "Address of those of an instruction set, for rope_ext_use_cpu_kernels.");
   m.def("best_isa", [] { return cpu::best_kernels().isa; }, "The one that the ops use.");
   m.def(
       "rotate",

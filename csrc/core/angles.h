@@ -1,0 +1,156 @@
+// cos and sin of position * frequency, without a table: a second source of the entries that core/math.h multiplies by.
+//
+// A frequency is given in turns per position, as the sum of two numbers (high and low), and the position too where one
+// number does not hold it. Whole turns are dropped as soon as they appear, which is exact, so the error of the angle
+// does not grow with the position but for what the two numbers do not hold of the frequency: 2^-49 of it in float.
+// Then cos and sin of the rest are Taylor series on an eighth of a turn to either side.
+//
+// Errors in float, absolute, for frequencies up to 1 radian per position: 1e-7 up to position 2^20, 1.5e-7 up to 2^24.
+//
+// The same bits everywhere: only products, sums, rint and comparisons, each rounded by itself; no fused multiply-add
+// but for the error of a product, which is exact; no function of a math library. reference.cos_sin is the same in
+// PyTorch.
+#pragma once
+
+#include <cmath>
+
+#include "core/macros.h"
+#include "core/params.h"
+
+namespace rope {
+
+template <class A>
+struct CosSin {
+  A cos, sin;
+};
+
+// high + low: a number of more precision than one A has.
+template <class A>
+struct Two {
+  A high, low;
+};
+
+// ---- positions ----
+
+// Integers up to here are exact in float; larger positions are a multiple of it and a rest.
+constexpr int64_t kExactInFloat = 1 << 24;
+
+template <class A>
+ROPE_INLINE Two<A> position_of(const Positions& p, int64_t batch, int64_t token, int64_t sequence_start, int64_t axis) {
+  if (p.fractional) {
+    const A position = static_cast<const A*>(p.positions.data)[position_index(p, batch, token, axis)];
+    return {0, position + static_cast<A>(static_cast<int64_t>(offset_of(p, batch)))};
+  }
+  const int64_t position = wanted_row(p, batch, token, sequence_start, axis), rest = position % kExactInFloat;
+  return {static_cast<A>(position - rest), static_cast<A>(rest)};
+}
+
+// ---- turns ----
+
+// To the nearest integer, halves to the even one.
+ROPE_INLINE float nearest(float value) { return rintf(value); }
+ROPE_INLINE double nearest(double value) { return rint(value); }
+
+// a * b - product, exactly, where `product` is a * b rounded.
+ROPE_INLINE float product_error(float a, float b, float product) {
+#if defined(__CUDA_ARCH__) || defined(__FP_FAST_FMAF)
+  return fmaf(a, b, -product);
+#else
+  return static_cast<float>(static_cast<double>(a) * b - product);
+#endif
+}
+ROPE_INLINE double product_error(double a, double b, double product) { return fma(a, b, -product); }
+
+template <class A>
+ROPE_INLINE Two<A> two_sum(A a, A b) {
+  const A sum = a + b, b_of_sum = sum - a;
+  return {sum, (a - (sum - b_of_sum)) + (b - b_of_sum)};
+}
+
+// sum + position * rate, in turns, whole turns dropped (not all of them: |high| can reach 1).
+template <class A>
+ROPE_INLINE Two<A> add_turns(Two<A> sum, A position, A rate_high, A rate_low) {
+  const A product = position * rate_high;
+  const A error = product_error(position, rate_high, product) + position * rate_low;
+  const Two<A> high = two_sum(sum.high, product - nearest(product));
+  return {high.high, high.low + (sum.low + error)};
+}
+
+template <class A>
+ROPE_INLINE Two<A> add_turns(Two<A> sum, Two<A> position, A rate_high, A rate_low) {
+  if (position.high != 0) sum = add_turns(sum, position.high, rate_high, rate_low);
+  return add_turns(sum, position.low, rate_high, rate_low);
+}
+
+// ---- cos and sin ----
+
+// 2 pi = high + low.
+ROPE_INLINE Two<float> two_pi(float) { return {6.2831855f, -1.7484555e-7f}; }
+ROPE_INLINE Two<double> two_pi(double) { return {6.283185307179586, 2.4492935982947064e-16}; }
+
+// Terms of the series after the first, of sin and of cos: the next would be below 1e-9 in float, 1e-17 in double.
+ROPE_INLINE int sin_terms(float) { return 4; }
+ROPE_INLINE int cos_terms(float) { return 5; }
+ROPE_INLINE int sin_terms(double) { return 8; }
+ROPE_INLINE int cos_terms(double) { return 9; }
+
+// 1 - x^2 / (n (n - 1)) * (1 - x^2 / ((n - 2) (n - 3)) * ...) is the series; its coefficients are the reciprocals of
+// factorials, signs alternating: sum over k < terms of (-1)^(k + 1) x2^k / (first + 2 k)!.
+template <class A>
+ROPE_INLINE A series(A x2, int first, int terms) {
+  constexpr double kFactorials[] = {1,
+                                    1,
+                                    2,
+                                    6,
+                                    24,
+                                    120,
+                                    720,
+                                    5040,
+                                    40320,
+                                    362880,
+                                    3628800,
+                                    39916800,
+                                    479001600,
+                                    6227020800,
+                                    87178291200,
+                                    1307674368000,
+                                    20922789888000,
+                                    355687428096000,
+                                    6402373705728000};
+  A sum = 0;
+  ROPE_UNROLL
+  for (int k = terms - 1; k >= 0; --k) {
+    const double coefficient = (k % 2 ? 1.0 : -1.0) / kFactorials[first + 2 * k];
+    sum = sum * x2 + static_cast<A>(coefficient);
+  }
+  return sum;
+}
+
+// turns: as from add_turns.
+template <class A>
+ROPE_INLINE CosSin<A> cos_sin(Two<A> turns) {
+  const Two<A> sum = two_sum(turns.high, turns.low);
+  const A fraction = sum.high - nearest(sum.high);
+  const A quarter = nearest(4 * fraction);         // -2 to 2
+  const A rest = fraction - A(0.25) * quarter;  // exact, at most 1/8
+  const A x = rest * two_pi(A()).high;          // radians; x + x_low more exactly
+  const A x_low = product_error(rest, two_pi(A()).high, x) + (rest * two_pi(A()).low + sum.low * two_pi(A()).high);
+  const A x2 = x * x;
+  const A sin = x + (x * (x2 * series(x2, 3, sin_terms(A()))) + (x_low - A(0.5) * x_low * x2));
+  const A cos = 1 + (x2 * series(x2, 2, cos_terms(A())) - x_low * x);
+  const bool odd = quarter == 1 || quarter == -1, half = quarter == 2 || quarter == -2;
+  const A c = odd ? sin : cos, s = odd ? cos : sin;
+  return {half || quarter == 1 ? -c : c, half || quarter == -1 ? -s : s};
+}
+
+// The entries of a table: attention_scaling and the direction in them, and any NaN the one with zeros in its low half
+// (bfloat16_rounded).
+template <class A>
+ROPE_INLINE CosSin<A> entries(Two<A> turns, A attention_scaling, bool negate_sin) {
+  const CosSin<A> unit = cos_sin(turns);
+  const A cos = unit.cos * attention_scaling, sin = unit.sin * attention_scaling;
+  const bool number = cos == cos;
+  return {number ? cos : static_cast<A>(NAN), number ? (negate_sin ? -sin : sin) : static_cast<A>(NAN)};
+}
+
+}  // namespace rope

@@ -1,0 +1,327 @@
+"""Angles from positions, without a table: the bits of the reference, exact at any position, with derivatives."""
+
+import ctypes
+from decimal import Decimal, getcontext
+
+import pytest
+import torch
+from conftest import assert_same_bits, random, random_integers, shape_of
+from pairwise import pairwise
+
+import rope_ext
+from rope_ext import _introspect, angles, reference
+from rope_ext._library import native, torch_ops
+
+FLOATS = [torch.float32, torch.float64]
+FAR = [0, 1, -1, 4095, 131071, 1_000_000, -1_000_000, 2**24, -(2**24)]
+
+
+def frequencies(pairs, *more, dtype=torch.float64):
+    """(*more, pairs): falling from 1 radian per position, smaller ones for each further index before."""
+    count = torch.Size(more).numel()
+    scales = torch.linspace(1, 0.5, count, dtype=torch.float64).reshape(*more, 1)
+    return (scales * 10000.0 ** (-torch.arange(pairs, dtype=torch.float64) / pairs)).to(dtype)
+
+
+# ---- the same bits everywhere ----
+
+
+def kinds_of_positions(axes, tokens, dtype):
+    small = random_integers(4096, (axes, tokens)) - 2048
+    return [small, small.int(), (small * 16411), small.to(dtype) / 7, small * 2**30 + 5]
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_cos_sin_equals_the_reference(dtype):
+    """Sizes around vectors and blocks; one and three axes; with heads; integers beyond 2^24 and fractions."""
+    for pairs, heads, axes in ((1, 1, 1), (7, 3, 1), (64, 1, 3), (130, 2, 1), (36, 1, 1)):
+        rates = angles.turns(frequencies(pairs, axes, heads), dtype)
+        for positions in kinds_of_positions(axes, 50, dtype):
+            wanted = reference.cos_sin(positions, *rates, 0.75)
+            assert_same_bits(torch_ops.cos_sin(positions, *rates, 0.75), wanted)
+
+
+@pytest.mark.devices("cpu")
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_instruction_sets_give_the_same_bits(dtype):
+    """And the CUDA kernel, run on the CPU."""
+    native.rope_ext_use_cpu_kernels.argtypes = (ctypes.c_void_p,)
+    rates = angles.turns(frequencies(70, 2, 1), dtype)
+    for positions in kinds_of_positions(2, 50, dtype):
+        wanted = reference.cos_sin(positions, *rates)
+        for isa in [*_introspect.supported_isas(), "cuda"]:
+            try:
+                native.rope_ext_use_cpu_kernels(_introspect.kernels(isa))
+                assert rope_ext.build_info()["cpu_isa"] == isa
+                assert_same_bits(torch_ops.cos_sin(positions, *rates), wanted)
+            finally:
+                native.rope_ext_use_cpu_kernels(None)
+
+
+PARAMETERS = {
+    "dtype": [torch.float64, torch.float32, torch.bfloat16, torch.float16],
+    "layout": list(reference.LAYOUTS),
+    "interleaved": [False, True],
+    "rotary": [(None, 0), (12, 0), (12, 4)],
+    "positions": [None, "seqlen", "batch", "float", "axes"],
+    "offset": [0, -3, "batch"],
+    "heads": ["shared", "per head"],
+    "inverse": [False, True],
+    "form": ["functional", "in place", "out"],
+    "kernels": ["cpu", "cuda"],
+}
+
+
+@pytest.mark.parametrize("case", pairwise(PARAMETERS), ids=lambda c: "-".join(str(v) for v in c.values()))
+def test_apply_makes_the_table_it_does_not_read(case, device):
+    """apply(inv_freq=...) equals apply with the tables of cos_sin, bit for bit; so does its gradient of x."""
+    dtype, layout, (rotary_dim, rotary_offset) = case["dtype"], case["layout"], case["rotary"]
+    arithmetic = torch.float64 if dtype == torch.float64 else torch.float32
+    batched = "b" in layout
+    batch, seqlen, heads, head_dim = 2 if batched else 1, 9, 3, 20
+    axes, pairs = 3 if case["positions"] == "axes" else 1, (rotary_dim or head_dim) // 2
+    inv_freq = frequencies(pairs, axes, heads if case["heads"] == "per head" else 1)
+    x = random(shape_of(layout, batch, seqlen, heads, head_dim), dtype)
+    positions = {
+        None: None,
+        "seqlen": random_integers(1000, (seqlen,), torch.int32),
+        "batch": random_integers(1_000_000, (batch, seqlen) if batched else (seqlen,)),
+        "float": (random_integers(1000, (seqlen,)) / 3).to(arithmetic),
+        "axes": random_integers(1000, (axes, batch, seqlen)),
+    }[case["positions"]]
+    offset = torch.arange(5, 5 + batch) if case["offset"] == "batch" else case["offset"]
+    options = {"layout": layout, "interleaved": case["interleaved"], "inverse": case["inverse"]}
+    options |= {"rotary_dim": rotary_dim, "rotary_offset": rotary_offset}
+
+    at = torch.arange(seqlen) if positions is None else positions
+    at = at + (offset[:, None] if isinstance(offset, torch.Tensor) else offset)
+    at = at.expand(axes, batch, seqlen)
+    cos, sin = reference.cos_sin(at.flatten(1), *angles.turns(inv_freq, arithmetic), 1.25)
+    shape = (batch, seqlen, cos.shape[1], pairs)
+    cos, sin = cos.reshape(shape), sin.reshape(shape)
+    order = layout if batched else "bshd"
+    cos, sin = (t.permute(*("bshd".index(axis) for axis in order)) for t in (cos, sin))
+    wanted = reference.apply(x, cos, sin, **options)
+
+    options |= {"inv_freq": inv_freq, "positions": positions, "offset": offset, "attention_scaling": 1.25}
+    if case["kernels"] == "cuda" and device == "cpu":
+        native.rope_ext_use_cpu_kernels.argtypes = (ctypes.c_void_p,)
+        native.rope_ext_use_cpu_kernels(_introspect.kernels("cuda"))
+    try:
+        if case["form"] == "functional":
+            got = rope_ext.apply(x, **options)
+        elif case["form"] == "out":
+            got = rope_ext.apply(x, out=torch.full_like(x, torch.nan), **options)
+        else:
+            got = rope_ext.apply_(x.clone(), **options)
+        assert_same_bits(got, wanted)
+        leaf, grad = x.clone().requires_grad_(), random(x.shape, dtype, 5)
+        (grad_x,) = torch.autograd.grad(rope_ext.apply(leaf, **options), leaf, grad)
+    finally:
+        native.rope_ext_use_cpu_kernels(None)
+    options = {name: options[name] for name in ("layout", "interleaved", "inverse", "rotary_dim", "rotary_offset")}
+    assert_same_bits(grad_x, rope_ext.apply(grad, cos, sin, **(options | {"inverse": not options["inverse"]})))
+
+
+def test_packed_sequences():
+    """Positions restart at the boundaries, from the offset; tokens past the last are copied bit for bit."""
+    x, inv_freq = random((12, 2, 8), torch.float32), frequencies(4)
+    boundaries = torch.tensor([0, 5, 5, 9], dtype=torch.int32)
+    restarted = torch.tensor([0, 1, 2, 3, 4, 0, 1, 2, 3])
+    wanted = torch.cat(
+        (
+            rope_ext.apply(
+                x[:9], *rope_ext.cos_sin(restarted + 7, inv_freq)[:2], layout="thd", positions=torch.arange(9)
+            ),
+            x[9:],
+        )
+    )
+    packed = {"layout": "thd", "cu_seqlens": boundaries, "offset": 7}
+    assert_same_bits(rope_ext.apply(x, inv_freq=inv_freq, **packed), wanted)
+    learned = inv_freq.clone().requires_grad_()
+    assert_same_bits(rope_ext.apply(x, inv_freq=learned, **packed).detach(), wanted)
+
+
+def test_several_tensors_share_angles():
+    q, k = random((2, 5, 4, 8), torch.bfloat16), random((2, 5, 1, 8), torch.bfloat16, 1)
+    both = rope_ext.apply((q, k), inv_freq=frequencies(4), offset=100)
+    assert isinstance(both, tuple)
+    for got, x in zip(both, (q, k)):
+        assert_same_bits(got, rope_ext.apply(x, inv_freq=frequencies(4), offset=100))
+
+
+def test_turns_once_are_the_same():
+    x, inv_freq = random((1, 5, 2, 8), torch.float32), frequencies(4)
+    rates = angles.turns(inv_freq)
+    assert_same_bits(rope_ext.apply(x, inv_freq=rates), rope_ext.apply(x, inv_freq=inv_freq))
+    assert_same_bits(rope_ext.cos_sin(torch.arange(9), rates), rope_ext.cos_sin(torch.arange(9), inv_freq))
+
+
+# ---- exact ----
+
+
+def exact(inv_freq, position):
+    """(cos, sin) of position * inv_freq, a float64, by arithmetic of 60 digits."""
+    getcontext().prec = 60
+    angle = Decimal(position) * Decimal(inv_freq)
+    angle %= 2 * Decimal("3.14159265358979323846264338327950288419716939937510582097494459230781640628620899")
+    term, cos, sin, n = Decimal(1), Decimal(0), Decimal(0), 0
+    while abs(term) > Decimal(10) ** -40:
+        cos, sin = (cos + (-1) ** (n // 2) * term, sin) if n % 2 == 0 else (cos, sin + (-1) ** (n // 2) * term)
+        n += 1
+        term *= angle / n
+    return float(cos), float(sin)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_cos_sin_is_exact(dtype):
+    """Float32: 2^-25 from rounding results below 1, 2^-26 from the series, and of the angle in radians the error of the
+    frequency, position * 2^-50, and that of its product with the position, 2^-25 of what is below a whole turn.
+    Float64: 29 bits more."""
+    scale = 2.0 if dtype == torch.float32 else 2.0**-28
+    inv_freq = frequencies(16)
+    cos, sin = rope_ext.cos_sin(torch.tensor(FAR), inv_freq, dtype=dtype)
+    for row, position in enumerate(FAR):
+        bound = scale * (2**-26 + 2**-27 + 2**-27 + abs(position) * 2**-51)
+        for pair, frequency in enumerate(inv_freq.tolist()):
+            wanted = exact(frequency, position)
+            assert abs(cos[row, pair].item() - wanted[0]) <= bound, (position, pair)
+            assert abs(sin[row, pair].item() - wanted[1]) <= bound, (position, pair)
+
+
+def test_not_finite_positions():
+    """NaN for the token, and the others as they were."""
+    positions = torch.tensor([1.0, torch.inf, torch.nan, 2.0])
+    cos, sin = rope_ext.cos_sin(positions, frequencies(5))
+    assert cos[1:3].isnan().all() and sin[1:3].isnan().all()
+    assert_same_bits(cos[[0, 3]], rope_ext.cos_sin(torch.tensor([1, 2]), frequencies(5))[0])
+    x = random((1, 4, 2, 10), torch.bfloat16)
+    y = rope_ext.apply(x, inv_freq=frequencies(5), positions=positions)
+    assert y[:, 1:3].isnan().all() and y[:, [0, 3]].isfinite().all()
+
+
+def test_no_table_for_any_length():
+    """The far end of a million tokens: what a table of 512 MiB would give."""
+    x, inv_freq = random((1, 3, 2, 128), torch.float32), frequencies(64)
+    cos, sin = rope_ext.cos_sin(torch.arange(1_000_000, 1_000_003), inv_freq)
+    assert_same_bits(rope_ext.apply(x, inv_freq=inv_freq, offset=1_000_000), rope_ext.apply(x, cos[None], sin[None]))
+
+
+# ---- derivatives ----
+
+SHAPES = {"shared": (4,), "per head": (2, 4), "axes": (3, 1, 4), "axes, per head": (3, 2, 4)}
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
+def test_gradients_of_frequencies_and_positions(shape):
+    x = random((2, 3, 2, 8), torch.float64).requires_grad_()
+    inv_freq = (random(shape, torch.float64, 1) / 4).requires_grad_()
+    positions = random((3, 2, 3) if len(shape) == 3 else (2, 3), torch.float64, 2).requires_grad_()
+
+    def function(x, inv_freq, positions):
+        return rope_ext.apply(x, inv_freq=inv_freq, positions=positions, attention_scaling=1.5)
+
+    arguments = (x, inv_freq, positions)
+    assert torch.autograd.gradcheck(function, arguments, check_forward_ad=True, check_batched_grad=True)
+    assert torch.autograd.gradgradcheck(function, arguments)
+
+
+@pytest.mark.parametrize("layout", ["bhsd", "thd"])
+def test_gradients_in_other_layouts(layout):
+    x = random(shape_of(layout, 2, 3, 2, 8), torch.float64).requires_grad_()
+    inv_freq = (random((2, 4), torch.float64, 1) / 4).requires_grad_()
+    function = lambda x, f: rope_ext.apply(x, inv_freq=f, layout=layout, offset=5, interleaved=True)
+    assert torch.autograd.gradcheck(function, (x, inv_freq))
+
+
+def test_learned_frequencies_rotate_with_the_same_bits():
+    """Whether a derivative is recorded does not show in the result."""
+    x, inv_freq = random((2, 5, 2, 8), torch.bfloat16), frequencies(4, 2, dtype=torch.float32)
+    positions = random_integers(100000, (2, 5))
+    wanted = rope_ext.apply(x, inv_freq=inv_freq, positions=positions, offset=3)
+    learned = inv_freq.clone().requires_grad_()
+    got = rope_ext.apply(x, inv_freq=learned, positions=positions, offset=3)
+    assert got.requires_grad
+    assert_same_bits(got.detach(), wanted)
+
+
+def test_second_derivative_is_minus_the_value():
+    """d2 cos(p f) / df2 = -p^2 cos(p f), where the change of the angle alone carries the derivatives."""
+    f = torch.tensor([0.3], dtype=torch.float64, requires_grad=True)
+    p = torch.tensor([7])
+    cos, _ = rope_ext.cos_sin(p, f, dtype=torch.float64)
+    (first,) = torch.autograd.grad(cos.sum(), f, create_graph=True)
+    (second,) = torch.autograd.grad(first.sum(), f)
+    torch.testing.assert_close(second, -49 * torch.cos(7 * f.detach()), rtol=1e-14, atol=0)
+
+
+def test_under_torch_func():
+    x, inv_freq = random((3, 2, 5, 2, 8), torch.float64), frequencies(4)
+    mapped = torch.func.vmap(lambda t: rope_ext.apply(t, inv_freq=inv_freq, offset=9))(x)
+    assert_same_bits(mapped, torch.stack([rope_ext.apply(t, inv_freq=inv_freq, offset=9) for t in x]))
+    rates = angles.turns(frequencies(4, 2), torch.float64)  # with heads, and not differentiable
+    mapped = torch.func.vmap(lambda t: rope_ext.apply(t, inv_freq=rates, positions=torch.arange(5)))(x)
+    assert_same_bits(mapped, torch.stack([rope_ext.apply(t, inv_freq=rates) for t in x]))
+    positions = torch.arange(6).reshape(3, 2)
+    mapped = torch.func.vmap(lambda p: rope_ext.cos_sin(p, inv_freq)[0])(positions)
+    assert_same_bits(mapped, rope_ext.cos_sin(positions, inv_freq)[0])
+    jacobian = torch.func.jacrev(lambda f: rope_ext.apply(x[0], inv_freq=f))(inv_freq)
+    forward = torch.func.jacfwd(lambda f: rope_ext.apply(x[0], inv_freq=f))(inv_freq)
+    torch.testing.assert_close(jacobian, forward, rtol=1e-12, atol=1e-12)
+    assert jacobian.abs().max() > 1
+
+
+@pytest.mark.parametrize("learned", [False, True])
+def test_compiles(learned):
+    inv_freq = frequencies(4, dtype=torch.float32).requires_grad_(learned)
+    function = lambda x, p: rope_ext.apply(x, inv_freq=inv_freq, positions=p, attention_scaling=1.5)
+    x, positions = random((2, 5, 2, 8), torch.float32).requires_grad_(), torch.arange(5)
+    compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
+    got, wanted = compiled(x, positions), function(x, positions)
+    assert_same_bits(got.detach(), wanted.detach())
+    inputs = (x, inv_freq) if learned else (x,)
+    for a, b in zip(torch.autograd.grad(got.sum(), inputs), torch.autograd.grad(wanted.sum(), inputs)):
+        torch.testing.assert_close(a, b)
+
+
+def test_opcheck():
+    positions = torch.arange(6).reshape(2, 3)
+    torch.library.opcheck(torch_ops.cos_sin.default, (positions, *angles.turns(frequencies(4, 2, 1))))
+
+
+# ---- errors ----
+
+X = torch.zeros(2, 3, 4, 8)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"inv_freq": [1.0]}, TypeError, r"inv_freq must be a Tensor, got \[1.0\]"),
+        ({"inv_freq": torch.ones(3)}, ValueError, "inv_freq must have width 4, one entry per pair of rotary_dim 8, got width 3"),
+        ({"inv_freq": torch.ones(3, 4)}, ValueError, "inv_freq must have 1 head or the 4 heads of x, got 3 heads"),
+        ({"inv_freq": torch.ones(4).long()}, ValueError, "inv_freq must be floating point of shape"),
+        ({"inv_freq": torch.ones(4), "cos": torch.ones(3, 4)}, ValueError, "inv_freq must be None when cos and sin are given, got both"),
+        ({"inv_freq": torch.ones(4), "positions": torch.zeros(5).long()}, ValueError, r"positions must have shape \(3,\) or \(2, 3\)"),
+        ({"inv_freq": torch.ones(4), "positions": torch.zeros(3).half()}, TypeError, "positions must be int32, int64 or float32, got float16"),
+        ({"inv_freq": torch.ones(4), "positions": torch.zeros(3, 2, 3).long()}, ValueError, "positions must have shape"),
+        ({"inv_freq": torch.ones(4), "attention_scaling": "2"}, TypeError, "attention_scaling must be a number, got '2'"),
+        ({"inv_freq": torch.ones(4, requires_grad=True), "positions": torch.zeros(5)}, ValueError, "positions must have shape"),
+        ({"attention_scaling": 2.0}, ValueError, "attention_scaling must come with inv_freq, got 2.0 with tables"),
+        ({}, TypeError, "cos must be a Tensor, got None"),
+    ],
+)  # fmt: skip
+def test_errors(options, error, message):
+    with pytest.raises(error, match="rope_ext: " + message):
+        rope_ext.apply(X, **options)
+
+
+def test_wrong_arguments_of_cos_sin():
+    with pytest.raises(TypeError, match="positions must be int32, int64 or float32, got bfloat16"):
+        rope_ext.cos_sin(torch.zeros(3, dtype=torch.bfloat16), frequencies(4))
+    with pytest.raises(TypeError, match="positions must be int32, int64 or float32, got float64"):
+        rope_ext.cos_sin(torch.zeros(3, dtype=torch.float64), frequencies(4))
+    with pytest.raises(TypeError, match="dtype must be float32 or float64, got float16"):
+        rope_ext.cos_sin(torch.zeros(3), frequencies(4), dtype=torch.float16)
+    with pytest.raises(ValueError, match=r"positions must have the 3 axes of inv_freq first, got shape \(2, 3\)"):
+        rope_ext.cos_sin(torch.zeros(2, 3).long(), frequencies(4, 3, 1))
