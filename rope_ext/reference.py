@@ -78,36 +78,32 @@ def cos_sin(positions, high, low, attention_scaling=1.0):
     positions: (axes, tokens), integers or the dtype of high; high, low: (axes, heads, pairs). Returns two of
     (tokens, heads, pairs).
     """
-    dtype = high.dtype
-    sum_high = torch.zeros(positions.shape[1], *high.shape[1:], dtype=dtype, device=high.device)
-    sum_low = torch.zeros_like(sum_high)
+    dtype, turns = high.dtype, None
     for position, rate_high, rate_low in zip(positions, high, low):
         parts = [position]
-        if not position.is_floating_point():
+        if not position.is_floating_point():  # integers beyond it are a multiple and a rest
             rest = position.to(torch.int64).fmod(_EXACT_IN_FLOAT)
             parts = [(position - rest).to(dtype), rest.to(dtype)]
-        for number, part in enumerate(parts):
+        for part in parts:
             p = part[:, None, None]
-            turns = p * rate_high
-            error = product_error(p, rate_high, turns) + p * rate_low
-            added, lost = _two_sum(sum_high, turns - turns.round())
-            skip = (p == 0) & (number < len(parts) - 1)
-            sum_high, sum_low = torch.where(skip, sum_high, added), torch.where(skip, sum_low, lost + (sum_low + error))
-    total, lost = _two_sum(sum_high, sum_low)
-    fraction = total - total.round()
-    quarter = (4 * fraction).round()
-    rest = fraction - 0.25 * quarter
+            product = p * rate_high
+            new = product - product.round(), product_error(p, rate_high, product) + p * rate_low
+            turns = new if turns is None else _add(turns, new)
+    total = turns[0] + turns[1]
+    lost = turns[1] - (total - turns[0])
+    quarter = (4 * total).round()
+    rest = total - 0.25 * quarter
     two_pi, two_pi_low = TWO_PI if dtype == torch.float64 else _TWO_PI_FLOAT32
     x = rest * two_pi
-    x_low = product_error(rest, torch.tensor(two_pi, dtype=dtype, device=x.device), x) + (
-        rest * two_pi_low + lost * two_pi
-    )
+    x_low = product_error(rest, torch.tensor(two_pi, dtype=dtype, device=x.device), x)
+    x_low = x_low + (rest * two_pi_low + lost * two_pi)
     x2 = x * x
     sin = x + (x * (x2 * _series(x2, 3, _SIN_TERMS[dtype])) + (x_low - 0.5 * x_low * x2))
     cos = 1 + (x2 * _series(x2, 2, _COS_TERMS[dtype]) - x_low * x)
-    odd, half = quarter.abs() == 1, quarter.abs() == 2
+    quarter = quarter.remainder(4)
+    odd = quarter.remainder(2) == 1
     c, s = torch.where(odd, sin, cos), torch.where(odd, cos, sin)
-    c, s = torch.where(half | (quarter == 1), -c, c), torch.where(half | (quarter == -1), -s, s)
+    c, s = torch.where((quarter == 1) | (quarter == 2), -c, c), torch.where(quarter >= 2, -s, s)
     return c * attention_scaling, s * attention_scaling
 
 
@@ -132,11 +128,12 @@ def _halves(a):
     return high, a - high
 
 
-def _two_sum(a, b):
-    """a + b, rounded, and what the rounding lost: Knuth, The Art of Computer Programming, volume 2, section 4.2.2."""
-    total = a + b
-    b_of_total = total - a
-    return total, (a - (total - b_of_total)) + (b - b_of_total)
+def _add(a, b):
+    """Numbers of two parts, a high and a low one: Knuth, The Art of Computer Programming, volume 2, section 4.2.2."""
+    total = a[0] + b[0]
+    b_of_total = total - a[0]
+    lost = (a[0] - (total - b_of_total)) + (b[0] - b_of_total)
+    return total, lost + (a[1] + b[1])
 
 
 def _series(x2, first, terms):

@@ -38,8 +38,9 @@ constexpr int64_t kExactInFloat = 1 << 24;
 template <class A>
 ROPE_INLINE Two<A> position_of(const Positions& p, int64_t batch, int64_t token, int64_t sequence_start, int64_t axis) {
   if (p.fractional) {
-    const A position = static_cast<const A*>(p.positions.data)[position_index(p, batch, token, axis)];
-    return {0, position + static_cast<A>(static_cast<int64_t>(offset_of(p, batch)))};
+    const A position = static_cast<const A*>(p.positions.data)[position_index(p, batch, token, axis)] +
+                       static_cast<A>(static_cast<int64_t>(offset_of(p, batch)));
+    return {0, position == position ? position : static_cast<A>(NAN)};  // zeros in its low half, for bfloat16_rounded
   }
   const int64_t position = wanted_row(p, batch, token, sequence_start, axis), rest = position % kExactInFloat;
   return {static_cast<A>(position - rest), static_cast<A>(rest)};
@@ -61,25 +62,31 @@ ROPE_INLINE float product_error(float a, float b, float product) {
 }
 ROPE_INLINE double product_error(double a, double b, double product) { return fma(a, b, -product); }
 
+// Exact where |a| >= |b|.
 template <class A>
-ROPE_INLINE Two<A> two_sum(A a, A b) {
+ROPE_INLINE Two<A> sum_with_smaller(A a, A b) {
+  const A sum = a + b;
+  return {sum, b - (sum - a)};
+}
+
+// Exact always.
+template <class A>
+ROPE_INLINE Two<A> sum_of(A a, A b) {
   const A sum = a + b, b_of_sum = sum - a;
   return {sum, (a - (sum - b_of_sum)) + (b - b_of_sum)};
 }
 
-// sum + position * rate, in turns, whole turns dropped (not all of them: |high| can reach 1).
+// position * rate without its whole turns: |high| <= 1/2.
 template <class A>
-ROPE_INLINE Two<A> add_turns(Two<A> sum, A position, A rate_high, A rate_low) {
-  const A product = position * rate_high;
-  const A error = product_error(position, rate_high, product) + position * rate_low;
-  const Two<A> high = two_sum(sum.high, product - nearest(product));
-  return {high.high, high.low + (sum.low + error)};
+ROPE_INLINE Two<A> turns_of(A position, Two<A> rate) {
+  const A product = position * rate.high;
+  return {product - nearest(product), product_error(position, rate.high, product) + position * rate.low};
 }
 
 template <class A>
-ROPE_INLINE Two<A> add_turns(Two<A> sum, Two<A> position, A rate_high, A rate_low) {
-  if (position.high != 0) sum = add_turns(sum, position.high, rate_high, rate_low);
-  return add_turns(sum, position.low, rate_high, rate_low);
+ROPE_INLINE Two<A> add(Two<A> a, Two<A> b) {
+  const Two<A> high = sum_of(a.high, b.high);
+  return {high.high, high.low + (a.low + b.low)};
 }
 
 // ---- cos and sin ----
@@ -126,31 +133,33 @@ ROPE_INLINE A series(A x2, int first, int terms) {
   return sum;
 }
 
-// turns: as from add_turns.
+// For numbers below 2^20 in size the last bits of number + rounder<A> are those of the nearest integer, and
+// (number + rounder<A>) - rounder<A> is that integer.
+ROPE_INLINE float rounder(float) { return 0x1.8p23f; }
+ROPE_INLINE double rounder(double) { return 0x1.8p52; }
+ROPE_INLINE uint32_t bits_of(float value) { return bits_as<uint32_t>(value); }
+ROPE_INLINE uint64_t bits_of(double value) { return bits_as<uint64_t>(value); }
+
+// value, or -value where the bit with that number is set in `bits`.
+template <class A, class Bits>
+ROPE_INLINE A signed_by(A value, Bits bits, int bit) {
+  return bits_as<A>(bits_of(value) ^ (bits << (8 * sizeof(A) - 1 - bit) & Bits{1} << (8 * sizeof(A) - 1)));
+}
+
+// turns: a few of turns_of, added. scale_cos and scale_sin: factors on the results.
 template <class A>
-ROPE_INLINE CosSin<A> cos_sin(Two<A> turns) {
-  const Two<A> sum = two_sum(turns.high, turns.low);
-  const A fraction = sum.high - nearest(sum.high);
-  const A quarter = nearest(4 * fraction);         // -2 to 2
-  const A rest = fraction - A(0.25) * quarter;  // exact, at most 1/8
-  const A x = rest * two_pi(A()).high;          // radians; x + x_low more exactly
+ROPE_INLINE CosSin<A> cos_sin(Two<A> turns, A scale_cos, A scale_sin) {
+  const Two<A> sum = sum_with_smaller(turns.high, turns.low);
+  const A rounded = 4 * sum.high + rounder(A());
+  const auto quarters = bits_of(rounded);                        // from the first axis, modulo 4 in the last bits
+  const A rest = sum.high - A(0.25) * (rounded - rounder(A()));  // exact, at most 1/8
+  const A x = rest * two_pi(A()).high;                           // radians; x + x_low more exactly
   const A x_low = product_error(rest, two_pi(A()).high, x) + (rest * two_pi(A()).low + sum.low * two_pi(A()).high);
   const A x2 = x * x;
   const A sin = x + (x * (x2 * series(x2, 3, sin_terms(A()))) + (x_low - A(0.5) * x_low * x2));
   const A cos = 1 + (x2 * series(x2, 2, cos_terms(A())) - x_low * x);
-  const bool odd = quarter == 1 || quarter == -1, half = quarter == 2 || quarter == -2;
-  const A c = odd ? sin : cos, s = odd ? cos : sin;
-  return {half || quarter == 1 ? -c : c, half || quarter == -1 ? -s : s};
-}
-
-// The entries of a table: attention_scaling and the direction in them, and any NaN the one with zeros in its low half
-// (bfloat16_rounded).
-template <class A>
-ROPE_INLINE CosSin<A> entries(Two<A> turns, A attention_scaling, bool negate_sin) {
-  const CosSin<A> unit = cos_sin(turns);
-  const A cos = unit.cos * attention_scaling, sin = unit.sin * attention_scaling;
-  const bool number = cos == cos;
-  return {number ? cos : static_cast<A>(NAN), number ? (negate_sin ? -sin : sin) : static_cast<A>(NAN)};
+  const bool odd = quarters & 1;
+  return {signed_by(odd ? sin : cos, quarters + 1, 1) * scale_cos, signed_by(odd ? cos : sin, quarters, 1) * scale_sin};
 }
 
 }  // namespace rope

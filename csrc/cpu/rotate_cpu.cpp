@@ -57,24 +57,34 @@ int64_t entry(const Table& t, int64_t batch, int64_t row, int64_t head, int64_t 
 template <class A>
 void make_entries(const Params& p, int64_t batch, int64_t token, int64_t sequence_start, int64_t head, int64_t begin,
                   int64_t n, A* cos, A* sin) {
-  A high[kPairBlock] = {}, low[kPairBlock] = {};
+  A high[kPairBlock], low[kPairBlock];
+  bool first = true;
+  const auto add_axis = [&](A position, const A* rate_high, const A* rate_low) {
+    if (first) {
+      for (int64_t i = 0; i < n; ++i) {
+        const Two<A> turns = turns_of(position, Two<A>{rate_high[i], rate_low[i]});
+        high[i] = turns.high;
+        low[i] = turns.low;
+      }
+    } else {
+      for (int64_t i = 0; i < n; ++i) {
+        const Two<A> turns = add(Two<A>{high[i], low[i]}, turns_of(position, Two<A>{rate_high[i], rate_low[i]}));
+        high[i] = turns.high;
+        low[i] = turns.low;
+      }
+    }
+    first = false;
+  };
   for (int64_t axis = 0; axis < p.axes; ++axis) {
     const Two<A> position = position_of<A>(p.positions, batch, token, sequence_start, axis);
     const A* rate_high = at<A>(p.cos.first, entry(p.cos, 0, axis, head, begin));
     const A* rate_low = at<A>(p.sin.first, entry(p.sin, 0, axis, head, begin));
-    const auto add = [&](A part) {
-      for (int64_t i = 0; i < n; ++i) {
-        const Two<A> sum = add_turns(Two<A>{high[i], low[i]}, part, rate_high[i], rate_low[i]);
-        high[i] = sum.high;
-        low[i] = sum.low;
-      }
-    };
-    if (position.high != 0) add(position.high);
-    add(position.low);
+    if (position.high != 0) add_axis(position.high, rate_high, rate_low);
+    add_axis(position.low, rate_high, rate_low);
   }
-  const A attention_scaling = static_cast<A>(p.attention_scaling);
+  const A scale_cos = static_cast<A>(p.attention_scaling), scale_sin = p.negate_sin ? -scale_cos : scale_cos;
   for (int64_t i = 0; i < n; ++i) {
-    const CosSin<A> made = entries(Two<A>{high[i], low[i]}, attention_scaling, p.negate_sin);
+    const CosSin<A> made = cos_sin(Two<A>{high[i], low[i]}, scale_cos, scale_sin);
     cos[i] = made.cos;
     sin[i] = made.sin;
   }
@@ -336,7 +346,7 @@ void table_grad(const Params& p, int num_threads) {
 }
 
 // x[0].out and x[1].out: where cos and sin of every token, head and pair go.
-void cos_sin(const Params& p, int num_threads) {
+void cos_sin_of_tokens(const Params& p, int num_threads) {
   Plan plan{};
   plan.threads = p.seqlen * p.x[0].heads * p.pairs / kGrainEntries;
   dispatch_arithmetic(p.dtype, [&](auto tag) {
@@ -363,6 +373,6 @@ void cos_sin(const Params& p, int num_threads) {
 #define ROPE_STRING_(a) #a
 #define ROPE_STRING(a) ROPE_STRING_(a)
 extern const Kernels ROPE_CONCAT(kernels_, ROPE_ISA);
-const Kernels ROPE_CONCAT(kernels_, ROPE_ISA) = {ROPE_STRING(ROPE_ISA), rotate, table_grad, cos_sin};
+const Kernels ROPE_CONCAT(kernels_, ROPE_ISA) = {ROPE_STRING(ROPE_ISA), rotate, table_grad, cos_sin_of_tokens};
 
 }  // namespace rope::cpu

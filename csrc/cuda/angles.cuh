@@ -109,10 +109,13 @@ ROPE_INLINE CosSin<A> make_entries(const Params& p, int64_t batch, int64_t token
   Two<A> turns = {};
   for (int axis = 0; axis < p.axes; ++axis) {
     const Two<A> position = position_of<A>(p.positions, batch, token, sequence_start, axis);
-    turns = add_turns(turns, position, *at<A>(p.cos.first, entry(p.cos, 0, axis, head, pair)),
-                      *at<A>(p.sin.first, entry(p.sin, 0, axis, head, pair)));
+    const Two<A> rate = {*at<A>(p.cos.first, entry(p.cos, 0, axis, head, pair)),
+                         *at<A>(p.sin.first, entry(p.sin, 0, axis, head, pair))};
+    if (position.high != 0) turns = add(turns, turns_of(position.high, rate));
+    turns = add(turns, turns_of(position.low, rate));
   }
-  return entries(turns, static_cast<A>(p.attention_scaling), p.negate_sin);
+  const A scale = static_cast<A>(p.attention_scaling);
+  return cos_sin(turns, scale, p.negate_sin ? -scale : scale);
 }
 
 // From tables or positions. row: as of table_row; with positions, the start of the sequence or kNotRotated. A row
