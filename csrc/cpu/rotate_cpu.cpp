@@ -57,36 +57,31 @@ int64_t entry(const Table& t, int64_t batch, int64_t row, int64_t head, int64_t 
 template <class A>
 void make_entries(const Params& p, int64_t batch, int64_t token, int64_t sequence_start, int64_t head, int64_t begin,
                   int64_t n, A* cos, A* sin) {
+  // Of positions in one number on one axis, the most frequent ones, nothing is added up.
   A high[kPairBlock], low[kPairBlock];
-  bool first = true;
-  const auto add_axis = [&](A position, const A* rate_high, const A* rate_low) {
-    if (first) {
-      for (int64_t i = 0; i < n; ++i) {
-        const Two<A> turns = turns_of(position, Two<A>{rate_high[i], rate_low[i]});
-        high[i] = turns.high;
-        low[i] = turns.low;
-      }
-    } else {
-      for (int64_t i = 0; i < n; ++i) {
-        const Two<A> turns = add(Two<A>{high[i], low[i]}, turns_of(position, Two<A>{rate_high[i], rate_low[i]}));
-        high[i] = turns.high;
-        low[i] = turns.low;
-      }
-    }
-    first = false;
-  };
+  const A scale_cos = static_cast<A>(p.attention_scaling), scale_sin = p.negate_sin ? -scale_cos : scale_cos;
   for (int64_t axis = 0; axis < p.axes; ++axis) {
-    const Two<A> position = position_of<A>(p.positions, batch, token, sequence_start, axis);
     const A* rate_high = at<A>(p.cos.first, entry(p.cos, 0, axis, head, begin));
     const A* rate_low = at<A>(p.sin.first, entry(p.sin, 0, axis, head, begin));
-    if (position.high != 0) add_axis(position.high, rate_high, rate_low);
-    add_axis(position.low, rate_high, rate_low);
-  }
-  const A scale_cos = static_cast<A>(p.attention_scaling), scale_sin = p.negate_sin ? -scale_cos : scale_cos;
-  for (int64_t i = 0; i < n; ++i) {
-    const CosSin<A> made = cos_sin(Two<A>{high[i], low[i]}, scale_cos, scale_sin);
-    cos[i] = made.cos;
-    sin[i] = made.sin;
+    const Two<A> position = position_of<A>(p.positions, batch, token, sequence_start, axis);
+    const auto turns = [&](A part, int64_t i) { return turns_of(part, Two<A>{rate_high[i], rate_low[i]}); };
+    const auto finish = [&](Two<A> turns, int64_t i) {
+      const CosSin<A> made = cos_sin(turns, scale_cos, scale_sin);
+      cos[i] = made.cos;
+      sin[i] = made.sin;
+    };
+    if (p.axes == 1 && position.high == 0) {
+      for (int64_t i = 0; i < n; ++i) finish(turns(position.low, i), i);
+      return;
+    }
+    for (int64_t i = 0; i < n; ++i) {
+      Two<A> sum = axis ? Two<A>{high[i], low[i]} : Two<A>{};
+      sum = add(add(sum, turns(position.high, i)), turns(position.low, i));
+      high[i] = sum.high;
+      low[i] = sum.low;
+    }
+    if (axis + 1 < p.axes) continue;
+    for (int64_t i = 0; i < n; ++i) finish(Two<A>{high[i], low[i]}, i);
   }
 }
 
