@@ -23,7 +23,7 @@ SOURCE = """
 #include "cuda/rotate.cuh"
 using namespace rope;
 extern "C" __global__ void kernel(const __grid_constant__ Params p, const __grid_constant__ cuda::Plan plan) {
-  cuda::rotate_thread<TYPE, 16 / sizeof(TYPE), false>(p, plan, {int(blockIdx.x), int(threadIdx.x), 0, 0});
+  cuda::rotate_thread<TYPE, 16 / sizeof(TYPE), cuda::Source::kPerPair>(p, plan, {int(blockIdx.x), int(threadIdx.x), 0, 0});
 }
 """
 

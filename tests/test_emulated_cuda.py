@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 emulator = ctypes.CDLL(os.environ.get("ROPE_EXT_EMULATOR", _introspect.__file__))
 emulator.rope_ext_emulated_cuda.restype = ctypes.c_void_p
 emulator.rope_ext_emulated_cuda.argtypes = ctypes.c_int, ctypes.c_bool
+emulator.rope_ext_emulated_instances.restype = ctypes.c_uint64
 native.rope_ext_use_cpu_kernels.argtypes = (ctypes.c_void_p,)
 
 # Of a GPU with one multiprocessor threads do many heads; with many, one. Backwards: the last thread runs first.
@@ -53,7 +54,7 @@ def test_values(case, emulated):
 
 
 def test_every_instance_of_the_kernel_has_run(emulated):
-    """Element types, widths of access (16 bytes, 4 and one element), entries per pair and per channel: 20 of them."""
+    """Element types, widths of access (16 bytes, 4 and one element), entries per pair, per channel and from positions: 30."""
     emulated()
     for dtype in DTYPES:
         for head_dim in (64, 20, 6):
@@ -64,7 +65,8 @@ def test_every_instance_of_the_kernel_has_run(emulated):
                 )
                 tables = list(tables)
                 assert_same_bits(rope_ext.apply(x, *tables), reference.apply(x, *tables))
-    assert bin(emulator.rope_ext_emulated_instances()).count("1") == 20
+            rope_ext.apply(x, inv_freq=torch.ones(head_dim // 2))
+    assert bin(emulator.rope_ext_emulated_instances()).count("1") == 30
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

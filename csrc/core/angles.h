@@ -95,42 +95,26 @@ ROPE_INLINE Two<A> add(Two<A> a, Two<A> b) {
 ROPE_INLINE Two<float> two_pi(float) { return {6.2831855f, -1.7484555e-7f}; }
 ROPE_INLINE Two<double> two_pi(double) { return {6.283185307179586, 2.4492935982947064e-16}; }
 
-// Terms of the series after the first, of sin and of cos: the next would be below 1e-9 in float, 1e-17 in double.
-ROPE_INLINE int sin_terms(float) { return 4; }
-ROPE_INLINE int cos_terms(float) { return 5; }
-ROPE_INLINE int sin_terms(double) { return 8; }
-ROPE_INLINE int cos_terms(double) { return 9; }
-
-// 1 - x^2 / (n (n - 1)) * (1 - x^2 / ((n - 2) (n - 3)) * ...) is the series; its coefficients are the reciprocals of
-// factorials, signs alternating: sum over k < terms of (-1)^(k + 1) x2^k / (first + 2 k)!.
+// Terms of the series of sin and cos after the first: the next would be below 2e-9 in float, 5e-17 in double.
 template <class A>
-ROPE_INLINE A series(A x2, int first, int terms) {
-  constexpr double kFactorials[] = {1,
-                                    1,
-                                    2,
-                                    6,
-                                    24,
-                                    120,
-                                    720,
-                                    5040,
-                                    40320,
-                                    362880,
-                                    3628800,
-                                    39916800,
-                                    479001600,
-                                    6227020800,
-                                    87178291200,
-                                    1307674368000,
-                                    20922789888000,
-                                    355687428096000,
-                                    6402373705728000};
-  A sum = 0;
-  ROPE_UNROLL
-  for (int k = terms - 1; k >= 0; --k) {
-    const double coefficient = (k % 2 ? 1.0 : -1.0) / kFactorials[first + 2 * k];
-    sum = sum * x2 + static_cast<A>(coefficient);
+constexpr int kSinTerms = sizeof(A) == 4 ? 4 : 8;
+template <class A>
+constexpr int kCosTerms = sizeof(A) == 4 ? 5 : 9;
+
+template <int n>
+constexpr double kFactorial = n * kFactorial<n - 1>;
+template <>
+constexpr double kFactorial<0> = 1;
+
+// (-1 / first! + x2 / (first + 2)! - x2^2 / (first + 4)! ...), kTerms of them.
+template <int kFirst, int kTerms, class A>
+ROPE_INLINE A series(A x2) {
+  constexpr A coefficient = static_cast<A>(-1 / kFactorial<kFirst>);
+  if constexpr (kTerms == 1) {
+    return coefficient;
+  } else {
+    return coefficient - x2 * series<kFirst + 2, kTerms - 1>(x2);
   }
-  return sum;
 }
 
 // For numbers below 2^20 in size the last bits of number + rounder<A> are those of the nearest integer, and
@@ -156,8 +140,8 @@ ROPE_INLINE CosSin<A> cos_sin(Two<A> turns, A scale_cos, A scale_sin) {
   const A x = rest * two_pi(A()).high;                           // radians; x + x_low more exactly
   const A x_low = product_error(rest, two_pi(A()).high, x) + (rest * two_pi(A()).low + sum.low * two_pi(A()).high);
   const A x2 = x * x;
-  const A sin = x + (x * (x2 * series(x2, 3, sin_terms(A()))) + (x_low - A(0.5) * x_low * x2));
-  const A cos = 1 + (x2 * series(x2, 2, cos_terms(A())) - x_low * x);
+  const A sin = x + (x * (x2 * series<3, kSinTerms<A>>(x2)) + (x_low - A(0.5) * x_low * x2));
+  const A cos = 1 + (x2 * series<2, kCosTerms<A>>(x2) - x_low * x);
   const bool odd = quarters & 1;
   return {signed_by(odd ? sin : cos, quarters + 1, 1) * scale_cos, signed_by(odd ? cos : sin, quarters, 1) * scale_sin};
 }

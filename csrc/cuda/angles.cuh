@@ -20,9 +20,13 @@ ROPE_INLINE const T* at(const void* data, int64_t offset) {
   return static_cast<const T*>(data) + offset;
 }
 
-template <class A, int kPairs, bool kPerChannel>
+// Where the entries come from. Of its own in the kernel for the registers: an entry per channel takes twice as many,
+// and to make them from positions takes more than to read them.
+enum class Source { kPerPair, kPerChannel, kPositions };
+
+template <class A, int kPairs, Source kSource>
 struct Angles {
-  static constexpr int kEntries = kPerChannel ? 2 : 1;  // of a pair
+  static constexpr int kEntries = kSource == Source::kPerChannel ? 2 : 1;  // of a pair
   A cos[kEntries][kPairs], sin[kEntries][kPairs];
 };
 
@@ -94,11 +98,11 @@ ROPE_INLINE int64_t entry(const Table& t, int64_t batch, int64_t row, int64_t he
   return batch * t.batch_stride + row * t.row_stride + head * t.head_stride + pair * t.pair_stride;
 }
 
-template <class A, int kPairs, bool kPerChannel>
-ROPE_INLINE void fill(A value, Angles<A, kPairs, kPerChannel>* to) {
+template <class A, int kPairs, Source kSource>
+ROPE_INLINE void fill(A value, Angles<A, kPairs, kSource>* to) {
   ROPE_UNROLL
   for (int i = 0; i < kPairs; ++i) {
-    for (int j = 0; j < (kPerChannel ? 2 : 1); ++j) to->cos[j][i] = to->sin[j][i] = value;
+    for (int j = 0; j < to->kEntries; ++j) to->cos[j][i] = to->sin[j][i] = value;
   }
 }
 
@@ -120,25 +124,25 @@ ROPE_INLINE CosSin<A> make_entries(const Params& p, int64_t batch, int64_t token
 
 // From tables or positions. row: as of table_row; with positions, the start of the sequence or kNotRotated. A row
 // outside the table is not read: NaN.
-template <class T, int kPairs, bool kPerChannel>
+template <class T, int kPairs, Source kSource>
 ROPE_INLINE void load_angles(const Params& p, const Plan& plan, int64_t batch, int64_t token, int64_t row, int64_t head,
-                             int64_t pair, Angles<Arithmetic<T>, kPairs, kPerChannel>* to) {
+                             int64_t pair, Angles<Arithmetic<T>, kPairs, kSource>* to) {
   if (row == kNotRotated) return;
-  if constexpr (!kPerChannel) {
-    if (p.axes) {
-      ROPE_UNROLL
-      for (int i = 0; i < kPairs; ++i) {
-        const auto made = make_entries<Arithmetic<T>>(p, batch, token, row, head, pair + i);
-        to->cos[0][i] = made.cos;
-        to->sin[0][i] = made.sin;
-      }
-      return;
+  if constexpr (kSource == Source::kPositions) {
+    ROPE_UNROLL
+    for (int i = 0; i < kPairs; ++i) {
+      const auto made = make_entries<Arithmetic<T>>(p, batch, token, row, head, pair + i);
+      to->cos[0][i] = made.cos;
+      to->sin[0][i] = made.sin;
+    }
+  } else {
+    if (row == kOutside) return fill(static_cast<Arithmetic<T>>(NAN), to);
+    const int64_t cos = entry(p.cos, batch, row, head, pair), sin = entry(p.sin, batch, row, head, pair);
+    load_entries<T>(p, plan, p.cos.first, cos, p.sin.first, sin, to->cos[0], to->sin[0]);
+    if constexpr (kSource == Source::kPerChannel) {
+      load_entries<T>(p, plan, p.cos.second, cos, p.sin.second, sin, to->cos[1], to->sin[1]);
     }
   }
-  if (row == kOutside) return fill(static_cast<Arithmetic<T>>(NAN), to);
-  const int64_t cos = entry(p.cos, batch, row, head, pair), sin = entry(p.sin, batch, row, head, pair);
-  load_entries<T>(p, plan, p.cos.first, cos, p.sin.first, sin, to->cos[0], to->sin[0]);
-  if constexpr (kPerChannel) load_entries<T>(p, plan, p.cos.second, cos, p.sin.second, sin, to->cos[1], to->sin[1]);
 }
 
 // ---- cos_sin ----

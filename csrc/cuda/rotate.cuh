@@ -68,8 +68,8 @@ ROPE_INLINE Unit<T> locate(const Params& p, const Plan& plan, int batch, int tok
 }
 
 // x: the two vectors.
-template <class T, int kWidth, bool kPerChannel>
-ROPE_INLINE void turn(const Angles<Arithmetic<T>, kWidth, kPerChannel>& angles, bool interleaved,
+template <class T, int kWidth, Source kSource>
+ROPE_INLINE void turn(const Angles<Arithmetic<T>, kWidth, kSource>& angles, bool interleaved,
                       Vector<T, kWidth> (&x)[2]) {
   T channels[2 * kWidth];
   unpack(x[0], channels);
@@ -93,8 +93,8 @@ ROPE_INLINE void turn(const Angles<Arithmetic<T>, kWidth, kPerChannel>& angles, 
 
 // ---- rotate ----
 
-// plan.vector is kWidth, p.per_channel is kPerChannel.
-template <class T, int kWidth, bool kPerChannel>
+// plan.vector is kWidth, the source of cos and sin kSource.
+template <class T, int kWidth, Source kSource>
 ROPE_INLINE void rotate_thread(const Params& p, const Plan& plan, const Thread& thread) {
   const int64_t token_of_all = int64_t{thread.block / plan.splits} * plan.tokens + thread.token;
   if (token_of_all >= p.batch * p.seqlen) return;
@@ -105,7 +105,7 @@ ROPE_INLINE void rotate_thread(const Params& p, const Plan& plan, const Thread& 
   const int in_flight = plan.row_per_head ? 1 : kHeadsInFlight;
 
   for (int unit = thread.lane; unit < plan.units; unit += plan.lanes) {
-    Angles<Arithmetic<T>, kWidth, kPerChannel> angles;
+    Angles<Arithmetic<T>, kWidth, kSource> angles;
     bool turned = false;
     for (int head = first_head; head < plan.heads; head += in_flight * head_step) {
       Unit<T> units[kHeadsInFlight];
@@ -120,7 +120,8 @@ ROPE_INLINE void rotate_thread(const Params& p, const Plan& plan, const Thread& 
       // After the elements are asked for: the way to cos and sin leads over a position, so it takes two trips to
       // memory.
       if (unit < plan.rotated_units && (head == first_head || plan.row_per_head)) {
-        const int64_t row = p.axes ? sequence_of(p.positions, token) : table_row(p.positions, batch, token);
+        const int64_t row =
+            kSource == Source::kPositions ? sequence_of(p.positions, token) : table_row(p.positions, batch, token);
         turned = row != kNotRotated;
         load_angles<T>(p, plan, batch, token, row, units[0].head, unit * kWidth, &angles);
       }
@@ -137,24 +138,24 @@ ROPE_INLINE void rotate_thread(const Params& p, const Plan& plan, const Thread& 
 
 // ---- instances ----
 
-template <class T, int kWidth_, bool kPerChannel_>
+template <class T, int kWidth_, Source kSource_>
 struct Instance {
   using Element = T;
   static constexpr int kWidth = kWidth_;
-  static constexpr bool kPerChannel = kPerChannel_;
+  static constexpr Source kSource = kSource_;
 };
 
 template <int kWidth, class T, class Run>
 void run_width(const Params& p, const Run& run) {
-  if (p.per_channel) {
-    run(Instance<T, kWidth, true>{});
+  if (p.axes) {
+    run(Instance<T, kWidth, Source::kPositions>{});
+  } else if (p.per_channel) {
+    run(Instance<T, kWidth, Source::kPerChannel>{});
   } else {
-    run(Instance<T, kWidth, false>{});
+    run(Instance<T, kWidth, Source::kPerPair>{});
   }
 }
 
-// Calls run with the instance of rotate_thread for this call: accesses of 16 bytes, of 4, or of one element. Tables
-// with an entry per channel have their own, for the registers: they hold twice as many of cos and sin.
 template <class Run>
 void run_instance(const Params& p, const Plan& plan, const Run& run) {
   dispatch_dtype(p.dtype, [&](auto tag) {

@@ -11,12 +11,12 @@
 namespace rope::cuda {
 namespace {
 
-template <class T, int kWidth, bool kPerChannel>
-__global__ void __launch_bounds__(kBlock, kPerChannel ? 2 : 3)
+template <class T, int kWidth, Source kSource>
+__global__ void __launch_bounds__(kBlock, kSource == Source::kPerPair ? 3 : 2)
     rotate_kernel(const __grid_constant__ Params p, const __grid_constant__ Plan plan) {
   const Thread thread = {static_cast<int>(blockIdx.x), static_cast<int>(threadIdx.x), static_cast<int>(threadIdx.y),
                          static_cast<int>(threadIdx.z)};
-  rotate_thread<T, kWidth, kPerChannel>(p, plan, thread);
+  rotate_thread<T, kWidth, kSource>(p, plan, thread);
 }
 
 template <class T>
@@ -62,7 +62,7 @@ const char* rotate(const Params& p, int device, Stream stream) {
   const dim3 block(plan.lanes, plan.slots, plan.tokens);
   run_instance(p, plan, [&](auto instance) {
     using I = decltype(instance);
-    rotate_kernel<typename I::Element, I::kWidth, I::kPerChannel>
+    rotate_kernel<typename I::Element, I::kWidth, I::kSource>
         <<<dim3(static_cast<unsigned>(plan.blocks)), block, 0, stream_of(stream)>>>(p, plan);
   });
   return launched();

@@ -8,7 +8,7 @@ namespace rope::cuda {
 namespace {
 
 int multiprocessors = 132;
-uint32_t instances = 0;
+uint64_t instances = 0;
 bool backwards = false;  // last thread first: whatever one thread leaves for another shows
 
 template <class Function>
@@ -21,13 +21,13 @@ void rotate(const Params& p, int) {
   run_instance(p, plan, [&](auto instance) {
     using I = decltype(instance);
     const int width = I::kWidth == 1 ? 2 : I::kWidth * sizeof(typename I::Element) == 16 ? 0 : 1;
-    instances |= 1u << (static_cast<int>(p.dtype) * 6 + width * 2 + I::kPerChannel);
+    instances |= uint64_t{1} << (static_cast<int>(p.dtype) * 9 + width * 3 + static_cast<int>(I::kSource));
     const int64_t threads_of_block = plan.tokens * plan.slots * plan.lanes;
     for_each(plan.blocks * threads_of_block, [&](int64_t i) {
       const Thread thread = {static_cast<int>(i / threads_of_block), static_cast<int>(i % plan.lanes),
                              static_cast<int>(i / plan.lanes % plan.slots),
                              static_cast<int>(i / plan.lanes / plan.slots % plan.tokens)};
-      rotate_thread<typename I::Element, I::kWidth, I::kPerChannel>(p, plan, thread);
+      rotate_thread<typename I::Element, I::kWidth, I::kSource>(p, plan, thread);
     });
   });
 }
@@ -58,7 +58,7 @@ __attribute__((visibility("default"))) const void* rope_ext_emulated_cuda(int mu
   return &rope::cuda::kEmulated;
 }
 
-// A bit for each instance of the kernel that has run: 6 per element type, for its accesses of 16 bytes, of 4, and of
-// one element, each without and with an entry per channel.
-__attribute__((visibility("default"))) uint32_t rope_ext_emulated_instances() { return rope::cuda::instances; }
+// A bit for each instance of the kernel that has run: 9 per element type, for its accesses of 16 bytes, of 4, and of
+// one element, each with entries per pair, per channel and from positions.
+__attribute__((visibility("default"))) uint64_t rope_ext_emulated_instances() { return rope::cuda::instances; }
 }
