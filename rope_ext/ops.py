@@ -53,7 +53,7 @@ def apply(
     cu_seqlens=None,
     inverse=False,
     inv_freq=None,
-    attention_scaling=1.0,
+    attention_scaling=1,  # an int: of a float default torch.compile(dynamic=True) would make an input
     out=None,
 ):
     """Turn pairs of channels of x by the angles whose cosines and sines are given (rotary position embedding).
@@ -138,7 +138,7 @@ def apply_(
     cu_seqlens=None,
     inverse=False,
     inv_freq=None,
-    attention_scaling=1.0,
+    attention_scaling=1,
 ):
     """`apply` in place: overwrites the tensors of x with what `apply` would return, and returns x.
 
@@ -180,7 +180,7 @@ def _arguments(
     cu_seqlens,
     inverse,
     inv_freq=None,
-    attention_scaling=1.0,
+    attention_scaling=1,
 ):
     """The arguments that all ops share, in the order of csrc/bindings/schema.cpp; short where the rest are defaults."""
     if not (interleaved is True or interleaved is False) or not (inverse is True or inverse is False):
@@ -189,7 +189,7 @@ def _arguments(
     if flags is None:
         raise ValueError(f"rope_ext: layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
     tensors = x if isinstance(x, (tuple, list)) else [x]
-    if inv_freq is not None or attention_scaling != 1.0:
+    if inv_freq is not None or attention_scaling != 1:
         angles = cos, sin, inv_freq, attention_scaling
         source = _without_table(tensors, angles, layout, positions, offset, cu_seqlens)
         cos, sin, from_positions, positions, offset, cu_seqlens = source
@@ -201,7 +201,7 @@ def _arguments(
             and rotary_dim is None
             and rotary_offset is _ZERO
             and cu_seqlens is None
-            and attention_scaling == 1.0
+            and attention_scaling == 1
         ):
             return tensors, cos, sin, offset, flags
         offsets = None

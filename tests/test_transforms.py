@@ -195,7 +195,7 @@ def test_fake_rows(layout):
     x = [random(shape_of(layout, 2 if "b" in layout else 1, 5, 3, 4), F64)]
     positions = torch.arange(5).expand(2, 5) if "b" in layout else torch.arange(5)
     for lookup in ((None, None), (positions, None), (None, torch.tensor([0, 1] if "b" in layout else [1]))):
-        arguments = (x, COS, SIN, 0, reference.LAYOUTS.index(layout), None, 0, *lookup)
+        arguments = (x, COS, SIN, 0, reference.LAYOUTS.index(layout), None, 0, 1.0, *lookup)
         assert set(torch.library.opcheck(torch.ops.rope_ext.table_rows.default, arguments).values()) == {"SUCCESS"}
 
 
