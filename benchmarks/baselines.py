@@ -116,8 +116,17 @@ def ours_out(case):
 
 
 def ours_in_place(case):
+    return _in_place(case, case.tables.cos, case.tables.sin)
+
+
+def ours_without_table(case):
+    """cos and sin are made in the kernel, at each call again."""
+    return _in_place(case, inv_freq=rope_ext.angles.turns(case.tables.inv_freq, device=case.device))
+
+
+def _in_place(case, *tables, **frequencies):
     x = case.fresh_inputs()
-    call = partial(rope_ext.apply_, x, case.tables.cos, case.tables.sin, **_options(case))
+    call = partial(rope_ext.apply_, x, *tables, **frequencies, **_options(case))
     return Step(call, before=partial(refill, x, case.inputs))
 
 
@@ -143,6 +152,7 @@ VARIANTS = [
     Variant("rope_ext", "functional", ours, 1, ours=True),
     Variant("rope_ext out=", "out=", forward_only(ours_out), 1, ours=True),
     Variant("rope_ext in place", "in place", forward_only(ours_in_place), 1, ours=True),
+    Variant("rope_ext without table", "in place", forward_only(ours_without_table), 1, ours=True),
     Variant("eager", "functional", of_tensors(eager_half), 3, "half"),
     Variant("eager", "functional", of_tensors(eager_interleaved), 3, "interleaved"),
     Variant("torch.compile", "functional", of_tensors(compiled_half), 3, "half"),
