@@ -44,7 +44,7 @@ def ntk(rotary_dim, base=10000.0, *, alpha, dtype=torch.float64):
     The exponent makes the slowest frequency, pair rotary_dim / 2 - 1, exactly alpha times slower; the first stays 1.
     Source: u/bloc97 2023, "NTK-aware scaled RoPE"; transformers hunyuan_v1_dense, compute_ntk_alpha_rope_parameters.
     """
-    _positive(alpha=alpha)
+    _positive(base=base, alpha=alpha)
     _size(rotary_dim, at_least=4)
     return default(rotary_dim, base * alpha ** (rotary_dim / (rotary_dim - 2)), dtype=dtype)
 
@@ -56,7 +56,7 @@ def dynamic_ntk(rotary_dim, base=10000.0, *, factor, max_position, seqlen=None, 
     there, and is about seqlen / max_position times factor. Keys that were cached at another seqlen do not fit.
     Source: u/emozilla 2023, "Dynamically Scaled RoPE"; transformers _compute_dynamic_ntk_parameters.
     """
-    _positive(factor=factor, max_position=max_position)
+    _positive(base=base, factor=factor, max_position=max_position)
     _size(rotary_dim, at_least=4)
     _length(seqlen)
     if seqlen is None or seqlen <= max_position:
@@ -97,7 +97,7 @@ def yarn(
     3.2 for Llama; mscale from DeepSeek-V2, yarn_get_mscale; transformers _compute_yarn_parameters.
     """
     factor = _ratio(factor, max_position, original_max_position)
-    _positive(factor=factor, beta_fast=beta_fast, beta_slow=beta_slow)
+    _positive(beta_fast=beta_fast, beta_slow=beta_slow)
     if beta_fast < beta_slow:
         raise ValueError(f"rope_ext: beta_fast must be at least beta_slow {beta_slow}, got {beta_fast}")
     wavelengths = _wavelengths(rotary_dim, base, dtype)
@@ -379,4 +379,5 @@ def _ratio(factor, max_position, original_max_position):
             raise ValueError("rope_ext: factor must be given where max_position is not, got None")
         _positive(max_position=max_position)
         return max_position / original_max_position
+    _positive(factor=factor)
     return factor

@@ -50,6 +50,7 @@ class RotaryEmbedding:
     pair_axis: tuple | None
     precision: str
     parameters: tuple  # of (name, value), in the order of the names
+    _texts: tuple = dataclasses.field(compare=False)  # names and values of what frequencies() needs, see there
 
     def __init__(
         self,
@@ -88,6 +89,8 @@ class RotaryEmbedding:
             "precision": precision,
             "parameters": tuple(sorted((name, _frozen(value)) for name, value in parameters.items())),
         }
+        texts = {name: values[name] for name in ("rotary_dim", "base", "pair_axis")} | dict(values["parameters"])
+        values["_texts"] = tuple((name, repr(value)) for name, value in texts.items())
         for name, value in values.items():
             object.__setattr__(self, name, value)
         self.frequencies()  # every other error of the parameters, now
@@ -124,13 +127,18 @@ class RotaryEmbedding:
         several axes; float64 for "exact", float32 for "hf". seqlen matters to "dynamic_ntk" and "longrope" only; None:
         as within the length of the training.
         """
-        keywords = dict(self.parameters)
+        if torch.compiler.is_compiling():
+            # Numbers become inputs of the graph as soon as two rotations differ in them; texts stay constants.
+            keywords = {name: _read(text) for name, text in self._texts}
+        else:
+            keywords = {"rotary_dim": self.rotary_dim, "base": self.base, "pair_axis": self.pair_axis}
+            keywords |= dict(self.parameters)
+        pair_axis = keywords.pop("pair_axis")
         if self.schedule in _BY_LENGTH:
             keywords["seqlen"] = seqlen
-        schedule = getattr(frequencies, self.schedule)
-        inv_freq, attention_scaling = schedule(self.rotary_dim, self.base, dtype=_DTYPES[self.precision], **keywords)
-        if self.pair_axis is not None:
-            inv_freq = frequencies.per_axis(inv_freq, self.pair_axis)
+        inv_freq, attention_scaling = getattr(frequencies, self.schedule)(dtype=_DTYPES[self.precision], **keywords)
+        if pair_axis is not None:
+            inv_freq = frequencies.per_axis(inv_freq, pair_axis)
         return frequencies.Frequencies(inv_freq, attention_scaling)
 
     @property
@@ -159,14 +167,15 @@ class RotaryEmbedding:
         if max_position < 0:
             raise ValueError(f"rope_ext: max_position must not be negative, got {max_position}")
         device = torch.empty(0).device if device is None else torch.empty(0, device=device).device
-        if seqlen is None and self.schedule in _BY_LENGTH:
+        if self.schedule not in _BY_LENGTH:
+            seqlen = None
+        elif seqlen is None:
             seqlen = max_position
         if not _shared_tables.may_share(device):
             return _rows(self.frequencies(seqlen), 0, max_position, dtype, device)
-        found = _kept_frequencies(self, seqlen if self.schedule in _BY_LENGTH else None)
-        key = (found.inv_freq.shape, found.inv_freq.numpy().tobytes(), found.attention_scaling, self.precision)
+        found, key = _kept_frequencies(self, seqlen)
         return _shared_tables.rows(
-            (*key, dtype, device),
+            (key, dtype, device),
             max_position,
             device,
             lambda start, stop: _rows(found, start, stop, dtype, device),
@@ -196,6 +205,8 @@ def _rows(found, start, stop, dtype, device):
 
 def _cos_sin(positions, found, dtype):
     """float64 frequencies: angles in float64, one rounding; float32: operation by operation as transformers."""
+    if not dtype.is_floating_point:
+        raise TypeError(f"rope_ext: dtype must be a floating point type, got {dtype}")
     # Elementwise, never a matmul: TF32 and autocast would round the positions.
     inv_freq = found.inv_freq.to(positions.device)
     positions = positions.to(inv_freq.dtype).unsqueeze(-1)
@@ -214,8 +225,11 @@ def _cos_sin(positions, found, dtype):
 
 @functools.lru_cache(maxsize=256)
 def _kept_frequencies(rope, seqlen):
+    """(frequencies, what tables of equal frequencies have in common)."""
     with torch.inference_mode(False):
-        return rope.frequencies(seqlen)
+        found = rope.frequencies(seqlen)
+    inv_freq = found.inv_freq
+    return found, (inv_freq.numpy().tobytes(), tuple(inv_freq.shape), inv_freq.dtype, found.attention_scaling)
 
 
 def _check_keywords(schedule, parameters):
@@ -231,4 +245,22 @@ def _check_keywords(schedule, parameters):
 
 
 def _frozen(value):
-    return tuple(value) if isinstance(value, (list, tuple, torch.Tensor)) else value
+    """Numbers that are numbers of Python, so that their repr can be read back."""
+    if isinstance(value, torch.Tensor):
+        value = value.tolist()
+    if isinstance(value, (list, tuple)):
+        return tuple(_frozen(v) for v in value)
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    return float(value) if isinstance(value, numbers.Real) else value
+
+
+def _read(text):
+    """The number, or tuple of numbers, of which this is the repr."""
+    if text[0] == "(":
+        return tuple([_read(part.strip()) for part in text[1:-1].split(",") if part])
+    if text in ("None", "True", "False"):
+        return {"None": None, "True": True, "False": False}[text]
+    return int(text) if text.lstrip("-").isdigit() else float(text)
