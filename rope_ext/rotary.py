@@ -36,8 +36,8 @@ class RotaryEmbedding:
     pair_axis: for positions with several axes, the axis that each pair follows, rotary_dim / 2 ints
         (rope_ext.frequencies.mrope_pair_axis makes them).
     precision: "exact", angles are position * inv_freq in float64, and cos and sin are rounded once; or "hf", equal bits
-        to transformers 5.23, which rounds inv_freq and the product to float32: off by 2e-3 at position 131072, and what
-        its checkpoints were trained with.
+        to transformers 5.23, which rounds inv_freq and the product to float32: off by up to 1e-2 at position 131072,
+        and what its checkpoints were trained with.
 
     A value: frozen, hashable, comparable, can be copied and pickled. It holds Python numbers only and is no module:
     nothing in the state dict, nothing that .half(), .to(), to_empty(), a meta device or FSDP can round or lose.

@@ -7,6 +7,7 @@ import copy
 import functools
 import importlib
 import logging
+import math
 import re
 from pathlib import Path
 
@@ -583,3 +584,38 @@ def test_cos_and_sin_of_every_class(name):
     config = config_of(name)
     for layer_type in layer_types_of(config):
         check_cos_sin(config, name, layer_type)
+
+
+@pytest.mark.parametrize("kind", ["gptj", "codegen"])
+def test_tables_of_gptj_and_codegen(kind):
+    """Made by a function, sin before cos; there is nothing about frequencies in the configuration."""
+    module = importlib.import_module(f"transformers.models.{kind}.modeling_{kind}")
+    raw = {"model_type": kind, "n_embd": 128, "n_head": 4, "rotary_dim": 8}
+    config = transformers.AutoConfig.for_model(**raw)
+    sin, cos = module.create_sinusoidal_positions(max(POSITIONS) + 1, 8).chunk(2, -1)
+    for form in (raw, config, config.to_dict()):
+        rope = rope_ext.RotaryEmbedding.from_config(form, precision="hf")
+        for ours, wanted in zip(rope(torch.tensor(POSITIONS)), (cos, sin)):
+            assert rope.head_dim == 32 and torch.equal(ours, wanted[list(POSITIONS)])
+
+
+def test_cos_and_sin_of_dinov3():
+    """An image: float coordinates from -1 to 1, a whole turn each, given to us as radians."""
+    from transformers.models.dinov3_vit import modeling_dinov3_vit as dinov3
+
+    config = transformers.DINOv3ViTConfig()
+    wanted = dinov3.DINOv3ViTRopePositionEmbedding(config).eval()(torch.zeros(1, 3, 64, 96))
+    height, width = 64 // config.patch_size, 96 // config.patch_size
+    coordinates = dinov3.get_patches_center_coordinates(height, width, torch.float32, torch.device("cpu"))
+    rope = rope_ext.RotaryEmbedding.from_config(config, precision="hf")
+    for ours, theirs in zip(rope((2 * math.pi * coordinates).T[:, None]), wanted):
+        assert torch.equal(ours[0].repeat(1, 2), theirs)
+
+
+def test_truncate_of_a_layer_type_is_not_read():
+    """As in transformers: what it has is not there, see test_from_config.py."""
+    yarn = {**YARN, "rope_theta": 500000.0, "truncate": False}
+    config = transformers.Olmo3Config(
+        **HEADS, rope_parameters={"full_attention": yarn, "sliding_attention": {"rope_theta": 1e4}}
+    )
+    check_cos_sin(config, "Olmo3RotaryEmbedding", "full_attention", raw=config.to_dict())
