@@ -238,6 +238,12 @@ def test_frequencies_against_50_digits(schedule, base):
         assert abs(Decimal(ours) - wanted) <= bound * wanted
 
 
+def test_exponents_that_float32_cannot_hold():
+    """2 i / 80 has no end in base 2, 2 i / 128 has."""
+    for ours, wanted in zip(frequencies.default(80).inv_freq.tolist(), exact_default(80, 10000)):
+        assert abs(Decimal(ours) - wanted) <= 16 * Decimal(2) ** -53 * wanted
+
+
 def exact_cos_sin(angle):
     """By reduction with 60 digits of pi and Taylor series: nothing shared with the code under test."""
     angle %= 2 * PI
