@@ -1,7 +1,16 @@
 """A model's configuration, as Hugging Face transformers 4 or 5 writes it, to the arguments of RotaryEmbedding.
 
-Reads dicts and objects, never imports transformers. Where the two disagree on what a key means, transformers 5.23 is
-right for precision="hf". All that is known of single models stands in _MODELS.
+Reads dicts and objects, never imports transformers. All that is known of single models stands in _FACTS.
+
+Where transformers 5.23 does not do what a configuration says, precision="hf" follows it and "exact" does not:
+* YaRN's truncate inside the parameters of a layer type: transformers reads the one beside the layer types only.
+* Phi-3.5-MoE: transformers scales by long_mscale beyond the training, but never takes long_factor.
+* MiniMax-M3: transformers has rotary_dim in the configuration and rotates the whole head.
+Different for both:
+* dynamic NTK: transformers keeps the frequencies of the longest sequence it has seen, until one is within the training;
+  here the length of the sequence decides.
+* Refused, where transformers computes something: keys that contradict each other; an odd rotary_dim; a factor without a
+  rope_type; HunYuan-VL's sections, which give the two channels of a pair different axes.
 """
 
 from collections.abc import Mapping

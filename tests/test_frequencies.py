@@ -260,7 +260,7 @@ def half_an_ulp(value):
     return Decimal(2) ** (math.frexp(float(value))[1] - 25)
 
 
-FAR = [1, 2047, 32768, 131071, 1_000_000, 2**24 - 1, 2**24, -(2**24)]
+FAR = [1, 2047, 32768, 131071, 1_000_000, 2**24 - 1, 2**24 + 1, -(2**24)]  # one that float32 cannot hold
 
 
 @pytest.mark.parametrize("schedule", list(EXACT))
