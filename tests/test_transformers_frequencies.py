@@ -619,3 +619,14 @@ def test_truncate_of_a_layer_type_is_not_read():
         **HEADS, rope_parameters={"full_attention": yarn, "sliding_attention": {"rope_theta": 1e4}}
     )
     check_cos_sin(config, "Olmo3RotaryEmbedding", "full_attention", raw=config.to_dict())
+
+
+@pytest.mark.parametrize("name", ["LlavaConfig", "Qwen2VLConfig", "Gemma3Config"])
+def test_a_model_of_several_parts_is_asked_for_one(name):
+    config = getattr(transformers, name)()
+    for form in (config, config.to_dict()):
+        with pytest.raises(
+            ValueError, match=r"^rope_ext: config must be the part .* got one of \w+_config, \w+_config$"
+        ):
+            rope_ext.RotaryEmbedding.from_config(form)
+    rope_ext.RotaryEmbedding.from_config(config.text_config, "full_attention" if name == "Gemma3Config" else None)
