@@ -1,13 +1,23 @@
 """RotaryEmbedding: exact angles, whatever is done to the model that holds it."""
 
+import copy
+import dataclasses
+import itertools
 import math
+import os
+import pickle
+import subprocess
+import sys
+import threading
 
 import pytest
 import torch
+from torch.fx.experimental.proxy_tensor import make_fx
 
 import rope_ext
 
 POSITIONS = [0, 1, 4095, 16384, 131071, 1_000_000]
+UNSEEN = itertools.count(5000)  # bases of which no table is there yet
 
 
 def exact(base, rotary_dim, position, pair):
@@ -56,7 +66,7 @@ def test_inv_freq():
     rope = rope_ext.RotaryEmbedding(8, base=10000.0)
     wanted = torch.tensor([1.0, 0.1, 0.01, 0.001], dtype=torch.float64, device="cpu")
     torch.testing.assert_close(rope.inv_freq, wanted, rtol=1e-15, atol=0)
-    assert math.isclose(rope_ext.frequencies.default(4, 7.0)[1].item(), 7**-0.5)
+    assert math.isclose(rope_ext.frequencies.default(4, 7.0).inv_freq[1].item(), 7**-0.5)
 
 
 def test_tables_per_token_equal_lookup():
@@ -66,9 +76,72 @@ def test_tables_per_token_equal_lookup():
     assert torch.equal(rope_ext.apply(x, *rope(positions)), looked_up)
 
 
-def test_nothing_in_the_state_dict():
+def test_every_width_of_head_has_its_rotation():
+    """The rotated channels alone set the frequencies; the head is as wide as it likes."""
+    assert rope_ext.RotaryEmbedding(96, rotary_dim=24).tables(3)[0].shape == (3, 12)
+    narrow, wide = rope_ext.RotaryEmbedding(24), rope_ext.RotaryEmbedding(96, rotary_dim=24)
+    assert torch.equal(narrow.inv_freq, wide.inv_freq) and narrow != wide
+
+
+# ---- a value ----
+
+YARN = {"schedule": "yarn", "factor": 4.0, "original_max_position": 4096}
+LONGROPE = {
+    "schedule": "longrope",
+    "short_factor": [1.0, 1.5, 2.0, 2.5],
+    "long_factor": [1.0, 3.0, 9.0, 27.0],
+    "original_max_position": 100,
+    "max_position": 400,
+}
+DYNAMIC = {"schedule": "dynamic_ntk", "factor": 2.0, "max_position": 100}
+SCHEDULES = [
+    {},
+    {"schedule": "linear", "factor": 4.0},
+    {"schedule": "ntk", "alpha": 8},
+    DYNAMIC,
+    YARN,
+    LONGROPE,
+    {"schedule": "llama3", "factor": 8.0, "original_max_position": 64},
+    {"schedule": "proportional", "partial_rotary_factor": 0.5},
+    {"schedule": "axial"},
+    {"schedule": "warped", "factor": 4.0},
+    {"pair_axis": (0, 1, 1, 2)},
+]
+
+
+def ropes(**others):
+    return [rope_ext.RotaryEmbedding(8, **keywords, **others) for keywords in SCHEDULES]
+
+
+def test_compares_by_value():
+    for rope, twin in zip(ropes(), ropes()):
+        assert rope == twin and hash(rope) == hash(twin) and rope is not twin
+    assert len(set(ropes() + ropes() + ropes(precision="hf"))) == 2 * len(SCHEDULES)
+    assert rope_ext.RotaryEmbedding(8, base=10) != rope_ext.RotaryEmbedding(8, base=11)
+
+
+def test_is_frozen():
     rope = rope_ext.RotaryEmbedding(8)
-    assert not rope.state_dict() and not list(rope.buffers()) and not list(rope.parameters())
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        rope.base = 5.0
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda r: pickle.loads(pickle.dumps(r))])
+def test_survives_copying(copied):
+    for rope in ropes():
+        assert copied(rope) == rope
+
+
+def test_repr_is_the_call():
+    for rope in ropes() + ropes(precision="hf"):
+        assert eval(repr(rope), {"RotaryEmbedding": rope_ext.RotaryEmbedding}) == rope
+    assert repr(rope_ext.RotaryEmbedding(8)) == "RotaryEmbedding(head_dim=8, base=10000.0)"
+
+
+def test_nothing_in_the_state_dict():
+    model = torch.nn.Module()
+    model.rope = rope_ext.RotaryEmbedding(8)
+    assert not model.state_dict() and not list(model.buffers()) and not list(model.children())
 
 
 @pytest.mark.parametrize(
@@ -102,6 +175,280 @@ def test_on_the_meta_device():
     assert rope.tables(4)[0].device.type == torch.get_default_device().type
 
 
+# ---- shared tables ----
+
+
+def test_equal_rotations_share_one_table():
+    """By what the frequencies are, not by how they are called."""
+    one, other = rope_ext.RotaryEmbedding(32, base=777.0), rope_ext.RotaryEmbedding(64, rotary_dim=32, base=777)
+    same = rope_ext.RotaryEmbedding(32, base=777.0, schedule="linear", factor=1)
+    addresses = {rope.tables(rows)[0].data_ptr() for rope in (one, other, same) for rows in (5, 9, 7)}
+    assert len({rope.tables(5)[0].data_ptr() for rope in (one, other, same)}) == 1 and len(addresses) <= 2
+    assert one.tables(5)[0].data_ptr() != one.tables(5, dtype=torch.float64)[0].data_ptr()
+    hf = rope_ext.RotaryEmbedding(32, base=777.0, precision="hf")
+    assert one.tables(5)[0].data_ptr() != hf.tables(5)[0].data_ptr()
+
+
+@pytest.mark.parametrize("precision", ["exact", "hf"])
+def test_growing_keeps_the_rows_there_are(precision):
+    rope = rope_ext.RotaryEmbedding(32, base=778.0, precision=precision)
+    before = rope.tables(5)
+    kept = [t.clone() for t in before]
+    after = rope.tables(6)
+    assert after[0].shape == (6, 16) and before[0].shape == (5, 16)
+    for old, copied, new in zip(before, kept, after):
+        assert torch.equal(old, copied) and torch.equal(new[:5], copied)
+    assert rope.tables(10)[0].data_ptr() == after[0].data_ptr()  # grown twofold at least
+    assert all(torch.equal(a, b) for a, b in zip(rope.tables(300), rope(torch.arange(300))))
+
+
+def test_a_table_somebody_wrote_into_is_not_handed_out_again():
+    rope = rope_ext.RotaryEmbedding(32, base=779.0)
+    wanted = rope.tables(5)[0].clone()
+    rope.tables(4)[0].zero_()
+    assert torch.equal(rope.tables(5)[0], wanted)
+
+
+def test_requires_grad_of_a_caller_stays_with_it():
+    rope = rope_ext.RotaryEmbedding(32, base=780.0)
+    cos, sin = (t.requires_grad_() for t in rope.tables(5))
+    (cos * sin).sum().backward()
+    assert cos.grad is not None and not any(t.requires_grad for t in rope.tables(5))
+
+
+def test_tables_are_bounded():
+    from rope_ext import _shared_tables
+
+    for i in range(_shared_tables.MOST + 5):
+        rope_ext.RotaryEmbedding(8, base=1001.0 + i).tables(3)
+    assert len(_shared_tables._tables) == _shared_tables.MOST
+
+
+def test_tables_of_inference_mode_can_be_trained_with():
+    rope = rope_ext.RotaryEmbedding(8, base=781.0)
+    with torch.inference_mode():
+        inside = rope.tables(5)
+        rope.tables(9)
+    assert not any(t.is_inference() for t in (*inside, *rope.tables(5), *rope.tables(20)))
+    x = torch.randn(1, 5, 2, 8, requires_grad=True)
+    rope_ext.apply(x, *rope.tables(5)).sum().backward()
+    assert x.grad is not None
+
+
+def traced_by_fake_tensors(rope):
+    with torch._subclasses.FakeTensorMode():
+        return rope.tables(7)
+
+
+def traced_by_vmap(rope):
+    return torch.vmap(lambda x: x * rope.tables(7)[0])(torch.ones(3, 7, 4))
+
+
+def traced_by_grad(rope):
+    return torch.func.grad(lambda x: (x * rope.tables(7)[0]).sum())(torch.ones(7, 4))
+
+
+def traced_by_jvp(rope):
+    x = torch.ones(7, 4)
+    return torch.func.jvp(lambda x: x * rope.tables(7)[0], (x,), (x,))
+
+
+def traced_by_functionalize(rope):
+    return torch.func.functionalize(lambda x: x * rope.tables(7)[0])(torch.ones(7, 4))
+
+
+def traced_by_make_fx(rope):
+    return make_fx(lambda x: x * rope.tables(7)[0], tracing_mode="symbolic")(torch.ones(7, 4))
+
+
+def traced_by_compile(rope):
+    return torch.compile(lambda x: x * rope.tables(7)[0], fullgraph=True, backend="aot_eager")(torch.ones(7, 4))
+
+
+def traced_on_meta(rope):
+    with torch.device("meta"):
+        return rope.tables(7)
+
+
+@pytest.mark.parametrize(
+    "trace",
+    [
+        traced_by_fake_tensors,
+        traced_by_vmap,
+        traced_by_grad,
+        traced_by_jvp,
+        traced_by_functionalize,
+        traced_by_make_fx,
+        traced_by_compile,
+        traced_on_meta,
+    ],
+)
+@pytest.mark.parametrize("first", ["trace", "table"])
+def test_traces_and_tables_do_not_meet(trace, first):
+    """What a trace makes does not outlive it, and a table that is there does not disturb the trace."""
+    rope = rope_ext.RotaryEmbedding(8, base=float(next(UNSEEN)))
+    if first == "table":
+        rope.tables(7)
+    trace(rope)
+    cos, sin = rope.tables(7)
+    assert type(cos) is torch.Tensor and not torch._C._functorch.is_functorch_wrapped_tensor(cos)
+    wanted = rope(torch.arange(7))
+    assert torch.equal(cos, wanted[0]) and torch.equal(sin, wanted[1])
+    assert torch.equal(cos * 2, wanted[0] + wanted[0])
+
+
+def test_tables_from_many_threads():
+    ropes = [rope_ext.RotaryEmbedding(16, base=2000.0 + i) for i in range(3)]
+    wanted = [rope(torch.arange(3000)) for rope in ropes]
+    wrong = []
+
+    def work(seed):
+        for step in range(60):
+            which, rows = (seed + step) % 3, 1 + (seed * 131 + step * 577) % 3000
+            cos, sin = ropes[which].tables(rows)
+            if not (torch.equal(cos, wanted[which][0][:rows]) and torch.equal(sin, wanted[which][1][:rows])):
+                wrong.append((which, rows))
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+@pytest.mark.devices("cpu")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_tables_in_a_fork_that_found_the_lock_taken():
+    """In a process of its own: a child of one with threads may do little, and this one does."""
+    program = """
+import os, signal, threading, time, torch, rope_ext
+from rope_ext import _shared_tables
+torch.set_num_threads(1)
+rope = rope_ext.RotaryEmbedding(8)
+rope.tables(5)
+def hold():
+    with _shared_tables._lock:
+        time.sleep(3)
+threading.Thread(target=hold, daemon=True).start()
+time.sleep(0.5)
+child = os.fork()
+if child == 0:
+    signal.alarm(2)
+    rope.tables(50)
+    os._exit(0)
+print(os.waitpid(child, 0)[1])
+os._exit(0)
+"""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, timeout=60)
+    assert done.stderr + done.stdout == "0\n"
+
+
+@pytest.mark.devices("cuda")
+def test_tables_and_cuda_graphs():
+    """A graph reads the addresses it was captured with: a table is built before, and lives as long."""
+    rope, late = rope_ext.RotaryEmbedding(16, base=783.0), rope_ext.RotaryEmbedding(16, base=784.0)
+    cos, _ = rope.tables(100)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        doubled = rope.tables(100)[0] * 2
+    wanted = cos.double().mul(2).float()
+    del cos
+    rope.tables(1000)
+    kept = [rope_ext.RotaryEmbedding(16, base=3000.0 + i).tables(100) for i in range(40)]
+    graph.replay()
+    assert torch.equal(doubled, wanted) and kept
+    message = "rope_ext: tables must be built before a CUDA graph is captured"
+    with pytest.raises(RuntimeError, match=message), torch.cuda.graph(torch.cuda.CUDAGraph()):
+        late.tables(100)
+    assert torch.equal(late.tables(100)[0], late.tables(100, device="cpu")[0].cuda())
+
+
+# ---- several axes, lengths, positions ----
+
+
+def test_several_axes():
+    rope = rope_ext.RotaryEmbedding(12, pair_axis=(0, 1, 2, 0, 2, 1))
+    positions = torch.tensor([[[3, 4, 5, 6]], [[10, 10, 11, 11]], [[70, 71, 70, 71]]])
+    cos, sin = rope(positions)
+    assert cos.shape == sin.shape == (1, 4, 6)
+    one = rope_ext.RotaryEmbedding(12)
+    for pair, axis in enumerate((0, 1, 2, 0, 2, 1)):
+        for ours, alone in zip((cos, sin), one(positions[axis])):
+            assert torch.equal(ours[..., pair], alone[..., pair])
+    text = torch.arange(5)  # text has the same position on every axis
+    for ours, alone in zip((*rope(text), *rope.tables(5)), (*one(text), *one.tables(5))):
+        assert torch.equal(ours, alone)
+    assert all(torch.equal(a, b) for a, b in zip(rope(text.expand(3, 1, 5)), one(text[None])))
+    with pytest.raises(ValueError, match=r"^rope_ext: positions must be \(axes = 3, batch, seqlen\), got \(2, 1, 4\)$"):
+        rope(positions[:2])
+
+
+def test_dynamic_schedules_choose_by_seqlen():
+    for keywords in (DYNAMIC, LONGROPE):
+        rope = rope_ext.RotaryEmbedding(8, **keywords)
+        short, long = rope.frequencies(100), rope.frequencies(101)
+        assert torch.equal(rope.inv_freq, short.inv_freq) and not torch.equal(short.inv_freq, long.inv_freq)
+        for positions, seqlen in (
+            (torch.arange(100), None),
+            (torch.arange(101), None),
+            (torch.tensor([[400, 2]]), None),
+        ):
+            wanted = rope.frequencies(int(positions.max()) + 1)
+            angles = positions.double()[..., None] * wanted.inv_freq.to(positions.device)
+            assert torch.equal(rope(positions, seqlen=seqlen)[1], (angles.sin() * wanted.attention_scaling).float())
+        assert torch.equal(rope.tables(100)[0], rope(torch.arange(100))[0])
+        assert torch.equal(rope.tables(150)[0], rope(torch.arange(150))[0])
+        assert torch.equal(rope.tables(50, seqlen=150)[0], rope.tables(150)[0][:50])
+        assert torch.equal(rope(torch.arange(50), seqlen=150)[0], rope.tables(150)[0][:50])
+        assert torch.equal(rope.tables(100)[0], rope(torch.arange(100))[0])  # and is as before, after longer ones
+        assert rope(torch.zeros(0, dtype=torch.int64))[0].shape == (0, 4)
+
+
+@pytest.mark.parametrize("which", range(len(SCHEDULES)))
+def test_a_given_length_does_not_wait_for_the_device(which):
+    """Asking a tensor for its value raises here, as it would where there is none."""
+
+    class NoValues(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, op, types, args=(), kwargs=None):
+            assert op is not torch.ops.aten._local_scalar_dense.default, "waited for the device"
+            return op(*args, **(kwargs or {}))
+
+    rope = ropes()[which]
+    positions = torch.arange(12).view(2, 6) if rope.inv_freq.dim() == 1 else torch.arange(36).view(-1, 1, 12)
+    positions = positions[: len(rope.inv_freq)] if rope.inv_freq.dim() == 3 else positions
+    with NoValues():
+        rope(positions, seqlen=200)
+        rope.tables(30, seqlen=200)
+    if rope.schedule in ("dynamic_ntk", "longrope"):
+        with pytest.raises(AssertionError, match="waited"), NoValues():
+            rope(positions)
+
+
+def test_float_positions():
+    rope = rope_ext.RotaryEmbedding(8)
+    half = torch.tensor([0.5, -1.25])
+    angles = half.double()[:, None] * rope.inv_freq.to(half.device)
+    assert torch.equal(rope(half)[1], angles.sin().float())
+    whole = torch.tensor([3, 700])
+    assert all(torch.equal(a, b) for a, b in zip(rope(whole.float()), rope(whole)))
+
+
+def test_hf_precision_is_the_float32_product():
+    """Written out as transformers' modules have it."""
+    rope = rope_ext.RotaryEmbedding(64, base=500000.0, precision="hf", **YARN)
+    positions = torch.tensor(POSITIONS)
+    inv_freq, attention_scaling = rope.frequencies()
+    assert inv_freq.dtype == torch.float32 and attention_scaling != 1
+    freqs = positions[..., None].float() * inv_freq.to(positions.device)
+    assert torch.equal(rope(positions)[0], freqs.cos() * attention_scaling)
+    assert torch.equal(rope(positions, dtype=torch.bfloat16)[1], (freqs.sin() * attention_scaling).bfloat16())
+    exact = rope_ext.RotaryEmbedding(64, base=500000.0, **YARN)
+    error = (rope(positions)[0] - exact(positions)[0]).abs().amax(-1)
+    assert error[0] == 0 and error[2] < 1e-3 and error[-1] > 1e-3
+
+
 def test_compiles():
     rope = rope_ext.RotaryEmbedding(16)
 
@@ -111,3 +458,44 @@ def test_compiles():
     x, positions = torch.randn(1, 6, 2, 16), torch.arange(6).unsqueeze(0)
     compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
     assert torch.equal(compiled(x, positions), function(x, positions))
+
+
+def cos_of(x, rope, positions):
+    return rope(positions, seqlen=150)[0] * x + rope.tables(6, seqlen=150)[1]
+
+
+def test_every_schedule_compiles():
+    """One code object for all: numbers that differ from one call to the next must not become inputs of its graph."""
+    x = torch.ones(1)
+    torch.compiler.reset()
+    compiled = torch.compile(cos_of, fullgraph=True, backend="aot_eager")
+    with torch._dynamo.config.patch(recompile_limit=2 * len(SCHEDULES)):
+        for rope in ropes() + ropes(precision="hf")[3:5]:
+            axes = len(rope.inv_freq) if rope.inv_freq.dim() == 3 else 1
+            positions = torch.randint(0, 90, (axes, 1, 6) if axes > 1 else (1, 6))
+            assert torch.equal(compiled(x, rope, positions), cos_of(x, rope, positions))
+
+
+def test_equal_rotations_compile_once():
+    x, positions = torch.ones(1), torch.arange(6)
+    torch.compiler.reset()
+    compiled = torch.compile(cos_of, fullgraph=True, backend="aot_eager")
+    with torch._dynamo.config.patch(recompile_limit=1):
+        for _ in range(3):
+            compiled(x, rope_ext.RotaryEmbedding(8, **YARN), positions)
+
+
+def test_lengths_of_dynamic_schedules_compile_once_per_side():
+    """A symbolic seqlen chooses by a guard, not by one graph per length."""
+
+    def function(positions, rope):
+        return rope(positions, seqlen=positions.shape[0])[0]
+
+    for keywords in (LONGROPE, DYNAMIC):
+        rope = rope_ext.RotaryEmbedding(8, **keywords)
+        torch.compiler.reset()
+        compiled = torch.compile(function, fullgraph=True, dynamic=True, backend="aot_eager")
+        with torch._dynamo.config.patch(recompile_limit=2):
+            for length in (40, 60, 100, 101, 150, 333):
+                positions = torch.arange(length)
+                assert torch.equal(compiled(positions, rope), function(positions, rope))

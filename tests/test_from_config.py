@@ -1,0 +1,274 @@
+"""RotaryEmbedding.from_config without transformers: what a config.json says, in the words of every age, and its errors.
+
+That the result is the model's rotation is tested against transformers in test_transformers_frequencies.py.
+"""
+
+import re
+import types
+
+import pytest
+import torch
+
+import rope_ext
+
+pytestmark = pytest.mark.devices("cpu")
+HEADS = {"hidden_size": 512, "num_attention_heads": 4, "max_position_embeddings": 4096}
+LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 1024}
+LONG = {"short_factor": [1.0] * 64, "long_factor": [2.0] * 64}
+NESTED = {
+    "full_attention": {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 1e6},
+    "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+    "no_rope": None,
+}
+
+
+def rope(head_dim=128, base=10000.0, **keywords):
+    return rope_ext.RotaryEmbedding(head_dim, base=base, **keywords)
+
+
+READ = [
+    # transformers 4 and 5, and a base in several places
+    ({**HEADS, "rope_theta": 5e5}, rope(base=5e5)),
+    ({**HEADS, "rope_theta": 5e5, "rope_scaling": None}, rope(base=5e5)),
+    ({**HEADS, "rope_parameters": {"rope_theta": 5e5, "rope_type": "default"}}, rope(base=5e5)),
+    ({**HEADS, "rope_parameters": {"rope_theta": 5e5}, "rope_scaling": {"rope_theta": 5e5}}, rope(base=5e5)),
+    ({**HEADS, "model_type": "llama"}, rope()),
+    ({"head_dim": 64, "rope_theta": 1e4, **HEADS}, rope(64)),
+    ({"head_dim": None, "rope_theta": 1e4, **HEADS}, rope()),
+    ({"model_type": "gptj", "n_embd": 4096, "n_head": 16, "rotary_dim": 64}, rope(256, rotary_dim=64)),
+    (
+        {"model_type": "gpt_neox", "rotary_pct": 0.25, "rotary_emb_base": 25000, **HEADS},
+        rope(base=25000, rotary_dim=32),
+    ),
+    ({**HEADS, "rope_theta": 1e4, "partial_rotary_factor": 0.5}, rope(rotary_dim=64)),
+    ({**HEADS, "rope_theta": 1e4, "rope_pct": 0.25}, rope(rotary_dim=32)),
+    ({**HEADS, "rope_theta": 1e4, "qk_rope_head_dim": 64, "qk_nope_head_dim": 128}, rope(64)),
+    # schedules
+    ({**HEADS, "rope_theta": 1e4, "rope_scaling": {"type": "linear", "factor": 2}}, rope(schedule="linear", factor=2)),
+    (
+        {**HEADS, "rope_theta": 1e4, "rope_scaling": {"type": "dynamic", "factor": 2}},
+        rope(schedule="dynamic_ntk", factor=2, max_position=4096),
+    ),
+    (
+        {**HEADS, "rope_theta": 1e4, "rope_scaling": {"type": "dynamic", "alpha": 1000.0, "factor": 1}},
+        rope(schedule="ntk", alpha=1000.0),
+    ),
+    (
+        {**HEADS, "rope_theta": 1e4, "rope_scaling": {**LLAMA3, "original_max_position_embeddings": 512}},
+        rope(schedule="llama3", factor=8, low_freq_factor=1, high_freq_factor=4, original_max_position=512),
+    ),
+    (
+        {**HEADS, "rope_theta": 1e4, "rope_scaling": {**YARN, "truncate": False, "beta_fast": None, "mscale": 0.7}},
+        rope(schedule="yarn", factor=4, original_max_position=1024, truncate=False, mscale=0.7),
+    ),
+    (
+        {**HEADS, "rope_theta": 1e4, "rope_scaling": {**YARN, "factor": None}},
+        rope(schedule="yarn", max_position=4096, original_max_position=1024),
+    ),
+    (
+        {**HEADS, "rope_theta": 1e4, "original_max_position_embeddings": 99, "rope_scaling": {"type": "su", **LONG}},
+        rope(schedule="longrope", max_position=4096, original_max_position=99, **LONG),
+    ),
+    (
+        {
+            **HEADS,
+            "rope_theta": 1e4,
+            "rope_scaling": {"rope_type": "proportional", "partial_rotary_factor": 0.3, "factor": 2},
+        },
+        rope(schedule="proportional", partial_rotary_factor=0.3, factor=2),
+    ),
+    # axes
+    (
+        {**HEADS, "rope_theta": 1e4, "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]}},
+        rope(pair_axis=[0] * 16 + [1] * 24 + [2] * 24),
+    ),
+    (
+        {**HEADS, "rope_theta": 1e4, "rope_scaling": {"mrope_interleaved": True, "mrope_section": [62, 1, 1]}},
+        rope(pair_axis=[0, 1, 2] + [0] * 61),
+    ),
+    ({**HEADS, "rope_parameters": {"rope_type": "axial", "rope_theta": 100}}, rope(base=100, schedule="axial")),
+    (
+        {**HEADS, "model_type": "pixtral", "rope_parameters": {"rope_type": "axial", "rope_theta": 1e4}},
+        rope(schedule="axial", divide=True),
+    ),
+]
+
+
+@pytest.mark.parametrize(("config", "wanted"), READ)
+def test_reads(config, wanted):
+    """A dict and an object say the same."""
+    assert rope_ext.RotaryEmbedding.from_config(config) == wanted
+    assert rope_ext.RotaryEmbedding.from_config(types.SimpleNamespace(**config)) == wanted
+
+
+def test_reads_one_of_several_layer_types():
+    config = {**HEADS, "rope_parameters": NESTED, "global_head_dim": 256}
+    read = rope_ext.RotaryEmbedding.from_config
+    assert read(config, "sliding_attention") == rope()
+    wanted = rope(256, base=1e6, schedule="proportional", partial_rotary_factor=0.25)
+    assert read(config, "full_attention") == wanted
+    per_layer = {"layer_types": ["sliding_attention", "full_attention"], "per_layer_config": {"01": {"head_dim": 256}}}
+    assert read({**HEADS, "rope_parameters": NESTED, **per_layer}, "full_attention") == wanted
+    gemma3 = {**HEADS, "rope_theta": 1e6, "rope_local_base_freq": 1e4, "rope_scaling": {"type": "linear", "factor": 8}}
+    assert read(gemma3, "full_attention") == rope(base=1e6, schedule="linear", factor=8)
+    assert read(gemma3, "sliding_attention") == rope()
+    modernbert = {**HEADS, "global_rope_theta": 160000.0, "local_rope_theta": 1e4}
+    assert read(modernbert, "full_attention") == rope(base=160000.0)
+    assert read(modernbert, "sliding_attention") == rope()
+    assert read({**HEADS, "rope_theta": 1e4, "layer_types": ["full_attention"]}, "full_attention") == rope()
+
+
+def test_reads_truncate_of_a_layer_type_as_written_or_as_transformers_does():
+    """transformers 5.23 looks for "truncate" beside the layer types only."""
+    nested = {"full_attention": {**YARN, "rope_theta": 1e4, "truncate": False}}
+    exact, hf = (
+        rope_ext.RotaryEmbedding.from_config(
+            {**HEADS, "rope_parameters": nested}, "full_attention", precision=precision
+        )
+        for precision in ("exact", "hf")
+    )
+    assert dict(exact.parameters)["truncate"] is False and dict(hf.parameters)["truncate"] is True
+
+
+def test_reads_the_scaling_of_phi_3_5_moe():
+    """Its own code takes the long factors beyond the training, transformers 5.23 never does."""
+    scaling = {
+        "type": "longrope",
+        **LONG,
+        "short_mscale": 1.2,
+        "long_mscale": 1.3,
+        "original_max_position_embeddings": 9,
+    }
+    for precision, long in (("exact", LONG["long_factor"]), ("hf", LONG["short_factor"])):
+        config = {**HEADS, "rope_theta": 1e4, "rope_scaling": scaling}
+        read = rope_ext.RotaryEmbedding.from_config(config, precision=precision)
+        parameters = {**LONG, "long_factor": long, "original_max_position": 9, "attention_factor": (1.2, 1.3)}
+        assert read == rope(schedule="longrope", max_position=4096, precision=precision, **parameters)
+
+
+BASE = {**HEADS, "rope_theta": 1e4}
+ERRORS = [
+    (
+        {**BASE, "rope_scaling": {"rope_type": "spiral"}},
+        "rope_type must be one of axial, default, dynamic, linear, llama3, longrope, proportional, yarn, got 'spiral'",
+    ),
+    (
+        {**BASE, "rope_scaling": {"rope_type": "linear", "type": "yarn"}},
+        "type must agree with rope_type 'linear', got 'yarn'",
+    ),
+    (
+        {**BASE, "rope_scaling": {"rope_type": "linear"}},
+        "factor must be in the config where rope_type is 'linear', got None",
+    ),
+    ({**BASE, "rope_scaling": {"factor": 8.0}}, "factor must be absent where rope_type is 'default', got 8.0"),
+    (
+        {**BASE, "rope_scaling": {"rope_type": "llama3", "factor": 8.0}},
+        "low_freq_factor must be in the config where rope_type is 'llama3', got None",
+    ),
+    (
+        {**BASE, "rope_scaling": {"rope_type": "longrope", "short_factor": [1.0]}},
+        "long_factor must be in the config where rope_type is 'longrope', got None",
+    ),
+    (
+        {**BASE, "rope_scaling": {"rope_type": "longrope", "short_factor": [1.0], "long_factor": [1.0]}},
+        "short_factor must have rotary_dim / 2 = 64 numbers, got 1",
+    ),
+    ({**BASE, "rope_parameters": {"rope_theta": 5.0}}, "rope_theta must agree with rope_parameters' 5.0, got 10000.0"),
+    (
+        {**HEADS, "rope_parameters": {"rope_theta": 5.0}, "rope_scaling": {"rope_theta": 6.0}},
+        "rope_scaling must agree with rope_parameters {'rope_theta': 5.0}, got {'rope_theta': 6.0}",
+    ),
+    ({**HEADS, "rope_scaling": {"rope_type": "default"}}, "config must have rope_theta, got a config of None without"),
+    (
+        {**HEADS, "model_type": "bert"},
+        "config must have rope_parameters, rope_scaling or rope_theta, got a config of 'bert' without",
+    ),
+    (
+        {"rope_theta": 1e4},
+        "config must have head_dim, or hidden_size and num_attention_heads, got a config of None without",
+    ),
+    (
+        {"head_dim": 64, "rope_theta": 1e4, "rope_scaling": {"type": "dynamic", "factor": 2.0}},
+        "config must have max_position_embeddings, got a config of None without",
+    ),
+    (
+        {"text_config": BASE, "vision_config": {}},
+        "config must be the part that has the attention, got one of text_config, vision_config",
+    ),
+    ({**BASE, "partial_rotary_factor": 4.0}, "partial_rotary_factor must be in 0 to 1, got 4.0"),
+    (
+        {**BASE, "partial_rotary_factor": 0.5, "rotary_dim": 32},
+        "rotary_dim must agree with partial_rotary_factor 0.5, got 32",
+    ),
+    (
+        {**BASE, "rope_scaling": {"mrope_section": [1, 2, 3]}},
+        "mrope_section must sum to rotary_dim / 2 = 64, got [1, 2, 3]",
+    ),
+    (
+        {**BASE, "model_type": "qwen2_vl", "rope_scaling": {"mrope_section": [16, 24, 24], "mrope_interleaved": True}},
+        "mrope_interleaved must agree with model_type, got True",
+    ),
+    (
+        {
+            **BASE,
+            "model_type": "hunyuan_vl_text",
+            "rope_scaling": {"type": "xdrope", "alpha": 1000.0, "xdrope_section": [16, 16, 16, 16]},
+        },
+        "mrope_section must give both channels of a pair one axis, got HunYuan-VL's, which does not (make tables of width rotary_dim)",
+    ),
+    (
+        {**HEADS, "rope_parameters": NESTED},
+        "layer_type must be one of full_attention, sliding_attention, no_rope, got None",
+    ),
+]
+
+
+@pytest.mark.parametrize(("config", "message"), ERRORS)
+def test_errors_name_the_key(config, message):
+    with pytest.raises(ValueError, match=f"^rope_ext: {re.escape(message)}$"):
+        rope_ext.RotaryEmbedding.from_config(config)
+
+
+def test_errors_of_layer_type():
+    read = rope_ext.RotaryEmbedding.from_config
+    for layer_type, message in (
+        ("main", "layer_type must be one of full_attention, sliding_attention, no_rope, got 'main'"),
+        ("no_rope", "layer_type must have a rotation, got 'no_rope', which has none"),
+    ):
+        with pytest.raises(ValueError, match=f"^rope_ext: {re.escape(message)}$"):
+            read({**HEADS, "rope_parameters": NESTED}, layer_type)
+    with pytest.raises(
+        ValueError, match=r"^rope_ext: layer_type must be None for a config with one rotation, got 'main'$"
+    ):
+        read(BASE, "main")
+    with pytest.raises(TypeError, match=r"^rope_ext: config must be a configuration object or a dict, got 'gpt2'$"):
+        read("gpt2")
+
+
+def test_errors_of_the_constructor():
+    for keywords, kind, message in (
+        ({"schedule": "spiral"}, ValueError, "schedule must be one of default, linear, ntk, "),
+        ({"precision": "fp16"}, ValueError, "precision must be 'exact' or 'hf', got 'fp16'"),
+        ({"factor": 2.0}, TypeError, "parameters must be of schedule 'default', which takes none, got 'factor'"),
+        ({"schedule": "linear"}, TypeError, "factor must be given for schedule 'linear', got None"),
+        (
+            {"schedule": "linear", "factor": 1, "seqlen": 5},
+            TypeError,
+            "parameters must be of schedule 'linear', which takes factor, got 'seqlen'",
+        ),
+        ({"schedule": "linear", "factor": -1}, ValueError, "factor must be positive, got -1"),
+        ({"schedule": "axial", "pair_axis": (0, 1, 0, 1)}, ValueError, "pair_axis must be None with schedule 'axial'"),
+        ({"pair_axis": (0, 1)}, ValueError, "pair_axis must have 4 entries, got 2"),
+        ({"rotary_dim": 4.0}, TypeError, "rotary_dim must be an int, got 4.0"),
+    ):
+        with pytest.raises(kind, match=f"^rope_ext: {re.escape(message)}"):
+            rope_ext.RotaryEmbedding(8, **keywords)
+    rope = rope_ext.RotaryEmbedding(8)
+    for call, kind, message in (
+        (lambda: rope.tables(-1), ValueError, "max_position must not be negative, got -1"),
+        (lambda: rope.tables(2.0), TypeError, "max_position must be an int, got 2.0"),
+        (lambda: rope.tables(2, dtype=torch.int32), TypeError, "dtype must be a floating point type, got torch.int32"),
+    ):
+        with pytest.raises(kind, match=f"^rope_ext: {re.escape(message)}$"):
+            call()
