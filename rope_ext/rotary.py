@@ -255,8 +255,7 @@ def _cos_sin(positions, found, dtype):
 @functools.lru_cache(maxsize=256)
 def _kept_frequencies(rope, seqlen):
     """(frequencies, what tables of equal frequencies have in common)."""
-    with torch.inference_mode(False):
-        found = rope.frequencies(seqlen)
+    found = rope.frequencies(seqlen)
     inv_freq = found.inv_freq
     return found, (inv_freq.numpy().tobytes(), tuple(inv_freq.shape), inv_freq.dtype, found.attention_scaling)
 
