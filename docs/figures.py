@@ -291,7 +291,7 @@ def distance():
         rope.plot(d, scores, color=SKY, linewidth=0.8, label="random q and k" if i == 0 else None)
     ones = torch.ones(128)
     rope.plot(d, turned(ones, inv_freq, d) @ ones / 128, color=BLUE, label="q = k, all channels 1")
-    rope.set(title="RoPE", ylabel="score, 1 = at distance 0", ylim=(-0.45, 1.05))
+    rope.set(title="RoPE", ylabel="score / D", ylim=(-0.45, 1.05))
     rope.legend(loc="upper right", fontsize=9)
     token = torch.randn(128, generator=generator)
     d = d[:150]
@@ -485,7 +485,7 @@ def memory():
     steps, window = torch.arange(96), 24
     inv_freq = f.default(8, base=100.0).inv_freq
     cos, sin = tables(inv_freq, steps)
-    scale = f.xpos_scale(steps, 8, scale_base=16).float()
+    scale = f.xpos_scale(steps, 8, scale_base=16)
     ones = torch.ones(1, 96, 1, 8)
     q = rope_ext.apply(ones, cos * scale, sin * scale)[0, :, 0]
     k = rope_ext.apply(ones, cos / scale, sin / scale)[0, :, 0]
@@ -500,7 +500,9 @@ def memory():
     middle.set(title="scores in the window", xlabel="key", ylabel="query")
     signal = torch.randn(96, generator=torch.Generator().manual_seed(3)) + (steps > 40)
     direct = [sum(scores[n, 0] * signal[m - n] for n in range(min(window, m + 1))) for m in range(96)]
-    poles = f.xpos_scale(torch.tensor([1]), 8, scale_base=16)[0] * torch.complex(inv_freq.cos(), inv_freq.sin())
+    poles = f.xpos_scale(torch.tensor(1), 8, scale_base=16, dtype=torch.float64) * torch.complex(
+        inv_freq.cos(), inv_freq.sin()
+    )
     states, filtered = torch.zeros(4, dtype=torch.complex128), []
     for m in range(96):
         leaves = signal[m - window] if m >= window else 0.0

@@ -29,9 +29,20 @@ BLOCKS = [(TEXT[: m.start()].count("\n") + 2, m[1], m[2] or "") for m in FENCE.f
 PROSE = " ".join(re.sub(r"^```.*?^```\n", "", TEXT, flags=re.DOTALL | re.MULTILINE).split())
 
 
+FORMULAS = re.findall(r"^```\n(.*?)^```\n", re.sub(FENCE, "", TEXT), re.DOTALL | re.MULTILINE)
+
+
 def says(sentence):
     assert " ".join(sentence.split()) in PROSE
     return True
+
+
+def formula(left, **names):
+    """The value of what the guide has right of `left =`, in a block without a language."""
+    (right,) = re.findall(rf"^{re.escape(left)}\s+=\s+(.*?)(?:   .*)?$", "".join(FORMULAS), re.MULTILINE)
+    right = re.sub(r"\b(2|x1|x2) (?=\w)", r"\1 * ", right.replace("·", "@"))
+    functions = {"cos": torch.cos, "sin": torch.sin, "tan": torch.tan, "atan": torch.atan}
+    return eval(right, functions, names)
 
 
 @pytest.fixture(scope="module")
@@ -139,11 +150,17 @@ def test_the_guide_can_be_found_and_drawn():
 
 def test_attention_is_permutation_equivariant(run):
     attention = run[0]["attention"]
+
+    def learned(x):
+        q, k, v = x @ random(3, 2, 2, seed=9)
+        return (q @ k.T).softmax(dim=-1) @ v
+
     for seed in range(5):
         x = random(1, 5, 2, seed=seed)
         shuffle = torch.randperm(5, generator=torch.Generator().manual_seed(seed))
         assert close(attention(x[:, shuffle]), attention(x)[:, shuffle])
         assert (attention(x[:, shuffle]) - attention(x)).abs().max() > 0.1
+        assert close(learned(x[0, shuffle]), learned(x[0])[shuffle])
 
 
 def test_saw_gets_the_same_and_the_two_the_are_equal(run, figures):
@@ -199,8 +216,8 @@ def test_waves_are_bounded_without_jumps_and_see_the_distance(run):
 def test_added_waves_give_four_terms(run):
     waves = run[0]["waves"]
     a, b = random(2, 8)
-    p, r = waves(105).double(), waves(102).double()
-    assert close((a + p) @ (b + r), a @ b + a @ r + p @ b + p @ r)
+    p_m, p_n = waves(105).double(), waves(102).double()
+    assert close((a + p_m) @ (b + p_n), formula("(a + p_m) · (b + p_n)", a=a, b=b, p_m=p_m, p_n=p_n))
 
 
 # 3. Turn a vector, 4. The position becomes an angle
@@ -211,12 +228,18 @@ def test_turns_keep_length_and_dot_product_and_add_up():
     one, two = torch.tensor([0.7], dtype=torch.float64), torch.tensor([1.9], dtype=torch.float64)
     at_one = torch.ones(20)
     y = turn(x, one, at_one)
-    assert close(y[:, 0], x[:, 0] * math.cos(0.7) - x[:, 1] * math.sin(0.7))
-    assert close(y[:, 1], x[:, 1] * math.cos(0.7) + x[:, 0] * math.sin(0.7))
     assert close(y.norm(dim=-1), x.norm(dim=-1))
     assert close(y @ y.T, x @ x.T)
     assert close(turn(y, two, at_one), turn(x, one + two, at_one))
     assert close(turn(x, one, at_one, inverse=True), turn(x, -one, at_one))
+
+
+def test_the_formula_of_a_turn_is_what_apply_does():
+    x = random(20, 2)
+    angle = torch.tensor([0.7], dtype=torch.float64)
+    x1, x2 = x.T
+    wanted = [formula(y, x1=x1, x2=x2, angle=angle) for y in ("y1", "y2")]
+    assert close(turn(x, angle, torch.ones(20)), torch.stack(wanted, dim=-1))
 
 
 def test_a_full_turn():
@@ -244,8 +267,8 @@ def test_one_pair_is_back_after_seven_turns():
 
 def test_frequencies():
     for head_dim, base in ((8, 10000.0), (128, 500000.0)):
-        wanted = [base ** (-2 * i / head_dim) for i in range(head_dim // 2)]
-        assert close(f.default(head_dim, base).inv_freq, torch.tensor(wanted, dtype=torch.float64), 1e-15)
+        wanted = [formula("inv_freq[i]", base=base, i=i, D=head_dim) for i in range(head_dim // 2)]
+        assert close(f.default(head_dim, base).inv_freq, wanted, 1e-15)
     assert f.default(8).inv_freq.tolist() == f.default(8, 10000.0).inv_freq.tolist()
 
 
@@ -457,6 +480,7 @@ def test_warped_is_a_division_on_the_bilinear_axis(schedules):
         return 2 * (frequency / 2).tan()
 
     warped = schedules["warped"].inv_freq
+    assert close(warped, formula("warped", inv_freq=DEFAULT, factor=4), 1e-15)
     assert close(mapped(warped) * 4, mapped(DEFAULT), 1e-12)
     ratio = speed(schedules["warped"])
     assert says(f"the fastest pair keeps {100 * ratio[0]:.0f} % of its speed instead of {100 / 4:.0f} %")
@@ -502,7 +526,7 @@ def test_xpos_keeps_the_distance_and_fades():
     q, k = random(2, 8)
     scores = {}
     for center in (0, 150):
-        scale = f.xpos_scale(positions, 8, scale_base=16, center=center).double()
+        scale = f.xpos_scale(positions, 8, scale_base=16, center=center, dtype=torch.float64)
         assert (scale.diff(dim=0) < 0).all() and close(scale[center], 1, 1e-12)
         ratio = scale[1:] / scale[:-1]
         assert (ratio < 1).all() and close(ratio, ratio[0], 1e-6)
@@ -534,10 +558,10 @@ def test_the_filter_remembers_an_impulse_as_a_damped_wave_for_ever_or_for_the_wi
     "scale_base, sentence", [(16, "with `scale_base=16` after position {:,}"), (512, "with xPos's own 512 after {:,}")]
 )
 def test_where_xpos_leaves_float32(scale_base, sentence):
-    scale = f.xpos_scale(torch.tensor([0, 1]), 8, scale_base=scale_base).double()
+    scale = f.xpos_scale(torch.tensor([0, 1]), 8, scale_base=scale_base, dtype=torch.float64)
     last = math.floor(math.log(torch.finfo(torch.float32).max) / -scale[1].min().log().item())
     assert says(sentence.format(last))
-    tables = 1 / f.xpos_scale(torch.tensor([last, last + 1]), 8, scale_base=scale_base).double()
+    tables = 1 / f.xpos_scale(torch.tensor([last, last + 1]), 8, scale_base=scale_base, dtype=torch.float64)
     assert tables[:, 0].float().isinf().tolist() == [False, True]
 
 
@@ -565,6 +589,13 @@ def test_exact_angles_are_exact_at_every_position():
                 assert abs(cos[row, pair].item() - mpmath.cos(angle)) < 3.1e-8
                 assert abs(sin[row, pair].item() - mpmath.sin(angle)) < 3.1e-8
     assert says("Its error is that one rounding, 3e-8, at every position.")
+
+
+def test_hf_is_the_float32_product():
+    rope = rope_ext.RotaryEmbedding(head_dim=128, precision="hf")
+    positions = torch.arange(131_000, 131_072)
+    angles = positions[:, None].float() * f.default(128, dtype=torch.float32).inv_freq
+    assert torch.equal(rope(positions)[0], angles.cos())
 
 
 def test_errors_in_the_figure_grow_with_the_position_but_for_exact_angles(figures):
