@@ -1,12 +1,382 @@
-"""Frequencies: how far each pair of channels turns from one position to the next."""
+"""Frequencies: how far each pair of channels turns from one position to the next.
+
+Pure functions. Each returns Frequencies(inv_freq, attention_scaling). rotary_dim: rotated channels, even. base: ratio
+that sets the slowest frequency, "rope_theta" in configurations. dtype=torch.float64 is exact to its last bits;
+dtype=torch.float32 does the operations of transformers 5.23 (modeling_rope_utils.py) in their order, for equal bits:
+one text serves both. ValueError for sizes and values, TypeError for types.
+"""
+
+import math
+import numbers
+from typing import NamedTuple
 
 import torch
 
 
-def default(rotary_dim, base=10000.0):
-    """inv_freq of the original RoPE: base ** (-2 i / rotary_dim) radians per position for pair i.
+class Frequencies(NamedTuple):
+    """inv_freq: (pairs,) or (axes, heads or 1, pairs) radians per position, on the CPU. Several axes: the angle is the
+    sum over axes of positions[axis] * inv_freq[axis]. attention_scaling: the factor on cos and sin."""
 
-    Returns (rotary_dim / 2,) float64 on the CPU, falling from 1. Source: Su et al. 2021, RoFormer, section 3.3.2.
+    inv_freq: torch.Tensor
+    attention_scaling: float
+
+
+def default(rotary_dim, base=10000.0, *, dtype=torch.float64):
+    """The original RoPE: inv_freq[i] = base ** (-2 i / rotary_dim), from 1 down to nearly 1 / base.
+
+    Source: Su et al. 2021, RoFormer, section 3.3.2; base 10000 from Vaswani et al. 2017, section 3.5.
     """
-    exponent = torch.arange(0, rotary_dim, 2, dtype=torch.float64, device="cpu") / rotary_dim
-    return torch.pow(base, -exponent)
+    return Frequencies(1.0 / _wavelengths(rotary_dim, base, dtype), 1.0)
+
+
+def linear(rotary_dim, base=10000.0, *, factor, dtype=torch.float64):
+    """Position interpolation: every frequency divided by factor, which is dividing the positions.
+
+    Source: Chen et al. 2023, Extending Context Window of Large Language Models via Positional Interpolation, eq. 4.
+    """
+    _positive(factor=factor)
+    return Frequencies(1.0 / _wavelengths(rotary_dim, base, dtype) / factor, 1.0)
+
+
+def ntk(rotary_dim, base=10000.0, *, alpha, dtype=torch.float64):
+    """A larger base, alpha fixed: base' = base * alpha ** (rotary_dim / (rotary_dim - 2)).
+
+    The exponent makes the slowest frequency, pair rotary_dim / 2 - 1, exactly alpha times slower; the first stays 1.
+    Source: u/bloc97 2023, "NTK-aware scaled RoPE"; transformers hunyuan_v1_dense, compute_ntk_alpha_rope_parameters.
+    """
+    _positive(alpha=alpha)
+    _size(rotary_dim, at_least=4)
+    return default(rotary_dim, base * alpha ** (rotary_dim / (rotary_dim - 2)), dtype=dtype)
+
+
+def dynamic_ntk(rotary_dim, base=10000.0, *, factor, max_position, seqlen=None, dtype=torch.float64):
+    """`ntk` with an alpha that grows with seqlen: alpha = factor * seqlen / max_position - (factor - 1).
+
+    max_position: positions of the training, up to which (and with seqlen=None) nothing changes. alpha starts at 1
+    there, and is about seqlen / max_position times factor. Keys that were cached at another seqlen do not fit.
+    Source: u/emozilla 2023, "Dynamically Scaled RoPE"; transformers _compute_dynamic_ntk_parameters.
+    """
+    _positive(factor=factor, max_position=max_position)
+    _size(rotary_dim, at_least=4)
+    _length(seqlen)
+    if seqlen is None or seqlen <= max_position:
+        return default(rotary_dim, base, dtype=dtype)
+    # As a tensor: transformers takes seqlen from positions.max(), so its arithmetic here is float32.
+    length = torch.tensor(seqlen, device="cpu").to(dtype)
+    alpha = factor * length / max_position - (factor - 1)
+    base = base * alpha ** (rotary_dim / (rotary_dim - 2))
+    return Frequencies(1.0 / _wavelengths(rotary_dim, base, dtype), 1.0)
+
+
+def yarn(
+    rotary_dim,
+    base=10000.0,
+    *,
+    original_max_position,
+    factor=None,
+    max_position=None,
+    beta_fast=32,
+    beta_slow=1,
+    truncate=True,
+    mscale=None,
+    mscale_all_dim=None,
+    attention_factor=None,
+    dtype=torch.float64,
+):
+    """Fast pairs as they are, slow pairs divided by factor, and a ramp over the pairs between.
+
+    original_max_position: positions of the training. factor: how many times longer the context gets; default
+    max_position / original_max_position. A pair that turns r times in the training has (real) index
+    d(r) = rotary_dim * ln(original_max_position / (2 pi r)) / (2 ln(base)). The ramp goes from d(beta_fast) to
+    d(beta_slow), rounded outwards to whole pairs unless truncate=False (gpt-oss):
+        ramp = clamp((i - low) / (high - low), 0, 1);  inv_freq = default / factor * ramp + default * (1 - ramp)
+    attention_scaling: attention_factor; default m(mscale) / m(mscale_all_dim) where both are given and not 0, else
+    m(1), with m(k) = 0.1 * k * ln(factor) + 1, and 1 for factor <= 1. DeepSeek gives equal mscales, so that cos and sin
+    stay unscaled, and multiplies the softmax scale by m(mscale_all_dim) ** 2 instead; that part is the caller's.
+    Source: Peng et al. 2023, YaRN, eq. 13 to 15, 21 and 22; beta_fast 32 (alpha = 1, beta = 32 there) from its section
+    3.2 for Llama; mscale from DeepSeek-V2, yarn_get_mscale; transformers _compute_yarn_parameters.
+    """
+    factor = _ratio(factor, max_position, original_max_position)
+    _positive(factor=factor, beta_fast=beta_fast, beta_slow=beta_slow)
+    if beta_fast < beta_slow:
+        raise ValueError(f"rope_ext: beta_fast must be at least beta_slow {beta_slow}, got {beta_fast}")
+    wavelengths = _wavelengths(rotary_dim, base, dtype)
+    if base <= 1:
+        raise ValueError(f"rope_ext: base must be above 1 for yarn, got {base}")
+
+    def pair_that_turns(times):
+        return rotary_dim * math.log(original_max_position / (times * 2 * math.pi)) / (2 * math.log(base))
+
+    low, high = pair_that_turns(beta_fast), pair_that_turns(beta_slow)
+    if truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, rotary_dim - 1)
+    if low == high:
+        high += 0.001  # as the paper's code: a step, not a division by zero
+    ramp = ((torch.arange(rotary_dim // 2, dtype=dtype, device="cpu") - low) / (high - low)).clamp(0, 1)
+    extrapolated = 1 - ramp
+    inv_freq = 1.0 / (factor * wavelengths) * (1 - extrapolated) + 1.0 / wavelengths * extrapolated
+
+    def attention(scale):
+        return 1.0 if factor <= 1 else 0.1 * scale * math.log(factor) + 1.0
+
+    if attention_factor is None:
+        both = mscale and mscale_all_dim
+        attention_factor = attention(mscale) / attention(mscale_all_dim) if both else attention(1)
+    return Frequencies(inv_freq, float(attention_factor))
+
+
+def longrope(
+    rotary_dim,
+    base=10000.0,
+    *,
+    short_factor,
+    long_factor,
+    original_max_position,
+    factor=None,
+    max_position=None,
+    attention_factor=None,
+    seqlen=None,
+    dtype=torch.float64,
+):
+    """One searched divisor per pair: short_factor up to original_max_position, long_factor where seqlen is larger.
+
+    short_factor, long_factor: rotary_dim / 2 numbers each. With seqlen=None the short ones. All positions of a sequence
+    take the same ones, so keys cached before the change do not fit after it.
+    attention_scaling: attention_factor, one number, or two for (short, long) as Phi-3.5-MoE has; default
+    sqrt(1 + ln(factor) / ln(original_max_position)), 1 for factor <= 1, for short and long alike. factor: default
+    max_position / original_max_position.
+    Source: Ding et al. 2024, LongRoPE, eq. 3; the scaling: Phi-3's own code; transformers _compute_longrope_parameters.
+    """
+    wavelengths = _wavelengths(rotary_dim, base, dtype)
+    _length(seqlen)
+    _positive(original_max_position=original_max_position)
+    for name, divisors in (("short_factor", short_factor), ("long_factor", long_factor)):
+        if len(divisors) != rotary_dim // 2:
+            raise ValueError(
+                f"rope_ext: {name} must have rotary_dim / 2 = {rotary_dim // 2} numbers, got {len(divisors)}"
+            )
+        _positive(**{name: min(divisors)})
+    is_long = seqlen is not None and seqlen > original_max_position
+    divisors = torch.tensor(long_factor if is_long else short_factor, dtype=dtype, device="cpu")
+    if attention_factor is None:
+        factor = _ratio(factor, max_position, original_max_position)
+        attention_factor = 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(original_max_position))
+    elif not isinstance(attention_factor, numbers.Real):
+        attention_factor = attention_factor[is_long]
+    return Frequencies(1.0 / (divisors * wavelengths), float(attention_factor))
+
+
+def llama3(
+    rotary_dim,
+    base=10000.0,
+    *,
+    factor,
+    low_freq_factor=1.0,
+    high_freq_factor=4.0,
+    original_max_position=8192,
+    dtype=torch.float64,
+):
+    """By wavelength, 2 pi / inv_freq: long ones are divided by factor, short ones stay, and a blend between.
+
+    Long: above original_max_position / low_freq_factor; short: below original_max_position / high_freq_factor; between
+        s = (original_max_position / wavelength - low_freq_factor) / (high_freq_factor - low_freq_factor)
+        inv_freq = (1 - s) * default / factor + s * default
+    Source: meta-llama/llama-models, apply_scaling, whose constants are 8 (factor), 1, 4 and 8192; transformers
+    _compute_llama3_parameters.
+    """
+    _positive(factor=factor, low_freq_factor=low_freq_factor, original_max_position=original_max_position)
+    if not high_freq_factor > low_freq_factor:
+        raise ValueError(
+            f"rope_ext: high_freq_factor must be above low_freq_factor {low_freq_factor}, got {high_freq_factor}"
+        )
+    inv_freq = 1.0 / _wavelengths(rotary_dim, base, dtype)
+    wavelength = 2 * math.pi / inv_freq
+    is_low, is_high = (
+        wavelength > original_max_position / low_freq_factor,
+        wavelength < original_max_position / high_freq_factor,
+    )
+    smooth = (original_max_position / wavelength - low_freq_factor) / (high_freq_factor - low_freq_factor)
+    between = (1 - smooth) * inv_freq / factor + smooth * inv_freq
+    return Frequencies(torch.where(is_low, inv_freq / factor, torch.where(is_high, inv_freq, between)), 1.0)
+
+
+def proportional(rotary_dim, base=10000.0, *, partial_rotary_factor, factor=1.0, dtype=torch.float64):
+    """Pruned RoPE: the first n = floor(partial_rotary_factor * rotary_dim / 2) frequencies of `default`, then zeros.
+
+    Divided by factor. rotary_dim is the whole head, in the exponent too, and a pair of angle 0 is copied: with halves
+    as pairs the channels that turn are 0 to n - 1 and rotary_dim / 2 to rotary_dim / 2 + n - 1, not a prefix.
+    Source: Barbero et al. 2024, Round and Round We Go, section 6 (p-RoPE); Gemma 4 (a quarter, base 1e6, its global
+    layers); transformers _compute_proportional_rope_parameters.
+    """
+    _size(rotary_dim)
+    _positive(factor=factor)
+    if not 0 <= partial_rotary_factor <= 1:
+        raise ValueError(f"rope_ext: partial_rotary_factor must be in 0 to 1, got {partial_rotary_factor}")
+    turning = int(partial_rotary_factor * rotary_dim // 2)
+    inv_freq = 1.0 / _wavelengths(rotary_dim, base, dtype, pairs=turning)
+    zeros = torch.zeros(rotary_dim // 2 - turning, dtype=dtype, device="cpu")
+    return Frequencies(torch.cat((inv_freq, zeros)) / factor, 1.0)
+
+
+def warped(rotary_dim, base=10000.0, *, factor, dtype=torch.float64):
+    """Bilinear warp of the frequency axis: inv_freq' = 2 atan(tan(inv_freq / 2) / factor).
+
+    Slow pairs turn factor times slower, as in `linear`; half a turn per position, the fastest rotation that integer
+    positions can tell apart, stays what it is, and the frequencies between bend smoothly. Derivation: a rotation by w
+    per position is the value of z^-1 at z = e^(iw). Replace the delay by an allpass of first order,
+        z^-1 -> (z^-1 - a) / (1 - a z^-1),   a real, |a| < 1.
+    It maps the unit circle onto itself, so a frequency w goes to another one, w', with
+        e^-iw' = (e^-iw - a) / (1 - a e^-iw).
+    From e^-iw = (1 - i t) / (1 + i t), t = tan(w / 2), and the same for w' and t':
+        (1 - i t') / (1 + i t') = ((1 - a) - i t (1 + a)) / ((1 - a) + i t (1 + a)),   so   t' = t (1 + a) / (1 - a),
+    tan(w' / 2) = (1 + a) / (1 - a) tan(w / 2). With factor = (1 - a) / (1 + a) that is the formula above; for small w
+    it is w' = w / factor, and w = pi, t infinite, is a fixed point. Two warps in a row multiply their factors.
+    Source: the allpass transformation of Constantinides 1970, Spectral transformations for digital filters; the warped
+    frequency axis of Oppenheim and Johnson 1972. No released model is known to use it.
+    """
+    _positive(factor=factor)
+    inv_freq = 1.0 / _wavelengths(rotary_dim, base, dtype)
+    if base < 1:
+        raise ValueError(f"rope_ext: base must be at least 1 for warped, got {base}")
+    return Frequencies(2 * torch.atan(torch.tan(inv_freq / 2) / factor), 1.0)
+
+
+def axial(
+    rotary_dim,
+    base=10000.0,
+    *,
+    axes=2,
+    alternate=False,
+    divide=False,
+    axis_order=None,
+    dtype=torch.float64,
+):
+    """Image and video towers: each pair follows one axis of the positions. inv_freq: (axes, 1, rotary_dim / 2), 0 where
+    a pair does not follow an axis.
+
+    rotary_dim: a multiple of 2 * axes. n = rotary_dim / (2 * axes) pairs follow each axis.
+    alternate=False: blocks, first the n pairs of one axis, then of the next; True: pair p follows axis p % axes.
+    divide=False: each axis has all of default(rotary_dim / axes); True: the axes share out default(rotary_dim), axis a
+    takes every axes-th from a on.
+    axis_order: which row of positions the first, second, ... axis is; default 0, 1, ... With (row, column) positions
+    (1, 0) lets columns come first.
+    Source: Heo et al. 2024, Rotary Position Embedding for Vision Transformer, section 3.2; blocks: Qwen2-VL's vision
+    tower and 26 others of transformers (compute_axial_rope_parameters), alternating: Kimi K2.5's vision tower,
+    divided blocks: Pixtral, divided and alternating: NeoMME.
+    """
+    _integer(axes=axes)
+    if axes < 1 or rotary_dim % (2 * axes):
+        raise ValueError(f"rope_ext: rotary_dim must be a multiple of 2 * axes = {2 * axes}, got {rotary_dim}")
+    order = tuple(range(axes)) if axis_order is None else tuple(axis_order)
+    if sorted(order) != list(range(axes)):
+        raise ValueError(f"rope_ext: axis_order must hold each of 0 to axes - 1 = {axes - 1} once, got {order}")
+    n = rotary_dim // (2 * axes)
+    if divide:
+        natural = default(rotary_dim, base, dtype=dtype).inv_freq
+        by_axis = natural.unflatten(0, (n, axes)).T
+    else:
+        by_axis = default(rotary_dim // axes, base, dtype=dtype).inv_freq.expand(axes, n)
+    inv_freq = by_axis.T.flatten() if alternate else by_axis.flatten()
+    pair_axis = order * n if alternate else [axis for axis in order for _ in range(n)]
+    return Frequencies(per_axis(inv_freq, pair_axis, axes=axes), 1.0)
+
+
+def per_axis(inv_freq, pair_axis, *, axes=None):
+    """The general form for several axes: (axes, heads or 1, pairs), inv_freq where the pair follows the axis, else 0.
+
+    inv_freq: (pairs,) or (heads, pairs). pair_axis: pairs ints, the axis that each pair follows. axes: how many there
+    are; default the largest of pair_axis, plus 1.
+    Equivalent to: torch.stack([torch.where(torch.tensor(pair_axis) == axis, inv_freq, 0) for axis in range(axes)])
+    """
+    pair_axis = tuple(pair_axis)
+    if inv_freq.dim() not in (1, 2):
+        raise ValueError(f"rope_ext: inv_freq must be (pairs,) or (heads, pairs), got {tuple(inv_freq.shape)}")
+    if len(pair_axis) != inv_freq.shape[-1]:
+        raise ValueError(f"rope_ext: pair_axis must have {inv_freq.shape[-1]} entries, got {len(pair_axis)}")
+    axes = max(pair_axis) + 1 if axes is None else axes
+    if not all(0 <= axis < axes for axis in pair_axis):
+        raise ValueError(f"rope_ext: pair_axis must be in 0 to axes - 1 = {axes - 1}, got {pair_axis}")
+    follows = torch.tensor(pair_axis, device=inv_freq.device) == torch.arange(axes, device=inv_freq.device)[:, None]
+    return torch.where(follows[:, None], inv_freq.reshape(1, -1, inv_freq.shape[-1]), 0)
+
+
+def mrope_pair_axis(sections, interleaved=False):
+    """pair_axis, a tuple of ints, of a "mrope_section" of a configuration: how many pairs follow time, height, width.
+
+    interleaved=False: blocks, section i follows axis i % 3 (Qwen2-VL, GLM-4V). interleaved=True: height has the pairs
+    p % 3 == 1 below 3 * sections[1], width p % 3 == 2 below 3 * sections[2], time all others (Qwen3-VL).
+    Source: transformers, recomposition_frequencies of Qwen2VLRotaryEmbedding and Qwen3VLTextRotaryEmbedding.
+    """
+    sections = tuple(sections)
+    if not sections or not all(isinstance(n, numbers.Integral) and n >= 0 for n in sections):
+        raise ValueError(f"rope_ext: mrope_section must be numbers of pairs, got {list(sections)}")
+    if not interleaved:
+        return tuple(i % 3 for i, n in enumerate(sections) for _ in range(n))
+    if len(sections) != 3:
+        raise ValueError(f"rope_ext: mrope_section must have 3 entries where it is interleaved, got {list(sections)}")
+    return tuple(p % 3 if p < 3 * sections[p % 3] else 0 for p in range(sum(sections)))
+
+
+def xpos_scale(positions, rotary_dim, *, scale_base=512, gamma=0.4, center=0, dtype=torch.float32):
+    """The decay of xPos: multiply cos and sin of q by it, and divide those of k. (*positions.shape, rotary_dim / 2).
+
+        zeta[i] = (2 i / rotary_dim + gamma) / (1 + gamma);   scale = zeta ** ((positions - center) / scale_base)
+    The score of q at m and k at n gets the factor zeta ** ((m - n) / scale_base) per pair: a decay for keys in the
+    past, and growth for keys in the future, so causal attention only. center: any position, the factors of q and k
+    cancel it; half the length keeps both in range. Computed in float64, rounded once to dtype, where positions are.
+    Source: Sun et al. 2022, A Length-Extrapolatable Transformer, eq. 13 and algorithm 1 (gamma 0.4); scale_base 512:
+    microsoft/torchscale, XPOS.
+    """
+    _size(rotary_dim)
+    _positive(scale_base=scale_base, gamma=gamma)
+    pairs = torch.arange(0, rotary_dim, 2, dtype=torch.float64, device=positions.device)
+    zeta = (pairs / rotary_dim + gamma) / (1 + gamma)
+    return (zeta ** ((positions.to(torch.float64) - center) / scale_base).unsqueeze(-1)).to(dtype)
+
+
+def _wavelengths(rotary_dim, base, dtype, pairs=None):
+    """base ** (2 i / rotary_dim): positions per radian."""
+    _size(rotary_dim)
+    if dtype not in (torch.float64, torch.float32):
+        raise TypeError(f"rope_ext: dtype must be float64 or float32, got {dtype}")
+    if not isinstance(base, torch.Tensor):
+        _positive(base=base)
+    # Integers first, as transformers has it; "cpu" for the same bits wherever torch's default device is.
+    pairs = rotary_dim // 2 if pairs is None else pairs
+    return base ** (torch.arange(0, 2 * pairs, 2, device="cpu").to(dtype) / rotary_dim)
+
+
+def _size(rotary_dim, at_least=2):
+    _integer(rotary_dim=rotary_dim)
+    if rotary_dim % 2 or rotary_dim < at_least:
+        raise ValueError(f"rope_ext: rotary_dim must be even and at least {at_least}, got {rotary_dim}")
+
+
+def _positive(**arguments):
+    for name, value in arguments.items():
+        if not isinstance(value, numbers.Real) or isinstance(value, bool):
+            raise TypeError(f"rope_ext: {name} must be a number, got {value!r}")
+        if not value > 0 or math.isinf(value):
+            raise ValueError(f"rope_ext: {name} must be positive, got {value}")
+
+
+def _integer(**arguments):
+    for name, value in arguments.items():
+        if not isinstance(value, numbers.Integral) or isinstance(value, bool):
+            raise TypeError(f"rope_ext: {name} must be an int, got {value!r}")
+
+
+def _length(seqlen):
+    if seqlen is not None and not isinstance(seqlen, (numbers.Integral, torch.SymInt)):
+        raise TypeError(f"rope_ext: seqlen must be an int, got {seqlen!r}")
+
+
+def _ratio(factor, max_position, original_max_position):
+    _positive(original_max_position=original_max_position)
+    if factor is None:
+        if max_position is None:
+            raise ValueError("rope_ext: factor must be given where max_position is not, got None")
+        _positive(max_position=max_position)
+        return max_position / original_max_position
+    return factor

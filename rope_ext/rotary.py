@@ -1,61 +1,234 @@
 """From frequencies and positions to the cos and sin that `rope_ext.apply` takes."""
 
+import dataclasses
+import functools
+import inspect
+import numbers
+
 import torch
 
-from . import frequencies
+from . import _config, _shared_tables, frequencies
+
+_DTYPES = {"exact": torch.float64, "hf": torch.float32}
+_SCHEDULES = (
+    "default",
+    "linear",
+    "ntk",
+    "dynamic_ntk",
+    "yarn",
+    "longrope",
+    "llama3",
+    "proportional",
+    "axial",
+    "warped",
+)
+_BY_LENGTH = ("dynamic_ntk", "longrope")
 
 
-class RotaryEmbedding(torch.nn.Module):
+@dataclasses.dataclass(frozen=True, init=False, repr=False)
+class RotaryEmbedding:
     """cos and sin of rotary position embedding, for any positions.
 
     head_dim: channels of a head.
     base: ratio that sets the slowest frequency, "rope_theta" in configurations. Llama 2: 10000, Llama 3: 500000.
     rotary_dim: rotated channels, even; default head_dim.
+    schedule, parameters: name and keywords of a function of rope_ext.frequencies, as schedule="linear", factor=4.0.
+    pair_axis: for positions with several axes, the axis that each pair follows, rotary_dim / 2 ints
+        (rope_ext.frequencies.mrope_pair_axis makes them).
+    precision: "exact", angles are position * inv_freq in float64, and cos and sin are rounded once; or "hf", equal bits
+        to transformers 5.23, which rounds inv_freq and the product to float32: off by 2e-3 at position 131072, and what
+        its checkpoints were trained with.
 
-    Holds Python numbers only, no parameter and no buffer: nothing in the state dict, and nothing that .half(), .to(),
-    to_empty() or a meta device can round or lose. Angles are position * inv_freq in float64; cos and sin are rounded
-    once. (Hugging Face multiplies in float32, which is off by 2e-3 at position 131072.)
+    A value: frozen, hashable, comparable, can be copied and pickled. It holds Python numbers only and is no module:
+    nothing in the state dict, nothing that .half(), .to(), to_empty(), a meta device or FSDP can round or lose.
     """
 
-    def __init__(self, head_dim, *, base=10000.0, rotary_dim=None):
-        super().__init__()
+    head_dim: int
+    rotary_dim: int
+    base: float
+    schedule: str
+    pair_axis: tuple | None
+    precision: str
+    parameters: tuple  # of (name, value), in the order of the names
+
+    def __init__(
+        self,
+        head_dim,
+        *,
+        base=10000.0,
+        rotary_dim=None,
+        schedule="default",
+        pair_axis=None,
+        precision="exact",
+        **parameters,
+    ):
         rotary_dim = head_dim if rotary_dim is None else rotary_dim
+        for name, value in (("head_dim", head_dim), ("rotary_dim", rotary_dim)):
+            if not isinstance(value, numbers.Integral) or isinstance(value, bool):
+                raise TypeError(f"rope_ext: {name} must be an int, got {value!r}")
         if rotary_dim % 2 or not 2 <= rotary_dim <= head_dim:
             raise ValueError(f"rope_ext: rotary_dim must be even and in 2 to head_dim {head_dim}, got {rotary_dim}")
         if not base > 0:
             raise ValueError(f"rope_ext: base must be positive, got {base}")
-        self.head_dim = head_dim
-        self.rotary_dim = rotary_dim
-        self.base = float(base)
+        if schedule not in _SCHEDULES:
+            raise ValueError(f"rope_ext: schedule must be one of {', '.join(_SCHEDULES)}, got {schedule!r}")
+        if precision not in _DTYPES:
+            raise ValueError(f"rope_ext: precision must be 'exact' or 'hf', got {precision!r}")
+        _check_keywords(schedule, parameters)
+        if pair_axis is not None:
+            pair_axis = tuple(int(axis) for axis in pair_axis)
+            if schedule == "axial":
+                raise ValueError(f"rope_ext: pair_axis must be None with schedule 'axial', got {pair_axis}")
+        values = {
+            "head_dim": int(head_dim),
+            "rotary_dim": int(rotary_dim),
+            "base": float(base),
+            "schedule": schedule,
+            "pair_axis": pair_axis,
+            "precision": precision,
+            "parameters": tuple(sorted((name, _frozen(value)) for name, value in parameters.items())),
+        }
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+        self.frequencies()  # every other error of the parameters, now
 
-    def extra_repr(self):
-        return f"head_dim={self.head_dim}, rotary_dim={self.rotary_dim}, base={self.base}"
+    @classmethod
+    def from_config(cls, config, layer_type=None, *, precision="exact"):
+        """The rotation of a model of Hugging Face transformers, from its configuration.
+
+        config: a configuration object of transformers 4 or 5, or the dict of a config.json; of the part that has the
+            attention (text_config, vision_config), where there are several.
+        layer_type: which of the rotations, for models whose layers differ ("full_attention", "sliding_attention").
+        Reads rope_parameters, rope_scaling, rope_theta, partial_rotary_factor and what else models call these, and the
+        defaults that transformers has in the code of a model. transformers itself is not needed.
+        Raises ValueError naming the key that is missing, unknown or contradicts another one.
+        Equivalent to: RotaryEmbedding(head_dim, base=rope_theta, schedule=rope_type, ...)
+        """
+        return cls(precision=precision, **_config.read(config, layer_type, precision))
+
+    def __repr__(self):
+        """The call that makes an equal one."""
+        said = {"base": self.base}
+        if self.rotary_dim != self.head_dim:
+            said["rotary_dim"] = self.rotary_dim
+        for name in ("schedule", "pair_axis", "precision"):
+            if getattr(self, name) != inspect.signature(RotaryEmbedding).parameters[name].default:
+                said[name] = getattr(self, name)
+        said |= dict(self.parameters)
+        return f"RotaryEmbedding(head_dim={self.head_dim}, {', '.join(f'{k}={v!r}' for k, v in said.items())})"
+
+    def frequencies(self, seqlen=None):
+        """Frequencies(inv_freq, attention_scaling) of a sequence of seqlen positions, an int.
+
+        inv_freq on the CPU, radians per position: (rotary_dim / 2,), or (axes, 1, rotary_dim / 2) where positions have
+        several axes; float64 for "exact", float32 for "hf". seqlen matters to "dynamic_ntk" and "longrope" only; None:
+        as within the length of the training.
+        """
+        keywords = dict(self.parameters)
+        if self.schedule in _BY_LENGTH:
+            keywords["seqlen"] = seqlen
+        schedule = getattr(frequencies, self.schedule)
+        inv_freq, attention_scaling = schedule(self.rotary_dim, self.base, dtype=_DTYPES[self.precision], **keywords)
+        if self.pair_axis is not None:
+            inv_freq = frequencies.per_axis(inv_freq, self.pair_axis)
+        return frequencies.Frequencies(inv_freq, attention_scaling)
 
     @property
     def inv_freq(self):
-        """(rotary_dim / 2,) float64 on the CPU: radians per position of each pair."""
-        return frequencies.default(self.rotary_dim, self.base)
+        """`frequencies().inv_freq`."""
+        return self.frequencies().inv_freq
 
-    def tables(self, max_position, *, dtype=torch.float32, device=None):
+    @property
+    def attention_scaling(self):
+        """`frequencies().attention_scaling`, the factor on cos and sin; the tables have it already."""
+        return self.frequencies().attention_scaling
+
+    def tables(self, max_position, *, dtype=torch.float32, device=None, seqlen=None):
         """(cos, sin) for positions 0 to max_position - 1, each (max_position, rotary_dim / 2).
 
-        Computed on the CPU and then moved, so that every device gets the same bits. device: default torch's.
+        device: default torch's. seqlen: the length that "dynamic_ntk" and "longrope" choose by; default max_position.
+        Every axis has the same position, as for text.
+        Built once per process for equal frequencies, and grown; what is returned is a view of the shared table. Do not
+        write into it, and clone it before it becomes a buffer that a checkpoint is loaded into. "exact": computed on
+        the CPU and then moved, so that every device gets the same bits. "hf": computed on the device, as transformers.
+        RuntimeError while a CUDA graph is captured, if the table was not built before.
         Equivalent to: angles = torch.outer(torch.arange(max_position), inv_freq); (angles.cos(), angles.sin())
         """
-        device = torch.empty(0).device if device is None else device
-        cos, sin = self._cos_sin(torch.arange(max_position, device="cpu"), dtype)
-        return cos.to(device), sin.to(device)
+        if not isinstance(max_position, (numbers.Integral, torch.SymInt)) or isinstance(max_position, bool):
+            raise TypeError(f"rope_ext: max_position must be an int, got {max_position!r}")
+        if max_position < 0:
+            raise ValueError(f"rope_ext: max_position must not be negative, got {max_position}")
+        device = torch.empty(0).device if device is None else torch.empty(0, device=device).device
+        if seqlen is None and self.schedule in _BY_LENGTH:
+            seqlen = max_position
+        if not _shared_tables.may_share(device):
+            return _rows(self.frequencies(seqlen), 0, max_position, dtype, device)
+        found = _kept_frequencies(self, seqlen if self.schedule in _BY_LENGTH else None)
+        key = (found.inv_freq.shape, found.inv_freq.numpy().tobytes(), found.attention_scaling, self.precision)
+        return _shared_tables.rows(
+            (*key, dtype, device),
+            max_position,
+            device,
+            lambda start, stop: _rows(found, start, stop, dtype, device),
+        )
 
-    def forward(self, positions, *, dtype=torch.float32):
-        """(cos, sin) for integer positions of any shape, negative ones too: each (*positions.shape, rotary_dim / 2).
+    def __call__(self, positions, *, dtype=torch.float32, seqlen=None):
+        """(cos, sin) for positions of any shape, negative ones too: each (*positions.shape, rotary_dim / 2).
 
-        With positions (batch, seqlen) they are tables with one row per token. On the device of positions.
+        positions: int32, int64 or float32. With positions (batch, seqlen) the result is tables with one row per token.
+        Where positions have several axes: (axes, batch, seqlen), which gives (batch, seqlen, rotary_dim / 2); of lower
+        rank: the same position on every axis. On the device of positions.
+        seqlen: the length that "dynamic_ntk" and "longrope" choose by; default positions.max() + 1, which waits for a
+        GPU and does not go into one graph of torch.compile: give it.
         """
-        if positions.dtype not in (torch.int64, torch.int32):
-            raise TypeError(f"rope_ext: positions must be int32 or int64, got {positions.dtype}")
-        return self._cos_sin(positions, dtype)
+        if positions.dtype not in (torch.int64, torch.int32, torch.float32):
+            raise TypeError(f"rope_ext: positions must be int32, int64 or float32, got {positions.dtype}")
+        if seqlen is None and self.schedule in _BY_LENGTH and positions.numel():
+            seqlen = int(positions.max()) + 1
+        return _cos_sin(positions, self.frequencies(seqlen), dtype)
 
-    def _cos_sin(self, positions, dtype):
-        # Elementwise, never a matmul: TF32 and autocast would round the positions.
-        angles = positions.to(torch.float64).unsqueeze(-1) * self.inv_freq.to(positions.device)
-        return angles.cos().to(dtype), angles.sin().to(dtype)
+
+def _rows(found, start, stop, dtype, device):
+    where = "cpu" if found.inv_freq.dtype == torch.float64 else device
+    cos, sin = _cos_sin(torch.arange(start, stop, device=where), found, dtype)
+    return cos.to(device), sin.to(device)
+
+
+def _cos_sin(positions, found, dtype):
+    """float64 frequencies: angles in float64, one rounding; float32: operation by operation as transformers."""
+    # Elementwise, never a matmul: TF32 and autocast would round the positions.
+    inv_freq = found.inv_freq.to(positions.device)
+    positions = positions.to(inv_freq.dtype).unsqueeze(-1)
+    if inv_freq.dim() == 1:
+        angles = positions * inv_freq
+    elif positions.dim() <= 3:  # the same position on every axis: where a pair follows one axis the sum is that one
+        angles = positions * inv_freq.sum(0)[0]
+    elif positions.dim() == 4 and len(positions) == len(inv_freq):
+        angles = sum(position * inv_freq[axis, 0] for axis, position in enumerate(positions))
+    else:
+        shape = tuple(positions.shape[:-1])
+        raise ValueError(f"rope_ext: positions must be (axes = {len(inv_freq)}, batch, seqlen), got {shape}")
+    scaling = found.attention_scaling
+    return (angles.cos() * scaling).to(dtype), (angles.sin() * scaling).to(dtype)
+
+
+@functools.lru_cache(maxsize=256)
+def _kept_frequencies(rope, seqlen):
+    with torch.inference_mode(False):
+        return rope.frequencies(seqlen)
+
+
+def _check_keywords(schedule, parameters):
+    known = inspect.signature(getattr(frequencies, schedule)).parameters
+    known = {name: p for name, p in known.items() if name not in ("rotary_dim", "base", "dtype", "seqlen")}
+    for name in parameters:
+        if name not in known:
+            takes = f"takes {', '.join(known)}" if known else "takes none"
+            raise TypeError(f"rope_ext: parameters must be of schedule {schedule!r}, which {takes}, got {name!r}")
+    for name, parameter in known.items():
+        if parameter.default is inspect.Parameter.empty and name not in parameters:
+            raise TypeError(f"rope_ext: {name} must be given for schedule {schedule!r}, got None")
+
+
+def _frozen(value):
+    return tuple(value) if isinstance(value, (list, tuple, torch.Tensor)) else value

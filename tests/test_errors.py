@@ -330,8 +330,8 @@ def test_constructor_of_rotary_embedding():
     ):
         with pytest.raises(ValueError, match=f"^rope_ext: {re.escape(message)}$"):
             rope_ext.RotaryEmbedding(**keywords)
-    with pytest.raises(TypeError, match=r"^rope_ext: positions must be int32 or int64, got torch\.float32$"):
-        rope_ext.RotaryEmbedding(8)(torch.arange(3.0))
+    with pytest.raises(TypeError, match=r"^rope_ext: positions must be int32, int64 or float32, got torch\.bfloat16$"):
+        rope_ext.RotaryEmbedding(8)(torch.arange(3.0).bfloat16())
 
 
 @pytest.mark.parametrize("keyword", ["interleaved", "inverse"])
