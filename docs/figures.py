@@ -519,16 +519,16 @@ def memory():
 
 def angle_errors(ends):
     """Largest error of cos over the last 256 positions before each of ends, D = 128: dict of name -> list."""
-    rope = rope_ext.RotaryEmbedding(head_dim=128)
+    ropes = {name: rope_ext.RotaryEmbedding(head_dim=128, precision=name) for name in ("hf", "exact")}
     inv_freq = f.default(128).inv_freq
-    errors = {"bfloat16": [], "float32": [], "exact": []}
+    errors = {"bfloat16": [], "hf": [], "exact": []}
     for end in ends:
         where = torch.arange(end - 256, end)
         true = (where[:, None].double() * inv_freq).cos()
-        for name, dtype in (("bfloat16", torch.bfloat16), ("float32", torch.float32)):
-            product = where[:, None].to(dtype) * inv_freq.to(dtype)
-            errors[name].append((product.double().cos() - true).abs().max().item())
-        errors["exact"].append((rope(where)[0] - true).abs().max().item())
+        product = where[:, None].to(torch.bfloat16) * inv_freq.to(torch.bfloat16)
+        found = {"bfloat16": product.double().cos()} | {name: rope(where)[0] for name, rope in ropes.items()}
+        for name, cos in found.items():
+            errors[name].append((cos - true).abs().max().item())
     return errors
 
 
@@ -539,7 +539,7 @@ def exactness():
     errors = angle_errors(ends)
     for name, color, marker, label, up in (
         ("bfloat16", ORANGE, "s", "angle is a bfloat16 product", -20),
-        ("float32", GREEN, "^", "angle is a float32 product", -24),
+        ("hf", GREEN, "^", "angle is a float32 product", -24),
         ("exact", BLUE, "o", "exact angle, cos rounded to float32", 9),
     ):
         axis.loglog(ends, errors[name], color=color, marker=marker, markersize=5)
