@@ -51,7 +51,7 @@ def run():
     namespace, printed = {"__name__": "guide"}, []
     for line, code, _ in BLOCKS:
         out = io.StringIO()
-        with contextlib.redirect_stdout(out):
+        with contextlib.redirect_stdout(out), torch.random.fork_rng():
             try:
                 exec(compile("\n" * (line - 1) + code, "docs/guide.md", "exec"), namespace)
             except Exception:
@@ -418,7 +418,8 @@ def test_yarn_and_llama3_keep_fast_pairs_and_slow_the_slow_ones(schedules, name,
     ratio = speed(schedules[name])
     assert close(ratio[TURNS.gt(many)], 1, 1e-12)
     assert close(ratio[TURNS.lt(1)], 0.25, 1e-12)
-    assert ((ratio > 0.25 - 1e-12) & (ratio < 1 + 1e-12)).all() and (ratio.diff() < 1e-12).all()
+    between = ratio[TURNS.ge(1) & TURNS.le(many)]
+    assert between.max() < 1 and between.min() > 0.25 and (between.diff() < 0).all()
     assert says("pairs with more than 32 turns within 4096 stay, those with less than one are divided by 4")
     assert says("like yarn with other limits (4 turns and 1)")
 
