@@ -55,6 +55,9 @@ _NO_PARTS = {"quantization_config", "compression_config", "per_layer_config", "m
 def read(config, layer_type=None, precision="exact"):
     """Keyword arguments of RotaryEmbedding; see RotaryEmbedding.from_config."""
     source = _Source(config)
+    if (width := source.get("relation_bias_embed_dim")) is not None:
+        # PP-DocLayout V2: no rotation, but sines of distances between boxes, with twice the usual exponents
+        return {"head_dim": width, "base": source.get("relation_bias_theta") ** 2}
     rope, is_nested = _rope_parameters(source, layer_type)
     kind = _rope_type(source, rope)
     if layer_type is not None:
@@ -127,7 +130,8 @@ def _rope_parameters(source, layer_type):
     if new and old and new != old:
         raise ValueError(f"rope_ext: rope_scaling must agree with rope_parameters {new}, got {old}")
     rope = dict(new or old or {})
-    if not rope and source.get("rope_theta", "rotary_emb_base") is None and source.facts.get("base") is None:
+    base = _first(source.get("rope_theta", "rotary_emb_base", "global_rope_theta"), source.facts.get("base"))
+    if not rope and base is None:
         if source.parts():
             raise ValueError(
                 f"rope_ext: config must be the part that has the attention, got one of {', '.join(source.parts())}"
@@ -192,7 +196,7 @@ def _head_dim(source):
         heads = source.get("memory_attention_downsample_rate") * source.get("memory_attention_num_attention_heads")
         return source.get("memory_attention_hidden_size") // heads
     # Multi-head latent attention rotates channels of their own; some configurations call these the head_dim
-    head_dim = source.get("head_dim", "kv_channels", "attention_head_dim", "qk_rope_head_dim")
+    head_dim = source.get("head_dim", "attention_head_dim", "kv_channels", "qk_rope_head_dim")
     if head_dim is not None:
         return head_dim
     width = source.get(width) if width else source.get("hidden_size", "n_embd", "d_model", "embed_dim", "dim")
