@@ -230,7 +230,10 @@ def test_gradients_of_frequencies_and_positions(shape):
 def test_gradients_in_other_layouts(layout):
     x = random(shape_of(layout, 2, 3, 2, 8), torch.float64).requires_grad_()
     inv_freq = (random((2, 4), torch.float64, 1) / 4).requires_grad_()
-    function = lambda x, f: rope_ext.apply(x, inv_freq=f, layout=layout, offset=5, interleaved=True)
+
+    def function(x, f):
+        return rope_ext.apply(x, inv_freq=f, layout=layout, offset=5, interleaved=True)
+
     assert torch.autograd.gradcheck(function, (x, inv_freq))
 
 
@@ -274,7 +277,10 @@ def test_under_torch_func():
 @pytest.mark.parametrize("learned", [False, True])
 def test_compiles(learned):
     inv_freq = frequencies(4, dtype=torch.float32).requires_grad_(learned)
-    function = lambda x, p: rope_ext.apply(x, inv_freq=inv_freq, positions=p, attention_scaling=1.5)
+
+    def function(x, p):
+        return rope_ext.apply(x, inv_freq=inv_freq, positions=p, attention_scaling=1.5)
+
     x, positions = random((2, 5, 2, 8), torch.float32).requires_grad_(), torch.arange(5)
     compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
     got, wanted = compiled(x, positions), function(x, positions)

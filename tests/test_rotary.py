@@ -12,6 +12,7 @@ import threading
 
 import pytest
 import torch
+from conftest import assert_same_bits
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import rope_ext
@@ -499,3 +500,59 @@ def test_lengths_of_dynamic_schedules_compile_once_per_side():
             for length in (40, 60, 100, 101, 150, 333):
                 positions = torch.arange(length)
                 assert torch.equal(compiled(positions, rope), function(positions, rope))
+
+
+# ---- apply: no table ----
+
+
+@pytest.mark.parametrize("precision", ["exact", "hf"])
+@pytest.mark.parametrize("layout", ["bshd", "bhsd"])
+def test_apply_is_apply_with_the_frequencies(precision, layout):
+    """exact: the kernel's angles, and so within 2e-7 of the tables, for |x| up to 5; hf: the bits of its tables."""
+    options = {"schedule": "yarn", "factor": 4.0, "original_max_position": 64, "rotary_dim": 8}
+    rope = rope_ext.RotaryEmbedding(12, precision=precision, **options)
+    x = torch.randn(2, 5, 3, 12).clamp(-5, 5)
+    x = x if layout == "bshd" else x.transpose(1, 2)
+    positions, offset = torch.tensor([[0, 9, 5, 100, 7], [1, 2, 3, 4, 70000]]), torch.tensor([3, 0])
+    cos, sin = rope(positions + offset[:, None])
+    wanted = rope_ext.apply(x, cos, sin, layout=layout, rotary_dim=8)
+    got = rope.apply(x, positions=positions, offset=offset, layout=layout)
+    if precision == "hf":
+        assert_same_bits(got, wanted)
+        assert_same_bits(
+            rope.apply(x, offset=7, layout=layout),
+            rope_ext.apply(x, *rope.tables(12), offset=7, layout=layout, rotary_dim=8),
+        )
+        return
+    same = {"inv_freq": rope.inv_freq, "attention_scaling": rope.attention_scaling, "rotary_dim": 8, "layout": layout}
+    assert_same_bits(got, rope_ext.apply(x, positions=positions, offset=offset, **same))
+    # Two products of |x| <= 5 with cos and sin that are off by 1.5e-7 each, and their roundings and that of the sum.
+    torch.testing.assert_close(got, wanted, rtol=0, atol=1.14 * 2 * 5 * (1.5e-7 + 2**-24) + 2**-21)
+
+
+def test_apply_on_several_axes_and_by_length():
+    rope = rope_ext.RotaryEmbedding(12, pair_axis=(0, 0, 1, 1, 2, 2))
+    x, positions = torch.randn(2, 5, 3, 12), torch.arange(30).reshape(3, 2, 5)
+    same = {"inv_freq": rope_ext.frequencies.per_axis(rope_ext.frequencies.default(12).inv_freq, (0, 0, 1, 1, 2, 2))}
+    assert_same_bits(rope.apply(x, positions=positions), rope_ext.apply(x, positions=positions, **same))
+    text = rope_ext.RotaryEmbedding(12).apply(x, offset=4)
+    assert_same_bits(rope.apply(x, offset=4), text)
+    dynamic = rope_ext.RotaryEmbedding(12, schedule="dynamic_ntk", factor=2.0, max_position=8)
+    assert not torch.equal(dynamic.apply(x, seqlen=8), dynamic.apply(x, seqlen=64))
+    with pytest.raises(ValueError, match="seqlen must be given for schedule 'dynamic_ntk', got None"):
+        dynamic.apply(x)
+    with pytest.raises(TypeError, match="x must be a Tensor or a tuple or list of Tensors"):
+        rope.apply(None)
+
+
+def test_apply_compiles_and_leaves_inference_mode():
+    rope = rope_ext.RotaryEmbedding(16, base=12345.0)
+    x = torch.randn(1, 5, 2, 16)
+    with torch.inference_mode():
+        wanted = rope.apply(x, offset=3)
+    leaf = x.clone().requires_grad_()
+    y = rope.apply(leaf, offset=3)
+    y.sum().backward()
+    assert_same_bits(y.detach(), wanted)
+    compiled = torch.compile(lambda x, offset: rope.apply(x, offset=offset), fullgraph=True, backend="aot_eager")
+    assert_same_bits(compiled(x, 3), wanted)
