@@ -121,7 +121,7 @@ def ours_in_place(case):
 
 def ours_without_table(case):
     """cos and sin are made in the kernel, at each call again."""
-    return _in_place(case, inv_freq=rope_ext.angles.turns(case.tables.inv_freq, device=case.device))
+    return _in_place(case, inv_freq=rope_ext.angles.turns(case.tables.inv_freq.to(case.device)))
 
 
 def _in_place(case, *tables, **frequencies):

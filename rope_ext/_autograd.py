@@ -23,6 +23,8 @@ from torch import is_grad_enabled, is_inference_mode_enabled
 from torch.autograd import forward_ad
 
 from ._library import torch_ops as _ops
+from .reference import LAYOUTS
+from .reference import TWO_PI as _TWO_PI
 
 _below_autograd = torch._C._AutoDispatchBelowAutograd  # context manager: ops skip the kernels of this file
 _below_in_place = torch._C._AutoDispatchBelowADInplaceOrView
@@ -34,7 +36,7 @@ _library = torch.library.Library("rope_ext", "IMPL")
 # rotary_offset, attention_scaling), and the lookup (positions, offsets, cu_seqlens). Defaults at the end do not reach
 # kernels in Python.
 _DEFAULTS = (0, 0, None, 0, 1.0, None, None, None)
-_TRANSPOSED = 32  # of flags
+_TRANSPOSED, FROM_POSITIONS = 32, 64  # of flags; the second: cos and sin are what angles.turns made
 _NOT_ROTATED, _OUTSIDE = -1, -2  # of table_rows (csrc/core/positions.h)
 
 
@@ -50,6 +52,12 @@ def needs_derivative(x, cos, sin):
         if t.requires_grad:
             return True
     return False
+
+
+def _positions_need_derivative(rest):
+    """Float positions without a table; whatever needs_derivative says of the tensors."""
+    positions = rest[5] if len(rest) > 5 else None
+    return positions is not None and positions.requires_grad and is_grad_enabled()
 
 
 class Op(NamedTuple):
@@ -78,7 +86,9 @@ def call(op, arguments):
             _check_captured(arguments[0], [t for t in arguments[at_x + 1 :] if isinstance(t, torch.Tensor)])
         return recorded(*arguments)
     x, cos, sin = arguments[at_x : at_x + 3]
-    if needs_derivative((*x, *arguments[0]) if at_x else x, cos, sin):
+    if needs_derivative((*x, *arguments[0]) if at_x else x, cos, sin) or (
+        len(arguments) > at_x + 8 and _positions_need_derivative(arguments[at_x + 3 :])
+    ):
         return recorded(*arguments)
     if not writes:
         return unrecorded(*arguments)
@@ -284,30 +294,70 @@ def _per_token(x, cos, sin, lookup, scalars):
     return torch.where(rotated, cos, 1), torch.where(rotated, sin, 0), rotated.reshape(-1, 1, 1)  # layout is "thd"
 
 
+def _made_per_token(x, high, low, lookup, scalars):
+    """As _per_token, of frequencies."""
+    cos, sin, _ = _ops.cos_sin(x, high, low, *scalars, *lookup)  # (batch or 1, seqlen, heads or 1, pairs)
+    layout = LAYOUTS[scalars[1] & 7]
+    if cos.shape[2] == 1:
+        cos, sin = cos.squeeze(2), sin.squeeze(2)
+    elif len(layout) == 4:
+        cos, sin = (t.permute(*("bshd".index(axis) for axis in layout)) for t in (cos, sin))
+    if lookup[2] is None:
+        return cos, sin, None
+    tokens = torch.arange(cos.shape[1], device=cos.device)
+    return cos, sin, (tokens < lookup[2][-1]).reshape(-1, 1, 1)
+
+
+def _cos_sin(x, high, low, *rest):
+    """cos(angle + change), sin(angle + change) of a change that is 0 and has the derivatives of the angle.
+
+    So the values are those of the op, bit for bit, and the derivatives those of PyTorch's own functions.
+    """
+    if not _tables_need_derivative(high, low, rest):
+        with _below_autograd():
+            return _ops.cos_sin(x, high, low, *rest)
+    positions = rest[5] if len(rest) > 5 else None
+    constant = (*rest[:5], positions.detach(), *rest[6:]) if positions is not None else rest
+    with _below_autograd():
+        cos, sin, at = _ops.cos_sin([t.detach() for t in x], high.detach(), low.detach(), *constant)
+    per_axis = at
+    if positions is not None and positions.is_floating_point():
+        per_axis = at + (positions - positions.detach())
+    angle = sum(p[..., None, None] * (rate * _TWO_PI[0]) for p, rate in zip(per_axis.unbind(0), high.unbind(0)))
+    change = angle - angle.detach()
+    c, s = change.cos(), change.sin()
+    return cos * c - sin * s, sin * c + cos * s, at
+
+
 def _scalars_and_lookup(rest):
     rest = (*rest, *_DEFAULTS[len(rest) :])
     return rest[:5], rest[5:]
 
 
+def _tables_need_derivative(cos, sin, rest):
+    return forward_ad._current_level >= 0 or cos.requires_grad or sin.requires_grad or _positions_need_derivative(rest)
+
+
 def _rotate(x, cos, sin, *rest):
-    if not needs_derivative(x, cos, sin):
+    if not needs_derivative(x, cos, sin) and not _positions_need_derivative(rest):
         with _below_autograd():
             return _ops.rotate(x, cos, sin, *rest)
     scalars, lookup, rotated = *_scalars_and_lookup(rest), None
-    if cos.dim() == 2 and (forward_ad._current_level >= 0 or cos.requires_grad or sin.requires_grad):
-        cos, sin, rotated = _per_token(x, cos, sin, lookup, scalars)
-        lookup, scalars = _DEFAULTS[5:], (0, *scalars[1:])
+    from_positions = scalars[1] & FROM_POSITIONS
+    if (from_positions or cos.dim() == 2) and _tables_need_derivative(cos, sin, rest):
+        cos, sin, rotated = (_made_per_token if from_positions else _per_token)(x, cos, sin, lookup, scalars)
+        lookup, scalars = _DEFAULTS[5:], (0, scalars[1] & ~FROM_POSITIONS, *scalars[2:4], 1.0)
     y = _apply(_Rotate, *x, cos, sin, scalars, *lookup)
     return list(y) if rotated is None else [torch.where(rotated, a, b) for a, b in zip(y, x)]
 
 
 def _rotate_in_place(x, cos, sin, *rest):
-    if not needs_derivative(x, cos, sin):
+    if not needs_derivative(x, cos, sin) and not _positions_need_derivative(rest):
         with _below_autograd():
             return _ops.rotate_(x, cos, sin, *rest)
     # copy_ and not a Function with mark_dirty: it knows views (a Function writes at most one) and tangents. What it
     # would refuse is refused before anything is written.
-    tables_need = forward_ad._current_level >= 0 or cos.requires_grad or sin.requires_grad
+    tables_need = _tables_need_derivative(cos, sin, rest)
     _check_writable(x, recorded=tables_need)
     _ops.check_in_place(x, cos, sin, *rest)
     y = _rotate([t.clone() for t in x] if tables_need else x, cos, sin, *rest)  # table_grad wants x as it was
@@ -316,7 +366,7 @@ def _rotate_in_place(x, cos, sin, *rest):
 
 
 def _rotate_out(out, x, cos, sin, *rest):
-    if needs_derivative((*x, *out), cos, sin):
+    if needs_derivative((*x, *out), cos, sin) or _positions_need_derivative(rest):
         got = "tensors while x, cos, sin or out requires grad"
         raise ValueError(f"rope_ext: out must be None when a derivative is recorded, got {got}")
     with _below_autograd():
@@ -346,6 +396,7 @@ _KERNELS = {
     "rotate_out": _rotate_out,
     "table_grad": _table_grad_kernel,
     "table_rows": _table_rows,
+    "cos_sin": _cos_sin,
     "check_in_place": _check_in_place,
 }
 for _name, _kernel in _KERNELS.items():

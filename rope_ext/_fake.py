@@ -17,6 +17,14 @@ def _fake_rotate(x, *rest):
     return [torch.empty_like(t) for t in x]
 
 
+def _batch_and_seqlen(x, flags, positions, offsets):
+    """Of a row or a position per token: batch is 1 where all sequences have the same."""
+    axes = layout_of(flags)
+    seqlen = x[0].shape[axes.index("t" if "t" in axes else "s")]
+    per_batch = offsets is not None or (positions is not None and positions.dim() > 1 and positions.shape[-2] != 1)
+    return (x[0].shape[axes.index("b")] if per_batch and "b" in axes else 1), seqlen
+
+
 def _fake_rows(
     x,
     cos,
@@ -30,11 +38,26 @@ def _fake_rows(
     offsets=None,
     cu_seqlens=None,
 ):
-    axes = layout_of(flags)
-    seqlen = x[0].shape[axes.index("t" if "t" in axes else "s")]
-    per_batch = offsets is not None or (positions is not None and positions.dim() == 2 and positions.shape[0] != 1)
-    batch = x[0].shape[axes.index("b")] if per_batch and "b" in axes else 1
-    return cos.new_empty((batch, seqlen), dtype=torch.int64)
+    return cos.new_empty(_batch_and_seqlen(x, flags, positions, offsets), dtype=torch.int64)
+
+
+def _fake_cos_sin(
+    x,
+    high,
+    low,
+    offset=0,
+    flags=0,
+    rotary_dim=None,
+    rotary_offset=0,
+    attention_scaling=1.0,
+    positions=None,
+    offsets=None,
+    cu_seqlens=None,
+):
+    _same_device(x, high, low, positions, offsets, cu_seqlens)
+    sizes = _batch_and_seqlen(x, flags, positions, offsets)
+    cos, sin = (high.new_empty((*sizes, *high.shape[1:])) for _ in range(2))
+    return cos, sin, high.new_empty((high.shape[0], *sizes))
 
 
 torch.library.register_fake("rope_ext::rotate", _fake_rotate)
@@ -46,7 +69,4 @@ torch.library.register_fake(
 )
 torch.library.register_fake("rope_ext::table_rows", _fake_rows)
 
-
-@torch.library.register_fake("rope_ext::cos_sin")
-def _fake_cos_sin(positions, high, low, attention_scaling=1.0):
-    return tuple(high.new_empty((positions.shape[1], *high.shape[1:])) for _ in range(2))
+torch.library.register_fake("rope_ext::cos_sin", _fake_cos_sin)

@@ -3,8 +3,9 @@
 import torch
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
+from ._autograd import FROM_POSITIONS
 from ._library import torch_ops as _ops
-from .ops import FROM_POSITIONS, layout_of
+from .ops import layout_of
 
 _library = torch.library.Library("rope_ext", "IMPL")
 

@@ -4,9 +4,9 @@ import torch
 from torch.compiler import is_compiling
 
 from . import _autograd
-from ._autograd import ROTATE, ROTATE_IN_PLACE, ROTATE_OUT
+from ._autograd import FROM_POSITIONS, ROTATE, ROTATE_IN_PLACE, ROTATE_OUT
 from ._library import REBUILD, build_info
-from .angles import cos_sin, differentiable, turns
+from .angles import check_scaling, turns
 from .reference import LAYOUTS
 
 # The argument `flags` of the ops (csrc/bindings/check.h).
@@ -16,7 +16,6 @@ _FLAGS = {
     for interleaved in (False, True)
     for inverse in (False, True)
 }
-FROM_POSITIONS = 64  # cos and sin are what angles.turns made
 _INT = (int, torch.SymInt)
 _OPTIONAL_TENSOR = (torch.Tensor, type(None))
 # Name, types and rule of the arguments after x, in the order of csrc/bindings/schema.cpp.
@@ -32,7 +31,7 @@ _EXPECTED = [
     ("offset", _OPTIONAL_TENSOR, "an int or a Tensor"),
     ("cu_seqlens", _OPTIONAL_TENSOR, "a Tensor"),
 ]
-_ZERO = 0
+_ZERO, _ONE = 0, 1
 
 
 def layout_of(flags):
@@ -189,10 +188,8 @@ def _arguments(
     if flags is None:
         raise ValueError(f"rope_ext: layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
     tensors = x if isinstance(x, (tuple, list)) else [x]
-    if inv_freq is not None or attention_scaling != 1:
-        angles = cos, sin, inv_freq, attention_scaling
-        source = _without_table(tensors, angles, layout, positions, offset, cu_seqlens)
-        cos, sin, from_positions, positions, offset, cu_seqlens = source
+    if inv_freq is not None or attention_scaling is not _ONE:
+        cos, sin, from_positions = _frequencies(tensors, cos, sin, inv_freq, attention_scaling)
         flags |= from_positions
     if isinstance(offset, _INT) or offset is None:  # None is refused by the op
         # `is`: 0.0 and False equal 0, but are for the op to refuse; a 0 that is another object only takes longer
@@ -201,7 +198,7 @@ def _arguments(
             and rotary_dim is None
             and rotary_offset is _ZERO
             and cu_seqlens is None
-            and attention_scaling == 1
+            and attention_scaling is _ONE
         ):
             return tensors, cos, sin, offset, flags
         offsets = None
@@ -223,46 +220,20 @@ def _arguments(
     )
 
 
-def _without_table(x, angles, layout, positions, offset, cu_seqlens):
-    """(cos, sin, flag, positions, offset, cu_seqlens) for the op: frequencies that it makes cos and sin of, or, where
-    derivatives are wanted of frequencies or positions, one row of cos and sin per token."""
-    cos, sin, inv_freq, attention_scaling = angles
+def _frequencies(x, cos, sin, inv_freq, attention_scaling):
+    """cos, sin and a flag for the op: frequencies that it makes cos and sin of."""
+    check_scaling(attention_scaling)
     if inv_freq is None:
-        got = f"{attention_scaling!r} with tables, which hold it already"
-        raise ValueError(f"rope_ext: attention_scaling must come with inv_freq, got {got}")
+        if attention_scaling != 1:
+            got = f"{attention_scaling!r} with tables, which hold it already"
+            raise ValueError(f"rope_ext: attention_scaling must come with inv_freq, got {got}")
+        return cos, sin, 0
     if cos is not None or sin is not None:
         raise ValueError("rope_ext: inv_freq must be None when cos and sin are given, got both")
     if not x or not isinstance(x[0], torch.Tensor):
         raise _not_tensors("x", x)
-    if not isinstance(attention_scaling, (int, float)):
-        raise TypeError(f"rope_ext: attention_scaling must be a number, got {attention_scaling!r}")
-    dtype = torch.float64 if x[0].dtype == torch.float64 else torch.float32
-    if not differentiable(positions, inv_freq):
-        high, low = turns(inv_freq, dtype, x[0].device)
-        return high, low, FROM_POSITIONS, positions, offset, cu_seqlens
-    axes = "bshd" if len(layout) == 3 else layout
-    sizes = dict(zip(layout.replace("t", "s"), x[0].shape))
-    heads = inv_freq.dim() > 1 and inv_freq.shape[-2] > 1
-    tokens = torch.arange(sizes.get("s", 0), device=x[0].device)
-    if cu_seqlens is not None:  # a table that the op looks up
-        if heads or isinstance(offset, torch.Tensor) or positions is not None:
-            got = "inv_freq with heads, positions or a Tensor as offset"
-            raise ValueError(f"rope_ext: cu_seqlens must be None where inv_freq is differentiated, got {got}")
-        positions, offset, lookup = tokens + offset, 0, (None, 0, cu_seqlens)
-    else:
-        positions = tokens if positions is None else positions
-        offset = offset.unsqueeze(-1) if isinstance(offset, torch.Tensor) else offset
-        positions, lookup = positions + offset, (None, 0, None)
-        positions = positions.unsqueeze(0) if positions.dim() == 1 else positions
-        if positions.shape[-1] != sizes["s"] or positions.shape[-2] not in (1, sizes.get("b", 1)):
-            rule = f"have shape ({sizes['s']},) or ({sizes.get('b', 1)}, {sizes['s']}), axes of inv_freq before"
-            raise ValueError(f"rope_ext: positions must {rule}, got {tuple(positions.shape)}")
-    if inv_freq.dim() == 3 and positions.dim() < 3:
-        positions = positions.expand(inv_freq.shape[0], *positions.shape)
-    cos, sin = cos_sin(positions, inv_freq, attention_scaling, dtype=dtype)
-    if heads:
-        cos, sin = (t.permute(*("bshd".index(axis) for axis in axes)) for t in (cos, sin))
-    return cos, sin, 0, *lookup
+    high, low, _ = turns(inv_freq, torch.float64 if x[0].dtype == torch.float64 else torch.float32)
+    return high, low, FROM_POSITIONS
 
 
 def _not_a_bool(interleaved, inverse):

@@ -78,17 +78,18 @@ def cos_sin(positions, high, low, attention_scaling=1.0):
     positions: (axes, tokens), integers or the dtype of high; high, low: (axes, heads, pairs). Returns two of
     (tokens, heads, pairs).
     """
-    dtype, turns = high.dtype, None
+    dtype = high.dtype
+    turns = (torch.zeros(positions.shape[1], *high.shape[1:], dtype=dtype, device=high.device),) * 2
     for position, rate_high, rate_low in zip(positions, high, low):
-        parts = [position]
-        if not position.is_floating_point():  # integers beyond it are a multiple and a rest
-            rest = position.to(torch.int64).fmod(_EXACT_IN_FLOAT)
-            parts = [(position - rest).to(dtype), rest.to(dtype)]
-        for part in parts:
-            p = part[:, None, None]
-            product = p * rate_high
-            new = product - product.round(), product_error(p, rate_high, product) + p * rate_low
-            turns = new if turns is None else _add(turns, new)
+        multiple, rest = (p[:, None, None] for p in _position_parts(position, dtype))
+        product, product_low = multiple * rate_high, multiple * rate_low
+        error = product_error(multiple, rate_high, product)
+        beyond = product - product.round(), (error - error.round()) + (product_low - product_low.round())
+        turns = (torch.where(multiple == 0, a, b) for a, b in zip(turns, _add(turns, beyond)))
+        product = rest * rate_high
+        turns = _add(
+            tuple(turns), (product - product.round(), product_error(rest, rate_high, product) + rest * rate_low)
+        )
     total = turns[0] + turns[1]
     lost = turns[1] - (total - turns[0])
     quarter = (4 * total).round()
@@ -107,10 +108,13 @@ def cos_sin(positions, high, low, attention_scaling=1.0):
     return c * attention_scaling, s * attention_scaling
 
 
-def product(a, b, b_low):
-    """a * (b + b_low) as a sum of two float64; b and b_low are numbers."""
-    high = a * b
-    return high, product_error(a, torch.tensor(b, dtype=a.dtype, device=a.device), high) + a * b_low
+def _position_parts(position, dtype):
+    """A multiple of 2^24, and the rest, which float32 holds exactly where the position is an integer."""
+    if position.is_floating_point():
+        multiple = (position * (1 / _EXACT_IN_FLOAT)).trunc() * _EXACT_IN_FLOAT
+        return torch.where(position.isnan(), 0, multiple), position - multiple
+    rest = position.to(torch.int64).fmod(_EXACT_IN_FLOAT)
+    return (position - rest).to(dtype), rest.to(dtype)
 
 
 def product_error(a, b, rounded):

@@ -244,6 +244,7 @@ def _cos_sin(positions, found, dtype):
         inv_freq = inv_freq.sum(0)[0]
     if inv_freq.dtype == torch.float64:
         positions = positions.double() if positions.is_floating_point() else positions
+        inv_freq = inv_freq.to(positions.device)
         cos, sin = cos_sin(positions, inv_freq, attention_scaling, dtype=torch.float64)
         return cos.to(dtype), sin.to(dtype)
     # Elementwise, never a matmul: TF32 and autocast would round the positions.
@@ -268,7 +269,7 @@ def _kept_turns(rope, seqlen, dtype, device):
 def _make_turns(rope, seqlen, dtype, device):
     with torch.inference_mode(False):
         inv_freq, attention_scaling = rope.frequencies(seqlen)
-        return turns(inv_freq, dtype, device), attention_scaling
+        return turns(inv_freq.to(device), dtype), attention_scaling
 
 
 _made_turns = functools.lru_cache(maxsize=256)(_make_turns)

@@ -10,6 +10,7 @@ from pairwise import pairwise
 
 import rope_ext
 from rope_ext import _introspect, angles, reference
+from rope_ext._autograd import FROM_POSITIONS
 from rope_ext._library import native, torch_ops
 
 FLOATS = [torch.float32, torch.float64]
@@ -28,7 +29,25 @@ def frequencies(pairs, *more, dtype=torch.float64):
 
 def kinds_of_positions(axes, tokens, dtype):
     small = random_integers(4096, (axes, tokens)) - 2048
-    return [small, small.int(), (small * 16411), small.to(dtype) / 7, small * 2**30 + 5]
+    return [
+        small,
+        small.int(),
+        small * 16411,
+        small.to(dtype) / 7,
+        small * 2**30 + 5,
+        small * 2**49,
+        small.to(dtype) * 1e8,
+    ]
+
+
+def op(positions, rates, attention_scaling=1.0):
+    """The op, for positions (axes, tokens): two of (tokens, heads, pairs)."""
+    high, low, _ = rates
+    x = high.new_empty(()).expand(positions.shape[1], high.shape[1], 2 * high.shape[2])
+    flags = reference.LAYOUTS.index("shd") + FROM_POSITIONS
+    cos, sin, at = torch_ops.cos_sin([x], high, low, 0, flags, None, 0, attention_scaling, positions[:, None])
+    assert torch.equal(at[:, 0], positions.to(high.dtype))
+    return cos[0], sin[0]
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
@@ -37,8 +56,8 @@ def test_cos_sin_equals_the_reference(dtype):
     for pairs, heads, axes in ((1, 1, 1), (7, 3, 1), (64, 1, 3), (130, 2, 1), (36, 1, 1)):
         rates = angles.turns(frequencies(pairs, axes, heads), dtype)
         for positions in kinds_of_positions(axes, 50, dtype):
-            wanted = reference.cos_sin(positions, *rates, 0.75)
-            assert_same_bits(torch_ops.cos_sin(positions, *rates, 0.75), wanted)
+            wanted = reference.cos_sin(positions, *rates[:2], 0.75)
+            assert_same_bits(op(positions, rates, 0.75), wanted)
 
 
 @pytest.mark.devices("cpu")
@@ -48,12 +67,12 @@ def test_instruction_sets_give_the_same_bits(dtype):
     native.rope_ext_use_cpu_kernels.argtypes = (ctypes.c_void_p,)
     rates = angles.turns(frequencies(70, 2, 1), dtype)
     for positions in kinds_of_positions(2, 50, dtype):
-        wanted = reference.cos_sin(positions, *rates)
+        wanted = reference.cos_sin(positions, *rates[:2])
         for isa in [*_introspect.supported_isas(), "cuda"]:
             try:
                 native.rope_ext_use_cpu_kernels(_introspect.kernels(isa))
                 assert rope_ext.build_info()["cpu_isa"] == isa
-                assert_same_bits(torch_ops.cos_sin(positions, *rates), wanted)
+                assert_same_bits(op(positions, rates), wanted)
             finally:
                 native.rope_ext_use_cpu_kernels(None)
 
@@ -96,7 +115,7 @@ def test_apply_makes_the_table_it_does_not_read(case, device):
     at = torch.arange(seqlen) if positions is None else positions
     at = at + (offset[:, None] if isinstance(offset, torch.Tensor) else offset)
     at = at.expand(axes, batch, seqlen)
-    cos, sin = reference.cos_sin(at.flatten(1), *angles.turns(inv_freq, arithmetic), 1.25)
+    cos, sin = reference.cos_sin(at.flatten(1), *angles.turns(inv_freq, arithmetic)[:2], 1.25)
     shape = (batch, seqlen, cos.shape[1], pairs)
     cos, sin = cos.reshape(shape), sin.reshape(shape)
     order = layout if batched else "bshd"
@@ -115,6 +134,13 @@ def test_apply_makes_the_table_it_does_not_read(case, device):
         else:
             got = rope_ext.apply_(x.clone(), **options)
         assert_same_bits(got, wanted)
+        if case["form"] != "out":  # learned frequencies: a table that is differentiated, of the same bits
+            learned = options | {"inv_freq": inv_freq.clone().requires_grad_()}
+            made = (
+                rope_ext.apply(x, **learned) if case["form"] == "functional" else rope_ext.apply_(x.clone(), **learned)
+            )
+            assert made.requires_grad
+            assert_same_bits(made.detach(), wanted)
         leaf, grad = x.clone().requires_grad_(), random(x.shape, dtype, 5)
         (grad_x,) = torch.autograd.grad(rope_ext.apply(leaf, **options), leaf, grad)
     finally:
@@ -274,6 +300,30 @@ def test_under_torch_func():
     assert jacobian.abs().max() > 1
 
 
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_compiled_transforms(backend):
+    """Derivatives that torch.compile finds inside torch.func and dual levels: of frequencies, positions and cos_sin."""
+    x, inv_freq = random((1, 3, 2, 8), torch.float64), frequencies(4)
+    positions = torch.tensor([0.5, 2.0, 7.5], dtype=torch.float64)
+
+    def of_frequencies(f):
+        return rope_ext.apply(x, inv_freq=f, positions=positions).pow(3).sum()
+
+    def of_positions(p):
+        return rope_ext.apply(x, inv_freq=inv_freq, positions=p).pow(3).sum()
+
+    def of_cos_sin(f):
+        return torch.stack(rope_ext.cos_sin(positions, f, dtype=torch.float64)).pow(3).sum()
+
+    for function, at in ((of_frequencies, inv_freq), (of_positions, positions), (of_cos_sin, inv_freq)):
+        for transform in (torch.func.grad, torch.func.jacfwd, torch.func.hessian):
+            torch._dynamo.reset()
+            wanted = transform(function)(at)
+            got = torch.compile(lambda t, f=function, to=transform: to(f)(t), backend=backend)(at)
+            assert wanted.abs().max() > 1e-3
+            torch.testing.assert_close(got, wanted, rtol=1e-10, atol=1e-10)
+
+
 @pytest.mark.parametrize("learned", [False, True])
 def test_compiles(learned):
     inv_freq = frequencies(4, dtype=torch.float32).requires_grad_(learned)
@@ -290,9 +340,67 @@ def test_compiles(learned):
         torch.testing.assert_close(a, b)
 
 
-def test_opcheck():
-    positions = torch.arange(6).reshape(2, 3)
-    torch.library.opcheck(torch_ops.cos_sin.default, (positions, *angles.turns(frequencies(4, 2, 1))))
+@pytest.mark.parametrize("layout", reference.LAYOUTS)
+def test_opcheck(layout):
+    x = [random(shape_of(layout, 2 if "b" in layout else 1, 5, 2, 8), torch.float32)]
+    high, low, _ = angles.turns(frequencies(4, 3, 2))
+    flags = reference.LAYOUTS.index(layout) + FROM_POSITIONS
+    batch = 2 if "b" in layout else 1
+    for positions in (None, torch.arange(5), torch.arange(5).expand(3, batch, 5), torch.rand(3, 1, 5)):
+        arguments = (x, high, low, 3, flags, None, 0, 1.5, positions)
+        for name in ("cos_sin", "rotate"):
+            found = torch.library.opcheck(getattr(torch_ops, name).default, arguments)
+            assert set(found.values()) == {"SUCCESS"}
+
+
+@pytest.mark.parametrize("learned", [False, True])
+def test_positions_of_any_size(learned):
+    """int32 does not overflow; cos and sin stay on the circle where a float no longer holds the angle."""
+    inv_freq = frequencies(4, dtype=torch.float32).requires_grad_(learned)
+    x = random((1, 2, 1, 8), torch.float32)
+    largest = torch.full((2,), 2**31 - 1, dtype=torch.int32)
+    wanted = rope_ext.apply(x, inv_freq=inv_freq, offset=2**31 + 9, positions=torch.zeros(2, dtype=torch.int64))
+    assert_same_bits(rope_ext.apply(x, inv_freq=inv_freq, offset=10, positions=largest).detach(), wanted.detach())
+    far = torch.tensor([2**e + 1 for e in range(24, 63)])
+    for positions in (far, -far, far.float()):
+        cos, sin = rope_ext.cos_sin(positions, inv_freq)
+        assert (cos**2 + sin**2 - 1).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("learned", [False, True])
+def test_shapes_of_positions_mean_the_same_with_derivatives(learned):
+    """One axis before the batch; one row for all sequences; one for each."""
+    inv_freq = frequencies(4).requires_grad_(learned)
+    x, positions = random((2, 2, 2, 8), torch.float32), torch.tensor([[3, 50], [7, 9]])
+    wanted = torch.stack(
+        [rope_ext.apply(t, inv_freq=inv_freq, positions=p, layout="shd") for t, p in zip(x, positions)]
+    )
+    for same in (positions, positions[None]):
+        assert_same_bits(rope_ext.apply(x, inv_freq=inv_freq, positions=same).detach(), wanted.detach())
+    assert_same_bits(
+        rope_ext.apply(x, inv_freq=inv_freq, positions=positions[:1]).detach(),
+        rope_ext.apply(x, inv_freq=inv_freq, positions=positions[0]).detach(),
+    )
+
+
+def test_turns_with_derivatives_of_positions():
+    x, positions = random((1, 3, 2, 8), torch.float64), torch.tensor([0.5, 2.0, 7.5], dtype=torch.float64)
+    rates = angles.turns(frequencies(4), torch.float64)
+    positions.requires_grad_()
+    assert torch.autograd.gradcheck(lambda p: rope_ext.apply(x, inv_freq=rates, positions=p), (positions,))
+    assert torch.autograd.gradcheck(lambda p: rope_ext.cos_sin(p, rates, dtype=torch.float64), (positions,))
+    with pytest.raises(ValueError, match="out must be None when a derivative is recorded"):
+        rope_ext.apply(x, inv_freq=rates, positions=positions, out=torch.empty_like(x))
+    per_axis = angles.turns(frequencies(4, 1, 1))
+    assert rope_ext.cos_sin(torch.arange(3)[None], per_axis)[0].shape == (3, 4)
+
+
+def test_packed_gradients():
+    """Tokens past the last boundary have no part in the gradient of frequencies."""
+    x, boundaries = random((6, 2, 8), torch.float64), torch.tensor([0, 2, 4], dtype=torch.int32)
+    packed = {"layout": "thd", "cu_seqlens": boundaries, "offset": 3}
+    inv_freq = frequencies(4, 2).requires_grad_()
+    assert torch.autograd.gradcheck(lambda f: rope_ext.apply(x, inv_freq=f, **packed), (inv_freq,))
 
 
 # ---- errors ----
@@ -313,6 +421,12 @@ X = torch.zeros(2, 3, 4, 8)
         ({"inv_freq": torch.ones(4), "positions": torch.zeros(3, 2, 3).long()}, ValueError, "positions must have shape"),
         ({"inv_freq": torch.ones(4), "attention_scaling": "2"}, TypeError, "attention_scaling must be a number, got '2'"),
         ({"inv_freq": torch.ones(4, requires_grad=True), "positions": torch.zeros(5)}, ValueError, "positions must have shape"),
+        ({"cos": torch.ones(3, 4), "sin": torch.ones(3, 4), "attention_scaling": torch.ones(2)}, TypeError, "attention_scaling must be a number, got tensor"),
+        ({"inv_freq": torch.ones(4, requires_grad=True), "offset": 0.5}, TypeError, "offset must be an int or a Tensor, got 0.5"),
+        ({"inv_freq": torch.ones(4, requires_grad=True), "positions": torch.zeros(3).bool()}, TypeError, "positions must be int32, int64 or float32, got bool"),
+        ({"inv_freq": torch.ones(3, 4, requires_grad=True)}, ValueError, "inv_freq must have 1 head or the 4 heads of x, got 3 heads"),
+        ({"inv_freq": angles.turns(torch.ones(4), torch.float64)}, TypeError, "inv_freq must be made for the arithmetic of x, float32, got made for float64"),
+        ({"inv_freq": torch.ones(0, 1, 4)}, ValueError, r"inv_freq must have shape \(pairs,\), \(heads, pairs\)"),
         ({"attention_scaling": 2.0}, ValueError, "attention_scaling must come with inv_freq, got 2.0 with tables"),
         ({}, TypeError, "cos must be a Tensor, got None"),
     ],

@@ -87,44 +87,39 @@ Layout table_layout(const Arguments& a, const Tensor& table) {
   return x.batch < 0 ? Layout{"", 4, 0, 1, 2} : x;
 }
 
-// high and low: inv_freq in turns per position.
-void check_turns(const Tensor& high, const Tensor& low, DType arithmetic, double attention_scaling, Params* p) {
-  if (dtype_of("inv_freq", high) != arithmetic || dtype_of("inv_freq", low) != arithmetic) {
-    bad_type("inv_freq",
-             text("be made for the arithmetic of x, ", arithmetic == DType::kFloat64 ? "float64" : "float32"),
-             name_of(high.scalar_type()));
-  }
-  if (high.dim() != 3 || !same_shape(high, low)) {
-    bad_value("inv_freq", "have shape (pairs,), (heads, pairs) or (axes, heads, pairs)", shape_of(high));
-  }
-  const auto frequencies = [](const Tensor& t) {
-    if (t.size(-1) > 1 && t.stride(-1) != 1) bad_value("inv_freq", "be contiguous along the pairs", strides_of(t));
-    void* data = const_cast<void*>(t.const_data_ptr());
-    return Table{data, data, 0, t.stride(0), stride_of(t, 1), 1};
-  };
-  p->table_dtype = arithmetic;
-  p->cos = frequencies(high);
-  p->sin = frequencies(low);
-  p->axes = high.size(0);
-  p->attention_scaling = attention_scaling;
-}
-
-void check_turns(const Arguments& a, Params* p) {
+// cos and sin are the high and low part of inv_freq in turns per position.
+void check_frequencies(const Arguments& a, Params* p) {
+  const bool is_64 = p->dtype == DType::kFloat64;
   same_device("inv_freq", a.cos, a.x[0]);
   same_device("inv_freq", a.sin, a.x[0]);
-  check_turns(a.cos, a.sin, p->dtype == DType::kFloat64 ? DType::kFloat64 : DType::kFloat32, a.attention_scaling, p);
+  p->table_dtype = is_64 ? DType::kFloat64 : DType::kFloat32;
+  if (dtype_of("inv_freq", a.cos) != p->table_dtype || dtype_of("inv_freq", a.sin) != p->table_dtype) {
+    bad_type("inv_freq", text("be made for the arithmetic of x, ", is_64 ? "float64" : "float32"),
+             name_of(a.cos.scalar_type()));
+  }
+  if (a.cos.dim() != 3 || !same_shape(a.cos, a.sin) || a.cos.size(0) < 1) {
+    bad_value("inv_freq", "have shape (pairs,), (heads, pairs) or (axes, heads or 1, pairs)", shape_of(a.cos));
+  }
   if (a.cos.size(-1) != p->pairs) {
     bad_value("inv_freq", text("have width ", p->pairs, ", one entry per pair of rotary_dim ", 2 * p->pairs),
               text("width ", a.cos.size(-1)));
   }
-  if (p->axes < 1) bad_value("inv_freq", "have at least one axis", shape_of(a.cos));
-  p->negate_sin = a.inverse() != a.transposed();
   for (const Tensor& x : a.x) {
     const int64_t heads = x.size(layout_of(a).heads);
     if (a.cos.size(1) != 1 && a.cos.size(1) != heads) {
       bad_value("inv_freq", text("have 1 head or the ", heads, " heads of x"), text(a.cos.size(1), " heads"));
     }
   }
+  const auto frequencies = [](const Tensor& t) {
+    if (t.size(-1) > 1 && t.stride(-1) != 1) bad_value("inv_freq", "be contiguous along the pairs", strides_of(t));
+    void* data = const_cast<void*>(t.const_data_ptr());
+    return Table{data, data, 0, t.stride(0), stride_of(t, 1), 1};
+  };
+  p->cos = frequencies(a.cos);
+  p->sin = frequencies(a.sin);
+  p->axes = a.cos.size(0);
+  p->attention_scaling = a.attention_scaling;
+  p->negate_sin = a.inverse() != a.transposed();
 }
 
 void check_tables(const Arguments& a, Params* p) {
@@ -219,7 +214,7 @@ Params check_arguments(const Arguments& a) {
   check_x(a, &p);
   check_channels(a, &p);
   if (a.from_positions()) {
-    check_turns(a, &p);
+    check_frequencies(a, &p);
   } else {
     check_tables(a, &p);
   }
@@ -227,23 +222,8 @@ Params check_arguments(const Arguments& a) {
   return p;
 }
 
-Params check_cos_sin(const Tensor& positions, const Tensor& high, const Tensor& low, double attention_scaling) {
-  Params p{};
-  p.dtype = dtype_of("inv_freq", high);
-  if (p.dtype != DType::kFloat64) p.dtype = DType::kFloat32;
-  check_turns(high, low, p.dtype, attention_scaling, &p);
-  same_device("positions", positions, high);
-  same_device("inv_freq", low, high);
-  if (positions.dim() != 2 || positions.size(0) != p.axes) {
-    bad_value("positions", text("have shape (", p.axes, ", tokens)"), shape_of(positions));
-  }
-  p.batch = 1;
-  p.seqlen = positions.size(1);
-  p.pairs = high.size(-1);
-  check_positions_type(positions, &p);
-  p.positions.positions_axis_stride = positions.stride(0);
-  p.positions.positions_token_stride = positions.stride(1);
-  return p;
+void check_cos_sin(const Arguments& a) {
+  if (!a.from_positions()) bad_value("inv_freq", "be given", "tables");
 }
 
 void check_written(const Arguments& a, const Tensors& out, const char* name) {

@@ -46,12 +46,11 @@ inline int64_t stride_of(const Tensor& t, int axis) { return axis < 0 || t.size(
 // tensors.
 Params check_arguments(const Arguments& a);
 
-// cos and sin of cos_sin, for the same; positions, high and low as in schema.cpp. Returns Params without outputs.
-Params check_cos_sin(const Tensor& positions, const Tensor& high, const Tensor& low, double attention_scaling);
+// Raises unless cos and sin are frequencies.
+void check_cos_sin(const Arguments& a);
 
 // The part of it about positions, offsets and cu_seqlens (check_lookup.cpp).
 void check_lookup(const Arguments& a, Params* p);
-void check_positions_type(const Tensor& positions, Params* p);
 
 // Raises unless out[i] has the shape, dtype and device of x[i], and nothing that is written shares memory with itself
 // or anything else that is read or written; out[i] may be x[i]. `name`: of the argument that is written.

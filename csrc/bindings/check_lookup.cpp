@@ -67,7 +67,16 @@ void check_offsets(const Arguments& a, Params* p) {
 void check_positions_tensor(const Arguments& a, Params* p) {
   const Tensor& t = *a.positions;
   same_device("positions", t, a.x[0]);
-  check_positions_type(t, p);
+  const bool is_64 = p->table_dtype == DType::kFloat64;
+  const ScalarType type = t.scalar_type();
+  p->positions.fractional = !looks_up(*p) && type == (is_64 ? ScalarType::Double : ScalarType::Float);
+  if (p->positions.fractional) {
+    p->positions.positions = {t.const_data_ptr(), false};
+  } else if (!looks_up(*p) && type != ScalarType::Long && type != ScalarType::Int) {
+    bad_type("positions", text("be int32, int64 or ", is_64 ? "float64" : "float32"), name_of(type));
+  } else {
+    p->positions.positions = index_of("positions", t);
+  }
   const int64_t rank = t.dim();
   const bool per_axis = rank == 3 && !looks_up(*p) && t.size(0) == p->axes;
   const bool batched = per_axis || (rank == 2 && layout_of(a).batch >= 0);
@@ -101,20 +110,6 @@ void check_rows(const Arguments& a, const Params& p, int64_t rows) {
 }
 
 }  // namespace
-
-// Integers, or with frequencies also the type of arithmetic.
-void check_positions_type(const Tensor& t, Params* p) {
-  p->positions.fractional =
-      !looks_up(*p) && t.scalar_type() == (p->table_dtype == DType::kFloat64 ? ScalarType::Double : ScalarType::Float);
-  if (p->positions.fractional) {
-    p->positions.positions = {t.const_data_ptr(), false};
-  } else if (!looks_up(*p) && t.scalar_type() != ScalarType::Long && t.scalar_type() != ScalarType::Int) {
-    bad_type("positions", text("be int32, int64 or ", p->table_dtype == DType::kFloat64 ? "float64" : "float32"),
-             name_of(t.scalar_type()));
-  } else {
-    p->positions.positions = index_of("positions", t);
-  }
-}
 
 void check_lookup(const Arguments& a, Params* p) {
   p->positions.offset = a.offset;

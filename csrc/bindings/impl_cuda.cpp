@@ -88,7 +88,7 @@ struct Cuda {
 
   static void table_grad(const Params& p, const Tensor& x) { check_launch(cuda::table_grad(p, Queue(x).stream)); }
 
-  static void cos_sin(const Params& p, const Tensor& like) { check_launch(cuda::cos_sin(p, Queue(like).stream)); }
+  static void cos_sin(const Params& p, const Tensor& x) { check_launch(cuda::cos_sin(p, Queue(x).stream)); }
 
   static void table_rows(const Params& p, int64_t* rows, const Tensor& x) {
     const Queue queue(x);

@@ -3,7 +3,7 @@
 //   static void rotate(const Params&, const Tensor& x);                   the kernels, on the device of x
 //   static void table_grad(const Params&, const Tensor& x);
 //   static void table_rows(const Params&, int64_t* rows, const Tensor& x);
-//   static void cos_sin(const Params&, const Tensor& like);
+//   static void cos_sin(const Params&, const Tensor& x);
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
@@ -75,19 +75,25 @@ struct Ops {
   }
 
   static void cos_sin(StableIValue* stack, uint64_t, uint64_t) {
-    const Tensor positions = unbox_tensor(stack[0]), high = unbox_tensor(stack[1]), low = unbox_tensor(stack[2]);
-    Params p = check_cos_sin(positions, high, low, torch::stable::detail::to<double>(stack[3]));
-    const int64_t heads = high.size(1);
-    const auto result = [&](RotatedTensor* to) {
-      Tensor t(torch::stable::new_empty(high.stable(), {p.seqlen, heads, p.pairs}));
-      *to = {nullptr, t.mutable_data_ptr(), {}, {0, t.stride(0), t.stride(1), 1}, heads, p.pairs};
+    const Arguments a = unbox(stack);
+    check_cos_sin(a);
+    Params p = check_arguments(a);
+    const int64_t rank = a.positions ? a.positions->dim() : 1;
+    if (!a.offsets && (rank == 1 || a.positions->size(rank - 2) == 1)) p.batch = 1;
+    p.negate_sin = false;
+    const int64_t heads = a.cos.size(1);
+    const auto result = [&](int i, std::initializer_list<int64_t> sizes) {
+      Tensor t(torch::stable::new_empty(a.cos.stable(), {sizes.begin(), sizes.size()}));
+      p.x[i].out = t.mutable_data_ptr();
+      p.x[i].heads = heads;
       return t;
     };
-    Tensor cos = result(&p.x[0]), sin = result(&p.x[1]);
-    p.num_tensors = 2;
-    Device::cos_sin(p, high);
+    Tensor cos = result(0, {p.batch, p.seqlen, heads, p.pairs}), sin = result(1, {p.batch, p.seqlen, heads, p.pairs});
+    Tensor positions = result(2, {p.axes, p.batch, p.seqlen});
+    Device::cos_sin(p, a.x[0]);
     stack[0] = box(std::move(cos));
     stack[1] = box(std::move(sin));
+    stack[2] = box(std::move(positions));
   }
 
   template <class Library>

@@ -31,6 +31,7 @@ STABLE_TORCH_LIBRARY(rope_ext, m) {
   // (batch or 1, seqlen) int64: the row of the table that each token reads; -1: the token is not rotated; -2: it leads
   // outside the table (on a GPU; on a CPU that is an error).
   m.def("table_rows(" ROPE_ARGUMENTS("Tensor[]") ") -> Tensor");
-  // cos and sin, (tokens, heads, pairs), of positions (axes, tokens) and inv_freq in turns, (axes, heads, pairs).
-  m.def("cos_sin(Tensor positions, Tensor high, Tensor low, float attention_scaling=1.0) -> (Tensor, Tensor)");
+  // cos and sin that rotate would make of frequencies, (batch or 1, seqlen, heads or 1, pairs); 1 and 0 for tokens that
+  // are not rotated. And the positions, (axes, batch or 1, seqlen), with the offset. In the type of arithmetic.
+  m.def("cos_sin(" ROPE_ARGUMENTS("Tensor[]") ") -> (Tensor, Tensor, Tensor)");
 }

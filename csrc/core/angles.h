@@ -5,7 +5,8 @@
 // does not grow with the position but for what the two numbers do not hold of the frequency: 2^-49 of it in float.
 // Then cos and sin of the rest are Taylor series on an eighth of a turn to either side.
 //
-// Errors in float, absolute, for frequencies up to 1 radian per position: 1e-7 up to position 2^20, 1.5e-7 up to 2^24.
+// Errors in float, absolute, for frequencies up to 1 radian per position: 1e-7 up to position 2^20, 1.5e-7 up to 2^24,
+// and position * 2^-48 beyond; cos^2 + sin^2 stays 1.
 //
 // The same bits everywhere: only products, sums, rint and comparisons, each rounded by itself; no fused multiply-add
 // but for the error of a product, which is exact; no function of a math library. reference.cos_sin is the same in
@@ -30,27 +31,32 @@ struct Two {
   A high, low;
 };
 
+// To the nearest integer, halves to the even one.
+ROPE_INLINE float nearest(float value) { return rintf(value); }
+ROPE_INLINE double nearest(double value) { return rint(value); }
+// Towards zero.
+ROPE_INLINE float truncated(float value) { return truncf(value); }
+ROPE_INLINE double truncated(double value) { return trunc(value); }
+
 // ---- positions ----
 
-// Integers up to here are exact in float; larger positions are a multiple of it and a rest.
+// Integers up to here are exact in float; larger positions are a multiple of it (high) and a rest (low).
 constexpr int64_t kExactInFloat = 1 << 24;
 
 template <class A>
 ROPE_INLINE Two<A> position_of(const Positions& p, int64_t batch, int64_t token, int64_t sequence_start, int64_t axis) {
-  if (p.fractional) {
-    const A position = static_cast<const A*>(p.positions.data)[position_index(p, batch, token, axis)] +
-                       static_cast<A>(static_cast<int64_t>(offset_of(p, batch)));
-    return {0, position == position ? position : static_cast<A>(NAN)};  // zeros in its low half, for bfloat16_rounded
+  if (!p.fractional) {
+    const int64_t position = wanted_row(p, batch, token, sequence_start, axis), rest = position % kExactInFloat;
+    return {static_cast<A>(position - rest), static_cast<A>(rest)};
   }
-  const int64_t position = wanted_row(p, batch, token, sequence_start, axis), rest = position % kExactInFloat;
-  return {static_cast<A>(position - rest), static_cast<A>(rest)};
+  const A position = static_cast<const A*>(p.positions.data)[position_index(p, batch, token, axis)] +
+                     static_cast<A>(static_cast<int64_t>(offset_of(p, batch)));
+  if (position != position) return {0, static_cast<A>(NAN)};  // one with zeros in its low half, for bfloat16_rounded
+  const A multiple = truncated(position * A(1.0 / kExactInFloat)) * A(kExactInFloat);
+  return {multiple, position - multiple};
 }
 
 // ---- turns ----
-
-// To the nearest integer, halves to the even one.
-ROPE_INLINE float nearest(float value) { return rintf(value); }
-ROPE_INLINE double nearest(double value) { return rint(value); }
 
 // a * b - product, exactly, where `product` is a * b rounded.
 ROPE_INLINE float product_error(float a, float b, float product) {
@@ -76,17 +82,31 @@ ROPE_INLINE Two<A> sum_of(A a, A b) {
   return {sum, (a - (sum - b_of_sum)) + (b - b_of_sum)};
 }
 
-// position * rate without its whole turns: |high| <= 1/2.
+// position * rate without its whole turns, for positions below kExactInFloat: |high| <= 1/2, |low| < 1/4.
 template <class A>
 ROPE_INLINE Two<A> turns_of(A position, Two<A> rate) {
   const A product = position * rate.high;
   return {product - nearest(product), product_error(position, rate.high, product) + position * rate.low};
 }
 
+// For multiples of it, whose low part has whole turns too.
+template <class A>
+ROPE_INLINE Two<A> turns_of_multiple(A position, Two<A> rate) {
+  const A product = position * rate.high, error = product_error(position, rate.high, product);
+  const A product_low = position * rate.low;
+  return {product - nearest(product), (error - nearest(error)) + (product_low - nearest(product_low))};
+}
+
 template <class A>
 ROPE_INLINE Two<A> add(Two<A> a, Two<A> b) {
   const Two<A> high = sum_of(a.high, b.high);
   return {high.high, high.low + (a.low + b.low)};
+}
+
+template <class A>
+ROPE_INLINE Two<A> add_turns(Two<A> sum, Two<A> position, Two<A> rate) {
+  if (position.high != 0) sum = add(sum, turns_of_multiple(position.high, rate));
+  return add(sum, turns_of(position.low, rate));
 }
 
 // ---- cos and sin ----
@@ -130,7 +150,7 @@ ROPE_INLINE A signed_by(A value, Bits bits, int bit) {
   return bits_as<A>(bits_of(value) ^ (bits << (8 * sizeof(A) - 1 - bit) & Bits{1} << (8 * sizeof(A) - 1)));
 }
 
-// turns: a few of turns_of, added. scale_cos and scale_sin: factors on the results.
+// turns: a few of them, added: |high + low| below 2^18. scale_cos and scale_sin: factors on the results.
 template <class A>
 ROPE_INLINE CosSin<A> cos_sin(Two<A> turns, A scale_cos, A scale_sin) {
   const Two<A> sum = sum_with_smaller(turns.high, turns.low);

@@ -51,7 +51,8 @@ ROPE_INLINE int64_t sequence_start(const Positions& p, int64_t token) {
   return low == p.nseq ? kNotRotated : load(p.cu_seqlens, low * p.cu_seqlens_stride);
 }
 
-// Unsigned: a sum out of range wraps, and is refused as a row outside the table, instead of being undefined.
+// Unsigned: a sum out of range wraps, instead of being undefined; it is refused as a row outside the table (without a
+// table it is the position).
 ROPE_INLINE uint64_t offset_of(const Positions& p, int64_t batch) {
   const uint64_t offset = p.offsets.data ? load(p.offsets, batch * p.offsets_stride) : 0;
   return offset + static_cast<uint64_t>(p.offset);

@@ -13,8 +13,9 @@ struct Kernels {
   // cos and sin are written with the gradient of the tables, one row per token: x[i].in is x, x[i].out is only read and
   // holds the gradient of the rotated x. Tables that broadcast over batch or heads (stride 0) get the sum.
   void (*table_grad)(const Params&, int num_threads);
-  // x[0].out and x[1].out, (batch, seqlen, heads, pairs) in the type of arithmetic, are written with cos and sin of the
-  // positions; cos and sin are frequencies (axes > 0).
+  // cos and sin are frequencies (axes > 0). Written, contiguous and in the type of arithmetic: x[0].out and x[1].out
+  // with their cos and sin, (batch, seqlen, x[0].heads, pairs), 1 and 0 for tokens past the last boundary of
+  // cu_seqlens; and x[2].out with the positions, (axes, batch, seqlen).
   void (*cos_sin)(const Params&, int num_threads);
 };
 

@@ -64,19 +64,18 @@ void make_entries(const Params& p, int64_t batch, int64_t token, int64_t sequenc
     const A* rate_high = at<A>(p.cos.first, entry(p.cos, 0, axis, head, begin));
     const A* rate_low = at<A>(p.sin.first, entry(p.sin, 0, axis, head, begin));
     const Two<A> position = position_of<A>(p.positions, batch, token, sequence_start, axis);
-    const auto turns = [&](A part, int64_t i) { return turns_of(part, Two<A>{rate_high[i], rate_low[i]}); };
     const auto finish = [&](Two<A> turns, int64_t i) {
       const CosSin<A> made = cos_sin(turns, scale_cos, scale_sin);
       cos[i] = made.cos;
       sin[i] = made.sin;
     };
     if (p.axes == 1 && position.high == 0) {
-      for (int64_t i = 0; i < n; ++i) finish(turns(position.low, i), i);
+      for (int64_t i = 0; i < n; ++i) finish(turns_of(position.low, Two<A>{rate_high[i], rate_low[i]}), i);
       return;
     }
     for (int64_t i = 0; i < n; ++i) {
-      Two<A> sum = axis ? Two<A>{high[i], low[i]} : Two<A>{};
-      sum = add(add(sum, turns(position.high, i)), turns(position.low, i));
+      const Two<A> before = axis ? Two<A>{high[i], low[i]} : Two<A>{};
+      const Two<A> sum = add_turns(before, position, Two<A>{rate_high[i], rate_low[i]});
       high[i] = sum.high;
       low[i] = sum.low;
     }
@@ -340,22 +339,29 @@ void table_grad(const Params& p, int num_threads) {
   });
 }
 
-// x[0].out and x[1].out: where cos and sin of every token, head and pair go.
 void cos_sin_of_tokens(const Params& p, int num_threads) {
   Plan plan{};
-  plan.threads = p.seqlen * p.x[0].heads * p.pairs / kGrainEntries;
+  plan.threads = p.batch * p.seqlen * p.x[0].heads * p.pairs / kGrainEntries;
   dispatch_arithmetic(p.dtype, [&](auto tag) {
     using A = typename decltype(tag)::type;
     for_each_token(p, plan, p.batch, num_threads, [&](int64_t batch, int64_t token) {
+      const int64_t start = sequence_of(p.positions, token), at_token = batch * p.seqlen + token;
       for (int64_t head = 0; head < p.x[0].heads; ++head) {
-        const auto out = [&](int i) {
-          const Strides& s = p.x[i].out_stride;
-          return at<A>(p.x[i].out, batch * s.batch + token * s.token + head * s.head);
-        };
+        const int64_t to = (at_token * p.x[0].heads + head) * p.pairs;
+        A *cos = at<A>(p.x[0].out, to), *sin = at<A>(p.x[1].out, to);
         for (int64_t begin = 0; begin < p.pairs; begin += kPairBlock) {
           const int64_t n = p.pairs - begin < kPairBlock ? p.pairs - begin : kPairBlock;
-          make_entries(p, batch, token, 0, head, begin, n, out(0) + begin, out(1) + begin);
+          if (start == kNotRotated) {
+            for (int64_t i = begin; i < begin + n; ++i) cos[i] = 1, sin[i] = 0;
+          } else {
+            make_entries(p, batch, token, start, head, begin, n, cos + begin, sin + begin);
+          }
         }
+      }
+      for (int64_t axis = 0; axis < p.axes; ++axis) {
+        const Two<A> position =
+            start == kNotRotated ? Two<A>{} : position_of<A>(p.positions, batch, token, start, axis);
+        *at<A>(p.x[2].out, axis * p.batch * p.seqlen + at_token) = position.high + position.low;
       }
     });
   });

@@ -111,12 +111,10 @@ template <class A>
 ROPE_INLINE CosSin<A> make_entries(const Params& p, int64_t batch, int64_t token, int64_t sequence_start, int64_t head,
                                    int64_t pair) {
   Two<A> turns = {};
-  for (int axis = 0; axis < p.axes; ++axis) {
-    const Two<A> position = position_of<A>(p.positions, batch, token, sequence_start, axis);
+  for (int64_t axis = 0; axis < p.axes; ++axis) {
     const Two<A> rate = {*at<A>(p.cos.first, entry(p.cos, 0, axis, head, pair)),
                          *at<A>(p.sin.first, entry(p.sin, 0, axis, head, pair))};
-    if (position.high != 0) turns = add(turns, turns_of(position.high, rate));
-    turns = add(turns, turns_of(position.low, rate));
+    turns = add_turns(turns, position_of<A>(p.positions, batch, token, sequence_start, axis), rate);
   }
   const A scale = static_cast<A>(p.attention_scaling);
   return cos_sin(turns, scale, p.negate_sin ? -scale : scale);
@@ -147,16 +145,23 @@ ROPE_INLINE void load_angles(const Params& p, const Plan& plan, int64_t batch, i
 
 // ---- cos_sin ----
 
-ROPE_INLINE int64_t cos_sin_entries(const Params& p) { return p.seqlen * p.x[0].heads * p.pairs; }
+ROPE_INLINE int64_t cos_sin_entries(const Params& p) { return p.batch * p.seqlen * p.x[0].heads * p.pairs; }
 
-// One entry of cos and of sin has one thread; x[0].out and x[1].out are contiguous, batch is 1.
+// One entry of cos and of sin has one thread, and the first entry of a token its positions.
 template <class A>
 ROPE_INLINE void cos_sin_thread(const Params& p, int64_t index) {
   if (index >= cos_sin_entries(p)) return;
-  const int64_t pair = index % p.pairs, head = index / p.pairs % p.x[0].heads, token = index / p.pairs / p.x[0].heads;
-  const CosSin<A> made = make_entries<A>(p, 0, token, 0, head, pair);
+  const int64_t pair = index % p.pairs, head = index / p.pairs % p.x[0].heads;
+  const int64_t at_token = index / p.pairs / p.x[0].heads, batch = at_token / p.seqlen, token = at_token % p.seqlen;
+  const int64_t start = sequence_of(p.positions, token);
+  const CosSin<A> made = start == kNotRotated ? CosSin<A>{1, 0} : make_entries<A>(p, batch, token, start, head, pair);
   *at<A>(p.x[0].out, index) = made.cos;
   *at<A>(p.x[1].out, index) = made.sin;
+  if (pair || head) return;
+  for (int64_t axis = 0; axis < p.axes; ++axis) {
+    const Two<A> position = start == kNotRotated ? Two<A>{} : position_of<A>(p.positions, batch, token, start, axis);
+    *at<A>(p.x[2].out, axis * p.batch * p.seqlen + at_token) = position.high + position.low;
+  }
 }
 
 }  // namespace rope::cuda

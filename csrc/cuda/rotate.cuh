@@ -156,6 +156,7 @@ void run_width(const Params& p, const Run& run) {
   }
 }
 
+// Calls run with the instance of rotate_thread for this call: accesses of 16 bytes, of 4, or of one element.
 template <class Run>
 void run_instance(const Params& p, const Plan& plan, const Run& run) {
   dispatch_dtype(p.dtype, [&](auto tag) {
