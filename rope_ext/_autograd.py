@@ -28,6 +28,7 @@ from .reference import TWO_PI as _TWO_PI
 
 _below_autograd = torch._C._AutoDispatchBelowAutograd  # context manager: ops skip the kernels of this file
 _below_in_place = torch._C._AutoDispatchBelowADInplaceOrView
+_unpack_dual = torch._VF._unpack_dual  # (value, tangent or None)
 _functorch_active = torch._C._are_functorch_transforms_active
 _level = torch._C._functorch.maybe_get_level  # of the transform that wraps a tensor; -1: none
 _library = torch.library.Library("rope_ext", "IMPL")
@@ -52,6 +53,18 @@ def needs_derivative(x, cos, sin):
         if t.requires_grad:
             return True
     return False
+
+
+def _may_be_forward_mode():
+    """In a compiled graph torch.func.jvp enters a level of forward mode that Python does not count."""
+    return forward_ad._current_level >= 0 or _functorch_active()
+
+
+def _forward_mode(tensors):
+    """Whether there may be tangents."""
+    if forward_ad._current_level >= 0:
+        return True
+    return _functorch_active() and any(_unpack_dual(t, level=0)[1] is not None for t in tensors)
 
 
 def _positions_need_derivative(rest):
@@ -150,7 +163,7 @@ class _Rotate(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         tables_need = any(ctx.needs_input_grad[-6:-4])
         ctx.save_for_backward(*tables, *(x if tables_need else ()))
-        if forward_ad._current_level >= 0:
+        if _may_be_forward_mode():
             ctx.save_for_forward(*tables, *x)
         elif not tables_need:
             ctx.mark_non_differentiable(*(y for y, need in zip(output, ctx.needs_input_grad) if not need))
@@ -194,7 +207,7 @@ class _TableGrad(torch.autograd.Function):
         cos, _, ctx.scalars, *x_and_grad = inputs
         ctx.n = len(x_and_grad) // 2
         ctx.save_for_backward(cos, *x_and_grad)
-        if forward_ad._current_level >= 0:
+        if _may_be_forward_mode():
             ctx.save_for_forward(cos, *x_and_grad)
 
     @staticmethod
@@ -335,11 +348,22 @@ def _scalars_and_lookup(rest):
 
 
 def _tables_need_derivative(cos, sin, rest):
-    return forward_ad._current_level >= 0 or cos.requires_grad or sin.requires_grad or _positions_need_derivative(rest)
+    positions = [t for t in rest[5:6] if t is not None]
+    return (
+        cos.requires_grad
+        or sin.requires_grad
+        or _positions_need_derivative(rest)
+        or _forward_mode((cos, sin, *positions))
+    )
+
+
+def _needs_derivative(x, cos, sin, rest):
+    """What the kernels of this file ask, whoever called the op."""
+    return needs_derivative(x, cos, sin) or _tables_need_derivative(cos, sin, rest) or _forward_mode(x)
 
 
 def _rotate(x, cos, sin, *rest):
-    if not needs_derivative(x, cos, sin) and not _positions_need_derivative(rest):
+    if not _needs_derivative(x, cos, sin, rest):
         with _below_autograd():
             return _ops.rotate(x, cos, sin, *rest)
     scalars, lookup, rotated = *_scalars_and_lookup(rest), None
@@ -352,7 +376,7 @@ def _rotate(x, cos, sin, *rest):
 
 
 def _rotate_in_place(x, cos, sin, *rest):
-    if not needs_derivative(x, cos, sin) and not _positions_need_derivative(rest):
+    if not _needs_derivative(x, cos, sin, rest):
         with _below_autograd():
             return _ops.rotate_(x, cos, sin, *rest)
     # copy_ and not a Function with mark_dirty: it knows views (a Function writes at most one) and tangents. What it
@@ -366,7 +390,7 @@ def _rotate_in_place(x, cos, sin, *rest):
 
 
 def _rotate_out(out, x, cos, sin, *rest):
-    if needs_derivative((*x, *out), cos, sin) or _positions_need_derivative(rest):
+    if _needs_derivative((*x, *out), cos, sin, rest):
         got = "tensors while x, cos, sin or out requires grad"
         raise ValueError(f"rope_ext: out must be None when a derivative is recorded, got {got}")
     with _below_autograd():
@@ -374,7 +398,7 @@ def _rotate_out(out, x, cos, sin, *rest):
 
 
 def _table_grad_kernel(grad, x, cos, sin, *rest):
-    if needs_derivative((*x, *grad), x[0], grad[0]):
+    if needs_derivative((*x, *grad), x[0], grad[0]) or _forward_mode((*x, *grad)):
         return _apply(_TableGrad, cos, sin, _scalars_and_lookup(rest)[0], *x, *grad)
     with _below_autograd():
         return _ops.table_grad(grad, x, cos, sin, *rest)

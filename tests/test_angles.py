@@ -302,7 +302,7 @@ def test_under_torch_func():
 
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
 def test_compiled_transforms(backend):
-    """Derivatives that torch.compile finds inside torch.func and dual levels: of frequencies, positions and cos_sin."""
+    """Derivatives that torch.compile finds inside torch.func: of frequencies, positions, cos_sin and tables."""
     x, inv_freq = random((1, 3, 2, 8), torch.float64), frequencies(4)
     positions = torch.tensor([0.5, 2.0, 7.5], dtype=torch.float64)
 
@@ -315,7 +315,13 @@ def test_compiled_transforms(backend):
     def of_cos_sin(f):
         return torch.stack(rope_ext.cos_sin(positions, f, dtype=torch.float64)).pow(3).sum()
 
-    for function, at in ((of_frequencies, inv_freq), (of_positions, positions), (of_cos_sin, inv_freq)):
+    cos, sin = rope_ext.cos_sin(positions, inv_freq, dtype=torch.float64)
+
+    def of_tables(c):
+        return rope_ext.apply(x, c, sin).pow(3).sum()
+
+    cases = ((of_frequencies, inv_freq), (of_positions, positions), (of_cos_sin, inv_freq), (of_tables, cos))
+    for function, at in cases:
         for transform in (torch.func.grad, torch.func.jacfwd, torch.func.hessian):
             torch._dynamo.reset()
             wanted = transform(function)(at)
@@ -423,7 +429,7 @@ X = torch.zeros(2, 3, 4, 8)
         ({"inv_freq": torch.ones(4, requires_grad=True), "positions": torch.zeros(5)}, ValueError, "positions must have shape"),
         ({"cos": torch.ones(3, 4), "sin": torch.ones(3, 4), "attention_scaling": torch.ones(2)}, TypeError, "attention_scaling must be a number, got tensor"),
         ({"inv_freq": torch.ones(4, requires_grad=True), "offset": 0.5}, TypeError, "offset must be an int or a Tensor, got 0.5"),
-        ({"inv_freq": torch.ones(4, requires_grad=True), "positions": torch.zeros(3).bool()}, TypeError, "positions must be int32, int64 or float32, got bool"),
+        ({"inv_freq": torch.ones(4, requires_grad=True), "positions": torch.zeros(3).bool()}, TypeError, "positions must be int32, int64 or float32, got Bool"),
         ({"inv_freq": torch.ones(3, 4, requires_grad=True)}, ValueError, "inv_freq must have 1 head or the 4 heads of x, got 3 heads"),
         ({"inv_freq": angles.turns(torch.ones(4), torch.float64)}, TypeError, "inv_freq must be made for the arithmetic of x, float32, got made for float64"),
         ({"inv_freq": torch.ones(0, 1, 4)}, ValueError, r"inv_freq must have shape \(pairs,\), \(heads, pairs\)"),
