@@ -349,12 +349,8 @@ def _scalars_and_lookup(rest):
 
 def _tables_need_derivative(cos, sin, rest):
     positions = [t for t in rest[5:6] if t is not None]
-    return (
-        cos.requires_grad
-        or sin.requires_grad
-        or _positions_need_derivative(rest)
-        or _forward_mode((cos, sin, *positions))
-    )
+    recorded = is_grad_enabled() and any(t.requires_grad for t in (cos, sin, *positions))
+    return recorded or _forward_mode((cos, sin, *positions))
 
 
 def _needs_derivative(x, cos, sin, rest):
