@@ -1,0 +1,29 @@
+"""Errors of the functions of other libraries: in the words of their arguments, not of rope_ext's."""
+
+import functools
+
+
+def require(holds, argument, rule, got):
+    """Raises ValueError "rope_ext: <argument> must <rule>, got <got>" unless holds."""
+    if not holds:
+        raise ValueError(f"rope_ext: {argument} must {rule}, got {got}")
+
+
+def called(**names):
+    """Decorator: where `rope_ext.apply` complains of its argument x, the error names names["x"], the user's argument."""
+
+    def decorate(function):
+        @functools.wraps(function)
+        def wrapper(*args, **kwargs):
+            try:
+                return function(*args, **kwargs)
+            except (TypeError, ValueError) as error:
+                start, _, rest = str(error).partition(" must ")
+                name = names.get(start.removeprefix("rope_ext: "))
+                if not start.startswith("rope_ext: ") or name is None:
+                    raise
+                raise type(error)(f"rope_ext: {name} must {rest}") from None
+
+        return wrapper
+
+    return decorate

@@ -1,0 +1,79 @@
+"""The functions of flash_attn.layers.rotary (Dao-AILab/flash-attention 2.8.3), on every device.
+
+Equal to theirs up to one rounding: float32 arithmetic and one rounding to the dtype of x in both, but their Triton
+kernel may fuse a product and a sum. Differences: cos and sin get gradients (theirs: none, silently); in place on a leaf
+that requires grad is PyTorch's error (theirs: not noticed); a row outside the table is an error (theirs: not rotated);
+packed tokens outside every sequence are copied (theirs: not written); head_dim is not limited to 256.
+"""
+
+import torch
+
+from ..ops import apply, apply_
+from ._errors import called, require
+from ._sequences import in_sequences
+
+
+@called(offset="seqlen_offsets", positions="seqlen_offsets")
+def apply_rotary_emb(x, cos, sin, interleaved=False, inplace=False, seqlen_offsets=0, cu_seqlens=None, max_seqlen=None):
+    """Turns the first 2 * cos.shape[-1] channels of each head.
+
+    x: (batch, seqlen, heads, head_dim); with cu_seqlens (tokens, heads, head_dim). cos, sin: (rows, rotary_dim / 2), rows
+    at least seqlen plus offset. seqlen_offsets: int or (batch,). cu_seqlens: (batch + 1,) int32. max_seqlen: must be given
+    with cu_seqlens, as there; not used. inplace: writes to x and returns it.
+
+    Source: flash_attn/layers/rotary.py, apply_rotary_emb.
+    """
+    require(cos.dim() == 2, "cos", "have shape (rows, rotary_dim / 2)", f"shape {tuple(cos.shape)}")
+    rows = {"layout": "bshd", "offset": seqlen_offsets}
+    if cu_seqlens is not None:
+        require(max_seqlen is not None, "max_seqlen", "be given with cu_seqlens", None)
+        rows = {"layout": "thd", "offset": seqlen_offsets, "cu_seqlens": cu_seqlens}
+        if isinstance(seqlen_offsets, torch.Tensor):
+            nseq = cu_seqlens.numel() - 1
+            shape = tuple(seqlen_offsets.shape)
+            require(shape == (nseq,), "seqlen_offsets", f"be an int or have shape ({nseq},)", f"shape {shape}")
+            rows = {"layout": "thd", "positions": in_sequences(x.shape[0], cu_seqlens, seqlen_offsets)}
+    turn = apply_ if inplace else apply
+    return turn(x, cos, sin, interleaved=interleaved, rotary_dim=2 * cos.shape[-1], **rows)
+
+
+@called(x="qkv", offset="seqlen_offsets")
+def apply_rotary_emb_qkv_(qkv, cos, sin, cos_k=None, sin_k=None, interleaved=False, seqlen_offsets=0, num_heads_q=None):
+    """Turns q and k of packed q, k, v in place, and returns qkv.
+
+    qkv: (batch, seqlen, 3, heads, head_dim), or (batch, seqlen, num_heads_q + 2 * num_heads_k, head_dim) with num_heads_q.
+    Any strides. cos_k, sin_k: other tables for k.
+
+    Source: flash_attn/layers/rotary.py, apply_rotary_emb_qkv_.
+    """
+    if qkv.dim() == 5:
+        require(qkv.shape[2] == 3, "qkv", "have 3 on axis 2", f"shape {tuple(qkv.shape)}")
+        q, k = qkv[:, :, 0], qkv[:, :, 1]
+    else:
+        require(qkv.dim() == 4, "qkv", "have 4 or 5 dimensions", f"shape {tuple(qkv.shape)}")
+        require(num_heads_q is not None, "num_heads_q", "be given for qkv of 4 dimensions", None)
+        num_heads_k, odd = divmod(qkv.shape[2] - num_heads_q, 2)
+        rule = f"leave as many heads for k as for v of {qkv.shape[2]}"
+        require(num_heads_k > 0 and not odd, "num_heads_q", rule, num_heads_q)
+        q, k = qkv[:, :, :num_heads_q], qkv[:, :, num_heads_q : num_heads_q + num_heads_k]
+    tables_k = cos if cos_k is None else cos_k, sin if sin_k is None else sin_k
+    _turn_(q, cos, sin, interleaved, seqlen_offsets)
+    _turn_(k, *tables_k, interleaved, seqlen_offsets)
+    return qkv
+
+
+@called(x="kv", offset="seqlen_offsets")
+def apply_rotary_emb_kv_(kv, cos, sin, interleaved=False, seqlen_offsets=0):
+    """Turns k of packed k, v in place, and returns kv: (batch, seqlen, 2, heads, head_dim), any strides.
+
+    Source: flash_attn/layers/rotary.py, apply_rotary_emb_kv_.
+    """
+    fits = kv.dim() == 5 and kv.shape[2] == 2
+    require(fits, "kv", "have shape (batch, seqlen, 2, heads, head_dim)", f"shape {tuple(kv.shape)}")
+    _turn_(kv[:, :, 0], cos, sin, interleaved, seqlen_offsets)
+    return kv
+
+
+def _turn_(x, cos, sin, interleaved, offset):
+    require(cos.dim() == 2, "cos", "have shape (rows, rotary_dim / 2)", f"shape {tuple(cos.shape)}")
+    apply_(x, cos, sin, interleaved=interleaved, rotary_dim=2 * cos.shape[-1], offset=offset)

@@ -1,0 +1,46 @@
+"""rotary_embedding of vllm._custom_ops (vllm-project/vllm 0.32)."""
+
+from ..ops import apply_
+from ._errors import called, require
+
+
+@called(x="query", cos="cos_sin_cache", sin="cos_sin_cache")
+def rotary_embedding(positions, query, key, head_size, cos_sin_cache, is_neox, rope_dim_offset=0, inverse=False):
+    """Turns query and key in place; returns None.
+
+    positions: (tokens,) or (batch, seqlen), int32 or int64: rows of the cache. query: (*positions.shape, heads *
+    head_size) or (*positions.shape, heads, head_size), rows may have gaps (slices of packed q, k, v); key likewise, heads
+    may differ, or None. cos_sin_cache: (max_position, rotary_dim), cos in its first half of columns, sin in its second, one
+    entry per pair; float32 or the dtype of query. is_neox: channels are paired in halves, else (2i, 2i + 1).
+    rope_dim_offset: first rotated channel. inverse: turns back.
+
+    Bit-equal for float32 on the CPU with AVX-512 or AVX2. In 16 bits vLLM takes a cache in the dtype of query and, on a
+    GPU, rounds each product; here float32 arithmetic, rounded once. Differentiable here, not there.
+
+    Source: vllm/_custom_ops.py, rotary_embedding.
+    """
+    require(positions.dim() in (1, 2), "positions", "have 1 or 2 dimensions", f"shape {tuple(positions.shape)}")
+    require(cos_sin_cache.dim() == 2, "cos_sin_cache", "have 2 dimensions", f"shape {tuple(cos_sin_cache.shape)}")
+    heads = []
+    for name, x in (("query", query), ("key", key)):
+        if x is not None:
+            shapes = [(*positions.shape, -1), (*positions.shape, -1, head_size)]
+            fits = x.dim() - positions.dim() in (1, 2) and x.shape[: positions.dim()] == positions.shape
+            fits = (
+                fits and x.shape[-1] % head_size == 0 and (x.dim() == positions.dim() + 1 or x.shape[-1] == head_size)
+            )
+            rule = " or ".join(str(s).replace("-1", "heads * head_size" if s is shapes[0] else "heads") for s in shapes)
+            require(fits, name, f"have shape {rule}", f"shape {tuple(x.shape)}")
+            heads.append(x.view(*positions.shape, -1, head_size))
+    cos, sin = cos_sin_cache.chunk(2, dim=-1)
+    apply_(
+        heads,
+        cos,
+        sin,
+        layout="shd" if positions.dim() == 1 else "bshd",
+        interleaved=not is_neox,
+        rotary_dim=cos_sin_cache.shape[-1],
+        rotary_offset=rope_dim_offset,
+        positions=positions,
+        inverse=inverse,
+    )
