@@ -6,9 +6,9 @@ import torch
 def permute_weights(weight, num_heads, rotary_dim=None, *, to, rotary_offset=0):
     """Rows of a projection to q or k reordered, so that the other pairing computes the same attention.
 
-    weight: (num_heads * head_dim, ...): a weight (num_heads * head_dim, in_features), or a bias (num_heads * head_dim,); any
-        dtype and device. For k, num_heads is the number of heads of k. Norms of q and k with one entry per channel have
-        to be reordered too: num_heads=1.
+    weight: (num_heads * head_dim, in_features), or a bias (num_heads * head_dim,); any dtype and device. For k,
+        num_heads is the number of heads of k. A norm of q or k with one entry per channel has to be reordered too, with
+        num_heads=1.
     rotary_dim, rotary_offset: the rotated channels of a head, as in `apply`; the others stay where they are.
     to: "half": rows that made pairs (2i, 2i + 1) come to (i, i + rotary_dim / 2). From Meta's to Hugging Face's Llama.
         "interleaved": back, exactly.

@@ -11,8 +11,9 @@ from ._errors import require
 def rotate(x, cos, sin, *, interleaved=False, rotary_dim=None, rotary_offset=0, keep_dtype=True):
     """`rope_ext.apply` to x, or to the tensors of a tuple x, with cos and sin that broadcast to it like x * cos.
 
-    x: (..., head_dim). cos, sin: (..., rotary_dim / 2 or rotary_dim); axes before the last are 1, missing, or those of x.
-    dtypes are promoted as in x * cos: keep_dtype casts the result back to the dtype of x, as in (x * cos).to(x.dtype).
+    x: (..., head_dim). cos, sin: (..., rotary_dim / 2 or rotary_dim); axes before the last are 1, missing, or those of
+    x. dtypes are promoted as in x * cos: keep_dtype casts the result back to the dtype of x, as in (x *
+    cos).to(x.dtype).
     """
     if not isinstance(x, tuple):
         return _one(x, cos, sin, interleaved, rotary_dim, rotary_offset, keep_dtype)

@@ -10,7 +10,7 @@ def require(holds, argument, rule, got):
 
 
 def called(**names):
-    """Decorator: where `rope_ext.apply` complains of its argument x, the error names names["x"], the user's argument."""
+    """Decorator: an error of `rope_ext.apply` about its argument x names names["x"], the argument of the user."""
 
     def decorate(function):
         @functools.wraps(function)

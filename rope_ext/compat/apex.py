@@ -1,8 +1,8 @@
 """The four functions of apex.transformer.functional.fused_rope (NVIDIA/apex; its Python side was removed in 2026).
 
 Channels are paired in halves, (i, i + rotary_dim / 2). Arithmetic there and here: float32, rounded once to the dtype of
-t; their CUDA kernels fuse a product and a sum, and take cos and sin of freqs by CUDA's sincosf, so results can differ by
-one unit in the last place of the larger product. Here freqs, cos and sin get gradients (there: none).
+t; their CUDA kernels fuse a product and a sum, and take cos and sin of freqs by CUDA's sincosf, so results can differ
+by one unit in the last place of the larger product. Here freqs, cos and sin get gradients (there: none).
 """
 
 import torch

@@ -17,9 +17,9 @@ from ._sequences import in_sequences
 def apply_rotary_emb(x, cos, sin, interleaved=False, inplace=False, seqlen_offsets=0, cu_seqlens=None, max_seqlen=None):
     """Turns the first 2 * cos.shape[-1] channels of each head.
 
-    x: (batch, seqlen, heads, head_dim); with cu_seqlens (tokens, heads, head_dim). cos, sin: (rows, rotary_dim / 2), rows
-    at least seqlen plus offset. seqlen_offsets: int or (batch,). cu_seqlens: (batch + 1,) int32. max_seqlen: must be given
-    with cu_seqlens, as there; not used. inplace: writes to x and returns it.
+    x: (batch, seqlen, heads, head_dim); with cu_seqlens (tokens, heads, head_dim). cos, sin: (rows, rotary_dim / 2),
+    rows at least seqlen plus offset. seqlen_offsets: int or (batch,). cu_seqlens: (batch + 1,) int32. max_seqlen: must
+    be given with cu_seqlens, as there; not used. inplace: writes to x and returns it.
 
     Source: flash_attn/layers/rotary.py, apply_rotary_emb.
     """
@@ -41,8 +41,8 @@ def apply_rotary_emb(x, cos, sin, interleaved=False, inplace=False, seqlen_offse
 def apply_rotary_emb_qkv_(qkv, cos, sin, cos_k=None, sin_k=None, interleaved=False, seqlen_offsets=0, num_heads_q=None):
     """Turns q and k of packed q, k, v in place, and returns qkv.
 
-    qkv: (batch, seqlen, 3, heads, head_dim), or (batch, seqlen, num_heads_q + 2 * num_heads_k, head_dim) with num_heads_q.
-    Any strides. cos_k, sin_k: other tables for k.
+    qkv: (batch, seqlen, 3, heads, head_dim), or (batch, seqlen, num_heads_q + 2 * num_heads_k, head_dim) with
+    num_heads_q. Any strides. cos_k, sin_k: other tables for k.
 
     Source: flash_attn/layers/rotary.py, apply_rotary_emb_qkv_.
     """

@@ -8,10 +8,10 @@ from ._errors import called, require
 def liger_rotary_pos_emb(q, k, cos, sin, position_ids=None, unsqueeze_dim=1, rotary_dim=None):
     """Turns the first channels of q and k, paired in halves; returns both.
 
-    q, k: (batch, heads, seqlen, head_dim), any strides; heads may differ. cos, sin: (seqlen, width), (1 or batch, seqlen,
-    width), or those with an axis of size 1 at unsqueeze_dim. rotary_dim: default the width of cos, at most head_dim. Of
-    cos and sin the first rotary_dim / 2 columns are read, as there: their second half is taken for a copy of the first.
-    position_ids: not used, as there.
+    q, k: (batch, heads, seqlen, head_dim), any strides; heads may differ. cos, sin: (seqlen, width), (1 or batch,
+    seqlen, width), or those with an axis of size 1 at unsqueeze_dim. rotary_dim: default the width of cos, at most
+    head_dim. Of cos and sin the first rotary_dim / 2 columns are read, as there: their second half is taken for a copy
+    of the first. position_ids: not used, as there.
 
     Their Triton kernel computes in the dtype of sin and may fuse a product and a sum; here the arithmetic is float32,
     rounded once. So with float32 tables results are equal but for the last bit of that sum; with 16-bit tables ours are

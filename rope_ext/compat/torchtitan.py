@@ -14,8 +14,8 @@ from ._errors import called, require
 def apply_rotary_emb_complex(query, key, rope_cache):
     """ComplexRoPE.apply_rotary_emb: query, key (batch, seqlen, heads, head_dim), pairs (2i, 2i + 1).
 
-    rope_cache: (1 or batch, seqlen, 1, head_dim / 2) complex64 (complex128 for float64 query). Equal up to one rounding of
-    the result: PyTorch's complex product fuses a product and a sum on some processors.
+    rope_cache: (1 or batch, seqlen, 1, head_dim / 2) complex64 (complex128 for float64 query). Equal up to one rounding
+    of the result: PyTorch's complex product fuses a product and a sum on some processors.
 
     Source: torchtitan/models/common/rope.py, ComplexRoPE.apply_rotary_emb.
     """
@@ -28,8 +28,8 @@ def apply_rotary_emb_complex(query, key, rope_cache):
 def apply_rotary_emb_cos_sin(query, key, rope_cache):
     """CosSinRoPE.apply_rotary_emb: query, key (batch, seqlen, heads, head_dim), pairs (i, i + head_dim / 2).
 
-    rope_cache: (1 or batch, seqlen, 1, 2 * head_dim) float32: cos, then sin, one entry per channel. Bit-equal for 16-bit
-    and float32 query. float64 stays float64 with a float64 rope_cache (there: rounded to float32).
+    rope_cache: (1 or batch, seqlen, 1, 2 * head_dim) float32: cos, then sin, one entry per channel. Bit-equal for
+    16-bit and float32 query. float64 stays float64 with a float64 rope_cache (there: rounded to float32).
 
     Source: torchtitan/models/common/rope.py, CosSinRoPE.apply_rotary_emb.
     """

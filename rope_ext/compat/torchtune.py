@@ -12,10 +12,11 @@ from ._errors import called, require
 
 @called(positions="input_pos", cos="self.cache", sin="self.cache")
 def forward(self, x, *, input_pos=None):
-    """RotaryPositionalEmbeddings.forward, and Llama3ScaledRoPE's: x (batch, seqlen, heads, head_dim), pairs (2i, 2i + 1).
+    """RotaryPositionalEmbeddings.forward, and Llama3ScaledRoPE's: x (batch, seqlen, heads, head_dim), pairs (2i, 2i+1).
 
-    self.cache: (max_seq_len, head_dim / 2, 2), cos and sin. input_pos: (seqlen,), (1 or batch, seqlen) integers, or None for
-    0, 1, 2, ... Bit-equal for 16-bit and float32 x. float64 x needs a float64 cache (there: rounded to float32).
+    self.cache: (max_seq_len, head_dim / 2, 2), cos and sin. input_pos: (seqlen,), (1 or batch, seqlen) integers, or
+    None for 0, 1, 2, ... Bit-equal for 16-bit and float32 x. float64 x needs a float64 cache (there: rounded to
+    float32).
 
     Source: torchtune/modules/position_embeddings.py and torchtune/models/llama3_1/_position_embeddings.py.
     """
@@ -25,11 +26,11 @@ def forward(self, x, *, input_pos=None):
 
 @called(positions="input_pos", cos="self.cache", sin="self.cache")
 def forward_half(self, x, input_pos=None):
-    """Phi3RotaryPositionalEmbeddings.forward and Qwen2's: x (batch, seqlen, heads, head_dim), pairs (i, i + head_dim / 2).
+    """Phi3RotaryPositionalEmbeddings.forward, and Qwen2's: x (batch, seqlen, heads, head_dim), pairs in halves.
 
-    self.cache: (max_seq_len, 2 * head_dim), cos and then sin, one entry per channel. input_pos as in `forward`. Bit-equal
-    for float32 x, and for Phi 3 for 16-bit x. Qwen 2 there rounds cos, sin, both products and the sum to the dtype of x,
-    here only the result is rounded.
+    self.cache: (max_seq_len, 2 * head_dim), cos and then sin, one entry per channel. input_pos as in `forward`.
+    Bit-equal for float32 x, and for Phi 3 for 16-bit x. Qwen 2 there rounds cos, sin, both products and the sum to the
+    dtype of x, here only the result is rounded.
 
     Source: torchtune/models/phi3/_position_embeddings.py, torchtune/models/qwen2/_positional_embeddings.py.
     """

@@ -22,9 +22,9 @@ def apply_rotary_pos_emb(
     """Turns the first freqs.shape[-1] channels of each head by the angles freqs, one per channel.
 
     t: (seqlen, batch, heads, head_dim), "bshd" (batch, seqlen, ...) or "thd" (tokens, heads, head_dim) with cu_seqlens
-    (nseq + 1,) int32, those of all ranks together. freqs: (rows, 1, 1, rotary_dim), also (rows, batch, 1, rotary_dim) where
-    neither start_positions nor "thd" is used. start_positions: (batch,) integers. cp_size, cp_rank: t is piece cp_rank
-    and piece 2 * cp_size - 1 - cp_rank of each sequence, which was cut in 2 * cp_size equal ones.
+    (nseq + 1,) int32, those of all ranks together. freqs: (rows, 1, 1, rotary_dim), also (rows, batch, 1, rotary_dim)
+    where neither start_positions nor "thd" is used. start_positions: (batch,) integers. cp_size, cp_rank: t is piece
+    cp_rank and piece 2 * cp_size - 1 - cp_rank of each sequence, which was cut in 2 * cp_size equal ones.
 
     fused: where cos and sin are rounded: False rounds them to the dtype of t, True keeps float32. One kernel does both.
     Bit-equal for float32 t to fused=False. For 16-bit t its sum of two rounded products is rounded again, here once: up

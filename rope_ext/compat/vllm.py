@@ -9,10 +9,10 @@ def rotary_embedding(positions, query, key, head_size, cos_sin_cache, is_neox, r
     """Turns query and key in place; returns None.
 
     positions: (tokens,) or (batch, seqlen), int32 or int64: rows of the cache. query: (*positions.shape, heads *
-    head_size) or (*positions.shape, heads, head_size), rows may have gaps (slices of packed q, k, v); key likewise, heads
-    may differ, or None. cos_sin_cache: (max_position, rotary_dim), cos in its first half of columns, sin in its second, one
-    entry per pair; float32 or the dtype of query. is_neox: channels are paired in halves, else (2i, 2i + 1).
-    rope_dim_offset: first rotated channel. inverse: turns back.
+    head_size) or (*positions.shape, heads, head_size), rows may have gaps (slices of packed q, k, v); key likewise,
+    heads may differ, or None. cos_sin_cache: (max_position, rotary_dim), cos in its first half of columns, sin in its
+    second, one entry per pair; float32 or the dtype of query. is_neox: channels are paired in halves, else (2i, 2i +
+    1). rope_dim_offset: first rotated channel. inverse: turns back.
 
     Bit-equal for float32 on the CPU with AVX-512 or AVX2. In 16 bits vLLM takes a cache in the dtype of query and, on a
     GPU, rounds each product; here float32 arithmetic, rounded once. Differentiable here, not there.

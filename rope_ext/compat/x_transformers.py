@@ -8,8 +8,8 @@ from ._errors import called, require
 def apply_rotary_pos_emb(t, freqs, scale=1):
     """Turns the first freqs.shape[-1] channels of t by the angles freqs; pairs are (2i, 2i + 1).
 
-    t: (batch, seqlen, head_dim) or (batch, heads, seqlen, head_dim). freqs: (1 or batch, rows, rotary_dim), one angle per
-    channel, of which the last seqlen rows are used. scale: number, or Tensor of the shape of freqs (xPos).
+    t: (batch, seqlen, head_dim) or (batch, heads, seqlen, head_dim). freqs: (1 or batch, rows, rotary_dim), one angle
+    per channel, of which the last seqlen rows are used. scale: number, or Tensor of the shape of freqs (xPos).
 
     Bit-equal and not where `rope_ext.compat.rotary_embedding_torch.apply_rotary_emb` is.
 
