@@ -12,7 +12,7 @@ from ._errors import called, require
 from .transformer_engine import turn
 
 
-@called(x="t", cos="freqs", sin="freqs", offset="freqs")
+@called(x="t", cos="freqs", sin="freqs", offset="freqs", rotary_dim="freqs")
 def fused_apply_rotary_pos_emb(t, freqs, transpose_output_memory=False):
     """Turns the first freqs.shape[-1] channels of t by the angles freqs.
 
@@ -24,7 +24,7 @@ def fused_apply_rotary_pos_emb(t, freqs, transpose_output_memory=False):
     return _in_memory(turn(t, _rows(freqs, "freqs"), "sbhd"), transpose_output_memory)
 
 
-@called(x="t", cos="cos_", sin="sin_", offset="cos_")
+@called(x="t", cos="cos_", sin="sin_", offset="cos_", rotary_dim="cos_")
 def fused_apply_rotary_pos_emb_cached(t, cos_, sin_, transpose_output_memory=False):
     """`fused_apply_rotary_pos_emb` with cos_ and sin_, (rows, 1, 1, rotary_dim), float32 or the dtype of t.
 
@@ -34,7 +34,7 @@ def fused_apply_rotary_pos_emb_cached(t, cos_, sin_, transpose_output_memory=Fal
     return _in_memory(apply(t, cos, sin, layout="sbhd", rotary_dim=cos.shape[-1]), transpose_output_memory)
 
 
-@called(x="t", cos="freqs", sin="freqs", offset="freqs")
+@called(x="t", cos="freqs", sin="freqs", offset="freqs", rotary_dim="freqs")
 def fused_apply_rotary_pos_emb_thd(t, cu_seqlens, freqs):
     """Packed sequences: t (tokens, heads, head_dim), cu_seqlens (nseq + 1,) int32, freqs (rows, 1, 1, rotary_dim).
 

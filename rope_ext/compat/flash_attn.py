@@ -13,7 +13,7 @@ from ._errors import called, require
 from ._sequences import in_sequences
 
 
-@called(offset="seqlen_offsets", positions="seqlen_offsets")
+@called(offset="seqlen_offsets", positions="seqlen_offsets", rotary_dim="cos")
 def apply_rotary_emb(x, cos, sin, interleaved=False, inplace=False, seqlen_offsets=0, cu_seqlens=None, max_seqlen=None):
     """Turns the first 2 * cos.shape[-1] channels of each head.
 
@@ -37,7 +37,7 @@ def apply_rotary_emb(x, cos, sin, interleaved=False, inplace=False, seqlen_offse
     return turn(x, cos, sin, interleaved=interleaved, rotary_dim=2 * cos.shape[-1], **rows)
 
 
-@called(x="qkv", offset="seqlen_offsets")
+@called(x="qkv", offset="seqlen_offsets", rotary_dim="cos")
 def apply_rotary_emb_qkv_(qkv, cos, sin, cos_k=None, sin_k=None, interleaved=False, seqlen_offsets=0, num_heads_q=None):
     """Turns q and k of packed q, k, v in place, and returns qkv.
 
@@ -56,13 +56,15 @@ def apply_rotary_emb_qkv_(qkv, cos, sin, cos_k=None, sin_k=None, interleaved=Fal
         rule = f"leave as many heads for k as for v of {qkv.shape[2]}"
         require(num_heads_k > 0 and not odd, "num_heads_q", rule, num_heads_q)
         q, k = qkv[:, :, :num_heads_q], qkv[:, :, num_heads_q : num_heads_q + num_heads_k]
-    tables_k = cos if cos_k is None else cos_k, sin if sin_k is None else sin_k
-    _turn_(q, cos, sin, interleaved, seqlen_offsets)
-    _turn_(k, *tables_k, interleaved, seqlen_offsets)
+    if cos_k is None and sin_k is None:
+        _turn_((q, k), cos, sin, interleaved, seqlen_offsets)
+    else:
+        _turn_(q, cos, sin, interleaved, seqlen_offsets)
+        _turn_(k, cos if cos_k is None else cos_k, sin if sin_k is None else sin_k, interleaved, seqlen_offsets)
     return qkv
 
 
-@called(x="kv", offset="seqlen_offsets")
+@called(x="kv", offset="seqlen_offsets", rotary_dim="cos")
 def apply_rotary_emb_kv_(kv, cos, sin, interleaved=False, seqlen_offsets=0):
     """Turns k of packed k, v in place, and returns kv: (batch, seqlen, 2, heads, head_dim), any strides.
 

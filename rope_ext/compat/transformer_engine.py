@@ -7,7 +7,7 @@ from ._errors import called, require
 from ._sequences import in_parts, in_sequences
 
 
-@called(x="t", cos="freqs", sin="freqs", offset="start_positions", positions="freqs")
+@called(x="t", cos="freqs", sin="freqs", offset="start_positions", positions="freqs", rotary_dim="freqs")
 def apply_rotary_pos_emb(
     t,
     freqs,

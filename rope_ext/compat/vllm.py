@@ -4,7 +4,9 @@ from ..ops import apply_
 from ._errors import called, require
 
 
-@called(x="query", cos="cos_sin_cache", sin="cos_sin_cache")
+@called(
+    x="query", cos="cos_sin_cache", sin="cos_sin_cache", rotary_dim="cos_sin_cache", rotary_offset="rope_dim_offset"
+)
 def rotary_embedding(positions, query, key, head_size, cos_sin_cache, is_neox, rope_dim_offset=0, inverse=False):
     """Turns query and key in place; returns None.
 
@@ -21,20 +23,10 @@ def rotary_embedding(positions, query, key, head_size, cos_sin_cache, is_neox, r
     """
     require(positions.dim() in (1, 2), "positions", "have 1 or 2 dimensions", f"shape {tuple(positions.shape)}")
     require(cos_sin_cache.dim() == 2, "cos_sin_cache", "have 2 dimensions", f"shape {tuple(cos_sin_cache.shape)}")
-    heads = []
-    for name, x in (("query", query), ("key", key)):
-        if x is not None:
-            shapes = [(*positions.shape, -1), (*positions.shape, -1, head_size)]
-            fits = x.dim() - positions.dim() in (1, 2) and x.shape[: positions.dim()] == positions.shape
-            fits = (
-                fits and x.shape[-1] % head_size == 0 and (x.dim() == positions.dim() + 1 or x.shape[-1] == head_size)
-            )
-            rule = " or ".join(str(s).replace("-1", "heads * head_size" if s is shapes[0] else "heads") for s in shapes)
-            require(fits, name, f"have shape {rule}", f"shape {tuple(x.shape)}")
-            heads.append(x.view(*positions.shape, -1, head_size))
+    x = [_with_heads(name, t, positions, head_size) for name, t in (("query", query), ("key", key)) if t is not None]
     cos, sin = cos_sin_cache.chunk(2, dim=-1)
     apply_(
-        heads,
+        x,
         cos,
         sin,
         layout="shd" if positions.dim() == 1 else "bshd",
@@ -44,3 +36,13 @@ def rotary_embedding(positions, query, key, head_size, cos_sin_cache, is_neox, r
         positions=positions,
         inverse=inverse,
     )
+
+
+def _with_heads(name, x, positions, head_size):
+    """A view (*positions.shape, heads, head_size) of x."""
+    rank = positions.dim()
+    fits = x.shape[:rank] == positions.shape and x.dim() in (rank + 1, rank + 2)
+    fits = fits and (x.shape[-1] == head_size or (x.dim() == rank + 1 and x.shape[-1] % head_size == 0))
+    rule = f"have the axes {tuple(positions.shape)} of positions and then heads * head_size or heads, head_size"
+    require(fits, name, rule, f"shape {tuple(x.shape)} with head_size {head_size}")
+    return x.view(*positions.shape, -1, head_size)
