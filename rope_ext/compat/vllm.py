@@ -16,8 +16,10 @@ def rotary_embedding(positions, query, key, head_size, cos_sin_cache, is_neox, r
     second, one entry per pair; float32 or the dtype of query. is_neox: channels are paired in halves, else (2i, 2i +
     1). rope_dim_offset: first rotated channel. inverse: turns back.
 
-    Bit-equal for float32 on the CPU with AVX-512 or AVX2. In 16 bits vLLM takes a cache in the dtype of query and, on a
-    GPU, rounds each product; here float32 arithmetic, rounded once. Differentiable here, not there.
+    In float32 and, for the CPU, in bfloat16 equal up to one rounding: vLLM fuses a product and a sum. On a GPU vLLM
+    takes a cache in the dtype of query and rounds each product in 16 bits; here the arithmetic is float32, rounded
+    once. Differentiable here, not there. int32 positions, heads axes and rope_dim_offset or inverse also on the CPU
+    (there not).
 
     Source: vllm/_custom_ops.py, rotary_embedding.
     """
