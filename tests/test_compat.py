@@ -225,6 +225,7 @@ CASES = {
         partial(timm.apply_rot_embed_cat, half=True),
         lambda x, emb: turned(x, emb[..., D:], emb[..., :D]),
     ),
+    "timm one token": ([(D,), (2 * D,)], timm.apply_rot_embed_cat, lambda x, emb: turned(x, emb[D:], emb[:D], True)),
     "transformers": (
         [*BHSD, (B, S, D), (B, S, D)],
         transformers.apply_rotary_pos_emb,
@@ -513,6 +514,17 @@ def test_vllm_in_place(case):
     assert_same_bits([x for x in (query, key) if x is not None], wanted)
 
 
+@pytest.mark.parametrize(
+    "name", ["flash_attn", "TE", "apex 2d", "liger", "meta_llama", "timm half, per head", "transformers"]
+)
+def test_in_one_graph(name):
+    """torch.compile sees through the decorators and checks."""
+    torch._dynamo.reset()
+    tensors = tensors_of(name, F32)
+    compiled = torch.compile(CASES[name][1], backend="eager", fullgraph=True)
+    assert_same_bits(compiled(*tensors), CASES[name][1](*tensors))
+
+
 # ---- signatures and errors ----
 
 SIGNATURES = {
@@ -726,6 +738,18 @@ ERRORS = {
     "timm: per pair": (
         lambda: timm.apply_rot_embed_cat(T(B, H, S, D), T(S, D)),
         "cos_emb must have the head_dim 8 of x last, got shape (5, 4)",
+    ),
+    "timm: sin": (
+        lambda: timm.apply_rot_embed(T(B, H, S, D), T(S, D), T(1, D)),
+        "sin_emb must have the shape of cos, (1, 8), got shape (5, 8)",
+    ),
+    "rotary_embedding_torch: five axes": (
+        lambda: rotary_embedding_torch.apply_rotary_emb(T(S, 4, D), T(B, H, S, 3, D)),
+        "freqs must broadcast to x of shape (2, 3, 5, 3, 8) on all axes but the last, got shape (5, 4, 8)",
+    ),
+    "rotary_embedding_torch: more axes than t": (
+        lambda: rotary_embedding_torch.apply_rotary_emb(T(1, S, 1, D), T(S, D)),
+        "freqs must broadcast to x of shape (5, 8) on all axes but the last, got shape (1, 5, 1, 8)",
     ),
     "transformers: partial": (
         lambda: transformers.apply_rotary_pos_emb(T(B, H, S, D), T(B, H, S, D), T(B, S, P), T(B, S, P)),

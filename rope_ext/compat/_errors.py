@@ -2,11 +2,16 @@
 
 import functools
 
+import torch
 
-def require(holds, argument, rule, got):
-    """Raises ValueError "rope_ext: <argument> must <rule>, got <got>" unless holds."""
-    if not holds:
-        raise ValueError(f"rope_ext: {argument} must {rule}, got {got}")
+
+def refused(argument, rule, got):
+    """The ValueError "rope_ext: <argument> must <rule>, got <got>"; of a Tensor the shape."""
+    return ValueError(f"rope_ext: {argument} must {rule}, got {_text(got)}")
+
+
+def _text(got):
+    return f"shape {tuple(got.shape)}" if isinstance(got, torch.Tensor) else got
 
 
 def called(**names):

@@ -8,7 +8,7 @@ by one unit in the last place of the larger product. Here freqs, cos and sin get
 import torch
 
 from ..ops import apply
-from ._errors import called, require
+from ._errors import called, refused
 from .transformer_engine import turn
 
 
@@ -52,15 +52,17 @@ def fused_apply_rotary_pos_emb_2d(t, img_h, img_w, cos_h, sin_h, cos_w, sin_w):
     Source: apex/transformer/functional/fused_rope.py, fused_apply_rotary_pos_emb_2d.
     """
     fits = t.dim() == 4 and t.shape[1] == img_h * img_w and t.shape[3] % 4 == 0
-    rule = f"have shape (batch, {img_h} * {img_w}, heads, head_dim) with head_dim a multiple of 4"
-    require(fits, "t", rule, f"shape {tuple(t.shape)}")
+    if not fits:
+        rule = f"have shape (batch, {img_h} * {img_w}, heads, head_dim) with head_dim a multiple of 4"
+        raise refused("t", rule, t)
     half = t.shape[3] // 2
     tables = {"cos_h": cos_h, "sin_h": sin_h, "cos_w": cos_w, "sin_w": sin_w}
     for name, table in tables.items():
         least = img_h if name.endswith("h") else img_w
         fits = table.dim() == 4 and table.shape[0] == table.shape[2] == 1 and table.shape[3] == half
-        rule = f"have shape (1, {least} or more, 1, {half})"
-        require(fits and table.shape[1] >= least, name, rule, f"shape {tuple(table.shape)}")
+        if not (fits and table.shape[1] >= least):
+            rule = f"have shape (1, {least} or more, 1, {half})"
+            raise refused(name, rule, table)
     image = t.unflatten(1, (img_h, img_w))
     # Rows: (batch, img_h, img_w * heads, head_dim). Columns: (batch * img_h, img_w, heads, head_dim).
     y = apply(image.flatten(2, 3), cos_h[0, :, 0], sin_h[0, :, 0], rotary_dim=half)
@@ -71,7 +73,8 @@ def fused_apply_rotary_pos_emb_2d(t, img_h, img_w, cos_h, sin_h, cos_w, sin_w):
 
 def _rows(table, name):
     fits = table.dim() == 4 and table.shape[1:3] == (1, 1)
-    require(fits, name, "have shape (rows, 1, 1, rotary_dim)", f"shape {tuple(table.shape)}")
+    if not fits:
+        raise refused(name, "have shape (rows, 1, 1, rotary_dim)", table)
     return table[:, 0, 0]
 
 

@@ -9,7 +9,7 @@ packed tokens outside every sequence are copied (theirs: not written); head_dim 
 import torch
 
 from ..ops import apply, apply_
-from ._errors import called, require
+from ._errors import called, refused
 from ._sequences import in_sequences
 
 
@@ -23,15 +23,17 @@ def apply_rotary_emb(x, cos, sin, interleaved=False, inplace=False, seqlen_offse
 
     Source: flash_attn/layers/rotary.py, apply_rotary_emb.
     """
-    require(cos.dim() == 2, "cos", "have shape (rows, rotary_dim / 2)", f"shape {tuple(cos.shape)}")
+    if cos.dim() != 2:
+        raise refused("cos", "have shape (rows, rotary_dim / 2)", cos)
     rows = {"layout": "bshd", "offset": seqlen_offsets}
     if cu_seqlens is not None:
-        require(max_seqlen is not None, "max_seqlen", "be given with cu_seqlens", None)
+        if max_seqlen is None:
+            raise refused("max_seqlen", "be given with cu_seqlens", None)
         rows = {"layout": "thd", "offset": seqlen_offsets, "cu_seqlens": cu_seqlens}
         if isinstance(seqlen_offsets, torch.Tensor):
             nseq = cu_seqlens.numel() - 1
-            shape = tuple(seqlen_offsets.shape)
-            require(shape == (nseq,), "seqlen_offsets", f"be an int or have shape ({nseq},)", f"shape {shape}")
+            if seqlen_offsets.shape != (nseq,):
+                raise refused("seqlen_offsets", f"be an int or have shape ({nseq},)", seqlen_offsets)
             rows = {"layout": "thd", "positions": in_sequences(x.shape[0], cu_seqlens, seqlen_offsets)}
     turn = apply_ if inplace else apply
     return turn(x, cos, sin, interleaved=interleaved, rotary_dim=2 * cos.shape[-1], **rows)
@@ -47,14 +49,18 @@ def apply_rotary_emb_qkv_(qkv, cos, sin, cos_k=None, sin_k=None, interleaved=Fal
     Source: flash_attn/layers/rotary.py, apply_rotary_emb_qkv_.
     """
     if qkv.dim() == 5:
-        require(qkv.shape[2] == 3, "qkv", "have 3 on axis 2", f"shape {tuple(qkv.shape)}")
+        if qkv.shape[2] != 3:
+            raise refused("qkv", "have 3 on axis 2", qkv)
         q, k = qkv[:, :, 0], qkv[:, :, 1]
     else:
-        require(qkv.dim() == 4, "qkv", "have 4 or 5 dimensions", f"shape {tuple(qkv.shape)}")
-        require(num_heads_q is not None, "num_heads_q", "be given for qkv of 4 dimensions", None)
+        if qkv.dim() != 4:
+            raise refused("qkv", "have 4 or 5 dimensions", qkv)
+        if num_heads_q is None:
+            raise refused("num_heads_q", "be given for qkv of 4 dimensions", None)
         num_heads_k, odd = divmod(qkv.shape[2] - num_heads_q, 2)
-        rule = f"leave as many heads for k as for v of {qkv.shape[2]}"
-        require(num_heads_k > 0 and not odd, "num_heads_q", rule, num_heads_q)
+        if num_heads_k < 1 or odd:
+            rule = f"leave as many heads for k as for v of {qkv.shape[2]}"
+            raise refused("num_heads_q", rule, num_heads_q)
         q, k = qkv[:, :, :num_heads_q], qkv[:, :, num_heads_q : num_heads_q + num_heads_k]
     if cos_k is None and sin_k is None:
         _turn_((q, k), cos, sin, interleaved, seqlen_offsets)
@@ -70,12 +76,13 @@ def apply_rotary_emb_kv_(kv, cos, sin, interleaved=False, seqlen_offsets=0):
 
     Source: flash_attn/layers/rotary.py, apply_rotary_emb_kv_.
     """
-    fits = kv.dim() == 5 and kv.shape[2] == 2
-    require(fits, "kv", "have shape (batch, seqlen, 2, heads, head_dim)", f"shape {tuple(kv.shape)}")
+    if kv.dim() != 5 or kv.shape[2] != 2:
+        raise refused("kv", "have shape (batch, seqlen, 2, heads, head_dim)", kv)
     _turn_(kv[:, :, 0], cos, sin, interleaved, seqlen_offsets)
     return kv
 
 
 def _turn_(x, cos, sin, interleaved, offset):
-    require(cos.dim() == 2, "cos", "have shape (rows, rotary_dim / 2)", f"shape {tuple(cos.shape)}")
+    if cos.dim() != 2:
+        raise refused("cos", "have shape (rows, rotary_dim / 2)", cos)
     apply_(x, cos, sin, interleaved=interleaved, rotary_dim=2 * cos.shape[-1], offset=offset)

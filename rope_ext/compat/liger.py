@@ -1,7 +1,7 @@
 """liger_rotary_pos_emb (linkedin/Liger-Kernel 0.8.5), on every device."""
 
 from ..ops import apply
-from ._errors import called, require
+from ._errors import called, refused
 
 
 @called(x="q")
@@ -21,13 +21,16 @@ def liger_rotary_pos_emb(q, k, cos, sin, position_ids=None, unsqueeze_dim=1, rot
     Source: liger_kernel/transformers/rope.py, liger_rotary_pos_emb; kernel: liger_kernel/ops/rope.py.
     """
     if cos.dim() == 4:
-        rule = f"have an axis of size 1 at unsqueeze_dim {unsqueeze_dim}"
-        require(cos.shape[unsqueeze_dim] == 1, "cos", rule, f"shape {tuple(cos.shape)}")
+        if cos.shape[unsqueeze_dim] != 1:
+            rule = f"have an axis of size 1 at unsqueeze_dim {unsqueeze_dim}"
+            raise refused("cos", rule, cos)
         cos, sin = cos.squeeze(unsqueeze_dim), sin.squeeze(unsqueeze_dim)
     if cos.dim() == 2:
         cos, sin = cos.unsqueeze(0), sin.unsqueeze(0)
-    require(cos.dim() == 3, "cos", "have 2 to 4 dimensions", f"shape {tuple(cos.shape)}")
+    if cos.dim() != 3:
+        raise refused("cos", "have 2 to 4 dimensions", cos)
     rotary_dim = min(cos.shape[-1], q.shape[-1]) if rotary_dim is None else rotary_dim
     pairs = rotary_dim // 2
-    require(cos.shape[-1] >= pairs, "cos", f"have at least {pairs} columns", f"shape {tuple(cos.shape)}")
+    if cos.shape[-1] < pairs:
+        raise refused("cos", f"have at least {pairs} columns", cos)
     return apply((q, k), cos[..., :pairs], sin[..., :pairs], layout="bhsd", rotary_dim=rotary_dim)

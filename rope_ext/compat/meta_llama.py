@@ -1,7 +1,7 @@
 """apply_rotary_emb of Llama in Meta's code (meta-llama/llama, llama/model.py; the same in llama3 and llama-models)."""
 
 from ..ops import apply
-from ._errors import called, require
+from ._errors import called, refused
 
 
 @called(x="xq", cos="freqs_cis", sin="freqs_cis")
@@ -16,8 +16,10 @@ def apply_rotary_emb(xq, xk, freqs_cis):
 
     Source: llama/model.py, apply_rotary_emb.
     """
-    require(freqs_cis.is_complex(), "freqs_cis", "be complex", freqs_cis.dtype)
+    if not freqs_cis.is_complex():
+        raise refused("freqs_cis", "be complex", freqs_cis.dtype)
     wanted = xq.shape[1], xq.shape[-1] // 2
     got = tuple(freqs_cis.shape)
-    require(got == wanted, "freqs_cis", f"have shape (seqlen, head_dim / 2), {tuple(wanted)}", got)
+    if got != wanted:
+        raise refused("freqs_cis", f"have shape (seqlen, head_dim / 2), {tuple(wanted)}", got)
     return apply((xq, xk), freqs_cis.real, freqs_cis.imag, interleaved=True)

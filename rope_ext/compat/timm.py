@@ -1,10 +1,10 @@
 """apply_rot_embed, apply_rot_embed_list and apply_rot_embed_cat of timm (huggingface/pytorch-image-models 1.0.31)."""
 
 from ._broadcast import rotate
-from ._errors import called, require
+from ._errors import called, refused
 
 
-@called(cos="cos_emb")
+@called(cos="cos_emb", sin="sin_emb")
 def apply_rot_embed(x, sin_emb, cos_emb, half=False):
     """Turns x; sin before cos. half: pairs are (i, i + head_dim / 2), else (2i, 2i + 1).
 
@@ -15,8 +15,8 @@ def apply_rot_embed(x, sin_emb, cos_emb, half=False):
 
     Source: timm/layers/pos_embed_sincos.py, apply_rot_embed.
     """
-    rule, got = f"have the head_dim {x.shape[-1]} of x last", f"shape {tuple(cos_emb.shape)}"
-    require(cos_emb.shape[-1] == x.shape[-1], "cos_emb", rule, got)
+    if cos_emb.shape[-1] != x.shape[-1]:
+        raise refused("cos_emb", f"have the head_dim {x.shape[-1]} of x last", cos_emb)
     return rotate(x, cos_emb, sin_emb, interleaved=not half)
 
 

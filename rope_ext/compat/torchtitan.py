@@ -7,7 +7,7 @@ For plain tensors; a DTensor's is its to_local().
 """
 
 from ..ops import apply
-from ._errors import called, require
+from ._errors import called, refused
 
 
 @called(x="query", cos="rope_cache", sin="rope_cache")
@@ -19,7 +19,8 @@ def apply_rotary_emb_complex(query, key, rope_cache):
 
     Source: torchtitan/models/common/rope.py, ComplexRoPE.apply_rotary_emb.
     """
-    require(rope_cache.is_complex(), "rope_cache", "be complex", rope_cache.dtype)
+    if not rope_cache.is_complex():
+        raise refused("rope_cache", "be complex", rope_cache.dtype)
     _check(query, rope_cache, query.shape[-1] // 2)
     return apply((query, key), rope_cache.real, rope_cache.imag, interleaved=True)
 
@@ -40,4 +41,5 @@ def apply_rotary_emb_cos_sin(query, key, rope_cache):
 
 def _check(query, rope_cache, width):
     fits = query.dim() == rope_cache.dim() == 4 and rope_cache.shape[2:] == (1, width)
-    require(fits, "rope_cache", f"have shape (1 or batch, seqlen, 1, {width})", f"shape {tuple(rope_cache.shape)}")
+    if not fits:
+        raise refused("rope_cache", f"have shape (1 or batch, seqlen, 1, {width})", rope_cache)

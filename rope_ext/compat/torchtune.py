@@ -7,7 +7,7 @@ its end).
 """
 
 from ..ops import apply
-from ._errors import called, require
+from ._errors import called, refused
 
 
 @called(positions="input_pos", cos="self.cache", sin="self.cache")
@@ -40,7 +40,9 @@ def forward_half(self, x, input_pos=None):
 
 def _cache(self, row):
     cache = getattr(self, "cache", None)
-    require(cache is not None, "self.cache", "be built: call self.rope_init()", None)
-    rule = f"have shape (max_seq_len, {', '.join(map(str, row))})"
-    require(tuple(cache.shape[1:]) == row, "self.cache", rule, f"shape {tuple(cache.shape)}")
+    if cache is None:
+        raise refused("self.cache", "be built: call self.rope_init()", None)
+    if tuple(cache.shape[1:]) != row:
+        rule = f"have shape (max_seq_len, {', '.join(map(str, row))})"
+        raise refused("self.cache", rule, cache)
     return cache

@@ -3,7 +3,7 @@
 import torch
 
 from ..ops import apply
-from ._errors import called, require
+from ._errors import called, refused
 from ._sequences import in_parts, in_sequences
 
 
@@ -34,24 +34,28 @@ def apply_rotary_pos_emb(
     Source: transformer_engine/pytorch/attention/rope.py, apply_rotary_pos_emb.
     """
     formats = "sbhd", "bshd", "thd"
-    require(tensor_format in formats, "tensor_format", f"be one of {', '.join(formats)}", repr(tensor_format))
+    if tensor_format not in formats:
+        raise refused("tensor_format", f"be one of {', '.join(formats)}", repr(tensor_format))
     packed = tensor_format == "thd"
-    require(not packed or cu_seqlens is not None, "cu_seqlens", "be given for tensor_format 'thd'", None)
-    require(0 <= cp_rank < cp_size, "cp_rank", f"be in 0 to cp_size - 1 = {cp_size - 1}", cp_rank)
+    if packed and cu_seqlens is None:
+        raise refused("cu_seqlens", "be given for tensor_format 'thd'", None)
+    if not (0 <= cp_rank < cp_size):
+        raise refused("cp_rank", f"be in 0 to cp_size - 1 = {cp_size - 1}", cp_rank)
     shared = freqs.dim() == 4 and freqs.shape[1:3] == (1, 1)
     per_sequence = freqs.dim() == 4 and freqs.shape[2] == 1 and not packed and start_positions is None
-    rule = "have shape (rows, 1, 1, rotary_dim), or (rows, batch, 1, rotary_dim) without start_positions"
-    require(shared or per_sequence, "freqs", rule, f"shape {tuple(freqs.shape)}")
+    if not (shared or per_sequence):
+        rule = "have shape (rows, 1, 1, rotary_dim), or (rows, batch, 1, rotary_dim) without start_positions"
+        raise refused("freqs", rule, freqs)
 
     if packed:
         rows = _rows_of_sequences(t.shape[0], cu_seqlens, start_positions, cp_size, cp_rank)
     else:
         seqlen = t.shape[tensor_format.index("s")]
-        rule = "have an even seqlen where cp_size > 1"
-        require(cp_size == 1 or seqlen % 2 == 0, "t", rule, seqlen)
+        if cp_size > 1 and seqlen % 2:
+            raise refused("t", "have an even seqlen where cp_size > 1", seqlen)
         if cp_size == 1 and start_positions is None:
-            rule = f"have a row for each of the {seqlen} tokens of t"
-            require(freqs.shape[0] >= seqlen, "freqs", rule, f"shape {tuple(freqs.shape)}")
+            if freqs.shape[0] < seqlen:
+                raise refused("freqs", f"have a row for each of the {seqlen} tokens of t", freqs)
             freqs = freqs[:seqlen]
         rows = {}
         if cp_size > 1:

@@ -1,7 +1,7 @@
 """rotary_embedding of vllm._custom_ops (vllm-project/vllm 0.32)."""
 
 from ..ops import apply_
-from ._errors import called, require
+from ._errors import called, refused
 
 
 @called(
@@ -23,8 +23,10 @@ def rotary_embedding(positions, query, key, head_size, cos_sin_cache, is_neox, r
 
     Source: vllm/_custom_ops.py, rotary_embedding.
     """
-    require(positions.dim() in (1, 2), "positions", "have 1 or 2 dimensions", f"shape {tuple(positions.shape)}")
-    require(cos_sin_cache.dim() == 2, "cos_sin_cache", "have 2 dimensions", f"shape {tuple(cos_sin_cache.shape)}")
+    if positions.dim() not in (1, 2):
+        raise refused("positions", "have 1 or 2 dimensions", positions)
+    if cos_sin_cache.dim() != 2:
+        raise refused("cos_sin_cache", "have 2 dimensions", cos_sin_cache)
     x = [_with_heads(name, t, positions, head_size) for name, t in (("query", query), ("key", key)) if t is not None]
     cos, sin = cos_sin_cache.chunk(2, dim=-1)
     apply_(
@@ -45,6 +47,7 @@ def _with_heads(name, x, positions, head_size):
     rank = positions.dim()
     fits = x.shape[:rank] == positions.shape and x.dim() in (rank + 1, rank + 2)
     fits = fits and (x.shape[-1] == head_size or (x.dim() == rank + 1 and x.shape[-1] % head_size == 0))
-    rule = f"have the axes {tuple(positions.shape)} of positions and then heads * head_size or heads, head_size"
-    require(fits, name, rule, f"shape {tuple(x.shape)} with head_size {head_size}")
+    if not fits:
+        rule = f"have the axes {tuple(positions.shape)} of positions and then heads * head_size or heads, head_size"
+        raise refused(name, rule, f"shape {tuple(x.shape)} with head_size {head_size}")
     return x.view(*positions.shape, -1, head_size)

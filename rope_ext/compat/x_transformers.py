@@ -1,7 +1,7 @@
 """apply_rotary_pos_emb of x_transformers (lucidrains/x-transformers 2.31.10)."""
 
 from ._broadcast import rotate
-from ._errors import called, require
+from ._errors import called, refused
 
 
 @called(x="t", cos="freqs", sin="freqs", rotary_dim="freqs")
@@ -15,7 +15,8 @@ def apply_rotary_pos_emb(t, freqs, scale=1):
 
     Source: x_transformers/x_transformers.py, apply_rotary_pos_emb.
     """
-    require(freqs.dim() == 3, "freqs", "have 3 dimensions", f"shape {tuple(freqs.shape)}")
+    if freqs.dim() != 3:
+        raise refused("freqs", "have 3 dimensions", freqs)
     seqlen, rank = t.shape[-2], t.dim()
 
     def rows(table):
