@@ -225,9 +225,19 @@ CASES = {
         partial(timm.apply_rot_embed_cat, half=True),
         lambda x, emb: turned(x, emb[..., D:], emb[..., :D]),
     ),
+    "timm one row for all": (
+        [(B, H, S, D), (1, 2 * D)],
+        timm.apply_rot_embed_cat,
+        lambda x, emb: turned(x, emb[..., D:], emb[..., :D], True),
+    ),
     "timm one token": ([(D,), (2 * D,)], timm.apply_rot_embed_cat, lambda x, emb: turned(x, emb[D:], emb[:D], True)),
     "transformers": (
         [*BHSD, (B, S, D), (B, S, D)],
+        transformers.apply_rotary_pos_emb,
+        lambda q, k, c, s: both(lambda x: turned(x, c[:, None], s[:, None]), q, k),
+    ),
+    "transformers one token": (
+        [(B, H, 1, D), (B, HK, 1, D), (1, 1, D), (1, 1, D)],
         transformers.apply_rotary_pos_emb,
         lambda q, k, c, s: both(lambda x: turned(x, c[:, None], s[:, None]), q, k),
     ),
