@@ -10,6 +10,7 @@ def in_sequences(tokens, cu_seqlens, start=None, parts=1, part=0):
     cut in 2 * parts pieces, and this is piece `part` followed by piece 2 * parts - 1 - part. Tokens past the last
     boundary get -1, which is no row of a table. Stays on the device of cu_seqlens, and does not wait for it.
     """
+    cu_seqlens = cu_seqlens.to(torch.int64)
     index = torch.arange(tokens, device=cu_seqlens.device)
     sequence = (torch.searchsorted(cu_seqlens, index, right=True) - 1).clamp(max=cu_seqlens.numel() - 2)
     begin, end = cu_seqlens[sequence], cu_seqlens[sequence + 1]
