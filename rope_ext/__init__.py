@@ -5,18 +5,20 @@
     q, k = rope_ext.apply((q, k), cos, sin)         # q, k: (batch, seqlen, heads, head_dim)
 
 `apply`, `apply_`: rope_ext.ops. The same in plain PyTorch: rope_ext.reference. Angles: rope_ext.RotaryEmbedding.
+Functions of other libraries: rope_ext.compat.
 Memory of large results: rope_ext.memory. What a call costs: python -m rope_ext.profile.
 """
 
 from . import _fake as _fake
 from . import _vmap as _vmap
-from . import angles, frequencies, memory, reference
+from . import angles, compat, frequencies, memory, reference
 from ._library import build_info
 from ._version import __version__ as __version__
 from .angles import cos_sin
 from .memory import set_output_pool, tune_malloc
 from .ops import apply, apply_
 from .rotary import RotaryEmbedding
+from .weights import permute_weights
 
 __all__ = [
     "RotaryEmbedding",
@@ -24,9 +26,11 @@ __all__ = [
     "apply",
     "apply_",
     "build_info",
+    "compat",
     "cos_sin",
     "frequencies",
     "memory",
+    "permute_weights",
     "reference",
     "set_output_pool",
     "tune_malloc",

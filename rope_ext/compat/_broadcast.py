@@ -1,0 +1,74 @@
+"""Tables that broadcast to x over any axes, as eager code has them, in the layouts of `rope_ext.apply`."""
+
+import math
+
+import torch
+
+from ..ops import apply
+from ._errors import refused
+
+
+def rotate(x, cos, sin, *, interleaved=False, rotary_dim=None, rotary_offset=0, keep_dtype=True):
+    """`rope_ext.apply` to x, or to the tensors of a tuple x, with cos and sin that broadcast to it like x * cos.
+
+    x: (..., head_dim). cos, sin: (..., rotary_dim / 2 or rotary_dim); axes before the last are 1, missing, or those of
+    x. dtypes are promoted as in x * cos; keep_dtype casts back to the dtype of x, as in (x * cos).to(x.dtype).
+    """
+    options = {"interleaved": interleaved, "rotary_dim": rotary_dim, "rotary_offset": rotary_offset}
+    if not isinstance(x, tuple):
+        return _one(x, cos, sin, keep_dtype, options)
+    if all(t.dim() == 4 and t.dtype == x[0].dtype for t in x):  # one launch
+        return _rotate4(x, cos, sin, keep_dtype, options)
+    return tuple(_one(t, cos, sin, keep_dtype, options) for t in x)
+
+
+def _one(x, cos, sin, keep_dtype, options):
+    rank = x.dim()
+    if rank == 4:
+        return _rotate4((x,), cos, sin, keep_dtype, options)[0]
+    if cos.dim() > rank:
+        raise _does_not_broadcast(cos, (x,))
+    if rank < 4:
+        return _rotate4((x[(None,) * (4 - rank)],), cos, sin, keep_dtype, options)[0][(0,) * (4 - rank)]
+    # Axes that share their tables become the batch, the others tokens of one head.
+    sizes = (1,) * (rank - cos.dim()) + cos.shape
+    shared = next((axis for axis in range(rank - 1) if sizes[axis] > 1), rank - 1)
+    tokens = x.shape[shared:-1]
+    if any(n not in (1, m) for n, m in zip(sizes[shared:-1], tokens)):
+        raise _does_not_broadcast(cos, (x,))
+    last = len(tokens) + 1
+    cos, sin = (t.reshape(t.shape[-last:]).expand(*tokens, -1).reshape(1, -1, 1, t.shape[-1]) for t in (cos, sin))
+    x4 = x.reshape(math.prod(x.shape[:shared]), math.prod(tokens), 1, x.shape[-1])
+    return _rotate4((x4,), cos, sin, keep_dtype, options)[0].reshape(x.shape)
+
+
+def _rotate4(x, cos, sin, keep_dtype, options):
+    sizes = (1,) * (4 - cos.dim()) + cos.shape
+    for axis, size in enumerate(sizes[:3]):
+        if len(sizes) > 4 or (size != 1 and any(t.shape[axis] != size for t in x)):
+            raise _does_not_broadcast(cos, x)
+    if sin.shape != cos.shape:
+        raise refused("sin", f"have the shape of cos, {tuple(cos.shape)}", sin)
+    # Heads are an axis that shares its tables, and along which q and k may differ.
+    heads = 1 if sizes[1] == 1 and (sizes[2] != 1 or any(t.shape[1] != x[0].shape[1] for t in x)) else 2
+    axes = [0, 3 - heads, 3] if sizes[heads] == 1 else [0, 1, 2, 3]  # of the tables
+    there, wanted = [sizes[axis] for axis in axes], [sizes[axis] for axis in axes]
+    wanted[axes.index(3 - heads)] = x[0].shape[3 - heads]
+    dtype = x[0].dtype
+    x, cos, sin = _promoted(x, cos.reshape(there).expand(wanted), sin.reshape(there).expand(wanted), keep_dtype)
+    y = apply(x, cos, sin, layout="bhsd" if heads == 1 else "bshd", **options)
+    return tuple(t.to(dtype) for t in y) if keep_dtype else y
+
+
+def _does_not_broadcast(cos, x):
+    shapes = " and ".join(str(tuple(t.shape)) for t in x)
+    return refused("cos", f"broadcast to x of shape {shapes} on all axes but the last", cos)
+
+
+def _promoted(x, cos, sin, keep_dtype):
+    """Dtypes as in x * cos. The kernel itself reads float32 tables with 16-bit x, and rounds once."""
+    x_dtype = x[0].dtype
+    if cos.dtype == x_dtype or (keep_dtype and cos.dtype == torch.float32 and x_dtype.itemsize == 2):
+        return x, cos, sin
+    dtype = torch.promote_types(x_dtype, cos.dtype)
+    return tuple(t.to(dtype) for t in x), cos.to(dtype), sin.to(dtype)

@@ -1,0 +1,84 @@
+"""The four functions of apex.transformer.functional.fused_rope (NVIDIA/apex; its Python side was removed in 2026).
+
+Channels are paired in halves, (i, i + rotary_dim / 2). Arithmetic there and here: float32, rounded once to the dtype of
+t; their CUDA kernels fuse a product and a sum, and take cos and sin of freqs by CUDA's sincosf, so results can differ
+by one unit in the last place of the larger product. Here freqs, cos and sin get gradients (there: none).
+"""
+
+import torch
+
+from ..ops import apply
+from ._errors import called, refused
+from .transformer_engine import turn
+
+
+@called(x="t", cos="freqs", sin="freqs", offset="freqs", rotary_dim="freqs")
+def fused_apply_rotary_pos_emb(t, freqs, transpose_output_memory=False):
+    """Turns the first freqs.shape[-1] channels of t by the angles freqs.
+
+    t: (seqlen, batch, heads, head_dim), any strides. freqs: (rows, 1, 1, rotary_dim), float32, one angle per channel.
+    transpose_output_memory: the result lies in memory as (batch, seqlen, heads, head_dim), else as t does.
+
+    Source: apex/transformer/functional/fused_rope.py, fused_apply_rotary_pos_emb.
+    """
+    return _in_memory(turn(t, _rows(freqs, "freqs"), "sbhd"), transpose_output_memory)
+
+
+@called(x="t", cos="cos_", sin="sin_", offset="cos_", rotary_dim="cos_")
+def fused_apply_rotary_pos_emb_cached(t, cos_, sin_, transpose_output_memory=False):
+    """`fused_apply_rotary_pos_emb` with cos_ and sin_, (rows, 1, 1, rotary_dim), float32 or the dtype of t.
+
+    Source: apex/transformer/functional/fused_rope.py, fused_apply_rotary_pos_emb_cached.
+    """
+    cos, sin = _rows(cos_, "cos_"), _rows(sin_, "sin_")
+    return _in_memory(apply(t, cos, sin, layout="sbhd", rotary_dim=cos.shape[-1]), transpose_output_memory)
+
+
+@called(x="t", cos="freqs", sin="freqs", offset="freqs", rotary_dim="freqs")
+def fused_apply_rotary_pos_emb_thd(t, cu_seqlens, freqs):
+    """Packed sequences: t (tokens, heads, head_dim), cu_seqlens (nseq + 1,) int32, freqs (rows, 1, 1, rotary_dim).
+
+    Source: apex/transformer/functional/fused_rope.py, fused_apply_rotary_pos_emb_thd.
+    """
+    return turn(t, _rows(freqs, "freqs"), "thd", cu_seqlens=cu_seqlens)
+
+
+def fused_apply_rotary_pos_emb_2d(t, img_h, img_w, cos_h, sin_h, cos_w, sin_w):
+    """Images: the first half of each head turns by the row of its pixel, the second half by the column.
+
+    t: (batch, img_h * img_w, heads, head_dim), row by row. cos_h, sin_h: (1, rows, 1, head_dim / 2) with at least img_h
+    rows, cos_w, sin_w likewise for img_w; one entry per channel. Pairs are (i, i + head_dim / 4) within each half.
+
+    Source: apex/transformer/functional/fused_rope.py, fused_apply_rotary_pos_emb_2d.
+    """
+    fits = t.dim() == 4 and t.shape[1] == img_h * img_w and t.shape[3] % 4 == 0
+    if not fits:
+        rule = f"have shape (batch, {img_h} * {img_w}, heads, head_dim) with head_dim a multiple of 4"
+        raise refused("t", rule, t)
+    half = t.shape[3] // 2
+    tables = {"cos_h": cos_h, "sin_h": sin_h, "cos_w": cos_w, "sin_w": sin_w}
+    for name, table in tables.items():
+        least = img_h if name.endswith("h") else img_w
+        fits = table.dim() == 4 and table.shape[0] == table.shape[2] == 1 and table.shape[3] == half
+        if not (fits and table.shape[1] >= least):
+            rule = f"have shape (1, {least} or more, 1, {half})"
+            raise refused(name, rule, table)
+    image = t.unflatten(1, (img_h, img_w))
+    # Rows: (batch, img_h, img_w * heads, head_dim). Columns: (batch * img_h, img_w, heads, head_dim).
+    y = apply(image.flatten(2, 3), cos_h[0, :, 0], sin_h[0, :, 0], rotary_dim=half)
+    y = y.unflatten(2, (img_w, t.shape[2])).flatten(0, 1)
+    y = apply(y, cos_w[0, :, 0], sin_w[0, :, 0], rotary_dim=half, rotary_offset=half)
+    return y.unflatten(0, (t.shape[0], img_h)).flatten(1, 2)
+
+
+def _rows(table, name):
+    fits = table.dim() == 4 and table.shape[1:3] == (1, 1)
+    if not fits:
+        raise refused(name, "have shape (rows, 1, 1, rotary_dim)", table)
+    return table[:, 0, 0]
+
+
+def _in_memory(y, transposed):
+    if not transposed:
+        return y
+    return y.transpose(0, 1).contiguous(memory_format=torch.contiguous_format).transpose(0, 1)

@@ -1,0 +1,88 @@
+"""The functions of flash_attn.layers.rotary (Dao-AILab/flash-attention 2.8.3), on every device.
+
+Equal to theirs up to one rounding: float32 arithmetic and one rounding to the dtype of x in both, but their Triton
+kernel may fuse a product and a sum. Differences: cos and sin get gradients (theirs: none, silently); in place on a leaf
+that requires grad is PyTorch's error (theirs: not noticed); a row outside the table is an error (theirs: not rotated);
+packed tokens outside every sequence are copied (theirs: not written); head_dim is not limited to 256.
+"""
+
+import torch
+
+from ..ops import apply, apply_
+from ._errors import called, refused
+from ._sequences import in_sequences
+
+
+@called(offset="seqlen_offsets", positions="seqlen_offsets", rotary_dim="cos")
+def apply_rotary_emb(x, cos, sin, interleaved=False, inplace=False, seqlen_offsets=0, cu_seqlens=None, max_seqlen=None):
+    """Turns the first 2 * cos.shape[-1] channels of each head.
+
+    x: (batch, seqlen, heads, head_dim); with cu_seqlens (tokens, heads, head_dim). cos, sin: (rows, rotary_dim / 2),
+    rows at least seqlen plus offset. seqlen_offsets: int or (batch,). cu_seqlens: (batch + 1,) int32. max_seqlen: must
+    be given with cu_seqlens, as there; not used. inplace: writes to x and returns it.
+
+    Source: flash_attn/layers/rotary.py, apply_rotary_emb.
+    """
+    if cos.dim() != 2:
+        raise refused("cos", "have shape (rows, rotary_dim / 2)", cos)
+    rows = {"layout": "bshd", "offset": seqlen_offsets}
+    if cu_seqlens is not None:
+        if max_seqlen is None:
+            raise refused("max_seqlen", "be given with cu_seqlens", None)
+        rows = {"layout": "thd", "offset": seqlen_offsets, "cu_seqlens": cu_seqlens}
+        if isinstance(seqlen_offsets, torch.Tensor):
+            nseq = cu_seqlens.numel() - 1
+            if seqlen_offsets.shape != (nseq,):
+                raise refused("seqlen_offsets", f"be an int or have shape ({nseq},)", seqlen_offsets)
+            rows = {"layout": "thd", "positions": in_sequences(x.shape[0], cu_seqlens, seqlen_offsets)}
+    turn = apply_ if inplace else apply
+    return turn(x, cos, sin, interleaved=interleaved, rotary_dim=2 * cos.shape[-1], **rows)
+
+
+@called(x="qkv", offset="seqlen_offsets", rotary_dim="cos")
+def apply_rotary_emb_qkv_(qkv, cos, sin, cos_k=None, sin_k=None, interleaved=False, seqlen_offsets=0, num_heads_q=None):
+    """Turns q and k of packed q, k, v in place, and returns qkv.
+
+    qkv: (batch, seqlen, 3, heads, head_dim), or (batch, seqlen, num_heads_q + 2 * num_heads_k, head_dim) with
+    num_heads_q. Any strides. cos_k, sin_k: other tables for k.
+
+    Source: flash_attn/layers/rotary.py, apply_rotary_emb_qkv_.
+    """
+    if qkv.dim() == 5:
+        if qkv.shape[2] != 3:
+            raise refused("qkv", "have 3 on axis 2", qkv)
+        q, k = qkv[:, :, 0], qkv[:, :, 1]
+    else:
+        if qkv.dim() != 4:
+            raise refused("qkv", "have 4 or 5 dimensions", qkv)
+        if num_heads_q is None:
+            raise refused("num_heads_q", "be given for qkv of 4 dimensions", None)
+        num_heads_k, odd = divmod(qkv.shape[2] - num_heads_q, 2)
+        if num_heads_k < 1 or odd:
+            rule = f"leave as many heads for k as for v of {qkv.shape[2]}"
+            raise refused("num_heads_q", rule, num_heads_q)
+        q, k = qkv[:, :, :num_heads_q], qkv[:, :, num_heads_q : num_heads_q + num_heads_k]
+    if cos_k is None and sin_k is None:
+        _turn_((q, k), cos, sin, interleaved, seqlen_offsets)
+    else:
+        _turn_(q, cos, sin, interleaved, seqlen_offsets)
+        _turn_(k, cos if cos_k is None else cos_k, sin if sin_k is None else sin_k, interleaved, seqlen_offsets)
+    return qkv
+
+
+@called(x="kv", offset="seqlen_offsets", rotary_dim="cos")
+def apply_rotary_emb_kv_(kv, cos, sin, interleaved=False, seqlen_offsets=0):
+    """Turns k of packed k, v in place, and returns kv: (batch, seqlen, 2, heads, head_dim), any strides.
+
+    Source: flash_attn/layers/rotary.py, apply_rotary_emb_kv_.
+    """
+    if kv.dim() != 5 or kv.shape[2] != 2:
+        raise refused("kv", "have shape (batch, seqlen, 2, heads, head_dim)", kv)
+    _turn_(kv[:, :, 0], cos, sin, interleaved, seqlen_offsets)
+    return kv
+
+
+def _turn_(x, cos, sin, interleaved, offset):
+    if cos.dim() != 2:
+        raise refused("cos", "have shape (rows, rotary_dim / 2)", cos)
+    apply_(x, cos, sin, interleaved=interleaved, rotary_dim=2 * cos.shape[-1], offset=offset)

@@ -1,0 +1,36 @@
+"""liger_rotary_pos_emb (linkedin/Liger-Kernel 0.8.5), on every device."""
+
+from ..ops import apply
+from ._errors import called, refused
+
+
+@called(x="q")
+def liger_rotary_pos_emb(q, k, cos, sin, position_ids=None, unsqueeze_dim=1, rotary_dim=None):
+    """Turns the first channels of q and k, paired in halves; returns both.
+
+    q, k: (batch, heads, seqlen, head_dim), any strides; heads may differ. cos, sin: (seqlen, width), (1 or batch,
+    seqlen, width), or those with an axis of size 1 at unsqueeze_dim. rotary_dim: default the width of cos, at most
+    head_dim. Of cos and sin the first rotary_dim / 2 columns are read, as there: their second half is taken for a copy
+    of the first. position_ids: not used, as there.
+
+    Their Triton kernel computes in the dtype of sin and may fuse a product and a sum; here the arithmetic is float32,
+    rounded once. So with float32 tables results are equal but for the last bit of that sum; with 16-bit tables ours are
+    nearer to the exact ones, by up to one unit in the last place of the larger product. Never writes to q and k (theirs
+    overwrites them where their memory is in the order batch, seqlen, heads). cos and sin get gradients (there: none).
+
+    Source: liger_kernel/transformers/rope.py, liger_rotary_pos_emb; kernel: liger_kernel/ops/rope.py.
+    """
+    if cos.dim() == 4:
+        if cos.shape[unsqueeze_dim] != 1:
+            rule = f"have an axis of size 1 at unsqueeze_dim {unsqueeze_dim}"
+            raise refused("cos", rule, cos)
+        cos, sin = cos.squeeze(unsqueeze_dim), sin.squeeze(unsqueeze_dim)
+    if cos.dim() == 2:
+        cos, sin = cos.unsqueeze(0), sin.unsqueeze(0)
+    if cos.dim() != 3:
+        raise refused("cos", "have 2 to 4 dimensions", cos)
+    rotary_dim = min(cos.shape[-1], q.shape[-1]) if rotary_dim is None else rotary_dim
+    pairs = rotary_dim // 2
+    if cos.shape[-1] < pairs:
+        raise refused("cos", f"have at least {pairs} columns", cos)
+    return apply((q, k), cos[..., :pairs], sin[..., :pairs], layout="bhsd", rotary_dim=rotary_dim)

@@ -1,0 +1,25 @@
+"""apply_rotary_emb of Llama in Meta's code (meta-llama/llama, llama/model.py; the same in llama3 and llama-models)."""
+
+from ..ops import apply
+from ._errors import called, refused
+
+
+@called(x="xq", cos="freqs_cis", sin="freqs_cis")
+def apply_rotary_emb(xq, xk, freqs_cis):
+    """Multiplies pairs of channels (2i, 2i + 1), as complex numbers, by freqs_cis; returns both.
+
+    xq, xk: (batch, seqlen, heads, head_dim); heads may differ. freqs_cis: (seqlen, head_dim / 2) complex64, one row per
+    token (complex128 for float64 x; what PyTorch would do there, rounding x to float32, is an error here).
+
+    Equal up to one rounding of the result: PyTorch's complex product fuses a product and a sum on some processors.
+    Differentiable in freqs_cis too.
+
+    Source: llama/model.py, apply_rotary_emb.
+    """
+    if not freqs_cis.is_complex():
+        raise refused("freqs_cis", "be complex", freqs_cis.dtype)
+    wanted = xq.shape[1], xq.shape[-1] // 2
+    got = tuple(freqs_cis.shape)
+    if got != wanted:
+        raise refused("freqs_cis", f"have shape (seqlen, head_dim / 2), {tuple(wanted)}", got)
+    return apply((xq, xk), freqs_cis.real, freqs_cis.imag, interleaved=True)

@@ -1,0 +1,30 @@
+"""apply_rotary_emb of rotary_embedding_torch (lucidrains/rotary-embedding-torch 0.9.1)."""
+
+from ._broadcast import rotate
+from ._errors import called
+
+
+@called(x="t", cos="freqs", sin="freqs", rotary_dim="freqs", rotary_offset="start_index")
+def apply_rotary_emb(freqs, t, start_index=0, scale=1.0, seq_dim=-2, freqs_seq_dim=None):
+    """Turns channels [start_index, start_index + freqs.shape[-1]) of t by the angles freqs; pairs are (2i, 2i + 1).
+
+    t: (..., head_dim). freqs: one angle per channel, broadcasting to t on the other axes; where it has 2 axes, t has 3,
+    or freqs_seq_dim is given, its last t.shape[seq_dim] entries along freqs_seq_dim (default 0) are used. scale:
+    number, or Tensor that broadcasts to freqs (xPos).
+
+    Bit-equal with scale 1 for float32 t, and for 16-bit t with float32 freqs. With 16-bit freqs cos, sin, the products
+    and the sum are rounded there, here cos and sin and the result. With a scale, cos * scale and sin * scale are
+    rounded instead of (t * cos) * scale: up to 1.5 units in the last place. Autocast changes nothing here (there on
+    "cuda" only).
+
+    Source: rotary_embedding_torch/rotary_embedding_torch.py, apply_rotary_emb.
+    """
+    if freqs_seq_dim is None and (freqs.dim() == 2 or t.dim() == 3):
+        freqs_seq_dim = 0
+    if freqs_seq_dim is not None:
+        length = min(t.shape[seq_dim], freqs.shape[freqs_seq_dim])
+        freqs = freqs.narrow(freqs_seq_dim, freqs.shape[freqs_seq_dim] - length, length)
+    cos, sin = freqs.cos(), freqs.sin()
+    if not (isinstance(scale, (int, float)) and scale == 1):
+        cos, sin = cos * scale, sin * scale
+    return rotate(t, cos, sin, interleaved=True, rotary_dim=freqs.shape[-1], rotary_offset=start_index)

@@ -1,0 +1,45 @@
+"""apply_rotary_emb of the two classes of torchtitan.models.common.rope (pytorch/torchtitan 0.3.0).
+
+    class MyRoPE(ComplexRoPE):
+        apply_rotary_emb = staticmethod(rope_ext.compat.torchtitan.apply_rotary_emb_complex)
+
+For plain tensors; a DTensor's is its to_local().
+"""
+
+from ..ops import apply
+from ._errors import called, refused
+
+
+@called(x="query", cos="rope_cache", sin="rope_cache")
+def apply_rotary_emb_complex(query, key, rope_cache):
+    """ComplexRoPE.apply_rotary_emb: query, key (batch, seqlen, heads, head_dim), pairs (2i, 2i + 1).
+
+    rope_cache: (1 or batch, seqlen, 1, head_dim / 2) complex64 (complex128 for float64 query). Equal up to one rounding
+    of the result: PyTorch's complex product fuses a product and a sum on some processors.
+
+    Source: torchtitan/models/common/rope.py, ComplexRoPE.apply_rotary_emb.
+    """
+    if not rope_cache.is_complex():
+        raise refused("rope_cache", "be complex", rope_cache.dtype)
+    _check(query, rope_cache, query.shape[-1] // 2)
+    return apply((query, key), rope_cache.real, rope_cache.imag, interleaved=True)
+
+
+@called(x="query", cos="rope_cache", sin="rope_cache")
+def apply_rotary_emb_cos_sin(query, key, rope_cache):
+    """CosSinRoPE.apply_rotary_emb: query, key (batch, seqlen, heads, head_dim), pairs (i, i + head_dim / 2).
+
+    rope_cache: (1 or batch, seqlen, 1, 2 * head_dim) float32: cos, then sin, one entry per channel. Bit-equal for
+    16-bit and float32 query. float64 stays float64 with a float64 rope_cache (there: rounded to float32).
+
+    Source: torchtitan/models/common/rope.py, CosSinRoPE.apply_rotary_emb.
+    """
+    _check(query, rope_cache, 2 * query.shape[-1])
+    cos, sin = rope_cache.chunk(2, dim=-1)
+    return apply((query, key), cos, sin)
+
+
+def _check(query, rope_cache, width):
+    fits = query.dim() == rope_cache.dim() == 4 and rope_cache.shape[2:] == (1, width)
+    if not fits:
+        raise refused("rope_cache", f"have shape (1 or batch, seqlen, 1, {width})", rope_cache)

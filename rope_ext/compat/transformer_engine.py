@@ -1,0 +1,86 @@
+"""apply_rotary_pos_emb of Transformer Engine for PyTorch (NVIDIA/TransformerEngine 2.20), without its library."""
+
+import torch
+
+from ..ops import apply
+from ._errors import called, refused
+from ._sequences import in_parts, in_sequences
+
+
+@called(x="t", cos="freqs", sin="freqs", offset="start_positions", positions="freqs", rotary_dim="freqs")
+def apply_rotary_pos_emb(
+    t,
+    freqs,
+    tensor_format="sbhd",
+    start_positions=None,
+    interleaved=False,
+    fused=False,
+    cu_seqlens=None,
+    cp_size=1,
+    cp_rank=0,
+):
+    """Turns the first freqs.shape[-1] channels of each head by the angles freqs, one per channel.
+
+    t: (seqlen, batch, heads, head_dim), "bshd" (batch, seqlen, ...) or "thd" (tokens, heads, head_dim) with cu_seqlens
+    (nseq + 1,) int32, those of all ranks together. freqs: (rows, 1, 1, rotary_dim), also (rows, batch, 1, rotary_dim)
+    where neither start_positions nor "thd" is used. start_positions: (batch,) integers. cp_size, cp_rank: t is piece
+    cp_rank and piece 2 * cp_size - 1 - cp_rank of each sequence, which was cut in 2 * cp_size equal ones.
+
+    fused: where cos and sin are rounded: False rounds them to the dtype of t, True keeps float32. One kernel does both.
+    Bit-equal for float32 t to fused=False. For 16-bit t its sum of two rounded products is rounded again, here once: up
+    to one unit in the last place of the larger product. fused=True there: a CUDA kernel whose cos, sin and sum are
+    rounded otherwise in the last bit. freqs gets a gradient with fused=True too (there: none).
+
+    Source: transformer_engine/pytorch/attention/rope.py, apply_rotary_pos_emb.
+    """
+    formats = "sbhd", "bshd", "thd"
+    if tensor_format not in formats:
+        raise refused("tensor_format", f"be one of {', '.join(formats)}", repr(tensor_format))
+    packed = tensor_format == "thd"
+    if packed and cu_seqlens is None:
+        raise refused("cu_seqlens", "be given for tensor_format 'thd'", None)
+    if not (0 <= cp_rank < cp_size):
+        raise refused("cp_rank", f"be in 0 to cp_size - 1 = {cp_size - 1}", cp_rank)
+    shared = freqs.dim() == 4 and freqs.shape[1:3] == (1, 1)
+    per_sequence = freqs.dim() == 4 and freqs.shape[2] == 1 and not packed and start_positions is None
+    if not (shared or per_sequence):
+        rule = "have shape (rows, 1, 1, rotary_dim), or (rows, batch, 1, rotary_dim) without start_positions"
+        raise refused("freqs", rule, freqs)
+
+    if packed:
+        rows = _rows_of_sequences(t.shape[0], cu_seqlens, start_positions, cp_size, cp_rank)
+    else:
+        seqlen = t.shape[tensor_format.index("s")]
+        if cp_size > 1 and seqlen % 2:
+            raise refused("t", "have an even seqlen where cp_size > 1", seqlen)
+        if cp_size == 1 and start_positions is None:
+            if freqs.shape[0] < seqlen:
+                raise refused("freqs", f"have a row for each of the {seqlen} tokens of t", freqs)
+            freqs = freqs[:seqlen]
+        rows = {}
+        if cp_size > 1:
+            rows["positions"] = in_parts(torch.arange(seqlen, device=t.device), seqlen, cp_size, cp_rank)
+        if start_positions is not None:
+            rows["offset"] = start_positions
+    if shared:
+        freqs = freqs[:, 0, 0]
+    elif "positions" in rows:
+        freqs = freqs[rows.pop("positions")]
+    if tensor_format == "bshd" and not shared:
+        freqs = freqs.transpose(0, 1)
+    return turn(t, freqs, tensor_format, interleaved, table_dtype=None if fused else t.dtype, **rows)
+
+
+def turn(t, angles, layout, interleaved=False, table_dtype=None, **rows):
+    """`rope_ext.apply` with cos and sin of angles, in table_dtype or in that of the kernel's arithmetic."""
+    if table_dtype is None:
+        table_dtype = torch.float64 if t.dtype == torch.float64 else torch.float32
+        angles = angles.to(table_dtype)
+    cos, sin = angles.cos().to(table_dtype), angles.sin().to(table_dtype)
+    return apply(t, cos, sin, layout=layout, interleaved=interleaved, rotary_dim=angles.shape[-1], **rows)
+
+
+def _rows_of_sequences(tokens, cu_seqlens, start, parts, part):
+    if start is None and parts == 1:
+        return {"cu_seqlens": cu_seqlens}
+    return {"positions": in_sequences(tokens, cu_seqlens // parts, start, parts, part)}

@@ -1,0 +1,32 @@
+"""apply_rotary_pos_emb as most models of transformers define it (huggingface/transformers 5.23, models/llama)."""
+
+from ..ops import apply
+from ._broadcast import rotate
+from ._errors import called, refused
+
+
+@called(x="q")
+def apply_rotary_pos_emb(q, k, cos, sin, unsqueeze_dim=1):
+    """Turns all channels of q and k, paired in halves; returns both.
+
+    q, k: (..., head_dim). cos, sin: (..., head_dim), one entry per channel (the two of a pair may differ), which
+    broadcast to q and k after unsqueeze(unsqueeze_dim): (batch, seqlen, head_dim) with 1 for "bhsd", 2 for "bshd". The
+    result has the dtype of q * cos, as there: float32 where q is bfloat16 and cos float32.
+
+    Bit-equal in float32 and where cos is float32. With 16-bit cos both products are rounded there, here only the
+    result: up to one unit in the last place of the larger product.
+
+    Source: transformers/models/llama/modeling_llama.py, apply_rotary_pos_emb.
+    """
+    if cos.shape[-1] != q.shape[-1]:
+        raise refused("cos", f"have the head_dim {q.shape[-1]} of q last", cos)
+    if (
+        q.dim() == 4
+        and cos.dim() == 3
+        and unsqueeze_dim in (1, 2)
+        and q.dtype == k.dtype == cos.dtype
+        and q.shape[3 - unsqueeze_dim] == cos.shape[1]
+    ):  # as models call it: a third of the time
+        return apply((q, k), cos, sin, layout=("bhsd", "bshd")[unsqueeze_dim - 1])
+    cos, sin = cos.unsqueeze(unsqueeze_dim), sin.unsqueeze(unsqueeze_dim)
+    return rotate((q, k), cos, sin, keep_dtype=False)

@@ -1,0 +1,31 @@
+"""apply_rotary_pos_emb of x_transformers (lucidrains/x-transformers 2.31.10)."""
+
+from ._broadcast import rotate
+from ._errors import called, refused
+
+
+@called(x="t", cos="freqs", sin="freqs", rotary_dim="freqs")
+def apply_rotary_pos_emb(t, freqs, scale=1):
+    """Turns the first freqs.shape[-1] channels of t by the angles freqs; pairs are (2i, 2i + 1).
+
+    t: (batch, seqlen, head_dim) or (batch, heads, seqlen, head_dim). freqs: (1 or batch, rows, rotary_dim), one angle
+    per channel, of which the last seqlen rows are used. scale: number, or Tensor of the shape of freqs (xPos).
+
+    Bit-equal and not where `rope_ext.compat.rotary_embedding_torch.apply_rotary_emb` is.
+
+    Source: x_transformers/x_transformers.py, apply_rotary_pos_emb.
+    """
+    if freqs.dim() != 3:
+        raise refused("freqs", "have 3 dimensions", freqs)
+    seqlen, rank = t.shape[-2], t.dim()
+
+    def rows(table):
+        table = table[:, max(0, table.shape[1] - seqlen) :]
+        return table.unsqueeze(1) if rank == 4 else table
+
+    angles = rows(freqs)
+    cos, sin = angles.cos(), angles.sin()
+    if not (isinstance(scale, (int, float)) and scale == 1):
+        scale = scale if isinstance(scale, (int, float)) else rows(scale)
+        cos, sin = cos * scale, sin * scale
+    return rotate(t, cos, sin, interleaved=True, rotary_dim=freqs.shape[-1])

@@ -1,0 +1,47 @@
+"""Weights of the projections to q and k, from one pairing of channels to the other."""
+
+import torch
+
+
+def permute_weights(weight, num_heads, rotary_dim=None, *, to, rotary_offset=0):
+    """Rows of a projection to q or k reordered, so that the other pairing computes the same attention.
+
+    weight: (num_heads * head_dim, in_features), or a bias (num_heads * head_dim,); any dtype and device. For k,
+        num_heads is the number of heads of k. A norm of q or k with one entry per channel has to be reordered too, with
+        num_heads=1.
+    rotary_dim, rotary_offset: the rotated channels of a head, as in `apply`; the others stay where they are.
+    to: "half": rows that made pairs (2i, 2i + 1) come to (i, i + rotary_dim / 2). From Meta's to Hugging Face's Llama.
+        "interleaved": back, exactly.
+
+    Returns a new tensor. With weights permuted to "half", q and k turned with interleaved=False are those that the
+    original weights give with interleaved=True, with their channels in another order, the same for q and k: so q @ k is
+    the same. Raises ValueError. Differentiable in weight.
+
+    Equivalent to, for "half" and full rotary:
+        weight.view(num_heads, head_dim // 2, 2, -1).transpose(1, 2).reshape(weight.shape)
+
+    Source: transformers/models/llama/convert_llama_weights_to_hf.py, permute.
+    """
+    if to not in ("half", "interleaved"):
+        raise ValueError(f"rope_ext: to must be 'half' or 'interleaved', got {to!r}")
+    if not isinstance(weight, torch.Tensor):
+        raise TypeError(f"rope_ext: weight must be a Tensor, got {weight!r}")
+    if num_heads < 1:
+        raise ValueError(f"rope_ext: num_heads must be positive, got {num_heads}")
+    if weight.dim() == 0 or weight.shape[0] % num_heads:
+        rule = f"have a multiple of num_heads {num_heads} rows"
+        raise ValueError(f"rope_ext: weight must {rule}, got shape {tuple(weight.shape)}")
+    head_dim = weight.shape[0] // num_heads
+    if not 0 <= rotary_offset <= head_dim:
+        raise ValueError(f"rope_ext: rotary_offset must lie in the head, 0 to {head_dim}, got {rotary_offset}")
+    rotary_dim = head_dim - rotary_offset if rotary_dim is None else rotary_dim
+    if rotary_dim % 2 or not 0 <= rotary_dim <= head_dim - rotary_offset:
+        rule = f"be even and fit head_dim {head_dim} from rotary_offset {rotary_offset}"
+        raise ValueError(f"rope_ext: rotary_dim must {rule}, got {rotary_dim}")
+    channels = torch.arange(head_dim, device=weight.device)
+    rotated = channels[rotary_offset : rotary_offset + rotary_dim]
+    pairs = (-1, 2) if to == "half" else (2, -1)
+    order = torch.cat(
+        (channels[:rotary_offset], rotated.view(pairs).t().flatten(), channels[rotary_offset + rotary_dim :])
+    )
+    return weight.unflatten(0, (num_heads, head_dim)).index_select(1, order).flatten(0, 1)

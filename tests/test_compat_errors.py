@@ -1,0 +1,288 @@
+"""rope_ext.compat: names and defaults of arguments are those of the originals, and errors name them."""
+
+import ast
+import importlib
+import inspect
+from pathlib import Path
+
+import pytest
+import torch
+from compat_cases import (
+    BF16,
+    CU,
+    F32,
+    F64,
+    START,
+    B,
+    D,
+    H,
+    P,
+    S,
+    module,
+)
+from conftest import random
+
+from rope_ext import compat
+from rope_ext.compat import (
+    apex,
+    flash_attn,
+    liger,
+    meta_llama,
+    rotary_embedding_torch,
+    timm,
+    torchtitan,
+    torchtune,
+    transformer_engine,
+    transformers,
+    vllm,
+    x_transformers,
+)
+
+SIGNATURES = {
+    apex.fused_apply_rotary_pos_emb: "(t, freqs, transpose_output_memory=False)",
+    apex.fused_apply_rotary_pos_emb_2d: "(t, img_h, img_w, cos_h, sin_h, cos_w, sin_w)",
+    apex.fused_apply_rotary_pos_emb_cached: "(t, cos_, sin_, transpose_output_memory=False)",
+    apex.fused_apply_rotary_pos_emb_thd: "(t, cu_seqlens, freqs)",
+    flash_attn.apply_rotary_emb: "(x, cos, sin, interleaved=False, inplace=False, seqlen_offsets=0, cu_seqlens=None, max_seqlen=None)",
+    flash_attn.apply_rotary_emb_kv_: "(kv, cos, sin, interleaved=False, seqlen_offsets=0)",
+    flash_attn.apply_rotary_emb_qkv_: "(qkv, cos, sin, cos_k=None, sin_k=None, interleaved=False, seqlen_offsets=0, num_heads_q=None)",
+    liger.liger_rotary_pos_emb: "(q, k, cos, sin, position_ids=None, unsqueeze_dim=1, rotary_dim=None)",
+    meta_llama.apply_rotary_emb: "(xq, xk, freqs_cis)",
+    rotary_embedding_torch.apply_rotary_emb: "(freqs, t, start_index=0, scale=1.0, seq_dim=-2, freqs_seq_dim=None)",
+    timm.apply_rot_embed: "(x, sin_emb, cos_emb, half=False)",
+    timm.apply_rot_embed_cat: "(x, emb, half=False)",
+    timm.apply_rot_embed_list: "(x, sin_emb, cos_emb, half=False)",
+    torchtitan.apply_rotary_emb_complex: "(query, key, rope_cache)",
+    torchtitan.apply_rotary_emb_cos_sin: "(query, key, rope_cache)",
+    torchtune.forward: "(self, x, *, input_pos=None)",
+    torchtune.forward_half: "(self, x, input_pos=None)",
+    transformer_engine.apply_rotary_pos_emb: "(t, freqs, tensor_format='sbhd', start_positions=None, interleaved=False, fused=False, cu_seqlens=None, cp_size=1, cp_rank=0)",
+    transformers.apply_rotary_pos_emb: "(q, k, cos, sin, unsqueeze_dim=1)",
+    vllm.rotary_embedding: "(positions, query, key, head_size, cos_sin_cache, is_neox, rope_dim_offset=0, inverse=False)",
+    x_transformers.apply_rotary_pos_emb: "(t, freqs, scale=1)",
+}
+
+
+def test_names_and_defaults():
+    assert {f: str(inspect.signature(f)) for f in SIGNATURES} == SIGNATURES
+    modules = [importlib.import_module(f"rope_ext.compat.{name}") for name in compat.__all__]
+    public = {f for m in modules for f in vars(m).values() if getattr(f, "__module__", None) == m.__name__}
+    assert {f for f in public if not f.__name__.startswith("_")} - {transformer_engine.turn} == set(SIGNATURES)
+
+
+def test_no_original_is_imported():
+    for path in Path(compat.__file__).parent.glob("*.py"):
+        nodes = list(ast.walk(ast.parse(path.read_text())))
+        absolute = {n.module for n in nodes if isinstance(n, ast.ImportFrom) and not n.level}
+        absolute |= {alias.name for n in nodes if isinstance(n, ast.Import) for alias in n.names}
+        assert absolute <= {"torch", "math", "functools"}, path
+
+
+def T(*shape, dtype=F32):
+    return random(shape, dtype)
+
+
+COMPLEX = torch.complex(T(S, P), T(S, P))
+ERRORS = {
+    "flash: table of one row per token": (
+        lambda: flash_attn.apply_rotary_emb(T(B, S, H, D), T(B, S, P), T(B, S, P)),
+        "cos must have shape (rows, rotary_dim / 2), got shape (2, 5, 4)",
+    ),
+    "flash: rows": (
+        lambda: flash_attn.apply_rotary_emb(T(B, S, H, D), T(S, P), T(S, P), seqlen_offsets=1),
+        "seqlen_offsets must lead to a row of the table, 0 to 4, got row 5 for token 4 of batch 0",
+    ),
+    "flash: max_seqlen": (
+        lambda: flash_attn.apply_rotary_emb(T(12, H, D), T(S, P), T(S, P), cu_seqlens=CU),
+        "max_seqlen must be given with cu_seqlens, got None",
+    ),
+    "flash: offsets of packed": (
+        lambda: flash_attn.apply_rotary_emb(
+            T(12, H, D), T(S, P), T(S, P), seqlen_offsets=START, cu_seqlens=CU, max_seqlen=5
+        ),
+        "seqlen_offsets must be an int or have shape (4,), got shape (2,)",
+    ),
+    "flash: rotary_dim": (
+        lambda: flash_attn.apply_rotary_emb(T(B, S, H, D), T(S, 5), T(S, 5)),
+        "cos must fit head_dim 8 from rotary_offset 0, got 10",
+    ),
+    "flash: qkv of 4 axes": (
+        lambda: flash_attn.apply_rotary_emb_qkv_(T(B, S, 7, D), T(S, P), T(S, P)),
+        "num_heads_q must be given for qkv of 4 dimensions, got None",
+    ),
+    "flash: heads of qkv": (
+        lambda: flash_attn.apply_rotary_emb_qkv_(T(B, S, 7, D), T(S, P), T(S, P), num_heads_q=4),
+        "num_heads_q must leave as many heads for k as for v of 7, got 4",
+    ),
+    "flash: three of qkv": (
+        lambda: flash_attn.apply_rotary_emb_qkv_(T(B, S, 2, H, D), T(S, P), T(S, P)),
+        "qkv must have 3 on axis 2, got shape (2, 5, 2, 3, 8)",
+    ),
+    "flash: axes of qkv": (
+        lambda: flash_attn.apply_rotary_emb_qkv_(T(B, S, D), T(S, P), T(S, P)),
+        "qkv must have 4 or 5 dimensions, got shape (2, 5, 8)",
+    ),
+    "flash: kv": (
+        lambda: flash_attn.apply_rotary_emb_kv_(T(B, S, 3, H, D), T(S, P), T(S, P)),
+        "kv must have shape (batch, seqlen, 2, heads, head_dim), got shape (2, 5, 3, 3, 8)",
+    ),
+    "TE: tensor_format": (
+        lambda: transformer_engine.apply_rotary_pos_emb(T(S, B, H, D), T(S, 1, 1, D), tensor_format="bhsd"),
+        "tensor_format must be one of sbhd, bshd, thd, got 'bhsd'",
+    ),
+    "TE: cu_seqlens": (
+        lambda: transformer_engine.apply_rotary_pos_emb(T(S, H, D), T(S, 1, 1, D), tensor_format="thd"),
+        "cu_seqlens must be given for tensor_format 'thd', got None",
+    ),
+    "TE: axes of freqs": (
+        lambda: transformer_engine.apply_rotary_pos_emb(T(S, B, H, D), T(S, D)),
+        "freqs must have shape (rows, 1, 1, rotary_dim), or (rows, batch, 1, rotary_dim) without start_positions, got shape (5, 8)",
+    ),
+    "TE: rows of freqs": (
+        lambda: transformer_engine.apply_rotary_pos_emb(T(S, B, H, D), T(4, 1, 1, D)),
+        "freqs must have a row for each of the 5 tokens of t, got shape (4, 1, 1, 8)",
+    ),
+    "TE: start_positions": (
+        lambda: transformer_engine.apply_rotary_pos_emb(T(S, B, H, D), T(8, 1, 1, D), start_positions=START),
+        "start_positions must lead to a row of the table, 0 to 7, got row 8 for token 4 of batch 0",
+    ),
+    "TE: width of freqs": (
+        lambda: transformer_engine.apply_rotary_pos_emb(T(S, B, H, D), T(S, 1, 1, 10)),
+        "freqs must fit head_dim 8 from rotary_offset 0, got 10",
+    ),
+    "TE: odd seqlen": (
+        lambda: transformer_engine.apply_rotary_pos_emb(T(S, B, H, D), T(10, 1, 1, D), cp_size=2),
+        "t must have an even seqlen where cp_size > 1, got 5",
+    ),
+    "TE: cp_rank": (
+        lambda: transformer_engine.apply_rotary_pos_emb(T(4, B, H, D), T(8, 1, 1, D), cp_size=2, cp_rank=2),
+        "cp_rank must be in 0 to cp_size - 1 = 1, got 2",
+    ),
+    "apex: freqs": (
+        lambda: apex.fused_apply_rotary_pos_emb(T(S, B, H, D), T(S, D)),
+        "freqs must have shape (rows, 1, 1, rotary_dim), got shape (5, 8)",
+    ),
+    "apex: rows": (
+        lambda: apex.fused_apply_rotary_pos_emb_cached(T(S, B, H, D), T(4, 1, 1, D), T(4, 1, 1, D)),
+        "cos_ must lead to a row of the table, 0 to 3, got row 4 for token 4 of batch 0",
+    ),
+    "apex: sin": (
+        lambda: apex.fused_apply_rotary_pos_emb_cached(T(S, B, H, D), T(S, 1, 1, D), T(S, 1, 1, 6)),
+        "sin_ must have the shape of cos, (5, 8), got (5, 6)",
+    ),
+    "apex: image": (
+        lambda: apex.fused_apply_rotary_pos_emb_2d(T(B, 5, H, D), 2, 3, *[T(1, 3, 1, P)] * 4),
+        "t must have shape (batch, 2 * 3, heads, head_dim) with head_dim a multiple of 4, got shape (2, 5, 3, 8)",
+    ),
+    "apex: table of an image": (
+        lambda: apex.fused_apply_rotary_pos_emb_2d(T(B, 6, H, D), 2, 3, *[T(1, 2, 1, P)] * 4),
+        "cos_w must have shape (1, 3 or more, 1, 4), got shape (1, 2, 1, 4)",
+    ),
+    "liger: cos": (
+        lambda: liger.liger_rotary_pos_emb(T(B, H, S, D), T(B, H, S, D), T(B, H, S, D), T(B, H, S, D)),
+        "cos must have an axis of size 1 at unsqueeze_dim 1, got shape (2, 3, 5, 8)",
+    ),
+    "liger: width": (
+        lambda: liger.liger_rotary_pos_emb(T(B, H, S, D), T(B, H, S, D), T(S, 3), T(S, 3), rotary_dim=D),
+        "cos must have at least 4 columns, got shape (1, 5, 3)",
+    ),
+    "vllm: query": (
+        lambda: vllm.rotary_embedding(torch.arange(S), T(S, H * D + 1), None, D, T(S, D), True),
+        "query must have the axes (5,) of positions and then heads * head_size or heads, head_size, got shape (5, 25) with head_size 8",
+    ),
+    "vllm: key": (
+        lambda: vllm.rotary_embedding(torch.arange(S), T(S, H * D), T(4, D), D, T(S, D), True),
+        "key must have the axes (5,) of positions and then heads * head_size or heads, head_size, got shape (4, 8) with head_size 8",
+    ),
+    "vllm: positions": (
+        lambda: vllm.rotary_embedding(torch.arange(S), T(S, H * D), None, D, T(4, D), True),
+        "positions must lead to a row of the table, 0 to 3, got row 4 for token 4 of batch 0",
+    ),
+    "vllm: cache": (
+        lambda: vllm.rotary_embedding(torch.arange(S), T(S, H * D), None, D, T(S, D, dtype=BF16), True),
+        "cos_sin_cache must be float32 or the dtype of x, float32, got bfloat16",
+    ),
+    "meta: freqs_cis": (
+        lambda: meta_llama.apply_rotary_emb(T(B, S, H, D), T(B, S, H, D), T(S, P)),
+        "freqs_cis must be complex, got torch.float32",
+    ),
+    "meta: rows": (
+        lambda: meta_llama.apply_rotary_emb(T(B, 4, H, D), T(B, 4, H, D), COMPLEX),
+        "freqs_cis must have shape (seqlen, head_dim / 2), (4, 4), got (5, 4)",
+    ),
+    "meta: float64": (
+        lambda: meta_llama.apply_rotary_emb(T(B, S, H, D, dtype=F64), T(B, S, H, D, dtype=F64), COMPLEX),
+        "freqs_cis must be float64 for float64 x, got float32",
+    ),
+    "torchtitan: real": (
+        lambda: torchtitan.apply_rotary_emb_complex(T(B, S, H, D), T(B, S, H, D), T(1, S, 1, P)),
+        "rope_cache must be complex, got torch.float32",
+    ),
+    "torchtitan: axes": (
+        lambda: torchtitan.apply_rotary_emb_cos_sin(T(B, S, H, D), T(B, S, H, D), T(S, 2 * D)),
+        "rope_cache must have shape (1 or batch, seqlen, 1, 16), got shape (5, 16)",
+    ),
+    "torchtune: no cache": (
+        lambda: torchtune.forward(module(None), T(B, S, H, D)),
+        "self.cache must be built: call self.rope_init(), got None",
+    ),
+    "torchtune: partial": (
+        lambda: torchtune.forward(module(T(S, 3, 2)), T(B, S, H, D)),
+        "self.cache must have shape (max_seq_len, 4, 2), got shape (5, 3, 2)",
+    ),
+    "torchtune: input_pos": (
+        lambda: torchtune.forward(module(T(S, P, 2)), T(B, S, H, D), input_pos=torch.arange(-1, S - 1)),
+        "input_pos must lead to a row of the table, 0 to 4, got row -1 for token 0 of batch 0",
+    ),
+    "rotary_embedding_torch: freqs": (
+        lambda: rotary_embedding_torch.apply_rotary_emb(T(3, D), T(B, H, S, D)),
+        "freqs must broadcast to x of shape (2, 3, 5, 8) on all axes but the last, got shape (3, 8)",
+    ),
+    "rotary_embedding_torch: start_index": (
+        lambda: rotary_embedding_torch.apply_rotary_emb(T(S, D), T(B, H, S, D), start_index=2),
+        "freqs must fit head_dim 8 from rotary_offset 2, got 8",
+    ),
+    "x_transformers: freqs": (
+        lambda: x_transformers.apply_rotary_pos_emb(T(B, H, S, D), T(S, D)),
+        "freqs must have 3 dimensions, got shape (5, 8)",
+    ),
+    "timm: per pair": (
+        lambda: timm.apply_rot_embed_cat(T(B, H, S, D), T(S, D)),
+        "cos_emb must have the head_dim 8 of x last, got shape (5, 4)",
+    ),
+    "timm: sin": (
+        lambda: timm.apply_rot_embed(T(B, H, S, D), T(S, D), T(1, D)),
+        "sin_emb must have the shape of cos, (1, 8), got shape (5, 8)",
+    ),
+    "rotary_embedding_torch: five axes": (
+        lambda: rotary_embedding_torch.apply_rotary_emb(T(S, 4, D), T(B, H, S, 3, D)),
+        "freqs must broadcast to x of shape (2, 3, 5, 3, 8) on all axes but the last, got shape (5, 4, 8)",
+    ),
+    "rotary_embedding_torch: more axes than t": (
+        lambda: rotary_embedding_torch.apply_rotary_emb(T(1, S, 1, D), T(S, D)),
+        "freqs must broadcast to x of shape (5, 8) on all axes but the last, got shape (1, 5, 1, 8)",
+    ),
+    "transformers: partial": (
+        lambda: transformers.apply_rotary_pos_emb(T(B, H, S, D), T(B, H, S, D), T(B, S, P), T(B, S, P)),
+        "cos must have the head_dim 8 of q last, got shape (2, 5, 4)",
+    ),
+    "transformers: seqlen": (
+        lambda: transformers.apply_rotary_pos_emb(T(B, H, S, D), T(B, H, S, D), T(B, 4, D), T(B, 4, D)),
+        "cos must broadcast to x of shape (2, 3, 5, 8) and (2, 3, 5, 8) on all axes but the last, got shape (2, 1, 4, 8)",
+    ),
+}
+
+
+@pytest.mark.devices("cpu")  # a GPU's positions are not looked at
+@pytest.mark.parametrize("name", ERRORS)
+def test_errors_name_the_argument(name):
+    call, message = ERRORS[name]
+    with pytest.raises((TypeError, ValueError)) as error:
+        call()
+    assert str(error.value) == f"rope_ext: {message}"
+
+
+def test_flash_attn_in_place_on_a_leaf():
+    """There it is overwritten, and its gradient is that of the result."""
+    with pytest.raises(ValueError, match="x must not be a leaf that requires grad"):
+        flash_attn.apply_rotary_emb(T(B, S, H, D).requires_grad_(), T(S, P), T(S, P), inplace=True)
