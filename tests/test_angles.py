@@ -87,12 +87,11 @@ PARAMETERS = {
     "heads": ["shared", "per head"],
     "inverse": [False, True],
     "form": ["functional", "in place", "out"],
-    "kernels": ["cpu", "cuda"],
 }
 
 
 @pytest.mark.parametrize("case", pairwise(PARAMETERS), ids=lambda c: "-".join(str(v) for v in c.values()))
-def test_apply_makes_the_table_it_does_not_read(case, device):
+def test_apply_makes_the_table_it_does_not_read(case):
     """apply(inv_freq=...) equals apply with the tables of cos_sin, bit for bit; so does its gradient of x."""
     dtype, layout, (rotary_dim, rotary_offset) = case["dtype"], case["layout"], case["rotary"]
     arithmetic = torch.float64 if dtype == torch.float64 else torch.float32
@@ -123,28 +122,20 @@ def test_apply_makes_the_table_it_does_not_read(case, device):
     wanted = reference.apply(x, cos, sin, **options)
 
     options |= {"inv_freq": inv_freq, "positions": positions, "offset": offset, "attention_scaling": 1.25}
-    if case["kernels"] == "cuda" and device == "cpu":
-        native.rope_ext_use_cpu_kernels.argtypes = (ctypes.c_void_p,)
-        native.rope_ext_use_cpu_kernels(_introspect.kernels("cuda"))
-    try:
-        if case["form"] == "functional":
-            got = rope_ext.apply(x, **options)
-        elif case["form"] == "out":
-            got = rope_ext.apply(x, out=torch.full_like(x, torch.nan), **options)
-        else:
-            got = rope_ext.apply_(x.clone(), **options)
-        assert_same_bits(got, wanted)
-        if case["form"] != "out":  # learned frequencies: a table that is differentiated, of the same bits
-            learned = options | {"inv_freq": inv_freq.clone().requires_grad_()}
-            made = (
-                rope_ext.apply(x, **learned) if case["form"] == "functional" else rope_ext.apply_(x.clone(), **learned)
-            )
-            assert made.requires_grad
-            assert_same_bits(made.detach(), wanted)
-        leaf, grad = x.clone().requires_grad_(), random(x.shape, dtype, 5)
-        (grad_x,) = torch.autograd.grad(rope_ext.apply(leaf, **options), leaf, grad)
-    finally:
-        native.rope_ext_use_cpu_kernels(None)
+    if case["form"] == "functional":
+        got = rope_ext.apply(x, **options)
+    elif case["form"] == "out":
+        got = rope_ext.apply(x, out=torch.full_like(x, torch.nan), **options)
+    else:
+        got = rope_ext.apply_(x.clone(), **options)
+    assert_same_bits(got, wanted)
+    if case["form"] != "out":  # learned frequencies: a table that is differentiated, of the same bits
+        learned = options | {"inv_freq": inv_freq.clone().requires_grad_()}
+        made = rope_ext.apply(x, **learned) if case["form"] == "functional" else rope_ext.apply_(x.clone(), **learned)
+        assert made.requires_grad
+        assert_same_bits(made.detach(), wanted)
+    leaf, grad = x.clone().requires_grad_(), random(x.shape, dtype, 5)
+    (grad_x,) = torch.autograd.grad(rope_ext.apply(leaf, **options), leaf, grad)
     options = {name: options[name] for name in ("layout", "interleaved", "inverse", "rotary_dim", "rotary_offset")}
     assert_same_bits(grad_x, rope_ext.apply(grad, cos, sin, **(options | {"inverse": not options["inverse"]})))
 

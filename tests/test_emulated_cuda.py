@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import test_angles
 import torch
 from conftest import DTYPES, assert_same_bits, random
 from pairwise import pairwise
@@ -51,6 +52,12 @@ def test_values(case, emulated):
     emulated(case["multiprocessors"], case["backwards"])
     assert rope_ext.build_info()["cpu_isa"] == "cuda"
     test_equals_reference(case)
+
+
+@pytest.mark.parametrize("case", pairwise({**test_angles.PARAMETERS, **GRIDS}), **KEPT)
+def test_values_without_table(case, emulated):
+    emulated(case["multiprocessors"], case["backwards"])
+    test_angles.test_apply_makes_the_table_it_does_not_read(case)
 
 
 def test_every_instance_of_the_kernel_has_run(emulated):
