@@ -106,7 +106,7 @@ def apex():
 
     def build(case):
         cos, sin = (t[0, 0, :, None, None] for t in (case.tables.channel_cos, case.tables.channel_sin))
-        turn = partial(fused_apply_rotary_pos_emb_cached, cos=cos, sin=sin, transpose_output_memory=True)
+        turn = partial(fused_apply_rotary_pos_emb_cached, cos_=cos, sin_=sin, transpose_output_memory=True)
         return of_tensors(each(turn), SBHD)(case)
 
     return [Variant("apex", "functional", build, 3, "half", reads="one entry per channel, in the dtype of x")]
