@@ -106,7 +106,10 @@ def apex():
 
     def build(case):
         cos, sin = (t[0, 0, :, None, None] for t in (case.tables.channel_cos, case.tables.channel_sin))
-        turn = partial(fused_apply_rotary_pos_emb_cached, cos_=cos, sin_=sin, transpose_output_memory=True)
+
+        def turn(t):  # by place: releases differ in the names cos and cos_
+            return fused_apply_rotary_pos_emb_cached(t, cos, sin, True)
+
         return of_tensors(each(turn), SBHD)(case)
 
     return [Variant("apex", "functional", build, 3, "half", reads="one entry per channel, in the dtype of x")]

@@ -50,9 +50,9 @@ def apply_rotary_pos_emb(t, freqs, tensor_format="sbhd", start_positions=None, i
     return turn(t, freqs.cos()[:, 0], freqs.sin()[:, 0], interleaved)
 
 
-def fused_apply_rotary_pos_emb_cached(t, cos, sin, transpose_output_memory=False):
-    assert cos.dtype == t.dtype and cos.shape == (t.shape[0], 1, 1, t.shape[-1]) and transpose_output_memory
-    return turn(t, cos.float(), sin.float())
+def fused_apply_rotary_pos_emb_cached(t, cos_, sin_, transpose_output_memory=False):
+    assert cos_.dtype == t.dtype and cos_.shape == (t.shape[0], 1, 1, t.shape[-1]) and transpose_output_memory
+    return turn(t, cos_.float(), sin_.float())
 
 
 def apply_rope_with_cos_sin_cache(positions, query, key, head_size, cos_sin_cache, is_neox=True):
