@@ -17,7 +17,17 @@ def _fake_rotate(x, *rest):
     return [torch.empty_like(t) for t in x]
 
 
-def _batch_and_seqlen(x, flags, positions, offsets):
+def _batch_and_seqlen(
+    x,
+    offset=0,
+    flags=0,
+    rotary_dim=None,
+    rotary_offset=0,
+    attention_scaling=1.0,
+    positions=None,
+    offsets=None,
+    cu_seqlens=None,
+):
     """Of a row or a position per token: batch is 1 where all sequences have the same."""
     axes = layout_of(flags)
     seqlen = x[0].shape[axes.index("t" if "t" in axes else "s")]
@@ -25,37 +35,13 @@ def _batch_and_seqlen(x, flags, positions, offsets):
     return (x[0].shape[axes.index("b")] if per_batch and "b" in axes else 1), seqlen
 
 
-def _fake_rows(
-    x,
-    cos,
-    sin,
-    offset=0,
-    flags=0,
-    rotary_dim=None,
-    rotary_offset=0,
-    attention_scaling=1.0,
-    positions=None,
-    offsets=None,
-    cu_seqlens=None,
-):
-    return cos.new_empty(_batch_and_seqlen(x, flags, positions, offsets), dtype=torch.int64)
+def _fake_rows(x, cos, sin, *rest, **named):
+    return cos.new_empty(_batch_and_seqlen(x, *rest, **named), dtype=torch.int64)
 
 
-def _fake_cos_sin(
-    x,
-    high,
-    low,
-    offset=0,
-    flags=0,
-    rotary_dim=None,
-    rotary_offset=0,
-    attention_scaling=1.0,
-    positions=None,
-    offsets=None,
-    cu_seqlens=None,
-):
-    _same_device(x, high, low, positions, offsets, cu_seqlens)
-    sizes = _batch_and_seqlen(x, flags, positions, offsets)
+def _fake_cos_sin(x, high, low, *rest, **named):
+    _same_device(x, high, low, *rest, *named.values())
+    sizes = _batch_and_seqlen(x, *rest, **named)
     cos, sin = (high.new_empty((*sizes, *high.shape[1:])) for _ in range(2))
     return cos, sin, high.new_empty((high.shape[0], *sizes))
 

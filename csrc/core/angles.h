@@ -8,9 +8,9 @@
 // Errors in float, absolute, for frequencies up to 1 radian per position: 1e-7 up to position 2^20, 1.5e-7 up to 2^24,
 // and position * 2^-48 beyond; cos^2 + sin^2 stays 1.
 //
-// The same bits everywhere: only products, sums, rint and comparisons, each rounded by itself; no fused multiply-add
-// but for the error of a product, which is exact; no function of a math library. reference.cos_sin is the same in
-// PyTorch.
+// The same bits everywhere: only products, sums, rint, trunc and comparisons, each rounded by itself; no fused
+// multiply-add but for the error of a product, which is exact; no function of a math library. reference.cos_sin is the
+// same in PyTorch.
 #pragma once
 
 #include <cmath>
