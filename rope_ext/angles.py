@@ -64,6 +64,7 @@ def cos_sin(positions, inv_freq, attention_scaling=1.0, *, dtype=torch.float32):
 
     Exact: whole turns are dropped without error, so in float32 results are off by less than 1.5e-7 up to position 2^24
     (float64: 3e-16), beyond by position * inv_freq * 2^-48 (float64: 2^-104), and equal bit for bit on every device.
+    That is for inv_freq up to 1; in float32 positions (below 2^24) times inv_freq must stay below 2^24 radians.
     What `apply(inv_freq=...)` does in its kernel.
 
     Equivalent to: angles = positions.double()[..., None] * inv_freq.double(); (angles.cos(), angles.sin())

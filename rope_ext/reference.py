@@ -1,6 +1,7 @@
 """The rotation in plain PyTorch: what every kernel must equal, bit for bit.
 
-Read it to know what `rope_ext.apply` computes. It checks nothing, is slow, and PyTorch differentiates it.
+Read it to know what `rope_ext.apply` computes. It checks nothing, is slow, and PyTorch differentiates it: to the bits
+of rope_ext in float64 and float32; those of the gradient of 16-bit x are given by `transposed`.
 """
 
 import math
@@ -98,15 +99,14 @@ def cos_sin(positions, high, low, attention_scaling=1.0):
         turns = _add(
             tuple(turns), (product - product.round(), fused(rest, rate_low, product_error(rest, rate_high, product)))
         )
-    total = turns[0] + turns[1]
-    lost = turns[1] - (total - turns[0])
-    quarter = (4 * total).round()
-    rest = total - 0.25 * quarter
+    high, low = turns
+    quarter = (4 * (high + low)).round()
+    rest = (high - 0.25 * quarter) + low
     two_pi = torch.tensor(TWO_PI if dtype == torch.float64 else _TWO_PI_FLOAT32, dtype=dtype, device=rest.device)
     x = rest * two_pi[0]
-    x_low = fused(lost, two_pi[0], fused(rest, two_pi[1], product_error(rest, two_pi[0], x)))
+    x_low = fused(rest, two_pi[1], product_error(rest, two_pi[0], x))
     x2 = x * x
-    sin = x + fused(x, x2 * _series(x2, 3, _SIN_TERMS[dtype]), fused(-0.5 * x_low, x2, x_low))
+    sin = x + fused(x, x2 * _series(x2, 3, _SIN_TERMS[dtype]), x_low)
     cos = 1 + fused(x2, _series(x2, 2, _COS_TERMS[dtype]), -x_low * x)
     quarter = quarter.remainder(4)
     odd = quarter.remainder(2) == 1

@@ -186,7 +186,8 @@ class RotaryEmbedding:
     def apply(self, x, *, positions=None, offset=0, seqlen=None, rotary_offset=0, **options):
         """`rope_ext.apply` with these frequencies, rotary_dim and attention_scaling: no table, angles in the kernel.
 
-        x, positions, offset, rotary_offset, options: as there (layout, interleaved, cu_seqlens, inverse, out).
+        x, positions, offset, rotary_offset, options: as there (layout, interleaved, cu_seqlens, inverse, rounding,
+            out_interleaved, out).
         seqlen: the length that "dynamic_ntk" and "longrope" choose by, an int, and then to be given.
         precision="hf" goes through tables of the positions, which have its bits; without cu_seqlens.
         """

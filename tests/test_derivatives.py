@@ -134,6 +134,20 @@ def test_eager_rounding_has_the_bits_of_eager_code(dtype, table):
         assert not torch.equal(*(torch.autograd.grad(y, x, g, retain_graph=True)[0] for y in (once, got)))
 
 
+def test_eager_rounding_without_table():
+    """The gradient of 16-bit x does not depend on whether frequencies are learned."""
+    x, g = random((2, 5, 3, 64), torch.bfloat16).requires_grad_(), random((2, 5, 3, 64), torch.bfloat16, 3)
+    inv_freq = rope_ext.frequencies.default(64).inv_freq
+    cos, sin = rope_ext.cos_sin(torch.arange(5), inv_freq)
+    tables = {"cos": cos, "sin": sin}
+    wanted, frozen, learned = (
+        torch.autograd.grad(rope_ext.apply(x, rounding="eager", **angles), x, g)
+        for angles in (tables, {"inv_freq": inv_freq}, {"inv_freq": inv_freq.clone().requires_grad_()})
+    )
+    assert_same_bits(frozen, wanted)
+    assert_same_bits(learned, wanted)
+
+
 @pytest.mark.parametrize("table_dtype", [torch.float32, torch.bfloat16])
 def test_gradient_of_tables_accumulates_in_fp32(table_dtype):
     """Of 2 x 2048 tokens that all read row 1. Products of small integers: every sum is below 2^24, so float32 adds them

@@ -1,12 +1,18 @@
 """Every instruction set of this machine gives the reference's bits: kernels called by name, on raw pointers."""
 
+import ctypes
 import itertools
 
 import pytest
 import torch
 from conftest import BITS, DTYPES, assert_same_bits, random
+from test_values import CASES, test_equals_reference
 
+import rope_ext
 from rope_ext import _introspect, reference
+from rope_ext._library import native
+
+native.rope_ext_use_cpu_kernels.argtypes = (ctypes.c_void_p,)
 
 pytestmark = pytest.mark.devices("cpu")
 
@@ -48,6 +54,24 @@ def test_instruction_sets_give_the_same_bits(dtype, interleaved):
             gradients.append((grad_cos, grad_sin))
         for other in gradients[1:]:
             assert_same_bits(other, gradients[0])
+
+
+@pytest.fixture
+def kernels():
+    """Call it with the name of an instruction set to have the ops use it."""
+    yield lambda isa: native.rope_ext_use_cpu_kernels(_introspect.kernels(isa))
+    native.rope_ext_use_cpu_kernels(None)
+
+
+@pytest.mark.parametrize(
+    "case", [c for c in CASES if c["rounding"] == "eager" or c["out_interleaved"] is not None][::4]
+)
+def test_options_of_every_instruction_set(case, kernels):
+    """Rounded products, and results in the other pairing."""
+    for isa in _introspect.supported_isas():
+        kernels(isa)
+        assert rope_ext.build_info()["cpu_isa"] == isa
+        test_equals_reference(case)
 
 
 def placed(step, order):

@@ -92,6 +92,11 @@ Layout table_layout(const Arguments& a, const Tensor& table) {
   return x.batch < 0 ? Layout{"", 4, 0, 1, 2} : x;
 }
 
+// Of 16-bit x and float32 cos PyTorch makes float32 products, and gradients of x in 16 bits of each.
+bool rounds_products(const Arguments& a, DType x, DType cos) {
+  return a.round_products() && bytes_of(x) == 2 && (cos == x || a.transposed());
+}
+
 // cos and sin are the high and low part of inv_freq in turns per position.
 void check_frequencies(const Arguments& a, Params* p) {
   const bool is_64 = p->dtype == DType::kFloat64;
@@ -124,6 +129,7 @@ void check_frequencies(const Arguments& a, Params* p) {
   p->sin = frequencies(a.sin);
   p->axes = a.cos.size(0);
   p->attention_scaling = a.attention_scaling;
+  p->round_products = rounds_products(a, p->dtype, p->table_dtype);
   p->negate_sin = a.inverse() != a.transposed();
 }
 
@@ -156,8 +162,7 @@ void check_tables(const Arguments& a, Params* p) {
   }
   p->table_dtype = dtype;
   p->per_channel = width == 2 * pairs;
-  // Of 16-bit x and a float32 table PyTorch makes float32 products, and gradients of x in 16 bits of each.
-  p->round_products = a.round_products() && bytes_of(p->dtype) == 2 && (dtype == p->dtype || a.transposed());
+  p->round_products = rounds_products(a, p->dtype, dtype);
   p->negate_sin = a.inverse() != a.transposed();
   p->cos = table_of(a, *p, a.cos);
   p->sin = table_of(a, *p, a.sin);
@@ -255,7 +260,7 @@ void check_written(const Arguments& a, const Tensors& out, const char* name) {
     const MemoryView view = view_of(a.x[j]);
     for (size_t i = 0; i < out.size(); ++i) {
       if (j == i && same_view(written[i], view)) {
-        check_pairing();
+        if (a.x[j].numel()) check_pairing();
         continue;
       }
       keep_apart(name, written[i], view, a.x[j], "x, unless it is the very same view");

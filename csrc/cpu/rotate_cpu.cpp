@@ -59,19 +59,18 @@ void make_entries(const Params& p, int64_t batch, int64_t token, int64_t sequenc
                   int64_t n, A* cos, A* sin) {
   // Of positions in one number on one axis, the most frequent ones, nothing is added up.
   A high[kPairBlock], low[kPairBlock];
-  const A scale_cos = static_cast<A>(p.attention_scaling), scale_sin = p.negate_sin ? -scale_cos : scale_cos;
   for (int64_t axis = 0; axis < p.axes; ++axis) {
     const A* rate_high = at<A>(p.cos.first, entry(p.cos, 0, axis, head, begin));
     const A* rate_low = at<A>(p.sin.first, entry(p.sin, 0, axis, head, begin));
     const Two<A> position = position_of<A>(p.positions, batch, token, sequence_start, axis);
     const auto finish = [&](Two<A> turns, int64_t i) {
-      const CosSin<A> made = cos_sin(turns, scale_cos, scale_sin);
+      const CosSin<A> made = cos_sin(turns);
       cos[i] = made.cos;
       sin[i] = made.sin;
     };
     if (p.axes == 1 && position.high == 0) {
       for (int64_t i = 0; i < n; ++i) finish(turns_of(position.low, Two<A>{rate_high[i], rate_low[i]}), i);
-      return;
+      continue;
     }
     for (int64_t i = 0; i < n; ++i) {
       const Two<A> before = axis ? Two<A>{high[i], low[i]} : Two<A>{};
@@ -81,6 +80,12 @@ void make_entries(const Params& p, int64_t batch, int64_t token, int64_t sequenc
     }
     if (axis + 1 < p.axes) continue;
     for (int64_t i = 0; i < n; ++i) finish(Two<A>{high[i], low[i]}, i);
+  }
+  const A scale = static_cast<A>(p.attention_scaling);
+  if (scale == 1 && !p.negate_sin) return;  // two of forty operations
+  for (int64_t i = 0; i < n; ++i) {
+    cos[i] *= scale;
+    sin[i] *= p.negate_sin ? -scale : scale;
   }
 }
 

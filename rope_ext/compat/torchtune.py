@@ -35,7 +35,7 @@ def forward_half(self, x, input_pos=None):
     Source: torchtune/models/phi3/_position_embeddings.py, torchtune/models/qwen2/_positional_embeddings.py.
     """
     cos, sin = _cache(self, (2 * x.shape[-1],)).chunk(2, dim=-1)
-    return apply(x, cos, sin, positions=input_pos)
+    return apply(x, cos, sin, positions=input_pos, rounding="eager")  # of 16-bit x the terms of the gradient
 
 
 def _cache(self, row):

@@ -13,7 +13,7 @@ def apply_rotary_pos_emb(q, k, cos, sin, unsqueeze_dim=1):
     broadcast to q and k after unsqueeze(unsqueeze_dim): (batch, seqlen, head_dim) with 1 for "bhsd", 2 for "bshd". The
     result has the dtype of q * cos, as there: float32 where q is bfloat16 and cos float32.
 
-    Bit-equal, and so is the gradient of q and k.
+    Bit-equal, and where q, k and cos have one dtype the gradient of q and k too.
 
     Source: transformers/models/llama/modeling_llama.py, apply_rotary_pos_emb.
     """
