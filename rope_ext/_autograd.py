@@ -37,7 +37,10 @@ _library = torch.library.Library("rope_ext", "IMPL")
 # rotary_offset, attention_scaling), and the lookup (positions, offsets, cu_seqlens). Defaults at the end do not reach
 # kernels in Python.
 _DEFAULTS = (0, 0, None, 0, 1.0, None, None, None)
-_TRANSPOSED, FROM_POSITIONS = 32, 64  # of flags; the second: cos and sin are what angles.turns made
+_INTERLEAVED, _TRANSPOSED = 8, 32  # of flags (csrc/bindings/check.h)
+FROM_POSITIONS = 64  # cos and sin are what angles.turns made
+ROUND_PRODUCTS = 128  # to 16 bits
+OTHER_PAIRING = 256  # the result has the other pairing than x
 _NOT_ROTATED, _OUTSIDE = -1, -2  # of table_rows (csrc/core/positions.h)
 
 
@@ -264,7 +267,10 @@ def _rotated_only(x, cos, sin, scalars):
 
 
 def _transposed(scalars):
-    return (scalars[0], scalars[1] ^ _TRANSPOSED, *scalars[2:])
+    flags = scalars[1] ^ _TRANSPOSED
+    if flags & OTHER_PAIRING:  # from the pairing of the result to that of x
+        flags ^= _INTERLEAVED
+    return (scalars[0], flags, *scalars[2:])
 
 
 def _pick(tensors, wanted):
@@ -294,10 +300,13 @@ def _apply(function, *inputs):
 def _per_token(x, cos, sin, lookup, scalars):
     """Tables with one row per token, from tables looked up by position; and which tokens are rotated, None: all."""
     rows = _ops.table_rows(x, cos, sin, *scalars, *lookup)
-    if cos.dtype in (torch.bfloat16, torch.float16):
+    dtype = cos.dtype
+    if dtype in (torch.bfloat16, torch.float16):
         cos, sin = cos.float(), sin.float()  # so that gradients of tokens that share a row add up in fp32
     index = rows.clamp(min=0).flatten()
     cos, sin = (t.index_select(0, index).reshape(*rows.shape, t.shape[-1]) for t in (cos, sin))
+    if scalars[1] & ROUND_PRODUCTS:  # which depends on the dtype of the tables
+        cos, sin = cos.to(dtype), sin.to(dtype)
     rows = rows.unsqueeze(-1)
     if cos.device.type != "cpu":
         cos, sin = (torch.where(rows == _OUTSIDE, torch.nan, t) for t in (cos, sin))

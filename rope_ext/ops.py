@@ -4,7 +4,7 @@ import torch
 from torch.compiler import is_compiling
 
 from . import _autograd
-from ._autograd import FROM_POSITIONS, ROTATE, ROTATE_IN_PLACE, ROTATE_OUT
+from ._autograd import FROM_POSITIONS, OTHER_PAIRING, ROTATE, ROTATE_IN_PLACE, ROTATE_OUT, ROUND_PRODUCTS
 from ._library import REBUILD, build_info
 from .angles import check_scaling, turns
 from .reference import LAYOUTS
@@ -53,6 +53,8 @@ def apply(
     inverse=False,
     inv_freq=None,
     attention_scaling=1,  # an int: of a float default torch.compile(dynamic=True) would make an input
+    rounding="once",
+    out_interleaved=None,
     out=None,
 ):
     """Turn pairs of channels of x by the angles whose cosines and sines are given (rotary position embedding).
@@ -80,11 +82,17 @@ def apply(
         (axes, heads or 1, pairs), and then positions may be (axes, batch or 1, seqlen) and the angle is the sum over
         axes (see frequencies.per_axis). Or what `angles.turns` made of it, which saves that work at each call.
     attention_scaling: factor on the cos and sin of inv_freq (tables hold it already).
+    rounding: "once", or "eager": each product is rounded to 16 bits before the sum, where x and cos are both of 16
+        bits, as eager PyTorch does in x * cos + rotate_half(x) * sin, so that result and gradient of x have its bits.
+    out_interleaved: pairing of the result where it is not that of x. DeepSeek-V3 reads (2i, 2i + 1) and writes
+        (i, i + rotary_dim / 2): interleaved=True, out_interleaved=False. An entry of cos per channel is in the order of
+        the result.
     out: write there, and return it: like x in structure, shapes and dtype, any strides, memory apart from all
         arguments or x itself. Not while a derivative is recorded.
 
     Returns rotated tensors in the structure of x, of its dtype, with the strides of torch.empty_like. Arithmetic is
-    float32 (float64 for float64 x), each product and sum rounded, the result rounded once to the dtype of x.
+    float32 (float64 for float64 x), each product and sum rounded, the result rounded once to the dtype of x (but see
+    rounding).
     Differentiable in x, cos, sin, inv_freq and float positions, to every order, in reverse and forward mode, under
     torch.func and torch.compile.
 
@@ -115,6 +123,8 @@ def apply(
         inverse,
         inv_freq,
         attention_scaling,
+        rounding,
+        out_interleaved,
     )
     if out is not None:
         _call(ROTATE_OUT, (_listed(x, out), *arguments), x, out)
@@ -138,6 +148,7 @@ def apply_(
     inverse=False,
     inv_freq=None,
     attention_scaling=1,
+    rounding="once",
 ):
     """`apply` in place: overwrites the tensors of x with what `apply` would return, and returns x.
 
@@ -161,6 +172,7 @@ def apply_(
         inverse,
         inv_freq,
         attention_scaling,
+        rounding,
     )
     _call(ROTATE_IN_PLACE, arguments, x)
     return x
@@ -180,6 +192,8 @@ def _arguments(
     inverse,
     inv_freq=None,
     attention_scaling=1,
+    rounding="once",
+    out_interleaved=None,
 ):
     """The arguments that all ops share, in the order of csrc/bindings/schema.cpp; short where the rest are defaults."""
     if not (interleaved is True or interleaved is False) or not (inverse is True or inverse is False):
@@ -187,6 +201,14 @@ def _arguments(
     flags = _FLAGS.get((layout, interleaved, inverse))
     if flags is None:
         raise ValueError(f"rope_ext: layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
+    if rounding != "once":
+        if rounding != "eager":
+            raise ValueError(f"rope_ext: rounding must be 'once' or 'eager', got {rounding!r}")
+        flags |= ROUND_PRODUCTS
+    if out_interleaved is not None and out_interleaved is not interleaved:
+        if out_interleaved is not (not interleaved):
+            raise TypeError(f"rope_ext: out_interleaved must be True, False or None, got {out_interleaved!r}")
+        flags |= OTHER_PAIRING
     tensors = x if isinstance(x, (tuple, list)) else [x]
     if inv_freq is not None or attention_scaling is not _ONE:
         cos, sin, from_positions = _frequencies(tensors, cos, sin, inv_freq, attention_scaling)

@@ -23,30 +23,38 @@ def apply(
     offset=0,
     cu_seqlens=None,
     inverse=False,
+    rounding="once",
+    out_interleaved=None,
     transposed=False,
 ):
     """`rope_ext.apply` in plain PyTorch: its arguments and result, without `out`.
 
     `transposed` applies the transposed 2x2 blocks, which gives the gradient with respect to x.
     """
-    options = (layout, interleaved, rotary_dim, rotary_offset, positions, offset, cu_seqlens, inverse, transposed)
+    options = (layout, interleaved, rotary_dim, rotary_offset, positions, offset, cu_seqlens, inverse)
+    options = (*options, rounding, out_interleaved, transposed)
     if isinstance(x, torch.Tensor):
         return _apply(x, cos, sin, *options)
     return type(x)(_apply(t, cos, sin, *options) for t in x)
 
 
-def rotate(x, cos, sin, *, interleaved=False, transposed=False):
+def rotate(x, cos, sin, *, interleaved=False, out_interleaved=None, transposed=False, products=None):
     """The formula. x: (..., rotary_dim); cos, sin: broadcastable to it, or half as wide (one entry per pair).
 
     A pair (x1, x2) of channels becomes (x1 cos1 - x2 sin1, x2 cos2 + x1 sin2): Su et al. 2021, RoFormer, equation 34.
+    products: dtype that each product is rounded to, default that of x.
     """
+    products = x.dtype if products is None else products
+    out_interleaved = interleaved if out_interleaved is None else out_interleaved
+    in_tables = interleaved if transposed else out_interleaved
     per_channel = cos.shape[-1] == x.shape[-1]
     x1, x2 = _split(x, interleaved)
-    cos1, cos2 = _split(cos, interleaved) if per_channel else (cos, cos)
-    sin1, sin2 = _split(sin, interleaved) if per_channel else (sin, sin)
+    cos1, cos2 = _split(cos, in_tables) if per_channel else (cos, cos)
+    sin1, sin2 = _split(sin, in_tables) if per_channel else (sin, sin)
     if transposed:
         sin1, sin2 = -sin2, -sin1
-    return _join(x1 * cos1 - x2 * sin1, x2 * cos2 + x1 * sin2, interleaved)
+    x1_cos, x2_sin, x2_cos, x1_sin = (p.to(products).to(x.dtype) for p in (x1 * cos1, x2 * sin1, x2 * cos2, x1 * sin2))
+    return _join(x1_cos - x2_sin, x2_cos + x1_sin, out_interleaved)
 
 
 def table_rows(batch, seqlen, positions=None, offset=0, cu_seqlens=None, device=None):
@@ -170,12 +178,26 @@ def _tables_bshd(table, layout):
 
 
 def _apply(
-    x, cos, sin, layout, interleaved, rotary_dim, rotary_offset, positions, offset, cu_seqlens, inverse, transposed
+    x,
+    cos,
+    sin,
+    layout,
+    interleaved,
+    rotary_dim,
+    rotary_offset,
+    positions,
+    offset,
+    cu_seqlens,
+    inverse,
+    rounding,
+    out_interleaved,
+    transposed,
 ):
     x4 = _bshd(x, layout)
     batch, seqlen, _, head_dim = x4.shape
     end = head_dim if rotary_dim is None else rotary_offset + rotary_dim
     arithmetic = torch.float64 if x.dtype == torch.float64 else torch.float32
+    products = x.dtype if rounding == "eager" and cos.dtype == x.dtype else arithmetic
     cos, sin = cos.to(arithmetic), sin.to(arithmetic)
     if cos.dim() == 2:
         rows = table_rows(batch, seqlen, positions, offset, cu_seqlens, cos.device)
@@ -188,7 +210,9 @@ def _apply(
         cos,
         -sin if inverse else sin,
         interleaved=interleaved,
+        out_interleaved=out_interleaved,
         transposed=transposed,
+        products=products,
     )
     y4 = torch.cat((x4[..., :rotary_offset], middle.to(x.dtype), x4[..., end:]), dim=-1)
     if cu_seqlens is not None:

@@ -39,6 +39,7 @@ CASES = pairwise(
         "channels": [(4, None, 0), (6, 4, 1)],
         "inverse": [False, True],
         "in_place": [False, True],
+        "moved": [False, True],  # the result has the other pairing
     }
 )
 
@@ -53,6 +54,9 @@ def problem(case):
     cos, sin = random((*shape, width), F64, 2), random((*shape, width), F64, 3)
     keywords = {**keywords, "rotary_dim": rotary_dim, "rotary_offset": rotary_offset}
     keywords |= {"interleaved": case["interleaved"], "inverse": case["inverse"]}
+
+    if case["moved"] and not case["in_place"]:
+        keywords["out_interleaved"] = not case["interleaved"]
 
     def function(q, k, cos, sin):
         if not case["in_place"]:
@@ -91,16 +95,39 @@ def test_gradients_equal_the_reference_in_fp64(case):
     )
 
 
-@pytest.mark.parametrize("interleaved", [False, True])
+@pytest.mark.parametrize("pairings", [(False, False), (True, True), (True, False), (False, True)])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_gradient_of_x_equals_the_reference_bitwise(dtype, interleaved):
-    """It is the rotation with transposed blocks: one more call of the same kernel."""
-    table = F64 if dtype == F64 else torch.float32
+def test_gradient_of_x_equals_the_reference_bitwise(dtype, pairings):
+    """It is the rotation with transposed blocks, back to the pairing of x: one more call of the same kernel."""
+    of_x, of_result = pairings
     x = random((2, 5, 3, 16), dtype).requires_grad_()
-    cos, sin = random((5, 16), table, 1), random((5, 16), table, 2)
     g = random(x.shape, dtype, 3)
-    (got,) = torch.autograd.grad(rope_ext.apply(x, cos, sin, interleaved=interleaved), x, g)
-    assert_same_bits(got, reference.apply(g, cos, sin, interleaved=interleaved, transposed=True))
+    for table in {F64} if dtype == F64 else {torch.float32, dtype}:
+        cos, sin = random((5, 16), table, 1), random((5, 16), table, 2)
+        for rounding in ("once", "eager"):
+            y = rope_ext.apply(x, cos, sin, interleaved=of_x, out_interleaved=of_result, rounding=rounding)
+            (got,) = torch.autograd.grad(y, x, g)
+            options = {"interleaved": of_result, "out_interleaved": of_x, "rounding": rounding, "transposed": True}
+            assert_same_bits(got, reference.apply(g, cos, sin, **options))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_eager_rounding_has_the_bits_of_eager_code(dtype):
+    """Of results and gradients, and whether or not something is recorded for the tables."""
+    x = random((2, 5, 3, 64), dtype).requires_grad_()
+    cos, sin, g = random((5, 64), dtype, 1), random((5, 64), dtype, 2), random(x.shape, dtype, 3)
+
+    def eager(x):
+        first, second = x.chunk(2, dim=-1)
+        return x * cos[:, None] + torch.cat((-second, first), dim=-1) * sin[:, None]
+
+    wanted = eager(x)
+    got = rope_ext.apply(x, cos, sin, rounding="eager")
+    assert_same_bits(got, wanted)
+    assert_same_bits(torch.autograd.grad(got, x, g), torch.autograd.grad(wanted, x, g))
+    assert_same_bits(rope_ext.apply(x, cos.requires_grad_(), sin, rounding="eager"), wanted)
+    if dtype in (torch.bfloat16, torch.float16):  # the test could not fail otherwise
+        assert not torch.equal(rope_ext.apply(x, cos, sin), wanted)
 
 
 @pytest.mark.parametrize("table_dtype", [torch.float32, torch.bfloat16])

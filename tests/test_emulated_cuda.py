@@ -128,8 +128,9 @@ def test_gradients_of_tables_have_the_bits_of_the_cpu(dtype, emulated):
     for shape in [(5, 8), (1, 5, 8), (2, 5, 16), (1, 5, 4, 8)]:
         cos, sin = (random(shape, table, seed).requires_grad_() for seed in (4, 5))
 
-        def gradients(inputs=(cos, sin)):
-            return torch.autograd.grad(rope_ext.apply((q, k), *inputs, inverse=True), inputs, weights)
+        def gradients(inputs=(cos, sin), out_interleaved=shape == (2, 5, 16)):
+            y = rope_ext.apply((q, k), *inputs, inverse=True, out_interleaved=out_interleaved)
+            return torch.autograd.grad(y, inputs, weights)
 
         native.rope_ext_use_cpu_kernels(None)
         wanted = gradients()

@@ -30,6 +30,8 @@ PARAMETERS = {
     "per_channel": [False, True],
     "inverse": [False, True],
     "table": ["float32", "dtype of x", "strided"],
+    "rounding": ["once", "eager"],
+    "out_interleaved": [None, False, True],
 }
 CASES = pairwise(PARAMETERS)
 
@@ -72,7 +74,9 @@ def inputs_of(case):
         in_memory(random(shape, dtype, seed), "last stride 2" if case["table"] == "strided" else "contiguous")
         for seed in (7, 8)
     )
-    keywords |= {n: case[n] for n in ("layout", "interleaved", "inverse")}
+    keywords |= {n: case[n] for n in ("layout", "interleaved", "inverse", "rounding")}
+    if case["mode"] != "in place":
+        keywords["out_interleaved"] = case["out_interleaved"]
     return tuple(x), cos, sin, {**keywords, "rotary_dim": rotary_dim, "rotary_offset": rotary_offset}
 
 

@@ -57,6 +57,10 @@ void check_x(const Arguments& a, Params* p) {
   p->seqlen = first.size(layout.seqlen);
 }
 
+Pairing pairing_of(bool interleaved, int64_t pairs) {
+  return interleaved ? interleaved_pairing() : half_pairing(pairs);
+}
+
 void check_channels(const Arguments& a, Params* p) {
   const int64_t head_dim = a.x[0].size(-1);
   const int64_t rotary_dim = a.rotary_dim.value_or(head_dim - a.rotary_offset);
@@ -76,7 +80,8 @@ void check_channels(const Arguments& a, Params* p) {
   }
   p->rotary_offset = a.rotary_offset;
   p->pairs = rotary_dim / 2;
-  p->pairing = a.interleaved() ? interleaved_pairing() : half_pairing(p->pairs);
+  p->pairing = pairing_of(a.interleaved(), p->pairs);
+  p->out_pairing = pairing_of(a.interleaved() != a.other_pairing(), p->pairs);
 }
 
 // The layout of tables with a heads axis is that of x, with the batch axis (of one) that "thd" and "shd" lack.
@@ -151,6 +156,7 @@ void check_tables(const Arguments& a, Params* p) {
   }
   p->table_dtype = dtype;
   p->per_channel = width == 2 * pairs;
+  p->round_products = a.round_products() && dtype == p->dtype && bytes_of(dtype) == 2;
   p->negate_sin = a.inverse() != a.transposed();
   p->cos = table_of(a, *p, a.cos);
   p->sin = table_of(a, *p, a.sin);
@@ -228,6 +234,11 @@ void check_cos_sin(const Arguments& a) {
 
 void check_written(const Arguments& a, const Tensors& out, const char* name) {
   if (&out != &a.x) check_like_x(a, out, name);
+  const auto check_pairing = [&] {
+    if (!a.other_pairing()) return;
+    bad_value("out_interleaved", "be the pairing of x where x is written", a.interleaved() ? "False" : "True");
+  };
+  if (&out == &a.x) check_pairing();
   MemoryView written[kMaxTensors];
   for (size_t i = 0; i < out.size(); ++i) {
     written[i] = view_of(out[i]);
@@ -242,7 +253,10 @@ void check_written(const Arguments& a, const Tensors& out, const char* name) {
   for (size_t j = 0; j < a.x.size() && &out != &a.x; ++j) {
     const MemoryView view = view_of(a.x[j]);
     for (size_t i = 0; i < out.size(); ++i) {
-      if (j == i && same_view(written[i], view)) continue;
+      if (j == i && same_view(written[i], view)) {
+        check_pairing();
+        continue;
+      }
       keep_apart(name, written[i], view, a.x[j], "x, unless it is the very same view");
     }
   }
@@ -274,7 +288,7 @@ Table table_of(const Arguments& a, const Params& p, const Tensor& table) {
   Table to{first,  first, stride_of(table, layout.batch), table.stride(layout.seqlen), stride_of(table, layout.heads),
            channel};
   if (p.per_channel) {
-    const Pairing pairing = a.interleaved() ? interleaved_pairing() : half_pairing(p.pairs);
+    const Pairing pairing = pairing_of(a.tables_interleaved(), p.pairs);
     to.second = first + pairing.partner * channel * table.element_size();
     to.pair_stride = pairing.step * channel;
   }

@@ -12,7 +12,7 @@ struct Arguments {
   Tensors x;
   Tensor cos, sin;
   int64_t offset;
-  int64_t flags;  // layout + 8 interleaved + 16 inverse + 32 transposed + 64 from_positions
+  int64_t flags;  // layout + 8 interleaved + 16 inverse + 32 transposed + 64 from_positions + 128 + 256, below
   std::optional<int64_t> rotary_dim;
   int64_t rotary_offset;
   double attention_scaling;
@@ -24,7 +24,11 @@ struct Arguments {
   bool interleaved() const { return flags & 8; }
   bool inverse() const { return flags & 16; }
   bool transposed() const { return flags & 32; }
-  bool from_positions() const { return flags & 64; }  // cos and sin: see schema.cpp
+  bool from_positions() const { return flags & 64; }   // cos and sin: see schema.cpp
+  bool round_products() const { return flags & 128; }  // rounding="eager"
+  bool other_pairing() const { return flags & 256; }   // the result has the other pairing than x
+  // A table with an entry per channel has the order of the result, in the transposed op too, which reads it.
+  bool tables_interleaved() const { return interleaved() != (other_pairing() && !transposed()); }
 };
 
 // Where the axes of a layout are; -1: there is no batch axis, batch is 1. In the order of LAYOUTS in rope_ext/ops.py.

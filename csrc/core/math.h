@@ -11,7 +11,8 @@
 // and F is linear in g, in x and in (cos, sin), so derivatives of these are again one of the three.
 //
 // Products and sums are rounded one by one (compiled without contraction into FMA), as eager PyTorch does, so that
-// results are equal bit for bit to the reference and on every instruction set.
+// results are equal bit for bit to the reference and on every instruction set. Where eager code works in 16 bits it
+// rounds the products to them too: `round`.
 #pragma once
 
 #include "core/macros.h"
@@ -23,9 +24,16 @@ struct Pair {
   A first, second;
 };
 
+// round(product): of each product, before the sum.
+template <class A, class Round>
+ROPE_INLINE Pair<A> rotate_pair(Pair<A> x, Pair<A> cos, Pair<A> sin, const Round& round) {
+  return {round(x.first * cos.first) - round(x.second * sin.first),
+          round(x.second * cos.second) + round(x.first * sin.second)};
+}
+
 template <class A>
 ROPE_INLINE Pair<A> rotate_pair(Pair<A> x, Pair<A> cos, Pair<A> sin) {
-  return {x.first * cos.first - x.second * sin.first, x.second * cos.second + x.first * sin.second};
+  return rotate_pair(x, cos, sin, [](A product) { return product; });
 }
 
 template <class A>

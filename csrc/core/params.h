@@ -38,6 +38,7 @@ struct Pairing {
 };
 ROPE_INLINE Pairing half_pairing(int64_t pairs) { return {1, pairs}; }
 ROPE_INLINE Pairing interleaved_pairing() { return {2, 1}; }
+ROPE_INLINE bool operator==(Pairing a, Pairing b) { return a.step == b.step && a.partner == b.partner; }
 
 struct Params {
   RotatedTensor x[kMaxTensors];
@@ -46,11 +47,12 @@ struct Params {
   DType table_dtype;  // of cos and sin
   int64_t batch, seqlen;
   int64_t rotary_offset, pairs;
-  Pairing pairing;
+  Pairing pairing, out_pairing;  // of in and out; in place the same
   Table cos, sin;
-  bool per_channel;  // one entry per channel in cos and sin, not one per pair
-  bool negate_sin;   // turn by the negative angle
-  bool fresh;        // pages of some x.out do not exist yet
+  bool per_channel;     // one entry per channel in cos and sin, not one per pair
+  bool negate_sin;      // turn by the negative angle
+  bool round_products;  // to dtype, before they are added; only of 16 bits, with tables of the same dtype
+  bool fresh;           // pages of some x.out do not exist yet
   // 0: cos and sin are tables. Else they are the high and low part of a frequency in turns per position, in the type of
   // arithmetic, for each axis of the positions (row_stride) and each pair (pair_stride 1); angles.h makes cos and sin.
   int64_t axes;

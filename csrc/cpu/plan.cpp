@@ -42,7 +42,7 @@ Access access_of_all(const Params& p) {
   Access common{};
   for (int t = 0; t < p.num_tensors; ++t) {
     const Access access = access_of(scaled(p.pairing, p.x[t].in_stride.channel));
-    if (access != access_of(scaled(p.pairing, p.x[t].out_stride.channel))) return Access::kAny;
+    if (access != access_of(scaled(p.out_pairing, p.x[t].out_stride.channel))) return Access::kAny;
     if (t && access != common) return Access::kAny;
     common = access;
   }
@@ -66,7 +66,7 @@ int64_t stream_bytes() {
 // Whether every vector written to x.out begins at a multiple of its size.
 bool aligned(const Params& p, const RotatedTensor& x) {
   const Strides& s = x.out_stride;
-  const int64_t partner = p.pairing.step == 1 ? p.pairing.partner : 0;
+  const int64_t partner = p.out_pairing.step == 1 ? p.out_pairing.partner : 0;
   const int64_t steps = s.batch | s.token | s.head | p.rotary_offset | partner;
   return ((steps * bytes_of(p.dtype)) | reinterpret_cast<intptr_t>(x.out)) % kLargestVector == 0;
 }

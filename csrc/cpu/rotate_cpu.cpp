@@ -127,7 +127,7 @@ struct Rows {
 
 // Pairs i .. i + kSteps * kStep of each row (kSteps 0: i .. i + m, less than a step). cos and sin stay in registers, as
 // many as there are: from L1 at each row 15 to 40 % more time (AVX-512, 0.3 MiB in bfloat16 and float16).
-template <Access kAccess, bool kStream, int kSteps, class T>
+template <Access kAccess, bool kStream, bool kRoundProducts, int kSteps, class T>
 ROPE_INLINE void rotate_rows(const Rows<T>& rows, const Angles<Arithmetic<T>>& angles, int64_t i, int64_t m) {
   constexpr bool kFull = kSteps > 0;
   constexpr int kCount = kFull ? kSteps : 1;
@@ -149,21 +149,25 @@ ROPE_INLINE void rotate_rows(const Rows<T>& rows, const Angles<Arithmetic<T>>& a
     for (int s = 0; s < kCount; ++s) {
       const int64_t at = s * kStep<T>;
       const auto x = load_pairs<kAccess, kFull>(in + at * from.step, from, m);
-      store_pairs<kAccess, kFull, kStream>(rotate_pair(x, cos[s], sin[s]), out + at * to.step, to, m);
+      const auto y = rotate_pair(x, cos[s], sin[s], [](L product) {
+        using E = Elements<T>;
+        return kRoundProducts ? E::unpack(E::pack(product)) : product;
+      });
+      store_pairs<kAccess, kFull, kStream>(y, out + at * to.step, to, m);
     }
   }
 }
 
-template <Access kAccess, bool kStream, class T>
+template <Access kAccess, bool kStream, bool kRoundProducts, class T>
 void rotate_rows(const Rows<T>& rows, const Angles<Arithmetic<T>>& angles, int64_t n) {
   constexpr int64_t k = kStep<T>;
   int64_t i = 0;
   if constexpr (kAccess != Access::kAny) {
-    for (; i + 4 * k <= n; i += 4 * k) rotate_rows<kAccess, kStream, 4>(rows, angles, i, k);
-    for (; i + 2 * k <= n; i += 2 * k) rotate_rows<kAccess, kStream, 2>(rows, angles, i, k);
+    for (; i + 4 * k <= n; i += 4 * k) rotate_rows<kAccess, kStream, kRoundProducts, 4>(rows, angles, i, k);
+    for (; i + 2 * k <= n; i += 2 * k) rotate_rows<kAccess, kStream, kRoundProducts, 2>(rows, angles, i, k);
   }
-  for (; i + k <= n; i += k) rotate_rows<kAccess, kStream, 1>(rows, angles, i, k);
-  if (i < n) rotate_rows<kAccess, kStream, 0>(rows, angles, i, n - i);
+  for (; i + k <= n; i += k) rotate_rows<kAccess, kStream, kRoundProducts, 1>(rows, angles, i, k);
+  if (i < n) rotate_rows<kAccess, kStream, kRoundProducts, 0>(rows, angles, i, n - i);
 }
 
 // Copies channels [begin, end) of every head of a token, bit for bit.
@@ -201,7 +205,7 @@ void rotate_token(const Params& p, const Plan& plan, int64_t batch, int64_t toke
       for (int t = 0; t < p.num_tensors; ++t) {
         const RotatedTensor& x = p.x[t];
         const auto in = token_row<const T>(p, x.in, x.in_stride, p.pairing, batch, token, begin);
-        const auto out = token_row<T>(p, x.out, x.out_stride, p.pairing, batch, token, begin);
+        const auto out = token_row<T>(p, x.out, x.out_stride, p.out_pairing, batch, token, begin);
         const Rows<T> rows = {in.data + head * in.head_stride,
                               out.data + head * out.head_stride,
                               in.head_stride,
@@ -211,7 +215,13 @@ void rotate_token(const Params& p, const Plan& plan, int64_t batch, int64_t toke
                               out.pairing,
                               plan.prefetch[t],
                               static_cast<int64_t>(2 * n * sizeof(T))};
-        rotate_rows<kAccess, kStream>(rows, angles, n);
+        if constexpr (sizeof(T) == 2) {
+          if (p.round_products) {
+            rotate_rows<kAccess, kStream, true>(rows, angles, n);
+            continue;
+          }
+        }
+        rotate_rows<kAccess, kStream, false>(rows, angles, n);
       }
     }
   }
@@ -272,7 +282,7 @@ void table_grad_token(const Params& p, int64_t table_batch, int64_t token) {
         for (int t = 0; t < p.num_tensors; ++t) {
           const RotatedTensor& x = p.x[t];
           const auto in = token_row<const T>(p, x.in, x.in_stride, p.pairing, b, token, begin);
-          const auto grad = token_row<const T>(p, x.out, x.out_stride, p.pairing, b, token, begin);
+          const auto grad = token_row<const T>(p, x.out, x.out_stride, p.out_pairing, b, token, begin);
           const int64_t first_head = row_per_head ? table_head : 0;
           const int64_t last_head = row_per_head ? table_head + 1 : x.heads;
           for (int64_t h = first_head; h < last_head; ++h) {

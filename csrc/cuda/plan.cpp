@@ -33,11 +33,14 @@ bool rows_aligned(const Params& p, const void* data, const Strides& s, int64_t h
          (p.seqlen == 1 || multiple(s.token, width)) && (heads == 1 || multiple(s.head, width));
 }
 
+bool pairing_fits(Pairing pairing, int64_t width) {
+  return is_interleaved(pairing) || (pairing.step == 1 && multiple(pairing.partner, width));
+}
+
 // Whether all of x can be read and written `width` elements at a time.
 bool fits(const Params& p, int64_t width) {
-  if (!is_interleaved(p.pairing) && p.pairing.step != 1) return false;
+  if (!pairing_fits(p.pairing, width) || !pairing_fits(p.out_pairing, width)) return false;
   if (!multiple(p.pairs, width) || !multiple(p.rotary_offset, width)) return false;
-  if (p.pairing.step == 1 && !multiple(p.pairing.partner, width)) return false;
   for (int t = 0; t < p.num_tensors; ++t) {
     const RotatedTensor& x = p.x[t];
     if (!rows_aligned(p, x.in, x.in_stride, x.heads, width) || !rows_aligned(p, x.out, x.out_stride, x.heads, width)) {
@@ -56,6 +59,12 @@ int64_t vector_of(const Params& p) {
   return 1;
 }
 
+Units units_of(Pairing pairing, int64_t vector) {
+  const bool interleaved = vector > 1 && is_interleaved(pairing);
+  return {static_cast<int>(vector * pairing.step), static_cast<int>(interleaved ? vector : pairing.partner),
+          interleaved};
+}
+
 // Whether the entries of `vector` pairs can be read up to 16 bytes at a time.
 bool table_aligned(const Params& p, const Table& t, int64_t vector) {
   const int64_t size = bytes_of(p.table_dtype), width = std::min(vector, 16 / size);
@@ -67,7 +76,6 @@ bool table_aligned(const Params& p, const Table& t, int64_t vector) {
 
 Plan plan_of(const Params& p, int multiprocessors) {
   const int64_t vector = vector_of(p), tokens = p.batch * p.seqlen;
-  const bool interleaved = vector > 1 && is_interleaved(p.pairing);
   int64_t heads = 0, copied = 0, head_dim = 0;
   for (int t = 0; t < p.num_tensors; ++t) {
     heads += p.x[t].heads;
@@ -92,13 +100,12 @@ Plan plan_of(const Params& p, int multiprocessors) {
 
   Plan plan{};
   plan.vector = static_cast<int>(vector);
-  plan.interleaved = interleaved;
+  plan.in = units_of(p.pairing, vector);
+  plan.out = units_of(p.out_pairing, vector);
   plan.row_per_head = p.cos.head_stride || p.sin.head_stride;
   plan.table_vectors = vector > 1 && table_aligned(p, p.cos, vector) && table_aligned(p, p.sin, vector);
   plan.rotary_offset = static_cast<int>(p.rotary_offset);
   plan.rotary_dim = static_cast<int>(2 * p.pairs);
-  plan.unit_step = static_cast<int>(vector * p.pairing.step);
-  plan.unit_partner = static_cast<int>(interleaved ? vector : p.pairing.partner);
   plan.rotated_units = static_cast<int>(rotated_units);
   plan.units = static_cast<int>(units);
   plan.heads = static_cast<int>(heads);

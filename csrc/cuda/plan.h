@@ -8,17 +8,22 @@ namespace rope::cuda {
 // Threads of a block, at most.
 constexpr int kBlock = 256;
 
-// A unit is what a thread reads and writes of one head: two vectors, which are turned together or only copied. Of a
-// half-split head they lie `pairs` channels apart, of an interleaved one side by side.
+// How the rotated units of a head lie in memory: the two vectors of one are `partner` channels apart (half-split:
+// `pairs`; interleaved: side by side), the next unit begins `step` channels on.
+struct Units {
+  int step, partner;
+  bool interleaved;  // pairs lie within vectors; false where a vector is one element
+};
+
+// A unit is what a thread reads and writes of one head: two vectors, which are turned together or only copied.
 struct Plan {
-  int vector;          // elements of one access
-  bool interleaved;    // pairs lie within vectors; false where a vector is one element
+  int vector;  // elements of one access
+  Units in, out;
   bool row_per_head;   // tables have a heads axis
   bool table_vectors;  // rows of cos and sin are aligned for wide accesses
   int rotary_offset, rotary_dim;
-  int unit_step, unit_partner;  // channels from a rotated unit to the next, and from its first vector to its second
-  int rotated_units, units;     // of a head; all of them, with those that are copied
-  int heads;                    // of all tensors
+  int rotated_units, units;  // of a head; all of them, with those that are copied
+  int heads;                 // of all tensors
   // Block b does tokens [b / splits * tokens, + tokens), and the heads that b % splits, + splits * slots, ... leads to.
   int splits, blocks;
   int lanes, slots, tokens;  // of a block: threads along units, heads and tokens

@@ -21,9 +21,9 @@ struct Channels {
   int first, second;
 };
 
-ROPE_INLINE Channels rotated_channels(const Plan& plan, int unit) {
-  const int first = plan.rotary_offset + unit * plan.unit_step;
-  return {first, first + plan.unit_partner};
+ROPE_INLINE Channels rotated_channels(const Plan& plan, const Units& units, int unit) {
+  const int first = plan.rotary_offset + unit * units.step;
+  return {first, first + units.partner};
 }
 
 // Of the channels outside the rotated ones; `vectors` of them. An odd one at the end makes a unit by itself, twice.
@@ -43,50 +43,74 @@ struct Unit {
   int head;  // of its tensor
 };
 
-// head: among those of all tensors.
+// head: among those of all tensors. out_units: where the rotated units go.
 template <class T>
-ROPE_INLINE Unit<T> locate(const Params& p, const Plan& plan, int batch, int token, int head, int unit) {
+ROPE_INLINE Unit<T> locate(const Params& p, const Plan& plan, const Units& out_units, int batch, int token, int head,
+                           int unit) {
   if (head >= plan.heads) return {};
   int t = 0;
   for (; head >= p.x[t].heads; ++t) head -= static_cast<int>(p.x[t].heads);
   const RotatedTensor& x = p.x[t];
-  Channels channels;
+  Channels read, written;
   if (unit < plan.rotated_units) {
-    channels = rotated_channels(plan, unit);
+    read = rotated_channels(plan, plan.in, unit);
+    written = rotated_channels(plan, out_units, unit);
   } else {
     const int vectors = x.in == x.out ? 0 : (static_cast<int>(x.head_dim) - plan.rotary_dim) / plan.vector;
     unit -= plan.rotated_units;
     if (2 * unit >= vectors) return {};
-    channels = copied_channels(plan, vectors, unit);
+    read = written = copied_channels(plan, vectors, unit);
   }
   const Strides &from = x.in_stride, &to = x.out_stride;
   const T* in = at<T>(x.in, batch * from.batch + token * from.token + head * from.head);
   T* out = at<T>(x.out, batch * to.batch + token * to.token + head * to.head);
-  return {{in + channels.first * from.channel, in + channels.second * from.channel},
-          {out + channels.first * to.channel, out + channels.second * to.channel},
+  return {{in + read.first * from.channel, in + read.second * from.channel},
+          {out + written.first * to.channel, out + written.second * to.channel},
           head};
+}
+
+// (a0 b0 a1 b1 ..) <-> (a0 a1 .. b0 b1 ..)
+template <class T, int kWidth>
+ROPE_INLINE void exchange_pairing(bool from_interleaved, T (&channels)[2 * kWidth]) {
+  T moved[2 * kWidth];
+  ROPE_UNROLL
+  for (int i = 0; i < kWidth; ++i) {
+    for (int j = 0; j < 2; ++j) {
+      const int interleaved = 2 * i + j, half = i + j * kWidth;
+      if (from_interleaved) {
+        moved[half] = channels[interleaved];
+      } else {
+        moved[interleaved] = channels[half];
+      }
+    }
+  }
+  ROPE_UNROLL
+  for (int i = 0; i < 2 * kWidth; ++i) channels[i] = moved[i];
 }
 
 // x: the two vectors.
 template <class T, int kWidth, Source kSource>
-ROPE_INLINE void turn(const Angles<Arithmetic<T>, kWidth, kSource>& angles, bool interleaved,
+ROPE_INLINE void turn(const Angles<Arithmetic<T>, kWidth, kSource>& angles, const Plan& plan, bool round_products,
                       Vector<T, kWidth> (&x)[2]) {
+  using A = Arithmetic<T>;
   T channels[2 * kWidth];
   unpack(x[0], channels);
   unpack(x[1], channels + kWidth);
   const auto turn_pair = [&](int pair, T& first, T& second) {
-    const Pair<Arithmetic<T>> wide = {widened(first), widened(second)};
-    const auto y = rotate_pair(wide, entries_of(angles.cos, pair), entries_of(angles.sin, pair));
+    const auto y = rotate_pair(
+        Pair<A>{widened(first), widened(second)}, entries_of(angles.cos, pair), entries_of(angles.sin, pair),
+        [&](A product) { return sizeof(T) < sizeof(A) && round_products ? widened(narrowed<T>(product)) : product; });
     first = narrowed<T>(y.first);
     second = narrowed<T>(y.second);
   };
-  if (interleaved) {
+  if (plan.in.interleaved) {
     ROPE_UNROLL
     for (int i = 0; i < kWidth; ++i) turn_pair(i, channels[2 * i], channels[2 * i + 1]);
   } else {
     ROPE_UNROLL
     for (int i = 0; i < kWidth; ++i) turn_pair(i, channels[i], channels[kWidth + i]);
   }
+  if (plan.in.interleaved != plan.out.interleaved) exchange_pairing<T, kWidth>(plan.in.interleaved, channels);
   pack(channels, &x[0]);
   pack(channels + kWidth, &x[1]);
 }
@@ -103,6 +127,12 @@ ROPE_INLINE void rotate_thread(const Params& p, const Plan& plan, const Thread& 
   const int head_step = plan.splits * plan.slots;
 
   const int in_flight = plan.row_per_head ? 1 : kHeadsInFlight;
+  const auto row_of_token = [&] {
+    return kSource == Source::kPositions ? sequence_of(p.positions, token) : table_row(p.positions, batch, token);
+  };
+  // A token that is not rotated is copied as it is.
+  const bool keeps_pairing = plan.in.step != plan.out.step && row_of_token() == kNotRotated;
+  const Units& out_units = keeps_pairing ? plan.in : plan.out;
 
   for (int unit = thread.lane; unit < plan.units; unit += plan.lanes) {
     Angles<Arithmetic<T>, kWidth, kSource> angles;
@@ -112,7 +142,7 @@ ROPE_INLINE void rotate_thread(const Params& p, const Plan& plan, const Thread& 
       Vector<T, kWidth> x[kHeadsInFlight][2];
       ROPE_UNROLL
       for (int i = 0; i < kHeadsInFlight; ++i) {
-        units[i] = locate<T>(p, plan, batch, token, i < in_flight ? head + i * head_step : plan.heads, unit);
+        units[i] = locate<T>(p, plan, out_units, batch, token, i < in_flight ? head + i * head_step : plan.heads, unit);
         if (!units[i].out[0]) continue;
         x[i][0] = read<kWidth>(units[i].in[0]);
         x[i][1] = read<kWidth>(units[i].in[1]);
@@ -120,15 +150,14 @@ ROPE_INLINE void rotate_thread(const Params& p, const Plan& plan, const Thread& 
       // After the elements are asked for: the way to cos and sin leads over a position, so it takes two trips to
       // memory.
       if (unit < plan.rotated_units && (head == first_head || plan.row_per_head)) {
-        const int64_t row =
-            kSource == Source::kPositions ? sequence_of(p.positions, token) : table_row(p.positions, batch, token);
+        const int64_t row = row_of_token();
         turned = row != kNotRotated;
         load_angles<T>(p, plan, batch, token, row, units[0].head, unit * kWidth, &angles);
       }
       ROPE_UNROLL
       for (int i = 0; i < kHeadsInFlight; ++i) {
         if (!units[i].out[0]) continue;
-        if (turned) turn(angles, plan.interleaved, x[i]);
+        if (turned) turn(angles, plan, p.round_products, x[i]);
         write(x[i][0], units[i].out[0]);
         write(x[i][1], units[i].out[1]);
       }

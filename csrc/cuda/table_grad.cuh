@@ -28,12 +28,13 @@ ROPE_INLINE void table_grad_thread(const Params& p, int64_t index) {
       const RotatedTensor& x = p.x[t];
       const int64_t begin = p.cos.head_stride ? table_head : 0, end = p.cos.head_stride ? table_head + 1 : x.heads;
       for (int64_t head = begin; head < end; ++head) {
-        const auto read_pair = [&](const void* data, const Strides& s) {
-          const int64_t first = p.rotary_offset + pair * p.pairing.step, second = first + p.pairing.partner;
+        const auto read_pair = [&](const void* data, const Strides& s, Pairing pairing) {
+          const int64_t first = p.rotary_offset + pair * pairing.step, second = first + pairing.partner;
           const T* row = at<T>(data, batch * s.batch + token * s.token + head * s.head);
           return Pair<A>{widened(row[first * s.channel]), widened(row[second * s.channel])};
         };
-        const Pair<A> channels = read_pair(x.in, x.in_stride), g = read_pair(x.out, x.out_stride);
+        const Pair<A> channels = read_pair(x.in, x.in_stride, p.pairing);
+        const Pair<A> g = read_pair(x.out, x.out_stride, p.out_pairing);
         const Pair<A> cos = cos_gradient(g, channels), sin = sin_gradient(g, channels);
         cos_first += cos.first;
         cos_second += cos.second;

@@ -76,7 +76,7 @@ PYBIND11_MODULE(_introspect, m) {
              p.seqlen = seqlen;
              p.rotary_offset = rotary_offset;
              p.pairs = pairs;
-             p.pairing = interleaved ? interleaved_pairing() : half_pairing(pairs);
+             p.pairing = p.out_pairing = interleaved ? interleaved_pairing() : half_pairing(pairs);
              p.cos = cos;
              p.sin = sin;
              p.negate_sin = negate_sin;
