@@ -33,7 +33,7 @@ class Candidate:
     original: object
     function: types.FunctionType
     fingerprint: str | None
-    names: list = field(default_factory=list)
+    names: list = field(default_factory=list, repr=False)
     outer: types.FunctionType | None = None
     uses: int = 0
 
@@ -66,10 +66,10 @@ def rotates(candidate):
     """True for functions of unknown source that may well be a rotation: worth a line that says they were left alone."""
     code = candidate.function.__code__
     arguments = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
-    if not _ROTARY.search(code.co_name) and not {"cos", "sin"} & set(arguments):
+    if not re.match(r"_*(apply|rotate)|.*rope_apply", code.co_name) and not {"cos", "sin"} <= set(arguments):
         return False
     products = _MULTIPLIES & set(code.co_names) or any(i.argrepr == "*" for i in dis.get_instructions(code))
-    return bool(products) and not code.co_name.startswith("rotate_half")
+    return bool(products) and len(arguments) > 1
 
 
 def code_of(function):

@@ -13,19 +13,19 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import nn
-from torch.utils._pytree import tree_flatten, tree_map_only
 
 from .._library import build_info
 from ._find import Candidate, candidates, code_of, rotates
 from ._fingerprint import callable_of, function_of
+from ._proof import proof
 
-_MODULES = ("transformers", "diffusers", "timm")  # of dialects, in this package
+LIBRARIES = ("transformers", "diffusers", "timm")  # modules of dialects, in this package
+KNOWN = pathlib.Path(__file__).with_name("_known.json")
 _ROUNDINGS = ("eager", "once")
 _DTYPES = {torch.float64, torch.float32, torch.bfloat16, torch.float16}
 _lock = threading.RLock()
 _replaced = {}  # key of a candidate -> _Replacement
 _patches = []  # of _Patch, in the order of the calls
-_proofs = {}  # (key, dialect) -> code object that the key is the id of, reason or None
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,9 @@ class Report:
     left_alone: tuple
 
     def __str__(self):
-        lines = [f"rope_ext: {len(self.replaced)} replaced (rounding={self.rounding!r}), {len(self.left_alone)} left alone"]
+        lines = [
+            f"rope_ext: {len(self.replaced)} replaced (rounding={self.rounding!r}), {len(self.left_alone)} left alone"
+        ]
         entries = [("replaced", e) for e in self.replaced] + [("left alone", e) for e in self.left_alone]
         rows = [(what, e.name, e.dialect or "-", f"{e.uses} uses", e.reason) for what, e in entries]
         widths = [max(map(len, column)) for column in zip(*rows)]
@@ -100,23 +102,19 @@ def patched(model, rounding="eager"):
 @functools.cache
 def dialects():
     """{name: Dialect} of all modules of dialects."""
-    modules = [importlib.import_module(f"{__package__}.{name}") for name in _MODULES]
+    modules = [importlib.import_module(f"{__package__}.{name}") for name in LIBRARIES]
     return {d.name: d for module in modules for d in module.DIALECTS}
 
 
 @functools.cache
 def known():
     """{fingerprint: name of a dialect}: _known.json, which `python -m rope_ext.integrations.known` writes."""
-    path = pathlib.Path(__file__).with_name("_known.json")
-    return {key: value["dialect"] for key, value in json.loads(path.read_text()).items()} if path.exists() else {}
+    return {key: entry["dialect"] for key, entry in read_known().items()}
 
 
-def proof(candidate, dialect):
-    """None if a function and the adapter of a dialect agree on all examples, else the first difference, in words."""
-    key = candidate.key, dialect.name
-    if key not in _proofs:
-        _proofs[key] = candidate.function.__code__, _difference(candidate, dialect)
-    return _proofs[key][1]
+def read_known():
+    """{fingerprint: {"dialect": name, "seen": an example}}"""
+    return json.loads(KNOWN.read_text()) if KNOWN.exists() else {}
 
 
 # ---- what a patch is, and how it is undone ----
@@ -247,7 +245,12 @@ def _adapted(adapter, original, rounding):
                 and type(t).__name__ != "DTensor"
             ):
                 return original(*args, **kwargs)
-        return adapter(original, rounding, *args, **kwargs)
+        try:
+            return adapter(original, rounding, *args, **kwargs)
+        except (ValueError, TypeError) as error:
+            if not str(error).startswith("rope_ext: "):
+                raise
+        return original(*args, **kwargs)  # shapes and dtypes that apply does not take, or an error in its words
 
     replacement._rope_ext_original = original
     return replacement
@@ -263,7 +266,9 @@ def _put_inside(outer, code, function):
     """
     whole = code_of(outer)
     stubs = dict(getattr(outer, "_rope_ext_stubs", {}))
-    name = f"_rope_ext_{outer.__qualname__}_{code.co_name}_{code.co_firstlineno}".replace(".", "_").replace("<locals>", "")
+    name = f"_rope_ext_{outer.__qualname__}_{code.co_name}_{code.co_firstlineno}".replace(".", "_").replace(
+        "<locals>", ""
+    )
     if function is None:
         del stubs[id(code)], outer.__globals__[name]
     else:
@@ -296,52 +301,3 @@ def _stub(code, called):
     module = compile(source, code.co_filename, "exec", dont_inherit=True)
     stub = next(c for c in module.co_consts if isinstance(c, types.CodeType))
     return stub.replace(co_firstlineno=code.co_firstlineno)
-
-
-# ---- the numeric proof ----
-
-
-def _difference(candidate, dialect):
-    for dtype in (torch.float32, torch.bfloat16):
-        for index, (args, kwargs) in enumerate(dialect.examples(0, dtype)):
-            call = f"example {index} in {str(dtype).removeprefix('torch.')}"
-            with torch.no_grad(), torch.device("cpu"):
-                expected, expected_args = _run(candidate.original, args, kwargs)
-                adapter = functools.partial(dialect.adapter, candidate.original, "eager")
-                result, result_args = _run(adapter, args, kwargs)
-            if isinstance(expected, Exception) or isinstance(result, Exception):
-                failed = next(r for r in (expected, result) if isinstance(r, Exception))
-                return f"{type(failed).__name__} in {call}: {failed}"
-            bound = dialect.bound and dialect.bound(args, kwargs, expected)
-            if not _equal(result, expected, bound) or not _equal(result_args, expected_args, None):
-                return f"another result in {call}"
-    return None
-
-
-def _run(function, args, kwargs):
-    """The result, or the exception, and the arguments afterwards: a function may write to them."""
-    args, kwargs = tree_map_only(torch.Tensor, torch.clone, (args, kwargs))
-    try:
-        return function(*args, **kwargs), (args, kwargs)
-    except Exception as error:  # of any kind: an unknown function may do anything with examples of another
-        return error, (args, kwargs)
-
-
-def _equal(result, expected, bound):
-    results, structure = tree_flatten(result)
-    others, expected_structure = tree_flatten(expected)
-    if structure != expected_structure:
-        return False
-    bounds = tree_flatten(bound)[0] if bound is not None else []
-    bounds = bounds * len(results) if len(bounds) == 1 else bounds or [None] * len(results)
-    return all(map(_same, results, others, bounds))
-
-
-def _same(a, b, bound):
-    if not isinstance(a, torch.Tensor) or not isinstance(b, torch.Tensor):
-        return a is b or a == b
-    if a.shape != b.shape or a.dtype != b.dtype:
-        return False
-    if bound is not None:
-        return bool(((a.double() - b.double()).abs() <= bound).all())
-    return a.resolve_conj().contiguous().view(torch.uint8).equal(b.resolve_conj().contiguous().view(torch.uint8))
