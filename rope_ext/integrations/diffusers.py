@@ -1,0 +1,352 @@
+"""Dialects: the rotary functions of diffusers (huggingface/diffusers 0.42.1), in the order of their tables.
+
+Each `read` has the arguments of the functions it stands for. Not here, since they are no functions of their own: the
+rotations that cosmos3, ideogram4 and the autoencoder of MiniMax-H3 write out in their attention.
+"""
+
+import torch
+from torch.nn.functional import embedding
+
+from ._dialect import Dialect
+from ._turn import adapter, examples, fused, turn
+
+EVEN = {"interleaved": True}
+PAIRS = EVEN | {"per_pair": True}
+FP32 = {"least": torch.float32, "keep_dtype": True}
+FP64 = {"least": torch.float64, "keep_dtype": True}
+
+
+# ---- cos and sin, one entry per channel ----
+
+
+def _embeddings(x, freqs_cis, use_real=True, use_real_unbind_dim=-1, sequence_dim=2):
+    if x.dim() != 4:
+        return None
+    if not use_real:
+        return None if freqs_cis.dim() != 3 else _complex(x, freqs_cis.unsqueeze(2))
+    cos, sin = freqs_cis
+    if sequence_dim not in (1, 2) or use_real_unbind_dim not in (-1, -2) or cos.dim() != 2 or sin.dim() != 2:
+        return None
+    if sequence_dim == 1:
+        cos, sin = cos[:, None], sin[:, None]
+    return x, cos.to(x.device), sin.to(x.device), FP32 | {"interleaved": use_real_unbind_dim == -1}
+
+
+def _qwen(x, freqs_cis, use_real=True, use_real_unbind_dim=-1):
+    if not use_real:
+        return None if x.dim() != 4 or freqs_cis.dim() != 2 else _complex(x, freqs_cis.unsqueeze(1))
+    return _embeddings(x, freqs_cis, True, use_real_unbind_dim)
+
+
+def _stable_audio(self, x, freqs_cis):
+    cos, sin = (t.to(x.device) for t in freqs_cis)
+    return None if x.dim() != 4 or cos.dim() != 2 else (x, cos, sin, FP32 | {"rotary_dim": cos.shape[-1]})
+
+
+def _longcat_audio(hidden_states, rope):
+    cos, sin = (t[:, None].to(hidden_states.device) for t in rope)
+    return None if cos.dim() != 3 or hidden_states.dim() < 4 else (hidden_states, cos, sin, FP32)
+
+
+def _joyimage(xq, xk, freqs_cis):
+    cos, sin = (t.view(xq.shape[1], *[1] * (xq.dim() - 3), xq.shape[-1]).to(xq.device) for t in freqs_cis)
+    return (xq, xk), cos, sin, FP32 | EVEN
+
+
+def _joyimage_batched(xq, xk, freqs_cis):
+    cos, sin = (t.to(xq.device).unsqueeze(2) for t in freqs_cis)
+    return (xq, xk), cos, sin, FP32 | EVEN
+
+
+def _ltx(x, freqs):  # (batch, seqlen, heads * head_dim), frequencies of their own for each head
+    cos, sin = freqs
+    return None if x.dim() != 3 else (x, cos, sin, FP32 | EVEN)
+
+
+def _anima(hidden_states, cos, sin, unsqueeze_dim=1):
+    return hidden_states, cos.unsqueeze(unsqueeze_dim), sin.unsqueeze(unsqueeze_dim), {}
+
+
+def _minimax_h3(hidden_states, cos, sin):
+    cos, sin = (t.to(hidden_states.dtype)[None, :, None] for t in (cos, sin))
+    return hidden_states, cos, sin, {"rotary_dim": cos.shape[-1]}
+
+
+def _minimax_music3(hidden_states, rotary_emb):
+    cos, sin = (t[:, None].to(hidden_states.dtype) for t in rotary_emb)
+    return hidden_states, cos, sin, {"rotary_dim": cos.shape[-1]}
+
+
+# ---- one entry per pair ----
+
+
+def _wan(hidden_states, freqs_cos, freqs_sin):  # the other entries of the tables are not read
+    return hidden_states, freqs_cos[..., 0::2], freqs_sin[..., 1::2], {"keep_dtype": True} | PAIRS
+
+
+def _helios(hidden_states, freqs_cis):
+    cos, sin = freqs_cis.unsqueeze(-2).chunk(2, dim=-1)
+    return _wan(hidden_states, cos, sin)
+
+
+def _mochi(x, freqs_cos, freqs_sin):  # learned, per head
+    return x, freqs_cos, freqs_sin, FP32 | PAIRS
+
+
+def _kolors(x, rope_cache):
+    if x.dim() != 4 or rope_cache.shape[0] < x.shape[0]:
+        return None
+    pairs = rope_cache.shape[-2]
+    cos, sin = rope_cache[: x.shape[0]].view(x.shape[0], -1, 1, pairs, 2).unbind(-1)
+    return x, cos, sin, {"rotary_dim": 2 * pairs} | PAIRS
+
+
+# ---- complex numbers ----
+
+
+def _complex(x, freqs_cis, options=FP32):
+    if not freqs_cis.is_complex():
+        return None
+    cos, sin = torch.view_as_real(freqs_cis).unbind(-1)
+    return x, cos, sin, options | PAIRS
+
+
+def _complex_heads(x_in, freqs_cis):
+    return None if x_in.dim() != 4 else _complex(x_in, freqs_cis.unsqueeze(2))
+
+
+def _anyflow(hidden_states, freqs):
+    return None if hidden_states.dim() != 4 else _complex(hidden_states, freqs, FP64)
+
+
+def _sana_wm(original, rounding, hidden_states, freqs):  # (batch, heads, head_dim, seqlen)
+    read = None if hidden_states.dim() != 4 else _complex(hidden_states.permute(0, 1, 3, 2), freqs)
+    y = None if read is None else turn(*read[:3], rounding, **read[3])
+    return original(hidden_states, freqs) if y is None else y.permute(0, 1, 3, 2)
+
+
+def _wan_animate_2(original, rounding, x, grid_sizes, freqs, time_stride=1):
+    """The function reads a table for each of three axes; the tokens of a sample past its grid are copied."""
+    pairs = x.size(3) // 2
+    axes = freqs.split([pairs - 2 * (pairs // 3), pairs // 3, pairs // 3], dim=1)
+    samples = []
+    for sample, (f, h, w) in zip(x, grid_sizes.tolist()):
+        steps = axes[0][: f * time_stride : time_stride], axes[1][:h], axes[2][:w]
+        shapes = (f, 1, 1, -1), (1, h, 1, -1), (1, 1, w, -1)
+        table = torch.cat([t.view(s).expand(f, h, w, -1) for t, s in zip(steps, shapes)], dim=-1).reshape(
+            f * h * w, 1, -1
+        )
+        tokens, cos, sin, options = _complex(sample[: f * h * w], table.reshape(f * h * w, 1, -1), FP64)
+        y = turn(tokens, cos, sin, rounding, **options | {"keep_dtype": False})
+        if y is None:
+            return original(x, grid_sizes, freqs, time_stride)
+        samples.append(torch.cat([y, sample[f * h * w :]]))
+    return torch.stack(samples).float()
+
+
+# ---- 2x2 matrices ----
+
+
+def _matrices(x, m, options=FP32):
+    """m: (..., pairs, 2, 2), any matrices: y = m[..., 0] * x_even + m[..., 1] * x_odd."""
+    cos = m.diagonal(dim1=-2, dim2=-1).flatten(-2)
+    sin = torch.stack((-m[..., 0, 1], m[..., 1, 0]), dim=-1).flatten(-2)
+    return x, cos, sin, options | EVEN
+
+
+def _hidream(xq, xk, freqs_cis):
+    return _matrices((xq, xk), freqs_cis)
+
+
+def _prx(xq, freqs_cis):
+    return _matrices(xq, freqs_cis.to(device=xq.device, dtype=torch.float32))
+
+
+def _kandinsky6(x, rope):
+    return _matrices(x, rope.float())
+
+
+def _kandinsky5(original, rounding, x, rope):  # bfloat16, whatever x is
+    x32 = x if x.dtype == torch.bfloat16 else x.to(torch.float32)
+    read = _matrices(x32, rope)
+    y = turn(*read[:3], rounding, **read[3])
+    return original(x, rope) if y is None else y.to(torch.bfloat16)
+
+
+# ---- angles ----
+
+
+def _ernie(x_in, freqs_cis):
+    cos, sin = freqs_cis.cos().to(x_in.dtype), freqs_cis.sin().to(x_in.dtype)
+    return x_in, cos, sin, {"rotary_dim": freqs_cis.shape[-1]}
+
+
+def _stable_audio_3(t, freqs):
+    angles = freqs[-t.shape[-3] :].float().unsqueeze(1)
+    return t, angles.cos(), angles.sin(), FP32 | {"rotary_dim": freqs.shape[-1]}
+
+
+def _ltx2_decoder(original, rounding, self, x, positions, inv_freqs, axis):  # (batch, t, h, w, heads, channels)
+    angles = positions[:, None] * inv_freqs
+    before, tokens, after = (x.shape[:axis].numel(), x.shape[axis], x.shape[axis + 1 : -1].numel())
+    x4 = x.reshape(before, tokens, after, x.shape[-1])
+    y = turn(x4, angles.cos().unsqueeze(1), angles.sin().unsqueeze(1), rounding, **FP32 | PAIRS)
+    return original(self, x, positions, inv_freqs, axis) if y is None else y.view(x.shape)
+
+
+# ---- others ----
+
+
+def _by_heads(x, table):
+    """(batch, seqlen, heads * head_dim) as (batch, heads, seqlen, head_dim), where the table has heads and x has not."""
+    return x.unflatten(-1, (table.shape[1], -1)).transpose(1, 2) if x.dim() != 4 and table.dim() == 4 else x
+
+
+def _ltx2_split(x, freqs):
+    cos, sin = freqs
+    return _by_heads(x, cos), cos, sin, FP32 | {"per_pair": True}
+
+
+def _ltx2_split_adapter(original, rounding, x, freqs):
+    x4, cos, sin, options = _ltx2_split(x, freqs)
+    y = turn(x4, cos, sin, rounding, **options)
+    if y is None:
+        return original(x, freqs)
+    return y if x4 is x else y.transpose(1, 2).flatten(2)
+
+
+def _ltx2_split_bound(args, kwargs, y):
+    y4 = _by_heads(y, args[1][0])
+    bound = fused(_ltx2_split)(args, kwargs, y4)
+    return bound if y4 is y else bound.transpose(1, 2).flatten(2)
+
+
+def _allegro(original, rounding, x, freqs_cis, positions):  # a third of the channels for each axis
+    if x.dim() == 4 and all(p.dim() == 2 for p in positions):
+        gathered = [[embedding(p, t)[:, None] for t in tables] for p, tables in zip(positions, freqs_cis)]
+        y = [turn(part, *tables, rounding, **FP32) for part, tables in zip(x.chunk(3, dim=-1), gathered)]
+        if not any(part is None for part in y):
+            return torch.cat(y, dim=-1)
+    return original(x, freqs_cis, positions)
+
+
+# ---- examples: calls that together take each branch ----
+
+B, S, H, D, P = 2, 5, 3, 8, 4
+
+
+def _two(table, *shape):
+    return table(*shape), table(*shape)
+
+
+def _cis(table, *shape):
+    return torch.view_as_complex(table(*shape, 2).float())
+
+
+def _states(x):
+    """In the two orders in memory that models have."""
+    return x(B, S, H, D), x(B, H, S, D).transpose(1, 2)
+
+
+def _embeddings_calls(x, t):
+    real = [
+        ((states, _two(t, *((S, D) if axis == 1 else (H, D)))), {"use_real_unbind_dim": unbind, "sequence_dim": axis})
+        for states in _states(x)
+        for unbind in (-1, -2)
+        for axis in (1, 2)
+    ]
+    defaults = [((x(B, H, S, D), _two(t, S, D)), {})]
+    return real + defaults + [((states, _cis(t, n, S, P), False), {}) for states in _states(x) for n in (1, B)]
+
+
+def _qwen_calls(x, t):
+    real = [((x(B, H, S, D), _two(t, S, D)), {"use_real_unbind_dim": unbind}) for unbind in (-1, -2)]
+    return real + [((states, _cis(t, S, P)), {"use_real": False}) for states in _states(x)]
+
+
+def _ltx2_split_calls(x, t):
+    merged = ((x(B, S, H * D), _two(t, B, H, S, P)), {})
+    return [merged, ((x(B, H, S, D), _two(t, B, H, S, P)), {}), ((x(B, S, D), _two(t, B, S, P)), {})]
+
+
+def _allegro_calls(x, t):
+    rows, wide = 7, 3 * D
+    positions = [torch.arange(B * S).reshape(B, S) * step % rows for step in (1, 2, 3)]
+    return [((x(B, H, S, wide), [_two(t, rows, D) for _ in range(3)], positions), {})]
+
+
+def _wan_animate_2_calls(x, t):
+    freqs = torch.view_as_complex(t(6, P, 2).double())
+    grids = torch.tensor([[2, 1, 2], [1, 2, 2]])
+    return [((x(B, S, H, D), grids, freqs), {}), ((x(B, S, H, D), grids, freqs, 3), {})]
+
+
+def _ltx2_decoder_calls(x, t):
+    sizes = {1: 3, 2: 2, 3: 4}
+    wide = x(B, *sizes.values(), H, 2 * D)
+    return [((None, wide[..., :D], t(n).float(), t(P).float(), axis), {}) for axis, n in sizes.items()]
+
+
+def _after_states(*draw, heads=(H,)):
+    """Calls whose arguments are states, of q and k where heads are two, and then what `draw` makes of `table`."""
+
+    def calls(x, t):
+        states = zip(*(_states(lambda *shape, n=n: x(*(n if m == H else m for m in shape))) for n in heads))
+        return [((*qk, *(d(t) for d in draw)), {}) for qk in states]
+
+    return calls
+
+
+def _dialect(name, read, calls, bound=None, call=None):
+    return Dialect("diffusers." + name, call or adapter(read), examples(calls), bound)
+
+
+def _sana_wm_bound(args, kwargs, y):
+    hidden_states, freqs = args
+    return fused(_complex)((hidden_states.transpose(2, 3), freqs), {}, y.transpose(2, 3)).transpose(2, 3)
+
+
+def _float64_bound(args, kwargs, y):
+    """One rounding is missing in float64, which can lead to the next float32 number."""
+    return torch.finfo(torch.float32).eps * y.abs() + 1e-14
+
+
+DIALECTS = [
+    _dialect("embeddings", _embeddings, _embeddings_calls, fused(_embeddings)),
+    _dialect("qwen", _qwen, _qwen_calls, fused(_qwen)),
+    _dialect("stable_audio", _stable_audio, lambda x, t: [((None, x(B, H, S, D), _two(t, S, P)), {})]),
+    _dialect("longcat_audio", _longcat_audio, _after_states(lambda t: _two(t, S, D))),
+    _dialect("joyimage", _joyimage, _after_states(lambda t: _two(t, S, D), heads=(H, 1))),
+    _dialect("joyimage_batched", _joyimage_batched, _after_states(lambda t: _two(t, B, S, D), heads=(H, 1))),
+    _dialect("ltx", _ltx, lambda x, t: [((x(B, S, D), _two(t, n, S, D)), {}) for n in (1, B)]),
+    _dialect(
+        "anima",
+        _anima,
+        lambda x, t: [((x(B, H, S, D), *_two(t, B, S, D)), {}), ((x(B, S, H, D), *_two(t, 1, S, D), 2), {})],
+    ),
+    _dialect("minimax_h3", _minimax_h3, _after_states(*[lambda t: t(S, P)] * 2)),
+    _dialect("minimax_music3", _minimax_music3, _after_states(lambda t: _two(t, S, P))),
+    _dialect("wan", _wan, _after_states(*[lambda t: t(1, S, 1, D)] * 2)),
+    _dialect("helios", _helios, _after_states(lambda t: t(B, S, 2 * D))),
+    _dialect("mochi", _mochi, _after_states(*[lambda t: t(S, H, P)] * 2)),
+    _dialect("kolors", _kolors, lambda x, t: [((x(S, B, H, D), t(S + 2, n, 2, 2)), {}) for n in (1, B)]),
+    _dialect("complex", _complex_heads, _after_states(lambda t: _cis(t, B, S, P)), fused(_complex_heads)),
+    _dialect("anyflow", _anyflow, _after_states(lambda t: _cis(t, 1, S, 1, P).to(torch.complex128)), fused(_anyflow)),
+    _dialect(
+        "sana_wm",
+        None,
+        lambda x, t: [((x(B, H, S, D).transpose(2, 3), _cis(t, 1, 1, S, P)), {})],
+        _sana_wm_bound,
+        _sana_wm,
+    ),
+    _dialect("wan_animate_2", None, _wan_animate_2_calls, _float64_bound, _wan_animate_2),
+    _dialect("hidream", _hidream, _after_states(lambda t: t(B, S, 1, P, 2, 2), heads=(H, 1))),
+    _dialect("prx", _prx, _after_states(lambda t: t(1, S, 1, P, 2, 2))),
+    _dialect("kandinsky5", None, _after_states(lambda t: t(S, 1, P, 2, 2)), call=_kandinsky5),
+    _dialect("kandinsky6", _kandinsky6, _after_states(lambda t: t(S, 1, P, 2, 2))),
+    _dialect("ernie_image", _ernie, _after_states(lambda t: t(B, S, 1, P))),
+    _dialect("stable_audio_3", _stable_audio_3, _after_states(lambda t: t(S + 2, P))),
+    _dialect("ltx2_decoder", None, _ltx2_decoder_calls, call=_ltx2_decoder),
+    _dialect("ltx2_split", None, _ltx2_split_calls, _ltx2_split_bound, _ltx2_split_adapter),
+    _dialect("allegro", None, _allegro_calls, call=_allegro),
+]
