@@ -13,7 +13,7 @@ def rotate(x, cos, sin, *, keep_dtype=True, **options):
 
     x: (..., head_dim). cos, sin: (..., rotary_dim / 2 or rotary_dim); axes before the last are 1, missing, or those of
     x. dtypes are promoted as in x * cos; keep_dtype casts back to the dtype of x, as in (x * cos).to(x.dtype).
-    options: other arguments of `rope_ext.apply` that say nothing of axes.
+    options: others of apply (interleaved, rotary_dim, rotary_offset, rounding, ...).
     """
     if not isinstance(x, tuple):
         return _one(x, cos, sin, keep_dtype, options)

@@ -1,6 +1,6 @@
 """The rotation that dialects call: tables that broadcast, dtypes that are promoted, as in eager code."""
 
-import functools
+import inspect
 
 import torch
 
@@ -14,12 +14,13 @@ _DEVICES = {"cpu", "meta"} | ({"cuda"} if build_info()["cuda"] else set())
 def adapter(read):
     """The adapter of a function whose arguments `read` maps to x, cos, sin and options of `turn`; None: to original."""
 
-    @functools.wraps(read)
     def call(original, rounding, *args, **kwargs):
         there = read(*args, **kwargs)
         y = None if there is None else turn(*there[:3], rounding, **there[3])
         return original(*args, **kwargs) if y is None else y
 
+    first = list(inspect.signature(call).parameters.values())[:2]
+    call.__signature__ = inspect.Signature(first + list(inspect.signature(read).parameters.values()))
     return call
 
 
