@@ -154,6 +154,22 @@ def minimax_h3(r):
     }
 
 
+def wan_animate_2(r):
+    from diffusers.models.transformers.transformer_wan_animate_2 import WanAnimate2KVCache
+
+    return {
+        "hidden_states": [r(16, 2, 4, 4)],
+        "timestep": ones(1),
+        "encoder_hidden_states": [r(8, 32)],
+        "condition_latents": [r(20, 2, 4, 4)],
+        "encoder_hidden_states_image": r(1, 4, 1280),
+        "kv_cache": WanAnimate2KVCache(2),
+        "kv_cache_mode": "extract",
+        "seq_len": 8,
+        "offset_grid_sizes": torch.tensor([[2, 2, 2]]),
+    }
+
+
 CASES = {
     # ---- embeddings.apply_rotary_emb, bound at import ----
     "FluxTransformer2DModel": (FLUX | POOLED, lambda r: packed(r) | {"pooled_projections": r(1, 32)}),
@@ -197,6 +213,20 @@ CASES = {
             "position_ids": torch.cat((torch.zeros(4, 3), grid(1, 2, 2))),
             "encoder_attention_mask": torch.tensor([[True, True, True, False]]),
         },
+    ),
+    "Flux3Transformer2DModel": (
+        {
+            "in_channels": 16,
+            "cond_in_channels": 16,
+            "num_layers": 1,
+            "num_single_layers": 1,
+            "attention_head_dim": 64,
+            "num_attention_heads": 2,
+            "joint_attention_dim": 32,
+            "timestep_channels": 32,
+            "axes_dims_rope": (16, 16, 16, 16),
+        },
+        lambda r: packed(r, ids=4),
     ),
     "MotifVideoTransformer3DModel": (
         {k: v for k, v in HUNYUAN.items() if k != "num_refiner_layers"}
@@ -434,7 +464,13 @@ CASES = {
             "sample_frames": 8,
             "caption_channels": 8,
         },
-        lambda r: video(r, text=(16, 8)) | {"hidden_states": r(1, 4, 2, 8, 8)},
+        lambda r: video(r, text=(16, 8))
+        | {
+            "image_rotary_emb": (
+                [(r(4, 16).float(), r(4, 16).float()) for _ in range(3)],
+                [index[None] for index in grid(2, 4, 4).T],
+            )
+        },
     ),
     "AnyFlowTransformer3DModel": (
         ANYFLOW,
@@ -633,6 +669,122 @@ CASES = {
     ),
     "NucleusMoEImageTransformer2DModel": (QWEN | {"moe_enabled": False, "capacity_factors": [8.0, 8.0]}, qwen),
     "QwenImageTransformer2DModel": (QWEN, qwen),
+    "QwenImage21Transformer2DModel": (
+        {
+            "in_channels": 16,
+            "out_channels": 16,
+            "num_layers": 2,
+            "attention_head_dim": 64,
+            "num_attention_heads": 2,
+            "context_in_dim": 16,
+            "axes_dims_rope": (8, 28, 28),
+        },
+        lambda r: {
+            "hidden_states": r(1, 16, 16),
+            "encoder_hidden_states": r(1, 8, 16),
+            "timestep": r(1).abs(),
+            "img_shapes": [[(1, 4, 4)]],
+            "img_mask": torch.arange(12)[None] >= 8,
+        },
+    ),
+    "Kandinsky6Transformer3DModel": (
+        {
+            "in_visual_dim": 4,
+            "out_visual_dim": 4,
+            "in_text_dim": 16,
+            "in_text_dim2": 8,
+            "time_dim": 16,
+            "model_dim": 128,
+            "ff_dim": 32,
+            "num_text_blocks": 1,
+            "num_visual_blocks": 2,
+            "axes_dims": (16, 24, 24),
+            "visual_cond": False,
+        },
+        lambda r: {
+            "hidden_states": r(1, 2, 8, 8, 4),
+            "encoder_hidden_states": r(1, 12, 16),
+            "pooled_projections": r(1, 8),
+            "timestep": r(1).abs(),
+        },
+    ),
+    "Kandinsky6SRTransformer3DModel": (
+        {
+            "in_visual_dim": 4,
+            "out_visual_dim": 4,
+            "time_dim": 16,
+            "model_dim": 128,
+            "ff_dim": 32,
+            "num_visual_blocks": 2,
+            "axes_dims": (16, 24, 24),
+        },
+        lambda r: {"hidden_states": r(1, 2, 8, 8, 9), "timestep": r(1).abs()},
+    ),
+    "SanaWMLTX2RefinerTransformer3DModel": (
+        {
+            "in_channels": 4,
+            "out_channels": 4,
+            "num_attention_heads": 2,
+            "attention_head_dim": 64,
+            "cross_attention_dim": 128,
+            "audio_in_channels": 4,
+            "audio_out_channels": 4,
+            "audio_num_attention_heads": 2,
+            "audio_attention_head_dim": 32,
+            "audio_cross_attention_dim": 64,
+            "num_layers": 2,
+            "caption_channels": 16,
+        },
+        lambda r: {
+            "hidden_states": r(1, 32, 4),
+            "encoder_hidden_states": r(1, 16, 16),
+            "timestep": r(1, 32).abs(),
+            "video_rotary_emb": (r(1, 32, 128).float(), r(1, 32, 128).float()),
+        },
+    ),
+    "SanaWMTransformer3DModel": (
+        {
+            "in_channels": 4,
+            "num_layers": 2,
+            "hidden_size": 128,
+            "num_attention_heads": 2,
+            "softmax_every_n": 2,
+            "linear_head_dim": 64,
+            "caption_channels": 16,
+            "chunk_plucker_post_attn_blocks": 2,
+            "image_size": 64,
+        },
+        lambda r: {
+            "hidden_states": r(1, 4, 2, 4, 4),
+            "timestep": ones(1, 1, 2) * 44,
+            "encoder_hidden_states": r(1, 1, 12, 16),
+            "mask": ones(1, 12),
+        },
+    ),
+    "WanAnimate2Transformer3DModel": (
+        {
+            "text_len": 16,
+            "in_dim": 36,
+            "dim": 256,
+            "ffn_dim": 32,
+            "freq_dim": 64,
+            "text_dim": 32,
+            "num_heads": 2,
+            "num_layers": 2,
+        },
+        wan_animate_2,
+    ),
+    "AnimaTextConditioner": (
+        {
+            "source_dim": 16,
+            "target_dim": 128,
+            "model_dim": 128,
+            "num_layers": 2,
+            "num_attention_heads": 2,
+            "target_vocab_size": 50,
+        },
+        lambda r: {"source_hidden_states": r(1, 10, 16), "target_input_ids": torch.arange(12)[None]},
+    ),
     "PRXTransformer2DModel": (
         {"in_channels": 4, "context_in_dim": 32, "hidden_size": 128, "num_heads": 2, "depth": 2, "axes_dim": [32, 32]},
         lambda r: {"hidden_states": r(1, 4, 16, 16), "encoder_hidden_states": r(1, 16, 32), "timestep": r(1).abs()},
@@ -753,6 +905,46 @@ CASES = {
             "axes_lens": [64, 32, 32],
         },
         lambda r: {"x": [r(16, 1, 8, 8)], "cap_feats": [r(16, 16)], "t": r(1).abs()},
+    ),
+    "BriaFibo2Transformer2DModel": (
+        {
+            "in_channels": 4,
+            "dim": 128,
+            "n_layers": 2,
+            "n_refiner_layers": 1,
+            "n_heads": 2,
+            "cap_feat_dim": 16,
+            "injection_layer_ids": (1,),
+            "perceiver_num_layers": 1,
+            "min_num_gist_tokens": 4,
+            "max_num_gist_tokens": 8,
+            "gist_step": 2,
+            "gist_min_text_len": 4,
+            "gist_max_text_len": 16,
+            "axes_dims": (16, 24, 24),
+            "axes_lens": (64, 32, 32),
+        },
+        lambda r: {"hidden_states": r(1, 4, 8, 8), "timestep": r(1).abs(), "encoder_hidden_states": r(1, 2, 12, 16)},
+    ),
+    "Kandinsky5Transformer3DModel": (
+        {
+            "in_text_dim": 16,
+            "in_text_dim2": 8,
+            "time_dim": 16,
+            "model_dim": 128,
+            "ff_dim": 32,
+            "num_text_blocks": 1,
+            "num_visual_blocks": 2,
+            "axes_dims": (16, 24, 24),
+        },
+        lambda r: {
+            "hidden_states": r(1, 2, 8, 8, 4),
+            "encoder_hidden_states": r(1, 12, 16),
+            "timestep": r(1).abs(),
+            "pooled_projections": r(1, 8),
+            "visual_rope_pos": [torch.arange(2), torch.arange(4), torch.arange(4)],
+            "text_rope_pos": torch.arange(12),
+        },
     ),
     # ---- the rotation is written out, there is no function to replace ----
     "Ideogram4Transformer2DModel": (
