@@ -1,7 +1,7 @@
 """Small configurations of the transformers of diffusers 0.42.1, and inputs: class -> (configuration, inputs).
 
-inputs(r) -> arguments of forward; r(*shape) draws a tensor of the dtype of the model. The widths of heads are those of the
-published models or a half of them, where rotations of few channels would be others than theirs.
+inputs(r) -> arguments of forward; r(*shape) draws a tensor of the dtype of the model. Heads are 64 wide, half of what
+most published models have: PyTorch multiplies few complex numbers by other code than many.
 """
 
 import torch
@@ -464,13 +464,15 @@ CASES = {
             "sample_frames": 8,
             "caption_channels": 8,
         },
-        lambda r: video(r, text=(16, 8))
-        | {
-            "image_rotary_emb": (
-                [(r(4, 16).float(), r(4, 16).float()) for _ in range(3)],
-                [index[None] for index in grid(2, 4, 4).T],
-            )
-        },
+        lambda r: (
+            video(r, text=(16, 8))
+            | {
+                "image_rotary_emb": (
+                    [(r(4, 16).float(), r(4, 16).float()) for _ in range(3)],
+                    [index[None] for index in grid(2, 4, 4).T],
+                )
+            }
+        ),
     ),
     "AnyFlowTransformer3DModel": (
         ANYFLOW,
@@ -500,16 +502,18 @@ CASES = {
             "zero_history_timestep": True,
             "is_amplify_history": False,
         },
-        lambda r: video(r, size=16)
-        | {
-            "indices_hidden_states": torch.arange(6, 8)[None].float(),
-            "indices_latents_history_short": ones(1, 1) * 5,
-            "indices_latents_history_mid": ones(1, 1) * 4,
-            "indices_latents_history_long": torch.arange(4)[None].float(),
-            "latents_history_short": r(1, 4, 1, 16, 16),
-            "latents_history_mid": r(1, 4, 1, 16, 16),
-            "latents_history_long": r(1, 4, 4, 16, 16),
-        },
+        lambda r: (
+            video(r, size=16)
+            | {
+                "indices_hidden_states": torch.arange(6, 8)[None].float(),
+                "indices_latents_history_short": ones(1, 1) * 5,
+                "indices_latents_history_mid": ones(1, 1) * 4,
+                "indices_latents_history_long": torch.arange(4)[None].float(),
+                "latents_history_short": r(1, 4, 1, 16, 16),
+                "latents_history_mid": r(1, 4, 1, 16, 16),
+                "latents_history_long": r(1, 4, 4, 16, 16),
+            }
+        ),
     ),
     "HiDreamImageTransformer2DModel": (
         {
@@ -850,12 +854,14 @@ CASES = {
             "face_encoder_num_heads": 2,
             "inject_face_latents_blocks": 2,
         },
-        lambda r: video(r, channels=12, frames=21)
-        | {
-            "encoder_hidden_states_image": r(1, 12, 16),
-            "pose_hidden_states": r(1, 4, 20, 8, 8),
-            "face_pixel_values": r(1, 3, 77, 16, 16),
-        },
+        lambda r: (
+            video(r, channels=12, frames=21)
+            | {
+                "encoder_hidden_states_image": r(1, 12, 16),
+                "pose_hidden_states": r(1, 4, 20, 8, 8),
+                "face_pixel_values": r(1, 3, 77, 16, 16),
+            }
+        ),
     ),
     "MochiTransformer3DModel": (
         {

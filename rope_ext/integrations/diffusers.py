@@ -198,7 +198,7 @@ def _ltx2_decoder(original, rounding, self, x, positions, inv_freqs, axis):  # (
 
 
 def _by_heads(x, table):
-    """(batch, seqlen, heads * head_dim) as (batch, heads, seqlen, head_dim), where the table has heads and x has not."""
+    """(batch, seqlen, heads * head_dim) as (batch, heads, seqlen, head_dim), where only the table has heads."""
     return x.unflatten(-1, (table.shape[1], -1)).transpose(1, 2) if x.dim() != 4 and table.dim() == 4 else x
 
 

@@ -1,0 +1,215 @@
+"""Models of diffusers and timm, eager against rope_ext.patched: writes docs/models_diffusers.md.
+
+    python benchmarks/diffusion_models.py              # all, or the names given; what is not installed is left out
+
+Small configurations (diffusion_configs.py) with random weights, on the CPU. Each model runs forward and backward in
+float32 and bfloat16, and once more without any rotation, which must change the result. Ends with 1 if a result is not
+bit-equal although all that was replaced should be.
+"""
+
+import argparse
+import contextlib
+import importlib
+import pathlib
+import sys
+from unittest import mock
+
+import diffusion_configs
+import torch
+
+import rope_ext
+from rope_ext.compat import _broadcast
+from rope_ext.integrations import _patch
+
+PAGE = pathlib.Path(__file__).parents[1] / "docs" / "models_diffusers.md"
+DTYPES = (torch.float32, torch.bfloat16)
+SMALL = {"depth": 2, "embed_dim": 128, "num_heads": 2, "img_size": 64}
+TIMM = {
+    "eva02_tiny_patch14_224": SMALL | {"img_size": 56},
+    "vit_small_patch16_rope_224": SMALL,
+    "vit_small_patch16_rope_mixed_224": SMALL,
+    "vit_medium_patch16_rope_reg1_gap_256": SMALL,
+    "vit_tiny_patch16_dinov3_qkvb": SMALL,
+    "vit_pe_core_tiny_patch16_384": SMALL,
+    "naflexvit_base_patch16_gap": {"depth": 2, "embed_dim": 128, "num_heads": 2, "rope_type": "axial"},
+    "qwen3_vit_88m": {"depth": 2},
+    "deepseek_vit_412m": {"depth": 2},
+    "gemma4_vit_167m": {"depth": 2},
+}
+
+
+@contextlib.contextmanager
+def rotations(skip=False):
+    """A list that gets an entry for each rotation. skip: what should have been rotated stays as it is."""
+    counted = []
+
+    def rotate(x, *tables, **options):
+        counted.append(options)
+        return x if skip else apply(x, *tables, **options)
+
+    apply = _broadcast.apply
+    with mock.patch.object(_broadcast, "apply", rotate):
+        yield counted
+
+
+def models():
+    """(library, name, how to make the model, how to make its inputs)."""
+    for library in ("diffusers", "timm"):
+        try:
+            module = importlib.import_module(library)
+        except ImportError as error:
+            print(f"{library} is left out: {error}")
+            continue
+        if library == "diffusers":
+            for name, (config, inputs) in diffusion_configs.CASES.items():
+                kind = getattr(module, name.split()[0])
+                yield library, name, lambda kind=kind, config=config: kind(**config), inputs
+        else:
+            for name, config in TIMM.items():
+                size = config.get("img_size", 64)
+                yield (
+                    library,
+                    name,
+                    lambda make=module.create_model, name=name, config=config: make(name, **config),
+                    lambda r, size=size: {"x": r(2, 3, size, size)},
+                )
+
+
+def made(make, dtype):
+    torch.manual_seed(0)
+    model = make().eval().to(dtype)
+    for parameter in model.parameters():
+        if not parameter.any():  # as some last layers start
+            torch.nn.init.normal_(parameter, std=0.05)
+    return model
+
+
+def run(model, inputs, dtype, backward=False):
+    """The outputs, or the gradients of all parameters."""
+    generator = torch.Generator().manual_seed(0)
+
+    def random(*shape):
+        return torch.randn(shape, generator=generator).to(dtype)
+
+    with torch.set_grad_enabled(backward):
+        leaves = torch.utils._pytree.tree_leaves(model(**inputs(random)))
+        outputs = [y for y in leaves if isinstance(y, torch.Tensor) and y.is_floating_point()]
+        if not backward:
+            return outputs
+        sum((y.float() * torch.randn(y.shape, generator=generator)).sum() for y in outputs).backward()
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    model.zero_grad(set_to_none=True)
+    return gradients
+
+
+def difference(ours, theirs):
+    """None if all tensors are bit-equal, else the largest difference as a share of the largest value of its tensor."""
+    pairs = [(a, b) for a, b in zip(ours, theirs, strict=True) if not torch.equal(a, b)]
+    if not pairs:
+        return None
+    return max(((a.double() - b.double()).abs().max() / b.double().abs().max()).item() for a, b in pairs)
+
+
+def row(name, make, inputs):
+    cells, ok, count = [], True, 0
+    for dtype in DTYPES:
+        model = made(make, dtype)
+        try:
+            eager = run(model, inputs, dtype)
+        except RuntimeError as error:  # eager code that does not run in 16 bits
+            cells += [f"eager: {str(error).partition('.')[0]}", ""]
+            continue
+        with rope_ext.patched(model) as report:
+            with rotations() as counted:
+                off = difference(run(model, inputs, dtype), eager)
+            with rotations(skip=True):
+                rotates = difference(run(model, inputs, dtype), eager) is not None
+            if report.replaced and not (rotates and counted):
+                ok = False
+        count = len(counted)
+        bounded = any(_patch.dialects()[e.dialect].bound for e in report.replaced)
+        ok &= off is None or bounded
+        cells += ["equal" if off is None else f"{off:.1e}"]
+        try:
+            wanted = run(model, inputs, dtype, backward=True)
+        except RuntimeError as error:
+            cells += [f"eager: {str(error).partition('.')[0]}"]
+            continue
+        with rope_ext.patched(model):
+            off = difference(run(model, inputs, dtype, backward=True), wanted)
+        cells += ["equal" if off is None else f"{off:.1e}"]
+    replaced = ", ".join(f"`{e.name.split('.')[-1]}` ({e.dialect.partition('.')[2]})" for e in report.replaced)
+    alone = ", ".join(f"`{e.name.split('.')[-1]}`: {e.reason}" for e in report.left_alone)
+    forward, gradients = cells[0::2], cells[1::2]
+    return [name, replaced or "none", alone, str(count), *forward, *gradients], ok
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("names", nargs="*", help="models; then nothing is written")
+    names = parser.parse_args().names
+    torch.set_num_threads(1)
+    rows, failed = {}, []
+    chosen = [m for m in models() if not names or m[1] in names]
+    for library, name, make, inputs in _progress(chosen):
+        cells, ok = row(name, make, inputs)
+        rows.setdefault(library, []).append(cells)
+        failed += [] if ok else [name]
+        if names or not ok:
+            print(" | ".join(cells))
+    if not names:
+        PAGE.write_text(page(rows))
+    print(f"{sum(map(len, rows.values()))} models, {len(failed)} wrong: {', '.join(failed)}")
+    return bool(failed)
+
+
+def page(rows):
+    head = [
+        "model",
+        "replaced",
+        "left alone",
+        "calls",
+        *(f"{what} {d}" for what in ("forward", "gradients") for d in ("fp32", "bf16")),
+    ]
+    lines = [HEADING.replace("TORCH", torch.__version__)]
+    for library, table in rows.items():
+        version = importlib.import_module(library).__version__
+        equal = [sum(cells[column] == "equal" for cells in table if cells[1] != "none") for column in (4, 5)]
+        patched = sum(cells[1] != "none" for cells in table)
+        lines += [
+            f"## {library} {version}",
+            "",
+            f"{len(table)} models, {patched} patched; forward equal in {equal[0]} (float32) and {equal[1]} (bfloat16).",
+            "",
+            f"| {' | '.join(head)} |",
+            "|" + "---|" * len(head),
+            *(f"| {' | '.join(cells)} |" for cells in table),
+            "",
+        ]
+    return "\n".join(lines)
+
+
+HEADING = """# Models of diffusers and timm on rope_ext
+
+`with rope_ext.patched(model): ...` against the same model in eager PyTorch (torch TORCH, CPU), small configurations
+with random weights. `python benchmarks/diffusion_models.py` makes this page.
+
+* *replaced*: functions that were recognised and proven equal, and what they were recognised as
+  (`rope_ext/integrations/diffusers.py`, `timm.py`). *left alone*: functions that look rotary, and why.
+* *calls*: rotations in one forward. The result changes where they are left out, in every model with any.
+* *forward*: "equal" is bit for bit, else the largest difference as a share of the largest output.
+* *gradients*: the same for the gradients of all parameters. In bfloat16 eager code that multiplies bfloat16 by float32
+  tables rounds two terms of the gradient, rope_ext their sum.
+"""
+
+
+def _progress(items):
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        return items
+    return tqdm(items, disable=None, leave=False)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
