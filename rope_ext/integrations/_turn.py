@@ -11,12 +11,17 @@ _FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 _DEVICES = {"cpu", "meta"} | ({"cuda"} if build_info()["cuda"] else set())
 
 
-def adapter(read):
-    """The adapter of a function whose arguments `read` maps to x, cos, sin and options of `turn`; None: to original."""
+def adapter(read, bits=False):
+    """The adapter of a function whose arguments `read` maps to x, cos, sin and options of `turn`; None: to original.
+
+    bits: so do calls with an entry per pair, unless rounding is "once": a branch of complex numbers, see `fused`.
+    """
 
     def call(original, rounding, *args, **kwargs):
         there = read(*args, **kwargs)
-        y = None if there is None else turn(*there[:3], rounding, **there[3])
+        if there is None or (bits and rounding == "eager" and there[3].get("per_pair")):
+            return original(*args, **kwargs)
+        y = turn(*there[:3], rounding, **there[3])
         return original(*args, **kwargs) if y is None else y
 
     first = list(inspect.signature(call).parameters.values())[:2]
@@ -91,15 +96,14 @@ def _drawn(generator, dtype):
 def fused(read):
     """`Dialect.bound` of functions that may fuse a product and the sum (complex products, addcmul), by their `read`.
 
-    Calls with an entry per channel are of another branch of them, and bit-equal.
-
+    Complex products do on a GPU, and on CPUs where fewer are left than two vectors hold.
     Then one of three roundings is missing, each of at most half a unit in the last place of |x1 cos| + |x2 sin|; and
     where the result is rounded to a narrower dtype, that can go to the next number.
     """
 
     def bound(args, kwargs, y):
         x, cos, sin, options = read(*args, **kwargs)
-        if not options.get("per_pair"):
+        if not options.get("per_pair"):  # the branch of real numbers, which has none
             return torch.zeros_like(y)
         work = torch.promote_types(options.get("least") or x.dtype, cos.dtype)
         size = torch.maximum(cos.abs(), sin.abs()).to(work)

@@ -312,7 +312,7 @@ def _float64_bound(args, kwargs, y):
 
 
 DIALECTS = [
-    _dialect("embeddings", _embeddings, _embeddings_calls, fused(_embeddings)),
+    _dialect("embeddings", _embeddings, _embeddings_calls, call=adapter(_embeddings, bits=True)),
     _dialect("qwen", _qwen, _qwen_calls, fused(_qwen)),
     _dialect("stable_audio", _stable_audio, lambda x, t: [((None, x(B, H, S, D), _two(t, S, P)), {})]),
     _dialect("longcat_audio", _longcat_audio, _after_states(lambda t: _two(t, S, D))),
