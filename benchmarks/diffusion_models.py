@@ -19,7 +19,6 @@ import torch
 
 import rope_ext
 from rope_ext.compat import _broadcast
-from rope_ext.integrations import _patch
 
 PAGE = pathlib.Path(__file__).parents[1] / "docs" / "models_diffusers.md"
 DTYPES = (torch.float32, torch.bfloat16)
@@ -32,9 +31,9 @@ TIMM = {
     "vit_tiny_patch16_dinov3_qkvb": SMALL,
     "vit_pe_core_tiny_patch16_384": SMALL,
     "naflexvit_base_patch16_gap": {"depth": 2, "embed_dim": 128, "num_heads": 2, "rope_type": "axial"},
-    "qwen3_vit_88m": {"depth": 2},
-    "deepseek_vit_412m": {"depth": 2},
-    "gemma4_vit_167m": {"depth": 2},
+    "qwen3_vit_88m": {"depth": 2, "embed_dim": 128, "num_heads": 2},
+    "deepseek_vit_412m": {"depth": 2, "embed_dim": 128, "num_heads": 2, "img_size": 56},
+    "gemma4_vit_167m": {"depth": 2, "embed_dim": 128, "num_heads": 2},
 }
 
 
@@ -77,10 +76,16 @@ def models():
 
 def made(make, dtype):
     torch.manual_seed(0)
-    model = make().eval().to(dtype)
-    for parameter in model.parameters():
-        if not parameter.any():  # as some last layers start
-            torch.nn.init.normal_(parameter, std=0.05)
+    model = make().eval()
+    kept = getattr(model, "_keep_in_fp32_modules", None) or ()  # what from_pretrained leaves in float32
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if tensor.is_floating_point() and not any(k in name for k in kept):
+            tensor.data = tensor.data.to(dtype)
+    for parameter in model.parameters():  # many start at 0, or so small that all tokens attend to all alike
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
+        elif parameter.abs().max() < 0.05:
+            torch.nn.init.normal_(parameter, std=0.3)
     return model
 
 
@@ -110,38 +115,46 @@ def difference(ours, theirs):
     return max(((a.double() - b.double()).abs().max() / b.double().abs().max()).item() for a, b in pairs)
 
 
+def compared(model, inputs, dtype, rounding, eager, backward=False):
+    """Report of patch, "equal" or the largest difference to eager, and the number of rotations."""
+    with rope_ext.patched(model, rounding) as report, rotations() as counted:
+        found = difference(run(model, inputs, dtype, backward), eager)
+    return report, "equal" if found is None else f"{found:.1e}", len(counted)
+
+
 def row(name, make, inputs):
-    cells, ok, count = [], True, 0
+    """The cells of a model, and whether it keeps what `patch` promises."""
+    reports, counts, right = {}, {}, True
+    forward, gradients, once = [], [], []
     for dtype in DTYPES:
         model = made(make, dtype)
         try:
             eager = run(model, inputs, dtype)
-        except RuntimeError as error:  # eager code that does not run in 16 bits
-            cells += [f"eager: {str(error).partition('.')[0]}", ""]
+        except RuntimeError:  # eager code that does not run in 16 bits, or on a CPU
+            for cells in (forward, gradients, once):
+                cells.append("does not run")
             continue
-        with rope_ext.patched(model) as report:
-            with rotations() as counted:
-                off = difference(run(model, inputs, dtype), eager)
-            with rotations(skip=True):
-                rotates = difference(run(model, inputs, dtype), eager) is not None
-            if report.replaced and not (rotates and counted):
-                ok = False
-        count = len(counted)
-        bounded = any(_patch.dialects()[e.dialect].bound for e in report.replaced)
-        ok &= off is None or bounded
-        cells += ["equal" if off is None else f"{off:.1e}"]
+        for rounding, cells in (("eager", forward), ("once", once)):
+            reports[rounding], cell, counts[rounding] = compared(model, inputs, dtype, rounding, eager)
+            cells.append(cell)
+            with rope_ext.patched(model, rounding), rotations(skip=True):
+                right &= bool(counts[rounding]) == (difference(run(model, inputs, dtype), eager) is not None)
+        right &= forward[-1] == "equal"
         try:
-            wanted = run(model, inputs, dtype, backward=True)
-        except RuntimeError as error:
-            cells += [f"eager: {str(error).partition('.')[0]}"]
-            continue
-        with rope_ext.patched(model):
-            off = difference(run(model, inputs, dtype, backward=True), wanted)
-        cells += ["equal" if off is None else f"{off:.1e}"]
-    replaced = ", ".join(f"`{e.name.split('.')[-1]}` ({e.dialect.partition('.')[2]})" for e in report.replaced)
-    alone = ", ".join(f"`{e.name.split('.')[-1]}`: {e.reason}" for e in report.left_alone)
-    forward, gradients = cells[0::2], cells[1::2]
-    return [name, replaced or "none", alone, str(count), *forward, *gradients], ok
+            eager = run(model, inputs, dtype, backward=True)
+        except RuntimeError:
+            gradients.append("does not run")
+        else:
+            gradients.append(compared(model, inputs, dtype, "eager", eager, backward=True)[1])
+    always = {e.name: f"`{e.name.split('.')[-1]}` ({e.dialect.partition('.')[2]})" for e in reports["eager"].replaced}
+    later = {
+        e.name: f"`{e.name.split('.')[-1]}` ({e.dialect.partition('.')[2]})"
+        for e in reports["once"].replaced
+        if e.name not in always
+    }
+    alone = [f"`{e.name.split('.')[-1]}`: {e.reason}" for e in reports["once"].left_alone]
+    names = (", ".join(column) or "-" for column in (always.values(), later.values(), alone))
+    return [name, *names, f"{counts['eager']} / {counts['once']}", *forward, *gradients, *once], right
 
 
 def main():
@@ -164,22 +177,18 @@ def main():
 
 
 def page(rows):
-    head = [
-        "model",
-        "replaced",
-        "left alone",
-        "calls",
-        *(f"{what} {d}" for what in ("forward", "gradients") for d in ("fp32", "bf16")),
-    ]
+    head = ["model", "replaced", "only with once", "left alone", "calls"]
+    head += [f"{what} {dtype}" for what in ("forward", "gradients", "once:") for dtype in ("fp32", "bf16")]
     lines = [HEADING.replace("TORCH", torch.__version__)]
     for library, table in rows.items():
-        version = importlib.import_module(library).__version__
-        equal = [sum(cells[column] == "equal" for cells in table if cells[1] != "none") for column in (4, 5)]
-        patched = sum(cells[1] != "none" for cells in table)
+        patched = [cells for cells in table if cells[1] != "-"]
+        equal = [sum(cells[column] == "equal" for cells in patched) for column in (5, 6)]
+        later = [cells for cells in table if cells[2] != "-"]
         lines += [
-            f"## {library} {version}",
+            f"## {library} {importlib.import_module(library).__version__}",
             "",
-            f"{len(table)} models, {patched} patched; forward equal in {equal[0]} (float32) and {equal[1]} (bfloat16).",
+            f"{len(table)} models; {len(patched)} patched, forward bit-equal in {equal[0]} (float32) and {equal[1]}"
+            f" (bfloat16); {len(later)} with functions that only rounding='once' replaces.",
             "",
             f"| {' | '.join(head)} |",
             "|" + "---|" * len(head),
@@ -195,11 +204,15 @@ HEADING = """# Models of diffusers and timm on rope_ext
 with random weights. `python benchmarks/diffusion_models.py` makes this page.
 
 * *replaced*: functions that were recognised and proven equal, and what they were recognised as
-  (`rope_ext/integrations/diffusers.py`, `timm.py`). *left alone*: functions that look rotary, and why.
-* *calls*: rotations in one forward. The result changes where they are left out, in every model with any.
-* *forward*: "equal" is bit for bit, else the largest difference as a share of the largest output.
+  (`rope_ext/integrations/diffusers.py`, `timm.py`). *only with once*: those that `rounding="once"` adds. They multiply
+  complex numbers or use addcmul, and PyTorch fuses a product and a sum there on some devices and for some shapes.
+  *left alone*: functions that look rotary, and why.
+* *calls*: rotations in one forward, with `rounding="eager"` / `"once"`. In every model the result changes without them.
+* *forward*: "equal" is bit for bit, else the largest difference as a share of the largest value of its tensor.
 * *gradients*: the same for the gradients of all parameters. In bfloat16 eager code that multiplies bfloat16 by float32
-  tables rounds two terms of the gradient, rope_ext their sum.
+  tables rounds both terms of the gradient of x, rope_ext their sum.
+* *once*: the forward with `rounding="once"`, against eager code.
+* "does not run": nor does it in eager code, in bfloat16 or on a CPU.
 """
 
 
