@@ -187,8 +187,8 @@ def page(rows):
         lines += [
             f"## {library} {importlib.import_module(library).__version__}",
             "",
-            f"{len(table)} models; {len(patched)} rotate by rope_ext, forward bit-equal in {equal[0]} (float32) and {equal[1]}"
-            f" (bfloat16); {len(later)} with functions that only rounding='once' replaces.",
+            f"{len(table)} models; {len(patched)} rotate by rope_ext, forward bit-equal in {equal[0]} (float32) and"
+            f" {equal[1]} (bfloat16); {len(later)} have functions that only rounding='once' replaces.",
             "",
             f"| {' | '.join(head)} |",
             "|" + "---|" * len(head),

@@ -77,6 +77,13 @@ def test_functions_are_recognised_and_equal(name, module):
     assert _proof.proof(known_in(module)[name], _patch.dialects()["diffusers." + name]) is None
 
 
+@pytest.mark.parametrize("dialect", DIALECTS, ids=lambda d: d.name)
+def test_no_example_is_left_to_the_original(dialect):
+    for dtype in (F32, BF16):
+        for args, kwargs in dialect.examples(0, dtype):
+            dialect.adapter(None, "once", *args, **kwargs)
+
+
 def test_an_example_tells_each_dialect_from_its_neighbours():
     """The proof refuses a function for the dialect of another one that takes the same calls."""
     named = {d.name.removeprefix("diffusers."): d for d in DIALECTS}

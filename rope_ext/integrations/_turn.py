@@ -105,7 +105,7 @@ def fused(read):
         x, cos, sin, options = read(*args, **kwargs)
         if not options.get("per_pair"):  # the branch of real numbers, which has none
             return torch.zeros_like(y)
-        work = torch.promote_types(options.get("least") or x.dtype, cos.dtype)
+        work = torch.promote_types(options["least"], cos.dtype)
         size = torch.maximum(cos.abs(), sin.abs()).to(work)
         x = x.abs().to(work)
         if options.get("interleaved"):

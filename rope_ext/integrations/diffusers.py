@@ -8,6 +8,7 @@ import torch
 from torch.nn.functional import embedding
 
 from ._dialect import Dialect
+from ._diffusers_examples import CALLS
 from ._turn import adapter, examples, fused, turn
 
 EVEN = {"interleaved": True}
@@ -215,12 +216,6 @@ def _ltx2_split_adapter(original, rounding, x, freqs):
     return y if x4 is x else y.transpose(1, 2).flatten(2)
 
 
-def _ltx2_split_bound(args, kwargs, y):
-    y4 = _by_heads(y, args[1][0])
-    bound = fused(_ltx2_split)(args, kwargs, y4)
-    return bound if y4 is y else bound.transpose(1, 2).flatten(2)
-
-
 def _allegro(original, rounding, x, freqs_cis, positions):  # a third of the channels for each axis
     if x.dim() == 4 and all(p.dim() == 2 for p in positions):
         gathered = [[embedding(p, t)[:, None] for t in tables] for p, tables in zip(positions, freqs_cis)]
@@ -230,75 +225,7 @@ def _allegro(original, rounding, x, freqs_cis, positions):  # a third of the cha
     return original(x, freqs_cis, positions)
 
 
-# ---- examples: calls that together take each branch ----
-
-B, S, H, D, P = 2, 5, 3, 8, 4
-
-
-def _two(table, *shape):
-    return table(*shape), table(*shape)
-
-
-def _cis(table, *shape):
-    return torch.view_as_complex(table(*shape, 2).float())
-
-
-def _states(x):
-    """In the two orders in memory that models have."""
-    return x(B, S, H, D), x(B, H, S, D).transpose(1, 2)
-
-
-def _embeddings_calls(x, t):
-    real = [
-        ((states, _two(t, *((S, D) if axis == 1 else (H, D)))), {"use_real_unbind_dim": unbind, "sequence_dim": axis})
-        for states in _states(x)
-        for unbind in (-1, -2)
-        for axis in (1, 2)
-    ]
-    defaults = [((x(B, H, S, D), _two(t, S, D)), {})]
-    return real + defaults + [((states, _cis(t, n, S, P), False), {}) for states in _states(x) for n in (1, B)]
-
-
-def _qwen_calls(x, t):
-    real = [((x(B, H, S, D), _two(t, S, D)), {"use_real_unbind_dim": unbind}) for unbind in (-1, -2)]
-    return real + [((states, _cis(t, S, P)), {"use_real": False}) for states in _states(x)]
-
-
-def _ltx2_split_calls(x, t):
-    merged = ((x(B, S, H * D), _two(t, B, H, S, P)), {})
-    return [merged, ((x(B, H, S, D), _two(t, B, H, S, P)), {}), ((x(B, S, D), _two(t, B, S, P)), {})]
-
-
-def _allegro_calls(x, t):
-    rows, wide = 7, 3 * D
-    positions = [torch.arange(B * S).reshape(B, S) * step % rows for step in (1, 2, 3)]
-    return [((x(B, H, S, wide), [_two(t, rows, D) for _ in range(3)], positions), {})]
-
-
-def _wan_animate_2_calls(x, t):
-    freqs = torch.view_as_complex(t(6, P, 2).double())
-    grids = torch.tensor([[2, 1, 2], [1, 2, 2]])
-    return [((x(B, S, H, D), grids, freqs), {}), ((x(B, S, H, D), grids, freqs, 3), {})]
-
-
-def _ltx2_decoder_calls(x, t):
-    sizes = {1: 3, 2: 2, 3: 4}
-    wide = x(B, *sizes.values(), H, 2 * D)
-    return [((None, wide[..., :D], t(n).float(), t(P).float(), axis), {}) for axis, n in sizes.items()]
-
-
-def _after_states(*draw, heads=(H,)):
-    """Calls whose arguments are states, of q and k where heads are two, and then what `draw` makes of `table`."""
-
-    def calls(x, t):
-        states = zip(*(_states(lambda *shape, n=n: x(*(n if m == H else m for m in shape))) for n in heads))
-        return [((*qk, *(d(t) for d in draw)), {}) for qk in states]
-
-    return calls
-
-
-def _dialect(name, read, calls, bound=None, call=None):
-    return Dialect("diffusers." + name, call or adapter(read), examples(calls), bound)
+# ---- bounds, where PyTorch fuses a product and the sum ----
 
 
 def _sana_wm_bound(args, kwargs, y):
@@ -306,47 +233,52 @@ def _sana_wm_bound(args, kwargs, y):
     return fused(_complex)((hidden_states.transpose(2, 3), freqs), {}, y.transpose(2, 3)).transpose(2, 3)
 
 
+def _ltx2_split_bound(args, kwargs, y):
+    y4 = _by_heads(y, args[1][0])
+    bound = fused(_ltx2_split)(args, kwargs, y4)
+    return bound if y4 is y else bound.transpose(1, 2).flatten(2)
+
+
 def _float64_bound(args, kwargs, y):
     """One rounding is missing in float64, which can lead to the next float32 number."""
     return torch.finfo(torch.float32).eps * y.abs() + 1e-14
 
 
-DIALECTS = [
-    _dialect("embeddings", _embeddings, _embeddings_calls, call=adapter(_embeddings, bits=True)),
-    _dialect("qwen", _qwen, _qwen_calls, fused(_qwen)),
-    _dialect("stable_audio", _stable_audio, lambda x, t: [((None, x(B, H, S, D), _two(t, S, P)), {})]),
-    _dialect("longcat_audio", _longcat_audio, _after_states(lambda t: _two(t, S, D))),
-    _dialect("joyimage", _joyimage, _after_states(lambda t: _two(t, S, D), heads=(H, 1))),
-    _dialect("joyimage_batched", _joyimage_batched, _after_states(lambda t: _two(t, B, S, D), heads=(H, 1))),
-    _dialect("ltx", _ltx, lambda x, t: [((x(B, S, D), _two(t, n, S, D)), {}) for n in (1, B)]),
-    _dialect(
-        "anima",
-        _anima,
-        lambda x, t: [((x(B, H, S, D), *_two(t, B, S, D)), {}), ((x(B, S, H, D), *_two(t, 1, S, D), 2), {})],
-    ),
-    _dialect("minimax_h3", _minimax_h3, _after_states(*[lambda t: t(S, P)] * 2)),
-    _dialect("minimax_music3", _minimax_music3, _after_states(lambda t: _two(t, S, P))),
-    _dialect("wan", _wan, _after_states(*[lambda t: t(1, S, 1, D)] * 2)),
-    _dialect("helios", _helios, _after_states(lambda t: t(B, S, 2 * D))),
-    _dialect("mochi", _mochi, _after_states(*[lambda t: t(S, H, P)] * 2)),
-    _dialect("kolors", _kolors, lambda x, t: [((x(S, B, H, D), t(S + 2, n, 2, 2)), {}) for n in (1, B)]),
-    _dialect("complex", _complex_heads, _after_states(lambda t: _cis(t, B, S, P)), fused(_complex_heads)),
-    _dialect("anyflow", _anyflow, _after_states(lambda t: _cis(t, 1, S, 1, P).to(torch.complex128)), fused(_anyflow)),
-    _dialect(
-        "sana_wm",
-        None,
-        lambda x, t: [((x(B, H, S, D).transpose(2, 3), _cis(t, 1, 1, S, P)), {})],
-        _sana_wm_bound,
-        _sana_wm,
-    ),
-    _dialect("wan_animate_2", None, _wan_animate_2_calls, _float64_bound, _wan_animate_2),
-    _dialect("hidream", _hidream, _after_states(lambda t: t(B, S, 1, P, 2, 2), heads=(H, 1))),
-    _dialect("prx", _prx, _after_states(lambda t: t(1, S, 1, P, 2, 2))),
-    _dialect("kandinsky5", None, _after_states(lambda t: t(S, 1, P, 2, 2)), call=_kandinsky5),
-    _dialect("kandinsky6", _kandinsky6, _after_states(lambda t: t(S, 1, P, 2, 2))),
-    _dialect("ernie_image", _ernie, _after_states(lambda t: t(B, S, 1, P))),
-    _dialect("stable_audio_3", _stable_audio_3, _after_states(lambda t: t(S + 2, P))),
-    _dialect("ltx2_decoder", None, _ltx2_decoder_calls, call=_ltx2_decoder),
-    _dialect("ltx2_split", None, _ltx2_split_calls, _ltx2_split_bound, _ltx2_split_adapter),
-    _dialect("allegro", None, _allegro_calls, call=_allegro),
-]
+ADAPTERS = {
+    "embeddings": adapter(_embeddings, bits=True),
+    "qwen": adapter(_qwen),
+    "stable_audio": adapter(_stable_audio),
+    "longcat_audio": adapter(_longcat_audio),
+    "joyimage": adapter(_joyimage),
+    "joyimage_batched": adapter(_joyimage_batched),
+    "ltx": adapter(_ltx),
+    "anima": adapter(_anima),
+    "minimax_h3": adapter(_minimax_h3),
+    "minimax_music3": adapter(_minimax_music3),
+    "wan": adapter(_wan),
+    "helios": adapter(_helios),
+    "mochi": adapter(_mochi),
+    "kolors": adapter(_kolors),
+    "complex": adapter(_complex_heads),
+    "anyflow": adapter(_anyflow),
+    "sana_wm": _sana_wm,
+    "wan_animate_2": _wan_animate_2,
+    "hidream": adapter(_hidream),
+    "prx": adapter(_prx),
+    "kandinsky5": _kandinsky5,
+    "kandinsky6": adapter(_kandinsky6),
+    "ernie_image": adapter(_ernie),
+    "stable_audio_3": adapter(_stable_audio_3),
+    "ltx2_decoder": _ltx2_decoder,
+    "ltx2_split": _ltx2_split_adapter,
+    "allegro": _allegro,
+}
+BOUNDS = {
+    "qwen": fused(_qwen),
+    "complex": fused(_complex_heads),
+    "anyflow": fused(_anyflow),
+    "sana_wm": _sana_wm_bound,
+    "wan_animate_2": _float64_bound,
+    "ltx2_split": _ltx2_split_bound,
+}
+DIALECTS = [Dialect(f"diffusers.{name}", ADAPTERS[name], examples(CALLS[name]), BOUNDS.get(name)) for name in ADAPTERS]
