@@ -29,11 +29,12 @@ def adapter(read, bits=False):
     return call
 
 
-def turn(x, cos, sin, rounding, *, least=None, keep_dtype=False, per_pair=False, rotary_dim=None, **options):
+def turn(x, cos, sin, rounding, *, least=None, keep_dtype=False, casts=2, per_pair=False, rotary_dim=None, **options):
     """x or the tensors of a tuple x, rotated as eager code does it; None where `rope_ext.apply` cannot.
 
     cos, sin broadcast to x on all axes but the last, which is rotary_dim wide, or half of that with per_pair.
     Arithmetic and result have the dtype of x * cos, or of x.to(least) * cos; keep_dtype casts back to the dtype of x.
+    casts: how often the original casts x to a wider dtype, with 1 a gradient of 16 bits is rounded once.
     rotary_dim: leading channels, the default is all. options: of `rope_ext.apply`.
     """
     tensors = x if isinstance(x, tuple) else (x,)
@@ -41,10 +42,17 @@ def turn(x, cos, sin, rounding, *, least=None, keep_dtype=False, per_pair=False,
         return None
     dtypes = [t.dtype for t in tensors]
     if any(dtype != dtypes[0] for dtype in dtypes):
-        options |= {"least": least, "keep_dtype": keep_dtype, "per_pair": per_pair, "rotary_dim": rotary_dim}
+        options |= {
+            "least": least,
+            "keep_dtype": keep_dtype,
+            "casts": casts,
+            "per_pair": per_pair,
+            "rotary_dim": rotary_dim,
+        }
         return tuple(turn(t, cos, sin, rounding, **options) for t in x)
     work = torch.promote_types(least or dtypes[0], cos.dtype)
     cos, sin = cos.to(work), sin.to(work)
+    rounding = "once" if casts == 1 else rounding
     if not (keep_dtype and work == torch.float32 and dtypes[0].itemsize == 2):  # that the kernel does, and rounds once
         tensors = tuple(t.to(work) for t in tensors)
     y = rotate(tensors, cos, sin, rotary_dim=rotary_dim, rounding=rounding, **options)

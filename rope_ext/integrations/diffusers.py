@@ -14,7 +14,8 @@ from ._turn import adapter, examples, fused, turn
 EVEN = {"interleaved": True}
 PAIRS = EVEN | {"per_pair": True}
 FP32 = {"least": torch.float32, "keep_dtype": True}
-FP64 = {"least": torch.float64, "keep_dtype": True}
+ONE_CAST = FP32 | {"casts": 1}
+FP64 = {"least": torch.float64, "keep_dtype": True, "casts": 1}
 
 
 # ---- cos and sin, one entry per channel ----
@@ -91,7 +92,7 @@ def _helios(hidden_states, freqs_cis):
 
 
 def _mochi(x, freqs_cos, freqs_sin):  # learned, per head
-    return x, freqs_cos, freqs_sin, FP32 | PAIRS
+    return x, freqs_cos, freqs_sin, ONE_CAST | PAIRS
 
 
 def _kolors(x, rope_cache):
@@ -105,7 +106,7 @@ def _kolors(x, rope_cache):
 # ---- complex numbers ----
 
 
-def _complex(x, freqs_cis, options=FP32):
+def _complex(x, freqs_cis, options=ONE_CAST):
     if not freqs_cis.is_complex():
         return None
     cos, sin = torch.view_as_real(freqs_cis).unbind(-1)
@@ -148,11 +149,11 @@ def _wan_animate_2(original, rounding, x, grid_sizes, freqs, time_stride=1):
 # ---- 2x2 matrices ----
 
 
-def _matrices(x, m, options=FP32):
+def _matrices(x, m):
     """m: (..., pairs, 2, 2), any matrices: y = m[..., 0] * x_even + m[..., 1] * x_odd."""
     cos = m.diagonal(dim1=-2, dim2=-1).flatten(-2)
     sin = torch.stack((-m[..., 0, 1], m[..., 1, 0]), dim=-1).flatten(-2)
-    return x, cos, sin, options | EVEN
+    return x, cos, sin, ONE_CAST | EVEN
 
 
 def _hidream(xq, xk, freqs_cis):
@@ -184,14 +185,14 @@ def _ernie(x_in, freqs_cis):
 
 def _stable_audio_3(t, freqs):
     angles = freqs[-t.shape[-3] :].float().unsqueeze(1)
-    return t, angles.cos(), angles.sin(), FP32 | {"rotary_dim": freqs.shape[-1]}
+    return t, angles.cos(), angles.sin(), ONE_CAST | {"rotary_dim": freqs.shape[-1]}
 
 
 def _ltx2_decoder(original, rounding, self, x, positions, inv_freqs, axis):  # (batch, t, h, w, heads, channels)
     angles = positions[:, None] * inv_freqs
     before, tokens, after = (x.shape[:axis].numel(), x.shape[axis], x.shape[axis + 1 : -1].numel())
     x4 = x.reshape(before, tokens, after, x.shape[-1])
-    y = turn(x4, angles.cos().unsqueeze(1), angles.sin().unsqueeze(1), rounding, **FP32 | PAIRS)
+    y = turn(x4, angles.cos().unsqueeze(1), angles.sin().unsqueeze(1), rounding, **ONE_CAST | PAIRS)
     return original(self, x, positions, inv_freqs, axis) if y is None else y.view(x.shape)
 
 
@@ -205,7 +206,7 @@ def _by_heads(x, table):
 
 def _ltx2_split(x, freqs):
     cos, sin = freqs
-    return _by_heads(x, cos), cos, sin, FP32 | {"per_pair": True}
+    return _by_heads(x, cos), cos, sin, ONE_CAST | {"per_pair": True}
 
 
 def _ltx2_split_adapter(original, rounding, x, freqs):
