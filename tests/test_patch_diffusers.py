@@ -16,6 +16,7 @@ import diffusion_configs
 import diffusion_models
 from conftest import assert_same_bits, random
 from diffusers.models import embeddings
+from torch.utils._pytree import tree_leaves
 
 import rope_ext
 from rope_ext.integrations import _find, _patch, _proof
@@ -96,6 +97,32 @@ def test_an_example_tells_each_dialect_from_its_neighbours():
     ]:
         assert _proof.proof(candidates[one], named[other]) is not None, (one, other)
         assert _proof.proof(candidates[other], named[one]) is not None, (other, one)
+
+
+def gradients_of_states(function, args, kwargs, dtype):
+    leaves = [t.clone().requires_grad_() if isinstance(t, torch.Tensor) and t.dtype == dtype else t for t in args[:2]]
+    y = tree_leaves(function(*leaves, *args[2:], **kwargs))
+    sum((t * random(t.shape, t.dtype, 3)).sum() for t in y).backward()
+    return y, [t.grad for t in leaves if isinstance(t, torch.Tensor) and t.requires_grad]
+
+
+@pytest.mark.parametrize("dtype", [F32, BF16])
+@pytest.mark.parametrize("name", SOURCES)
+def test_gradients_have_the_bits_of_eager_code(name, dtype):
+    """Those of x: q, k. Tables are added over batch and heads, in another order."""
+    dialect, original = _patch.dialects()["diffusers." + name], known_in(SOURCES[name][0])[name].original
+    for args, kwargs in dialect.examples(2, dtype):
+        y, expected = gradients_of_states(original, args, kwargs, dtype)
+        _, ours = gradients_of_states(
+            lambda *args, **kwargs: dialect.adapter(original, "eager", *args, **kwargs), args, kwargs, dtype
+        )
+        fused = dtype == F32 and dialect.bound is not None
+        for one, other, result in zip(ours, expected, [*y, None], strict=False):
+            if fused or result is None or result.dtype != one.dtype or one.shape != result.shape:
+                # A fused product, a float32 result of 16-bit states, or a table: a rounding or an order of 15 products.
+                assert (one - other).abs().max() <= 16 * torch.finfo(dtype).eps * other.abs().max()
+            else:
+                assert_same_bits(one, other)
 
 
 # One for each kind of call, and of tables.
