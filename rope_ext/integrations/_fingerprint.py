@@ -39,6 +39,7 @@ def function_of(value):
     if hasattr(type(value), "kernel_layer_name"):  # the decorator use_kernel_forward_from_hub makes a module of it
         cells = getattr(type(value).forward, "__closure__", None) or ()
         value = next((c.cell_contents for c in cells if isinstance(c.cell_contents, types.FunctionType)), None)
+    value = getattr(value, "_torchdynamo_inline", value)  # what torch.jit.script has made a ScriptFunction of
     return value if isinstance(value, types.FunctionType) else None
 
 
