@@ -19,6 +19,7 @@ import torch
 
 import rope_ext
 from rope_ext.compat import _broadcast
+from rope_ext.integrations import _turn
 
 PAGE = pathlib.Path(__file__).parents[1] / "docs" / "models_diffusers.md"
 DTYPES = (torch.float32, torch.bfloat16)
@@ -47,7 +48,7 @@ def rotations(skip=False):
         return x if skip else apply(x, *tables, **options)
 
     apply = _broadcast.apply
-    with mock.patch.object(_broadcast, "apply", rotate):
+    with mock.patch.object(_broadcast, "apply", rotate), mock.patch.object(_turn, "apply", rotate):
         yield counted
 
 

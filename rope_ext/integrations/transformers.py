@@ -7,14 +7,16 @@ import types
 
 import torch
 
-from ..compat._broadcast import rotate
-from ..ops import apply
 from ._dialect import Dialect
+from ._turn import turn
 
-# Forms that `apply` takes as they are: axes of x, axes of the table, axis that the table gets -> layout.
-_LAYOUTS = {(4, 3, 1): "bhsd", (4, 3, 2): "bshd", (4, 3, -2): "bshd", (4, 2, 0): "bhsd", (4, 2, None): "bhsd"}
-_LAYOUTS |= {(3, 2, 1): "shd", (3, 2, -2): "shd"}
-_SEQLEN = {"bhsd": 2, "bshd": 1, "shd": 0}
+# What a result is -> options of `turn`.
+_RESULTS = {
+    "promoted": {},
+    "kept": {"keep_dtype": True},
+    "float32": {"keep_dtype": True, "least": torch.float32, "casts": 1},
+    "float32 terms": {"keep_dtype": True, "least": torch.float32, "casts": 2},
+}
 
 
 def _turn(
@@ -34,33 +36,22 @@ def _turn(
 
     Raises ValueError, "rope_ext: ...", for what eager code refuses or does in another way.
     """
-    x, dtype, head_dim = states[0], states[0].dtype, states[0].shape[-1]
+    x, head_dim = states[0], states[0].shape[-1]
     if read == "half":
         cos, sin = cos[..., : cos.shape[-1] // 2], sin[..., : sin.shape[-1] // 2]
     rotary_dim = cos.shape[-1] * (1 if read == "channels" else 2)
     _need(rotary_dim == head_dim or (partial and rotary_dim < head_dim), "cos must be as wide as x")
-    _need(all(t.dtype == dtype for t in states), "states must have one dtype")
-    if result.startswith("float32"):
-        _need(torch.float64 not in (dtype, cos.dtype), "x and cos must not be float64 where arithmetic is float32")
-        cos, sin = cos.float(), sin.float()
-        rounding = "once" if result == "float32" else rounding
-    if x.stride(-1) != 1 and (partial or joined):
+    _need(result == "promoted" or all(t.dtype == x.dtype for t in states), "states must have one dtype")
+    _need(cos.dtype != torch.float64 or not result.startswith("float32"), "cos must not be float64")
+    if (partial or joined) and any(t.stride(-1) != 1 for t in states):
         states = tuple(t.contiguous() for t in states)
-    keep = result != "promoted"
-    options = {"rounding": rounding, **pairing}
+    options = _RESULTS[result] | pairing
     if rotary_dim != head_dim:
         options["rotary_dim"] = rotary_dim
         options["rotary_offset"] = head_dim - rotary_dim if partial == "trailing" else 0
-    layout = _LAYOUTS.get((x.dim(), cos.dim(), axis))
-    if (
-        layout is not None
-        and (cos.dtype == dtype or (keep and cos.dtype == torch.float32 and dtype != torch.float64))
-        and all(t.dim() == x.dim() and t.shape[_SEQLEN[layout]] == cos.shape[-2] for t in states)
-    ):  # a third of the time
-        return apply(states, cos, sin, layout=layout, **options)
-    if axis is not None:
-        cos, sin = cos.unsqueeze(axis), sin.unsqueeze(axis)
-    return rotate(states, cos, sin, keep_dtype=keep, **options)
+    y = turn(states, cos, sin, rounding, axis=axis, per_pair=read != "channels", **options)
+    _need(y is not None, "cos must broadcast to x")
+    return y
 
 
 def _need(holds, rule):
