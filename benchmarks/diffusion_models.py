@@ -210,7 +210,7 @@ with random weights. `python benchmarks/diffusion_models.py` makes this page.
   *left alone*: functions that look rotary, and why.
 * *calls*: rotations in one forward, with `rounding="eager"` / `"once"`. In every model the result changes without them.
 * *forward*: "equal" is bit for bit, else the largest difference as a share of the largest value.
-* *gradients*: the same for the gradients of all parameters. Those of learned tables, and of weights before the rotation,
+* *gradients*: the same for the gradients of all parameters. Those of learned tables and of weights before the rotation
   are sums over tokens, which may be added in another order.
 * *once*: the forward with `rounding="once"`, against eager code.
 * "does not run": nor does it in eager code, in bfloat16 or on a CPU.
