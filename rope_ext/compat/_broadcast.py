@@ -8,14 +8,14 @@ from ..ops import apply
 from ._errors import refused
 
 
-def rotate(x, cos, sin, *, interleaved=False, rotary_dim=None, rotary_offset=0, keep_dtype=True):
+def rotate(x, cos, sin, *, keep_dtype=True, rounding="eager", **options):
     """`rope_ext.apply` to x, or to the tensors of a tuple x, with cos and sin that broadcast to it like x * cos.
 
     x: (..., head_dim). cos, sin: (..., rotary_dim / 2 or rotary_dim); axes before the last are 1, missing, or those of
-    x. dtypes are promoted as in x * cos, in which each product is rounded; keep_dtype casts back to the dtype of x, as
-    in (x * cos).to(x.dtype).
+    x. dtypes are promoted as in x * cos, in which each product is rounded unless rounding="once"; keep_dtype casts back
+    to the dtype of x, as in (x * cos).to(x.dtype). options: others of apply.
     """
-    options = {"interleaved": interleaved, "rotary_dim": rotary_dim, "rotary_offset": rotary_offset}
+    options["rounding"] = rounding
     if not isinstance(x, tuple):
         return _one(x, cos, sin, keep_dtype, options)
     if all(t.dim() == 4 and t.dtype == x[0].dtype for t in x):  # one launch
@@ -57,7 +57,7 @@ def _rotate4(x, cos, sin, keep_dtype, options):
     wanted[axes.index(3 - heads)] = x[0].shape[3 - heads]
     dtype = x[0].dtype
     x, cos, sin = _promoted(x, cos.reshape(there).expand(wanted), sin.reshape(there).expand(wanted), keep_dtype)
-    y = apply(x, cos, sin, layout="bhsd" if heads == 1 else "bshd", rounding="eager", **options)
+    y = apply(x, cos, sin, layout="bhsd" if heads == 1 else "bshd", **options)
     return tuple(t.to(dtype) for t in y) if keep_dtype else y
 
 

@@ -1,0 +1,87 @@
+"""The numeric half of recognising a function: it and the adapter agree on the examples of the dialect."""
+
+import functools
+
+import torch
+from torch.utils._pytree import tree_flatten, tree_map_only
+
+_proofs = {}  # (key of a candidate, dialect) -> what the key is the id of, so that it stays; difference or None
+
+
+def proof(candidate, dialect):
+    """None if a function and the adapter of a dialect agree on all examples, else the first difference, in words."""
+    key = candidate.key, dialect.name
+    if key not in _proofs:
+        _proofs[key] = candidate.function, _difference(candidate, dialect)
+    return _proofs[key][1]
+
+
+def _difference(candidate, dialect):
+    for dtype in (torch.float32, torch.bfloat16):
+        for index, (args, kwargs) in enumerate(dialect.examples(0, dtype)):
+            call = f"example {index} in {str(dtype).removeprefix('torch.')}"
+            with torch.no_grad(), torch.device("cpu"):
+                expected, expected_args = _run(candidate.original, args, kwargs)
+                adapter = functools.partial(dialect.adapter, candidate.original, "eager")
+                result, result_args = _run(adapter, args, kwargs)
+            if isinstance(expected, Exception) or isinstance(result, Exception):
+                failed = next(r for r in (expected, result) if isinstance(r, Exception))
+                return f"{type(failed).__name__} in {call}: {failed}"
+            bound = dialect.bound and dialect.bound(args, kwargs, expected)
+            if not _equal(result, expected, bound) or not _equal(result_args, expected_args, None):
+                return f"another result in {call}"
+    return None
+
+
+def same_gradients(candidate, dialect):
+    """True if the gradients of states of 16 bits are equal bit for bit too: those of arguments with the shape of a
+    result. No condition of a proof, but tells apart dialects that are equal."""
+    for args, kwargs in dialect.examples(0, torch.bfloat16):
+        adapter = functools.partial(dialect.adapter, candidate.original, "eager")
+        if not _equal(*(_gradients(f, args, kwargs) for f in (adapter, candidate.original)), None):
+            return False
+    return True
+
+
+def _gradients(function, args, kwargs):
+    args, kwargs = tree_map_only(torch.Tensor, torch.clone, (args, kwargs))
+    shapes = {t.shape for t in tree_flatten(function(*args, **kwargs))[0] if isinstance(t, torch.Tensor)}
+    states = [t for t in args if isinstance(t, torch.Tensor) and t.dtype == torch.bfloat16 and t.shape in shapes]
+    for t in states:
+        t.requires_grad_()
+    results = [t for t in tree_flatten(function(*args, **kwargs))[0] if isinstance(t, torch.Tensor)]
+    directions = [torch.linspace(-1, 2, t.numel()).reshape(t.shape).to(t.dtype) for t in results]
+    return torch.autograd.grad(results, states, directions)
+
+
+def _run(function, args, kwargs):
+    """The result, or the exception, and the arguments afterwards: a function may write to them."""
+    args, kwargs = tree_map_only(torch.Tensor, torch.clone, (args, kwargs))
+    try:
+        return function(*args, **kwargs), (args, kwargs)
+    except Exception as error:  # of any kind: an unknown function may do anything with examples of another
+        return error, (args, kwargs)
+
+
+def _equal(result, expected, bound):
+    results, structure = tree_flatten(result)
+    others, expected_structure = tree_flatten(expected)
+    if structure != expected_structure:
+        return False
+    bounds = tree_flatten(bound)[0] if bound is not None else []
+    bounds = bounds * len(results) if len(bounds) == 1 else bounds or [None] * len(results)
+    return all(map(_same, results, others, bounds))
+
+
+def _same(a, b, bound):
+    if not isinstance(a, torch.Tensor) or not isinstance(b, torch.Tensor):
+        return a is b or a == b
+    if a.shape != b.shape or a.dtype != b.dtype or a.stride()[-1:] != b.stride()[-1:]:
+        return False  # what comes after may depend on whether channels are neighbours in memory
+    if bound is not None:
+        return bool(((a.double() - b.double()).abs() <= bound).all())
+    return _bytes(a).equal(_bytes(b))
+
+
+def _bytes(t):
+    return t.resolve_conj().reshape(-1).view(torch.uint8)
