@@ -14,29 +14,33 @@ import torch
 import transformers
 from transformers import AutoConfig, PreTrainedModel  # noqa: F401  AutoConfig: so that the mappings exist
 from transformers.models.auto import configuration_auto, modeling_auto
-from zoo_overrides import CLASSES, CONFIGS, INPUTS
+from zoo_overrides import CLASSES, CONFIGS
 
 ROTARY = re.compile(r"rotary|rotate_half|rot_emb|freqs_cis|RoPE|(?<![a-z])rope")
-HIDDEN, HEADS, HEAD_DIM, VOCAB, BATCH, TOKENS = 128, 4, 32, 160, 2, 12
+HIDDEN, HEADS, HEAD_DIM, VOCAB = 128, 4, 32, 256
 # What a field of a configuration becomes, by its name; the first pattern that matches counts.
 SIZES = [
     (r"num_hidden_layers|n_layers?|num_layers|depth|.*encoder_layers|.*decoder_layers|.*num_layers|.*_num_hidden_layers", 2),
-    (r"qk_rope_head_dim", 16),
+    (r"qk_rope_head_dim|rotary_dim", 16),
     (r"qk_head_dim|head_dim|.*_head_dim|attention_head_dim|kv_channels|d_head|linear_head_dim", HEAD_DIM),
     (r"num_attention_heads|num_heads|n_heads?|.*attention_heads|linear_num_.*heads|index_n_heads|linear_num_heads", HEADS),
-    (r"hidden_size|d_model|n_embd|embed_dim|.*hidden_size|.*embed_dim|lru_width|output_dim|.*_hidden_dim|.*_rank", HIDDEN),
+    (r"hidden_size|d_model|n_embd|embed_dim|.*hidden_size|.*embed_dim|lru_width|output_dim|.*_hidden_dim|.*_rank|condition_dim|embedding_size|adapter_(in|out)_dim|adapter_input_size|upsample_groups|attn_hidden_size", HIDDEN),
     (r"intermediate_size|.*intermediate_size|n_inner|.*ffn_dim|ffn_hidden_size|mlp_dim|.*intermediate_dim", 2 * HIDDEN),
     (r"(n_routed|num_local|num|moe_num)_experts", 8),
     (r"num_experts_per_tok(en)?|moe_topk|moe_k|moe_top_k", 2),
     (r"n_group|topk_group|num_expert_group", 1),
     (r"first_k_dense_replace", 1),
-    (r".*vocab_size|codebook_size", VOCAB),
+    (r".*vocab_size|codebook_size|vocab_size_per_layer_input|.*vocab_size_base", VOCAB),
     (r"index_topk", 8),
+    (r"index_kpool", 4),
+    (r"num_queries", 10),
 ]
+UNSET = {"head_dim": HEAD_DIM, "num_key_value_heads": HEADS, "num_experts_per_tok": 2, "n_routed_experts": 8, "vocab_size": VOCAB}
+STAGES = ("stage_names", "out_features", "out_indices")  # of backbones: made from the number of layers
 NOT_SIZES = re.compile(r"hidden_size_per_layer_input_scale|.*embedding_rank")
 PER_LAYER = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "depth")
 SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
-FIRST_SPECIAL = 120  # input_ids are below, and above all of SPECIAL
+FIRST_SPECIAL = 200  # input_ids are below, and above all of SPECIAL
 
 
 def model_types():
@@ -50,29 +54,42 @@ def model_types():
 def small_config(model_type):
     """A configuration of a few thousand parameters per layer."""
     config = configuration_auto.CONFIG_MAPPING[model_type]
-    default = config()
-    fields = _shrunk(default.to_dict(), {})
+    source = pathlib.Path(inspect.getfile(config)).with_name(_modeling(config).rpartition(".")[2] + ".py")
+    fields = _shrunk(config().to_dict(), {}, "mrope_section" in source.read_text("utf-8"))
     for path, value in CONFIGS.get(model_type, {}).items():
         *parents, name = path.split(".")
         functools.reduce(lambda inner, key: inner[key], parents, fields)[name] = value
     return config(**fields)
 
 
-def _shrunk(fields, ids):
+def _modeling(config):
+    return config.__module__.replace(".configuration_", ".modeling_")
+
+
+def _shrunk(fields, ids, sections):
     small = {}
     kept = _kept_layers(fields)
     for name, value in fields.items():
-        if isinstance(value, dict) and name not in ("id2label", "label2id", "rope_parameters"):
-            value = _shrunk(value, ids)
+        if name == "per_layer_config" and value:
+            value = _small_layers(value, fields, kept[1])
+        elif isinstance(value, dict) and name != "rope_parameters" and all(isinstance(key, str) for key in value):
+            value = _shrunk(value, ids, sections)
         elif isinstance(value, list) and kept and len(value) == kept[0] and kept[0] > 3:
             value = [value[layer] for layer in kept[1]]
         elif kept and name in PER_LAYER:
             value = len(kept[1])
         elif isinstance(value, int) and not isinstance(value, bool):
             value = _small_number(name, value, fields, ids)
-        small[name] = value
+        elif name in STAGES and value and isinstance(value[0], str):
+            continue
+        small[name] = UNSET.get(name) if value is None else value
+    if fields.get("qk_rope_head_dim"):
+        if fields.get("head_dim") == fields["qk_rope_head_dim"]:
+            small["head_dim"] = small["qk_rope_head_dim"]
+        if "qk_head_dim" in fields:
+            small["qk_head_dim"] = small["qk_nope_head_dim"] + small["qk_rope_head_dim"]
     if small.get("rope_parameters"):
-        small["rope_parameters"] = _small_rope(small["rope_parameters"], small)
+        small["rope_parameters"] = _small_rope(small["rope_parameters"], small, sections)
     return small
 
 
@@ -82,10 +99,25 @@ def _kept_layers(fields):
     if not total:
         return None
     lists = [value for value in fields.values() if isinstance(value, list) and len(value) == total and total > 3]
-    kinds = [repr([value[layer] for value in lists]) for layer in range(total)]
+    special = {int(layer): value for layer, value in (fields.get("per_layer_config") or {}).items()}
+    kinds = [repr([special.get(layer), *(value[layer] for value in lists)]) for layer in range(total)]
     kept = [layer for layer in range(total) if kinds[layer] not in kinds[:layer]][:4]
     kept += [layer for layer in range(total) if layer not in kept][: max(0, 2 - len(kept))]
     return total, sorted(kept)
+
+
+def _small_layers(layers, fields, kept):
+    """per_layer_config: what differs in some layers is in the same ratio to the others as before."""
+    small = {}
+    for layer, values in layers.items():
+        if int(layer) in kept:
+            small[kept.index(int(layer))] = {
+                name: max(1, value * _small_number(name, fields[name], fields, {}) // fields[name])
+                if type(value) is int and type(fields.get(name)) is int
+                else value
+                for name, value in values.items()
+            }
+    return small
 
 
 def _small_number(name, value, fields, ids):
@@ -101,22 +133,23 @@ def _small_number(name, value, fields, ids):
     return value
 
 
-def _small_rope(rope, fields):
+def _small_rope(rope, fields, sections):
     """rope_parameters, with sections that add up to the pairs of the small head."""
     if any(isinstance(value, dict) for value in rope.values()):
-        return {kind: _small_rope(value, fields) if value else value for kind, value in rope.items()}
-    if isinstance(sections := rope.get("mrope_section"), list):
+        return {kind: _small_rope(value, fields, sections) if value else value for kind, value in rope.items()}
+    if sections:
         head_dim = fields.get("head_dim") or HEAD_DIM
         pairs = int(head_dim * rope.get("partial_rotary_factor", 1)) // 2
-        small = [max(1, pairs * size // sum(sections)) for size in sections]
+        ratio = rope.get("mrope_section") or [2, 3, 3]
+        small = [max(1, pairs * size // sum(ratio)) for size in ratio]
         small[0] += pairs - sum(small)
         rope = {**rope, "mrope_section": small}
     return rope
 
 
 HEADS_OF_MODELS = [  # the first mapping that knows the configuration names the class
-    "MODEL_FOR_CAUSAL_LM_MAPPING",
     "MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING",
+    "MODEL_FOR_CAUSAL_LM_MAPPING",
     "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING",
     "MODEL_FOR_MASKED_LM_MAPPING",
     "MODEL_FOR_MULTIMODAL_LM_MAPPING",
@@ -129,7 +162,7 @@ HEADS_OF_MODELS = [  # the first mapping that knows the configuration names the 
 
 def model_class(model_type, config):
     """The class to build: with a head for language where there is one."""
-    module = importlib.import_module(type(config).__module__.replace(".configuration_", ".modeling_"))
+    module = importlib.import_module(_modeling(type(config)))
     if model_type in CLASSES:
         return getattr(module, CLASSES[model_type])
     for name in HEADS_OF_MODELS:
@@ -158,67 +191,3 @@ def build(model_type, dtype):
             if parameter.is_floating_point():  # zeros would hide the rotation from the result
                 parameter.add_(torch.randn(parameter.shape).to(parameter.dtype), alpha=0.1)
     return model
-
-
-def inputs(model_type, model, dtype):
-    """Arguments of the forward, random, by their names in its signature."""
-    torch.manual_seed(1)
-    if model_type in INPUTS:
-        found = INPUTS[model_type](model)
-    else:
-        signature = inspect.signature(model.forward).parameters
-        needed = [n for n, p in signature.items() if p.default is p.empty and p.kind == p.POSITIONAL_OR_KEYWORD]
-        wanted = dict.fromkeys([*needed, model.main_input_name, "input_ids"])
-        found = {name: MAKERS[name](model.config) for name in wanted if name in signature and name in MAKERS}
-        missing = [name for name in needed if name not in found]
-        if missing:
-            raise LookupError(f"no maker for {', '.join(missing)}")
-        if "decoder_input_ids" in signature and model.config.is_encoder_decoder:
-            found["decoder_input_ids"] = _ids(model.config)
-    return {name: t.to(dtype) if torch.is_tensor(t) and t.is_floating_point() else t for name, t in found.items()}
-
-
-def _ids(config):
-    return torch.randint(3, FIRST_SPECIAL, (BATCH, TOKENS))
-
-
-def _field(config, *names, default=None):
-    """The first of these fields that the configuration, or else its vision or audio part, has."""
-    parts = [config, *(getattr(config, key, None) for key in ("vision_config", "audio_config", "backbone_config"))]
-    for part in parts:
-        for name in names:
-            if getattr(part, name, None) is not None:
-                return getattr(part, name)
-    return default
-
-
-def _pixels(config):
-    size = _field(config, "image_size", "crop_size", default=32)
-    height, width = size if isinstance(size, (list, tuple)) else (size, size)
-    return torch.randn(BATCH, _field(config, "num_channels", "in_channels", "in_chans", default=3), height, width)
-
-
-def _patches(config):
-    patch, channels = _field(config, "patch_size", default=14), _field(config, "in_channels", "num_channels", default=3)
-    return torch.randn(32, channels * _field(config, "temporal_patch_size", default=1) * patch * patch)
-
-
-def _grid(config):
-    return torch.tensor([[1, 4, 4], [1, 4, 4]])
-
-
-def _features(config):
-    return torch.randn(BATCH, 64, _field(config, "num_mel_bins", "feature_size", "input_size", default=80))
-
-
-MAKERS = {
-    "input_ids": _ids,
-    "pixel_values": _pixels,
-    "hidden_states": _patches,
-    "grid_thw": _grid,
-    "image_grid_thw": _grid,
-    "input_features": _features,
-    "input_values": lambda config: torch.randn(BATCH, 1, 4000),
-    "inputs_embeds": lambda config: torch.randn(BATCH, TOKENS, config.hidden_size),
-    "attention_mask": lambda config: torch.ones(BATCH, TOKENS, dtype=torch.long),
-}
