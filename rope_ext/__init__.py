@@ -15,12 +15,14 @@ from . import angles, compat, frequencies, memory, reference
 from ._library import build_info
 from ._version import __version__ as __version__
 from .angles import cos_sin
+from .integrations import Report, patch, patched, unpatch
 from .memory import set_output_pool, tune_malloc
 from .ops import apply, apply_
 from .rotary import RotaryEmbedding
 from .weights import permute_weights
 
 __all__ = [
+    "Report",
     "RotaryEmbedding",
     "angles",
     "apply",
@@ -30,8 +32,11 @@ __all__ = [
     "cos_sin",
     "frequencies",
     "memory",
+    "patch",
+    "patched",
     "permute_weights",
     "reference",
     "set_output_pool",
     "tune_malloc",
+    "unpatch",
 ]

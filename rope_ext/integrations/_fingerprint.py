@@ -1,0 +1,97 @@
+"""What a function means as far as its source says: equal for functions that differ in comments, docstrings and annotations."""
+
+import ast
+import hashlib
+import inspect
+import textwrap
+import types
+
+# Decorators that leave the function as it is, or hold it (see `function_of`).
+_TRANSPARENT = {"use_kernel_forward_from_hub", "use_kernel_func_from_hub", "staticmethod", "classmethod"}
+_IGNORED_FIELDS = {"annotation", "returns", "type_comment", "type_params", "kind", "ctx", "decorator_list"}
+
+
+def fingerprint(function):
+    """16 hexadecimal digits for the source of a function and of the functions of its package that it calls.
+
+    function: what `function_of` takes. Names of the function, its arguments (with defaults) and locals count, as do
+    decorators that may change it. Returns None without a source (compiled, or made by exec).
+    """
+    sources = _sources(function_of(function), {})
+    if sources is None:
+        return None
+    return hashlib.sha256("\n".join(sources[name] for name in sorted(sources)).encode()).hexdigest()[:16]
+
+
+def callable_of(value):
+    """What is called where a namespace holds value, before `patch` put something there."""
+    value = value.__func__ if isinstance(value, (staticmethod, classmethod)) else value
+    return getattr(value, "_rope_ext_original", value)
+
+
+def function_of(value):
+    """The Python function behind a value, which may be a module that the package `kernels` made of it; or None."""
+    value = callable_of(value)
+    if hasattr(type(value), "kernel_layer_name"):  # the decorator use_kernel_forward_from_hub makes a module of it
+        cells = getattr(type(value).forward, "__closure__", None) or ()
+        value = next((c.cell_contents for c in cells if isinstance(c.cell_contents, types.FunctionType)), None)
+    return value if isinstance(value, types.FunctionType) else None
+
+
+def package_of(function):
+    return function.__globals__.get("__name__", "").partition(".")[0]
+
+
+def definition(code):
+    """The syntax tree of the `def` that a code object was compiled from, or None."""
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(code))).body[0]
+    except (OSError, TypeError, SyntaxError, IndentationError, IndexError):
+        return None
+    return tree if isinstance(tree, ast.FunctionDef) and tree.name == code.co_name else None
+
+
+def default_arguments(code):
+    """Defaults of the positional arguments of a function of which there is only the code: literals, or else none."""
+    tree = definition(code)
+    try:
+        return tuple(ast.literal_eval(d) for d in tree.args.defaults) if tree else ()
+    except ValueError:
+        return ()
+
+
+def _sources(function, found):
+    """{name: canonical text} of a function and of those that it calls, into found."""
+    tree = definition(function.__code__)
+    if tree is None:
+        return None
+    found[function.__name__] = _text(tree)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name):
+            called = function_of(function.__globals__.get(node.id))
+            if called is not None and called.__name__ not in found and package_of(called) == package_of(function):
+                _sources(called, found)
+    return found
+
+
+def _text(node):
+    if isinstance(node, list):
+        return "[" + ",".join(map(_text, node)) + "]"
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    if isinstance(node, ast.AnnAssign) and node.value is not None:
+        node = ast.Assign(targets=[node.target], value=node.value)
+    fields = {name: value for name, value in ast.iter_fields(node) if name not in _IGNORED_FIELDS}
+    if isinstance(node, ast.FunctionDef):
+        first = node.body[0]
+        if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
+            fields["body"] = node.body[1:]
+        fields["decorators"] = [d for d in node.decorator_list if _decorator(d) not in _TRANSPARENT]
+    # Fields that are None or empty came with later versions of Python.
+    shown = (f"{name}={_text(value)}" for name, value in fields.items() if value is not None and value != [])
+    return f"{type(node).__name__}({','.join(shown)})"
+
+
+def _decorator(node):
+    node = node.func if isinstance(node, ast.Call) else node
+    return node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", None)

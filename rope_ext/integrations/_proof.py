@@ -1,0 +1,66 @@
+"""The numeric half of recognising a function: it and the adapter agree on the examples of the dialect."""
+
+import functools
+
+import torch
+from torch.utils._pytree import tree_flatten, tree_map_only
+
+_proofs = {}  # (key of the candidate, dialect) -> code object that the key is the id of, difference or None
+
+
+def proof(candidate, dialect):
+    """None if a function and the adapter of a dialect agree on all examples, else the first difference, in words."""
+    key = candidate.key, dialect.name
+    if key not in _proofs:
+        _proofs[key] = candidate.function.__code__, _difference(candidate, dialect)
+    return _proofs[key][1]
+
+
+def _difference(candidate, dialect):
+    for dtype in (torch.float32, torch.bfloat16):
+        for index, (args, kwargs) in enumerate(dialect.examples(0, dtype)):
+            call = f"example {index} in {str(dtype).removeprefix('torch.')}"
+            with torch.no_grad(), torch.device("cpu"):
+                expected, expected_args = _run(candidate.original, args, kwargs)
+                adapter = functools.partial(dialect.adapter, candidate.original, "eager")
+                result, result_args = _run(adapter, args, kwargs)
+            if isinstance(expected, Exception) or isinstance(result, Exception):
+                failed = next(r for r in (expected, result) if isinstance(r, Exception))
+                return f"{type(failed).__name__} in {call}: {failed}"
+            bound = dialect.bound and dialect.bound(args, kwargs, expected)
+            if not _equal(result, expected, bound) or not _equal(result_args, expected_args, None):
+                return f"another result in {call}"
+    return None
+
+
+def _run(function, args, kwargs):
+    """The result, or the exception, and the arguments afterwards: a function may write to them."""
+    args, kwargs = tree_map_only(torch.Tensor, torch.clone, (args, kwargs))
+    try:
+        return function(*args, **kwargs), (args, kwargs)
+    except Exception as error:  # of any kind: an unknown function may do anything with examples of another
+        return error, (args, kwargs)
+
+
+def _equal(result, expected, bound):
+    results, structure = tree_flatten(result)
+    others, expected_structure = tree_flatten(expected)
+    if structure != expected_structure:
+        return False
+    bounds = tree_flatten(bound)[0] if bound is not None else []
+    bounds = bounds * len(results) if len(bounds) == 1 else bounds or [None] * len(results)
+    return all(map(_same, results, others, bounds))
+
+
+def _same(a, b, bound):
+    if not isinstance(a, torch.Tensor) or not isinstance(b, torch.Tensor):
+        return a is b or a == b
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    if bound is not None:
+        return bool(((a.double() - b.double()).abs() <= bound).all())
+    return _bytes(a).equal(_bytes(b))
+
+
+def _bytes(t):
+    return t.resolve_conj().reshape(-1).view(torch.uint8)

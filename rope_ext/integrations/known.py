@@ -1,0 +1,90 @@
+"""python -m rope_ext.integrations.known transformers diffusers timm: writes _known.json.
+
+Imports every module of the installed libraries, fingerprints all functions that look rotary, tries each against every
+dialect, and keeps those that one equals. Prints the others. Entries of libraries that are not named stay.
+"""
+
+import argparse
+import importlib
+import inspect
+import json
+import pkgutil
+import warnings
+
+from . import _find, _fingerprint, _patch, _proof
+
+
+def modules(library):
+    """The modules of a library, imported; those that cannot be (a dependency is missing) are left out."""
+    root = importlib.import_module(library)
+    for info in _progress(list(pkgutil.walk_packages(root.__path__, library + ".", onerror=lambda name: None))):
+        if ".modular_" in info.name:  # transformers: what modeling_*.py is generated from
+            continue
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                module = importlib.import_module(info.name)
+        except (Exception, SystemExit):
+            continue
+        yield module
+
+
+def functions(library):
+    """The candidates of all modules of a library."""
+    walk = _find.Walk({library}, known=())
+    for module in modules(library):
+        reached, seen = set(), set()
+        for name, value in list(vars(module).items()):
+            if isinstance(value, type):
+                if value.__module__.partition(".")[0] == library:
+                    walk.of_class(value)
+            else:
+                walk.visit(value, (vars(module), name), reached, seen)
+    return list(walk.found.values())
+
+
+def recognised(candidate):
+    """The dialects that a function equals. Only those are tried whose adapter takes the same calls."""
+    calls = _calls(candidate.function)
+    alike = (d for d in _patch.dialects().values() if _calls(d.adapter)[2:] == calls)
+    return [d for d in alike if _proof.proof(candidate, d) is None]
+
+
+def _calls(function):
+    return [(p.name, p.kind, p.default) for p in inspect.signature(function).parameters.values()]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("libraries", nargs="+", choices=_patch.LIBRARIES)
+    entries = _patch.read_known()
+    for library in parser.parse_args().libraries:
+        entries = {key: e for key, e in entries.items() if e["seen"].partition(".")[0] != library}
+        found, count = functions(library), 0
+        for candidate in found:
+            if candidate.fingerprint in entries:
+                count += 1
+                continue
+            equal = recognised(candidate) if candidate.fingerprint else []
+            if equal:
+                entries[candidate.fingerprint] = {"dialect": equal[0].name, "seen": candidate.name}
+                count += 1
+            elif _find.rotates(candidate):
+                print(f"unknown: {candidate.name}{inspect.signature(candidate.function)}")
+        print(f"{library}: {count} functions of {len(found)} that look rotary are equal to a dialect")
+    ordered = dict(
+        sorted(entries.items(), key=lambda item: (item[1]["seen"].partition(".")[0], item[1]["dialect"], item[0]))
+    )
+    _patch.KNOWN.write_text(json.dumps(ordered, indent=1) + "\n")
+
+
+def _progress(items):
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        return items
+    return tqdm(items, disable=None, leave=False)
+
+
+if __name__ == "__main__":
+    main()

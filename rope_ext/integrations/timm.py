@@ -1,0 +1,3 @@
+"""Dialects of timm."""
+
+DIALECTS = []
