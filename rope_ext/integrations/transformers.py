@@ -172,7 +172,7 @@ def _multidimensional(original, rounding, x, cos, sin, position_ids, unsqueeze_d
 
 
 def _vjepa2(original, rounding, x, pos):
-    """Angles of the dtype of x; the table repeats its entries, the pairs are neighbours: no rotation, but so trained."""
+    """Angles of the dtype of x. The table repeats its entries and pairs are neighbours: no rotation, but trained so."""
     omega = torch.arange(x.shape[-1] // 2, dtype=x.dtype, device=x.device)
     omega /= x.shape[-1] / 2.0
     angles = pos.unsqueeze(-1) * (1.0 / 10000**omega)
