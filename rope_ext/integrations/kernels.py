@@ -4,9 +4,8 @@
     kernels.register()                              # before the next line
     model.set_use_kernels(True)                     # or kernels' kernelize(model, mode=Mode.TRAINING, device="cpu")
 
-It reaches the functions that transformers declares to be the kernel "rotary_pos_emb" and attaches to their modules, in 5.23
-those of 101 files of 124 that declare it; `rope_ext.patch` reaches all of them, and all others. There is no way back
-(`kernelize` has none).
+It reaches the functions that transformers declares to be the kernel "rotary_pos_emb" and attaches to modules: 120 and 98 in
+5.23. `rope_ext.patch` reaches these and all others, and can be undone; `kernelize` cannot.
 """
 
 from dataclasses import dataclass
@@ -28,15 +27,15 @@ def register(*modes, rounding="eager"):
     modes: of `kernels.Mode` that it is for. Default: INFERENCE and TRAINING, each also with TORCH_COMPILE.
     rounding: of `rope_ext.patch`.
 
-    One name stands for several functions in transformers (pairs of channels as halves or interleaved, another direction,
-    arithmetic in float32), so the layer recognises the function that it takes the place of, as `rope_ext.patch` does:
-    what is not known and proven equal runs as it is.
+    One name stands for several functions in transformers (half pairs, an entry per pair, another direction, float32
+    arithmetic), so the layer recognises the function that it takes the place of, as `rope_ext.patch` does: what is not
+    known and proven equal runs as it is.
 
-    On CUDA the entry is for a range of compute capabilities that is narrower than that of transformers' own, so it is
-    preferred whichever is registered first.
+    On CUDA the entry is for a range of compute capabilities narrower than that of transformers' own, so it is preferred
+    whichever is registered first.
 
-    Verified with kernels 0.17.2 and transformers 5.23 made to accept it, on the CPU. Not verified: kernels 0.18.2, which
-    transformers 5.23 asks for and which is not published yet; CUDA beyond the choice of the layer.
+    Verified with kernels 0.17.2 and transformers 5.23 made to accept it, on the CPU. Not verified: kernels 0.18.2 and
+    later, which transformers 5.23 asks for and which are not published yet; on CUDA, more than the choice of the layer.
 
     Raises ImportError without the package `kernels`, ValueError where rounding is unknown.
     """
@@ -69,7 +68,7 @@ class Repository:
         return f"rope_ext (rounding={self.rounding!r})"
 
 
-# kernels puts `forward` into an instance of the class that holds the function to replace, hence type(self), and takes no
+# kernels puts `forward` into an instance of the class that holds the function to replace, hence type(self). It takes no
 # class with a constructor, members or parameters of its own.
 
 
