@@ -4,8 +4,8 @@
     kernels.register()                              # before the next line
     model.set_use_kernels(True)                     # or kernels' kernelize(model, mode=Mode.TRAINING, device="cpu")
 
-It reaches the functions that transformers declares to be the kernel "rotary_pos_emb" and attaches to modules: 120 and 98
-in 5.23. `rope_ext.patch` reaches these and all others, and can be undone; `kernelize` cannot.
+It reaches the functions that transformers declares to be the kernel "rotary_pos_emb" and attaches to modules; in 5.23
+98 of 120. `rope_ext.patch` reaches these and all others, and can be undone; `kernelize` cannot.
 """
 
 from dataclasses import dataclass
