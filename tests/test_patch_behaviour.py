@@ -7,12 +7,10 @@ import contextlib
 import copy
 import gc
 import importlib
-import inspect
 import itertools
 import pickle
 import sys
 import threading
-import weakref
 
 import pytest
 import torch
@@ -283,19 +281,6 @@ def test_two_models(families, first_undone):
         rope_ext.unpatch(models[0])
 
 
-def test_two_roundings():
-    """A function has one replacement at a time; the other family is free, and nothing is left half done."""
-    llama, other, glm = built(), built(), built("glm")
-    with rope_ext.patched(llama), rope_ext.patched(glm, rounding="once") as report:
-        assert report.rounding == "once"
-        with pytest.raises(ValueError, match=r"^rope_ext: rounding must be 'eager' while .*llama.* is patched with it"):
-            rope_ext.patch(other, rounding="once")
-        with rope_ext.patched(other):
-            pass
-    with rope_ext.patched(other, rounding="once"):
-        pass
-
-
 def test_nested_and_exceptions():
     model = built()
     original = function(model)
@@ -321,19 +306,6 @@ def test_a_hundred_times():
             gc.collect()
             counts.append(len(gc.get_objects()))
     assert counts[1] - counts[0] < 20, counts
-
-
-def test_forgotten_model():
-    """patch keeps no model alive; the functions of one that is gone are put back by the next call."""
-    forgotten, other = built("glm"), built()
-    original, gone = function(forgotten), weakref.ref(forgotten)
-    namespace = modeling(forgotten)
-    rope_ext.patch(forgotten)
-    del forgotten
-    gc.collect()
-    assert gone() is None
-    with rope_ext.patched(other):
-        assert namespace.apply_rotary_pos_emb is original
 
 
 @cpu
@@ -386,20 +358,6 @@ def test_copies():
                 rope_ext.unpatch(other)
     assert_same_bits(twin(ids).logits, wanted)
     assert_same_bits(again(ids).logits, wanted)
-
-
-def test_the_replacement_looks_like_the_original():
-    model = built()
-    original = function(model)
-    with rope_ext.patched(model):
-        there = function(model)
-        assert there is not original
-        assert inspect.signature(there) == inspect.signature(original)
-        assert (there.__name__, there.__module__, there.__doc__) == (
-            original.__name__,
-            original.__module__,
-            original.__doc__,
-        )
 
 
 # ---- where rope_ext has no kernel ----
