@@ -1,0 +1,193 @@
+"""Every model type of the installed transformers that rotates, small and random: configuration, class and inputs.
+
+Nothing is downloaded. The default configuration of a type is shrunk by the names of its fields; `zoo_overrides.py` holds
+what that gets wrong, type by type.
+"""
+
+import functools
+import importlib
+import inspect
+import pathlib
+import re
+
+import torch
+import transformers
+from transformers import AutoConfig, PreTrainedModel  # noqa: F401  AutoConfig: so that the mappings exist
+from transformers.models.auto import configuration_auto, modeling_auto
+from zoo_overrides import CLASSES, CONFIGS
+
+ROTARY = re.compile(r"rotary|rotate_half|rot_emb|freqs_cis|RoPE|(?<![a-z])rope")
+HIDDEN, HEADS, HEAD_DIM, VOCAB = 128, 4, 32, 256
+# What a field of a configuration becomes, by its name; the first pattern that matches counts.
+SIZES = [
+    (r"num_hidden_layers|n_layers?|num_layers|depth|.*encoder_layers|.*decoder_layers|.*num_layers|.*_num_hidden_layers", 2),
+    (r"qk_rope_head_dim|rotary_dim", 16),
+    (r"qk_head_dim|head_dim|.*_head_dim|attention_head_dim|kv_channels|d_head|linear_head_dim", HEAD_DIM),
+    (r"num_attention_heads|num_heads|n_heads?|.*attention_heads|linear_num_.*heads|index_n_heads|linear_num_heads", HEADS),
+    (r"hidden_size|d_model|n_embd|embed_dim|.*hidden_size|.*embed_dim|lru_width|output_dim|.*_hidden_dim|.*_rank|condition_dim|embedding_size|adapter_(in|out)_dim|adapter_input_size|upsample_groups|attn_hidden_size", HIDDEN),
+    (r"intermediate_size|.*intermediate_size|n_inner|.*ffn_dim|ffn_hidden_size|mlp_dim|.*intermediate_dim", 2 * HIDDEN),
+    (r"(n_routed|num_local|num|moe_num)_experts", 8),
+    (r"num_experts_per_tok(en)?|moe_topk|moe_k|moe_top_k", 2),
+    (r"n_group|topk_group|num_expert_group", 1),
+    (r"first_k_dense_replace", 1),
+    (r".*vocab_size|codebook_size|vocab_size_per_layer_input|.*vocab_size_base", VOCAB),
+    (r"index_topk", 8),
+    (r"index_kpool", 4),
+    (r"num_queries", 10),
+]
+UNSET = {"head_dim": HEAD_DIM, "num_key_value_heads": HEADS, "num_experts_per_tok": 2, "n_routed_experts": 8, "vocab_size": VOCAB}
+STAGES = ("stage_names", "out_features", "out_indices")  # of backbones: made from the number of layers
+NOT_SIZES = re.compile(r"hidden_size_per_layer_input_scale|.*embedding_rank")
+PER_LAYER = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "depth")
+SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
+FIRST_SPECIAL = 200  # input_ids are below, and above all of SPECIAL
+
+
+def model_types():
+    """The types whose modeling file speaks of rotary embeddings, in the order of the alphabet."""
+    models = pathlib.Path(transformers.__file__).parent / "models"
+    rotary = {path.parent.name for path in models.glob("*/modeling_*.py") if ROTARY.search(path.read_text("utf-8"))}
+    module_of = configuration_auto.model_type_to_module_name
+    return sorted(name for name in configuration_auto.CONFIG_MAPPING if module_of(name) in rotary)
+
+
+def small_config(model_type):
+    """A configuration of a few thousand parameters per layer."""
+    config = configuration_auto.CONFIG_MAPPING[model_type]
+    source = pathlib.Path(inspect.getfile(config)).with_name(_modeling(config).rpartition(".")[2] + ".py")
+    fields = _shrunk(config().to_dict(), {}, "mrope_section" in source.read_text("utf-8"))
+    for path, value in CONFIGS.get(model_type, {}).items():
+        *parents, name = path.split(".")
+        functools.reduce(lambda inner, key: inner[key], parents, fields)[name] = value
+    return config(**fields)
+
+
+def _modeling(config):
+    return config.__module__.replace(".configuration_", ".modeling_")
+
+
+def _shrunk(fields, ids, sections):
+    small = {}
+    kept = _kept_layers(fields)
+    for name, value in fields.items():
+        if name == "per_layer_config" and value:
+            value = _small_layers(value, fields, kept[1])
+        elif isinstance(value, dict) and name != "rope_parameters" and all(isinstance(key, str) for key in value):
+            value = _shrunk(value, ids, sections)
+        elif isinstance(value, list) and kept and len(value) == kept[0] and kept[0] > 3:
+            value = [value[layer] for layer in kept[1]]
+        elif kept and name in PER_LAYER:
+            value = len(kept[1])
+        elif isinstance(value, int) and not isinstance(value, bool):
+            value = _small_number(name, value, fields, ids)
+        elif name in STAGES and value and isinstance(value[0], str):
+            continue
+        small[name] = UNSET.get(name) if value is None else value
+    if fields.get("qk_rope_head_dim"):
+        if fields.get("head_dim") == fields["qk_rope_head_dim"]:
+            small["head_dim"] = small["qk_rope_head_dim"]
+        if "qk_head_dim" in fields:
+            small["qk_head_dim"] = small["qk_nope_head_dim"] + small["qk_rope_head_dim"]
+    if small.get("rope_parameters"):
+        small["rope_parameters"] = _small_rope(small["rope_parameters"], small, sections)
+    return small
+
+
+def _kept_layers(fields):
+    """(number of layers, those to keep): one of each kind, at least two. None where the layers are not counted."""
+    total = next((fields[name] for name in PER_LAYER if isinstance(fields.get(name), int)), None)
+    if not total:
+        return None
+    lists = [value for value in fields.values() if isinstance(value, list) and len(value) == total and total > 3]
+    special = {int(layer): value for layer, value in (fields.get("per_layer_config") or {}).items()}
+    kinds = [repr([special.get(layer), *(value[layer] for value in lists)]) for layer in range(total)]
+    kept = [layer for layer in range(total) if kinds[layer] not in kinds[:layer]][:4]
+    kept += [layer for layer in range(total) if layer not in kept][: max(0, 2 - len(kept))]
+    return total, sorted(kept)
+
+
+def _small_layers(layers, fields, kept):
+    """per_layer_config: what differs in some layers is in the same ratio to the others as before."""
+    small = {}
+    for layer, values in layers.items():
+        if int(layer) in kept:
+            small[kept.index(int(layer))] = {
+                name: max(1, value * _small_number(name, fields[name], fields, {}) // fields[name])
+                if type(value) is int and type(fields.get(name)) is int
+                else value
+                for name, value in values.items()
+            }
+    return small
+
+
+def _small_number(name, value, fields, ids):
+    if re.search(r"(?<!layer)_(token_id|token_index|id)$", name) and value >= 0:
+        return SPECIAL.get(name, ids.setdefault(value, FIRST_SPECIAL + len(ids)))
+    if re.fullmatch(r".*(num_key_value_heads|num_kv_heads|kv_n_heads|num_query_groups)", name):
+        heads = fields.get(name.replace("key_value", "attention"), fields.get("num_attention_heads"))
+        return value if value == 1 else HEADS if value == heads else HEADS // 2
+    if value and not NOT_SIZES.fullmatch(name):
+        for pattern, size in SIZES:
+            if re.fullmatch(pattern, name):
+                return min(value, size)
+    return value
+
+
+def _small_rope(rope, fields, sections):
+    """rope_parameters, with sections that add up to the pairs of the small head."""
+    if any(isinstance(value, dict) for value in rope.values()):
+        return {kind: _small_rope(value, fields, sections) if value else value for kind, value in rope.items()}
+    if sections:
+        head_dim = fields.get("head_dim") or HEAD_DIM
+        pairs = int(head_dim * rope.get("partial_rotary_factor", 1)) // 2
+        ratio = rope.get("mrope_section") or [2, 3, 3]
+        small = [max(1, pairs * size // sum(ratio)) for size in ratio]
+        small[0] += pairs - sum(small)
+        rope = {**rope, "mrope_section": small}
+    return rope
+
+
+HEADS_OF_MODELS = [  # the first mapping that knows the configuration names the class
+    "MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING",
+    "MODEL_FOR_CAUSAL_LM_MAPPING",
+    "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING",
+    "MODEL_FOR_MASKED_LM_MAPPING",
+    "MODEL_FOR_MULTIMODAL_LM_MAPPING",
+    "MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING",
+    "MODEL_FOR_CTC_MAPPING",
+    "MODEL_FOR_PRETRAINING_MAPPING",
+    "MODEL_MAPPING",
+]
+
+
+def model_class(model_type, config):
+    """The class to build: with a head for language where there is one."""
+    module = importlib.import_module(_modeling(type(config)))
+    if model_type in CLASSES:
+        return getattr(module, CLASSES[model_type])
+    for name in HEADS_OF_MODELS:
+        mapping = getattr(modeling_auto, name)
+        if type(config) in mapping.keys():
+            found = mapping[type(config)]
+            return found[0] if isinstance(found, tuple) else found
+    for found in vars(module).values():
+        if inspect.isclass(found) and issubclass(found, PreTrainedModel) and found.config_class is type(config):
+            if "forward" in vars(found):
+                return found
+    raise LookupError(f"no model class for {type(config).__name__}")
+
+
+def build(model_type, dtype):
+    """A model in evaluation mode whose parameters depend on nothing but its type; none of them is zero or one."""
+    config = small_config(model_type)
+    made = model_class(model_type, config)
+    torch.manual_seed(0)
+    model = made._from_config(config, dtype=dtype).eval()
+    size = sum(p.numel() for p in model.parameters())
+    if size > 100_000_000:
+        raise MemoryError(f"{size / 1e6:.0f} M parameters")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.is_floating_point():  # zeros would hide the rotation from the result
+                parameter.add_(torch.randn(parameter.shape).to(parameter.dtype), alpha=0.1)
+    return model

@@ -1,0 +1,164 @@
+"""Random arguments for the forward of a small model of `zoo.py`, made by the names in its signature."""
+
+import inspect
+
+import torch
+
+BATCH, TOKENS = 2, 12
+IDS = (3, 200)  # of tokens with no special meaning
+GRID = (1, 4, 4)  # frames, rows and columns of patches of an image
+PARTS = ("vision_config", "audio_config", "encoder_config", "backbone_config", "semantic_model_config")
+
+
+def inputs(model_type, model, dtype):
+    """Arguments of the forward by their names, the same at each call."""
+    torch.manual_seed(1)
+    signature = inspect.signature(model.forward).parameters
+    if "input" in signature:
+        raise LookupError("no forward of its own")
+    needed = [n for n, p in signature.items() if p.default is p.empty and p.kind == p.POSITIONAL_OR_KEYWORD]
+    wanted = dict.fromkeys([*needed, model.main_input_name, "input_ids"])
+    special = INPUTS.get(model_type, {})
+    makers = {**MAKERS, **special}
+    if any("grid" in name for name in needed):
+        makers["pixel_values"] = special.get("pixel_values", patches)
+    found = {name: makers[name](model) for name in (*wanted, *special) if name in signature and makers.get(name)}
+    if missing := [name for name in needed if name not in found]:
+        raise LookupError(f"nothing makes {', '.join(missing)}")
+    if "decoder_input_ids" in signature and model.config.is_encoder_decoder:
+        found["decoder_input_ids"] = ids(model)
+    return {name: t.to(dtype) if torch.is_tensor(t) and t.is_floating_point() else t for name, t in found.items()}
+
+
+def field(model, *names, default=None):
+    """The first of these fields that the configuration of the model has, or else a part of it."""
+    config = model.config
+    for part in (config, *(getattr(config, name, None) for name in PARTS)):
+        for name in names:
+            if getattr(part, name, None) is not None:
+                return getattr(part, name)
+    return default
+
+
+def ids(model):
+    return torch.randint(*IDS, (BATCH, TOKENS))
+
+
+def channels(model):
+    return field(model, "num_channels", "in_channels", "in_chans", default=3)
+
+
+def pixels(model):
+    size = field(model, "image_size", "crop_size", default=32)
+    height, width = size if isinstance(size, (list, tuple)) else (size, size)
+    return torch.randn(BATCH, channels(model), height, width)
+
+
+def patches(model):
+    """As many as two images have, each flat."""
+    patch = field(model, "patch_size", default=14)
+    frames = field(model, "temporal_patch_size", "patch_temporal", default=1)
+    rows, columns = GRID[1:]
+    return torch.randn(2 * rows * columns, channels(model) * frames * patch * patch)
+
+
+def square_patches(model):
+    patch = field(model, "patch_size")
+    return torch.randn(2 * GRID[1] * GRID[2], channels(model), patch, patch)
+
+
+def packed_patches(model):
+    return patches(model)[None]
+
+
+def embeddings(*names):
+    return lambda model: torch.randn(BATCH, TOKENS, field(model, *(names or ["hidden_size"])))
+
+
+def mel(model):
+    return field(model, "num_mel_bins", "feature_projection_input_dim", "input_feat_size", "feature_size", "input_size", default=80)
+
+
+def mel_last(model):
+    return torch.randn(BATCH, 64, mel(model))
+
+
+def mel_first(model):
+    return torch.randn(BATCH, mel(model), 64)
+
+
+def sound(model):
+    return torch.randn(BATCH, 1, 4000)
+
+
+def flat_sound(model):
+    return torch.randn(BATCH, 4000)
+
+
+def ones(*shape):
+    return lambda model: torch.ones(*shape, dtype=torch.long)
+
+
+def numbers(values):
+    return lambda model: torch.tensor(values)
+
+
+def nothing(*names):
+    return dict.fromkeys(names)
+
+
+MAKERS = {
+    "input_ids": ids,
+    "pixel_values": pixels,
+    "hidden_states": patches,
+    "grid_thw": numbers([GRID, GRID]),
+    "image_grid_thw": numbers([GRID, GRID]),
+    "input_features": mel_last,
+    "input_values": sound,
+    "inputs_embeds": embeddings(),
+    "noise_embeds": embeddings(),
+    "attention_mask": ones(BATCH, TOKENS),
+}
+ENCODED = {"encoder_hidden_states": embeddings()}
+INPUTS = {  # {type: {argument: its maker, or None: leave it out}}; arguments that are no tensors too
+    "blt_local_decoder": {"patch_embeds": embeddings("hidden_size_global"), "inputs_embeds": embeddings(), **nothing("input_ids")},
+    "blt_local_encoder": {"num_patches": lambda m: 4, "patch_ids": lambda m: torch.arange(TOKENS).expand(BATCH, -1) // 3},
+    "deepseek_ocr2_encoder": {"num_patches": lambda m: TOKENS},
+    "dia": {"decoder_input_ids": lambda m: torch.randint(*IDS, (BATCH, TOKENS, 9))},
+    "dia_decoder": {"input_ids": lambda m: torch.randint(*IDS, (BATCH, TOKENS, 9)), "encoder_hidden_states": embeddings("cross_hidden_size")},
+    "gemma3n_audio": {"audio_mel": mel_last, "audio_mel_mask": lambda m: torch.zeros(BATCH, 64, dtype=torch.bool)},
+    "gemma4_audio": {"input_features": lambda m: torch.randn(BATCH, 64, 128)},
+    "gemma4_vision": {
+        "pixel_values": lambda m: torch.randn(BATCH, 36, 3 * m.config.patch_size**2),
+        "pixel_position_ids": lambda m: torch.cartesian_prod(torch.arange(6), torch.arange(6)).expand(BATCH, -1, -1),
+    },
+    "glmasr_encoder": {"input_features": mel_first},
+    "idefics": {"pixel_values": lambda m: torch.randn(BATCH, 1, 3, 224, 224), "image_attention_mask": ones(BATCH, TOKENS, 1)},
+    "kimi_k25_vision": {"pixel_values": square_patches},
+    "lightglue": {"pixel_values": lambda m: torch.rand(BATCH, 2, 3, 96, 96)},
+    "mllama_vision_model": {
+        "pixel_values": lambda m: torch.randn(BATCH, 1, 4, 3, m.config.image_size, m.config.image_size),
+        "aspect_ratio_ids": ones(BATCH, 1),
+        "aspect_ratio_mask": ones(BATCH, 1, 4),
+    },
+    "minicpmv4_7_vision": {"target_sizes": numbers([GRID[1:], GRID[1:]]), "pixel_values": lambda m: torch.randn(1, 3, 16, 16 * 32)},
+    "molmo2_vision": {"pixel_values": lambda m: torch.randn(BATCH, 64, 3 * m.config.patch_size**2)},
+    "moonshine": {"input_values": flat_sound},
+    "muse_glimmer_assistant": {"context_hidden_states": embeddings()},
+    "neucodec": {"input_features": mel_last},
+    "paddleocr_vl_vision": {"pixel_values": lambda m: square_patches(m)[None], "grid_thw": numbers([GRID, GRID])},
+    "phi4_multimodal_audio": {"hidden_states": mel_last, "mask": lambda m: None},
+    "qwen2_5_omni_dit": {
+        "hidden_states": lambda m: torch.randn(BATCH, 48, m.config.mel_dim),
+    },
+    "qwen2_5_omni_talker": {"inputs_embeds": embeddings("embedding_size"), **nothing("input_ids")},
+    "qwen3_omni_moe_talker_code_predictor": {"inputs_embeds": embeddings(), **nothing("input_ids")},
+    "t5gemma2_decoder": ENCODED,
+    "timesfm2_5": {"past_values": lambda m: torch.randn(BATCH, 128)},
+    "unlimited_ocr_vision_encoder": {"patch_embeds": lambda m: torch.randn(BATCH, m.config.hidden_size, 16, 16)},
+    "video_llama_3_vision": {"merge_sizes": numbers([2, 2])},
+    "vjepa2": {"pixel_values_videos": lambda m: torch.randn(1, 4, 3, 64, 64)},
+    "voxtral_realtime": {"input_features": mel_first},
+    "voxtral_realtime_encoder": {"input_features": mel_first},
+    "wav2vec2-conformer": {"input_values": flat_sound},
+}

@@ -1,0 +1,77 @@
+"""What the generic way of `zoo.py` gets wrong, by model type: fields of the configuration, and classes."""
+
+_MAMBA = {"mamba_n_heads": 8, "mamba_d_head": 32}
+_SECTIONS = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [6, 5, 5]}
+_COMPASS = {"sliding_attention": _SECTIONS, "full_attention": _SECTIONS}
+_MOE_TEXT = {"n_shared_experts": 1, "mlp_layer_types": ["dense", "sparse"]}
+_ALTERNATING = ["sliding_attention", "full_attention", "sliding_attention", "full_attention"]
+_GEMMA3N = {
+    "num_hidden_layers": 4,
+    "layer_types": _ALTERNATING,
+    "intermediate_size": [256] * 4,
+    "activation_sparsity_pattern": [0.95, 0.0, 0.0, 0.0],
+    "num_kv_shared_layers": 2,
+}
+_INDEXER = {
+    "indexer_n_heads": 4,
+    "indexer_kv_heads": 1,
+    "indexer_head_dim": 32,
+    "indexer_budget": 8,
+    "indexer_compress_ratio": 4,
+}
+_WAV2VEC2 = {"vocab_size": 256, "conv_dim": [32] * 7, "position_embeddings_type": "rotary"}
+_DOTS3 = {"head_dim": 64}
+_GEMMA4_MOE = {"moe_intermediate_size": 64, "num_experts": 8, "top_k_experts": 2}
+
+
+def _in(part, fields):
+    return {f"{part}.{name}": value for name, value in fields.items()}
+
+
+CONFIGS = {  # {type: {"path.of.field": value}}
+    "bamba": {**_MAMBA, "attn_layer_indices": [1]},
+    "blt": {"encoder_hash_byte_group_vocab": 1000},
+    "chameleon": {"vocabulary_map": {"<image>": 200, "A": 10}},
+    "cohere_compass": _in("text_config", {"rope_parameters": _COMPASS}),
+    "cohere_compass_text": {"rope_parameters": _COMPASS},
+    "dbrx": {"attn_config.rope_theta": 10000.0, "ffn_config.hidden_size": 128},
+    "deepseek_ocr2": _in("text_config", _MOE_TEXT),
+    "deepseek_ocr2_text": _MOE_TEXT,
+    "diffusion_gemma": _in("text_config", _GEMMA4_MOE),
+    "diffusion_gemma_text": _GEMMA4_MOE,
+    "dots1": {"n_shared_experts": 1, "moe_intermediate_size": 64, "first_k_dense_replace": 1},
+    "dots3_note": _in("text_config", _DOTS3),
+    "dots3_note_text": _DOTS3,
+    "efficientloftr": {"hidden_size": 256, "num_attention_heads": 8, "num_key_value_heads": 8},
+    "emu3": {"vocabulary_map": {"<image>": 200, "A": 10}},
+    "esm": {"vocab_size": 256, "mask_token_id": 32, "pad_token_id": 0, "position_embedding_type": "rotary"},
+    "gemma3n_text": _GEMMA3N,
+    "gemma3n": _in("text_config", _GEMMA3N),
+    "glm46v": {"text_config.rope_parameters.mrope_section": [4, 6, 6]},
+    "granitemoehybrid": {**_MAMBA, "position_embedding_type": "rope"},
+    "hrm_text": {"num_hidden_layers": 24, "num_layers_per_stack": 2},
+    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
+    "molmo2": {"adapter_config.vision_feature_layer": [1, 0]},
+    "moonshine_streaming": {"num_key_value_heads": 4},
+    "muse_spark": {"audio_config.hidden_sizes": [32, 32, 64, 128]},
+    "muse_spark_audio": {"hidden_sizes": [32, 32, 64, 128]},
+    "qwen2_5_omni": {"token2wav_config.bigvgan_config.upsample_initial_channel": 64},
+    "qwen2_5_omni_bigvgan": {"upsample_initial_channel": 64},
+    "qwen2_5_omni_token2wav": {"bigvgan_config.upsample_initial_channel": 64},
+    "qwen3_omni_moe": {"talker_config.text_config.shared_expert_intermediate_size": 128},
+    "qwen3_omni_moe_talker_text": {"shared_expert_intermediate_size": 128},
+    "qwen4_exp": _in("text_config", _INDEXER),
+    "qwen4_exp_text": _INDEXER,
+    "recurrent_gemma": {"num_hidden_layers": 3},
+    "sapiens2": {"num_key_value_heads_per_layer": [4, 2], "num_key_value_attention_heads": 2},
+    "t5gemma2_decoder": {"dropout_rate": 0.0},
+    "t5gemma2_encoder": {"text_config.dropout_rate": 0.0},
+    "t5gemma2_text": {"dropout_rate": 0.0},
+    "wav2vec2-bert": {"vocab_size": 256, "position_embeddings_type": "rotary"},
+    "wav2vec2-conformer": _WAV2VEC2,
+    "zamba2": {"mamba_headdim": 32, "n_mamba_heads": 8},
+}
+CLASSES = {  # {type: name of the class in its modeling file}
+    "voxtral_realtime_text": "VoxtralRealtimeTextForCausalLM",
+}

@@ -1,0 +1,105 @@
+"""rope_ext as a kernel of the package `kernels`: the route that transformers itself offers (`use_kernels`).
+
+    from rope_ext.integrations import kernels
+    kernels.register()                              # before the next line
+    model.set_use_kernels(True)                     # or kernels' kernelize(model, mode=Mode.TRAINING, device="cpu")
+
+It reaches the functions that transformers declares to be the kernel "rotary_pos_emb" and attaches to modules; in 5.23
+98 of 120. `rope_ext.patch` reaches these and all others, and can be undone; `kernelize` cannot.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from .._library import build_info
+from ._find import Candidate
+from ._fingerprint import fingerprint, function_of
+from ._patch import _ROUNDINGS, _adapted, _verdict, dialects
+
+LAYER = "rotary_pos_emb"
+
+
+def register(*modes, rounding="eager"):
+    """Register rope_ext as the kernel "rotary_pos_emb", on the CPU and, where this build has kernels for it, on CUDA.
+
+    modes: of `kernels.Mode` that it is for. Default: INFERENCE and TRAINING, each also with TORCH_COMPILE.
+    rounding: of `rope_ext.patch`.
+
+    One name stands for several functions in transformers (half pairs, an entry per pair, another direction, float32
+    arithmetic), so the layer recognises the function that it takes the place of, as `rope_ext.patch` does: what is not
+    known and proven equal runs as it is.
+
+    On CUDA the entry is for a range of compute capabilities narrower than that of transformers' own, so it is preferred
+    whichever is registered first.
+
+    Verified with kernels 0.17.2 and transformers 5.23 made to accept it, on the CPU. Not verified: kernels 0.18.2 and
+    later, which transformers 5.23 asks for and which are not published yet; on CUDA, more than the choice of the layer.
+
+    Raises ImportError without the package `kernels`, ValueError where rounding is unknown.
+    """
+    if rounding not in _ROUNDINGS:
+        raise ValueError(f"rope_ext: rounding must be one of {', '.join(_ROUNDINGS)}, got {rounding!r}")
+    try:
+        from kernels import CUDAProperties, Device, Mode, register_kernel_mapping
+    except ImportError as error:
+        raise ImportError(f"rope_ext: kernels must be installed (pip install kernels), got {error}") from error
+    if not modes:
+        modes = [m | c for m in (Mode.INFERENCE, Mode.TRAINING) for c in (Mode._NONE, Mode.TORCH_COMPILE)]
+    repository = dict.fromkeys(modes, Repository(rounding))
+    devices = {"cpu": repository}
+    if build_info()["cuda"]:
+        # transformers' own is for 0 to sys.maxsize; the narrowest wins.
+        devices[Device("cuda", CUDAProperties(min_capability=1, max_capability=9999))] = repository
+    register_kernel_mapping({LAYER: devices})
+
+
+@dataclass(frozen=True)
+class Repository:
+    """What `kernels` loads the layer from; equal and of one hash where rounding is, since layers are kept by it."""
+
+    rounding: str
+
+    def load(self):
+        return _LAYERS[self.rounding]
+
+    def __str__(self):
+        return f"rope_ext (rounding={self.rounding!r})"
+
+
+# kernels puts `forward` into an instance of the class that holds the function to replace, hence type(self). It takes no
+# class with a constructor, members or parameters of its own.
+
+
+class RotaryEager(nn.Module):
+    can_torch_compile = True
+    has_backward = True
+
+    def forward(self, q, k, cos, sin, unsqueeze_dim=1):
+        _recognise(type(self))
+        return type(self)._rope_ext_eager(q, k, cos, sin, unsqueeze_dim)
+
+
+class RotaryOnce(nn.Module):
+    can_torch_compile = True
+    has_backward = True
+
+    def forward(self, q, k, cos, sin, unsqueeze_dim=1):
+        _recognise(type(self))
+        return type(self)._rope_ext_once(q, k, cos, sin, unsqueeze_dim)
+
+
+_LAYERS = {"eager": RotaryEager, "once": RotaryOnce}
+
+
+@torch._dynamo.assume_constant_result  # runs while a graph is made, and is no part of it
+def _recognise(kind):
+    """Gives a class that `use_kernel_forward_from_hub` made what runs in place of its function, for each rounding."""
+    if not hasattr(kind, f"_rope_ext_{_ROUNDINGS[-1]}"):
+        function = function_of(kind())
+        candidate = Candidate(function.__name__, function, function, fingerprint(function))
+        for rounding in _ROUNDINGS:
+            name, replace, _ = _verdict(candidate, rounding)
+            runs = _adapted(dialects()[name].adapter, function, rounding) if replace else function
+            setattr(kind, f"_rope_ext_{rounding}", staticmethod(runs))
