@@ -229,12 +229,11 @@ def _adapted(adapter, original, rounding):
     @functools.wraps(function_of(original))
     def replacement(*args, **kwargs):
         for t in (*args, *kwargs.values()):
-            if isinstance(t, torch.Tensor) and not (
-                t.device.type in devices
-                and (t.dtype in _DTYPES or not t.dtype.is_floating_point)
-                and type(t).__name__ != "DTensor"
-            ):
-                return original(*args, **kwargs)
+            if isinstance(t, torch.Tensor):  # the first speaks for all: of others apply says itself what it cannot do
+                known_dtype = t.dtype in _DTYPES or not t.dtype.is_floating_point
+                if t.device.type not in devices or not known_dtype or type(t).__name__ == "DTensor":
+                    return original(*args, **kwargs)
+                break
         try:
             return adapter(original, rounding, *args, **kwargs)
         except (ValueError, TypeError, NotImplementedError) as error:

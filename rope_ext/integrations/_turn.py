@@ -11,9 +11,9 @@ from ..ops import apply
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 _DEVICES = {"cpu", "meta"} | ({"cuda"} if build_info()["cuda"] else set())
 # Forms that `apply` takes as they are: axes of x, axes of the table, axis that the table gets -> layout.
-_LAYOUTS = {(4, 3, 1): "bhsd", (4, 3, 2): "bshd", (4, 3, -2): "bshd", (4, 2, 0): "bhsd", (4, 2, None): "bhsd"}
-_LAYOUTS |= {(3, 2, 1): "shd", (3, 2, -2): "shd"}
-_SEQLEN = {"bhsd": 2, "bshd": 1, "shd": 0}
+LAYOUTS = {(4, 3, 1): "bhsd", (4, 3, 2): "bshd", (4, 3, -2): "bshd", (4, 2, 0): "bhsd", (4, 2, None): "bhsd"}
+LAYOUTS |= {(3, 2, 1): "shd", (3, 2, -2): "shd"}
+SEQLEN = {"bhsd": 2, "bshd": 1, "shd": 0}
 
 
 def adapter(read, bits=False):
@@ -58,7 +58,7 @@ def turn(
     """
     tensors = x if isinstance(x, tuple) else (x,)
     first, dtype = tensors[0], tensors[0].dtype
-    layout = _LAYOUTS.get((first.dim(), cos.dim(), axis))
+    layout = LAYOUTS.get((first.dim(), cos.dim(), axis))
     if layout is not None and _fits(tensors, cos, layout, rotary_dim, per_pair, least):  # a third of the time
         options["layout"] = layout
     else:
@@ -84,7 +84,7 @@ def turn(
 
 def _fits(tensors, cos, layout, rotary_dim, per_pair, least):
     """True where x and the table have the form that a layout of `apply` asks for; apply checks the rest."""
-    first, seqlen = tensors[0], _SEQLEN[layout]
+    first, seqlen = tensors[0], SEQLEN[layout]
     width = first.shape[-1] if rotary_dim is None else rotary_dim
     return (
         cos.shape[-1] == (width // 2 if per_pair else width)

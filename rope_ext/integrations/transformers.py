@@ -5,9 +5,10 @@ Most are one function with options: see `_turn`. Source of all: transformers/mod
 
 import torch
 
+from ..ops import apply
 from . import _transformers_examples as examples
 from ._dialect import Dialect
-from ._turn import turn
+from ._turn import LAYOUTS, SEQLEN, turn
 
 # What a result is -> options of `turn`.
 _RESULTS = {
@@ -66,6 +67,19 @@ def _q_k(**how):
         return _turn((q, k), cos, sin, rounding, unsqueeze_dim, **how)
 
     return adapter
+
+
+def _llama(original, rounding, q, k, cos, sin, unsqueeze_dim=1):
+    """Most models. As they call it, it is one call of `apply`: what is around that counts when one token is decoded."""
+    layout = LAYOUTS.get((q.dim(), cos.dim(), unsqueeze_dim))
+    if (
+        layout is not None
+        and cos.shape[-1] == q.shape[-1]
+        and cos.shape[-2] == q.shape[SEQLEN[layout]]
+        and q.dtype == k.dtype == cos.dtype
+    ):
+        return apply((q, k), cos, sin, layout=layout, rounding=rounding)
+    return _turn((q, k), cos, sin, rounding, unsqueeze_dim)
 
 
 def _q_k_position_ids(**how):
@@ -255,7 +269,7 @@ DIALECTS = [
         ("gpt_neox", _q_k(partial="leading"), examples.q_k_calls(8, 4)),
         ("glm", _q_k(partial="leading", read="half", interleaved=True), examples.q_k_calls(8, 4)),
         ("glm4v", _q_k(partial="leading", interleaved=True), examples.q_k_calls(8, 4)),
-        ("llama", _q_k(), examples.q_k_calls(8)),
+        ("llama", _llama, examples.q_k_calls(8)),
         ("nanochat", _q_k(inverse=True), examples.q_k_calls(8)),
         ("olmo", _q_k(result="kept"), examples.q_k_calls(8)),
         ("hunyuan_vl", _q_k(result="float32"), examples.q_k_calls(8)),
