@@ -3,11 +3,12 @@
 import inspect
 
 import torch
+from zoo import NoModel
 
 BATCH, TOKENS = 2, 12
 IDS = (3, 200)  # of tokens with no special meaning
 GRID = (1, 4, 4)  # frames, rows and columns of patches of an image
-PARTS = ("vision_config", "audio_config", "encoder_config", "backbone_config", "semantic_model_config")
+PARTS = ("vision_config", "audio_config", "encoder_config", "backbone_config", "semantic_model_config", "decoder_config", "asr_config")
 
 
 def inputs(model_type, model, dtype):
@@ -15,9 +16,9 @@ def inputs(model_type, model, dtype):
     torch.manual_seed(1)
     signature = inspect.signature(model.forward).parameters
     if "input" in signature:
-        raise LookupError("no forward of its own")
+        raise NoModel("no forward of its own")
     needed = [n for n, p in signature.items() if p.default is p.empty and p.kind == p.POSITIONAL_OR_KEYWORD]
-    wanted = dict.fromkeys([*needed, model.main_input_name, "input_ids"])
+    wanted = dict.fromkeys([*needed, getattr(model, "main_input_name", "input_ids"), "input_ids"])
     special = INPUTS.get(model_type, {})
     makers = {**MAKERS, **special}
     if any("grid" in name for name in needed):
@@ -25,7 +26,7 @@ def inputs(model_type, model, dtype):
     found = {name: makers[name](model) for name in (*wanted, *special) if name in signature and makers.get(name)}
     if missing := [name for name in needed if name not in found]:
         raise LookupError(f"nothing makes {', '.join(missing)}")
-    if "decoder_input_ids" in signature and model.config.is_encoder_decoder:
+    if "decoder_input_ids" in signature and "decoder_input_ids" not in found and model.config.is_encoder_decoder:
         found["decoder_input_ids"] = ids(model)
     return {name: t.to(dtype) if torch.is_tensor(t) and t.is_floating_point() else t for name, t in found.items()}
 
@@ -41,7 +42,7 @@ def field(model, *names, default=None):
 
 
 def ids(model):
-    return torch.randint(*IDS, (BATCH, TOKENS))
+    return torch.randint(IDS[0], min(IDS[1], field(model, "vocab_size", default=IDS[1])), (BATCH, TOKENS))
 
 
 def channels(model):
@@ -119,6 +120,16 @@ MAKERS = {
     "noise_embeds": embeddings(),
     "attention_mask": ones(BATCH, TOKENS),
 }
+def _memory(frames, tokens):
+    """Arguments of the attention of a video model to its memories: of frames of so many tokens, and 4 object pointers."""
+    return {
+        "current_vision_features": lambda m: torch.randn(m.position_ids.shape[0], BATCH, m.config.memory_attention_hidden_size),
+        "memory": lambda m: torch.randn(frames * tokens + 4, BATCH, 64),
+        "memory_posision_embeddings": lambda m: torch.randn(frames * tokens + 4, BATCH, 64),
+        "num_object_pointer_tokens": lambda m: 4,
+    }
+
+
 ENCODED = {"encoder_hidden_states": embeddings()}
 INPUTS = {  # {type: {argument: its maker, or None: leave it out}}; arguments that are no tensors too
     "blt_local_decoder": {"patch_embeds": embeddings("hidden_size_global"), "inputs_embeds": embeddings(), **nothing("input_ids")},
@@ -142,14 +153,18 @@ INPUTS = {  # {type: {argument: its maker, or None: leave it out}}; arguments th
         "aspect_ratio_mask": ones(BATCH, 1, 4),
     },
     "minicpmv4_7_vision": {"target_sizes": numbers([GRID[1:], GRID[1:]]), "pixel_values": lambda m: torch.randn(1, 3, 16, 16 * 32)},
-    "molmo2_vision": {"pixel_values": lambda m: torch.randn(BATCH, 64, 3 * m.config.patch_size**2)},
+    "molmo2_vision": {"pixel_values": lambda m: torch.randn(BATCH, 729, 3 * m.config.patch_size**2)},
     "moonshine": {"input_values": flat_sound},
-    "muse_glimmer_assistant": {"context_hidden_states": embeddings()},
-    "neucodec": {"input_features": mel_last},
+    "muse_glimmer_assistant": {"context_hidden_states": lambda m: torch.randn(BATCH, TOKENS, m.config.hidden_size * len(m.config.target_layer_ids))},
+    "neucodec": {"input_features": lambda m: torch.randn(BATCH, 12, 160)},
     "paddleocr_vl_vision": {"pixel_values": lambda m: square_patches(m)[None], "grid_thw": numbers([GRID, GRID])},
     "phi4_multimodal_audio": {"hidden_states": mel_last, "mask": lambda m: None},
     "qwen2_5_omni_dit": {
-        "hidden_states": lambda m: torch.randn(BATCH, 48, m.config.mel_dim),
+        "hidden_states": lambda m: torch.randn(1, 48, m.config.mel_dim),
+        "condition_vector": lambda m: torch.randn(1, 48, m.config.mel_dim),
+        "speaker_embedding": lambda m: torch.randn(1, 48, m.config.enc_emb_dim),
+        "quantized_code": lambda m: torch.randint(*IDS, (1, 24)),
+        "time_step": lambda m: torch.tensor(0.5),
     },
     "qwen2_5_omni_talker": {"inputs_embeds": embeddings("embedding_size"), **nothing("input_ids")},
     "qwen3_omni_moe_talker_code_predictor": {"inputs_embeds": embeddings(), **nothing("input_ids")},
@@ -158,7 +173,25 @@ INPUTS = {  # {type: {argument: its maker, or None: leave it out}}; arguments th
     "unlimited_ocr_vision_encoder": {"patch_embeds": lambda m: torch.randn(BATCH, m.config.hidden_size, 16, 16)},
     "video_llama_3_vision": {"merge_sizes": numbers([2, 2])},
     "vjepa2": {"pixel_values_videos": lambda m: torch.randn(1, 4, 3, 64, 64)},
-    "voxtral_realtime": {"input_features": mel_first},
+    "voxtral_realtime": {"input_features": lambda m: torch.randn(BATCH, 128, 96)},
     "voxtral_realtime_encoder": {"input_features": mel_first},
     "wav2vec2-conformer": {"input_values": flat_sound},
+    "blt": {"use_cache": lambda m: False},
+    "clvp": {"input_features": mel_first},
+    "efficientloftr": {"pixel_values": lambda m: torch.rand(BATCH, 2, 3, 64, 64)},
+    "kyutai_speech_to_text": {"input_ids": lambda m: torch.randint(*IDS, (BATCH, TOKENS, m.config.num_codebooks + 1)), **nothing("input_values")},
+    "moshi_depth": {"input_ids": lambda m: torch.randint(*IDS, (BATCH, 8)), "last_hidden_state": lambda m: torch.randn(BATCH, 8, m.config.input_size)},
+    "muse_spark_audio": {"input_values": lambda m: torch.randn(BATCH, 3840)},
+    "xcodec2": {"input_features": lambda m: torch.randn(BATCH, 12, 160)},
+    "qwen2_5_omni_audio_encoder": {"input_features": lambda m: torch.randn(128, 64), "feature_lens": numbers([64]), "aftercnn_lens": numbers([32])},
+    "qwen3_omni_moe_audio_encoder": {"input_features": lambda m: torch.randn(128, 64), "feature_lens": numbers([64]), "aftercnn_lens": numbers([32])},
+    "qwen3_omni_moe_talker_text": {"inputs_embeds": embeddings(), **nothing("input_ids")},
+    "dots3_note_audio_encoder": {"input_features": mel_first, "chunk_sample_lengths": numbers([10240, 10240])},
+    "mimi_decoder": {"latents": lambda m: torch.randn(BATCH, m.config.hidden_size, TOKENS)},
+    "pocket_tts_audio_tokenizer_decoder": {"latents": lambda m: torch.randn(BATCH, m.config.hidden_size, TOKENS)},
+    "inkling2_vision": {"image_grid_thw": numbers([(1, 2, 2), (1, 2, 2)]), "pixel_values": lambda m: torch.randn(8, 40, 40, 3)},
+    "sam2_video": _memory(2, 64),
+    "sam3_tracker_video": _memory(2, 64),
+    "edgetam_video": {**_memory(2, 16 + 4), "num_spatial_memory_tokens": lambda m: 2},
+    "pp_doclayout_v2": {"pixel_values": lambda m: torch.randn(1, 3, 64, 64)},
 }
