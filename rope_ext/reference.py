@@ -96,19 +96,18 @@ def cos_sin(positions, high, low, attention_scaling=1.0):
         turns = (torch.where(multiple == 0, a, b) for a, b in zip(turns, _add(turns, beyond)))
         product = rest * rate_high
         turns = _add(
-            tuple(turns), (product - product.round(), product_error(rest, rate_high, product) + rest * rate_low)
+            tuple(turns), (product - product.round(), fused(rest, rate_low, product_error(rest, rate_high, product)))
         )
     total = turns[0] + turns[1]
     lost = turns[1] - (total - turns[0])
     quarter = (4 * total).round()
     rest = total - 0.25 * quarter
-    two_pi, two_pi_low = TWO_PI if dtype == torch.float64 else _TWO_PI_FLOAT32
-    x = rest * two_pi
-    x_low = product_error(rest, torch.tensor(two_pi, dtype=dtype, device=x.device), x)
-    x_low = x_low + (rest * two_pi_low + lost * two_pi)
+    two_pi = torch.tensor(TWO_PI if dtype == torch.float64 else _TWO_PI_FLOAT32, dtype=dtype, device=rest.device)
+    x = rest * two_pi[0]
+    x_low = fused(lost, two_pi[0], fused(rest, two_pi[1], product_error(rest, two_pi[0], x)))
     x2 = x * x
-    sin = x + (x * (x2 * _series(x2, 3, _SIN_TERMS[dtype])) + (x_low - 0.5 * x_low * x2))
-    cos = 1 + (x2 * _series(x2, 2, _COS_TERMS[dtype]) - x_low * x)
+    sin = x + fused(x, x2 * _series(x2, 3, _SIN_TERMS[dtype]), fused(-0.5 * x_low, x2, x_low))
+    cos = 1 + fused(x2, _series(x2, 2, _COS_TERMS[dtype]), -x_low * x)
     quarter = quarter.remainder(4)
     odd = quarter.remainder(2) == 1
     c, s = torch.where(odd, sin, cos), torch.where(odd, cos, sin)
@@ -125,8 +124,20 @@ def _position_parts(position, dtype):
     return (position - rest).to(dtype), rest.to(dtype)
 
 
+def fused(a, b, c):
+    """a * b + c, rounded once (Boldo and Melquiond 2008, Emulation of a FMA, figure 1)."""
+    product = a * b
+    first, first_lost = _sum(c, product_error(a, b, product))
+    total, lost = _sum(product, first)
+    rest, beyond = _sum(lost, first_lost)
+    # rounded to odd, so that the last sum is rounded as if all of it were there
+    even = rest.view(torch.int32 if rest.dtype == torch.float32 else torch.int64) & 1 == 0
+    rest = torch.where((beyond != 0) & even, torch.nextafter(rest, beyond * torch.inf), rest)
+    return total + rest
+
+
 def product_error(a, b, rounded):
-    """a * b - rounded, exactly: what a fused multiply-add gives."""
+    """a * b - rounded, exactly."""
     if rounded.dtype == torch.float32:
         return (a.double() * b.double() - rounded.double()).float()
     (a1, a2), (b1, b2) = _halves(a), _halves(b)
@@ -142,17 +153,23 @@ def _halves(a):
 
 def _add(a, b):
     """Numbers of two parts, a high and a low one: Knuth, The Art of Computer Programming, volume 2, section 4.2.2."""
-    total = a[0] + b[0]
-    b_of_total = total - a[0]
-    lost = (a[0] - (total - b_of_total)) + (b[0] - b_of_total)
+    total, lost = _sum(a[0], b[0])
     return total, lost + (a[1] + b[1])
+
+
+def _sum(a, b):
+    """a + b, and what its rounding lost."""
+    total = a + b
+    b_of_total = total - a
+    return total, (a - (total - b_of_total)) + (b - b_of_total)
 
 
 def _series(x2, first, terms):
     """Sum over k < terms of (-1) ** (k + 1) * x2 ** k / (first + 2 k)!."""
     total = torch.zeros_like(x2)
     for k in reversed(range(terms)):
-        total = total * x2 + (1 if k % 2 else -1) / math.factorial(first + 2 * k)
+        coefficient = (1 if k % 2 else -1) / math.factorial(first + 2 * k)
+        total = fused(x2, total, torch.full_like(x2, coefficient))
     return total
 
 

@@ -8,13 +8,14 @@ from ..ops import apply
 from ._errors import refused
 
 
-def rotate(x, cos, sin, *, keep_dtype=True, **options):
+def rotate(x, cos, sin, *, keep_dtype=True, rounding="eager", **options):
     """`rope_ext.apply` to x, or to the tensors of a tuple x, with cos and sin that broadcast to it like x * cos.
 
     x: (..., head_dim). cos, sin: (..., rotary_dim / 2 or rotary_dim); axes before the last are 1, missing, or those of
-    x. dtypes are promoted as in x * cos; keep_dtype casts back to the dtype of x, as in (x * cos).to(x.dtype).
-    options: others of apply (interleaved, rotary_dim, rotary_offset, rounding, ...).
+    x. dtypes are promoted as in x * cos, in which each product is rounded unless rounding="once"; keep_dtype casts back
+    to the dtype of x, as in (x * cos).to(x.dtype). options: others of apply.
     """
+    options["rounding"] = rounding
     if not isinstance(x, tuple):
         return _one(x, cos, sin, keep_dtype, options)
     if all(t.dim() == 4 and t.dtype == x[0].dtype for t in x):  # one launch

@@ -12,10 +12,8 @@ def apply_rotary_emb(freqs, t, start_index=0, scale=1.0, seq_dim=-2, freqs_seq_d
     or freqs_seq_dim is given, its last t.shape[seq_dim] entries along freqs_seq_dim (default 0) are used. scale:
     number, or Tensor that broadcasts to freqs (xPos).
 
-    Bit-equal with scale 1 for float32 t, and for 16-bit t with float32 freqs. With 16-bit freqs cos, sin, the products
-    and the sum are rounded there, here cos and sin and the result. With a scale, cos * scale and sin * scale are
-    rounded instead of (t * cos) * scale: up to 1.5 units in the last place. Autocast changes nothing here (there on
-    "cuda" only).
+    Bit-equal with scale 1. With a scale, cos * scale and sin * scale are rounded instead of (t * cos) * scale: up to
+    1.5 units in the last place. Autocast changes nothing here (there on "cuda" only).
 
     Source: rotary_embedding_torch/rotary_embedding_torch.py, apply_rotary_emb.
     """

@@ -10,8 +10,7 @@ def apply_rot_embed(x, sin_emb, cos_emb, half=False):
 
     x: (..., head_dim). sin_emb, cos_emb: (..., head_dim), one entry per channel, broadcasting to x on the other axes.
 
-    Bit-equal for float32 x, and for 16-bit x with float32 tables. With 16-bit tables the products are rounded there,
-    here only the result.
+    Bit-equal.
 
     Source: timm/layers/pos_embed_sincos.py, apply_rot_embed.
     """

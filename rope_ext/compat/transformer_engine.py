@@ -26,10 +26,9 @@ def apply_rotary_pos_emb(
     where neither start_positions nor "thd" is used. start_positions: (batch,) integers. cp_size, cp_rank: t is piece
     cp_rank and piece 2 * cp_size - 1 - cp_rank of each sequence, which was cut in 2 * cp_size equal ones.
 
-    fused: where cos and sin are rounded: False rounds them to the dtype of t, True keeps float32. One kernel does both.
-    Bit-equal for float32 t to fused=False. For 16-bit t its sum of two rounded products is rounded again, here once: up
-    to one unit in the last place of the larger product. fused=True there: a CUDA kernel whose cos, sin and sum are
-    rounded otherwise in the last bit. freqs gets a gradient with fused=True too (there: none).
+    fused: what is rounded: False rounds cos, sin and the products to the dtype of t, True keeps float32. One kernel
+    does both. Bit-equal to fused=False. fused=True there: a CUDA kernel whose cos, sin and sum are rounded otherwise in
+    the last bit. freqs gets a gradient with fused=True too (there: none).
 
     Source: transformer_engine/pytorch/attention/rope.py, apply_rotary_pos_emb.
     """
@@ -77,7 +76,8 @@ def turn(t, angles, layout, interleaved=False, table_dtype=None, **rows):
         table_dtype = torch.float64 if t.dtype == torch.float64 else torch.float32
         angles = angles.to(table_dtype)
     cos, sin = angles.cos().to(table_dtype), angles.sin().to(table_dtype)
-    return apply(t, cos, sin, layout=layout, interleaved=interleaved, rotary_dim=angles.shape[-1], **rows)
+    options = {"layout": layout, "interleaved": interleaved, "rotary_dim": angles.shape[-1], **rows}
+    return apply(t, cos, sin, rounding="eager", **options)  # of 16-bit tables, which only fused=False has
 
 
 def _rows_of_sequences(tokens, cu_seqlens, start, parts, part):

@@ -13,8 +13,7 @@ def apply_rotary_pos_emb(q, k, cos, sin, unsqueeze_dim=1):
     broadcast to q and k after unsqueeze(unsqueeze_dim): (batch, seqlen, head_dim) with 1 for "bhsd", 2 for "bshd". The
     result has the dtype of q * cos, as there: float32 where q is bfloat16 and cos float32.
 
-    Bit-equal in float32 and where cos is float32. With 16-bit cos both products are rounded there, here only the
-    result: up to one unit in the last place of the larger product.
+    Bit-equal, and so is the gradient of q and k.
 
     Source: transformers/models/llama/modeling_llama.py, apply_rotary_pos_emb.
     """
@@ -27,6 +26,6 @@ def apply_rotary_pos_emb(q, k, cos, sin, unsqueeze_dim=1):
         and q.dtype == k.dtype == cos.dtype
         and q.shape[3 - unsqueeze_dim] == cos.shape[1]
     ):  # as models call it: a third of the time
-        return apply((q, k), cos, sin, layout=("bhsd", "bshd")[unsqueeze_dim - 1])
+        return apply((q, k), cos, sin, layout=("bhsd", "bshd")[unsqueeze_dim - 1], rounding="eager")
     cos, sin = cos.unsqueeze(unsqueeze_dim), sin.unsqueeze(unsqueeze_dim)
     return rotate((q, k), cos, sin, keep_dtype=False)

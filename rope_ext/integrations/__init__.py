@@ -2,11 +2,13 @@
 
     with rope_ext.patched(model) as report: ...  # or rope_ext.patch(model) ... rope_ext.unpatch(model)
 
-_patch.py replaces, _find.py finds what to replace, _fingerprint.py recognises it. transformers.py, diffusers.py and timm.py
-hold the dialects: what a function means in terms of `rope_ext.apply`. _known.json: which function has which (known.py).
+_find.py finds what a model calls, _fingerprint.py recognises it, _proof.py probes it, _patch.py and _nested.py replace it.
+transformers.py, diffusers.py and timm.py hold the dialects: what functions mean in terms of `rope_ext.apply`. _known.json:
+which function has which (known.py).
 Nothing here imports these libraries.
 """
 
-from ._patch import Entry, Report, patch, patched, unpatch
+from ._patch import patch, patched, unpatch
+from ._report import Entry, Report
 
 __all__ = ["Entry", "Report", "patch", "patched", "unpatch"]

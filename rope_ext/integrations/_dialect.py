@@ -15,10 +15,12 @@ class Dialect:
     examples: (seed, dtype of the states) -> [(args, kwargs), ...], on the CPU: every branch of the functions, tables
         that are no rotation (the halves differ), shapes that broadcast, tables of another dtype.
     bound: None where adapter and original are equal bit for bit; else (args, kwargs, result of original) -> largest
-        difference, a Tensor for each Tensor of the result or one for all.
+        difference, a Tensor for each Tensor of the result or one for all. Such a dialect serves rounding="once" only.
+    note: what a user should know about the difference.
     """
 
     name: str
     adapter: Callable
     examples: Callable
     bound: Callable | None = None
+    note: str = ""

@@ -1,7 +1,9 @@
 """Which rotary functions a model reaches, and under which names: the half of `patch` that changes nothing."""
 
+import contextlib
 import dis
-import importlib
+import functools
+import importlib.util
 import inspect
 import re
 import sys
@@ -163,19 +165,21 @@ class Walk:
 
 
 def _imported(code, namespace):
-    """The namespaces of the modules that a function imports from when it is called."""
-    if _IMPORT not in code.co_code[::2]:
-        return
-    instructions = list(dis.get_instructions(code))
-    for i, instruction in enumerate(instructions):
-        if instruction.opname == "IMPORT_NAME":
-            level = instructions[i - 2].argval
-            try:
-                name = importlib.util.resolve_name("." * level + instruction.argval, namespace.get("__package__"))
-            except (ImportError, TypeError):
-                continue
+    """The namespaces of the modules that a function imports from when it is called, where they are loaded."""
+    for level, name in _imports(code):
+        with contextlib.suppress(ImportError, TypeError):
+            name = importlib.util.resolve_name("." * level + name, namespace.get("__package__"))
             if name in sys.modules:
                 yield vars(sys.modules[name])
+
+
+@functools.cache
+def _imports(code):
+    """(dots, name) of the import statements of a function."""
+    if _IMPORT not in code.co_code[::2]:
+        return ()
+    instructions = list(dis.get_instructions(code))
+    return tuple((instructions[i - 2].argval, x.argval) for i, x in enumerate(instructions) if x.opcode == _IMPORT)
 
 
 def _takes_part(value):

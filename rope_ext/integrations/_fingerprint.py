@@ -1,4 +1,4 @@
-"""What a function means as far as its source says: equal for functions that differ in comments, docstrings and annotations."""
+"""What a function means as far as its source says: comments, docstrings and annotations do not count."""
 
 import ast
 import hashlib
@@ -9,6 +9,7 @@ import types
 # Decorators that leave the function as it is, or hold it (see `function_of`).
 _TRANSPARENT = {"use_kernel_forward_from_hub", "use_kernel_func_from_hub", "staticmethod", "classmethod"}
 _IGNORED_FIELDS = {"annotation", "returns", "type_comment", "type_params", "kind", "ctx", "decorator_list"}
+_fingerprints = {}  # id of a code object -> that, so that it stays, and its fingerprint
 
 
 def fingerprint(function):
@@ -17,10 +18,13 @@ def fingerprint(function):
     function: what `function_of` takes. Names of the function, its arguments (with defaults) and locals count, as do
     decorators that may change it. Returns None without a source (compiled, or made by exec).
     """
-    sources = _sources(function_of(function), {})
-    if sources is None:
-        return None
-    return hashlib.sha256("\n".join(sources[name] for name in sorted(sources)).encode()).hexdigest()[:16]
+    function = function_of(function)
+    key = id(function.__code__)
+    if key not in _fingerprints:
+        sources = _sources(function, {})
+        text = "\n".join(sources[name] for name in sorted(sources)) if sources else None
+        _fingerprints[key] = function.__code__, text and hashlib.sha256(text.encode()).hexdigest()[:16]
+    return _fingerprints[key][1]
 
 
 def callable_of(value):

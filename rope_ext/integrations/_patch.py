@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import importlib
-import inspect
 import json
 import pathlib
 import threading
@@ -15,9 +14,11 @@ import torch
 from torch import nn
 
 from .._library import build_info
-from ._find import Candidate, candidates, code_of, rotates
+from ._find import Candidate, candidates, rotates
 from ._fingerprint import callable_of, function_of
+from ._nested import put_inside
 from ._proof import proof
+from ._report import Entry, Report
 
 LIBRARIES = ("transformers", "diffusers", "timm")  # modules of dialects, in this package
 KNOWN = pathlib.Path(__file__).with_name("_known.json")
@@ -28,42 +29,17 @@ _replaced = {}  # key of a candidate -> _Replacement
 _patches = []  # of _Patch, in the order of the calls
 
 
-@dataclass(frozen=True)
-class Entry:
-    """A line of a `Report`. name: of the function. dialect: what it was recognised as, or None. reason: why it was
-    replaced or left alone. uses: number of submodules whose code reaches it."""
-
-    name: str
-    dialect: str | None
-    reason: str
-    uses: int
-
-
-@dataclass(frozen=True)
-class Report:
-    """What `patch` replaced and what it left alone: tuples of `Entry`. str() is a table."""
-
-    rounding: str
-    replaced: tuple
-    left_alone: tuple
-
-    def __str__(self):
-        lines = [
-            f"rope_ext: {len(self.replaced)} replaced (rounding={self.rounding!r}), {len(self.left_alone)} left alone"
-        ]
-        entries = [("replaced", e) for e in self.replaced] + [("left alone", e) for e in self.left_alone]
-        rows = [(what, e.name, e.dialect or "-", f"{e.uses} uses", e.reason) for what, e in entries]
-        widths = [max(map(len, column)) for column in zip(*rows)]
-        lines += ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
-        return "\n".join(lines)
-
-
 def patch(model, rounding="eager"):
     """Replace the rotary functions that a model's modules use by `rope_ext.apply`, until `unpatch(model)`.
 
     A function is replaced if its source is known (the fingerprint of the functions of transformers, diffusers and timm,
-    also where remote code has copied one) and a numeric probe proves it equal, bit for bit in float32 and bfloat16.
-    All others stay as they are, and the report says why.
+    also where remote code has copied one) and a numeric probe on the CPU proves it equal, bit for bit in float32 and
+    bfloat16. All others stay as they are, and the report says why. Functions that multiply complex numbers may fuse a
+    product and a sum: equal up to one rounding, they are replaced with rounding="once" only.
+
+    Calls that `apply` cannot do (a dtype, device, DTensor or shape that it does not take) go to the function replaced.
+    Gradients of states of 16 bits are those of the function replaced, bit for bit, where the tables have their dtype;
+    with float32 tables eager code rounds each of the two terms of a gradient, and here the sum is rounded once.
 
     model: torch.nn.Module. Its parameters, buffers and hooks are not touched, and no reference to it is kept.
     rounding: "eager": the bits of the functions replaced. "once": results of 16 bits rounded once, not after each
@@ -148,37 +124,47 @@ def _patch(model, rounding):
             _undo(made)
         replaced, left_alone, accepted = [], [], []
         for candidate in candidates(model, known()):
-            name, reason = _verdict(candidate)
-            entry = Entry(candidate.name, name, reason or "equal bit for bit", candidate.uses)
-            if reason is None:
+            name, replace, reason = _verdict(candidate, rounding)
+            entry = Entry(candidate.name, name, reason, candidate.uses)
+            if replace:
                 replaced.append(entry)
                 accepted.append((candidate, dialects()[name]))
             elif name is not None or rotates(candidate):
-                left_alone.append(entry)
+                left_alone.append((candidate, entry))
+        outer = {id(c.outer) for c, _ in accepted}  # what looked like a rotation there was replaced inside
+        left_alone = tuple(entry for candidate, entry in left_alone if id(candidate.function) not in outer)
         for candidate, _ in accepted:
             there = _replaced.get(candidate.key)
             if there is not None and there.rounding != rounding:
                 rule = f"be {there.rounding!r} while {there.candidate.name} is patched with it"
                 raise ValueError(f"rope_ext: rounding must {rule}, got {rounding!r}")
-        report = Report(rounding, tuple(replaced), tuple(left_alone))
+        report = Report(rounding, tuple(replaced), left_alone)
         made = _Patch(weakref.ref(model), report, [_replace(c, d, rounding) for c, d in accepted])
         _patches.append(made)
         return made
 
 
-def _verdict(candidate):
-    """Name of the dialect or None, and why the function is left alone or None."""
+def _verdict(candidate, rounding):
+    """Name of the dialect or None, whether to replace, and why."""
     if candidate.fingerprint is None:
-        return None, "no source"
+        return None, False, "no source"
     name = known().get(candidate.fingerprint)
     if name is None:
-        return None, "unknown source"
-    if name not in dialects():
-        return name, "dialect of another version of rope_ext"
+        return None, False, "unknown source"
+    dialect = dialects().get(name)
+    if dialect is None:
+        return name, False, "dialect of another version of rope_ext"
     if "forward" in getattr(candidate.original, "__dict__", {}):
-        return name, "replaced by the package kernels"
-    difference = proof(candidate, dialects()[name])
-    return name, difference and f"known, but not proven: {difference}"
+        return name, False, "replaced by the package kernels"
+    difference = proof(candidate, dialect)
+    if difference is not None:
+        return name, False, f"known, but not proven: {difference}"
+    if dialect.bound is None:
+        return name, True, "equal bit for bit"
+    equal = dialect.note or "equal up to one rounding"
+    if rounding == "eager":
+        return name, False, f"{equal}, not bit for bit: rounding='once' replaces it"
+    return name, True, equal
 
 
 def _undo(made):
@@ -198,7 +184,7 @@ def _replace(candidate, dialect, rounding):
         there = _Replacement(candidate, rounding, _adapted(dialect.adapter, candidate.original, rounding))
         _replaced[candidate.key] = there
         if candidate.outer is not None:
-            _put_inside(candidate.outer, candidate.function.__code__, there.function)
+            put_inside(candidate.outer, candidate.function.__code__, there.function)
     for namespace, name in candidate.names:
         held = _held(namespace, name)
         if callable_of(held) is candidate.original and _called(held) is not there.function:
@@ -214,7 +200,7 @@ def _restore(there):
         if _called(_held(namespace, name)) is there.function:  # what others have put there since stays
             _put(namespace, name, held)
     if there.candidate.outer is not None:
-        _put_inside(there.candidate.outer, there.candidate.function.__code__, None)
+        put_inside(there.candidate.outer, there.candidate.function.__code__, None)
 
 
 def _held(namespace, name):
@@ -254,50 +240,3 @@ def _adapted(adapter, original, rounding):
 
     replacement._rope_ext_original = original
     return replacement
-
-
-# ---- functions defined inside others ----
-
-
-def _put_inside(outer, code, function):
-    """Makes a function call `function` where it defines the function of a code object, or that again if None.
-
-    The code of outer gets a stub among its constants, which calls a global that is there for as long.
-    """
-    whole = code_of(outer)
-    stubs = dict(getattr(outer, "_rope_ext_stubs", {}))
-    name = f"_rope_ext_{outer.__qualname__}_{code.co_name}_{code.co_firstlineno}".replace(".", "_").replace(
-        "<locals>", ""
-    )
-    if function is None:
-        del stubs[id(code)], outer.__globals__[name]
-    else:
-        stubs[id(code)] = _stub(code, name)
-        outer.__globals__[name] = function
-    if stubs:
-        outer._rope_ext_code, outer._rope_ext_stubs = whole, stubs
-        outer.__code__ = _with_stubs(whole, stubs)
-    else:
-        del outer._rope_ext_code, outer._rope_ext_stubs
-        outer.__code__ = whole
-
-
-def _with_stubs(code, stubs):
-    if id(code) in stubs:
-        return stubs[id(code)]
-    inside = (_with_stubs(c, stubs) if isinstance(c, types.CodeType) else c for c in code.co_consts)
-    return code.replace(co_consts=tuple(inside))
-
-
-def _stub(code, called):
-    """A function with the arguments of a code object, which passes them on to the global `called`."""
-    empty = inspect.Parameter.empty
-    parameters = inspect.signature(types.FunctionType(code, {})).parameters.values()
-    declared = inspect.Signature([p.replace(default=empty, annotation=empty) for p in parameters])
-    kinds = {inspect.Parameter.VAR_POSITIONAL: "*{0}", inspect.Parameter.VAR_KEYWORD: "**{0}"}
-    kinds[inspect.Parameter.KEYWORD_ONLY] = "{0}={0}"
-    passed = ", ".join(kinds.get(p.kind, "{0}").format(p.name) for p in parameters)
-    source = f"def {code.co_name}{declared}:\n    return {called}({passed})\n"
-    module = compile(source, code.co_filename, "exec", dont_inherit=True)
-    stub = next(c for c in module.co_consts if isinstance(c, types.CodeType))
-    return stub.replace(co_firstlineno=code.co_firstlineno)

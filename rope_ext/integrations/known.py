@@ -11,7 +11,7 @@ import json
 import pkgutil
 import warnings
 
-from . import _find, _fingerprint, _patch, _proof
+from . import _find, _patch, _proof
 
 
 def modules(library):
@@ -46,8 +46,11 @@ def functions(library):
 def recognised(candidate):
     """The dialects that a function equals. Only those are tried whose adapter takes the same calls."""
     calls = _calls(candidate.function)
-    alike = (d for d in _patch.dialects().values() if _calls(d.adapter)[2:] == calls)
+    alike = (d for d in _patch.dialects().values() if _calls(d.adapter) in (calls, _ADDED + calls))
     return [d for d in alike if _proof.proof(candidate, d) is None]
+
+
+_ADDED = [(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.empty) for name in ("original", "rounding")]
 
 
 def _calls(function):

@@ -1,0 +1,50 @@
+"""Functions that are defined inside another each time it is called: replaced by replacing the code of that."""
+
+import inspect
+import types
+
+from ._find import code_of
+
+
+def put_inside(outer, code, function):
+    """Makes a function call `function` where it defines the function of a code object, or that again if None.
+
+    The code of outer gets a stub among its constants, which calls a global that is there for as long.
+    """
+    whole = code_of(outer)
+    stubs = dict(getattr(outer, "_rope_ext_stubs", {}))
+    name = f"_rope_ext_{outer.__qualname__}_{code.co_name}_{code.co_firstlineno}".replace(".", "_").replace(
+        "<locals>", ""
+    )
+    if function is None:
+        del stubs[id(code)], outer.__globals__[name]
+    else:
+        stubs[id(code)] = _stub(code, name)
+        outer.__globals__[name] = function
+    if stubs:
+        outer._rope_ext_code, outer._rope_ext_stubs = whole, stubs
+        outer.__code__ = _with_stubs(whole, stubs)
+    else:
+        del outer._rope_ext_code, outer._rope_ext_stubs
+        outer.__code__ = whole
+
+
+def _with_stubs(code, stubs):
+    if id(code) in stubs:
+        return stubs[id(code)]
+    inside = (_with_stubs(c, stubs) if isinstance(c, types.CodeType) else c for c in code.co_consts)
+    return code.replace(co_consts=tuple(inside))
+
+
+def _stub(code, called):
+    """A function with the arguments of a code object, which passes them on to the global `called`."""
+    empty = inspect.Parameter.empty
+    parameters = inspect.signature(types.FunctionType(code, {})).parameters.values()
+    declared = inspect.Signature([p.replace(default=empty, annotation=empty) for p in parameters])
+    kinds = {inspect.Parameter.VAR_POSITIONAL: "*{0}", inspect.Parameter.VAR_KEYWORD: "**{0}"}
+    kinds[inspect.Parameter.KEYWORD_ONLY] = "{0}={0}"
+    passed = ", ".join(kinds.get(p.kind, "{0}").format(p.name) for p in parameters)
+    source = f"def {code.co_name}{declared}:\n    return {called}({passed})\n"
+    module = compile(source, code.co_filename, "exec", dont_inherit=True)
+    stub = next(c for c in module.co_consts if isinstance(c, types.CodeType))
+    return stub.replace(co_firstlineno=code.co_firstlineno)
