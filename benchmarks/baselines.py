@@ -6,7 +6,7 @@ All formulas are (q, k, tables) -> (q, k), with q and k (batch, heads, seqlen, h
 from functools import cache, partial
 
 import torch
-from cases import Step, Variant, forward_only, of_tensors
+from cases import NotOffered, Step, Variant, forward_only, of_tensors
 
 import rope_ext
 
@@ -124,9 +124,18 @@ def ours_without_table(case):
     return _in_place(case, inv_freq=rope_ext.angles.turns(case.tables.inv_freq.to(case.device)))
 
 
-def _in_place(case, *tables, **frequencies):
+def ours_rounding_products(case):
+    """The bits of eager code, with its tables of 16 bits."""
+    dtype = case.inputs[0].dtype
+    if dtype == torch.float32:
+        raise NotOffered("the same bits anyway")
+    cos, sin = (t.to(dtype) for t in (case.tables.cos, case.tables.sin))
+    return _in_place(case, cos, sin, rounding="eager")
+
+
+def _in_place(case, *tables, **options):
     x = case.fresh_inputs()
-    call = partial(rope_ext.apply_, x, *tables, **frequencies, **_options(case))
+    call = partial(rope_ext.apply_, x, *tables, **options, **_options(case))
     return Step(call, before=partial(refill, x, case.inputs))
 
 
@@ -153,6 +162,7 @@ VARIANTS = [
     Variant("rope_ext out=", "out=", forward_only(ours_out), 1, ours=True),
     Variant("rope_ext in place", "in place", forward_only(ours_in_place), 1, ours=True),
     Variant("rope_ext without table", "in place", forward_only(ours_without_table), 1, ours=True),
+    Variant("rope_ext eager bits", "in place", forward_only(ours_rounding_products), 3, ours=True),
     Variant("eager", "functional", of_tensors(eager_half), 3, "half"),
     Variant("eager", "functional", of_tensors(eager_interleaved), 3, "interleaved"),
     Variant("torch.compile", "functional", of_tensors(compiled_half), 3, "half"),

@@ -227,6 +227,14 @@ MISTAKES = [
         call("x", cos=torch.ones(2, 5, 4, 4)),
         "cos must have 1 head or the 3 heads of x on the heads axis, got shape (2, 5, 4, 4)",
     ),
+    (V, call(rounding="twice"), "rounding must be 'once' or 'eager', got 'twice'"),
+    (V, call(rounding=None), "rounding must be 'once' or 'eager', got None"),
+    (TypeError, call(out_interleaved=1), "out_interleaved must be True, False or None, got 1"),
+    (
+        V,
+        lambda: rope_ext.apply(T["x"], T["cos"], T["sin"], out_interleaved=True, out=T["x"]),
+        "out_interleaved must be the pairing of x where x is written, got True",
+    ),
 ]
 # Values of positions, offset and cu_seqlens are looked at on the CPU only; on a GPU: test_cuda_positions.py.
 ROWS_OUTSIDE = [
