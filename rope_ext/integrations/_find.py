@@ -8,6 +8,7 @@ import inspect
 import re
 import sys
 import types
+import weakref
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -26,7 +27,8 @@ class Candidate:
     """A function that looks rotary.
 
     original: what is called (`callable_of`), with `function` behind it. fingerprint: of its source, or None.
-    names: the (namespace, name) that hold it; a namespace is the dict of a module, or a class.
+    names: the (namespace, name) that hold it; a namespace is the dict of a module, a class, or a weak reference to a
+        submodule.
     outer: instead of names, the function that defines it each time it is called.
     uses: number of submodules that reach it.
     """
@@ -41,7 +43,8 @@ class Candidate:
 
     @property
     def key(self):
-        return id(self.function.__code__)
+        """The same while the function exists: what is inside another is made anew each time."""
+        return id(self.function if self.outer is None else self.function.__code__)
 
 
 def candidates(model, known):
@@ -49,12 +52,16 @@ def candidates(model, known):
 
     known: fingerprints of functions that will not be looked into: what only they call is no candidate.
     """
-    kinds = Counter(type(m) for m in model.modules())
-    kinds += Counter(type(v) for m in model.modules() for v in vars(m).values() if _takes_part(v))
+    modules = list(model.modules())
+    helpers = [v for m in modules for v in vars(m).values() if _takes_part(v)]
+    kinds = Counter(map(type, (*modules, *helpers)))
     walk = Walk({_package(c) for kind in kinds for c in kind.__mro__} - _OUTSIDE, known)
     for kind, count in kinds.items():
         for key in walk.of_class(kind):
             walk.found[key].uses += count
+    for module in modules:
+        for key in walk.of_attributes(module):
+            walk.found[key].uses += 1
     return list(walk.found.values())
 
 
@@ -104,6 +111,13 @@ class Walk:
                     self.visit(value.fget if isinstance(value, property) else value, (base, name), reached, seen)
         return reached
 
+    def of_attributes(self, module):
+        """The same of the functions that a module has as attributes."""
+        reached, seen = set(), set()
+        for name, value in list(vars(module).items()):
+            self.visit(value, (weakref.ref(module), name), reached, seen)
+        return reached
+
     def visit(self, value, place, reached, seen):
         """Adds what a name holds, and what that calls, to `found`, and their keys to `reached`."""
         function = function_of(value)
@@ -120,14 +134,14 @@ class Walk:
             self.visit(inside, None, reached, seen)
         if package_of(function) in self.packages:
             for inner in codes_inside(code_of(function)):
-                if looks_rotary(inner) and not inner.co_freevars:
+                if looks_rotary(inner) and inner.co_name.isidentifier() and not inner.co_freevars:
                     self._nested(function, inner, reached)
             for called, name in self._names(function):
                 self.visit(called, name, reached, seen)
 
     def _candidate(self, value, function, place, reached):
         """True if the function is known, and so needs no look inside."""
-        key = id(function.__code__)
+        key = id(function)
         if key not in self.found:
             if place is None or not looks_rotary(function.__code__):
                 return False
@@ -184,7 +198,8 @@ def _imports(code):
 
 def _takes_part(value):
     """True for objects that take part in a forward without being modules, such as diffusers' attention processors."""
-    return not isinstance(value, (nn.Module, type, types.ModuleType)) and _package(type(value)) not in _OUTSIDE
+    plain = (nn.Module, type, types.FunctionType)
+    return callable(value) and not isinstance(value, plain) and _package(type(value)) not in _OUTSIDE
 
 
 def _filled(cell):

@@ -30,7 +30,7 @@ def fingerprint(function):
 def callable_of(value):
     """What is called where a namespace holds value, before `patch` put something there."""
     value = value.__func__ if isinstance(value, (staticmethod, classmethod)) else value
-    return getattr(value, "_rope_ext_original", value)
+    return vars(value).get("_rope_ext_original", value) if isinstance(value, types.FunctionType) else value
 
 
 def function_of(value):

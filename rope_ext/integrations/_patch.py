@@ -186,7 +186,7 @@ def _replace(candidate, dialect, rounding):
         if candidate.outer is not None:
             put_inside(candidate.outer, candidate.function.__code__, there.function)
     for namespace, name in candidate.names:
-        held = _held(namespace, name)
+        held = _names(namespace).get(name)
         if callable_of(held) is candidate.original and _called(held) is not there.function:
             wrap = type(held) if isinstance(held, (staticmethod, classmethod)) else lambda function: function
             _put(namespace, name, wrap(there.function))
@@ -197,14 +197,17 @@ def _replace(candidate, dialect, rounding):
 
 def _restore(there):
     for namespace, name, held in there.names:
-        if _called(_held(namespace, name)) is there.function:  # what others have put there since stays
+        if _called(_names(namespace).get(name)) is there.function:  # what others have put there since stays
             _put(namespace, name, held)
     if there.candidate.outer is not None:
         put_inside(there.candidate.outer, there.candidate.function.__code__, None)
 
 
-def _held(namespace, name):
-    return (vars(namespace) if isinstance(namespace, type) else namespace).get(name)
+def _names(namespace):
+    """The dict of a namespace; none for a submodule that is gone."""
+    if isinstance(namespace, weakref.ref):
+        namespace = namespace()
+    return namespace if isinstance(namespace, dict) else {} if namespace is None else vars(namespace)
 
 
 def _called(held):
@@ -215,7 +218,7 @@ def _put(namespace, name, value):
     if isinstance(namespace, type):
         setattr(namespace, name, value)
     else:
-        namespace[name] = value
+        _names(namespace)[name] = value
 
 
 def _adapted(adapter, original, rounding):
@@ -224,7 +227,7 @@ def _adapted(adapter, original, rounding):
 
     @functools.wraps(function_of(original))
     def replacement(*args, **kwargs):
-        for t in args:
+        for t in (*args, *kwargs.values()):
             if isinstance(t, torch.Tensor) and not (
                 t.device.type in devices
                 and (t.dtype in _DTYPES or not t.dtype.is_floating_point)
@@ -233,7 +236,7 @@ def _adapted(adapter, original, rounding):
                 return original(*args, **kwargs)
         try:
             return adapter(original, rounding, *args, **kwargs)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, NotImplementedError) as error:
             if not str(error).startswith("rope_ext: "):
                 raise
         return original(*args, **kwargs)  # shapes and dtypes that apply does not take, or an error in its words

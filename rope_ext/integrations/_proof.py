@@ -5,14 +5,14 @@ import functools
 import torch
 from torch.utils._pytree import tree_flatten, tree_map_only
 
-_proofs = {}  # (key of the candidate, dialect) -> code object that the key is the id of, difference or None
+_proofs = {}  # (key of a candidate, dialect) -> what the key is the id of, so that it stays; difference or None
 
 
 def proof(candidate, dialect):
     """None if a function and the adapter of a dialect agree on all examples, else the first difference, in words."""
     key = candidate.key, dialect.name
     if key not in _proofs:
-        _proofs[key] = candidate.function.__code__, _difference(candidate, dialect)
+        _proofs[key] = candidate.function, _difference(candidate, dialect)
     return _proofs[key][1]
 
 
