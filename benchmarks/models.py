@@ -28,52 +28,78 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def measure(model_type, gradients=True):
-    """What becomes of one type: a record for the JSON file, see `page`."""
+    """What becomes of one type: a record for the JSON file, see `models_page.py`."""
     import zoo
 
-    record, start = {"type": model_type, "status": "compared"}, time.perf_counter()
+    record, start = {"type": model_type}, time.perf_counter()
     try:
         for name, dtype in DTYPES.items():
-            model = zoo.build(model_type, dtype)
-            record["class"] = type(model).__name__
-            record[name] = _compare(model_type, model, dtype, record, gradients and name == "fp32")
-            if record["status"] != "compared":
+            try:
+                found = _compare(model_type, dtype, record, gradients and name == "fp32")
+            except (RuntimeError, TypeError, NotImplementedError) as error:
+                if name == "fp32":
+                    raise
+                found = {"error": in_words(error)}  # eager code that has no bfloat16
+            if found is None:
                 break
+            record[name] = found
+    except (zoo.NoModel, ImportError) as error:
+        record.update(status="no model", error=zoo.why(error))
     except Exception as error:  # of the eager model: it could not be built or does not run
-        record["status"] = "no model" if isinstance(error, (zoo.NoModel, ImportError)) else "not run"
-        record["error"] = f"{type(error).__name__}: {error}".splitlines()[0][:200] if record["status"] == "not run" else zoo.why(error)
+        record.update(status="not run", error=in_words(error))
     record["seconds"] = round(time.perf_counter() - start, 2)
     return record
 
 
-def _compare(model_type, model, dtype, record, gradients):
-    """Runs model eager, eager and patched. Returns {"equal", "largest", "finite"} of the forward, and "gradients"."""
+def in_words(error):
+    return f"{type(error).__name__}: {error}".replace("\n", " ")[:160]
+
+
+def _compare(model_type, dtype, record, gradients):
+    """Runs a model eager, eager again and patched. Adds to the record what was replaced and how often it was called.
+
+    Returns {"equal", "largest", "finite"} of the forward, and "gradients"; None where there is nothing to compare.
+    """
     import rope_ext
+    import zoo
     import zoo_inputs
 
+    model = zoo.build(model_type, dtype)
+    record["class"] = type(model).__name__
+    with rope_ext.patched(model) as report:
+        record["replaced"] = [[e.name, e.dialect, e.uses] for e in report.replaced]
+        record["left alone"] = [[e.name, e.reason] for e in report.left_alone]
+    if not report.replaced and not report.left_alone:
+        record["status"] = "nothing rotates"
+        return None
+    rounding = "eager"
+    if not report.replaced:
+        rounding = "once"  # which replaces what is equal but for a rounding
+        with rope_ext.patched(model, rounding) as report:
+            record["once"] = [[e.name, e.dialect, e.uses] for e in report.replaced]
     arguments = zoo_inputs.inputs(model_type, model, dtype)
     eager, again = _forward(model, arguments), _forward(model, arguments)
-    grads = _gradients(model, arguments) if gradients else None
     if _difference(eager, again) is not None:
         record["status"] = "not deterministic"
         return None
-    with rope_ext.patched(model) as report, _Launches() as launches, _calls(report) as calls:
-        try:
-            ours = _forward(model, arguments)
-        except Exception as error:
-            ours = None
-            record["error"] = f"patched, {dtype}: {type(error).__name__}: {error}"[:300]
-        record["replaced"] = [[e.name, e.dialect, e.uses] for e in report.replaced]
-        record["left alone"] = [[e.name, e.reason] for e in report.left_alone]
-    record.update(calls=calls[0], eager_calls=calls[1], launches=launches.count)
-    if not report.replaced:
-        record["status"] = "left alone" if report.left_alone else "nothing rotates"
-    found = _verdict(_difference(eager, ours))
-    found["finite"] = all(t.isfinite().all().item() for t in eager if t.is_floating_point())
-    if grads is not None and report.replaced:
-        with rope_ext.patched(model):
-            found["gradients"] = _verdict(_difference(grads, _gradients(model, arguments), relative=True))
-            found["gradients"]["count"] = len(grads)
+    wanted = _gradients(model, arguments) if gradients else {}
+    try:
+        with rope_ext.patched(model, rounding):
+            with _Launches() as launches, _calls() as calls:
+                ours = _forward(model, arguments)
+            found = _verdict(_difference(eager, ours))
+            if gradients:
+                grads = _gradients(model, arguments)
+                found["gradients"] = _verdict(_difference(wanted.values(), grads.values(), relative=True))
+                found["gradients"]["differ"] = [name for name in wanted if not _same_bits(wanted[name], grads[name])]
+                with _Launches(disturb=1.01):
+                    found["noticed"] = _difference(eager, _forward(model, arguments)) is not None
+    except Exception as error:  # where eager code has none
+        record["status"] = "patched"
+        return {"equal": False, "largest": float("inf"), "error": in_words(error)}
+    found["finite"] = all(bool(t.isfinite().all()) for t in eager if t.is_floating_point())
+    found.update(calls=calls[0], went_on=calls[1], launches=launches.count)
+    record["status"] = "not called" if calls[0] == 0 else "patched" if rounding == "eager" else "once"
     return found
 
 
@@ -88,15 +114,14 @@ def _forward(model, arguments):
 
 
 def _gradients(model, arguments):
-    """Gradients of all parameters for random gradients of all results; None where nothing is differentiable."""
+    """{name: gradient} of all parameters, for random gradients of all results; empty where nothing has one."""
     torch.manual_seed(2)
     model.zero_grad()
     results = [t for t in tensors(model(**arguments)) if t.requires_grad]
-    if not results:
-        return None
-    torch.manual_seed(3)
-    torch.autograd.backward(results, [torch.randn_like(t) for t in results])
-    return [p.grad.clone() for p in model.parameters() if p.grad is not None]
+    if results:
+        torch.manual_seed(3)
+        torch.autograd.backward(results, [torch.randn_like(t) for t in results])
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
 def tensors(value, seen=None):
@@ -114,7 +139,7 @@ def tensors(value, seen=None):
 
 def _difference(wanted, got, relative=False):
     """None where all bits are equal (NaN is NaN), else the largest difference; relative: to each tensor's largest."""
-    if got is None or [(t.shape, t.dtype) for t in wanted] != [(t.shape, t.dtype) for t in got]:
+    if [(t.shape, t.dtype) for t in wanted] != [(t.shape, t.dtype) for t in got]:
         return float("inf")
     worst = None
     for a, b in zip(wanted, got):
@@ -135,17 +160,22 @@ def _same_bits(a, b):
 
 
 class _Launches(TorchDispatchMode):
-    """Counts ops of rope_ext."""
+    """Counts ops of rope_ext. disturb: a factor on their results, which a model that depends on them must notice."""
 
-    count = 0
+    def __init__(self, disturb=None):
+        super().__init__()
+        self.count, self.disturb = 0, disturb
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.count += func.namespace == "rope_ext"
-        return func(*args, **(kwargs or {}))
+        results = func(*args, **(kwargs or {}))
+        if func.namespace != "rope_ext":
+            return results
+        self.count += 1
+        return results if self.disturb is None else [t * self.disturb for t in results]
 
 
 @contextlib.contextmanager
-def _calls(report):
+def _calls():
     """[calls of replaced functions, how many of them went on to the original]"""
     from rope_ext.integrations import _patch
 

@@ -21,6 +21,8 @@ LARGEST = 100_000_000  # parameters
 HIDDEN, HEADS, HEAD_DIM, VOCAB = 128, 4, 32, 256
 # What a field of a configuration becomes, by its name; the first pattern that matches counts.
 SIZES = [
+    (r"num_filters|upsample_initial_channel|mamba_num_heads|base_channels", 32),
+    (r"mamba_chunk_size|chunk_size", 16),
     (r"num_hidden_layers|n_layers?|num_layers|depth|.*encoder_layers|.*decoder_layers|.*num_layers|.*_num_hidden_layers", 2),
     (r"qk_rope_head_dim|rotary_dim", 16),
     (r"qk_head_dim|head_dim|.*_head_dim|attention_head_dim|kv_channels|d_head|linear_head_dim", HEAD_DIM),
