@@ -82,8 +82,8 @@ def apply(
         (axes, heads or 1, pairs), and then positions may be (axes, batch or 1, seqlen) and the angle is the sum over
         axes (see frequencies.per_axis). Or what `angles.turns` made of it, which saves that work at each call.
     attention_scaling: factor on the cos and sin of inv_freq (tables hold it already).
-    rounding: "once", or "eager": each product is rounded to 16 bits before the sum, where x and cos are both of 16
-        bits, as eager PyTorch does in x * cos + rotate_half(x) * sin, so that result and gradient of x have its bits.
+    rounding: "once", or "eager": where x and cos are both of 16 bits each product is rounded to them before the sum, in
+        the gradient of x also where only x is: the bits of (x * cos + rotate_half(x) * sin).to(x.dtype) in PyTorch.
     out_interleaved: pairing of the result where it is not that of x. DeepSeek-V3 reads (2i, 2i + 1) and writes
         (i, i + rotary_dim / 2): interleaved=True, out_interleaved=False. An entry of cos per channel is in the order of
         the result.

@@ -214,7 +214,7 @@ def _apply(
     batch, seqlen, _, head_dim = x4.shape
     end = head_dim if rotary_dim is None else rotary_offset + rotary_dim
     arithmetic = torch.float64 if x.dtype == torch.float64 else torch.float32
-    products = x.dtype if rounding == "eager" and cos.dtype == x.dtype else arithmetic
+    products = x.dtype if rounding == "eager" and (cos.dtype == x.dtype or transposed) else arithmetic
     cos, sin = cos.to(arithmetic), sin.to(arithmetic)
     if cos.dim() == 2:
         rows = table_rows(batch, seqlen, positions, offset, cu_seqlens, cos.device)

@@ -111,23 +111,27 @@ def test_gradient_of_x_equals_the_reference_bitwise(dtype, pairings):
             assert_same_bits(got, reference.apply(g, cos, sin, **options))
 
 
+@pytest.mark.parametrize("table", ["dtype of x", "float32"])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_eager_rounding_has_the_bits_of_eager_code(dtype):
+def test_eager_rounding_has_the_bits_of_eager_code(dtype, table):
     """Of results and gradients, and whether or not something is recorded for the tables."""
     x = random((2, 5, 3, 64), dtype).requires_grad_()
-    cos, sin, g = random((5, 64), dtype, 1), random((5, 64), dtype, 2), random(x.shape, dtype, 3)
+    table = dtype if table == "dtype of x" or dtype == F64 else torch.float32
+    cos, sin, g = random((5, 64), table, 1), random((5, 64), table, 2), random(x.shape, dtype, 3)
 
     def eager(x):
         first, second = x.chunk(2, dim=-1)
-        return x * cos[:, None] + torch.cat((-second, first), dim=-1) * sin[:, None]
+        return (x * cos[:, None] + torch.cat((-second, first), dim=-1) * sin[:, None]).to(dtype)
 
     wanted = eager(x)
     got = rope_ext.apply(x, cos, sin, rounding="eager")
     assert_same_bits(got, wanted)
-    assert_same_bits(torch.autograd.grad(got, x, g), torch.autograd.grad(wanted, x, g))
+    assert_same_bits(*(torch.autograd.grad(y, x, g, retain_graph=True) for y in (got, wanted)))
     assert_same_bits(rope_ext.apply(x, cos.requires_grad_(), sin, rounding="eager"), wanted)
     if dtype in (torch.bfloat16, torch.float16):  # the test could not fail otherwise
-        assert not torch.equal(rope_ext.apply(x, cos, sin), wanted)
+        once = rope_ext.apply(x, cos, sin)
+        assert torch.equal(once, wanted) == (table != dtype)
+        assert not torch.equal(*(torch.autograd.grad(y, x, g, retain_graph=True)[0] for y in (once, got)))
 
 
 @pytest.mark.parametrize("table_dtype", [torch.float32, torch.bfloat16])

@@ -366,11 +366,12 @@ def test_a_model_that_is_gone_is_not_held(remote):
     before = places(blocks)
     for kind in ("Attribute", "Nested"):
         model = getattr(blocks, kind)()
-        gone = weakref.ref(model)
+        model.weight = torch.nn.Parameter(torch.zeros(1))
+        gone = weakref.ref(model), weakref.ref(model.weight)
         rope_ext.patch(model)
         del model
         gc.collect()
-        assert gone() is None
+        assert [there() for there in gone] == [None, None]
     with rope_ext.patched(blocks.Static()):  # the next call puts back what the model had replaced
         pass
     assert unchanged(before, places(blocks))
@@ -409,11 +410,16 @@ def test_threads_may_patch_and_call_at_once(remote):
             failures.append(error)
 
     threads = [threading.Thread(target=work, args=(i % len(models),)) for i in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not failures
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(120)
+    finally:
+        sys.setswitchinterval(interval)
+    assert not failures and not any(thread.is_alive() for thread in threads)
     assert unchanged(before, places(blocks))
 
 

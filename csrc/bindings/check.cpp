@@ -156,7 +156,8 @@ void check_tables(const Arguments& a, Params* p) {
   }
   p->table_dtype = dtype;
   p->per_channel = width == 2 * pairs;
-  p->round_products = a.round_products() && dtype == p->dtype && bytes_of(dtype) == 2;
+  // Of 16-bit x and a float32 table PyTorch makes float32 products, and gradients of x in 16 bits of each.
+  p->round_products = a.round_products() && bytes_of(p->dtype) == 2 && (dtype == p->dtype || a.transposed());
   p->negate_sin = a.inverse() != a.transposed();
   p->cos = table_of(a, *p, a.cos);
   p->sin = table_of(a, *p, a.sin);

@@ -51,7 +51,7 @@ struct Params {
   Table cos, sin;
   bool per_channel;     // one entry per channel in cos and sin, not one per pair
   bool negate_sin;      // turn by the negative angle
-  bool round_products;  // to dtype, before they are added; only of 16 bits, with tables of the same dtype
+  bool round_products;  // to dtype, of 16 bits, before they are added
   bool fresh;           // pages of some x.out do not exist yet
   // 0: cos and sin are tables. Else they are the high and low part of a frequency in turns per position, in the type of
   // arithmetic, for each axis of the positions (row_stride) and each pair (pair_stride 1); angles.h makes cos and sin.

@@ -128,10 +128,9 @@ class Walk:
         if id(function) in seen:
             return
         seen.add(id(function))
-        wrapped = [function.__wrapped__] if hasattr(function, "__wrapped__") else []
-        closure = [c.cell_contents for c in function.__closure__ or () if _filled(c)]
-        for inside in wrapped + closure:
-            self.visit(inside, None, reached, seen)
+        for cell in function.__closure__ or ():  # of a decorator
+            if _filled(cell):
+                self.visit(cell.cell_contents, None, reached, seen)
         if package_of(function) in self.packages:
             for inner in codes_inside(code_of(function)):
                 if looks_rotary(inner) and inner.co_name.isidentifier() and not inner.co_freevars:
