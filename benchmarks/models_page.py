@@ -1,29 +1,29 @@
 """docs/models.md from the records of `models.py`."""
 
-from collections import Counter
 from importlib.metadata import version
 
 HEAD = """# transformers on rope_ext, model by model
 
-Made by `python benchmarks/models.py --out docs/models.md` and nothing else. transformers {transformers}, torch {torch}, CPU, one thread
-per process; {seconds:.0f} seconds of computing.
+Made by `python benchmarks/models.py --out docs/models.md` and nothing else. transformers {transformers}, torch {torch},
+CPU, one thread per process; {seconds:.0f} seconds of computing.
 
 Each type of model is built small, with random weights, and run on the same input eager, eager again and inside
 `with rope_ext.patched(model)`. All tensors that a forward returns, caches too, must have the same bits, in float32 and in
-bfloat16. Then a backward in float32, from random gradients of all results: gradients of all parameters are compared. Last, the
-results of rope_ext are changed by 1 %, which the results of the model must show: equal bits are no accident of the input.
+bfloat16. Then a backward in float32, from random gradients of all results: the gradients of all parameters are compared.
+Last, the results of rope_ext are changed by 1 %, which the results of the model must show, so that equal bits are no
+accident of the input.
 """
 GROUPS = {
     "patched": ("Patched", ""),
     "once": (
         'Left alone, replaced with `rounding="once"`',
-        "These multiply complex numbers, which torch rounds in one way or another by shape and strides, so equal bits cannot be\n"
-        "promised; what `rope_ext.patched(model, rounding=\"once\")` gives here is compared instead.",
+        "These multiply complex numbers, which torch rounds in one way or another by shape and strides, so equal bits\n"
+        'cannot be promised. Compared here is what `rope_ext.patched(model, rounding="once")` gives.',
     ),
     "not called": (
         "Not called",
-        "A function was replaced, but this input does not reach it: it belongs to another part (vision, audio), or to a class that\n"
-        "the small model does not use.",
+        "A function was replaced, but this input does not reach it: it belongs to another part (vision, audio), or to a\n"
+        "class that the small model does not use.",
     ),
     "not deterministic": ("Not deterministic", "Eager twice gives different bits."),
     "nothing rotates": ("Nothing rotates", "No function that rotates is within reach of the classes of these models."),
@@ -62,7 +62,11 @@ def _counts(records, groups):
     functions = {(name, dialect) for r in patched for name, dialect, _ in r["replaced"]}
     rows = [
         ("types whose modeling file speaks of rotary embeddings", len(records)),
-        *((f"{title.lower()}", len(groups[name])) for name, (title, _) in GROUPS.items() if name not in ("patched", "once")),
+        *(
+            (f"{title.lower()}", len(groups[name]))
+            for name, (title, _) in GROUPS.items()
+            if name not in ("patched", "once")
+        ),
         ("**tried**: built, run, and rotating", len(tried)),
         ("**patched**", len(patched)),
         ("left alone (what they get with rounding=once: below)", len(groups["once"])),
@@ -75,8 +79,14 @@ def _counts(records, groups):
         ("results notice that those of rope_ext are changed", sum(r["fp32"].get("noticed", False) for r in patched)),
         ("with a backward", len(graded)),
         ("gradients of all parameters bit-equal", len(graded) - len(others)),
-        ("... only those of the norms of q and k not (sums over tokens, in another order)", sum(map(_norms, others))),
-        ("largest difference, relative to the largest gradient of the parameter", _number(max([0.0] + [g["largest"] for g in others]))),
+        (
+            "... only those of the norms of q and k not (sums over tokens, in another order)",
+            sum(map(only_norms, others)),
+        ),
+        (
+            "largest difference, relative to the largest gradient of the parameter",
+            _number(max([0.0] + [g["largest"] for g in others])),
+        ),
         ("functions replaced", len(functions)),
         ("dialects", len({dialect for _, dialect in functions})),
         ("calls of replaced functions in these forwards", sum(run["calls"] for run in runs)),
@@ -85,16 +95,30 @@ def _counts(records, groups):
     return "\n".join(["| | |", "|---|---:|", *(f"| {what} | {count} |" for what, count in rows)]) + "\n"
 
 
-def _norms(gradients):
-    return all(name.split(".")[-2].endswith(("norm", "layernorm")) for name in gradients["differ"])
+def only_norms(gradients):
+    """Whether only weights of norms differ: sums over tokens, which eager code has in another order in memory."""
+    return all(name.endswith("norm.weight") for name in gradients["differ"])
 
 
 def _compared(records):
-    lines = ["| type | class | replaced | float32 | bfloat16 | gradients | left alone |", "|---|---|---|---|---|---|---|"]
+    lines = [
+        "| type | class | replaced | float32 | bfloat16 | gradients | left alone |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for r in records:
-        replaced = "; ".join(f"{_short(name)} ({dialect.partition('.')[2]})" for name, dialect, _ in r.get("once") or r["replaced"])
+        replaced = "; ".join(
+            f"{_short(name)} ({dialect.partition('.')[2]})" for name, dialect, _ in r.get("once") or r["replaced"]
+        )
         alone = "; ".join(_short(name) for name, _ in r["left alone"])
-        cells = [r["type"], r["class"], replaced, _forward(r["fp32"]), _forward(r["bf16"]), _gradients(r["fp32"]), alone]
+        cells = [
+            r["type"],
+            r["class"],
+            replaced,
+            _forward(r["fp32"]),
+            _forward(r["bf16"]),
+            _gradients(r["fp32"]),
+            alone,
+        ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -103,7 +127,11 @@ def _forward(found):
     if "equal" not in found:
         return "eager fails"
     text = "equal" if found["equal"] else found.get("error") or _number(found["largest"])
-    return text + ("" if found.get("finite", True) else ", not finite") + ("" if found.get("noticed", True) else ", not noticed")
+    return (
+        text
+        + ("" if found.get("finite", True) else ", not finite")
+        + ("" if found.get("noticed", True) else ", not noticed")
+    )
 
 
 def _gradients(found):
@@ -118,7 +146,9 @@ def _named(records):
     """A list of types, or a table where something is to be said of each."""
     if not any("error" in r for r in records):
         return ", ".join(r["type"] for r in records)
-    return "\n".join(["| type | why |", "|---|---|", *(f"| {r['type']} | {r['error'].replace('|', '/')} |" for r in records)])
+    return "\n".join(
+        ["| type | why |", "|---|---|", *(f"| {r['type']} | {r['error'].replace('|', '/')} |" for r in records)]
+    )
 
 
 def _short(name):
