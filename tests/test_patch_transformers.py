@@ -78,12 +78,7 @@ def test_models_compute_the_same_bits(name):
         with rope_ext.patched(model) as report:
             assert report.replaced and all(e.uses == 2 for e in report.replaced) and not report.left_alone
             result = run()
-        assert torch.equal(result[0], expected[0])
-        if dtype == torch.float32 or name not in ("Olmo2", "Cohere", "GPTJ", "RoFormer"):
-            assert all(map(torch.equal, result, expected))
-        else:  # eager code rounds each term of a gradient where tables are float32
-            for a, b in zip(result, expected):
-                assert (a - b).abs().max() <= 0.02 * b.abs().max()
+        assert all(map(torch.equal, result, expected))
 
 
 def found(entry):
@@ -116,15 +111,17 @@ def test_every_known_function_is_its_dialect(key):
 @pytest.mark.skipif(not INSTALLED, reason="_known.json is of transformers 5.23.0")
 @pytest.mark.parametrize("key", KNOWN)
 def test_gradients_of_every_known_function(key):
-    """Of the states: bit-equal in float32. In 16 bits eager code may round each of the two terms of a gradient."""
+    """Bit-equal; but where the result is float32 of states of 16 bits, eager code rounds each term, and here the sum."""
     function, dialect = found(KNOWN[key]), _patch.dialects()[KNOWN[key]["dialect"]]
     for dtype in (torch.float32, torch.bfloat16):
         for args, kwargs in dialect.examples(2, dtype):
+            outputs = tree_flatten(function(*args, **kwargs))[0]
             expected, result = (
                 grad(f, args, kwargs, states(function))
                 for f in (function, lambda *a, **k: dialect.adapter(refuses, "eager", *a, **k))
             )
-            if dtype == torch.float32 and dialect.bound is None:
+            rounded = dtype != torch.float32 and any(t is not None and t.dtype == torch.float32 for t in outputs)
+            if dialect.bound is None and not rounded:
                 assert torch.equal(result, expected)
             else:
                 error = (result.float() - expected.float()).abs().max()

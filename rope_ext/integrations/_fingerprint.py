@@ -39,6 +39,7 @@ def function_of(value):
     if hasattr(type(value), "kernel_layer_name"):  # the decorator use_kernel_forward_from_hub makes a module of it
         cells = getattr(type(value).forward, "__closure__", None) or ()
         value = next((c.cell_contents for c in cells if isinstance(c.cell_contents, types.FunctionType)), None)
+    value = getattr(value, "_torchdynamo_inline", value)  # what torch.jit.script has made a ScriptFunction of
     return value if isinstance(value, types.FunctionType) else None
 
 
@@ -69,22 +70,25 @@ def _sources(function, found):
     tree = definition(function.__code__)
     if tree is None:
         return None
-    found[function.__name__] = _text(tree)
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Name):
-            called = function_of(function.__globals__.get(node.id))
-            if called is not None and called.__name__ not in found and package_of(called) == package_of(function):
-                _sources(called, found)
+    names = set()
+    found[function.__name__] = _text(tree, names)
+    for name in sorted(names):
+        called = function_of(function.__globals__.get(name))
+        if called is not None and called.__name__ not in found and package_of(called) == package_of(function):
+            _sources(called, found)
     return found
 
 
-def _text(node):
+def _text(node, names):
+    """The canonical text of a syntax tree. Adds the names that it reads to names."""
     if isinstance(node, list):
-        return "[" + ",".join(map(_text, node)) + "]"
+        return "[" + ",".join(_text(part, names) for part in node) + "]"
     if not isinstance(node, ast.AST):
         return repr(node)
     if isinstance(node, ast.AnnAssign) and node.value is not None:
         node = ast.Assign(targets=[node.target], value=node.value)
+    if isinstance(node, ast.Name):
+        names.add(node.id)
     fields = {name: value for name, value in ast.iter_fields(node) if name not in _IGNORED_FIELDS}
     if isinstance(node, ast.FunctionDef):
         first = node.body[0]
@@ -92,7 +96,7 @@ def _text(node):
             fields["body"] = node.body[1:]
         fields["decorators"] = [d for d in node.decorator_list if _decorator(d) not in _TRANSPARENT]
     # Fields that are None or empty came with later versions of Python.
-    shown = (f"{name}={_text(value)}" for name, value in fields.items() if value is not None and value != [])
+    shown = (f"{name}={_text(value, names)}" for name, value in fields.items() if value is not None and value != [])
     return f"{type(node).__name__}({','.join(shown)})"
 
 

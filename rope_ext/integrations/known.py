@@ -13,12 +13,14 @@ import warnings
 
 from . import _find, _patch, _proof
 
+_UNUSED = (".modular_", ".exporters.")  # transformers: what modeling_*.py is generated from; patches for other tools
+
 
 def modules(library):
     """The modules of a library, imported; those that cannot be (a dependency is missing) are left out."""
     root = importlib.import_module(library)
     for info in _progress(list(pkgutil.walk_packages(root.__path__, library + ".", onerror=lambda name: None))):
-        if ".modular_" in info.name:  # transformers: what modeling_*.py is generated from
+        if any(part in info.name for part in _UNUSED):
             continue
         try:
             with warnings.catch_warnings():
@@ -44,10 +46,14 @@ def functions(library):
 
 
 def recognised(candidate):
-    """The dialects that a function equals. Only those are tried whose adapter takes the same calls."""
+    """The dialects that a function equals, those first that have its gradients too.
+
+    Only those are tried whose adapter takes the same calls.
+    """
     calls = _calls(candidate.function)
     alike = (d for d in _patch.dialects().values() if _calls(d.adapter) in (calls, _ADDED + calls))
-    return [d for d in alike if _proof.proof(candidate, d) is None]
+    equal = [d for d in alike if _proof.proof(candidate, d) is None]
+    return equal if len(equal) < 2 else sorted(equal, key=lambda d: not _proof.same_gradients(candidate, d))
 
 
 _ADDED = [(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.empty) for name in ("original", "rounding")]

@@ -17,14 +17,19 @@ _LAYOUTS |= {(3, 2, 1): "shd", (3, 2, -2): "shd"}
 _SEQLEN = {"bhsd": 2, "bshd": 1, "shd": 0}
 
 
-def _turn(states, cos, sin, rounding, axis=None, *, result="promoted", partial=None, read="channels", **pairing):
+def _turn(
+    states, cos, sin, rounding, axis=None, *, result="promoted", partial=None, read="channels", joined=False, **pairing
+):
     """The states, a tuple of tensors, turned by cos and sin, which broadcast to them after unsqueeze(axis).
 
-    result: "promoted": of the dtype of x * cos. "kept": that, cast to the dtype of x. "float32": arithmetic in float32,
-        cast to the dtype of x.
+    result: "promoted": of the dtype of x * cos. "kept": that, cast to the dtype of x. "float32": x is cast to float32,
+        and the result back. "float32 terms": x is cast twice, for each product, so that a gradient of 16 bits is the
+        sum of two rounded ones.
     partial: "leading" or "trailing": the table may have fewer channels than x.
     read: "channels": a table has an entry per channel. "pairs": per pair. "half": per channel, of which the first half
         is read, one per pair.
+    joined: the result is a new tensor whose channels are neighbours in memory (torch.cat), also where those of x are
+        not. Implied by partial.
     pairing: interleaved, out_interleaved and inverse of `rope_ext.apply`.
 
     Raises ValueError, "rope_ext: ...", for what eager code refuses or does in another way.
@@ -35,9 +40,12 @@ def _turn(states, cos, sin, rounding, axis=None, *, result="promoted", partial=N
     rotary_dim = cos.shape[-1] * (1 if read == "channels" else 2)
     _need(rotary_dim == head_dim or (partial and rotary_dim < head_dim), "cos must be as wide as x")
     _need(all(t.dtype == dtype for t in states), "states must have one dtype")
-    if result == "float32":
+    if result.startswith("float32"):
         _need(torch.float64 not in (dtype, cos.dtype), "x and cos must not be float64 where arithmetic is float32")
         cos, sin = cos.float(), sin.float()
+        rounding = "once" if result == "float32" else rounding
+    if x.stride(-1) != 1 and (partial or joined):
+        states = tuple(t.contiguous() for t in states)
     keep = result != "promoted"
     options = {"rounding": rounding, **pairing}
     if rotary_dim != head_dim:
@@ -289,6 +297,8 @@ def _q_k_calls(*widths, position_ids=False):
             yield (*draw.q_k(), *draw.tables(1, 5, width)), {"unsqueeze_dim": 1}
             yield (draw.x(2, 3, 4, 8), draw.x(2, 3, 1, 8), *draw.tables(2, 3, width)), {"unsqueeze_dim": 2}
             yield (*draw.q_k(), *draw.tables(5, width)), {"unsqueeze_dim": 0}
+            strided = draw.x(2, 4, 8, 5).transpose(2, 3), draw.x(2, 2, 8, 5).transpose(2, 3)
+            yield (*strided, *draw.tables(2, 5, width)), {}
             if position_ids:
                 yield (*draw.q_k(), *draw.tables(2, 5, width), torch.arange(5)[None], 1), {}
 
@@ -425,7 +435,7 @@ def _complex_calls(*shape, heads):
     return examples
 
 
-_BEFORE_HALF = {"interleaved": True, "out_interleaved": False}
+_BEFORE_HALF = {"read": "half", "interleaved": True, "out_interleaved": False, "joined": True}
 
 # General ones first: python -m rope_ext.integrations.known takes the first that a function equals.
 DIALECTS = [
@@ -443,13 +453,16 @@ DIALECTS = [
         ("blt", _q_k(interleaved=True), _q_k_calls(8)),
         ("cohere", _q_k(result="float32", interleaved=True), _q_k_calls(8)),
         ("helium", _q_k(read="half", interleaved=True), _q_k_calls(8)),
-        ("ernie4_5", _q_k(result="float32", read="half", interleaved=True), _q_k_calls(8)),
-        ("gpt_oss", _q_k(read="pairs"), _q_k_calls(4)),
-        ("openai_privacy_filter", _q_k(read="pairs", interleaved=True), _q_k_calls(4)),
-        ("mistral_large4", _optional_k(True, read="half", **_BEFORE_HALF), _without_k(8, False)),
+        ("esm", _q_k(result="float32 terms"), _q_k_calls(8)),
+        ("ernie4_5", _q_k(result="float32 terms", read="half", interleaved=True), _q_k_calls(8)),
+        ("ernie4_5_vl", _q_k(result="float32 terms", interleaved=True), _q_k_calls(8)),
+        ("pe_audio", _q_k(read="half", interleaved=True, joined=True), _q_k_calls(8)),
+        ("gpt_oss", _q_k(read="pairs", joined=True), _q_k_calls(4)),
+        ("openai_privacy_filter", _q_k(read="pairs", interleaved=True, joined=True), _q_k_calls(4)),
+        ("mistral_large4", _optional_k(True, **_BEFORE_HALF), _without_k(8, False)),
         # f(q, k, cos, sin, position_ids=None, unsqueeze_dim=1)
         ("glmasr", _q_k_position_ids(partial="leading"), _q_k_calls(8, 4, position_ids=True)),
-        ("deepseek_v3", _q_k_position_ids(read="half", **_BEFORE_HALF), _q_k_calls(8, position_ids=True)),
+        ("deepseek_v3", _q_k_position_ids(**_BEFORE_HALF), _q_k_calls(8, position_ids=True)),
         # f(q, k, cos, sin)
         ("qwen2_vl_vision", _vision(axis=-2, result="float32"), _vision_calls(8)),
         ("inkling2_vision", _vision(axis=-2, result="float32", interleaved=True), _vision_calls(8)),
@@ -457,7 +470,7 @@ DIALECTS = [
         ("sam3", _vision(result="float32", interleaved=True), _sam3_calls),
         # f(x, cos, sin, unsqueeze_dim=1)
         ("gemma4", _x(), _x_calls(8)),
-        ("deepseek_v4", _x(result="float32", partial="trailing", read="pairs", interleaved=True), _x_calls(4, 2)),
+        ("deepseek_v4", _x(result="float32 terms", partial="trailing", read="pairs", interleaved=True), _x_calls(4, 2)),
         # others
         ("qwen4_exp", _optional_k(False, partial="leading"), _without_k(4, True)),
         ("dinov3", _after_prefix, _after_prefix_calls),
