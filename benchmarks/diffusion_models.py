@@ -19,6 +19,7 @@ import torch
 
 import rope_ext
 from rope_ext.compat import _broadcast
+from rope_ext.integrations import _turn
 
 PAGE = pathlib.Path(__file__).parents[1] / "docs" / "models_diffusers.md"
 DTYPES = (torch.float32, torch.bfloat16)
@@ -47,7 +48,7 @@ def rotations(skip=False):
         return x if skip else apply(x, *tables, **options)
 
     apply = _broadcast.apply
-    with mock.patch.object(_broadcast, "apply", rotate):
+    with mock.patch.object(_broadcast, "apply", rotate), mock.patch.object(_turn, "apply", rotate):
         yield counted
 
 
@@ -209,7 +210,7 @@ with random weights. `python benchmarks/diffusion_models.py` makes this page.
   *left alone*: functions that look rotary, and why.
 * *calls*: rotations in one forward, with `rounding="eager"` / `"once"`. In every model the result changes without them.
 * *forward*: "equal" is bit for bit, else the largest difference as a share of the largest value.
-* *gradients*: the same for the gradients of all parameters. Those of learned tables, and of weights before the rotation,
+* *gradients*: the same for the gradients of all parameters. Those of learned tables and of weights before the rotation
   are sums over tokens, which may be added in another order.
 * *once*: the forward with `rounding="once"`, against eager code.
 * "does not run": nor does it in eager code, in bfloat16 or on a CPU.

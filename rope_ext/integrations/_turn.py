@@ -6,9 +6,14 @@ import torch
 
 from .._library import build_info
 from ..compat._broadcast import rotate
+from ..ops import apply
 
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 _DEVICES = {"cpu", "meta"} | ({"cuda"} if build_info()["cuda"] else set())
+# Forms that `apply` takes as they are: axes of x, axes of the table, axis that the table gets -> layout.
+_LAYOUTS = {(4, 3, 1): "bhsd", (4, 3, 2): "bshd", (4, 3, -2): "bshd", (4, 2, 0): "bhsd", (4, 2, None): "bhsd"}
+_LAYOUTS |= {(3, 2, 1): "shd", (3, 2, -2): "shd"}
+_SEQLEN = {"bhsd": 2, "bshd": 1, "shd": 0}
 
 
 def adapter(read, bits=False):
@@ -29,36 +34,63 @@ def adapter(read, bits=False):
     return call
 
 
-def turn(x, cos, sin, rounding, *, least=None, keep_dtype=False, casts=2, per_pair=False, rotary_dim=None, **options):
+def turn(
+    x,
+    cos,
+    sin,
+    rounding,
+    *,
+    axis=None,
+    least=None,
+    keep_dtype=False,
+    casts=2,
+    per_pair=False,
+    rotary_dim=None,
+    **options,
+):
     """x or the tensors of a tuple x, rotated as eager code does it; None where `rope_ext.apply` cannot.
 
-    cos, sin broadcast to x on all axes but the last, which is rotary_dim wide, or half of that with per_pair.
+    cos, sin after unsqueeze(axis) broadcast to x on all axes but the last, which is rotary_dim wide, or half of that
+    with per_pair.
     Arithmetic and result have the dtype of x * cos, or of x.to(least) * cos; keep_dtype casts back to the dtype of x.
     casts: how often the original casts x to a wider dtype, with 1 a gradient of 16 bits is rounded once.
     rotary_dim: leading channels, the default is all. options: of `rope_ext.apply`.
     """
     tensors = x if isinstance(x, tuple) else (x,)
-    if not all(_can(t, cos, sin, rotary_dim, per_pair, least) for t in tensors):
-        return None
-    dtypes = [t.dtype for t in tensors]
-    if any(dtype != dtypes[0] for dtype in dtypes):
-        options |= {
-            "least": least,
-            "keep_dtype": keep_dtype,
-            "casts": casts,
-            "per_pair": per_pair,
-            "rotary_dim": rotary_dim,
-        }
-        return tuple(turn(t, cos, sin, rounding, **options) for t in x)
-    work = torch.promote_types(least or dtypes[0], cos.dtype)
-    cos, sin = cos.to(work), sin.to(work)
-    rounding = "once" if casts == 1 else rounding
-    if not (keep_dtype and work == torch.float32 and dtypes[0].itemsize == 2):  # that the kernel does, and rounds once
+    first, dtype = tensors[0], tensors[0].dtype
+    layout = _LAYOUTS.get((first.dim(), cos.dim(), axis))
+    if layout is not None and _fits(tensors, cos, layout, rotary_dim, per_pair, least):  # a third of the time
+        options["layout"] = layout
+    else:
+        layout = None
+        if axis is not None:
+            cos, sin = cos.unsqueeze(axis), sin.unsqueeze(axis)
+        if not all(_can(t, cos, sin, rotary_dim, per_pair, least) for t in tensors):
+            return None
+        if any(t.dtype != dtype for t in tensors):
+            how = {"least": least, "keep_dtype": keep_dtype, "casts": casts, "per_pair": per_pair}
+            return tuple(turn(t, cos, sin, rounding, rotary_dim=rotary_dim, **how, **options) for t in x)
+    work = dtype if least is None and cos.dtype == dtype else torch.promote_types(least or dtype, cos.dtype)
+    if cos.dtype != work:
+        cos, sin = cos.to(work), sin.to(work)
+    if dtype != work and not (keep_dtype and work == torch.float32 and dtype.itemsize == 2):  # that the kernel does
         tensors = tuple(t.to(work) for t in tensors)
-    y = rotate(tensors, cos, sin, rotary_dim=rotary_dim, rounding=rounding, **options)
-    if keep_dtype:
-        y = tuple(t.to(dtypes[0]) for t in y)
+    options |= {"rotary_dim": rotary_dim, "rounding": "once" if casts == 1 else rounding}
+    y = rotate(tensors, cos, sin, **options) if layout is None else apply(tensors, cos, sin, **options)
+    if keep_dtype and y[0].dtype != dtype:
+        y = tuple(t.to(dtype) for t in y)
     return y if isinstance(x, tuple) else y[0]
+
+
+def _fits(tensors, cos, layout, rotary_dim, per_pair, least):
+    """True where x and the table have the form that a layout of `apply` asks for; apply checks the rest."""
+    first, seqlen = tensors[0], _SEQLEN[layout]
+    width = first.shape[-1] if rotary_dim is None else rotary_dim
+    return (
+        cos.shape[-1] == (width // 2 if per_pair else width)
+        and not (least == torch.float32 and first.dtype == torch.float64)
+        and all(t.dim() == first.dim() and t.dtype == first.dtype and t.shape[seqlen] == cos.shape[-2] for t in tensors)
+    )
 
 
 def _can(x, cos, sin, rotary_dim, per_pair, least):

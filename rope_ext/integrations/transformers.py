@@ -3,18 +3,19 @@
 Most are one function with options: see `_turn`. Source of all: transformers/models/*/modeling_*.py.
 """
 
-import types
-
 import torch
 
-from ..compat._broadcast import rotate
-from ..ops import apply
+from . import _transformers_examples as examples
 from ._dialect import Dialect
+from ._turn import turn
 
-# Forms that `apply` takes as they are: axes of x, axes of the table, axis that the table gets -> layout.
-_LAYOUTS = {(4, 3, 1): "bhsd", (4, 3, 2): "bshd", (4, 3, -2): "bshd", (4, 2, 0): "bhsd", (4, 2, None): "bhsd"}
-_LAYOUTS |= {(3, 2, 1): "shd", (3, 2, -2): "shd"}
-_SEQLEN = {"bhsd": 2, "bshd": 1, "shd": 0}
+# What a result is -> options of `turn`.
+_RESULTS = {
+    "promoted": {},
+    "kept": {"keep_dtype": True},
+    "float32": {"keep_dtype": True, "least": torch.float32, "casts": 1},
+    "float32 terms": {"keep_dtype": True, "least": torch.float32, "casts": 2},
+}
 
 
 def _turn(
@@ -34,33 +35,22 @@ def _turn(
 
     Raises ValueError, "rope_ext: ...", for what eager code refuses or does in another way.
     """
-    x, dtype, head_dim = states[0], states[0].dtype, states[0].shape[-1]
+    x, head_dim = states[0], states[0].shape[-1]
     if read == "half":
         cos, sin = cos[..., : cos.shape[-1] // 2], sin[..., : sin.shape[-1] // 2]
     rotary_dim = cos.shape[-1] * (1 if read == "channels" else 2)
     _need(rotary_dim == head_dim or (partial and rotary_dim < head_dim), "cos must be as wide as x")
-    _need(all(t.dtype == dtype for t in states), "states must have one dtype")
-    if result.startswith("float32"):
-        _need(torch.float64 not in (dtype, cos.dtype), "x and cos must not be float64 where arithmetic is float32")
-        cos, sin = cos.float(), sin.float()
-        rounding = "once" if result == "float32" else rounding
-    if x.stride(-1) != 1 and (partial or joined):
+    _need(result == "promoted" or all(t.dtype == x.dtype for t in states), "states must have one dtype")
+    _need(cos.dtype != torch.float64 or not result.startswith("float32"), "cos must not be float64")
+    if (partial or joined) and any(t.stride(-1) != 1 for t in states):
         states = tuple(t.contiguous() for t in states)
-    keep = result != "promoted"
-    options = {"rounding": rounding, **pairing}
+    options = _RESULTS[result] | pairing
     if rotary_dim != head_dim:
         options["rotary_dim"] = rotary_dim
         options["rotary_offset"] = head_dim - rotary_dim if partial == "trailing" else 0
-    layout = _LAYOUTS.get((x.dim(), cos.dim(), axis))
-    if (
-        layout is not None
-        and (cos.dtype == dtype or (keep and cos.dtype == torch.float32 and dtype != torch.float64))
-        and all(t.dim() == x.dim() and t.shape[_SEQLEN[layout]] == cos.shape[-2] for t in states)
-    ):  # a third of the time
-        return apply(states, cos, sin, layout=layout, **options)
-    if axis is not None:
-        cos, sin = cos.unsqueeze(axis), sin.unsqueeze(axis)
-    return rotate(states, cos, sin, keep_dtype=keep, **options)
+    y = turn(states, cos, sin, rounding, axis=axis, per_pair=read != "channels", **options)
+    _need(y is not None, "cos must broadcast to x")
+    return y
 
 
 def _need(holds, rule):
@@ -254,187 +244,6 @@ def _fused(args, kwargs, y):
     )
 
 
-# ---- examples ----
-
-
-class _Draw:
-    """Random states of a dtype and tables of another. cos and sin are unrelated, and so are the entries of a pair: no
-    rotation, so that a function that reads another entry is told apart."""
-
-    def __init__(self, seed, dtype, table_dtype):
-        self.generator, self.dtype, self.table_dtype = torch.Generator().manual_seed(seed), dtype, table_dtype
-
-    def x(self, *shape):
-        return torch.randn(shape, generator=self.generator).to(self.dtype)
-
-    def table(self, *shape):
-        return torch.randn(shape, generator=self.generator).to(self.table_dtype)
-
-    def tables(self, *shape):
-        return self.table(*shape), self.table(*shape)
-
-    def q_k(self, seqlen=5, head_dim=8):
-        """As models have them: (batch, heads, seqlen, head_dim), heads behind tokens in memory, fewer of k."""
-        return self.x(2, seqlen, 4, head_dim).transpose(1, 2), self.x(2, seqlen, 2, head_dim).transpose(1, 2)
-
-
-def _examples(calls):
-    """`Dialect.examples` of calls(draw) -> [(args, kwargs), ...], for tables of each dtype."""
-
-    def examples(seed, dtype):
-        dtypes = dict.fromkeys((dtype, torch.float32, torch.bfloat16))
-        return [call for table_dtype in dtypes for call in calls(_Draw(seed, dtype, table_dtype))]
-
-    return examples
-
-
-def _q_k_calls(*widths, position_ids=False):
-    """f(q, k, cos, sin) with tables of these widths and all values of unsqueeze_dim; head_dim is 8."""
-
-    def calls(draw):
-        for width in widths:
-            yield (*draw.q_k(), *draw.tables(2, 5, width)), {}
-            yield (*draw.q_k(), *draw.tables(1, 5, width)), {"unsqueeze_dim": 1}
-            yield (draw.x(2, 3, 4, 8), draw.x(2, 3, 1, 8), *draw.tables(2, 3, width)), {"unsqueeze_dim": 2}
-            yield (*draw.q_k(), *draw.tables(5, width)), {"unsqueeze_dim": 0}
-            strided = draw.x(2, 4, 8, 5).transpose(2, 3), draw.x(2, 2, 8, 5).transpose(2, 3)
-            yield (*strided, *draw.tables(2, 5, width)), {}
-            if position_ids:
-                yield (*draw.q_k(), *draw.tables(2, 5, width), torch.arange(5)[None], 1), {}
-
-    return _examples(calls)
-
-
-def _without_k(width, by_name):
-    def calls(draw):
-        q, k = draw.q_k()
-        cos, sin = draw.tables(2, 5, width)
-        yield (q, None, cos, sin), {}
-        yield (q, k, cos, sin), {}
-        yield (q.transpose(1, 2), k.transpose(1, 2), cos, sin, 2), {}
-        if by_name:
-            yield (q,), {"cos": cos, "sin": sin}
-
-    return _examples(calls)
-
-
-def _x_calls(*widths):
-    def calls(draw):
-        for width in widths:
-            yield (draw.q_k()[0], *draw.tables(2, 5, width)), {}
-            yield (draw.x(2, 3, 4, 8), *draw.tables(1, 3, width)), {"unsqueeze_dim": 2}
-            yield (draw.x(2, 3, 4, 8), *draw.tables(2, 3, width), 2), {}
-
-    return _examples(calls)
-
-
-def _vision_calls(*widths, batched=True):
-    def calls(draw):
-        for width in widths:
-            yield (draw.x(6, 4, 8), draw.x(6, 4, 8), *draw.tables(6, width)), {}
-            if batched:
-                yield (draw.x(2, 3, 4, 8), draw.x(2, 3, 4, 8), *draw.tables(1, 3, width)), {}
-
-    return _examples(calls)
-
-
-@_examples
-def _sam3_calls(draw):
-    yield (*draw.q_k(), *draw.tables(5, 8)), {}
-    yield (*draw.q_k(), *draw.tables(1, 1, 5, 8)), {}
-
-
-@_examples
-def _last_rows_calls(draw):
-    q, k = draw.q_k()
-    cos, sin = draw.tables(2, 5, 8)
-    yield (q[:, :, -2:], k, cos, sin), {}
-    yield (q, k, cos, sin, 1), {}
-
-
-@_examples
-def _after_prefix_calls(draw):
-    for prefix in (0, 2):
-        yield (*draw.q_k(), *draw.tables(5 - prefix, 8)), {}
-        yield (*draw.q_k(), *draw.tables(2, 1, 5 - prefix, 8)), {"position_ids": None}
-
-
-@_examples
-def _q_k_v_calls(draw):
-    q, k = draw.q_k()
-    yield (q, k, draw.q_k()[1], *draw.tables(7, 8), torch.tensor([[0, 1, 2, 3, 4], [2, 3, 6, 5, 1]])), {}
-
-
-@_examples
-def _conformer_calls(draw):
-    module = types.SimpleNamespace(num_heads=2, head_size=4)
-    yield (module, draw.x(2, 3, 8), draw.table(2, 5, 1, 1, 4)), {}
-
-
-@_examples
-def _sin_first_calls(draw):
-    yield (draw.x(2, 3, 4, 8), *draw.tables(2, 3, 4)), {}
-    yield (draw.x(2, 3, 4, 8), *draw.tables(1, 3, 4)), {}
-
-
-@_examples
-def _roformer_calls(draw):
-    q, k = draw.q_k()
-    yield (draw.table(1, 1, 5, 8), q, k), {}
-    yield (draw.table(1, 1, 5, 8), q, k, draw.q_k()[0]), {}
-
-
-@_examples
-def _musicflamingo_calls(draw):
-    yield (draw.x(2, 3, 8), *draw.tables(2, 3, 4)), {}
-    yield (draw.x(2, 3, 8), *draw.tables(2, 3, 8)), {}
-
-
-@_examples
-def _multidimensional_calls(draw):
-    for axes in (1, 2):
-        yield (draw.x(2, 3, 4, 8), *draw.tables(2, 3, 8), torch.zeros(2, 3, axes, dtype=torch.int64)), {}
-        yield (draw.x(1, 3, 4, 8), *draw.tables(1, 3, 8), torch.zeros(1, 3, axes), 2), {}
-
-
-@_examples
-def _vjepa2_calls(draw):
-    yield (draw.x(2, 3, 5, 8), torch.arange(5)), {}
-    yield (draw.x(2, 3, 5, 8), torch.tensor([4, 0, 1, 9, 3]).expand(2, 3, 5)), {}
-
-
-@_examples
-def _sam2_calls(draw):
-    q = draw.x(2, 2, 4, 8)
-    for table in ((4, 8), (1, 1, 4, 8)):
-        cos, sin = draw.tables(*table)
-        yield (q, draw.x(2, 2, 4, 8), cos, sin), {}
-        yield (q, draw.x(2, 2, 7, 8), cos, sin), {"num_k_exclude_rope": 3}
-        yield (q, draw.x(2, 2, 11, 8), cos, sin, 3, True), {}
-        yield (q, draw.x(2, 2, 3, 8), cos, sin, 3), {"repeat_freqs_k": True}
-
-
-@_examples
-def _edgetam_calls(draw):
-    tables = *draw.tables(4, 8), *draw.tables(3, 8)
-    yield (draw.x(2, 1, 4, 8), draw.x(2, 1, 3, 8), *tables), {}
-    yield (draw.x(2, 1, 4, 8), draw.x(2, 1, 12, 8), *tables), {"num_k_exclude_rope": 2, "repeat_freqs_k": 2}
-    yield (draw.x(2, 1, 4, 8), draw.x(2, 1, 2, 8), *tables, 2), {}
-
-
-def _complex_calls(*shape, heads):
-    """heads: axis of the heads of x."""
-
-    def examples(seed, dtype):
-        draw = _Draw(seed, dtype, torch.float32)
-        q, k = draw.q_k(3, 16)
-        if heads == 2:
-            q, k = q.transpose(1, 2), k.transpose(1, 2)
-        return [((q, k, torch.complex(*draw.tables(*shape))), {})]
-
-    return examples
-
-
 _BEFORE_HALF = {"read": "half", "interleaved": True, "out_interleaved": False, "joined": True}
 
 # General ones first: python -m rope_ext.integrations.known takes the first that a function equals.
@@ -442,49 +251,53 @@ DIALECTS = [
     Dialect(f"transformers.{name}", *rest)
     for name, *rest in [
         # f(q, k, cos, sin, unsqueeze_dim=1)
-        ("muse_glimmer_assistant", _last_rows, _last_rows_calls),
-        ("gpt_neox", _q_k(partial="leading"), _q_k_calls(8, 4)),
-        ("glm", _q_k(partial="leading", read="half", interleaved=True), _q_k_calls(8, 4)),
-        ("glm4v", _q_k(partial="leading", interleaved=True), _q_k_calls(8, 4)),
-        ("llama", _q_k(), _q_k_calls(8)),
-        ("nanochat", _q_k(inverse=True), _q_k_calls(8)),
-        ("olmo", _q_k(result="kept"), _q_k_calls(8)),
-        ("hunyuan_vl", _q_k(result="float32"), _q_k_calls(8)),
-        ("blt", _q_k(interleaved=True), _q_k_calls(8)),
-        ("cohere", _q_k(result="float32", interleaved=True), _q_k_calls(8)),
-        ("helium", _q_k(read="half", interleaved=True), _q_k_calls(8)),
-        ("esm", _q_k(result="float32 terms"), _q_k_calls(8)),
-        ("ernie4_5", _q_k(result="float32 terms", read="half", interleaved=True), _q_k_calls(8)),
-        ("ernie4_5_vl", _q_k(result="float32 terms", interleaved=True), _q_k_calls(8)),
-        ("pe_audio", _q_k(read="half", interleaved=True, joined=True), _q_k_calls(8)),
-        ("gpt_oss", _q_k(read="pairs", joined=True), _q_k_calls(4)),
-        ("openai_privacy_filter", _q_k(read="pairs", interleaved=True, joined=True), _q_k_calls(4)),
-        ("mistral_large4", _optional_k(True, **_BEFORE_HALF), _without_k(8, False)),
+        ("muse_glimmer_assistant", _last_rows, examples.last_rows_calls),
+        ("gpt_neox", _q_k(partial="leading"), examples.q_k_calls(8, 4)),
+        ("glm", _q_k(partial="leading", read="half", interleaved=True), examples.q_k_calls(8, 4)),
+        ("glm4v", _q_k(partial="leading", interleaved=True), examples.q_k_calls(8, 4)),
+        ("llama", _q_k(), examples.q_k_calls(8)),
+        ("nanochat", _q_k(inverse=True), examples.q_k_calls(8)),
+        ("olmo", _q_k(result="kept"), examples.q_k_calls(8)),
+        ("hunyuan_vl", _q_k(result="float32"), examples.q_k_calls(8)),
+        ("blt", _q_k(interleaved=True), examples.q_k_calls(8)),
+        ("cohere", _q_k(result="float32", interleaved=True), examples.q_k_calls(8)),
+        ("helium", _q_k(read="half", interleaved=True), examples.q_k_calls(8)),
+        ("esm", _q_k(result="float32 terms"), examples.q_k_calls(8)),
+        ("ernie4_5", _q_k(result="float32 terms", read="half", interleaved=True), examples.q_k_calls(8)),
+        ("ernie4_5_vl", _q_k(result="float32 terms", interleaved=True), examples.q_k_calls(8)),
+        ("pe_audio", _q_k(read="half", interleaved=True, joined=True), examples.q_k_calls(8)),
+        ("gpt_oss", _q_k(read="pairs", joined=True), examples.q_k_calls(4)),
+        ("openai_privacy_filter", _q_k(read="pairs", interleaved=True, joined=True), examples.q_k_calls(4)),
+        ("mistral_large4", _optional_k(True, **_BEFORE_HALF), examples.without_k(8, False)),
         # f(q, k, cos, sin, position_ids=None, unsqueeze_dim=1)
-        ("glmasr", _q_k_position_ids(partial="leading"), _q_k_calls(8, 4, position_ids=True)),
-        ("deepseek_v3", _q_k_position_ids(**_BEFORE_HALF), _q_k_calls(8, position_ids=True)),
+        ("glmasr", _q_k_position_ids(partial="leading"), examples.q_k_calls(8, 4, position_ids=True)),
+        ("deepseek_v3", _q_k_position_ids(**_BEFORE_HALF), examples.q_k_calls(8, position_ids=True)),
         # f(q, k, cos, sin)
-        ("qwen2_vl_vision", _vision(axis=-2, result="float32"), _vision_calls(8)),
-        ("inkling2_vision", _vision(axis=-2, result="float32", interleaved=True), _vision_calls(8)),
-        ("minimax_m3_vision", _vision(axis=1, partial="leading"), _vision_calls(8, 4, batched=False)),
-        ("sam3", _vision(result="float32", interleaved=True), _sam3_calls),
+        ("qwen2_vl_vision", _vision(axis=-2, result="float32"), examples.vision_calls(8)),
+        ("inkling2_vision", _vision(axis=-2, result="float32", interleaved=True), examples.vision_calls(8)),
+        ("minimax_m3_vision", _vision(axis=1, partial="leading"), examples.vision_calls(8, 4, batched=False)),
+        ("sam3", _vision(result="float32", interleaved=True), examples.sam3_calls),
         # f(x, cos, sin, unsqueeze_dim=1)
-        ("gemma4", _x(), _x_calls(8)),
-        ("deepseek_v4", _x(result="float32 terms", partial="trailing", read="pairs", interleaved=True), _x_calls(4, 2)),
+        ("gemma4", _x(), examples.x_calls(8)),
+        (
+            "deepseek_v4",
+            _x(result="float32 terms", partial="trailing", read="pairs", interleaved=True),
+            examples.x_calls(4, 2),
+        ),
         # others
-        ("qwen4_exp", _optional_k(False, partial="leading"), _without_k(4, True)),
-        ("dinov3", _after_prefix, _after_prefix_calls),
-        ("clvp", _q_k_v, _q_k_v_calls),
-        ("wav2vec2_bert", _conformer, _conformer_calls),
-        ("gptj", _sin_first, _sin_first_calls),
-        ("roformer", _roformer, _roformer_calls),
-        ("musicflamingo", _musicflamingo, _musicflamingo_calls),
-        ("gemma4_vision", _multidimensional, _multidimensional_calls),
-        ("vjepa2", _vjepa2, _vjepa2_calls),
-        ("sam2", _sam2, _sam2_calls),
-        ("edgetam", _edgetam, _edgetam_calls),
-        ("llama4", _xq_xk(2), _complex_calls(2, 3, 8, heads=2), _fused),
-        ("deepseek_v2", _xq_xk(1), _complex_calls(2, 3, 8, heads=1), _fused),
-        ("llama4_vision", _llama4_vision, _complex_calls(3, 1, 8, heads=2), _fused),
+        ("qwen4_exp", _optional_k(False, partial="leading"), examples.without_k(4, True)),
+        ("dinov3", _after_prefix, examples.after_prefix_calls),
+        ("clvp", _q_k_v, examples.q_k_v_calls),
+        ("wav2vec2_bert", _conformer, examples.conformer_calls),
+        ("gptj", _sin_first, examples.sin_first_calls),
+        ("roformer", _roformer, examples.roformer_calls),
+        ("musicflamingo", _musicflamingo, examples.musicflamingo_calls),
+        ("gemma4_vision", _multidimensional, examples.multidimensional_calls),
+        ("vjepa2", _vjepa2, examples.vjepa2_calls),
+        ("sam2", _sam2, examples.sam2_calls),
+        ("edgetam", _edgetam, examples.edgetam_calls),
+        ("llama4", _xq_xk(2), examples.complex_calls(2, 3, 8, heads=2), _fused),
+        ("deepseek_v2", _xq_xk(1), examples.complex_calls(2, 3, 8, heads=1), _fused),
+        ("llama4_vision", _llama4_vision, examples.complex_calls(3, 1, 8, heads=2), _fused),
     ]
 ]
