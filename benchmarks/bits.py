@@ -20,7 +20,7 @@ def measure(model_type, gradients=True):
     try:
         for name, dtype in DTYPES.items():
             try:
-                found = _compare(model_type, dtype, record, gradients and name == "fp32")
+                found = _compare(model_type, dtype, record, gradients, disturb=name == "fp32")
             except EAGER_ERRORS as error:
                 if name == "fp32":
                     raise
@@ -40,10 +40,11 @@ def in_words(error):
     return f"{type(error).__name__}: {error}".replace("\n", " ")[:160]
 
 
-def _compare(model_type, dtype, record, gradients):
+def _compare(model_type, dtype, record, gradients, disturb):
     """Runs a model eager, eager again and patched. Adds to the record what was replaced and how often it was called.
 
-    Returns {"equal", "largest", "finite"} of the forward, and "gradients"; None where there is nothing to compare.
+    disturb: whether to change the results of rope_ext, which those of the model should show.
+    Returns {"equal", "largest", "finite", ...} of the forward, and "gradients"; None where there is nothing to compare.
     """
     import zoo
     import zoo_inputs
@@ -78,6 +79,7 @@ def _compare(model_type, dtype, record, gradients):
                 grads = _gradients(model, arguments)
                 found["gradients"] = _verdict(difference(wanted.values(), grads.values(), relative=True))
                 found["gradients"]["differ"] = [name for name in wanted if not same_bits(wanted[name], grads[name])]
+            if disturb:
                 with _Launches(disturb=1.01):
                     found["noticed"] = difference(eager, _forward(model, arguments)) is not None
     except Exception as error:  # where eager code has none

@@ -2,7 +2,8 @@
 
     python benchmarks/models.py [--types llama gptj ...] [--jobs 2] [--json build/models.jsonl] [--out docs/models.md]
 
-Results are added to the JSON file after each type, and types that it holds are not run again: delete it to begin anew.
+Results are added to the JSON file after each type, and types that it holds are not run again unless their process died:
+delete it to begin anew.
 The page is made of that file alone.
 """
 
@@ -24,7 +25,8 @@ LIMIT_S, MEMORY = 120, 24 << 30  # of one type; addresses of a process
 def run(types, path, jobs, gradients):
     """Measures the types that the file at path does not hold, and adds them to it."""
     waiting, lock = queue.SimpleQueue(), threading.Lock()
-    todo = [t for t in types if t not in read(path)]
+    held = {t for t, record in read(path).items() if record["status"] != "died"}
+    todo = [t for t in types if t not in held]
     for model_type in todo:
         waiting.put(model_type)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -2,16 +2,17 @@
 
 from importlib.metadata import version
 
+DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 HEAD = """# transformers on rope_ext, model by model
 
 Made by `python benchmarks/models.py --out docs/models.md` and nothing else. transformers {transformers}, torch {torch},
 CPU, one thread per process; {seconds:.0f} seconds of computing.
 
 Each type of model is built small, with random weights, and run on the same input eager, eager again and inside
-`with rope_ext.patched(model)`. All tensors that a forward returns, caches too, must have the same bits, in float32 and in
-bfloat16. Then a backward in float32, from random gradients of all results: the gradients of all parameters are compared.
-Last, the results of rope_ext are changed by 1 %, which the results of the model must show, so that equal bits are no
-accident of the input.
+`with rope_ext.patched(model)`. All tensors that a forward returns, caches too, must have the same bits, in float32 and
+in bfloat16. Then a backward from random gradients of all results: the gradients of all parameters are compared. Last,
+the results of rope_ext are changed by 1 %, which the results of the model must show, so that equal bits are no accident
+of the input.
 """
 GROUPS = {
     "patched": ("Patched", ""),
@@ -22,8 +23,8 @@ GROUPS = {
     ),
     "not called": (
         "Not called",
-        "A function was replaced, but this input does not reach it: it belongs to another part (vision, audio), or to a\n"
-        "class that the small model does not use.",
+        "A function was replaced, but this input does not reach it: it belongs to another part (vision, audio), or to\n"
+        "a class that the small model does not use.",
     ),
     "not deterministic": ("Not deterministic", "Eager twice gives different bits."),
     "nothing rotates": ("Nothing rotates", "No function that rotates is within reach of the classes of these models."),
@@ -51,14 +52,12 @@ def page(records):
 
 def wrong(record):
     """Whether a patched type gave other bits, or failed where eager code did not."""
-    return any("equal" in record.get(name, {}) and not record[name]["equal"] for name in ("fp32", "bf16"))
+    return any("equal" in record.get(name, {}) and not record[name]["equal"] for name in DTYPES)
 
 
 def _counts(records, groups):
     patched, tried = groups["patched"], groups["patched"] + groups["once"] + groups["not deterministic"]
-    runs = [r[name] for r in patched for name in ("fp32", "bf16") if "calls" in r.get(name, {})]
-    graded = [r["fp32"]["gradients"] for r in patched if "gradients" in r["fp32"]]
-    others = [g for g in graded if not g["equal"]]
+    runs = [r[name] for r in patched for name in DTYPES if "calls" in r.get(name, {})]
     functions = {(name, dialect) for r in patched for name, dialect, _ in r["replaced"]}
     rows = [
         ("types whose modeling file speaks of rotary embeddings", len(records)),
@@ -77,22 +76,30 @@ def _counts(records, groups):
         ("**wrong**", sum(map(wrong, patched))),
         ("results not finite, eager too", sum(not r["fp32"].get("finite", True) for r in patched)),
         ("results notice that those of rope_ext are changed", sum(r["fp32"].get("noticed", False) for r in patched)),
-        ("with a backward", len(graded)),
-        ("gradients of all parameters bit-equal", len(graded) - len(others)),
-        (
-            "... only those of the norms of q and k not (sums over tokens, in another order)",
-            sum(map(only_norms, others)),
-        ),
-        (
-            "largest difference, relative to the largest gradient of the parameter",
-            _number(max([0.0] + [g["largest"] for g in others])),
-        ),
+        *(row for name, dtype in DTYPES.items() for row in _gradient_counts(patched, name, dtype)),
         ("functions replaced", len(functions)),
         ("dialects", len({dialect for _, dialect in functions})),
         ("calls of replaced functions in these forwards", sum(run["calls"] for run in runs)),
         ("of these, went on to the original", sum(run["went_on"] for run in runs)),
     ]
     return "\n".join(["| | |", "|---|---:|", *(f"| {what} | {count} |" for what, count in rows)]) + "\n"
+
+
+def _gradient_counts(patched, name, dtype):
+    graded = [r[name]["gradients"] for r in patched if "gradients" in r[name]]
+    others = [g for g in graded if not g["equal"]]
+    norms = sum(map(only_norms, others))
+    return [
+        (f"with a backward in {dtype}", len(graded)),
+        ("gradients of all parameters bit-equal", len(graded) - len(others)),
+        ("... of all but the weights of norms before the rotation: sums over tokens in another order", norms),
+        ("... of all but others, most of them behind cos and sin", len(others) - norms),
+        ("largest difference, relative to the largest gradient of the parameter", _largest(others)),
+    ]
+
+
+def _largest(gradients):
+    return _number(max([0.0] + [g["largest"] for g in gradients]))
 
 
 def only_norms(gradients):
@@ -102,24 +109,15 @@ def only_norms(gradients):
 
 def _compared(records):
     lines = [
-        "| type | class | replaced | float32 | bfloat16 | gradients | left alone |",
+        "| type | class | replaced | float32 | gradients | bfloat16 | gradients |",
         "|---|---|---|---|---|---|---|",
     ]
     for r in records:
-        replaced = "; ".join(
-            f"{_short(name)} ({dialect.partition('.')[2]})" for name, dialect, _ in r.get("once") or r["replaced"]
-        )
-        alone = "; ".join(_short(name) for name, _ in r["left alone"])
-        cells = [
-            r["type"],
-            r["class"],
-            replaced,
-            _forward(r["fp32"]),
-            _forward(r["bf16"]),
-            _gradients(r["fp32"]),
-            alone,
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
+        replaced = r.get("once") or r["replaced"]
+        words = [f"{_short(name)} ({dialect.partition('.')[2]})" for name, dialect, _ in replaced]
+        words += [f"{_short(name)} left alone" for name, _ in r["left alone"] if "once" not in r]
+        results = [cell for name in DTYPES for cell in (_forward(r[name]), _gradients(r[name]))]
+        lines.append("| " + " | ".join([r["type"], r["class"], "; ".join(words), *results]) + " |")
     return "\n".join(lines)
 
 
