@@ -68,6 +68,7 @@ def _start(gradients):
     process = context.Process(target=_serve, args=(theirs, gradients), daemon=True)
     process.start()
     theirs.close()
+    ours.recv()  # imports, which can take minutes on a cold disk, do not count for the first type
     return process, ours
 
 
@@ -85,11 +86,13 @@ def _ask(process, pipe, model_type):
 
 def _serve(pipe, gradients):
     """What a process does: measures the types that come through the pipe, in silence."""
+    import zoo_inputs  # noqa: F401  transformers with it
     from bits import measure
 
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     silence()
     torch.set_num_threads(1)
+    pipe.send("ready")
     for model_type in iter(pipe.recv, None):
         pipe.send(measure(model_type, gradients))
 
