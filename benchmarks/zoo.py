@@ -1,7 +1,7 @@
 """Every model type of the installed transformers that rotates, small and random: configuration, class and inputs.
 
-Nothing is downloaded. The default configuration of a type is shrunk by the names of its fields; `zoo_overrides.py` holds
-what that gets wrong, type by type.
+Nothing is downloaded. The default configuration of a type is shrunk by the names of its fields; `zoo_overrides.py`
+holds what that gets wrong, type by type.
 """
 
 import functools
@@ -17,30 +17,48 @@ from transformers.models.auto import configuration_auto, modeling_auto
 from zoo_overrides import CLASSES, CONFIGS
 
 ROTARY = re.compile(r"rotary|rotate_half|rot_emb|freqs_cis|RoPE|(?<![a-z])rope")
+LARGEST = 100_000_000  # parameters
 HIDDEN, HEADS, HEAD_DIM, VOCAB = 128, 4, 32, 256
 # What a field of a configuration becomes, by its name; the first pattern that matches counts.
 SIZES = [
-    (r"num_hidden_layers|n_layers?|num_layers|depth|.*encoder_layers|.*decoder_layers|.*num_layers|.*_num_hidden_layers", 2),
-    (r"qk_rope_head_dim|rotary_dim", 16),
-    (r"qk_head_dim|head_dim|.*_head_dim|attention_head_dim|kv_channels|d_head|linear_head_dim", HEAD_DIM),
-    (r"num_attention_heads|num_heads|n_heads?|.*attention_heads|linear_num_.*heads|index_n_heads|linear_num_heads", HEADS),
-    (r"hidden_size|d_model|n_embd|embed_dim|.*hidden_size|.*embed_dim|lru_width|output_dim|.*_hidden_dim|.*_rank|condition_dim|embedding_size|adapter_(in|out)_dim|adapter_input_size|upsample_groups|attn_hidden_size", HIDDEN),
-    (r"intermediate_size|.*intermediate_size|n_inner|.*ffn_dim|ffn_hidden_size|mlp_dim|.*intermediate_dim", 2 * HIDDEN),
-    (r"(n_routed|num_local|num|moe_num)_experts", 8),
-    (r"num_experts_per_tok(en)?|moe_topk|moe_k|moe_top_k", 2),
-    (r"n_group|topk_group|num_expert_group", 1),
-    (r"first_k_dense_replace", 1),
-    (r".*vocab_size|codebook_size|vocab_size_per_layer_input|.*vocab_size_base", VOCAB),
-    (r"index_topk", 8),
-    (r"index_kpool", 4),
-    (r"num_queries", 10),
+    (re.compile(pattern), size)
+    for pattern, size in {
+        "num_filters|upsample_initial_channel|mamba_num_heads|base_channels": 32,
+        "mamba_chunk_size|chunk_size": 16,
+        "(.*_)?num_hidden_layers|.*num_layers|n_layers?|depth|.*encoder_layers|.*decoder_layers": 2,
+        "qk_rope_head_dim|rotary_dim": 16,
+        "(.*_)?head_dim|kv_channels|d_head": HEAD_DIM,
+        "num_heads|n_heads?|.*attention_heads|linear_num_.*heads|index_n_heads|linear_num_heads": HEADS,
+        ".*hidden_size|.*hidden_dim|.*embed_dim|d_model|n_embd|lru_width|output_dim|.*_rank": HIDDEN,
+        "condition_dim|projection_dim|quantization_dim|embedding_size|adapter_(in|out)_dim": HIDDEN,
+        "adapter_input_size|upsample_groups": HIDDEN,
+        ".*intermediate_size|.*intermediate_dim|.*ffn_dim|n_inner|ffn_hidden_size|mlp_dim": 2 * HIDDEN,
+        "(n_routed|num_local|num|moe_num)_experts": 8,
+        "num_experts_per_tok(en)?|moe_topk|moe_k|moe_top_k": 2,
+        "n_group|topk_group|num_expert_group|first_k_dense_replace": 1,
+        ".*vocab_size|codebook_size|vocab_size_per_layer_input|.*vocab_size_base": VOCAB,
+        "index_topk": 8,
+        "index_kpool": 4,
+        "num_queries": 10,
+    }.items()
 ]
-UNSET = {"head_dim": HEAD_DIM, "num_key_value_heads": HEADS, "num_experts_per_tok": 2, "n_routed_experts": 8, "vocab_size": VOCAB}
+UNSET = {
+    "head_dim": HEAD_DIM,
+    "num_key_value_heads": HEADS,
+    "num_experts_per_tok": 2,
+    "n_routed_experts": 8,
+    "vocab_size": VOCAB,
+}
 STAGES = ("stage_names", "out_features", "out_indices")  # of backbones: made from the number of layers
+LISTED_LAYERS = re.compile(r".*(indexes|indices|_layers|_layer_ids)")
 NOT_SIZES = re.compile(r"hidden_size_per_layer_input_scale|.*embedding_rank")
 PER_LAYER = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "depth")
 SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
 FIRST_SPECIAL = 200  # input_ids are below, and above all of SPECIAL
+
+
+class NoModel(LookupError):
+    """A type that is a part of others, with no model to build or run on its own."""
 
 
 def model_types():
@@ -78,10 +96,16 @@ def _shrunk(fields, ids, sections):
             value = [value[layer] for layer in kept[1]]
         elif kept and name in PER_LAYER:
             value = len(kept[1])
+        elif name == "image_size" and type(value) is type(fields.get("patch_size")) is int:
+            value = min(value, 16 * fields["patch_size"])
         elif isinstance(value, int) and not isinstance(value, bool):
             value = _small_number(name, value, fields, ids)
-        elif name in STAGES and value and isinstance(value[0], str):
+        elif name in STAGES and value and (isinstance(value[0], str) or name == "out_indices"):
             continue
+        elif (
+            isinstance(value, list) and kept and LISTED_LAYERS.fullmatch(name) and max(value, default=0) >= len(kept[1])
+        ):
+            value = list(range(len(kept[1])))[-len(value) :]
         small[name] = UNSET.get(name) if value is None else value
     if fields.get("qk_rope_head_dim"):
         if fields.get("head_dim") == fields["qk_rope_head_dim"]:
@@ -112,7 +136,7 @@ def _small_layers(layers, fields, kept):
     for layer, values in layers.items():
         if int(layer) in kept:
             small[kept.index(int(layer))] = {
-                name: max(1, value * _small_number(name, fields[name], fields, {}) // fields[name])
+                name: max(2, value * _small_number(name, fields[name], fields, {}) // fields[name])
                 if type(value) is int and type(fields.get(name)) is int
                 else value
                 for name, value in values.items()
@@ -128,7 +152,7 @@ def _small_number(name, value, fields, ids):
         return value if value == 1 else HEADS if value == heads else HEADS // 2
     if value and not NOT_SIZES.fullmatch(name):
         for pattern, size in SIZES:
-            if re.fullmatch(pattern, name):
+            if pattern.fullmatch(name):
                 return min(value, size)
     return value
 
@@ -167,14 +191,21 @@ def model_class(model_type, config):
         return getattr(module, CLASSES[model_type])
     for name in HEADS_OF_MODELS:
         mapping = getattr(modeling_auto, name)
-        if type(config) in mapping.keys():
+        if type(config) in mapping:
             found = mapping[type(config)]
             return found[0] if isinstance(found, tuple) else found
     for found in vars(module).values():
-        if inspect.isclass(found) and issubclass(found, PreTrainedModel) and found.config_class is type(config):
-            if "forward" in vars(found):
-                return found
-    raise LookupError(f"no model class for {type(config).__name__}")
+        is_model = inspect.isclass(found) and issubclass(found, PreTrainedModel) and "forward" in vars(found)
+        if is_model and found.config_class is type(config):
+            return found
+    raise NoModel(f"no model class for {type(config).__name__}")
+
+
+def why(error):
+    """An error in a few words."""
+    if isinstance(error, ImportError):
+        return "needs " + (re.search(r"requires the (\w+) library", str(error)) or ["", str(error)])[1]
+    return str(error)
 
 
 def build(model_type, dtype):
@@ -182,12 +213,15 @@ def build(model_type, dtype):
     config = small_config(model_type)
     made = model_class(model_type, config)
     torch.manual_seed(0)
-    model = made._from_config(config, dtype=dtype).eval()
-    size = sum(p.numel() for p in model.parameters())
-    if size > 100_000_000:
-        raise MemoryError(f"{size / 1e6:.0f} M parameters")
+    torch.use_deterministic_algorithms(True)  # memory that a class leaves as it is becomes NaN
+    try:
+        model = made._from_config(config, dtype=dtype) if hasattr(made, "_from_config") else made(config).to(dtype)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    if (size := sum(p.numel() for p in model.parameters())) > LARGEST:
+        raise MemoryError(f"{size / 1e6:.0f} M parameters, more than {LARGEST / 1e6:.0f}")
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.is_floating_point():  # zeros would hide the rotation from the result
-                parameter.add_(torch.randn(parameter.shape).to(parameter.dtype), alpha=0.1)
-    return model
+                parameter.nan_to_num_(0).add_(torch.randn(parameter.shape).to(parameter.dtype), alpha=0.1)
+    return model.eval()

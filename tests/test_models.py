@@ -1,0 +1,81 @@
+"""Models of transformers, eager against patched: the types of benchmarks/models.py that stand for a convention each."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
+
+import bits
+import models_page
+
+pytestmark = pytest.mark.devices("cpu")
+TYPES = {
+    "llama": "halves",
+    "olmo2": "16-bit q, float32 tables",
+    "qwen2_vl_vision": "float32, cast back",
+    "gpt_neox": "leading channels",
+    "zaya": "channels apart in memory",
+    "nanochat": "the inverse",
+    "gpt_oss": "an entry per pair",
+    "gptj": "neighbours, sin before cos",
+    "deepseek_v3": "neighbours in, halves out",
+    "deepseek_v4": "trailing channels, turned back",
+    "gemma4_vision": "halves of blocks",
+    "vjepa2": "two angles within a pair",
+    "sam2_video": "more keys than angles",
+}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Tiny matrices: threads would only wait for one another."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("model_type", TYPES)
+def test_patched_has_the_bits_of_eager(model_type):
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    if model_type not in transformers.CONFIG_MAPPING:
+        pytest.skip(f"transformers {transformers.__version__} has no {model_type}")
+    record = bits.measure(model_type)
+    assert record["status"] == "patched", record
+    assert not models_page.wrong(record), record
+    assert record["fp32"]["noticed"] and record["fp32"]["finite"] and record["bf16"]["finite"]
+    assert record["fp32"]["launches"] and not record["fp32"]["went_on"]
+    for name, dtype in bits.DTYPES.items():
+        gradients = record[name]["gradients"]  # of norms: sums over tokens, in another order
+        assert gradients["equal"] or models_page.only_norms(gradients), gradients
+        assert gradients["largest"] <= 8 * torch.finfo(dtype).eps, gradients
+
+
+def test_difference_is_one_of_bits():
+    nan, one = torch.tensor([float("nan"), 1.0]), torch.tensor([1.0])
+    assert bits.difference([nan, one], [nan.clone(), one.clone()]) is None
+    assert bits.difference([one * 0], [-one * 0]) == 0.0  # a difference, of nothing
+    assert bits.difference([one, 2 * one], [one, 2.5 * one], relative=True) == 0.25
+    assert bits.difference([one, one], [one]) == bits.difference([one], [one.bfloat16()]) == float("inf")
+    assert bits.difference([one], [nan[:1]]) == float("inf")
+    assert bits.difference([torch.tensor([1])], [torch.tensor([2])]) == 1.0
+
+
+def test_page_puts_what_is_wrong_first():
+    equal = {"equal": True, "finite": True, "noticed": True, "calls": 2, "went_on": 0}
+    fine = {"status": "patched", "class": "C", "replaced": [["a.modeling_a.f", "l.d", 2]], "left alone": []}
+    records = [
+        {**fine, "type": "good", "fp32": equal, "bf16": equal},
+        {**fine, "type": "bad", "fp32": equal, "bf16": {**equal, "equal": False, "largest": 0.5}},
+        {**fine, "type": "fails", "fp32": {"equal": False, "largest": float("inf"), "error": "E"}, "bf16": equal},
+        {"type": "gone", "status": "died", "error": "took | long"},
+    ]
+    pytest.importorskip("transformers", reason="transformers is not installed")
+    text = models_page.page({r["type"]: r for r in records})
+    assert "| **wrong** | 2 |" in text
+    listed = text.partition("## Wrong")[2].partition("\n## ")[0]
+    assert "`bad`" in listed and "`fails`" in listed and "`good`" not in listed
+    assert "| gone | took / long |" in text
