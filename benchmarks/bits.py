@@ -70,6 +70,9 @@ def _compare(model_type, dtype, record, gradients, disturb):
         record["status"] = "not deterministic"
         return None
     wanted = _gradients(model, arguments) if gradients else {}
+    if gradients:  # some backwards of torch read memory that nothing wrote
+        again = _gradients(model, arguments)
+        wanted = {name: t for name, t in wanted.items() if same_bits(t, again[name])}
     try:
         with rope_ext.patched(model, rounding):
             with _Launches() as launches, _calls() as calls:
@@ -77,6 +80,7 @@ def _compare(model_type, dtype, record, gradients, disturb):
             found = _verdict(difference(eager, ours))
             if gradients:
                 grads = _gradients(model, arguments)
+                grads = {name: grads[name] for name in wanted}
                 found["gradients"] = _verdict(difference(wanted.values(), grads.values(), relative=True))
                 found["gradients"]["differ"] = [name for name in wanted if not same_bits(wanted[name], grads[name])]
             if disturb:

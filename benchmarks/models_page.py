@@ -93,7 +93,7 @@ def _gradient_counts(patched, name, dtype):
         (f"with a backward in {dtype}", len(graded)),
         ("gradients of all parameters bit-equal", len(graded) - len(others)),
         ("... of all but the weights of norms before the rotation: sums over tokens in another order", norms),
-        ("... of all but others, most of them behind cos and sin", len(others) - norms),
+        ("... of all but others (the table names them)", len(others) - norms),
         ("largest difference, relative to the largest gradient of the parameter", _largest(others)),
     ]
 
