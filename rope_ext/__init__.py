@@ -5,7 +5,7 @@
     q, k = rope_ext.apply((q, k), cos, sin)         # q, k: (batch, seqlen, heads, head_dim)
 
 `apply`, `apply_`: rope_ext.ops. The same in plain PyTorch: rope_ext.reference. Angles: rope_ext.RotaryEmbedding.
-Functions of other libraries: rope_ext.compat.
+Functions of other libraries: rope_ext.compat. Whole models: `patch`, `patched`, `unpatch` (rope_ext.integrations).
 Memory of large results: rope_ext.memory. What a call costs: python -m rope_ext.profile.
 """
 

@@ -116,9 +116,11 @@ ROPE_INLINE CosSin<A> make_entries(const Params& p, int64_t batch, int64_t token
                          *at<A>(p.sin.first, entry(p.sin, 0, axis, head, pair))};
     turns = add_turns(turns, position_of<A>(p.positions, batch, token, sequence_start, axis), rate);
   }
-  const CosSin<A> made = cos_sin(turns);
+  CosSin<A> made = cos_sin(turns);
   const A scale = static_cast<A>(p.attention_scaling);
-  return {made.cos * scale, made.sin * (p.negate_sin ? -scale : scale)};
+  made.cos *= scale;
+  made.sin *= p.negate_sin ? -scale : scale;
+  return made;
 }
 
 // From tables or positions. row: as of table_row; with positions, the start of the sequence or kNotRotated. A row

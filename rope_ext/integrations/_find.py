@@ -123,8 +123,8 @@ class Walk:
         function = function_of(value)
         if function is None:
             return
-        if package_of(function) in self.packages and self._candidate(value, function, place, reached):
-            return
+        if package_of(function) not in _OUTSIDE and self._candidate(value, function, place, reached):
+            return  # of any package: a model may import the function from another
         if id(function) in seen:
             return
         seen.add(id(function))
@@ -171,7 +171,7 @@ class Walk:
                     if inspect.ismodule(namespace.get(name)):
                         namespaces.append(vars(namespace[name]))
                 for held in namespaces:
-                    if held.get("__name__", "").partition(".")[0] in self.packages:
+                    if held.get("__name__", "").partition(".")[0] not in _OUTSIDE:
                         called += [(held[name], (held, name)) for name in inside.co_names if name in held]
             self._called[id(code)] = code, called  # held: an id of what is gone may come back
         return self._called[id(code)][1]
@@ -191,7 +191,7 @@ def _imports(code):
     """(dots, name) of the import statements of a function."""
     if _IMPORT not in code.co_code[::2]:
         return ()
-    instructions = list(dis.get_instructions(code))
+    instructions = [x for x in dis.get_instructions(code) if x.opname != "EXTENDED_ARG"]
     return tuple((instructions[i - 2].argval, x.argval) for i, x in enumerate(instructions) if x.opcode == _IMPORT)
 
 

@@ -1,15 +1,17 @@
 """What a function means as far as its source says: comments, docstrings and annotations do not count."""
 
 import ast
+import functools
 import hashlib
 import inspect
+import linecache
 import textwrap
 import types
 
 # Decorators that leave the function as it is, or hold it (see `function_of`).
 _TRANSPARENT = {"use_kernel_forward_from_hub", "use_kernel_func_from_hub", "staticmethod", "classmethod"}
 _IGNORED_FIELDS = {"annotation", "returns", "type_comment", "type_params", "kind", "ctx", "decorator_list"}
-_fingerprints = {}  # id of a code object -> that, so that it stays, and its fingerprint
+_texts = {}  # id of a code object -> the code object, what `_canonical` returns
 
 
 def fingerprint(function):
@@ -18,13 +20,15 @@ def fingerprint(function):
     function: what `function_of` takes. Names of the function, its arguments (with defaults) and locals count, as do
     decorators that may change it. Returns None without a source (compiled, or made by exec).
     """
-    function = function_of(function)
-    key = id(function.__code__)
-    if key not in _fingerprints:
-        sources = _sources(function, {})
-        text = "\n".join(sources[name] for name in sorted(sources)) if sources else None
-        _fingerprints[key] = function.__code__, text and hashlib.sha256(text.encode()).hexdigest()[:16]
-    return _fingerprints[key][1]
+    found = _sources(function_of(function), {})
+    if not found:
+        return None
+    return hashlib.sha256("\n".join(found[name][0] for name in sorted(found)).encode()).hexdigest()[:16]
+
+
+def helpers(function):
+    """The functions behind a fingerprint but the first: those of its package that a function calls, as they are now."""
+    return tuple(called for _, called in list((_sources(function, {}) or {}).values())[1:])
 
 
 def callable_of(value):
@@ -53,7 +57,30 @@ def definition(code):
         tree = ast.parse(textwrap.dedent(inspect.getsource(code))).body[0]
     except (OSError, TypeError, SyntaxError, IndentationError, IndexError):
         return None
-    return tree if isinstance(tree, ast.FunctionDef) and tree.name == code.co_name else None
+    if not isinstance(tree, ast.FunctionDef) or tree.name != code.co_name:
+        return None
+    text = "".join(linecache.getlines(code.co_filename))
+    now = _codes_of(text, code.co_filename).get((code.co_name, code.co_firstlineno))
+    return tree if now is not None and _same(now, code) else None  # else the file has changed since it was imported
+
+
+@functools.lru_cache(maxsize=64)
+def _codes_of(text, filename):
+    """{(name, first line): code object} of a file."""
+    found, left = {}, [compile(text, filename, "exec", dont_inherit=True)]
+    while left:
+        code = left.pop()
+        found[code.co_name, code.co_firstlineno] = code
+        left += [c for c in code.co_consts if isinstance(c, types.CodeType)]
+    return found
+
+
+def _same(a, b):
+    """Whether two constants, or the code of two functions, are equal but for where they stand."""
+    if not isinstance(a, types.CodeType) or not isinstance(b, types.CodeType):
+        return repr(a) == repr(b)
+    same = (a.co_code, a.co_names, a.co_varnames) == (b.co_code, b.co_names, b.co_varnames)
+    return same and len(a.co_consts) == len(b.co_consts) and all(map(_same, a.co_consts, b.co_consts))
 
 
 def default_arguments(code):
@@ -66,17 +93,27 @@ def default_arguments(code):
 
 
 def _sources(function, found):
-    """{name: canonical text} of a function and of those that it calls, into found."""
-    tree = definition(function.__code__)
-    if tree is None:
+    """{name: (canonical text, function)} of a function and of those that it calls, into found."""
+    text, names = _canonical(function.__code__)
+    if text is None:
         return None
-    names = set()
-    found[function.__name__] = _text(tree, names)
-    for name in sorted(names):
+    found[function.__name__] = text, function
+    for name in names:
         called = function_of(function.__globals__.get(name))
         if called is not None and called.__name__ not in found and package_of(called) == package_of(function):
             _sources(called, found)
     return found
+
+
+def _canonical(code):
+    """(text, names that it reads) of the `def` of a code object, (None, ()) without one. Read once."""
+    if id(code) not in _texts:
+        tree, names = definition(code), set()
+        _texts[id(code)] = (
+            code,
+            (tree and _text(tree, names), sorted(names)),
+        )  # code: an id of what is gone may come back
+    return _texts[id(code)][1]
 
 
 def _text(node, names):

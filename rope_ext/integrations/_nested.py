@@ -4,12 +4,14 @@ import inspect
 import types
 
 from ._find import code_of
+from ._fingerprint import default_arguments
 
 
 def put_inside(outer, code, function):
     """Makes a function call `function` where it defines the function of a code object, or that again if None.
 
-    The code of outer gets a stub among its constants, which calls a global that is there for as long.
+    The code of outer gets a stub among its constants, which calls a global. That stays: calls of outer that are under
+    way when it gets its own code back have the stub still, and find the function that was there first.
     """
     whole = code_of(outer)
     stubs = dict(getattr(outer, "_rope_ext_stubs", {}))
@@ -17,7 +19,8 @@ def put_inside(outer, code, function):
         "<locals>", ""
     )
     if function is None:
-        del stubs[id(code)], outer.__globals__[name]
+        del stubs[id(code)]
+        outer.__globals__[name] = types.FunctionType(code, outer.__globals__, code.co_name, default_arguments(code))
     else:
         stubs[id(code)] = _stub(code, name)
         outer.__globals__[name] = function

@@ -147,7 +147,7 @@ def _patch(model, rounding):
 def _verdict(candidate, rounding):
     """Name of the dialect or None, whether to replace, and why."""
     if candidate.fingerprint is None:
-        return None, False, "no source"
+        return None, False, "no source, or its file has changed"
     name = known().get(candidate.fingerprint)
     if name is None:
         return None, False, "unknown source"
@@ -161,7 +161,7 @@ def _verdict(candidate, rounding):
     if difference is not None:
         return name, False, f"known, but not proven: {difference}"
     if dialect.bound is None:
-        return name, True, "equal bit for bit"
+        return name, True, "equal bit for bit" + ("" if rounding == "eager" else ", but 16 bits are rounded once")
     equal = dialect.note or "equal up to one rounding"
     if rounding == "eager":
         return name, False, f"{equal}, not bit for bit: rounding='once' replaces it"
@@ -231,9 +231,11 @@ def _adapted(adapter, original, rounding):
         for t in (*args, *kwargs.values()):
             if isinstance(t, torch.Tensor):  # the first speaks for all: of others apply says itself what it cannot do
                 known_dtype = t.dtype in _DTYPES or not t.dtype.is_floating_point
-                if t.device.type not in devices or not known_dtype or type(t).__name__ == "DTensor":
+                if t.device.type not in devices or not known_dtype or t.is_nested or type(t).__name__ == "DTensor":
                     return original(*args, **kwargs)
                 break
+        else:  # such as the proxies of torch.fx
+            return original(*args, **kwargs)
         try:
             return adapter(original, rounding, *args, **kwargs)
         except (ValueError, TypeError, NotImplementedError) as error:

@@ -3,16 +3,23 @@
 import functools
 
 import torch
+from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_flatten, tree_map_only
 
-_proofs = {}  # (key of a candidate, dialect) -> what the key is the id of, so that it stays; difference or None
+from ._fingerprint import helpers
+
+# (key of a candidate, functions that it calls, dialect) -> what the key is the id of, so that it stays, and the
+# difference or None
+_proofs = {}
 
 
 def proof(candidate, dialect):
     """None if a function and the adapter of a dialect agree on all examples, else the first difference, in words."""
-    key = candidate.key, dialect.name
+    key = candidate.key, helpers(candidate.function), dialect.name
     if key not in _proofs:
-        _proofs[key] = candidate.function, _difference(candidate, dialect)
+        # Nothing that is in force around the call of patch counts: default devices, fake tensors, autocast.
+        with _disable_current_modes(), torch.device("cpu"), torch.autocast("cpu", enabled=False):
+            _proofs[key] = candidate.function, _difference(candidate, dialect)
     return _proofs[key][1]
 
 
@@ -20,7 +27,7 @@ def _difference(candidate, dialect):
     for dtype in (torch.float32, torch.bfloat16):
         for index, (args, kwargs) in enumerate(dialect.examples(0, dtype)):
             call = f"example {index} in {str(dtype).removeprefix('torch.')}"
-            with torch.no_grad(), torch.device("cpu"):
+            with torch.no_grad():
                 expected, expected_args = _run(candidate.original, args, kwargs)
                 adapter = functools.partial(dialect.adapter, candidate.original, "eager")
                 result, result_args = _run(adapter, args, kwargs)
