@@ -584,3 +584,14 @@ def test_symbolic_tracing_gets_the_function_that_was_there(remote):
 def test_the_report_says_when_bits_differ(remote):
     with rope_ext.patched(remote().Global(), rounding="once") as report:
         assert [e.reason for e in report.replaced] == ["equal bit for bit, but 16 bits are rounded once"]
+
+
+def test_the_form_that_transformers_4_had(remote):
+    """With position_ids, which it does not read: the form that most remote code has copied."""
+    four = ROTARY.replace("sin, unsqueeze_dim: int = 1", "sin, position_ids=None, unsqueeze_dim=1")
+    assert four != ROTARY
+    model, call = remote(rotary=four).Global(), inputs()
+    expected = model(*call)
+    with rope_ext.patched(model) as report:
+        assert [e.dialect for e in report.replaced] == ["transformers.llama_position_ids"]
+        assert same(model(*call), expected)

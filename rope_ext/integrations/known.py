@@ -1,7 +1,8 @@
 """python -m rope_ext.integrations.known transformers diffusers timm: writes _known.json.
 
 Imports every module of the installed libraries, fingerprints all functions that look rotary, tries each against every
-dialect, and keeps those that one equals. Prints the others. Entries of libraries that are not named stay.
+dialect, and keeps those that one equals. Prints the others. Entries of libraries that are not named stay,
+as do those of other releases ("seen" begins with library and version), which came from the functions of their files.
 """
 
 import argparse

@@ -260,32 +260,42 @@ def _fused(args, kwargs, y):
 
 _BEFORE_HALF = {"read": "half", "interleaved": True, "out_interleaved": False, "joined": True}
 
+# f(q, k, cos, sin, unsqueeze_dim=1), and with a position_ids=None before the last, which transformers 4 had and did
+# not read: name, options of `_turn`, widths of tables for 8 channels.
+_Q_K = [
+    ("gpt_neox", {"partial": "leading"}, (8, 4)),
+    ("glm", {"partial": "leading", "read": "half", "interleaved": True}, (8, 4)),
+    ("glm4v", {"partial": "leading", "interleaved": True}, (8, 4)),
+    ("llama", {}, (8,)),
+    ("nanochat", {"inverse": True}, (8,)),
+    ("olmo", {"result": "kept"}, (8,)),
+    ("hunyuan_vl", {"result": "float32"}, (8,)),
+    ("blt", {"interleaved": True}, (8,)),
+    ("cohere", {"result": "float32", "interleaved": True}, (8,)),
+    ("helium", {"read": "half", "interleaved": True}, (8,)),
+    ("esm", {"result": "float32 terms"}, (8,)),
+    ("ernie4_5", {"result": "float32 terms", "read": "half", "interleaved": True}, (8,)),
+    ("ernie4_5_vl", {"result": "float32 terms", "interleaved": True}, (8,)),
+    ("pe_audio", {"read": "half", "interleaved": True, "joined": True}, (8,)),
+    ("gpt_oss", {"read": "pairs", "joined": True}, (4,)),
+    ("openai_privacy_filter", {"read": "pairs", "interleaved": True, "joined": True}, (4,)),
+    ("deepseek_v3", _BEFORE_HALF, (8,)),
+]
+
 # General ones first: python -m rope_ext.integrations.known takes the first that a function equals.
 DIALECTS = [
     Dialect(f"transformers.{name}", *rest)
     for name, *rest in [
-        # f(q, k, cos, sin, unsqueeze_dim=1)
         ("muse_glimmer_assistant", _last_rows, examples.last_rows_calls),
-        ("gpt_neox", _q_k(partial="leading"), examples.q_k_calls(8, 4)),
-        ("glm", _q_k(partial="leading", read="half", interleaved=True), examples.q_k_calls(8, 4)),
-        ("glm4v", _q_k(partial="leading", interleaved=True), examples.q_k_calls(8, 4)),
-        ("llama", _llama, examples.q_k_calls(8)),
-        ("nanochat", _q_k(inverse=True), examples.q_k_calls(8)),
-        ("olmo", _q_k(result="kept"), examples.q_k_calls(8)),
-        ("hunyuan_vl", _q_k(result="float32"), examples.q_k_calls(8)),
-        ("blt", _q_k(interleaved=True), examples.q_k_calls(8)),
-        ("cohere", _q_k(result="float32", interleaved=True), examples.q_k_calls(8)),
-        ("helium", _q_k(read="half", interleaved=True), examples.q_k_calls(8)),
-        ("esm", _q_k(result="float32 terms"), examples.q_k_calls(8)),
-        ("ernie4_5", _q_k(result="float32 terms", read="half", interleaved=True), examples.q_k_calls(8)),
-        ("ernie4_5_vl", _q_k(result="float32 terms", interleaved=True), examples.q_k_calls(8)),
-        ("pe_audio", _q_k(read="half", interleaved=True, joined=True), examples.q_k_calls(8)),
-        ("gpt_oss", _q_k(read="pairs", joined=True), examples.q_k_calls(4)),
-        ("openai_privacy_filter", _q_k(read="pairs", interleaved=True, joined=True), examples.q_k_calls(4)),
+        *(
+            (name, _llama if name == "llama" else _q_k(**how), examples.q_k_calls(*widths))
+            for name, how, widths in _Q_K
+        ),
+        *(
+            (f"{name}_position_ids", _q_k_position_ids(**how), examples.q_k_calls(*widths, position_ids=True))
+            for name, how, widths in _Q_K
+        ),
         ("mistral_large4", _optional_k(True, **_BEFORE_HALF), examples.without_k(8, False)),
-        # f(q, k, cos, sin, position_ids=None, unsqueeze_dim=1)
-        ("glmasr", _q_k_position_ids(partial="leading"), examples.q_k_calls(8, 4, position_ids=True)),
-        ("deepseek_v3", _q_k_position_ids(**_BEFORE_HALF), examples.q_k_calls(8, position_ids=True)),
         # f(q, k, cos, sin)
         ("qwen2_vl_vision", _vision(axis=-2, result="float32"), examples.vision_calls(8)),
         ("inkling2_vision", _vision(axis=-2, result="float32", interleaved=True), examples.vision_calls(8)),
