@@ -1,6 +1,7 @@
 """The reference itself, against numbers worked by hand and against other forms of the rotation; and what makes it RoPE."""
 
 import math
+from fractions import Fraction
 
 import pytest
 import torch
@@ -86,3 +87,21 @@ def test_pairings_are_a_permutation_of_each_other():
     interleaved = rope_ext.apply(x[..., to_interleaved], cos, sin, offset=1000, interleaved=True)
     assert torch.equal(half[..., to_interleaved], interleaved)
     assert not torch.equal(half, rope_ext.apply(x, cos, sin, offset=1000, interleaved=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_fused_rounds_once(dtype):
+    """By fractions; the first is a tie for whoever rounds twice."""
+    eps = torch.finfo(dtype).eps
+    a, b, c = (random((1000,), dtype, seed) for seed in (1, 2, 3))
+    a[0], b[0], c[0] = eps / 2 * (1 + eps), 1 - eps, 1 + eps
+    c[1:500] = -(a * b)[1:500] * (1 + eps * random((499,), dtype, 4).round())  # nothing but the rounding is left
+    got = reference.fused(a, b, c)
+    assert got[0] == 1 + eps
+    for values in zip(a.tolist(), b.tolist(), c.tolist(), got.tolist()):
+        x, y, z, rounded = map(Fraction, values)
+        exact, near = x * y + z, torch.tensor(values[3], dtype=dtype)
+        neighbours = [
+            Fraction(torch.nextafter(near, torch.tensor(to, dtype=dtype)).item()) for to in (-torch.inf, torch.inf)
+        ]
+        assert all(abs(exact - rounded) <= abs(exact - other) for other in neighbours)
