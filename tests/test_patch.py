@@ -595,3 +595,21 @@ def test_the_form_that_transformers_4_had(remote):
     with rope_ext.patched(model) as report:
         assert [e.dialect for e in report.replaced] == ["transformers.llama_position_ids"]
         assert same(model(*call), expected)
+
+
+def test_a_helper_of_the_same_source_that_does_something_else(remote, tmp_path):
+    """Its `torch` is another: the fingerprint stays, so the proof must not be that of the helper before."""
+    blocks = remote()
+    package = blocks.__name__.partition(".")[0]
+    other = ROTARY.replace("import torch\n", "import torch\nfrom types import SimpleNamespace\n", 1)
+    other += (
+        "\n_cat = torch.cat\ntorch = SimpleNamespace(cat=lambda *a, **k: 0.5 * _cat(*a, **k), Tensor=torch.Tensor)\n"
+    )
+    (tmp_path / package / "other.py").write_text(other)
+    model, rotary = blocks.Global(), sys.modules[f"{package}.rotary"]
+    with rope_ext.patched(model) as report:
+        assert len(report.replaced) == 1
+    rotary.rotate_half = importlib.import_module(f"{package}.other").rotate_half
+    with rope_ext.patched(model) as report:
+        assert report.replaced == ()
+        assert [e.reason[:21] for e in report.left_alone] == ["known, but not proven"]

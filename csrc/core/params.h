@@ -38,7 +38,6 @@ struct Pairing {
 };
 ROPE_INLINE Pairing half_pairing(int64_t pairs) { return {1, pairs}; }
 ROPE_INLINE Pairing interleaved_pairing() { return {2, 1}; }
-ROPE_INLINE bool operator==(Pairing a, Pairing b) { return a.step == b.step && a.partner == b.partner; }
 
 struct Params {
   RotatedTensor x[kMaxTensors];

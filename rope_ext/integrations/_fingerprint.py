@@ -18,7 +18,8 @@ def fingerprint(function):
     """16 hexadecimal digits for the source of a function and of the functions of its package that it calls.
 
     function: what `function_of` takes. Names of the function, its arguments (with defaults) and locals count, as do
-    decorators that may change it. Returns None without a source (compiled, or made by exec).
+    decorators that may change it. Returns None without a source (compiled, made by exec, or in a file that
+    has changed since its import).
     """
     found = _sources(function_of(function), {})
     if not found:
