@@ -151,7 +151,17 @@ def _check_writable(tensors, recorded=False):
 # ---- the two Functions ----
 
 
-class _Rotate(torch.autograd.Function):
+class _Function(torch.autograd.function._SingleLevelFunction):
+    """The base of the Functions that torch.func itself makes, one per transform: `apply` records one node at this level.
+
+    torch.autograd.Function.apply would hand the call back to torch.func, which has dispatched it to the kernels of this
+    file already and has none for its own operator here (in Python up to torch 2.13, in C++ since).
+    """
+
+    _compiled_autograd_key = staticmethod(torch.autograd.Function._compiled_autograd_key)
+
+
+class _Rotate(_Function):
     """inputs: *x, cos, sin, scalars, *lookup."""
 
     @staticmethod
@@ -196,7 +206,7 @@ class _Rotate(torch.autograd.Function):
         return tuple(torch.zeros_like(t) if o is None else o for t, o in zip(x, out))
 
 
-class _TableGrad(torch.autograd.Function):
+class _TableGrad(_Function):
     """inputs: cos and sin (only for shape and dtype), scalars, *x, *grad."""
 
     @staticmethod
@@ -291,10 +301,8 @@ def _add(a, b):
 
 
 def _apply(function, *inputs):
-    # The C++ apply composes with functorch as the node of a built-in op does; the Python one would want rules for vmap.
-    apply = super(torch.autograd.Function, function).apply
     with torch._functorch.utils.enable_single_level_autograd_function() if _functorch_active() else nullcontext():
-        return apply(*inputs)
+        return function.apply(*inputs)
 
 
 def _per_token(x, cos, sin, lookup, scalars):
