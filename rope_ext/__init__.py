@@ -9,10 +9,8 @@ Functions of other libraries: rope_ext.compat. Whole models: `patch`, `patched`,
 Memory of large results: rope_ext.memory. What a call costs: python -m rope_ext.profile.
 """
 
-from . import _fake as _fake
-from . import _vmap as _vmap
 from . import angles, compat, frequencies, memory, reference
-from ._library import build_info
+from ._torch.library import build_info
 from ._version import __version__ as __version__
 from .angles import cos_sin
 from .integrations import Report, patch, patched, unpatch

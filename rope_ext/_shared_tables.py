@@ -9,6 +9,8 @@ from collections import OrderedDict
 
 import torch
 
+from ._torch.private import is_wrapped, version_of
+
 MOST = 32  # tables that are kept, the last used ones
 
 _lock = threading.RLock()
@@ -19,14 +21,14 @@ _read_by_graphs = []  # a captured CUDA graph reads its addresses for as long as
 class _Table:
     def __init__(self, cos, sin):
         self.cos, self.sin, self.stream = cos, sin, None
-        self.versions = cos._version, sin._version
+        self.versions = version_of(cos), version_of(sin)
         if cos.is_cuda:  # another stream may read it next
             self.stream = torch.cuda.current_stream(cos.device)
             self.stream.synchronize()
 
     def is_untouched(self):
         """False after somebody wrote into what `rows` returned, in place."""
-        return (self.cos._version, self.sin._version) == self.versions
+        return (version_of(self.cos), version_of(self.sin)) == self.versions
 
     def rows(self, count):
         if self.stream is not None and (stream := torch.cuda.current_stream(self.cos.device)) != self.stream:
@@ -40,7 +42,7 @@ def may_share(device):
     if torch.compiler.is_compiling() or device.type == "meta":
         return False
     made = torch.empty(0, device=device)
-    return type(made) is torch.Tensor and not torch._C._functorch.is_functorch_wrapped_tensor(made)
+    return type(made) is torch.Tensor and not is_wrapped(made)
 
 
 def rows(key, count, device, build):

@@ -6,10 +6,12 @@ from typing import NamedTuple
 import torch
 
 from . import reference
-from ._autograd import FROM_POSITIONS
-from ._library import torch_ops as _ops
+from ._torch.autograd import FROM_POSITIONS
+from ._torch.errors import raises_typed
+from ._torch.library import torch_ops as _ops
 
 _SHD = reference.LAYOUTS.index("shd")
+_make = raises_typed(_ops.cos_sin)
 
 
 class Turns(NamedTuple):
@@ -83,7 +85,7 @@ def cos_sin(positions, inv_freq, attention_scaling=1.0, *, dtype=torch.float32):
     flat = positions.reshape(axes, 1, shape.numel()) if per_axis else positions.reshape(shape.numel())
     x = high.detach().new_empty(()).expand(shape.numel(), heads, 2 * pairs)  # for its shape
     scalars = (0, _SHD | FROM_POSITIONS, None, 0, float(attention_scaling))
-    cos, sin, _ = _ops.cos_sin([x], high, low, *scalars, flat)
+    cos, sin, _ = _make([x], high, low, *scalars, flat)
     shape = (*shape, heads, pairs) if heads > 1 else (*shape, pairs)
     return cos.reshape(shape), sin.reshape(shape)
 

@@ -5,7 +5,7 @@
 
 import ctypes
 
-from ._library import native
+from ._torch.library import native
 
 
 def set_output_pool(max_bytes):

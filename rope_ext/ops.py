@@ -3,9 +3,11 @@
 import torch
 from torch.compiler import is_compiling
 
-from . import _autograd
-from ._autograd import FROM_POSITIONS, OTHER_PAIRING, ROTATE, ROTATE_IN_PLACE, ROTATE_OUT, ROUND_PRODUCTS
-from ._library import REBUILD, build_info
+from ._torch import autograd
+from ._torch.autograd import FROM_POSITIONS, OTHER_PAIRING, ROTATE, ROTATE_IN_PLACE, ROTATE_OUT, ROUND_PRODUCTS
+from ._torch.errors import typed
+from ._torch.library import REBUILD, build_info
+from ._torch.private import NEWEST, OLDEST, is_newer_than_tested
 from .angles import check_scaling, turns
 from .reference import LAYOUTS
 
@@ -31,11 +33,8 @@ _EXPECTED = [
     ("offset", _OPTIONAL_TENSOR, "an int or a Tensor"),
     ("cu_seqlens", _OPTIONAL_TENSOR, "a Tensor"),
 ]
+_DEVICES = ("cpu", "cuda", "meta") if build_info()["cuda"] else ("cpu", "meta")
 _ZERO, _ONE = 0, 1
-
-
-def layout_of(flags):
-    return LAYOUTS[flags & 7]
 
 
 def apply(
@@ -285,16 +284,15 @@ def _call(op, arguments, x, out=None):
     if is_compiling():  # or exporting: graphs hold the ops that know their derivatives
         return op.recorded(*arguments)
     try:
-        return _autograd.call(op, arguments)
+        return autograd.call(op, arguments)
     except (RuntimeError, AttributeError, TypeError) as error:
         raise _explained(error, op, arguments, x, out) from None
 
 
 def _explained(error, op, arguments, x, out):
     """The error that the user should see; here, so that calls without one do not pay for it."""
-    message = str(error)
-    if message.startswith("rope_ext: "):  # csrc/bindings/check.cpp: no C++ exception becomes a TypeError
-        return TypeError(message)
+    if str(error).startswith("rope_ext: "):
+        return typed(error)
     for name, value in (("x", x), ("out", out))[: 1 + op.at_x]:
         listed = [value] if isinstance(x, torch.Tensor) else value
         if not isinstance(listed, (tuple, list)) or not all(isinstance(t, torch.Tensor) for t in listed):
@@ -303,10 +301,17 @@ def _explained(error, op, arguments, x, out):
     for (name, kinds, wanted), value in zip(_EXPECTED, others):
         if not isinstance(value, kinds):
             return TypeError(f"rope_ext: {name} must be {wanted}, got {value!r}")
-    if isinstance(error, NotImplementedError):  # the dispatcher's
-        devices = "cpu, cuda" if build_info()["cuda"] else f"cpu; for CUDA rebuild where nvcc is: {REBUILD}"
-        return NotImplementedError(
-            f"rope_ext: x must be a strided tensor on a device of this build ({devices}),"
-            f" got {x[0].device} {x[0].layout}"
+    named = [*(("x", t) for t in x), *((name, t) for (name, _, _), t in zip(_EXPECTED, others))]
+    for name, value in named:
+        if isinstance(value, torch.Tensor) and (value.device.type not in _DEVICES or value.layout != torch.strided):
+            devices = "cpu, cuda" if "cuda" in _DEVICES else f"cpu; for CUDA rebuild where nvcc is: {REBUILD}"
+            return NotImplementedError(
+                f"rope_ext: {name} must be a strided tensor on a device of this build ({devices}),"
+                f" got {value.device} {value.layout}"
+            )
+    if is_newer_than_tested() and isinstance(error, (NotImplementedError, AttributeError, TypeError)):
+        return RuntimeError(
+            f"rope_ext: torch must be a release that rope_ext was tested with, {OLDEST} to {NEWEST}, got"
+            f" {torch.__version__}, in which this call failed: {type(error).__name__}: {error}"
         )
     return error

@@ -10,8 +10,8 @@ from pairwise import pairwise
 
 import rope_ext
 from rope_ext import _introspect, angles, reference
-from rope_ext._autograd import FROM_POSITIONS
-from rope_ext._library import native, torch_ops
+from rope_ext._torch.autograd import FROM_POSITIONS
+from rope_ext._torch.library import native, torch_ops
 
 FLOATS = [torch.float32, torch.float64]
 FAR = [0, 1, -1, 4095, 131071, 1_000_000, -1_000_000, 2**24, -(2**24)]

@@ -20,7 +20,7 @@ from test_values import PARAMETERS, test_equals_reference
 
 import rope_ext
 from rope_ext import _introspect, reference
-from rope_ext._library import native
+from rope_ext._torch.library import native
 
 pytestmark = pytest.mark.devices("cpu")
 ROOT = Path(__file__).resolve().parents[1]

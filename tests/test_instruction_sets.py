@@ -10,7 +10,7 @@ from test_values import CASES, test_equals_reference
 
 import rope_ext
 from rope_ext import _introspect, reference
-from rope_ext._library import native
+from rope_ext._torch.library import native
 
 native.rope_ext_use_cpu_kernels.argtypes = (ctypes.c_void_p,)
 

@@ -45,9 +45,8 @@ inline int64_t size_of(const Tensor& t, int axis) { return axis < 0 ? 1 : t.size
 // 0 along an axis of one element: it broadcasts.
 inline int64_t stride_of(const Tensor& t, int axis) { return axis < 0 || t.size(axis) == 1 ? 0 : t.stride(axis); }
 
-// All rules but those of outputs. Raises std::invalid_argument (ValueError in Python) or std::runtime_error
-// (TypeError), "rope_ext: <argument> must <rule>, got <value>", before anything is written. Returns Params without the
-// tensors.
+// All rules but those of outputs. Raises ValueError or TypeError (errors.h), "rope_ext: <argument> must <rule>, got
+// <value>", before anything is written. Returns Params without the tensors.
 Params check_arguments(const Arguments& a);
 
 // Raises unless cos and sin are frequencies.

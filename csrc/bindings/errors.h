@@ -16,15 +16,20 @@ std::string text(const Parts&... parts) {
   return stream.str();
 }
 
-// Becomes ValueError in Python.
+// The type of an error in Python. It does not travel in the type of the C++ exception: which one becomes which in Python
+// differs between releases of torch. Numbers: rope_ext/_torch/errors.py.
+enum class ErrorType : int { kNone = 0, kValueError = 1, kTypeError = 2 };
+
+// Remembers the type, for this thread's rope_ext_take_error_type, and throws.
+[[noreturn]] void raise(ErrorType type, const std::string& message);
+
 template <class Got>
 [[noreturn]] void bad_value(const char* argument, const std::string& rule, const Got& got) {
-  throw std::invalid_argument(text("rope_ext: ", argument, " must ", rule, ", got ", got));
+  raise(ErrorType::kValueError, text("rope_ext: ", argument, " must ", rule, ", got ", got));
 }
-// Becomes RuntimeError, which rope_ext/ops.py turns into TypeError.
 template <class Got>
 [[noreturn]] void bad_type(const char* argument, const std::string& rule, const Got& got) {
-  throw std::runtime_error(text("rope_ext: ", argument, " must ", rule, ", got ", got));
+  raise(ErrorType::kTypeError, text("rope_ext: ", argument, " must ", rule, ", got ", got));
 }
 
 template <class List>
@@ -62,3 +67,6 @@ inline void same_device(const char* argument, const Tensor& t, const Tensor& x) 
 }
 
 }  // namespace rope
+
+// The ErrorType of the last error of this thread, once: kNone until the next one. For ctypes (rope_ext/_torch/errors.py).
+extern "C" __attribute__((visibility("default"))) int rope_ext_take_error_type();

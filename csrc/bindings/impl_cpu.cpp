@@ -32,7 +32,7 @@ STABLE_TORCH_LIBRARY_IMPL(rope_ext, CPU, m) { Ops<Cpu>::add_to(m); }
 
 // ---- for ctypes ----
 
-// The name of the instruction set that is used (rope_ext/_library.py).
+// The name of the instruction set that is used (rope_ext/_torch/library.py).
 extern "C" __attribute__((visibility("default"))) const char* rope_ext_cpu_isa() {
   return rope::cpu::best_kernels().isa;
 }

@@ -103,7 +103,7 @@ STABLE_TORCH_LIBRARY_IMPL(rope_ext, CUDA, m) { Ops<Cuda>::add_to(m); }
 }  // namespace rope
 
 // The architectures that the kernels were compiled for, "8.0 9.0+PTX"; and the version of the compiler, "13.0". For
-// ctypes (rope_ext/_library.py).
+// ctypes (rope_ext/_torch/library.py).
 extern "C" __attribute__((visibility("default"))) const char* rope_ext_cuda_architectures() {
   return ROPE_CUDA_ARCHITECTURES;
 }

@@ -11,7 +11,7 @@
     "float attention_scaling=1.0, Tensor? positions=None, Tensor? offsets=None, Tensor? cu_seqlens=None"
 
 // `unrecorded`: the same, for callers that know that no derivative is to be recorded. Nothing stands between them and
-// the device's kernel, where the other has kernels in Python (rope_ext/_autograd.py). Defined after the other: a call
+// the device's kernel, where the other has kernels in Python (rope_ext/_torch/autograd.py). Defined after the other: a call
 // without the name of an overload takes the first that fits.
 #define ROPE_DEF(NAME, ARGUMENTS, RESULT)   \
   m.def(NAME "(" ARGUMENTS ") -> " RESULT); \

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from .._library import build_info
+from .._torch.library import build_info
 from ._find import Candidate, candidates, rotates
 from ._fingerprint import callable_of, function_of
 from ._nested import put_inside

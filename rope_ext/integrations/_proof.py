@@ -3,9 +3,8 @@
 import functools
 
 import torch
-from torch.utils._python_dispatch import _disable_current_modes
-from torch.utils._pytree import tree_flatten, tree_map_only
 
+from .._torch.private import outside_modes, tree
 from ._fingerprint import helpers
 
 # (key of a candidate, functions that it calls, dialect) -> what the key is the id of, so that it stays, and the
@@ -18,7 +17,7 @@ def proof(candidate, dialect):
     key = candidate.key, helpers(candidate.function), dialect.name
     if key not in _proofs:
         # Nothing that is in force around the call of patch counts: default devices, fake tensors, autocast.
-        with _disable_current_modes(), torch.device("cpu"), torch.autocast("cpu", enabled=False):
+        with outside_modes(), torch.device("cpu"), torch.autocast("cpu", enabled=False):
             _proofs[key] = candidate.function, _difference(candidate, dialect)
     return _proofs[key][1]
 
@@ -51,19 +50,19 @@ def same_gradients(candidate, dialect):
 
 
 def _gradients(function, args, kwargs):
-    args, kwargs = tree_map_only(torch.Tensor, torch.clone, (args, kwargs))
-    shapes = {t.shape for t in tree_flatten(function(*args, **kwargs))[0] if isinstance(t, torch.Tensor)}
+    args, kwargs = tree.tree_map_only(torch.Tensor, torch.clone, (args, kwargs))
+    shapes = {t.shape for t in tree.tree_flatten(function(*args, **kwargs))[0] if isinstance(t, torch.Tensor)}
     states = [t for t in args if isinstance(t, torch.Tensor) and t.dtype == torch.bfloat16 and t.shape in shapes]
     for t in states:
         t.requires_grad_()
-    results = [t for t in tree_flatten(function(*args, **kwargs))[0] if isinstance(t, torch.Tensor)]
+    results = [t for t in tree.tree_flatten(function(*args, **kwargs))[0] if isinstance(t, torch.Tensor)]
     directions = [torch.linspace(-1, 2, t.numel()).reshape(t.shape).to(t.dtype) for t in results]
     return torch.autograd.grad(results, states, directions)
 
 
 def _run(function, args, kwargs):
     """The result, or the exception, and the arguments afterwards: a function may write to them."""
-    args, kwargs = tree_map_only(torch.Tensor, torch.clone, (args, kwargs))
+    args, kwargs = tree.tree_map_only(torch.Tensor, torch.clone, (args, kwargs))
     try:
         return function(*args, **kwargs), (args, kwargs)
     except Exception as error:  # of any kind: an unknown function may do anything with examples of another
@@ -71,11 +70,11 @@ def _run(function, args, kwargs):
 
 
 def _equal(result, expected, bound):
-    results, structure = tree_flatten(result)
-    others, expected_structure = tree_flatten(expected)
+    results, structure = tree.tree_flatten(result)
+    others, expected_structure = tree.tree_flatten(expected)
     if structure != expected_structure:
         return False
-    bounds = tree_flatten(bound)[0] if bound is not None else []
+    bounds = tree.tree_flatten(bound)[0] if bound is not None else []
     bounds = bounds * len(results) if len(bounds) == 1 else bounds or [None] * len(results)
     return all(map(_same, results, others, bounds))
 

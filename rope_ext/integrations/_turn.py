@@ -4,7 +4,7 @@ import inspect
 
 import torch
 
-from .._library import build_info
+from .._torch.library import build_info
 from ..compat._broadcast import rotate
 from ..ops import apply
 

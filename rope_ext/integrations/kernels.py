@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from .._library import build_info
+from .._torch.library import build_info
 from ._find import Candidate
 from ._fingerprint import fingerprint, function_of
 from ._patch import _ROUNDINGS, _adapted, _verdict, dialects
@@ -93,7 +93,7 @@ class RotaryOnce(nn.Module):
 _LAYERS = {"eager": RotaryEager, "once": RotaryOnce}
 
 
-@torch._dynamo.assume_constant_result  # runs while a graph is made, and is no part of it
+@torch.compiler.assume_constant_result  # runs while a graph is made, and is no part of it
 def _recognise(kind):
     """Gives a class that `use_kernel_forward_from_hub` made what runs in place of its function, for each rounding."""
     if not hasattr(kind, f"_rope_ext_{_ROUNDINGS[-1]}"):

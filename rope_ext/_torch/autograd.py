@@ -11,7 +11,7 @@ Where tables are differentiated the ops get one row of cos/sin per token: lookin
 tokens that read the same row, is PyTorch's index_select.
 
 The rules are kernels at the Autograd dispatch key, around autograd.Functions: torch.library.register_autograd knows
-neither forward mode nor torch.func. Private names of torch are used in this file only.
+neither forward mode nor torch.func.
 """
 
 from collections.abc import Callable
@@ -20,17 +20,27 @@ from typing import NamedTuple
 
 import torch
 from torch import is_grad_enabled, is_inference_mode_enabled
-from torch.autograd import forward_ad
 
-from ._library import torch_ops as _ops
-from .reference import LAYOUTS
-from .reference import TWO_PI as _TWO_PI
+from ..reference import LAYOUTS
+from ..reference import TWO_PI as _TWO_PI
+from .errors import raises_typed
+from .library import torch_ops as _ops
+from .private import (
+    DEFAULT_VIEW,
+    SingleLevelFunction,
+    below_autograd,  # context manager: ops skip the kernels of this file
+    below_in_place,
+    count_write,
+    creation_meta,
+    forward_ad,
+    forward_mode_enabled,
+    function_of,
+    functorch_is_active,
+    level_of,  # -1: no transform wraps the tensor
+    one_level,
+    unpack_dual,  # (value, tangent or None)
+)
 
-_below_autograd = torch._C._AutoDispatchBelowAutograd  # context manager: ops skip the kernels of this file
-_below_in_place = torch._C._AutoDispatchBelowADInplaceOrView
-_unpack_dual = torch._VF._unpack_dual  # (value, tangent or None)
-_functorch_active = torch._C._are_functorch_transforms_active
-_level = torch._C._functorch.maybe_get_level  # of the transform that wraps a tensor; -1: none
 _library = torch.library.Library("rope_ext", "IMPL")
 
 # Arguments that all ops share (csrc/bindings/schema.cpp): x, cos, sin, the scalars (offset, flags, rotary_dim,
@@ -41,7 +51,11 @@ _INTERLEAVED, _TRANSPOSED = 8, 32  # of flags (csrc/bindings/check.h)
 FROM_POSITIONS = 64  # cos and sin are what angles.turns made
 ROUND_PRODUCTS = 128  # to 16 bits
 OTHER_PAIRING = 256  # the result has the other pairing than x
-_NOT_ROTATED, _OUTSIDE = -1, -2  # of table_rows (csrc/core/positions.h)
+_NOT_ROTATED, _OUTSIDE = -1, -2  # rows of table_rows (csrc/core/positions.h)
+
+
+def layout_of(flags):
+    return LAYOUTS[flags & 7]
 
 
 def needs_derivative(x, cos, sin):
@@ -60,14 +74,14 @@ def needs_derivative(x, cos, sin):
 
 def _may_be_forward_mode():
     """In a compiled graph torch.func.jvp enters a level of forward mode that Python does not count."""
-    return forward_ad._current_level >= 0 or _functorch_active()
+    return forward_ad._current_level >= 0 or functorch_is_active()
 
 
 def _forward_mode(tensors):
     """Whether there may be tangents."""
     if forward_ad._current_level >= 0:
         return True
-    return _functorch_active() and any(_unpack_dual(t, level=0)[1] is not None for t in tensors)
+    return functorch_is_active() and any(unpack_dual(t, level=0)[1] is not None for t in tensors)
 
 
 def _positions_need_derivative(rest):
@@ -86,8 +100,7 @@ class Op(NamedTuple):
 
 
 def _op_of(packet, at_x, writes):
-    # What `packet.unrecorded` itself calls, 0.4 us later.
-    return Op(packet.default, packet.unrecorded._op, at_x, writes)
+    return Op(packet.default, function_of(packet.unrecorded), at_x, writes)
 
 
 ROTATE = _op_of(_ops.rotate, 0, False)
@@ -97,7 +110,7 @@ ROTATE_OUT = _op_of(_ops.rotate_out, 1, True)
 
 def call(op, arguments):
     recorded, unrecorded, at_x, writes = op
-    if _functorch_active():
+    if functorch_is_active():
         if writes:
             _check_captured(arguments[0], [t for t in arguments[at_x + 1 :] if isinstance(t, torch.Tensor)])
         return recorded(*arguments)
@@ -110,25 +123,21 @@ def call(op, arguments):
         return unrecorded(*arguments)
     _check_writable(arguments[0])
     unrecorded(*arguments)
-    _count_write(arguments[0])
+    count_write(arguments[0])  # autograd refuses to use a saved tensor that was written since
 
 
 def _check_captured(written, others):
     """A transform records nothing in a tensor from outside it: derivatives would be zero without a word."""
     for t in written:
-        if _level(t) < max(map(_level, others)):
+        if level_of(t) < max(map(level_of, others)):
             rule = "be inside every transform that cos, sin or the positions are inside"
             raise ValueError(
                 f"rope_ext: x must {rule} when it is written, got one of shape {tuple(t.shape)} from outside"
             )
 
 
-# autograd refuses to use a saved tensor that was written since; of inference tensors, never saved, none is counted
-_count_write = torch._C._increment_version
-
-
 def _is_restricted_view(t):
-    return t._is_view() and torch._C._autograd._get_creation_meta(t) != torch._C._autograd.CreationMeta.DEFAULT
+    return t._is_view() and creation_meta(t) != DEFAULT_VIEW
 
 
 def _check_writable(tensors, recorded=False):
@@ -151,8 +160,8 @@ def _check_writable(tensors, recorded=False):
 # ---- the two Functions ----
 
 
-class _Function(torch.autograd.function._SingleLevelFunction):
-    """The base of the Functions that torch.func itself makes, one per transform: `apply` records one node at this level.
+class _Function(SingleLevelFunction):
+    """The base of the Functions that torch.func itself makes: `apply` records one node, at the level of one transform.
 
     torch.autograd.Function.apply would hand the call back to torch.func, which has dispatched it to the kernels of this
     file already and has none for its own operator here (in Python up to torch 2.13, in C++ since).
@@ -249,11 +258,11 @@ class _TableGrad(_Function):
 @contextmanager
 def _in_forward():
     """Ops inside belong to the level below this derivative: the device's kernel, or the next torch.func transform."""
-    if _functorch_active():  # the outer transform would not record anything in the no_grad mode of a forward
-        with torch.enable_grad(), forward_ad._set_fwd_grad_enabled(True), _below_autograd():
+    if functorch_is_active():  # the outer transform would not record anything in the no_grad mode of a forward
+        with torch.enable_grad(), forward_mode_enabled(True), below_autograd():
             yield
     else:
-        with _below_autograd():
+        with below_autograd():
             yield
 
 
@@ -301,7 +310,7 @@ def _add(a, b):
 
 
 def _apply(function, *inputs):
-    with torch._functorch.utils.enable_single_level_autograd_function() if _functorch_active() else nullcontext():
+    with one_level() if functorch_is_active() else nullcontext():
         return function.apply(*inputs)
 
 
@@ -327,7 +336,7 @@ def _per_token(x, cos, sin, lookup, scalars):
 def _made_per_token(x, high, low, lookup, scalars):
     """As _per_token, of frequencies."""
     cos, sin, _ = _ops.cos_sin(x, high, low, *scalars, *lookup)  # (batch or 1, seqlen, heads or 1, pairs)
-    layout = LAYOUTS[scalars[1] & 7]
+    layout = layout_of(scalars[1])
     if cos.shape[2] == 1:
         cos, sin = cos.squeeze(2), sin.squeeze(2)
     elif len(layout) == 4:
@@ -344,11 +353,11 @@ def _cos_sin(x, high, low, *rest):
     So the values are those of the op, bit for bit, and the derivatives those of PyTorch's own functions.
     """
     if not _tables_need_derivative(high, low, rest):
-        with _below_autograd():
+        with below_autograd():
             return _ops.cos_sin(x, high, low, *rest)
     positions = rest[5] if len(rest) > 5 else None
     constant = (*rest[:5], positions.detach(), *rest[6:]) if positions is not None else rest
-    with _below_autograd():
+    with below_autograd():
         cos, sin, at = _ops.cos_sin([t.detach() for t in x], high.detach(), low.detach(), *constant)
     per_axis = at
     if positions is not None and positions.is_floating_point():
@@ -377,7 +386,7 @@ def _needs_derivative(x, cos, sin, rest):
 
 def _rotate(x, cos, sin, *rest):
     if not _needs_derivative(x, cos, sin, rest):
-        with _below_autograd():
+        with below_autograd():
             return _ops.rotate(x, cos, sin, *rest)
     scalars, lookup, rotated = *_scalars_and_lookup(rest), None
     from_positions = scalars[1] & FROM_POSITIONS
@@ -390,7 +399,7 @@ def _rotate(x, cos, sin, *rest):
 
 def _rotate_in_place(x, cos, sin, *rest):
     if not _needs_derivative(x, cos, sin, rest):
-        with _below_autograd():
+        with below_autograd():
             return _ops.rotate_(x, cos, sin, *rest)
     # copy_ and not a Function with mark_dirty: it knows views (a Function writes at most one) and tangents. What it
     # would refuse is refused before anything is written.
@@ -406,24 +415,24 @@ def _rotate_out(out, x, cos, sin, *rest):
     if _needs_derivative((*x, *out), cos, sin, rest):
         got = "tensors while x, cos, sin or out requires grad"
         raise ValueError(f"rope_ext: out must be None when a derivative is recorded, got {got}")
-    with _below_autograd():
+    with below_autograd():
         _ops.rotate_out(out, x, cos, sin, *rest)
 
 
 def _table_grad_kernel(grad, x, cos, sin, *rest):
     if needs_derivative((*x, *grad), x[0], grad[0]) or _forward_mode((*x, *grad)):
         return _apply(_TableGrad, cos, sin, _scalars_and_lookup(rest)[0], *x, *grad)
-    with _below_autograd():
+    with below_autograd():
         return _ops.table_grad(grad, x, cos, sin, *rest)
 
 
 def _table_rows(*arguments):
-    with _below_autograd():
+    with below_autograd():
         return _ops.table_rows(*arguments)
 
 
 def _check_in_place(*arguments):
-    with _below_autograd():
+    with below_autograd():
         _ops.check_in_place(*arguments)
 
 
@@ -437,7 +446,7 @@ _KERNELS = {
     "check_in_place": _check_in_place,
 }
 for _name, _kernel in _KERNELS.items():
-    _library.impl(_name, _kernel, "Autograd")
+    _library.impl(_name, raises_typed(_kernel), "Autograd")
 
 
 # ---- kernels at other keys ----
@@ -446,24 +455,24 @@ for _name, _kernel in _KERNELS.items():
 def _write(packet):
     def kernel(written, *rest):
         _check_writable(written)
-        with _below_in_place():
+        with below_in_place():
             packet(written, *rest)
-        _count_write(written)
+        count_write(written)
 
     return kernel
 
 
 def _below(op):
     def kernel(*arguments):
-        with _below_in_place():  # call() counts the writes
+        with below_in_place():  # call() counts the writes
             return op(*arguments)
 
     return kernel
 
 
-def _register(packet):
-    name = packet.default._schema.name
-    if packet.default._schema.is_mutable:
+def _register(name, writes):
+    packet = getattr(_ops, name)
+    if writes:
         _library.impl(name, _write(packet), "ADInplaceOrView")
     _library.impl(name + ".unrecorded", torch.library.fallthrough_kernel, "Autograd")
     # Tensors without a kernel of this package, modes and subclasses of Python: they know the op itself.
@@ -471,5 +480,5 @@ def _register(packet):
         _library.impl(name + ".unrecorded", _below(packet.default), key)
 
 
-for _packet in (_ops.rotate, _ops.rotate_, _ops.rotate_out):
-    _register(_packet)
+for _name, _writes in (("rotate", False), ("rotate_", True), ("rotate_out", True)):
+    _register(_name, _writes)

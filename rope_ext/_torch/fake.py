@@ -1,13 +1,13 @@
 """The ops on fake and meta tensors: shapes, strides and devices only, for torch.compile and torch.export."""
 
 import torch
-from torch.utils._pytree import tree_leaves
 
-from .ops import layout_of
+from .autograd import layout_of
+from .private import tree
 
 
 def _same_device(x, *others):
-    for t in (*x[1:], *tree_leaves(others)):
+    for t in (*x[1:], *tree.tree_leaves(others)):
         if isinstance(t, torch.Tensor) and t.device != x[0].device:
             raise ValueError(f"rope_ext: all tensors must be on the device of x, {x[0].device}, got {t.device}")
 

@@ -1,11 +1,10 @@
 """The ops under torch.func.vmap, and under the older vmap that batches the gradients of torch.autograd.grad."""
 
 import torch
-from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
-from ._autograd import FROM_POSITIONS
-from ._library import torch_ops as _ops
-from .ops import layout_of
+from .autograd import FROM_POSITIONS, layout_of
+from .library import torch_ops as _ops
+from .private import tree
 
 _library = torch.library.Library("rope_ext", "IMPL")
 
@@ -14,17 +13,17 @@ def _vmap_by_loop(op):
     """One call per sample. A rule for when the samples differ in more than x."""
 
     def rule(info, in_dims, *arguments):
-        flat, spec = tree_flatten(list(arguments), is_leaf=lambda a: a is None)
-        dims, _ = tree_flatten(list(in_dims), is_leaf=lambda d: d is None)
+        flat, spec = tree.tree_flatten(list(arguments), is_leaf=lambda a: a is None)
+        dims, _ = tree.tree_flatten(list(in_dims), is_leaf=lambda d: d is None)
 
         def sample(i):
-            return tree_unflatten([a if d is None else a.select(d, i) for a, d in zip(flat, dims)], spec)
+            return tree.tree_unflatten([a if d is None else a.select(d, i) for a, d in zip(flat, dims)], spec)
 
         results = [op(*sample(i)) for i in range(info.batch_size)]
         if results[0] is None:
             return None, None
-        stacked = tree_map(lambda *samples: torch.stack(samples), *results)
-        return stacked, tree_map(lambda _: 0, stacked)
+        stacked = tree.tree_map(lambda *samples: torch.stack(samples), *results)
+        return stacked, tree.tree_map(lambda _: 0, stacked)
 
     return rule
 

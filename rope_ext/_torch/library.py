@@ -5,8 +5,9 @@ from pathlib import Path
 
 import torch
 
-from ._version import __version__
+from .._version import __version__
 
+PACKAGE = Path(__file__).resolve().parents[1]
 REBUILD = "pip install --no-build-isolation --no-deps --force-reinstall rope_ext"
 
 
@@ -14,9 +15,9 @@ def _load():
     """Register the compiled ops with torch; errors say what to do. Returns the library for ctypes."""
     if tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 11):
         raise ImportError(f"rope_ext: torch must be at least 2.11, got {torch.__version__}: pip install 'torch>=2.11'")
-    path = Path(__file__).with_name("_ops.so")
+    path = PACKAGE / "_ops.so"
     if not path.exists():
-        package = Path(__file__).with_name("__init__.py")
+        package = PACKAGE / "__init__.py"
         never_built = "a package that was never built: pip install -e . in the checkout"
         raise ImportError(f"rope_ext: _ops.so must lie beside {package}, got {never_built}")
     try:

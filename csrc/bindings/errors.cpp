@@ -1,0 +1,22 @@
+#include "bindings/errors.h"
+
+#include <utility>
+
+namespace rope {
+namespace {
+
+thread_local ErrorType last_type = ErrorType::kNone;
+
+}  // namespace
+
+void raise(ErrorType type, const std::string& message) {
+  last_type = type;
+  // Up to torch 2.14 this becomes ValueError by itself, the type of most errors, also where no Python of ours stands
+  // between the kernel and the user.
+  if (type == ErrorType::kValueError) throw std::invalid_argument(message);
+  throw std::runtime_error(message);
+}
+
+}  // namespace rope
+
+int rope_ext_take_error_type() { return static_cast<int>(std::exchange(rope::last_type, rope::ErrorType::kNone)); }

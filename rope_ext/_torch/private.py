@@ -1,0 +1,94 @@
+"""Every private name of torch that rope_ext uses, looked up once, at import, and said of each what it is for.
+
+No documentation promises them, so a release may rename one. A name that every call needs is then an ImportError; a name
+that one feature needs refuses that feature alone, when it is used. Either sentence names what is missing, what for, and
+the releases that were tested.
+
+Three behaviours of torch without a name are relied upon too:
+* Overloads are tried in the order of their definition: a call of `torch.ops.rope_ext.rotate` means the default one.
+* A Python kernel at a dispatch key can call the op again below that key (autograd.py).
+* An exception of a kernel keeps its text, after "rope_ext: ". Its type is not relied upon (errors.py).
+"""
+
+import functools
+import operator
+
+import torch
+
+OLDEST, NEWEST = "2.11", "2.15"  # the releases that the tests were run on: CHANGELOG.md
+_ADVICE = f"rope_ext was tested with torch {OLDEST} to {NEWEST}"
+
+
+def is_newer_than_tested():
+    """Whether this torch is a later release than the tests were run on."""
+    return _release(torch.__version__) > _release(NEWEST)
+
+
+def _release(version):
+    return tuple(int(part) for part in version.split(".")[:2])
+
+
+def _missing(path, purpose):
+    return f"rope_ext: torch must have {path}, {purpose}, got torch {torch.__version__} without it; {_ADVICE}"
+
+
+def _find(path):
+    return functools.reduce(getattr, path.split(".")[1:], torch)
+
+
+def _needed(path, purpose):
+    try:
+        return _find(path)
+    except AttributeError:
+        raise ImportError(_missing(path, purpose)) from None
+
+
+def _optional(path, purpose):
+    try:
+        return _find(path)
+    except AttributeError:
+        sentence = _missing(path, purpose)
+
+    def refuse(*_args, **_keywords):
+        raise NotImplementedError(sentence)
+
+    return refuse
+
+
+# ---- every call ----
+
+functorch_is_active = _needed("torch._C._are_functorch_transforms_active", "which finds calls under a transform")
+count_write = _needed("torch._C._increment_version", "which tells autograd that a tensor was written")
+forward_ad = _needed("torch.autograd.forward_ad", "the levels of forward mode")
+_needed("torch.autograd.forward_ad._current_level", "the levels of forward mode")  # an attribute: what hot code reads
+_needed("torch.Tensor._is_view", "which tells a view from its base")
+_needed("torch.Tensor._base", "the base of a view")
+_needed("torch.Tensor._version", "which counts the writes to a tensor")
+version_of = operator.attrgetter("_version")
+tree = _needed("torch.utils._pytree", "which takes nested arguments apart")
+
+
+def function_of(overload):
+    """What an OpOverload calls: the same call, 0.4 us sooner."""
+    return getattr(overload, "_op", overload)
+
+
+# ---- derivatives ----
+
+below_autograd = _needed("torch._C._AutoDispatchBelowAutograd", "the way from a derivative's rule to the kernel")
+below_in_place = _needed("torch._C._AutoDispatchBelowADInplaceOrView", "the way from a call that writes to the kernel")
+SingleLevelFunction = _needed("torch.autograd.function._SingleLevelFunction", "the node of one level of derivatives")
+creation_meta = _needed("torch._C._autograd._get_creation_meta", "which tells how a view was made")
+DEFAULT_VIEW = _needed("torch._C._autograd.CreationMeta.DEFAULT", "which tells how a view was made")
+unpack_dual = _needed("torch._VF._unpack_dual", "which reads the tangent of a tensor")
+
+# ---- torch.func ----
+
+level_of = _optional("torch._C._functorch.maybe_get_level", "which tells the transform that wraps a tensor")
+is_wrapped = _optional("torch._C._functorch.is_functorch_wrapped_tensor", "which tells the tensors of a transform")
+one_level = _optional("torch._functorch.utils.enable_single_level_autograd_function", "which records in a transform")
+forward_mode_enabled = _optional("torch.autograd.forward_ad._set_fwd_grad_enabled", "which records in a transform")
+
+# ---- patch ----
+
+outside_modes = _optional("torch.utils._python_dispatch._disable_current_modes", "which leaves the modes of the user")
