@@ -6,13 +6,17 @@ VENV ?= .venv
 RUN = $(VENV)/bin/python
 SOURCES = CMakeLists.txt setup.py pyproject.toml $(shell find csrc -type f)
 
-.PHONY: demo test benchmark clean
+.PHONY: demo test matrix benchmark clean
 
 demo: $(VENV)/.built
 	$(RUN) examples/train_tiny_llama.py
 
 test: $(VENV)/.built
 	$(RUN) -m pytest -q
+
+# By hand: the tests on each torch under a folder, TORCHES=<folder>; see tools/torch_matrix.py.
+matrix: $(VENV)/.built
+	$(RUN) tools/torch_matrix.py $(TORCHES)
 
 benchmark: $(VENV)/.built
 	$(RUN) benchmarks/bench.py

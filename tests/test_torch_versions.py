@@ -1,0 +1,122 @@
+"""What rope_ext needs of torch beyond its documentation: found in this torch, in one folder, and missed with a sentence."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import random
+
+import rope_ext
+from rope_ext._torch import errors, private
+from rope_ext._torch.autograd import ROTATE
+from rope_ext._torch.library import torch_ops
+
+pytestmark = pytest.mark.devices("cpu")
+PACKAGE = Path(rope_ext.__file__).parent
+X, COS, SIN = random((1, 3, 2, 8), torch.float32), *rope_ext.RotaryEmbedding(8).tables(3)
+TOO_SHORT = (X, COS[:2], SIN[:2]), ValueError, "rope_ext: offset must lead to a row of the table, 0 to 1, got row 2"
+TWO_DTYPES = (X, COS.half(), SIN), TypeError, "rope_ext: sin must have the dtype of cos, float16, got float32"
+
+
+@pytest.mark.parametrize("arguments, kind, message", [TOO_SHORT, TWO_DTYPES], ids=["value", "type"])
+@pytest.mark.parametrize("needs_grad", [False, True])
+def test_error_types_of_the_front_door_and_of_the_raw_ops(arguments, kind, message, needs_grad):
+    x, cos, sin = arguments
+    x = x.clone().requires_grad_(needs_grad)
+    raw = [
+        lambda: torch_ops.rotate([x], cos, sin),
+        lambda: torch_ops.rotate_([x.clone()], cos, sin),
+        lambda: torch_ops.check_in_place([x.clone()], cos, sin),
+        lambda: torch_ops.table_rows([x], cos, sin),
+    ]
+    for call in (lambda: rope_ext.apply(x, cos, sin), *raw):
+        with pytest.raises(kind, match=re.escape(message)) as caught:
+            call()
+        assert type(caught.value) is kind
+
+
+@pytest.mark.parametrize("arguments, kind, message", [TOO_SHORT, TWO_DTYPES], ids=["value", "type"])
+def test_the_type_of_an_error_does_not_depend_on_what_torch_makes_of_it(arguments, kind, message):
+    with pytest.raises((ValueError, RuntimeError), match=re.escape(message)) as caught:
+        ROTATE.unrecorded([arguments[0]], *arguments[1:])
+    as_in_torch_2_15 = RuntimeError(str(caught.value))
+    assert type(errors.typed(as_in_torch_2_15)) is kind
+    assert errors.typed(as_in_torch_2_15) is as_in_torch_2_15  # a type is taken once: it fits no later error
+
+
+def test_another_error_keeps_its_type():
+    error = RuntimeError("out of memory")
+    assert errors.typed(error) is error
+
+
+# ---- private names ----
+
+
+def test_this_torch_has_every_name():
+    source = (PACKAGE / "_torch" / "private.py").read_text()
+    names = re.findall(r'_(?:needed|optional)\("(torch\.[\w.]+)"', source)
+    assert len(names) > 15
+    for name in names:
+        private._find(name)
+
+
+def test_a_name_that_every_call_needs_is_missed_at_import():
+    with pytest.raises(ImportError) as caught:
+        private._needed("torch._C._no_such_name", "which counts writes")
+    assert str(caught.value) == (
+        f"rope_ext: torch must have torch._C._no_such_name, which counts writes, got torch {torch.__version__} without"
+        f" it; rope_ext was tested with torch {private.OLDEST} to {private.NEWEST}"
+    )
+
+
+def test_a_name_that_one_feature_needs_is_missed_when_it_is_used():
+    name = private._optional("torch._C._functorch.no_such_name", "which records in a transform")
+    with pytest.raises(
+        NotImplementedError, match=r"^rope_ext: torch must have torch\._C\._functorch\.no_such_name, which"
+    ):
+        name()
+
+
+def test_private_names_stay_in_one_folder():
+    private_name = re.compile(
+        r"\btorch\.(\w+\.)*_[a-zA-Z]|\b\w+\._(base|version|is_view|schema|op)\b|import .*\b_pytree\b"
+    )
+    users = {
+        path.relative_to(PACKAGE).parts[0]
+        for path in PACKAGE.rglob("*.py")
+        if any(private_name.search(re.sub(r"``?[^`]*``?|#.*", "", line)) for line in path.read_text().splitlines())
+    }
+    assert users == {"_torch"}
+
+
+def test_a_later_torch_in_which_a_call_fails_is_named(monkeypatch):
+    def fail(*_arguments):
+        raise NotImplementedError("could not find kernel")
+
+    monkeypatch.setattr(rope_ext.ops.autograd, "call", fail)
+    with pytest.raises(NotImplementedError, match=r"^could not find kernel$"):
+        rope_ext.apply(X, COS, SIN)
+    monkeypatch.setattr(torch, "__version__", "3.1.0+cpu")
+    with pytest.raises(RuntimeError) as caught:
+        rope_ext.apply(X, COS, SIN)
+    assert str(caught.value) == (
+        f"rope_ext: torch must be a release that rope_ext was tested with, {private.OLDEST} to {private.NEWEST}, got"
+        " 3.1.0+cpu, in which this call failed: NotImplementedError: could not find kernel"
+    )
+
+
+@pytest.mark.parametrize("name", ["x", "cos", "positions"])
+def test_the_sentence_about_devices_names_the_tensor(name):
+    arguments = {"x": X, "cos": COS, "sin": SIN, "positions": torch.arange(3)}
+    arguments[name] = arguments[name].to_sparse()
+    with pytest.raises(
+        NotImplementedError, match=rf"^rope_ext: {name} must be a strided tensor on a device of this build"
+    ):
+        rope_ext.apply(arguments.pop("x"), **arguments)
+
+
+def test_readme_and_metadata_name_the_releases_that_were_tested():
+    root = PACKAGE.parent
+    assert f"torch {private.OLDEST} to {private.NEWEST}, Python" in (root / "README.md").read_text()
+    assert f'"torch>={private.OLDEST}"' in (root / "pyproject.toml").read_text()
