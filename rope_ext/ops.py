@@ -3,8 +3,17 @@
 import torch
 from torch.compiler import is_compiling
 
+from . import _table_widths
 from ._torch import autograd
-from ._torch.autograd import FROM_POSITIONS, OTHER_PAIRING, ROTATE, ROTATE_IN_PLACE, ROTATE_OUT, ROUND_PRODUCTS
+from ._torch.autograd import (
+    FROM_POSITIONS,
+    OTHER_PAIRING,
+    ROTATE,
+    ROTATE_IN_PLACE,
+    ROTATE_OUT,
+    ROUND_PRODUCTS,
+    WIDTH_OF,
+)
 from ._torch.errors import typed
 from ._torch.library import REBUILD, build_info
 from ._torch.private import NEWEST, OLDEST, is_newer_than_tested
@@ -46,6 +55,7 @@ def apply(
     interleaved=False,
     rotary_dim=None,
     rotary_offset=0,
+    per_channel=None,
     positions=None,
     offset=0,
     cu_seqlens=None,
@@ -70,6 +80,9 @@ def apply(
         (GPT-NeoX, Llama in Hugging Face).
     rotary_dim, rotary_offset: channels [rotary_offset, rotary_offset + rotary_dim) are rotated, the others copied bit
         for bit. Even. Default: all from rotary_offset on.
+    per_channel: whether cos and sin have an entry per channel (True) or per pair (False): the width must then be that
+        one. Default: the width decides. Say it where rotary_dim could be wrong: a table of width 32 fits rotary_dim 64
+        with an entry per pair and rotary_dim 32 with one per channel.
     positions: row of the table for each token instead of 0, 1, 2, ...; int32 or int64, (seqlen,), (batch, seqlen) or
         (1, seqlen); (tokens,) with "thd".
     offset: added to the row: int, or (batch,) int32 or int64 Tensor.
@@ -116,6 +129,7 @@ def apply(
         interleaved,
         rotary_dim,
         rotary_offset,
+        per_channel,
         positions,
         offset,
         cu_seqlens,
@@ -141,6 +155,7 @@ def apply_(
     interleaved=False,
     rotary_dim=None,
     rotary_offset=0,
+    per_channel=None,
     positions=None,
     offset=0,
     cu_seqlens=None,
@@ -165,6 +180,7 @@ def apply_(
         interleaved,
         rotary_dim,
         rotary_offset,
+        per_channel,
         positions,
         offset,
         cu_seqlens,
@@ -185,6 +201,7 @@ def _arguments(
     interleaved,
     rotary_dim,
     rotary_offset,
+    per_channel,
     positions,
     offset,
     cu_seqlens,
@@ -208,6 +225,10 @@ def _arguments(
         if out_interleaved is not (not interleaved):
             raise TypeError(f"rope_ext: out_interleaved must be True, False or None, got {out_interleaved!r}")
         flags |= OTHER_PAIRING
+    if per_channel is not None:
+        if not isinstance(per_channel, bool):
+            raise TypeError(f"rope_ext: per_channel must be True, False or None, got {per_channel!r}")
+        flags |= WIDTH_OF[per_channel]
     tensors = x if isinstance(x, (tuple, list)) else [x]
     if inv_freq is not None or attention_scaling is not _ONE:
         cos, sin, from_positions = _frequencies(tensors, cos, sin, inv_freq, attention_scaling)
@@ -239,6 +260,10 @@ def _arguments(
         offsets,
         cu_seqlens,
     )
+
+
+if _table_widths.is_wanted():
+    _arguments = _table_widths.checked(_arguments)
 
 
 def _frequencies(x, cos, sin, inv_freq, attention_scaling):

@@ -20,6 +20,7 @@ def apply(
     interleaved=False,
     rotary_dim=None,
     rotary_offset=0,
+    per_channel=None,
     positions=None,
     offset=0,
     cu_seqlens=None,
@@ -30,7 +31,8 @@ def apply(
 ):
     """`rope_ext.apply` in plain PyTorch: its arguments and result, without `out`.
 
-    `transposed` applies the transposed 2x2 blocks, which gives the gradient with respect to x.
+    per_channel is checked there; here the width of cos decides. `transposed` applies the transposed 2x2 blocks, which
+    gives the gradient with respect to x.
     """
     options = (layout, interleaved, rotary_dim, rotary_offset, positions, offset, cu_seqlens, inverse)
     options = (*options, rounding, out_interleaved, transposed)

@@ -193,6 +193,7 @@ class RotaryEmbedding:
         """
         if seqlen is None and self.schedule in _BY_LENGTH:
             raise ValueError(f"rope_ext: seqlen must be given for schedule {self.schedule!r}, got None")
+        options = {"per_channel": False} | options
         options |= {"rotary_offset": rotary_offset, "rotary_dim": self.rotary_dim}
         first = x[0] if isinstance(x, (tuple, list)) and x else x
         if not isinstance(first, torch.Tensor):

@@ -114,6 +114,7 @@ void check_frequencies(const Arguments& a, Params* p) {
     bad_value("inv_freq", text("have width ", p->pairs, ", one entry per pair of rotary_dim ", 2 * p->pairs),
               text("width ", a.cos.size(-1)));
   }
+  if (a.says_per_channel()) bad_value("per_channel", "be False or None where inv_freq is given", "True");
   for (const Tensor& x : a.x) {
     const int64_t heads = x.size(layout_of(a).heads);
     if (a.cos.size(1) != 1 && a.cos.size(1) != heads) {
@@ -154,6 +155,13 @@ void check_tables(const Arguments& a, Params* p) {
   }
   if (!same_shape(a.sin, a.cos)) bad_value("sin", text("have the shape of cos, ", shape_of(a.cos)), shape_of(a.sin));
   const int64_t width = a.cos.size(-1);
+  if (a.says_width() && width != (a.says_per_channel() ? 2 : 1) * pairs) {
+    bad_value("cos",
+              a.says_per_channel()
+                  ? text("have width ", 2 * pairs, ", rotary_dim, where per_channel is True")
+                  : text("have width ", pairs, ", half of rotary_dim ", 2 * pairs, ", where per_channel is False"),
+              text("width ", width));
+  }
   if (width != pairs && width != 2 * pairs) {
     bad_value("cos",
               text("have width ", pairs, " (one entry per pair) or ", 2 * pairs, " (one per channel) for rotary_dim ",

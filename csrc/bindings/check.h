@@ -12,7 +12,7 @@ struct Arguments {
   Tensors x;
   Tensor cos, sin;
   int64_t offset;
-  int64_t flags;  // layout + 8 interleaved + 16 inverse + 32 transposed + 64 from_positions + 128 + 256, below
+  int64_t flags;  // layout + 8 interleaved + 16 inverse + 32 transposed + 64 from_positions + 128 ... + 1024, below
   std::optional<int64_t> rotary_dim;
   int64_t rotary_offset;
   double attention_scaling;
@@ -27,6 +27,9 @@ struct Arguments {
   bool from_positions() const { return flags & 64; }   // cos and sin: see schema.cpp
   bool round_products() const { return flags & 128; }  // rounding="eager"
   bool other_pairing() const { return flags & 256; }   // the result has the other pairing than x
+  // The user says how wide the tables are: with an entry per channel, or per pair.
+  bool says_width() const { return flags & 512; }
+  bool says_per_channel() const { return flags & 1024; }
   // A table with an entry per channel has the order of the result, in the transposed op too, which reads it.
   bool tables_interleaved() const { return interleaved() != (other_pairing() && !transposed()); }
 };

@@ -47,10 +47,11 @@ _library = torch.library.Library("rope_ext", "IMPL")
 # rotary_offset, attention_scaling), and the lookup (positions, offsets, cu_seqlens). Defaults at the end do not reach
 # kernels in Python.
 _DEFAULTS = (0, 0, None, 0, 1.0, None, None, None)
-_INTERLEAVED, _TRANSPOSED = 8, 32  # of flags (csrc/bindings/check.h)
+INTERLEAVED, _TRANSPOSED = 8, 32  # of flags (csrc/bindings/check.h)
 FROM_POSITIONS = 64  # cos and sin are what angles.turns made
 ROUND_PRODUCTS = 128  # to 16 bits
 OTHER_PAIRING = 256  # the result has the other pairing than x
+WIDTH_OF = {True: 512 | 1024, False: 512}  # what the user says of the tables: an entry per channel, or per pair
 _NOT_ROTATED, _OUTSIDE = -1, -2  # rows of table_rows (csrc/core/positions.h)
 
 
@@ -288,7 +289,7 @@ def _rotated_only(x, cos, sin, scalars):
 def _transposed(scalars):
     flags = scalars[1] ^ _TRANSPOSED
     if flags & OTHER_PAIRING:  # from the pairing of the result to that of x
-        flags ^= _INTERLEAVED
+        flags ^= INTERLEAVED
     return (scalars[0], flags, *scalars[2:])
 
 

@@ -1,0 +1,71 @@
+"""The debug mode ROPE_EXT_CHECK_TABLES: tables that fit one rotary_dim, and look as if they were made for another.
+
+The width of cos decides how `apply` reads it: rotary_dim / 2 is an entry per pair, rotary_dim an entry per channel. So
+a table of width 32 fits rotary_dim 64 and rotary_dim 32, and a wrong rotary_dim is no error. The debug mode looks at
+the values too, which waits for a GPU. Where `per_channel` says what is meant, it looks at nothing.
+"""
+
+import os
+
+import torch
+
+from ._torch.autograd import FROM_POSITIONS, INTERLEAVED, OTHER_PAIRING, WIDTH_OF
+from ._torch.private import functorch_is_active
+
+
+def is_wanted():
+    return os.environ.get("ROPE_EXT_CHECK_TABLES", "") not in ("", "0")
+
+
+def checked(arguments):
+    """arguments, which makes those of an op from those of `apply`; raises ValueError for a table that looks misread."""
+
+    def make(*given):
+        made = arguments(*given)
+        tensors, cos, sin, _offset, flags, *rest = made
+        if not flags & (FROM_POSITIONS | WIDTH_OF[False]) and _can_look(tensors, cos, sin):
+            rotary_dim, rotary_offset, *_ = rest or (None, 0)
+            rotary_dim = tensors[0].shape[-1] - rotary_offset if rotary_dim is None else rotary_dim
+            _check(cos, sin, rotary_dim, bool(flags & INTERLEAVED) != bool(flags & OTHER_PAIRING))
+        return made
+
+    return make
+
+
+def _can_look(tensors, cos, sin):
+    if torch.compiler.is_compiling() or functorch_is_active() or not tensors:
+        return False
+    tables = (cos, sin)
+    return (
+        all(isinstance(t, torch.Tensor) and t.dim() > 0 and not t.is_meta for t in (*tensors, *tables))
+        and cos.shape == sin.shape
+        and cos.dim() > 1
+        and cos.numel() > 0
+    )
+
+
+def _check(cos, sin, rotary_dim, interleaved):
+    width = cos.shape[-1]
+    if width == rotary_dim and width % 2 == 0 and not (_repeats(cos, interleaved) and _repeats(sin, interleaved)):
+        raise _misread(
+            f"cos of width {width}, read with an entry per channel, of which the two of a pair differ",
+            f"rotary_dim={2 * width} if there is one per pair, per_channel=True if they differ on purpose",
+        )
+    is_uniform = bool((cos == cos[..., :1]).all() and (sin == sin[..., :1]).all())  # as at position 0
+    if 2 * width == rotary_dim and width % 2 == 0 and not is_uniform:
+        for neighbours in (False, True):
+            if _repeats(cos, neighbours) and _repeats(sin, neighbours):
+                raise _misread(
+                    f"cos of width {width}, read with an entry per pair, in which each entry is there twice",
+                    f"rotary_dim={width} if there is one per channel, per_channel=False if they repeat on purpose",
+                )
+
+
+def _repeats(table, interleaved):
+    """Whether the two entries of each pair are equal in a table with an entry per channel."""
+    first, second = (table[..., 0::2], table[..., 1::2]) if interleaved else table.chunk(2, dim=-1)
+    return bool(torch.equal(first, second))
+
+
+def _misread(got, cure):
+    return ValueError(f"rope_ext: per_channel must be given for a table that looks misread, got {got}: {cure}")
