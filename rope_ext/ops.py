@@ -1,5 +1,7 @@
 """The public functions: from the user's words to the arguments of the ops."""
 
+import numbers
+
 import torch
 from torch.compiler import is_compiling
 
@@ -43,7 +45,7 @@ _EXPECTED = [
     ("cu_seqlens", _OPTIONAL_TENSOR, "a Tensor"),
 ]
 _DEVICES = ("cpu", "cuda", "meta") if build_info()["cuda"] else ("cpu", "meta")
-_ZERO, _ONE = 0, 1
+_ZERO, _ONE, _ONCE = 0, 1, "once"
 
 
 def apply(
@@ -214,13 +216,12 @@ def _arguments(
     """The arguments that all ops share, in the order of csrc/bindings/schema.cpp; short where the rest are defaults."""
     if not (interleaved is True or interleaved is False) or not (inverse is True or inverse is False):
         raise _not_a_bool(interleaved, inverse)  # 1 and 1.0 would be found in the dictionary
-    flags = _FLAGS.get((layout, interleaved, inverse))
-    if flags is None:
-        raise ValueError(f"rope_ext: layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
-    if rounding != "once":
-        if rounding != "eager":
-            raise ValueError(f"rope_ext: rounding must be 'once' or 'eager', got {rounding!r}")
-        flags |= ROUND_PRODUCTS
+    try:
+        flags = _FLAGS[layout, interleaved, inverse]
+    except (KeyError, TypeError):  # TypeError: it has no hash
+        raise ValueError(f"rope_ext: layout must be one of {', '.join(LAYOUTS)}, got {layout!r}") from None
+    if rounding is not _ONCE:
+        flags |= _rounding(rounding)
     if out_interleaved is not None and out_interleaved is not interleaved:
         if out_interleaved is not (not interleaved):
             raise TypeError(f"rope_ext: out_interleaved must be True, False or None, got {out_interleaved!r}")
@@ -233,8 +234,8 @@ def _arguments(
     if inv_freq is not None or attention_scaling is not _ONE:
         cos, sin, from_positions = _frequencies(tensors, cos, sin, inv_freq, attention_scaling)
         flags |= from_positions
-    if isinstance(offset, _INT) or offset is None:  # None is refused by the op
-        # `is`: 0.0 and False equal 0, but are for the op to refuse; a 0 that is another object only takes longer
+    if type(offset) is int:
+        # `is`: 0.0 and False equal 0, but are refused below; a 0 that is another object only takes longer
         if (
             positions is None
             and rotary_dim is None
@@ -244,8 +245,13 @@ def _arguments(
         ):
             return tensors, cos, sin, offset, flags
         offsets = None
-    else:
+    elif isinstance(offset, torch.Tensor):
         offset, offsets = 0, offset
+    else:
+        offset, offsets = _as_int("offset", offset, "an int or a Tensor"), None
+    if rotary_dim is not None:
+        rotary_dim = _as_int("rotary_dim", rotary_dim)
+    rotary_offset = _as_int("rotary_offset", rotary_offset)
     attention_scaling = float(attention_scaling)
     return (
         tensors,
@@ -280,6 +286,21 @@ def _frequencies(x, cos, sin, inv_freq, attention_scaling):
         raise _not_tensors("x", x)
     high, low, _ = turns(inv_freq, torch.float64 if x[0].dtype == torch.float64 else torch.float32)
     return high, low, FROM_POSITIONS
+
+
+def _rounding(rounding):
+    if not isinstance(rounding, str) or rounding not in ("once", "eager"):
+        raise ValueError(f"rope_ext: rounding must be 'once' or 'eager', got {rounding!r}")
+    return ROUND_PRODUCTS if rounding == "eager" else 0
+
+
+def _as_int(name, value, wanted="an int"):
+    """An int of any kind as one of Python's: the dispatcher takes a numpy.float32 for an int, and truncates it."""
+    if type(value) is int or isinstance(value, torch.SymInt):
+        return value
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool):
+        raise TypeError(f"rope_ext: {name} must be {wanted}, got {value!r}")
+    return int(value)
 
 
 def _not_a_bool(interleaved, inverse):
@@ -334,6 +355,11 @@ def _explained(error, op, arguments, x, out):
                 f"rope_ext: {name} must be a strided tensor on a device of this build ({devices}),"
                 f" got {value.device} {value.layout}"
             )
+    for name, value in (("out", out),) if op.at_x else (("x", x),) if op.writes else ():
+        for t in value if isinstance(value, (tuple, list)) else [value]:
+            if t.is_neg():  # PyTorch negates on the way into an op, which leads no result back out
+                got = f"a lazy negation of shape {tuple(t.shape)}; resolve_neg() makes a copy that is none"
+                return ValueError(f"rope_ext: {name} must not be a lazy negation when it is written, got {got}")
     if is_newer_than_tested() and isinstance(error, (NotImplementedError, AttributeError, TypeError)):
         return RuntimeError(
             f"rope_ext: torch must be a release that rope_ext was tested with, {OLDEST} to {NEWEST}, got"

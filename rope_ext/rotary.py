@@ -220,6 +220,8 @@ class RotaryEmbedding:
         seqlen: the length that "dynamic_ntk" and "longrope" choose by; default positions.max() + 1, which waits for a
         GPU and does not go into one graph of torch.compile: give it.
         """
+        if not isinstance(positions, torch.Tensor):
+            raise TypeError(f"rope_ext: positions must be a Tensor, got {positions!r}")
         if positions.dtype not in (torch.int64, torch.int32, torch.float32):
             raise TypeError(f"rope_ext: positions must be int32, int64 or float32, got {positions.dtype}")
         if seqlen is None and self.schedule in _BY_LENGTH and positions.numel():
@@ -235,8 +237,8 @@ def _rows(found, start, stop, dtype, device):
 
 def _cos_sin(positions, found, dtype):
     """float64 frequencies: exact angles, one rounding; float32: operation by operation as transformers."""
-    if not dtype.is_floating_point:
-        raise TypeError(f"rope_ext: dtype must be a floating point type, got {dtype}")
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise TypeError(f"rope_ext: dtype must be a floating point type, got {dtype!r}")
     inv_freq, attention_scaling = found
     per_axis = inv_freq.dim() == 3 and positions.dim() == 3
     if per_axis and len(positions) != len(inv_freq):

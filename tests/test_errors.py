@@ -2,6 +2,7 @@
 
 import re
 
+import numpy as np
 import pytest
 import torch
 from conftest import WITHOUT_KERNELS, moved, random, why_no_cuda
@@ -53,6 +54,9 @@ MISTAKES = [
     # layout
     (V, call(layout="bsdh"), "layout must be one of bshd, bhsd, sbhd, thd, shd, got 'bsdh'"),
     (V, call(layout=None), "layout must be one of bshd, bhsd, sbhd, thd, shd, got None"),
+    (V, call(layout=["bshd"]), "layout must be one of bshd, bhsd, sbhd, thd, shd, got ['bshd']"),
+    (V, call(rounding="never"), "rounding must be 'once' or 'eager', got 'never'"),
+    (V, call(rounding=np.zeros(2)), "rounding must be 'once' or 'eager', got array([0., 0.])"),
     # x
     (Y, call(3.0), "x must be a Tensor or a tuple or list of Tensors, like x, got float"),
     (Y, call(("x", None)), "x must be a Tensor or a tuple or list of Tensors, like x, got tuple of Tensor, NoneType"),
@@ -82,6 +86,10 @@ MISTAKES = [
     (V, call(rotary_offset=-2), "rotary_offset must lie in the head, 0 to 7, got -2"),
     (Y, call(rotary_dim=4.0), "rotary_dim must be an int, got 4.0"),
     (Y, call(rotary_offset="0"), "rotary_offset must be an int, got '0'"),
+    (Y, call(rotary_offset=np.float32(0.5)), f"rotary_offset must be an int, got {np.float32(0.5)!r}"),
+    (Y, call(rotary_dim=np.float64(4.0)), f"rotary_dim must be an int, got {np.float64(4.0)!r}"),
+    (Y, call(rotary_dim=True), "rotary_dim must be an int, got True"),
+    (Y, call(rotary_offset=np.False_), f"rotary_offset must be an int, got {np.False_!r}"),
     (Y, call(interleaved="yes"), "interleaved must be True or False, got 'yes'"),
     (Y, call(inverse="no"), "inverse must be True or False, got 'no'"),
     # tables
@@ -151,6 +159,8 @@ MISTAKES = [
     (V, call(offset=torch.tensor(1)), "offset must be an int or have shape (2,), got ()"),
     (Y, call(offset=torch.tensor([0.0, 1.0])), "offset must be int32 or int64, got float32"),
     (Y, call(offset=1.5), "offset must be an int or a Tensor, got 1.5"),
+    (Y, call(offset=True), "offset must be an int or a Tensor, got True"),
+    (Y, call(offset=np.float32(1.0)), f"offset must be an int or a Tensor, got {np.float32(1.0)!r}"),
     (
         V,
         call(cos="token", offset=1),
@@ -340,6 +350,14 @@ def test_constructor_of_rotary_embedding():
             rope_ext.RotaryEmbedding(**keywords)
     with pytest.raises(TypeError, match=r"^rope_ext: positions must be int32, int64 or float32, got torch\.bfloat16$"):
         rope_ext.RotaryEmbedding(8)(torch.arange(3.0).bfloat16())
+    with pytest.raises(TypeError, match=r"^rope_ext: positions must be a Tensor, got \[0, 1\]$"):
+        rope_ext.RotaryEmbedding(8)([0, 1])
+    for call in (
+        rope_ext.RotaryEmbedding(8).tables,
+        lambda n, dtype: rope_ext.RotaryEmbedding(8)(torch.arange(n), dtype=dtype),
+    ):
+        with pytest.raises(TypeError, match=r"^rope_ext: dtype must be a floating point type, got 'half'$"):
+            call(4, dtype="half")
 
 
 @pytest.mark.parametrize("keyword", ["interleaved", "inverse"])
@@ -357,3 +375,37 @@ def test_switches_are_true_or_false(keyword, value):
 def test_offset_none():
     with pytest.raises(TypeError, match=r"^rope_ext: offset must be an int or a Tensor, got None$"):
         rope_ext.apply(torch.ones(2, 5, 5, 8), torch.ones(5, 4), torch.ones(5, 4), offset=None)
+
+
+def test_ints_of_numpy_are_ints():
+    x, cos, sin = T["x"], T["cos"], T["sin"]
+    expected = rope_ext.apply(x, cos[:, :2], sin[:, :2], rotary_dim=4, rotary_offset=2, offset=1)
+    ints = {"rotary_dim": np.int32(4), "rotary_offset": np.int64(2), "offset": np.uint8(1)}
+    assert torch.equal(rope_ext.apply(x, cos[:, :2], sin[:, :2], **ints), expected)
+
+
+@pytest.mark.parametrize("name", ["x", "out"])
+def test_a_lazy_negation_that_is_written(name):
+    negation = torch.complex(torch.zeros_like(T["x"]), T["x"]).conj().imag  # PyTorch reads it as -imag
+    before = negation.clone()
+    with pytest.raises(ValueError) as caught:
+        if name == "x":
+            rope_ext.apply_(negation, T["cos"], T["sin"])
+        else:
+            rope_ext.apply(T["x"], T["cos"], T["sin"], out=negation)
+    assert str(caught.value) == (
+        f"rope_ext: {name} must not be a lazy negation when it is written, got a lazy negation of shape (2, 5, 3, 8);"
+        " resolve_neg() makes a copy that is none"
+    )
+    assert torch.equal(negation, before)
+    assert torch.equal(
+        rope_ext.apply(negation, T["cos"], T["sin"]), rope_ext.apply(negation.resolve_neg(), T["cos"], T["sin"])
+    )
+
+
+@pytest.mark.parametrize("name", ["cos", "sin", "positions"])
+def test_tables_that_need_a_gradient_and_lie_elsewhere(name):
+    arguments = {"cos": T["cos"].clone().requires_grad_(), "sin": T["sin"], "positions": torch.arange(5)}
+    arguments[name] = torch.empty_like(arguments[name], device="meta")
+    with pytest.raises(ValueError, match=r"^rope_ext: all tensors must be on the device of x, .*, got meta$"):
+        rope_ext.apply(T["x"], **arguments)

@@ -160,11 +160,13 @@ def test_compile(first):
 
 @cpu
 def test_compile_gradients():
+    """Against the compiled model: in torch 2.11 compiling alone changes bits of some gradients."""
     torch.compiler.reset()
     model, ids = built(num_hidden_layers=1), tokens()
-    wanted = gradients(model, ids)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    wanted = gradients(compiled, ids)
     with rope_ext.patched(model):
-        assert_same_bits(gradients(torch.compile(model, fullgraph=True, backend="aot_eager"), ids), wanted)
+        assert_same_bits(gradients(compiled, ids), wanted)
 
 
 # ---- training ----

@@ -36,6 +36,7 @@ def _batch_and_seqlen(
 
 
 def _fake_rows(x, cos, sin, *rest, **named):
+    _same_device(x, cos, sin, *rest, *named.values())
     return cos.new_empty(_batch_and_seqlen(x, *rest, **named), dtype=torch.int64)
 
 
