@@ -119,7 +119,8 @@ def special(shape, dtype, seed):
     """Of all magnitudes, with -0, infinity, what overflows float16, and NaN whose low bits are all ones."""
     t = random(shape, torch.float64, seed) * 10.0 ** torch.arange(-42, 6).repeat(shape[-1])[: shape[-1]]
     t = t.to(dtype)
-    t[..., 1::11], t[..., 2::13], t[..., 3::17] = -0.0, torch.inf, 65520.0
+    t[..., 1::11], t[..., 2::13] = -0.0, torch.inf
+    t[..., 3::17] = torch.tensor(65520.0).to(dtype)  # infinity in float16, which an assignment may refuse to make
     t.view(BITS[dtype])[..., 4::19] = torch.iinfo(BITS[dtype]).max
     t.view(BITS[dtype])[..., 5::23] = -1
     return t

@@ -75,7 +75,7 @@ def test_ops_needs_nothing_newer_than_torch_2_11():
     assert not foreign, "C++ symbols of torch change with every release"
     header = (Path(torch.__file__).parent / "include/torch/csrc/stable/c/shim.h").read_text()
     newer = re.findall(r"#if TORCH_FEATURE_VERSION >= TORCH_VERSION_2_(?:1[2-9])_0(.*?)#endif", header, re.DOTALL)
-    assert newer, "the header is not laid out as this test expects"
+    assert newer or torch.__version__.startswith("2.11."), "the header is not laid out as this test expects"
     assert not [s for s in shims if any(re.search(rf"\b{s}\(", block) for block in newer)]
 
 
