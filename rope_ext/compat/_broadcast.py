@@ -69,7 +69,10 @@ def _does_not_broadcast(cos, x):
 def _promoted(x, cos, sin, keep_dtype):
     """Dtypes as in x * cos. The kernel itself reads float32 tables with 16-bit x, and rounds once."""
     x_dtype = x[0].dtype
-    if cos.dtype == x_dtype or (keep_dtype and cos.dtype == torch.float32 and x_dtype.itemsize == 2):
+    in_kernel = keep_dtype and x_dtype.itemsize == 2  # which leaves the terms of the gradient in the dtype of x
+    if cos.dtype == x_dtype or (in_kernel and cos.dtype == torch.float32):
         return x, cos, sin
     dtype = torch.promote_types(x_dtype, cos.dtype)
-    return tuple(t.to(dtype) for t in x), cos.to(dtype), sin.to(dtype)
+    if not (in_kernel and dtype == torch.float32):
+        x = tuple(t.to(dtype) for t in x)
+    return x, cos.to(dtype), sin.to(dtype)

@@ -26,9 +26,10 @@ def apply_rotary_pos_emb(
     where neither start_positions nor "thd" is used. start_positions: (batch,) integers. cp_size, cp_rank: t is piece
     cp_rank and piece 2 * cp_size - 1 - cp_rank of each sequence, which was cut in 2 * cp_size equal ones.
 
-    fused: what is rounded: False rounds cos, sin and the products to the dtype of t, True keeps float32. One kernel
-    does both. Bit-equal to fused=False. fused=True there: a CUDA kernel whose cos, sin and sum are rounded otherwise in
-    the last bit. freqs gets a gradient with fused=True too (there: none).
+    fused: what is rounded; one kernel does both. False rounds cos, sin and each product to the dtype of t: bit-equal to
+    fused=False there, gradients of t too. True keeps float32, and rounds the result and the gradient of t once; there
+    it is a CUDA kernel whose cos, sin and sum differ in the last bit. freqs gets a gradient with fused=True too (there:
+    none).
 
     Source: transformer_engine/pytorch/attention/rope.py, apply_rotary_pos_emb.
     """
@@ -71,13 +72,17 @@ def apply_rotary_pos_emb(
 
 
 def turn(t, angles, layout, interleaved=False, table_dtype=None, **rows):
-    """`rope_ext.apply` with cos and sin of angles, in table_dtype or in that of the kernel's arithmetic."""
+    """`rope_ext.apply` with cos and sin of angles, in table_dtype or in that of the kernel's arithmetic.
+
+    table_dtype, which only fused=False gives: as in eager code each product is rounded, in the gradient of t too.
+    """
+    rounding = "once" if table_dtype is None else "eager"
     if table_dtype is None:
         table_dtype = torch.float64 if t.dtype == torch.float64 else torch.float32
         angles = angles.to(table_dtype)
     cos, sin = angles.cos().to(table_dtype), angles.sin().to(table_dtype)
     options = {"layout": layout, "interleaved": interleaved, "rotary_dim": angles.shape[-1], **rows}
-    return apply(t, cos, sin, rounding="eager", **options)  # of 16-bit tables, which only fused=False has
+    return apply(t, cos, sin, rounding=rounding, **options)
 
 
 def _rows_of_sequences(tokens, cu_seqlens, start, parts, part):
