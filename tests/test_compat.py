@@ -34,6 +34,7 @@ from conftest import assert_same_bits, random
 from pairwise import pairwise
 
 from rope_ext.compat import (
+    _sequences,
     apex,
     flash_attn,
     liger,
@@ -376,6 +377,29 @@ def test_transformer_engine_angles_per_sequence_with_context_parallel():
     got = transformer_engine.apply_rotary_pos_emb(t, freqs, cp_size=2, cp_rank=1)
     one = [te_definition(t[:, i : i + 1], freqs[:, i : i + 1], cp_size=2, cp_rank=1) for i in range(B)]
     assert_same_bits(got, torch.cat(one, dim=1))
+
+
+def test_boundaries_that_are_not_looked_at(monkeypatch):
+    """On a GPU that would wait for it. Only sequences of a multiple of 2 * parts can be cut, others get no row."""
+    monkeypatch.setattr(_sequences, "_check_boundaries", lambda *_: False)
+    boundaries = torch.tensor([0, 8, 15, 24, 28], dtype=torch.int32)
+    whole = [_sequences.in_sequences(15, boundaries, None, 2, part).tolist() for part in (0, 1)]
+    assert whole == [[0, 1, 6, 7, *[-1] * 8, 0, 3, -1], [2, 3, 4, 5, *[-1] * 8, 1, 2, -1]]
+    shifted = _sequences.in_sequences(5, torch.tensor([1, 3], dtype=torch.int32), torch.tensor([4]))
+    assert shifted.tolist() == [-1, 4, 5, -1, -1]
+
+
+@pytest.mark.devices("cuda")
+def test_sequences_that_cannot_be_cut_become_nan_on_a_gpu():
+    t, freqs = random((10, H, D), F32), random((24, 1, 1, D), F32, 1)
+    boundaries = torch.tensor([0, 8, 15, 20], dtype=torch.int32)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        got = transformer_engine.apply_rotary_pos_emb(t, freqs, "thd", cu_seqlens=boundaries, cp_size=2, cp_rank=1)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert_same_bits(got[:4], te_definition(t[:4], freqs, lengths=[4], cp_size=2, cp_rank=1))
+    assert got[4:].isnan().all()
 
 
 def test_apex_results_in_transposed_memory():

@@ -10,6 +10,16 @@ def refused(argument, rule, got):
     return ValueError(f"rope_ext: {argument} must {rule}, got {_text(got)}")
 
 
+def refused_type(argument, rule, got):
+    """The TypeError of that form."""
+    return TypeError(f"rope_ext: {argument} must {rule}, got {_text(got)}")
+
+
+def name_of(dtype):
+    """The name of a dtype without "torch."."""
+    return str(dtype).removeprefix("torch.")
+
+
 def _text(got):
     return f"shape {tuple(got.shape)}" if isinstance(got, torch.Tensor) else got
 

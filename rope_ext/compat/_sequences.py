@@ -1,23 +1,41 @@
 """Positions of packed sequences that `cu_seqlens` of `rope_ext.apply` does not express."""
 
+from itertools import pairwise
+
 import torch
+from torch.compiler import is_compiling
+
+from ._errors import name_of, refused, refused_type
 
 
 def in_sequences(tokens, cu_seqlens, start=None, parts=1, part=0):
     """(tokens,) int64: the position of each packed token in its sequence, plus start[its sequence].
 
-    cu_seqlens: (nseq + 1,), boundaries. start: (nseq,) or None. parts, part: each sequence is one part of a longer one,
-    cut in 2 * parts pieces, and this is piece `part` followed by piece 2 * parts - 1 - part. Tokens past the last
-    boundary get -1, which is no row of a table. Stays on the device of cu_seqlens, and does not wait for it.
+    cu_seqlens: (nseq + 1,) int32, boundaries of the whole sequences. start: (nseq,) or None. parts, part: each sequence
+    was cut in 2 * parts pieces, and the tokens are its piece `part` followed by piece 2 * parts - 1 - part.
+    Boundaries on the CPU are checked. Those of another device are not waited for: there tokens outside every sequence,
+    and those of a sequence that cannot be cut, get -1, which is no row of a table.
+    Errors name the arguments cu_seqlens and offset.
     """
-    cu_seqlens = cu_seqlens.to(torch.int64)
+    _check_forms(cu_seqlens, start)
+    checked = _check_boundaries(tokens, cu_seqlens, parts)
     index = torch.arange(tokens, device=cu_seqlens.device)
-    sequence = (torch.searchsorted(cu_seqlens, index, right=True) - 1).clamp(max=cu_seqlens.numel() - 2)
-    begin, end = cu_seqlens[sequence], cu_seqlens[sequence + 1]
+    if cu_seqlens.numel() == 1:
+        return torch.full_like(index, -1)
+    whole = cu_seqlens.to(torch.int64)
+    boundaries = whole if parts == 1 else whole // parts
+    sequence = (torch.searchsorted(boundaries, index, right=True) - 1).clamp(0, cu_seqlens.numel() - 2)
+    begin, end = boundaries[sequence], boundaries[sequence + 1]
     positions = in_parts(index - begin, end - begin, parts, part)
     if start is not None:
         positions = positions + start[sequence]
-    return torch.where(index < cu_seqlens[-1], positions, -1)
+    if checked:
+        return positions
+    inside = (index >= begin) & (index < end)
+    if parts > 1:
+        uncut = whole % (2 * parts) != 0
+        inside &= ~(uncut[sequence] | uncut[sequence + 1])
+    return torch.where(inside, positions, -1)
 
 
 def in_parts(index, length, parts, part):
@@ -26,3 +44,38 @@ def in_parts(index, length, parts, part):
         return index
     piece = length // 2
     return index + torch.where(index < piece, part, 2 * parts - 2 - part) * piece
+
+
+def _check_forms(cu_seqlens, start):
+    if cu_seqlens.dim() != 1 or cu_seqlens.numel() < 1:
+        raise refused("cu_seqlens", "have shape (nseq + 1,)", cu_seqlens)
+    if cu_seqlens.dtype != torch.int32:
+        raise refused_type("cu_seqlens", "be int32", name_of(cu_seqlens.dtype))
+    if start is None:
+        return
+    nseq = cu_seqlens.numel() - 1
+    if start.shape != (nseq,):
+        raise refused("offset", f"be an int or have shape ({nseq},)", start)
+    if start.dtype not in (torch.int32, torch.int64):
+        raise refused_type("offset", "be int32 or int64", name_of(start.dtype))
+
+
+def _check_boundaries(tokens, cu_seqlens, parts):
+    """True where the boundaries could be read, and are right."""
+    if not cu_seqlens.is_cpu or is_compiling():
+        return False
+    try:
+        boundaries = cu_seqlens.tolist()
+    except RuntimeError:  # under vmap, or of a FakeTensor
+        return False
+    if boundaries[0] != 0:
+        raise refused("cu_seqlens", "start at 0", boundaries[0])
+    for i, (begin, end) in enumerate(pairwise(boundaries)):
+        if end < begin:
+            raise refused("cu_seqlens", "ascend", f"{end} after {begin} at [{i + 1}]")
+        if parts > 1 and (end - begin) % (2 * parts):
+            rule = f"hold lengths that are multiples of 2 * cp_size = {2 * parts}"
+            raise refused("cu_seqlens", rule, f"{end - begin} for sequence {i}")
+    if boundaries[-1] != tokens * parts:
+        raise refused("cu_seqlens", f"end at {tokens * parts}, the tokens of all parts", boundaries[-1])
+    return True

@@ -3,7 +3,8 @@
 Equal to theirs up to one rounding: float32 arithmetic and one rounding to the dtype of x in both, but their Triton
 kernel may fuse a product and a sum. Differences: cos and sin get gradients (theirs: none, silently); in place on a leaf
 that requires grad is PyTorch's error (theirs: not noticed); a row outside the table is an error (theirs: not rotated);
-packed tokens outside every sequence are copied (theirs: not written); head_dim is not limited to 256.
+packed tokens outside every sequence are copied (theirs: not written), or an error where seqlen_offsets is a Tensor;
+head_dim is not limited to 256.
 """
 
 import torch
@@ -31,9 +32,6 @@ def apply_rotary_emb(x, cos, sin, interleaved=False, inplace=False, seqlen_offse
             raise refused("max_seqlen", "be given with cu_seqlens", None)
         rows = {"layout": "thd", "offset": seqlen_offsets, "cu_seqlens": cu_seqlens}
         if isinstance(seqlen_offsets, torch.Tensor):
-            nseq = cu_seqlens.numel() - 1
-            if seqlen_offsets.shape != (nseq,):
-                raise refused("seqlen_offsets", f"be an int or have shape ({nseq},)", seqlen_offsets)
             rows = {"layout": "thd", "positions": in_sequences(x.shape[0], cu_seqlens, seqlen_offsets)}
     turn = apply_ if inplace else apply
     return turn(x, cos, sin, interleaved=interleaved, rotary_dim=2 * cos.shape[-1], **rows)

@@ -31,6 +31,9 @@ def apply_rotary_pos_emb(
     it is a CUDA kernel whose cos, sin and sum differ in the last bit. freqs gets a gradient with fused=True too (there:
     none).
 
+    A sequence that cannot be cut in 2 * cp_size equal pieces is an error (there: wrong positions). cu_seqlens on a GPU
+    is not waited for: the tokens of such a sequence become NaN.
+
     Source: transformer_engine/pytorch/attention/rope.py, apply_rotary_pos_emb.
     """
     formats = "sbhd", "bshd", "thd"
@@ -88,4 +91,4 @@ def turn(t, angles, layout, interleaved=False, table_dtype=None, **rows):
 def _rows_of_sequences(tokens, cu_seqlens, start, parts, part):
     if start is None and parts == 1:
         return {"cu_seqlens": cu_seqlens}
-    return {"positions": in_sequences(tokens, cu_seqlens // parts, start, parts, part)}
+    return {"positions": in_sequences(tokens, cu_seqlens, start, parts, part)}
