@@ -195,6 +195,12 @@ def apply_(
     return x
 
 
+def check_in_place(x, cos, sin, *, interleaved, rotary_dim, offset):
+    """Raises what `apply_` would raise about these arguments, and writes nothing."""
+    arguments = _arguments(x, cos, sin, "bshd", interleaved, rotary_dim, 0, None, None, offset, None, False)
+    _call(autograd.CHECK_IN_PLACE, arguments, x)
+
+
 def _arguments(
     x,
     cos,

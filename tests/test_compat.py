@@ -522,6 +522,11 @@ def test_vllm_in_place(case):
     assert_same_bits([x for x in (query, key) if x is not None], wanted)
 
 
+def test_vllm_without_tokens():
+    query = random((0, H * D), F32)
+    vllm.rotary_embedding(torch.arange(0), query, query.clone(), D, random((ROWS, 6), F32), True)
+
+
 @pytest.mark.parametrize(
     "name", ["flash_attn", "TE", "apex 2d", "liger", "meta_llama", "timm half, per head", "transformers"]
 )

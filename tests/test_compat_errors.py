@@ -68,7 +68,7 @@ def test_names_and_defaults():
     assert {f: str(inspect.signature(f)) for f in SIGNATURES} == SIGNATURES
     modules = [importlib.import_module(f"rope_ext.compat.{name}") for name in compat.__all__]
     public = {f for m in modules for f in vars(m).values() if getattr(f, "__module__", None) == m.__name__}
-    assert {f for f in public if not f.__name__.startswith("_")} - {transformer_engine.turn} == set(SIGNATURES)
+    assert {f for f in public if not f.__name__.startswith("_")} == set(SIGNATURES)
 
 
 def test_no_original_is_imported():
@@ -81,6 +81,11 @@ def test_no_original_is_imported():
 
 def T(*shape, dtype=F32):
     return random(shape, dtype)
+
+
+def of_two_ranks(boundaries, tokens=5, dtype=torch.int32, **options):
+    t, cu_seqlens = T(tokens, H, D), torch.tensor(boundaries, dtype=dtype)
+    transformer_engine.apply_rotary_pos_emb(t, T(12, 1, 1, D), "thd", cu_seqlens=cu_seqlens, cp_size=2, **options)
 
 
 COMPLEX = torch.complex(T(S, P), T(S, P))
@@ -114,6 +119,24 @@ ERRORS = {
     "flash: heads of qkv": (
         lambda: flash_attn.apply_rotary_emb_qkv_(T(B, S, 7, D), T(S, P), T(S, P), num_heads_q=4),
         "num_heads_q must leave as many heads for k as for v of 7, got 4",
+    ),
+    "flash: negative heads of qkv": (
+        lambda: flash_attn.apply_rotary_emb_qkv_(T(B, S, 2, D), T(S, P), T(S, P), num_heads_q=-2),
+        "num_heads_q must leave as many heads for k as for v of 2, got -2",
+    ),
+    "flash: tables of k": (
+        lambda: flash_attn.apply_rotary_emb_qkv_(T(B, S, 3, H, D), T(S, P), T(S, P), T(4, P), T(4, P)),
+        "seqlen_offsets must lead to a row of the table, 0 to 3, got row 4 for token 4 of batch 0",
+    ),
+    "flash: sin of k": (
+        lambda: flash_attn.apply_rotary_emb_qkv_(T(B, S, 3, H, D), T(S, P), T(S, P), sin_k=T(S, 3)),
+        "sin_k must have the shape of cos, (5, 4), got (5, 3)",
+    ),
+    "flash: packed tokens outside": (
+        lambda: flash_attn.apply_rotary_emb(
+            T(13, H, D), T(9, P), T(9, P), seqlen_offsets=torch.zeros(4, dtype=torch.int64), cu_seqlens=CU, max_seqlen=5
+        ),
+        "cu_seqlens must end at 13, the tokens of all parts, got 12",
     ),
     "flash: three of qkv": (
         lambda: flash_attn.apply_rotary_emb_qkv_(T(B, S, 2, H, D), T(S, P), T(S, P)),
@@ -155,6 +178,32 @@ ERRORS = {
         lambda: transformer_engine.apply_rotary_pos_emb(T(S, B, H, D), T(10, 1, 1, D), cp_size=2),
         "t must have an even seqlen where cp_size > 1, got 5",
     ),
+    "TE: lengths": (
+        lambda: of_two_ranks([0, 7, 10]),
+        "cu_seqlens must hold lengths that are multiples of 2 * cp_size = 4, got 7 for sequence 0",
+    ),
+    "TE: last length": (
+        lambda: of_two_ranks([0, 4, 10]),
+        "cu_seqlens must hold lengths that are multiples of 2 * cp_size = 4, got 6 for sequence 1",
+    ),
+    "TE: boundaries": (lambda: of_two_ranks([0, 8, 4]), "cu_seqlens must ascend, got 4 after 8 at [2]"),
+    "TE: first boundary": (lambda: of_two_ranks([4, 8]), "cu_seqlens must start at 0, got 4"),
+    "TE: tokens": (
+        lambda: of_two_ranks([0, 8], tokens=5),
+        "cu_seqlens must end at 10, the tokens of all parts, got 8",
+    ),
+    "TE: dtype of boundaries": (
+        lambda: of_two_ranks([0, 8], dtype=torch.int64),
+        "cu_seqlens must be int32, got int64",
+    ),
+    "TE: start_positions of packed": (
+        lambda: of_two_ranks([0, 8], tokens=4, start_positions=START),
+        "start_positions must be an int or have shape (1,), got shape (2,)",
+    ),
+    "TE: rows of all ranks": (
+        lambda: transformer_engine.apply_rotary_pos_emb(T(4, B, H, D), T(7, B, 1, D), cp_size=2),
+        "freqs must have a row for each of the 8 tokens of t, got shape (7, 2, 1, 8)",
+    ),
     "TE: cp_rank": (
         lambda: transformer_engine.apply_rotary_pos_emb(T(4, B, H, D), T(8, 1, 1, D), cp_size=2, cp_rank=2),
         "cp_rank must be in 0 to cp_size - 1 = 1, got 2",
@@ -170,6 +219,16 @@ ERRORS = {
     "apex: sin": (
         lambda: apex.fused_apply_rotary_pos_emb_cached(T(S, B, H, D), T(S, 1, 1, D), T(S, 1, 1, 6)),
         "sin_ must have the shape of cos, (5, 8), got (5, 6)",
+    ),
+    "apex: negative image": (
+        lambda: apex.fused_apply_rotary_pos_emb_2d(T(B, 6, H, D), -2, -3, *[T(1, 3, 1, P)] * 4),
+        "img_h must not be negative, got -2",
+    ),
+    "apex: dtype of a table": (
+        lambda: apex.fused_apply_rotary_pos_emb_2d(
+            T(B, 6, H, D), 2, 3, *[T(1, 3, 1, P)] * 2, *[T(1, 3, 1, P).double()] * 2
+        ),
+        "cos_w must be float32 or the dtype of x, float32, got float64",
     ),
     "apex: image": (
         lambda: apex.fused_apply_rotary_pos_emb_2d(T(B, 5, H, D), 2, 3, *[T(1, 3, 1, P)] * 4),
@@ -194,6 +253,22 @@ ERRORS = {
     "vllm: key": (
         lambda: vllm.rotary_embedding(torch.arange(S), T(S, H * D), T(4, D), D, T(S, D), True),
         "key must have the axes (5,) of positions and then heads * head_size or heads, head_size, got shape (4, 8) with head_size 8",
+    ),
+    "vllm: head_size": (
+        lambda: vllm.rotary_embedding(torch.arange(S), T(S, H * D), None, 0, T(S, D), True),
+        "head_size must be positive, got 0",
+    ),
+    "vllm: odd cache": (
+        lambda: vllm.rotary_embedding(torch.arange(S), T(S, H * D), None, D, T(S, 1), True),
+        "cos_sin_cache must have shape (max_position, rotary_dim), got shape (5, 1)",
+    ),
+    "vllm: dtype of key": (
+        lambda: vllm.rotary_embedding(torch.arange(S), T(S, D), T(S, D, dtype=BF16), D, T(S, D), True),
+        "key must hold tensors of one dtype, float32 like the first, got bfloat16",
+    ),
+    "vllm: device of key": (
+        lambda: vllm.rotary_embedding(torch.arange(S), T(S, D), T(S, D).to("meta"), D, T(S, D), True),
+        "key must be on the device of query, cpu, got meta",
     ),
     "vllm: positions": (
         lambda: vllm.rotary_embedding(torch.arange(S), T(S, H * D), None, D, T(4, D), True),
@@ -249,11 +324,23 @@ ERRORS = {
     ),
     "timm: per pair": (
         lambda: timm.apply_rot_embed_cat(T(B, H, S, D), T(S, D)),
-        "cos_emb must have the head_dim 8 of x last, got shape (5, 4)",
+        "emb must have twice the head_dim 8 of x last, got shape (5, 8)",
     ),
     "timm: sin": (
         lambda: timm.apply_rot_embed(T(B, H, S, D), T(S, D), T(1, D)),
         "sin_emb must have the shape of cos, (1, 8), got shape (5, 8)",
+    ),
+    "rotary_embedding_torch: seq_dim": (
+        lambda: rotary_embedding_torch.apply_rotary_emb(T(S, D), T(B, H, S, D), seq_dim=4),
+        "seq_dim must be an axis, -4 to 3, got 4",
+    ),
+    "rotary_embedding_torch: negative start_index": (
+        lambda: rotary_embedding_torch.apply_rotary_emb(T(S, 4), T(B, H, S, D), start_index=-1),
+        "start_index must lie in the head, 0 to 7, got -1",
+    ),
+    "rotary_embedding_torch: scale": (
+        lambda: rotary_embedding_torch.apply_rotary_emb(T(S, D), T(B, H, S, D), scale=T(4, D)),
+        "scale must broadcast to angles of shape (5, 8), got shape (4, 8)",
     ),
     "rotary_embedding_torch: five axes": (
         lambda: rotary_embedding_torch.apply_rotary_emb(T(S, 4, D), T(B, H, S, 3, D)),
@@ -266,6 +353,24 @@ ERRORS = {
     "transformers: partial": (
         lambda: transformers.apply_rotary_pos_emb(T(B, H, S, D), T(B, H, S, D), T(B, S, P), T(B, S, P)),
         "cos must have the head_dim 8 of q last, got shape (2, 5, 4)",
+    ),
+    "transformers: unsqueeze_dim": (
+        lambda: transformers.apply_rotary_pos_emb(
+            T(B, H, S, D), T(B, H, S, D), T(B, S, D), T(B, S, D), unsqueeze_dim=17
+        ),
+        "unsqueeze_dim must be an axis, -4 to 3, got 17",
+    ),
+    "transformers: head_dim of k": (
+        lambda: transformers.apply_rotary_pos_emb(T(B, H, S, D), T(B, H, S, 6), T(B, S, D), T(B, S, D)),
+        "k must have the head_dim 8 of q last, got shape (2, 3, 5, 6)",
+    ),
+    "transformers: no Tensor": (
+        lambda: transformers.apply_rotary_pos_emb(T(B, H, S, D), "k", T(B, S, D), T(B, S, D)),
+        "k must be a Tensor, got 'k'",
+    ),
+    "transformers: odd head_dim": (
+        lambda: transformers.apply_rotary_pos_emb(T(B, H, S, 7), T(B, H, S, 7), T(B, S, 7), T(B, S, 7)),
+        "q must have an even head_dim, at least 2, got shape (2, 3, 5, 7)",
     ),
     "transformers: seqlen": (
         lambda: transformers.apply_rotary_pos_emb(T(B, H, S, D), T(B, H, S, D), T(B, 4, D), T(B, 4, D)),
@@ -281,6 +386,15 @@ def test_errors_name_the_argument(name):
     with pytest.raises((TypeError, ValueError)) as error:
         call()
     assert str(error.value) == f"rope_ext: {message}"
+
+
+def test_nothing_is_written_when_the_tables_of_k_are_wrong():
+    qkv = T(B, S, 3, H, D)
+    before = qkv.clone()
+    for cos_k, sin_k in ((T(4, P), T(4, P)), (T(S, P), T(S, 3)), (T(S, P, dtype=F64), None), ("cos", None)):
+        with pytest.raises((TypeError, ValueError)):
+            flash_attn.apply_rotary_emb_qkv_(qkv, T(S, P), T(S, P), cos_k, sin_k)
+        assert torch.equal(qkv, before)
 
 
 def test_flash_attn_in_place_on_a_leaf():

@@ -107,6 +107,7 @@ def _op_of(packet, at_x, writes):
 ROTATE = _op_of(_ops.rotate, 0, False)
 ROTATE_IN_PLACE = _op_of(_ops.rotate_, 0, True)
 ROTATE_OUT = _op_of(_ops.rotate_out, 1, True)
+CHECK_IN_PLACE = Op(_ops.check_in_place.default, _ops.check_in_place.default, 0, False)
 
 
 def call(op, arguments):

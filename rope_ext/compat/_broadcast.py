@@ -5,7 +5,7 @@ import math
 import torch
 
 from ..ops import apply
-from ._errors import refused
+from ._errors import check_dtype, name_of, refused, refused_type
 
 
 def rotate(x, cos, sin, *, keep_dtype=True, rounding="eager", **options):
@@ -16,6 +16,8 @@ def rotate(x, cos, sin, *, keep_dtype=True, rounding="eager", **options):
     to the dtype of x, as in (x * cos).to(x.dtype). options: others of apply.
     """
     options["rounding"] = rounding
+    if sin.shape != cos.shape:
+        raise refused("sin", f"have the shape of cos, {tuple(cos.shape)}", sin)
     if not isinstance(x, tuple):
         return _one(x, cos, sin, keep_dtype, options)
     if all(t.dim() == 4 and t.dtype == x[0].dtype for t in x):  # one launch
@@ -33,13 +35,13 @@ def _one(x, cos, sin, keep_dtype, options):
         return _rotate4((x[(None,) * (4 - rank)],), cos, sin, keep_dtype, options)[0][(0,) * (4 - rank)]
     # Axes that share their tables become the batch, the others tokens of one head.
     sizes = (1,) * (rank - cos.dim()) + cos.shape
-    shared = next((axis for axis in range(rank - 1) if sizes[axis] > 1), rank - 1)
+    shared = next((axis for axis in range(rank - 1) if sizes[axis] != 1), rank - 1)
     tokens = x.shape[shared:-1]
     if any(n not in (1, m) for n, m in zip(sizes[shared:-1], tokens)):
         raise _does_not_broadcast(cos, (x,))
-    last = len(tokens) + 1
-    cos, sin = (t.reshape(t.shape[-last:]).expand(*tokens, -1).reshape(1, -1, 1, t.shape[-1]) for t in (cos, sin))
-    x4 = x.reshape(math.prod(x.shape[:shared]), math.prod(tokens), 1, x.shape[-1])
+    last, seqlen = len(tokens) + 1, math.prod(tokens)
+    cos, sin = (t.reshape(t.shape[-last:]).expand(*tokens, -1).reshape(1, seqlen, 1, t.shape[-1]) for t in (cos, sin))
+    x4 = x.reshape(math.prod(x.shape[:shared]), seqlen, 1, x.shape[-1])
     return _rotate4((x4,), cos, sin, keep_dtype, options)[0].reshape(x.shape)
 
 
@@ -48,8 +50,6 @@ def _rotate4(x, cos, sin, keep_dtype, options):
     for axis, size in enumerate(sizes[:3]):
         if len(sizes) > 4 or (size != 1 and any(t.shape[axis] != size for t in x)):
             raise _does_not_broadcast(cos, x)
-    if sin.shape != cos.shape:
-        raise refused("sin", f"have the shape of cos, {tuple(cos.shape)}", sin)
     # Heads are an axis that shares its tables, and along which q and k may differ.
     heads = 1 if sizes[1] == 1 and (sizes[2] != 1 or any(t.shape[1] != x[0].shape[1] for t in x)) else 2
     axes = [0, 3 - heads, 3] if sizes[heads] == 1 else [0, 1, 2, 3]  # of the tables
@@ -72,7 +72,25 @@ def _promoted(x, cos, sin, keep_dtype):
     in_kernel = keep_dtype and x_dtype.itemsize == 2  # which leaves the terms of the gradient in the dtype of x
     if cos.dtype == x_dtype or (in_kernel and cos.dtype == torch.float32):
         return x, cos, sin
+    check_dtype("x", x[0])
+    check_dtype("cos", cos)
+    if sin.dtype != cos.dtype:
+        raise refused_type("sin", f"have the dtype of cos, {name_of(cos.dtype)}", name_of(sin.dtype))
     dtype = torch.promote_types(x_dtype, cos.dtype)
     if not (in_kernel and dtype == torch.float32):
         x = tuple(t.to(dtype) for t in x)
     return x, cos.to(dtype), sin.to(dtype)
+
+
+def scaled_tables(freqs, scale):
+    """freqs.cos() * scale, freqs.sin() * scale; errors name the arguments cos and scale."""
+    check_dtype("cos", freqs)
+    cos, sin = freqs.cos(), freqs.sin()
+    if isinstance(scale, torch.Tensor):
+        check_dtype("scale", scale)
+    elif scale == 1:
+        return cos, sin
+    try:
+        return cos * scale, sin * scale
+    except RuntimeError:
+        raise refused("scale", f"broadcast to angles of shape {tuple(freqs.shape)}", scale) from None

@@ -1,18 +1,21 @@
 """The four functions of apex.transformer.functional.fused_rope (NVIDIA/apex; its Python side was removed in 2026).
 
 Channels are paired in halves, (i, i + rotary_dim / 2). Arithmetic there and here: float32, rounded once to the dtype of
-t; their CUDA kernels fuse a product and a sum, and take cos and sin of freqs by CUDA's sincosf, so results can differ
-by one unit in the last place of the larger product. Here freqs, cos and sin get gradients (there: none).
+t, as is the gradient of t; their CUDA kernels fuse a product and a sum, and take cos and sin of freqs by CUDA's
+sincosf, so results can differ by one unit in the last place of the larger product. Here freqs, cos and sin get
+gradients (there: none).
 """
 
 import torch
 
 from ..ops import apply
-from ._errors import called, refused
-from .transformer_engine import turn
+from ._angles import rotate_by
+from ._errors import called, flag, integer, refused, tensor
+
+_T, _FREQS = tensor("x"), tensor("cos", "sin", "offset", "rotary_dim")
 
 
-@called(x="t", cos="freqs", sin="freqs", offset="freqs", rotary_dim="freqs")
+@called(t=_T, freqs=_FREQS, transpose_output_memory=flag())
 def fused_apply_rotary_pos_emb(t, freqs, transpose_output_memory=False):
     """Turns the first freqs.shape[-1] channels of t by the angles freqs.
 
@@ -21,10 +24,10 @@ def fused_apply_rotary_pos_emb(t, freqs, transpose_output_memory=False):
 
     Source: apex/transformer/functional/fused_rope.py, fused_apply_rotary_pos_emb.
     """
-    return _in_memory(turn(t, _rows(freqs, "freqs"), "sbhd"), transpose_output_memory)
+    return _in_memory(rotate_by(_rows(freqs, "freqs"), t, "sbhd", fused=True), transpose_output_memory)
 
 
-@called(x="t", cos="cos_", sin="sin_", offset="cos_", rotary_dim="cos_")
+@called(t=_T, cos_=tensor("cos", "offset", "rotary_dim"), sin_=tensor("sin"), transpose_output_memory=flag())
 def fused_apply_rotary_pos_emb_cached(t, cos_, sin_, transpose_output_memory=False):
     """`fused_apply_rotary_pos_emb` with cos_ and sin_, (rows, 1, 1, rotary_dim), float32 or the dtype of t.
 
@@ -34,15 +37,24 @@ def fused_apply_rotary_pos_emb_cached(t, cos_, sin_, transpose_output_memory=Fal
     return _in_memory(apply(t, cos, sin, layout="sbhd", rotary_dim=cos.shape[-1]), transpose_output_memory)
 
 
-@called(x="t", cos="freqs", sin="freqs", offset="freqs", rotary_dim="freqs")
+@called(t=_T, cu_seqlens=tensor("cu_seqlens"), freqs=_FREQS)
 def fused_apply_rotary_pos_emb_thd(t, cu_seqlens, freqs):
     """Packed sequences: t (tokens, heads, head_dim), cu_seqlens (nseq + 1,) int32, freqs (rows, 1, 1, rotary_dim).
 
     Source: apex/transformer/functional/fused_rope.py, fused_apply_rotary_pos_emb_thd.
     """
-    return turn(t, _rows(freqs, "freqs"), "thd", cu_seqlens=cu_seqlens)
+    return rotate_by(_rows(freqs, "freqs"), t, "thd", fused=True, cu_seqlens=cu_seqlens)
 
 
+@called(
+    t=_T,
+    img_h=integer(),
+    img_w=integer(),
+    cos_h=tensor("cos"),
+    sin_h=tensor("sin"),
+    cos_w=tensor(),
+    sin_w=tensor(),
+)
 def fused_apply_rotary_pos_emb_2d(t, img_h, img_w, cos_h, sin_h, cos_w, sin_w):
     """Images: the first half of each head turns by the row of its pixel, the second half by the column.
 
@@ -51,6 +63,8 @@ def fused_apply_rotary_pos_emb_2d(t, img_h, img_w, cos_h, sin_h, cos_w, sin_w):
 
     Source: apex/transformer/functional/fused_rope.py, fused_apply_rotary_pos_emb_2d.
     """
+    if img_h < 0 or img_w < 0:
+        raise refused("img_h", "not be negative", img_h) if img_h < 0 else refused("img_w", "not be negative", img_w)
     fits = t.dim() == 4 and t.shape[1] == img_h * img_w and t.shape[3] % 4 == 0
     if not fits:
         rule = f"have shape (batch, {img_h} * {img_w}, heads, head_dim) with head_dim a multiple of 4"
@@ -67,8 +81,14 @@ def fused_apply_rotary_pos_emb_2d(t, img_h, img_w, cos_h, sin_h, cos_w, sin_w):
     # Rows: (batch, img_h, img_w * heads, head_dim). Columns: (batch * img_h, img_w, heads, head_dim).
     y = apply(image.flatten(2, 3), cos_h[0, :, 0], sin_h[0, :, 0], rotary_dim=half)
     y = y.unflatten(2, (img_w, t.shape[2])).flatten(0, 1)
-    y = apply(y, cos_w[0, :, 0], sin_w[0, :, 0], rotary_dim=half, rotary_offset=half)
+    y = _apply_columns(y, cos_w[0, :, 0], sin_w[0, :, 0], rotary_dim=half, rotary_offset=half)
     return y.unflatten(0, (t.shape[0], img_h)).flatten(1, 2)
+
+
+# Errors of `rope_ext.apply` about its tables are errors of those for the columns.
+_apply_columns = called(x=tensor("x", shown="t"), cos=tensor("cos", shown="cos_w"), sin=tensor("sin", shown="sin_w"))(
+    apply
+)
 
 
 def _rows(table, name):

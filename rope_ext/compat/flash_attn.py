@@ -9,12 +9,22 @@ head_dim is not limited to 256.
 
 import torch
 
-from ..ops import apply, apply_
-from ._errors import called, refused
+from ..ops import apply, apply_, check_in_place
+from ._errors import argument, called, flag, integer, refused, tensor
 from ._sequences import in_sequences
 
+_TABLES = {"cos": tensor("cos", "rotary_dim", ranks=2), "sin": tensor("sin"), "interleaved": flag()}
+_OFFSETS = argument(int, torch.Tensor, stands_for=("offset", "positions"))
 
-@called(offset="seqlen_offsets", positions="seqlen_offsets", rotary_dim="cos")
+
+@called(
+    x=tensor("x", ranks=range(3, 5)),
+    **_TABLES,
+    inplace=flag(),
+    seqlen_offsets=_OFFSETS,
+    cu_seqlens=tensor("cu_seqlens", optional=True),
+    max_seqlen=argument(int, torch.Tensor, None),
+)
 def apply_rotary_emb(x, cos, sin, interleaved=False, inplace=False, seqlen_offsets=0, cu_seqlens=None, max_seqlen=None):
     """Turns the first 2 * cos.shape[-1] channels of each head.
 
@@ -33,11 +43,18 @@ def apply_rotary_emb(x, cos, sin, interleaved=False, inplace=False, seqlen_offse
         rows = {"layout": "thd", "offset": seqlen_offsets, "cu_seqlens": cu_seqlens}
         if isinstance(seqlen_offsets, torch.Tensor):
             rows = {"layout": "thd", "positions": in_sequences(x.shape[0], cu_seqlens, seqlen_offsets)}
-    turn = apply_ if inplace else apply
-    return turn(x, cos, sin, interleaved=interleaved, rotary_dim=2 * cos.shape[-1], **rows)
+    rotate = apply_ if inplace else apply
+    return rotate(x, cos, sin, interleaved=interleaved, rotary_dim=2 * cos.shape[-1], **rows)
 
 
-@called(x="qkv", offset="seqlen_offsets", rotary_dim="cos")
+@called(
+    qkv=tensor("x"),
+    **_TABLES,
+    cos_k=tensor(optional=True),
+    sin_k=tensor(optional=True),
+    seqlen_offsets=_OFFSETS,
+    num_heads_q=integer(optional=True),
+)
 def apply_rotary_emb_qkv_(qkv, cos, sin, cos_k=None, sin_k=None, interleaved=False, seqlen_offsets=0, num_heads_q=None):
     """Turns q and k of packed q, k, v in place, and returns qkv.
 
@@ -56,19 +73,22 @@ def apply_rotary_emb_qkv_(qkv, cos, sin, cos_k=None, sin_k=None, interleaved=Fal
         if num_heads_q is None:
             raise refused("num_heads_q", "be given for qkv of 4 dimensions", None)
         num_heads_k, odd = divmod(qkv.shape[2] - num_heads_q, 2)
-        if num_heads_k < 1 or odd:
+        if num_heads_q < 0 or num_heads_k < 1 or odd:
             rule = f"leave as many heads for k as for v of {qkv.shape[2]}"
             raise refused("num_heads_q", rule, num_heads_q)
         q, k = qkv[:, :, :num_heads_q], qkv[:, :, num_heads_q : num_heads_q + num_heads_k]
     if cos_k is None and sin_k is None:
-        _turn_((q, k), cos, sin, interleaved, seqlen_offsets)
+        _rotate_((q, k), cos, sin, interleaved, seqlen_offsets)
     else:
-        _turn_(q, cos, sin, interleaved, seqlen_offsets)
-        _turn_(k, cos if cos_k is None else cos_k, sin if sin_k is None else sin_k, interleaved, seqlen_offsets)
+        cos_k, sin_k = cos if cos_k is None else cos_k, sin if sin_k is None else sin_k
+        if not (_alike(cos_k, cos) and _alike(sin_k, sin)):  # errors that those of q have not, before q is written
+            _check_tables_of_k((q, k), cos_k, sin_k, interleaved, seqlen_offsets)
+        _rotate_(q, cos, sin, interleaved, seqlen_offsets)
+        _rotate_(k, cos_k, sin_k, interleaved, seqlen_offsets)
     return qkv
 
 
-@called(x="kv", offset="seqlen_offsets", rotary_dim="cos")
+@called(kv=tensor("x"), **_TABLES, seqlen_offsets=_OFFSETS)
 def apply_rotary_emb_kv_(kv, cos, sin, interleaved=False, seqlen_offsets=0):
     """Turns k of packed k, v in place, and returns kv: (batch, seqlen, 2, heads, head_dim), any strides.
 
@@ -76,11 +96,20 @@ def apply_rotary_emb_kv_(kv, cos, sin, interleaved=False, seqlen_offsets=0):
     """
     if kv.dim() != 5 or kv.shape[2] != 2:
         raise refused("kv", "have shape (batch, seqlen, 2, heads, head_dim)", kv)
-    _turn_(kv[:, :, 0], cos, sin, interleaved, seqlen_offsets)
+    _rotate_(kv[:, :, 0], cos, sin, interleaved, seqlen_offsets)
     return kv
 
 
-def _turn_(x, cos, sin, interleaved, offset):
+def _rotate_(x, cos, sin, interleaved, offset, rotate=apply_):
     if cos.dim() != 2:
         raise refused("cos", "have shape (rows, rotary_dim / 2)", cos)
-    apply_(x, cos, sin, interleaved=interleaved, rotary_dim=2 * cos.shape[-1], offset=offset)
+    rotate(x, cos, sin, interleaved=interleaved, rotary_dim=2 * cos.shape[-1], offset=offset)
+
+
+def _alike(a, b):
+    return a.shape == b.shape and a.dtype == b.dtype and a.device == b.device and a.layout == b.layout
+
+
+@called(cos=tensor("cos", "rotary_dim", shown="cos_k"), sin=tensor("sin", shown="sin_k"))
+def _check_tables_of_k(x, cos, sin, interleaved, offset):
+    _rotate_(x, cos, sin, interleaved, offset, check_in_place)

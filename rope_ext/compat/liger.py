@@ -1,10 +1,17 @@
 """liger_rotary_pos_emb (linkedin/Liger-Kernel 0.8.5), on every device."""
 
 from ..ops import apply
-from ._errors import called, refused
+from ._errors import called, check_axis, integer, refused, tensor
 
 
-@called(x="q")
+@called(
+    q=tensor("x", ranks=4),
+    k=tensor("x", ranks=4),
+    cos=tensor("cos"),
+    sin=tensor("sin"),
+    unsqueeze_dim=integer(),
+    rotary_dim=integer("rotary_dim", optional=True),
+)
 def liger_rotary_pos_emb(q, k, cos, sin, position_ids=None, unsqueeze_dim=1, rotary_dim=None):
     """Turns the first channels of q and k, paired in halves; returns both.
 
@@ -20,6 +27,9 @@ def liger_rotary_pos_emb(q, k, cos, sin, position_ids=None, unsqueeze_dim=1, rot
 
     Source: liger_kernel/transformers/rope.py, liger_rotary_pos_emb; kernel: liger_kernel/ops/rope.py.
     """
+    if sin.shape != cos.shape:
+        raise refused("sin", f"have the shape of cos, {tuple(cos.shape)}", sin)
+    check_axis("unsqueeze_dim", unsqueeze_dim, 4)
     if cos.dim() == 4:
         if cos.shape[unsqueeze_dim] != 1:
             rule = f"have an axis of size 1 at unsqueeze_dim {unsqueeze_dim}"

@@ -1,10 +1,12 @@
 """apply_rotary_emb of Llama in Meta's code (meta-llama/llama, llama/model.py; the same in llama3 and llama-models)."""
 
 from ..ops import apply
-from ._errors import called, refused
+from ._errors import called, refused, refused_type, tensor
+
+_X = tensor("x", ranks=4)
 
 
-@called(x="xq", cos="freqs_cis", sin="freqs_cis")
+@called(xq=_X, xk=_X, freqs_cis=tensor("cos", "sin"))
 def apply_rotary_emb(xq, xk, freqs_cis):
     """Multiplies pairs of channels (2i, 2i + 1), as complex numbers, by freqs_cis; returns both.
 
@@ -17,7 +19,7 @@ def apply_rotary_emb(xq, xk, freqs_cis):
     Source: llama/model.py, apply_rotary_emb.
     """
     if not freqs_cis.is_complex():
-        raise refused("freqs_cis", "be complex", freqs_cis.dtype)
+        raise refused_type("freqs_cis", "be complex", freqs_cis.dtype)
     wanted = xq.shape[1], xq.shape[-1] // 2
     got = tuple(freqs_cis.shape)
     if got != wanted:

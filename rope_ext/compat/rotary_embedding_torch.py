@@ -1,10 +1,19 @@
 """apply_rotary_emb of rotary_embedding_torch (lucidrains/rotary-embedding-torch 0.9.1)."""
 
-from ._broadcast import rotate
-from ._errors import called
+import torch
+
+from ._broadcast import rotate, scaled_tables
+from ._errors import argument, at_least, called, check_axis, integer, tensor
 
 
-@called(x="t", cos="freqs", sin="freqs", rotary_dim="freqs", rotary_offset="start_index")
+@called(
+    freqs=tensor("cos", "sin", "rotary_dim", ranks=at_least(1)),
+    t=tensor("x", ranks=at_least(1)),
+    start_index=integer("rotary_offset"),
+    scale=argument(float, torch.Tensor),
+    seq_dim=integer(),
+    freqs_seq_dim=integer(optional=True),
+)
 def apply_rotary_emb(freqs, t, start_index=0, scale=1.0, seq_dim=-2, freqs_seq_dim=None):
     """Turns channels [start_index, start_index + freqs.shape[-1]) of t by the angles freqs; pairs are (2i, 2i + 1).
 
@@ -20,9 +29,9 @@ def apply_rotary_emb(freqs, t, start_index=0, scale=1.0, seq_dim=-2, freqs_seq_d
     if freqs_seq_dim is None and (freqs.dim() == 2 or t.dim() == 3):
         freqs_seq_dim = 0
     if freqs_seq_dim is not None:
+        check_axis("seq_dim", seq_dim, t.dim())
+        check_axis("freqs_seq_dim", freqs_seq_dim, freqs.dim())
         length = min(t.shape[seq_dim], freqs.shape[freqs_seq_dim])
         freqs = freqs.narrow(freqs_seq_dim, freqs.shape[freqs_seq_dim] - length, length)
-    cos, sin = freqs.cos(), freqs.sin()
-    if not (isinstance(scale, (int, float)) and scale == 1):
-        cos, sin = cos * scale, sin * scale
+    cos, sin = scaled_tables(freqs, scale)
     return rotate(t, cos, sin, interleaved=True, rotary_dim=freqs.shape[-1], rotary_offset=start_index)

@@ -1,10 +1,17 @@
 """apply_rot_embed, apply_rot_embed_list and apply_rot_embed_cat of timm (huggingface/pytorch-image-models 1.0.31)."""
 
 from ._broadcast import rotate
-from ._errors import called, refused
+from ._errors import at_least, called, flag, refused, tensor
+
+_X = tensor("x", ranks=at_least(1))
+_TABLES = {
+    "sin_emb": tensor("sin", ranks=at_least(1)),
+    "cos_emb": tensor("cos", ranks=at_least(1)),
+    "half": flag(),
+}
 
 
-@called(cos="cos_emb", sin="sin_emb")
+@called(x=_X, **_TABLES)
 def apply_rot_embed(x, sin_emb, cos_emb, half=False):
     """Turns x; sin before cos. half: pairs are (i, i + head_dim / 2), else (2i, 2i + 1).
 
@@ -19,6 +26,7 @@ def apply_rot_embed(x, sin_emb, cos_emb, half=False):
     return rotate(x, cos_emb, sin_emb, interleaved=not half)
 
 
+@called(**_TABLES)
 def apply_rot_embed_list(x, sin_emb, cos_emb, half=False):
     """[apply_rot_embed(t, sin_emb, cos_emb, half) for t in x]; x may be one Tensor.
 
@@ -27,10 +35,13 @@ def apply_rot_embed_list(x, sin_emb, cos_emb, half=False):
     return [apply_rot_embed(t, sin_emb, cos_emb, half) for t in (x if isinstance(x, (tuple, list)) else [x])]
 
 
+@called(x=_X, emb=tensor("cos", "sin", ranks=at_least(1)), half=flag())
 def apply_rot_embed_cat(x, emb, half=False):
     """apply_rot_embed with emb = cat(sin, cos), (..., 2 * head_dim).
 
     Source: timm/layers/pos_embed_sincos.py, apply_rot_embed_cat.
     """
-    sin_emb, cos_emb = emb.chunk(2, dim=-1)
-    return apply_rot_embed(x, sin_emb, cos_emb, half)
+    if emb.shape[-1] != 2 * x.shape[-1]:
+        raise refused("emb", f"have twice the head_dim {x.shape[-1]} of x last", emb)
+    sin, cos = emb.chunk(2, dim=-1)
+    return rotate(x, cos, sin, interleaved=not half)

@@ -7,10 +7,16 @@ For plain tensors; a DTensor's is its to_local().
 """
 
 from ..ops import apply
-from ._errors import called, refused
+from ._errors import called, refused, refused_type, tensor
+
+_ARGUMENTS = {
+    "query": tensor("x", ranks=4),
+    "key": tensor("x", ranks=4),
+    "rope_cache": tensor("cos", "sin"),
+}
 
 
-@called(x="query", cos="rope_cache", sin="rope_cache")
+@called(**_ARGUMENTS)
 def apply_rotary_emb_complex(query, key, rope_cache):
     """ComplexRoPE.apply_rotary_emb: query, key (batch, seqlen, heads, head_dim), pairs (2i, 2i + 1).
 
@@ -20,12 +26,12 @@ def apply_rotary_emb_complex(query, key, rope_cache):
     Source: torchtitan/models/common/rope.py, ComplexRoPE.apply_rotary_emb.
     """
     if not rope_cache.is_complex():
-        raise refused("rope_cache", "be complex", rope_cache.dtype)
+        raise refused_type("rope_cache", "be complex", rope_cache.dtype)
     _check(query, rope_cache, query.shape[-1] // 2)
     return apply((query, key), rope_cache.real, rope_cache.imag, interleaved=True)
 
 
-@called(x="query", cos="rope_cache", sin="rope_cache")
+@called(**_ARGUMENTS)
 def apply_rotary_emb_cos_sin(query, key, rope_cache):
     """CosSinRoPE.apply_rotary_emb: query, key (batch, seqlen, heads, head_dim), pairs (i, i + head_dim / 2).
 

@@ -7,10 +7,15 @@ its end).
 """
 
 from ..ops import apply
-from ._errors import called, refused
+from ._errors import called, refused, tensor
+
+_ARGUMENTS = {
+    "cache": tensor("cos", "sin", shown="self.cache"),
+    "x": tensor("x", ranks=4),
+    "input_pos": tensor("positions", optional=True),
+}
 
 
-@called(positions="input_pos", cos="self.cache", sin="self.cache")
 def forward(self, x, *, input_pos=None):
     """RotaryPositionalEmbeddings.forward, and Llama3ScaledRoPE's: x (batch, seqlen, heads, head_dim), pairs (2i, 2i+1).
 
@@ -20,29 +25,42 @@ def forward(self, x, *, input_pos=None):
 
     Source: torchtune/modules/position_embeddings.py and torchtune/models/llama3_1/_position_embeddings.py.
     """
-    cache = _cache(self, (x.shape[-1] // 2, 2))
-    return apply(x, cache[..., 0], cache[..., 1], interleaved=True, positions=input_pos)
+    return _forward(_cache(self), x, input_pos)
 
 
-@called(positions="input_pos", cos="self.cache", sin="self.cache")
 def forward_half(self, x, input_pos=None):
     """Phi3RotaryPositionalEmbeddings.forward, and Qwen2's: x (batch, seqlen, heads, head_dim), pairs in halves.
 
     self.cache: (max_seq_len, 2 * head_dim), cos and then sin, one entry per channel. input_pos as in `forward`.
-    Bit-equal for float32 x, and for Phi 3 for 16-bit x. Qwen 2 there rounds cos, sin, both products and the sum to the
-    dtype of x, here only the result is rounded.
+    Bit-equal for float32 x, and for Phi 3 for 16-bit x, gradients of x too. Qwen 2 there rounds cos, sin, both products
+    and the sum to the dtype of x; here the result is rounded once, and the gradient as that of Phi 3.
 
     Source: torchtune/models/phi3/_position_embeddings.py, torchtune/models/qwen2/_positional_embeddings.py.
     """
-    cos, sin = _cache(self, (2 * x.shape[-1],)).chunk(2, dim=-1)
-    return apply(x, cos, sin, positions=input_pos, rounding="eager")  # of 16-bit x the terms of the gradient
+    return _forward_half(_cache(self), x, input_pos)
 
 
-def _cache(self, row):
+@called(**_ARGUMENTS)
+def _forward(cache, x, input_pos):
+    _check(cache, x.shape[-1] // 2, 2)
+    return apply(x, cache[..., 0], cache[..., 1], interleaved=True, positions=input_pos)
+
+
+@called(**_ARGUMENTS)
+def _forward_half(cache, x, input_pos):
+    _check(cache, 2 * x.shape[-1])
+    cos, sin = cache.chunk(2, dim=-1)
+    return apply(x, cos, sin, positions=input_pos, rounding="eager")  # for the terms of the gradient of 16-bit x
+
+
+def _cache(self):
     cache = getattr(self, "cache", None)
     if cache is None:
         raise refused("self.cache", "be built: call self.rope_init()", None)
-    if tuple(cache.shape[1:]) != row:
+    return cache
+
+
+def _check(cache, *row):
+    if cache.shape[1:] != row or cache.dim() == 0:
         rule = f"have shape (max_seq_len, {', '.join(map(str, row))})"
         raise refused("self.cache", rule, cache)
-    return cache

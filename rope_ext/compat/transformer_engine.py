@@ -2,12 +2,24 @@
 
 import torch
 
-from ..ops import apply
-from ._errors import called, refused
+from ._angles import rotate_by
+from ._errors import argument, called, flag, integer, refused, tensor
 from ._sequences import in_parts, in_sequences
 
+_FORMATS = "sbhd", "bshd", "thd"
 
-@called(x="t", cos="freqs", sin="freqs", offset="start_positions", positions="freqs", rotary_dim="freqs")
+
+@called(
+    t=tensor("x", ranks=range(3, 5)),
+    freqs=tensor("cos", "sin", "positions", "rotary_dim"),
+    tensor_format=argument(str),
+    start_positions=tensor("offset", optional=True),
+    interleaved=flag(),
+    fused=flag(),
+    cu_seqlens=tensor("cu_seqlens", optional=True),
+    cp_size=integer(),
+    cp_rank=integer(),
+)
 def apply_rotary_pos_emb(
     t,
     freqs,
@@ -36,9 +48,8 @@ def apply_rotary_pos_emb(
 
     Source: transformer_engine/pytorch/attention/rope.py, apply_rotary_pos_emb.
     """
-    formats = "sbhd", "bshd", "thd"
-    if tensor_format not in formats:
-        raise refused("tensor_format", f"be one of {', '.join(formats)}", repr(tensor_format))
+    if tensor_format not in _FORMATS:
+        raise refused("tensor_format", f"be one of {', '.join(_FORMATS)}", repr(tensor_format))
     packed = tensor_format == "thd"
     if packed and cu_seqlens is None:
         raise refused("cu_seqlens", "be given for tensor_format 'thd'", None)
@@ -56,13 +67,13 @@ def apply_rotary_pos_emb(
         seqlen = t.shape[tensor_format.index("s")]
         if cp_size > 1 and seqlen % 2:
             raise refused("t", "have an even seqlen where cp_size > 1", seqlen)
-        if cp_size == 1 and start_positions is None:
-            if freqs.shape[0] < seqlen:
-                raise refused("freqs", f"have a row for each of the {seqlen} tokens of t", freqs)
-            freqs = freqs[:seqlen]
+        if freqs.shape[0] < cp_size * seqlen:
+            raise refused("freqs", f"have a row for each of the {cp_size * seqlen} tokens of t", freqs)
         rows = {}
         if cp_size > 1:
             rows["positions"] = in_parts(torch.arange(seqlen, device=t.device), seqlen, cp_size, cp_rank)
+        elif start_positions is None:
+            freqs = freqs[:seqlen]
         if start_positions is not None:
             rows["offset"] = start_positions
     if shared:
@@ -71,21 +82,7 @@ def apply_rotary_pos_emb(
         freqs = freqs[rows.pop("positions")]
     if tensor_format == "bshd" and not shared:
         freqs = freqs.transpose(0, 1)
-    return turn(t, freqs, tensor_format, interleaved, table_dtype=None if fused else t.dtype, **rows)
-
-
-def turn(t, angles, layout, interleaved=False, table_dtype=None, **rows):
-    """`rope_ext.apply` with cos and sin of angles, in table_dtype or in that of the kernel's arithmetic.
-
-    table_dtype, which only fused=False gives: as in eager code each product is rounded, in the gradient of t too.
-    """
-    rounding = "once" if table_dtype is None else "eager"
-    if table_dtype is None:
-        table_dtype = torch.float64 if t.dtype == torch.float64 else torch.float32
-        angles = angles.to(table_dtype)
-    cos, sin = angles.cos().to(table_dtype), angles.sin().to(table_dtype)
-    options = {"layout": layout, "interleaved": interleaved, "rotary_dim": angles.shape[-1], **rows}
-    return apply(t, cos, sin, rounding=rounding, **options)
+    return rotate_by(freqs, t, tensor_format, fused=fused, interleaved=interleaved, **rows)
 
 
 def _rows_of_sequences(tokens, cu_seqlens, start, parts, part):

@@ -2,10 +2,18 @@
 
 from ..ops import apply
 from ._broadcast import rotate
-from ._errors import called, refused
+from ._errors import at_least, called, check_axis, integer, refused, tensor
+
+_X = tensor("x", ranks=at_least(1))
 
 
-@called(x="q")
+@called(
+    q=_X,
+    k=_X,
+    cos=tensor("cos", ranks=at_least(1)),
+    sin=tensor("sin", ranks=at_least(1)),
+    unsqueeze_dim=integer(),
+)
 def apply_rotary_pos_emb(q, k, cos, sin, unsqueeze_dim=1):
     """Turns all channels of q and k, paired in halves; returns both.
 
@@ -27,5 +35,8 @@ def apply_rotary_pos_emb(q, k, cos, sin, unsqueeze_dim=1):
         and q.shape[3 - unsqueeze_dim] == cos.shape[1]
     ):  # as models call it: a third of the time
         return apply((q, k), cos, sin, layout=("bhsd", "bshd")[unsqueeze_dim - 1], rounding="eager")
+    if sin.shape != cos.shape:
+        raise refused("sin", f"have the shape of cos, {tuple(cos.shape)}", sin)
+    check_axis("unsqueeze_dim", unsqueeze_dim, cos.dim() + 1)
     cos, sin = cos.unsqueeze(unsqueeze_dim), sin.unsqueeze(unsqueeze_dim)
     return rotate((q, k), cos, sin, keep_dtype=False)

@@ -1,11 +1,18 @@
 """rotary_embedding of vllm._custom_ops (vllm-project/vllm 0.32)."""
 
 from ..ops import apply_
-from ._errors import called, refused
+from ._errors import called, flag, integer, refused, tensor
 
 
 @called(
-    x="query", cos="cos_sin_cache", sin="cos_sin_cache", rotary_dim="cos_sin_cache", rotary_offset="rope_dim_offset"
+    positions=tensor("positions"),
+    query=tensor("x"),
+    key=tensor("x", optional=True),
+    head_size=integer(),
+    cos_sin_cache=tensor("cos", "sin", "rotary_dim"),
+    is_neox=flag(),
+    rope_dim_offset=integer("rotary_offset"),
+    inverse=flag(),
 )
 def rotary_embedding(positions, query, key, head_size, cos_sin_cache, is_neox, rope_dim_offset=0, inverse=False):
     """Turns query and key in place; returns None.
@@ -25,9 +32,13 @@ def rotary_embedding(positions, query, key, head_size, cos_sin_cache, is_neox, r
     """
     if positions.dim() not in (1, 2):
         raise refused("positions", "have 1 or 2 dimensions", positions)
-    if cos_sin_cache.dim() != 2:
-        raise refused("cos_sin_cache", "have 2 dimensions", cos_sin_cache)
-    x = [_with_heads(name, t, positions, head_size) for name, t in (("query", query), ("key", key)) if t is not None]
+    if cos_sin_cache.dim() != 2 or cos_sin_cache.shape[1] % 2:
+        raise refused("cos_sin_cache", "have shape (max_position, rotary_dim)", cos_sin_cache)
+    if head_size < 1:
+        raise refused("head_size", "be positive", head_size)
+    x = [_with_heads("query", query, positions, head_size)]
+    if key is not None:
+        x.append(_with_heads("key", key, positions, head_size))
     cos, sin = cos_sin_cache.chunk(2, dim=-1)
     apply_(
         x,
@@ -44,10 +55,10 @@ def rotary_embedding(positions, query, key, head_size, cos_sin_cache, is_neox, r
 
 def _with_heads(name, x, positions, head_size):
     """A view (*positions.shape, heads, head_size) of x."""
-    rank = positions.dim()
-    fits = x.shape[:rank] == positions.shape and x.dim() in (rank + 1, rank + 2)
-    fits = fits and (x.shape[-1] == head_size or (x.dim() == rank + 1 and x.shape[-1] % head_size == 0))
-    if not fits:
-        rule = f"have the axes {tuple(positions.shape)} of positions and then heads * head_size or heads, head_size"
-        raise refused(name, rule, f"shape {tuple(x.shape)} with head_size {head_size}")
-    return x.view(*positions.shape, -1, head_size)
+    shape, given, rank = positions.shape, x.shape, positions.dim()
+    width, more = given[-1] if given else 0, len(given) - rank
+    fits = given[:rank] == shape and (more == 1 or more == 2)
+    if not fits or (width != head_size and (more == 2 or width % head_size)):
+        rule = f"have the axes {tuple(shape)} of positions and then heads * head_size or heads, head_size"
+        raise refused(name, rule, f"shape {tuple(given)} with head_size {head_size}")
+    return x if more == 2 else x.view(*shape, width // head_size, head_size)

@@ -1,10 +1,16 @@
 """apply_rotary_pos_emb of x_transformers (lucidrains/x-transformers 2.31.10)."""
 
-from ._broadcast import rotate
-from ._errors import called, refused
+import torch
+
+from ._broadcast import rotate, scaled_tables
+from ._errors import argument, at_least, called, refused, tensor
 
 
-@called(x="t", cos="freqs", sin="freqs", rotary_dim="freqs")
+@called(
+    t=tensor("x", ranks=at_least(2)),
+    freqs=tensor("cos", "sin", "rotary_dim"),
+    scale=argument(float, torch.Tensor),
+)
 def apply_rotary_pos_emb(t, freqs, scale=1):
     """Turns the first freqs.shape[-1] channels of t by the angles freqs; pairs are (2i, 2i + 1).
 
@@ -23,9 +29,9 @@ def apply_rotary_pos_emb(t, freqs, scale=1):
         table = table[:, max(0, table.shape[1] - seqlen) :]
         return table.unsqueeze(1) if rank == 4 else table
 
-    angles = rows(freqs)
-    cos, sin = angles.cos(), angles.sin()
-    if not (isinstance(scale, (int, float)) and scale == 1):
-        scale = scale if isinstance(scale, (int, float)) else rows(scale)
-        cos, sin = cos * scale, sin * scale
+    if isinstance(scale, torch.Tensor):
+        if scale.dim() != 3:
+            raise refused("scale", "be a number or have 3 dimensions", scale)
+        scale = rows(scale)
+    cos, sin = scaled_tables(rows(freqs), scale)
     return rotate(t, cos, sin, interleaved=True, rotary_dim=freqs.shape[-1])
