@@ -7,10 +7,11 @@ one text serves both. ValueError for sizes and values, TypeError for types.
 """
 
 import math
-import numbers
 from typing import NamedTuple
 
 import torch
+
+from . import _numbers
 
 
 class Frequencies(NamedTuple):
@@ -34,7 +35,7 @@ def linear(rotary_dim, base=10000.0, *, factor, dtype=torch.float64):
 
     Source: Chen et al. 2023, Extending Context Window of Large Language Models via Positional Interpolation, eq. 4.
     """
-    _positive(factor=factor)
+    _numbers.positive(factor=factor)
     return Frequencies(1.0 / _wavelengths(rotary_dim, base, dtype) / factor, 1.0)
 
 
@@ -44,9 +45,15 @@ def ntk(rotary_dim, base=10000.0, *, alpha, dtype=torch.float64):
     The exponent makes the slowest frequency, pair rotary_dim / 2 - 1, exactly alpha times slower; the first stays 1.
     Source: u/bloc97 2023, "NTK-aware scaled RoPE"; transformers hunyuan_v1_dense, compute_ntk_alpha_rope_parameters.
     """
-    _positive(base=base, alpha=alpha)
-    _size(rotary_dim, at_least=4)
-    return default(rotary_dim, base * alpha ** (rotary_dim / (rotary_dim - 2)), dtype=dtype)
+    _numbers.positive(base=base, alpha=alpha)
+    _numbers.channels(rotary_dim, at_least=4)
+    try:
+        base = base * alpha ** (rotary_dim / (rotary_dim - 2))
+    except OverflowError:
+        base = math.inf
+    if not 0 < base < math.inf:
+        raise ValueError(f"rope_ext: alpha must keep the base positive and finite, got {alpha}")
+    return default(rotary_dim, base, dtype=dtype)
 
 
 def dynamic_ntk(rotary_dim, base=10000.0, *, factor, max_position, seqlen=None, dtype=torch.float64):
@@ -56,9 +63,9 @@ def dynamic_ntk(rotary_dim, base=10000.0, *, factor, max_position, seqlen=None, 
     there, and is about seqlen / max_position times factor. Keys that were cached at another seqlen do not fit.
     Source: u/emozilla 2023, "Dynamically Scaled RoPE"; transformers _compute_dynamic_ntk_parameters.
     """
-    _positive(base=base, factor=factor, max_position=max_position)
-    _size(rotary_dim, at_least=4)
-    _length(seqlen)
+    _numbers.positive(base=base, factor=factor, max_position=max_position)
+    _numbers.channels(rotary_dim, at_least=4)
+    _numbers.seqlen(seqlen)
     if seqlen is None or seqlen <= max_position:
         return default(rotary_dim, base, dtype=dtype)
     # As a tensor: transformers takes seqlen from positions.max(), so its arithmetic here is float32.
@@ -96,8 +103,14 @@ def yarn(
     Source: Peng et al. 2023, YaRN, eq. 13 to 15, 21 and 22; beta_fast 32 (alpha = 1, beta = 32 there) from its section
     3.2 for Llama; mscale from DeepSeek-V2, yarn_get_mscale; transformers _compute_yarn_parameters.
     """
-    factor = _ratio(factor, max_position, original_max_position)
-    _positive(beta_fast=beta_fast, beta_slow=beta_slow)
+    factor = _needed_ratio(factor, max_position, original_max_position)
+    _numbers.positive(beta_fast=beta_fast, beta_slow=beta_slow)
+    _numbers.boolean(truncate=truncate)
+    for name, value in (("mscale", mscale), ("mscale_all_dim", mscale_all_dim)):
+        if value is not None:
+            _numbers.not_negative(**{name: value})
+    if attention_factor is not None:
+        _numbers.positive(attention_factor=attention_factor)
     if beta_fast < beta_slow:
         raise ValueError(f"rope_ext: beta_fast must be at least beta_slow {beta_slow}, got {beta_fast}")
     wavelengths = _wavelengths(rotary_dim, base, dtype)
@@ -105,7 +118,11 @@ def yarn(
         raise ValueError(f"rope_ext: base must be above 1 for yarn, got {base}")
 
     def pair_that_turns(times):
-        return rotary_dim * math.log(original_max_position / (times * 2 * math.pi)) / (2 * math.log(base))
+        revolutions = original_max_position / (times * 2 * math.pi)
+        if not 0 < revolutions < math.inf:
+            rule = f"be a number of positions in which {times} revolutions fit"
+            raise ValueError(f"rope_ext: original_max_position must {rule}, got {original_max_position}")
+        return rotary_dim * math.log(revolutions) / (2 * math.log(base))
 
     low, high = pair_that_turns(beta_fast), pair_that_turns(beta_slow)
     if truncate:
@@ -149,21 +166,30 @@ def longrope(
     Source: Ding et al. 2024, LongRoPE, eq. 3; the scaling: Phi-3's own code; transformers _compute_longrope_parameters.
     """
     wavelengths = _wavelengths(rotary_dim, base, dtype)
-    _length(seqlen)
-    _positive(original_max_position=original_max_position)
+    _numbers.seqlen(seqlen)
+    _ratio(factor, max_position, original_max_position)  # raises, whether it is needed or not
     for name, divisors in (("short_factor", short_factor), ("long_factor", long_factor)):
+        if not isinstance(divisors, (list, tuple)):
+            raise TypeError(f"rope_ext: {name} must be a list of numbers, got {divisors!r}")
         if len(divisors) != rotary_dim // 2:
             raise ValueError(
                 f"rope_ext: {name} must have rotary_dim / 2 = {rotary_dim // 2} numbers, got {len(divisors)}"
             )
-        _positive(**{name: min(divisors)})
+        _numbers.all_positive(**{name: divisors})
     is_long = seqlen is not None and seqlen > original_max_position
     divisors = torch.tensor(long_factor if is_long else short_factor, dtype=dtype, device="cpu")
     if attention_factor is None:
-        factor = _ratio(factor, max_position, original_max_position)
+        factor = _needed_ratio(factor, max_position, original_max_position)
+        if factor > 1 and not original_max_position > 1:
+            raise ValueError(f"rope_ext: original_max_position must be above 1, got {original_max_position}")
         attention_factor = 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(original_max_position))
-    elif not isinstance(attention_factor, numbers.Real):
+    elif isinstance(attention_factor, (list, tuple)):
+        _numbers.all_positive(attention_factor=attention_factor)
+        if len(attention_factor) != 2:
+            raise ValueError(f"rope_ext: attention_factor must be one number or two, got {len(attention_factor)}")
         attention_factor = attention_factor[is_long]
+    else:
+        _numbers.positive(attention_factor=attention_factor)
     return Frequencies(1.0 / (divisors * wavelengths), float(attention_factor))
 
 
@@ -185,7 +211,8 @@ def llama3(
     Source: meta-llama/llama-models, apply_scaling, whose constants are 8 (factor), 1, 4 and 8192; transformers
     _compute_llama3_parameters.
     """
-    _positive(factor=factor, low_freq_factor=low_freq_factor, original_max_position=original_max_position)
+    _numbers.positive(factor=factor, low_freq_factor=low_freq_factor, high_freq_factor=high_freq_factor)
+    _numbers.positive(original_max_position=original_max_position)
     if not high_freq_factor > low_freq_factor:
         raise ValueError(
             f"rope_ext: high_freq_factor must be above low_freq_factor {low_freq_factor}, got {high_freq_factor}"
@@ -209,10 +236,9 @@ def proportional(rotary_dim, base=10000.0, *, partial_rotary_factor, factor=1.0,
     Source: Barbero et al. 2024, Round and Round We Go, section 6 (p-RoPE); Gemma 4 (a quarter, base 1e6, its global
     layers); transformers _compute_proportional_rope_parameters.
     """
-    _size(rotary_dim)
-    _positive(factor=factor)
-    if not 0 <= partial_rotary_factor <= 1:
-        raise ValueError(f"rope_ext: partial_rotary_factor must be in 0 to 1, got {partial_rotary_factor}")
+    _numbers.channels(rotary_dim)
+    _numbers.positive(factor=factor)
+    _numbers.fraction(partial_rotary_factor=partial_rotary_factor)
     turning = int(partial_rotary_factor * rotary_dim // 2)
     inv_freq = 1.0 / _wavelengths(rotary_dim, base, dtype, pairs=turning)
     zeros = torch.zeros(rotary_dim // 2 - turning, dtype=dtype, device="cpu")
@@ -235,7 +261,7 @@ def warped(rotary_dim, base=10000.0, *, factor, dtype=torch.float64):
     Source: the allpass transformation of Constantinides 1970, Spectral transformations for digital filters; the warped
     frequency axis of Oppenheim and Johnson 1972. No released model is known to use it.
     """
-    _positive(factor=factor)
+    _numbers.positive(factor=factor)
     inv_freq = 1.0 / _wavelengths(rotary_dim, base, dtype)
     if base < 1:
         raise ValueError(f"rope_ext: base must be at least 1 for warped, got {base}")
@@ -265,10 +291,12 @@ def axial(
     tower and 26 others of transformers (compute_axial_rope_parameters), alternating: Kimi K2.5's vision tower,
     divided blocks: Pixtral, divided and alternating: NeoMME.
     """
-    _integer(axes=axes)
+    _numbers.channels(rotary_dim)
+    _numbers.integer(axes=axes)
+    _numbers.boolean(alternate=alternate, divide=divide)
     if axes < 1 or rotary_dim % (2 * axes):
         raise ValueError(f"rope_ext: rotary_dim must be a multiple of 2 * axes = {2 * axes}, got {rotary_dim}")
-    order = tuple(range(axes)) if axis_order is None else tuple(axis_order)
+    order = tuple(range(axes)) if axis_order is None else _numbers.axes_of("axis_order", axis_order)
     if sorted(order) != list(range(axes)):
         raise ValueError(f"rope_ext: axis_order must hold each of 0 to axes - 1 = {axes - 1} once, got {order}")
     n = rotary_dim // (2 * axes)
@@ -289,12 +317,13 @@ def per_axis(inv_freq, pair_axis, *, axes=None):
     are; default the largest of pair_axis, plus 1.
     Equivalent to: torch.stack([torch.where(torch.tensor(pair_axis) == axis, inv_freq, 0) for axis in range(axes)])
     """
-    pair_axis = tuple(pair_axis)
+    pair_axis = _numbers.axes_of("pair_axis", pair_axis)
     if inv_freq.dim() not in (1, 2):
         raise ValueError(f"rope_ext: inv_freq must be (pairs,) or (heads, pairs), got {tuple(inv_freq.shape)}")
     if len(pair_axis) != inv_freq.shape[-1]:
         raise ValueError(f"rope_ext: pair_axis must have {inv_freq.shape[-1]} entries, got {len(pair_axis)}")
-    axes = max(pair_axis) + 1 if axes is None else axes
+    axes = max(pair_axis, default=0) + 1 if axes is None else axes
+    _numbers.integer(axes=axes)
     if not all(0 <= axis < axes for axis in pair_axis):
         raise ValueError(f"rope_ext: pair_axis must be in 0 to axes - 1 = {axes - 1}, got {pair_axis}")
     follows = torch.tensor(pair_axis, device=inv_freq.device) == torch.arange(axes, device=inv_freq.device)[:, None]
@@ -308,8 +337,11 @@ def mrope_pair_axis(sections, interleaved=False):
     p % 3 == 1 below 3 * sections[1], width p % 3 == 2 below 3 * sections[2], time all others (Qwen3-VL).
     Source: transformers, recomposition_frequencies of Qwen2VLRotaryEmbedding and Qwen3VLTextRotaryEmbedding.
     """
-    sections = tuple(sections)
-    if not sections or not all(isinstance(n, numbers.Integral) and n >= 0 for n in sections):
+    if not isinstance(sections, (list, tuple)):
+        raise TypeError(f"rope_ext: mrope_section must be a list of numbers of pairs, got {sections!r}")
+    for n in sections:
+        _numbers.integer(mrope_section=n)
+    if not sections or min(sections) < 0 or sum(sections) > _numbers.MAX_CHANNELS:
         raise ValueError(f"rope_ext: mrope_section must be numbers of pairs, got {list(sections)}")
     if not interleaved:
         return tuple(i % 3 for i, n in enumerate(sections) for _ in range(n))
@@ -328,8 +360,8 @@ def xpos_scale(positions, rotary_dim, *, scale_base=512, gamma=0.4, center=0, dt
     Source: Sun et al. 2022, A Length-Extrapolatable Transformer, eq. 13 and algorithm 1 (gamma 0.4); scale_base 512:
     microsoft/torchscale, XPOS.
     """
-    _size(rotary_dim)
-    _positive(scale_base=scale_base, gamma=gamma)
+    _numbers.channels(rotary_dim)
+    _numbers.positive(scale_base=scale_base, gamma=gamma)
     pairs = torch.arange(0, rotary_dim, 2, dtype=torch.float64, device=positions.device)
     zeta = (pairs / rotary_dim + gamma) / (1 + gamma)
     return (zeta ** ((positions.to(torch.float64) - center) / scale_base).unsqueeze(-1)).to(dtype)
@@ -337,47 +369,26 @@ def xpos_scale(positions, rotary_dim, *, scale_base=512, gamma=0.4, center=0, dt
 
 def _wavelengths(rotary_dim, base, dtype, pairs=None):
     """base ** (2 i / rotary_dim): positions per radian."""
-    _size(rotary_dim)
+    _numbers.channels(rotary_dim)
     if dtype not in (torch.float64, torch.float32):
         raise TypeError(f"rope_ext: dtype must be float64 or float32, got {dtype}")
     if not isinstance(base, torch.Tensor):
-        _positive(base=base)
+        _numbers.positive(base=base)
     # Integers first, as transformers has it; "cpu" for the same bits wherever torch's default device is.
     pairs = rotary_dim // 2 if pairs is None else pairs
     return base ** (torch.arange(0, 2 * pairs, 2, device="cpu").to(dtype) / rotary_dim)
 
 
-def _size(rotary_dim, at_least=2):
-    _integer(rotary_dim=rotary_dim)
-    if rotary_dim % 2 or rotary_dim < at_least:
-        raise ValueError(f"rope_ext: rotary_dim must be even and at least {at_least}, got {rotary_dim}")
-
-
-def _positive(**arguments):
-    for name, value in arguments.items():
-        if not isinstance(value, numbers.Real) or isinstance(value, bool):
-            raise TypeError(f"rope_ext: {name} must be a number, got {value!r}")
-        if not value > 0 or math.isinf(value):
-            raise ValueError(f"rope_ext: {name} must be positive, got {value}")
-
-
-def _integer(**arguments):
-    for name, value in arguments.items():
-        if not isinstance(value, numbers.Integral) or isinstance(value, bool):
-            raise TypeError(f"rope_ext: {name} must be an int, got {value!r}")
-
-
-def _length(seqlen):
-    if seqlen is not None and not isinstance(seqlen, (numbers.Integral, torch.SymInt)):
-        raise TypeError(f"rope_ext: seqlen must be an int, got {seqlen!r}")
-
-
 def _ratio(factor, max_position, original_max_position):
-    _positive(original_max_position=original_max_position)
-    if factor is None:
-        if max_position is None:
-            raise ValueError("rope_ext: factor must be given where max_position is not, got None")
-        _positive(max_position=max_position)
-        return max_position / original_max_position
-    _positive(factor=factor)
-    return factor
+    """factor, or where it is None max_position / original_max_position; None where neither is given."""
+    _numbers.positive(original_max_position=original_max_position)
+    for name, value in (("factor", factor), ("max_position", max_position)):
+        if value is not None:
+            _numbers.positive(**{name: value})
+    return max_position / original_max_position if factor is None and max_position is not None else factor
+
+
+def _needed_ratio(*arguments):
+    if (ratio := _ratio(*arguments)) is None:
+        raise ValueError("rope_ext: factor must be given where max_position is not, got None")
+    return ratio

@@ -3,11 +3,13 @@
 import dataclasses
 import functools
 import inspect
+import math
 import numbers
+import sys
 
 import torch
 
-from . import _config, _shared_tables, frequencies
+from . import _config, _numbers, _shared_tables, frequencies
 from .angles import cos_sin, turns
 from .ops import apply
 
@@ -66,20 +68,20 @@ class RotaryEmbedding:
         **parameters,
     ):
         rotary_dim = head_dim if rotary_dim is None else rotary_dim
-        for name, value in (("head_dim", head_dim), ("rotary_dim", rotary_dim)):
-            if not isinstance(value, numbers.Integral) or isinstance(value, bool):
-                raise TypeError(f"rope_ext: {name} must be an int, got {value!r}")
+        _numbers.integer(head_dim=head_dim, rotary_dim=rotary_dim)
         if rotary_dim % 2 or not 2 <= rotary_dim <= head_dim:
             raise ValueError(f"rope_ext: rotary_dim must be even and in 2 to head_dim {head_dim}, got {rotary_dim}")
-        if not base > 0:
-            raise ValueError(f"rope_ext: base must be positive, got {base}")
-        if schedule not in _SCHEDULES:
+        if head_dim > _numbers.MAX_CHANNELS:
+            raise ValueError(f"rope_ext: head_dim must be at most {_numbers.MAX_CHANNELS}, got {head_dim}")
+        base = base.item() if isinstance(base, torch.Tensor) and base.numel() == 1 else base
+        _numbers.positive(base=base)
+        if not isinstance(schedule, str) or schedule not in _SCHEDULES:
             raise ValueError(f"rope_ext: schedule must be one of {', '.join(_SCHEDULES)}, got {schedule!r}")
-        if precision not in _DTYPES:
+        if not isinstance(precision, str) or precision not in _DTYPES:
             raise ValueError(f"rope_ext: precision must be 'exact' or 'hf', got {precision!r}")
         _check_keywords(schedule, parameters)
         if pair_axis is not None:
-            pair_axis = tuple(int(axis) for axis in pair_axis)
+            pair_axis = _numbers.axes_of("pair_axis", pair_axis)
             if schedule == "axial":
                 raise ValueError(f"rope_ext: pair_axis must be None with schedule 'axial', got {pair_axis}")
         values = {
@@ -95,7 +97,21 @@ class RotaryEmbedding:
         values["_texts"] = tuple((name, repr(value)) for name, value in texts.items())
         for name, value in values.items():
             object.__setattr__(self, name, value)
-        self.frequencies()  # every other error of the parameters, now
+        self._check_frequencies()
+
+    def _check_frequencies(self):
+        """Every other error of the parameters, and whether the numbers they make are finite: here, not in each call."""
+        try:
+            for seqlen in (None, 2**62) if self.schedule in _BY_LENGTH else (None,):
+                inv_freq, attention_scaling = self.frequencies(seqlen)
+                if type(inv_freq) is not torch.Tensor or torch.compiler.is_compiling():
+                    return  # a fake tensor, or a traced one: no values
+                if not (inv_freq.isfinite().all() and math.isfinite(attention_scaling)):
+                    raise OverflowError("inf or nan")
+        except ArithmeticError as error:
+            said = ", ".join(f"{name}={value!r}" for name, value in (("base", self.base), *self.parameters))
+            rule = f"give finite frequencies in schedule {self.schedule!r} at precision {self.precision!r}"
+            raise ValueError(f"rope_ext: parameters must {rule}, got {said}") from error
 
     @classmethod
     def from_config(cls, config, layer_type=None, *, precision="exact"):
@@ -293,7 +309,7 @@ def _check_keywords(schedule, parameters):
 
 def _frozen(value):
     """Numbers that are numbers of Python, so that their repr can be read back."""
-    if isinstance(value, torch.Tensor):
+    if hasattr(value, "tolist"):  # a tensor or an array
         value = value.tolist()
     if isinstance(value, (list, tuple)):
         return tuple(_frozen(v) for v in value)
@@ -301,7 +317,7 @@ def _frozen(value):
         return value
     if isinstance(value, numbers.Integral):
         return int(value)
-    return float(value) if isinstance(value, numbers.Real) else value
+    return float(value) if isinstance(value, numbers.Real) and abs(value) <= sys.float_info.max else value
 
 
 def _read(text):

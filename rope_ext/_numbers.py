@@ -1,0 +1,122 @@
+"""Checks of single arguments: numbers that are finite, ints that are ints. True is no number, and neither is "1"."""
+
+import math
+import numbers
+import sys
+
+import torch
+
+MAX_CHANNELS = 2**20  # of a head: frequencies of more would take seconds and gigabytes, for no model
+MAX_AXES = 64  # of positions
+_LARGEST = sys.float_info.max  # compared, not converted: float(10**400) raises OverflowError
+
+
+def positive(**arguments):
+    """Each must be a finite number above 0."""
+    for name, value in arguments.items():
+        _real(name, value)
+        if not value > 0:
+            raise ValueError(f"rope_ext: {name} must be positive, got {value}")
+        if value > _LARGEST:
+            raise ValueError(f"rope_ext: {name} must be finite, got {value}")
+
+
+def not_negative(**arguments):
+    """Each must be a finite number, 0 or more."""
+    for name, value in arguments.items():
+        _real(name, value)
+        if not 0 <= value <= _LARGEST:
+            raise ValueError(f"rope_ext: {name} must be finite and not negative, got {value}")
+
+
+def fraction(**arguments):
+    """Each must be a number from 0 to 1."""
+    for name, value in arguments.items():
+        _real(name, value)
+        if not 0 <= value <= 1:
+            raise ValueError(f"rope_ext: {name} must be in 0 to 1, got {value}")
+
+
+def all_positive(**arguments):
+    """Each must be a list or tuple of finite numbers above 0."""
+    for name, values in arguments.items():
+        if not isinstance(values, (list, tuple)):
+            raise TypeError(f"rope_ext: {name} must be a list of numbers, got {values!r}")
+        are_plain = all(type(value) in (int, float) for value in values)
+        if are_plain and min(values, default=1) > 0 and sum(values) < math.inf:  # one pass in C; NaN fails the last
+            continue
+        for value in values:
+            positive(**{name: value})
+
+
+def integer(**arguments):
+    """Each must be an int."""
+    for name, value in arguments.items():
+        if not isinstance(value, numbers.Integral) or isinstance(value, bool):
+            raise TypeError(f"rope_ext: {name} must be an int, got {value!r}")
+
+
+def count(**arguments):
+    """Each must be an int from 1 to 2 ** 40, which products of two and floats hold."""
+    integer(**arguments)
+    for name, value in arguments.items():
+        if not 1 <= value <= 2**40:
+            raise ValueError(f"rope_ext: {name} must be in 1 to 2 ** 40, got {value}")
+
+
+def not_negative_integer(**arguments):
+    """Each must be 0, or a count."""
+    for name, value in arguments.items():
+        if type(value) is not int or value != 0:
+            count(**{name: value})
+
+
+def boolean(**arguments):
+    """Each must be True or False."""
+    for name, value in arguments.items():
+        if not isinstance(value, bool):
+            raise TypeError(f"rope_ext: {name} must be True or False, got {value!r}")
+
+
+def text(**arguments):
+    """Each must be a str."""
+    for name, value in arguments.items():
+        if not isinstance(value, str):
+            raise TypeError(f"rope_ext: {name} must be a str, got {value!r}")
+
+
+def seqlen(value):
+    """An int, or None; what torch.compile traces through is an int too."""
+    if value is None or isinstance(value, torch.SymInt):
+        return
+    integer(seqlen=value)
+    if value >= 2**63:
+        raise ValueError(f"rope_ext: seqlen must be below 2 ** 63, got {value}")
+
+
+def channels(rotary_dim, at_least=2):
+    """rotary_dim must be an even int."""
+    integer(rotary_dim=rotary_dim)
+    if rotary_dim % 2 or rotary_dim < at_least:
+        raise ValueError(f"rope_ext: rotary_dim must be even and at least {at_least}, got {rotary_dim}")
+    if rotary_dim > MAX_CHANNELS:
+        raise ValueError(f"rope_ext: rotary_dim must be at most {MAX_CHANNELS}, got {rotary_dim}")
+
+
+def axes_of(name, axes):
+    """A list of axes of positions as a tuple of ints."""
+    if hasattr(axes, "tolist"):
+        axes = axes.tolist()
+    if not isinstance(axes, (list, tuple, range)):
+        raise TypeError(f"rope_ext: {name} must be a list of ints, got {axes!r}")
+    if not all(type(axis) is int for axis in axes):
+        for axis in axes:
+            integer(**{name: axis})
+    if max(axes, default=0) >= MAX_AXES:
+        raise ValueError(f"rope_ext: {name} must be in 0 to {MAX_AXES - 1}, got {max(axes)}")
+    return tuple(int(axis) for axis in axes)
+
+
+def _real(name, value):
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        raise TypeError(f"rope_ext: {name} must be a number, got {value!r}")
