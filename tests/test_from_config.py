@@ -3,8 +3,11 @@
 That the result is the model's rotation is tested against transformers in test_transformers_frequencies.py.
 """
 
+import json
+import math
 import re
 import types
+import warnings
 
 import pytest
 import torch
@@ -227,6 +230,296 @@ ERRORS = [
 @pytest.mark.parametrize(("config", "message"), ERRORS)
 def test_errors_name_the_key(config, message):
     with pytest.raises(ValueError, match=f"^rope_ext: {re.escape(message)}$"):
+        rope_ext.RotaryEmbedding.from_config(config)
+
+
+# ---- nulls: absent where transformers reads them so (test_transformers_frequencies.py), an error elsewhere ----
+
+PHI = {**HEADS, "model_type": "phi", "rope_theta": 1e4}
+NULLS = [
+    ({**HEADS, "rope_theta": None}, "rope_theta must be a number, got None"),
+    ({**HEADS, "model_type": "llama", "rope_theta": None}, "rope_theta must be a number, got None"),
+    ({**HEADS, "rope_parameters": {"rope_theta": None}}, "rope_theta must be a number, got None"),
+    ({**HEADS, "rope_theta": 1e4, "rope_scaling": {"rope_theta": None}}, "rope_theta must be a number, got None"),
+    ({**HEADS, "model_type": "gpt_neox", "rotary_emb_base": None}, "rotary_emb_base must be a number, got None"),
+    ({**HEADS, "rope_theta": 1e6, "rope_local_base_freq": None}, "rope_local_base_freq must be a number, got None"),
+    ({**BASE, "rope_parameters": {"rope_type": None}}, "rope_type must be a str, got None"),
+    ({**BASE, "rope_scaling": {"type": None}}, "type must be a str, got None"),
+    (
+        {**BASE, "rope_scaling": {"rope_type": "linear", "factor": 2.0, "partial_rotary_factor": None}},
+        "partial_rotary_factor must be a number, got None",
+    ),
+    ({**PHI, "partial_rotary_factor": None}, "partial_rotary_factor must be a number, got None"),
+    ({**PHI, "rope_parameters": {"partial_rotary_factor": None}}, "partial_rotary_factor must be a number, got None"),
+    ({**BASE, "model_type": "qwen3", "head_dim": None}, "head_dim must be an int for model_type 'qwen3', got None"),
+]
+NULLS_WITH_VALUE = [
+    (
+        {**BASE, "rope_scaling": {"rope_type": "proportional", "factor": None}},
+        "factor must be in the config where rope_type is 'proportional', got None",
+    ),
+    (
+        {**BASE, "rope_scaling": {**YARN, "original_max_position_embeddings": None}},
+        "original_max_position_embeddings must be in the config where rope_type is 'yarn', got None",
+    ),
+    (
+        {**BASE, "rope_scaling": YARN, "original_max_position_embeddings": None},
+        "original_max_position_embeddings must be in the config where rope_type is 'yarn', got None",
+    ),
+    (
+        {**BASE, "rope_scaling": {"rope_type": "yarn", "original_max_position_embeddings": 1024}},
+        "factor must be in the config where rope_type is 'yarn', got None",
+    ),
+    (
+        {**HEADS, "model_type": "gpt_oss", "rope_theta": 1e4},
+        "config must have rope_parameters or rope_scaling, got a config of 'gpt_oss' without",
+    ),
+    (
+        {**BASE, "rope_scaling": {"type": "mrope"}},
+        "mrope_section must be in the config where rope_type is 'mrope', got None",
+    ),
+]
+
+
+def forms(config):
+    return config, json.loads(json.dumps(config)), types.SimpleNamespace(**config)
+
+
+@pytest.mark.parametrize(("config", "message"), NULLS + NULLS_WITH_VALUE)
+def test_a_null_without_meaning_is_an_error(config, message):
+    kind = TypeError if (config, message) in NULLS else ValueError
+    for form in forms(config):
+        with pytest.raises(kind, match=f"^rope_ext: {re.escape(message)}$"):
+            rope_ext.RotaryEmbedding.from_config(form)
+
+
+def test_nulls_that_are_absent():
+    absent = dict.fromkeys(("rope_parameters", "head_dim", "partial_rotary_factor", "rotary_dim", "layer_types"))
+    absent |= dict.fromkeys(("use_dynamic_ntk", "rotary_scaling_factor", "alibi", "rope_of_tomorrow"))
+    nulls = dict.fromkeys(("beta_fast", "beta_slow", "attention_factor", "mscale", "mscale_all_dim", "beta_fastt"))
+    yarn = {"original_max_position": 1024, "max_position": 4096}
+    for config, wanted in (
+        ({**BASE, **absent}, rope()),
+        ({**BASE, **absent, "rope_scaling": None}, rope()),
+        ({**HEADS, "rope_theta": None, "rope_parameters": {"rope_theta": 5e5}}, rope(base=5e5)),
+        ({**BASE, "rope_scaling": {**YARN, "factor": None, **nulls}}, rope(schedule="yarn", **yarn)),
+        # as bool(null): transformers has .get("truncate", True)
+        (
+            {**BASE, "rope_scaling": {**YARN, "truncate": None}},
+            rope(schedule="yarn", factor=4, original_max_position=1024, truncate=False),
+        ),
+        ({**BASE, "rope_scaling": {"mrope_section": None}}, rope()),
+    ):
+        for form in forms(config):
+            assert rope_ext.RotaryEmbedding.from_config(form) == wanted
+
+
+# ---- keys that could change the rotation ----
+
+KNOWN = [
+    ({"rotary_emb_base": 25000, "rotary_emb_fraction": 0.5}, rope(base=25000, rotary_dim=64)),
+    ({"rope_freq_constant": 10000, "rope_max_length": 4096}, rope()),  # OpenELM
+    ({"rotary_embedding_base": 10000, "position_embeddings_type": "rotary"}, rope()),  # Wav2Vec2-Conformer
+    ({"rope_theta": 1e4, "use_scaled_rope": False, "use_dynamic_ntk": False, "alibi": False}, rope()),
+    ({"rope_theta": 1e4, "rotary_scaling_factor": 1.0, "use_rotary": True, "rope_interleave": True}, rope()),
+    ({"rope_theta": 1e4, "routed_scaling_factor": 2.5, "logits_scaling": 8.0, "property_of": 1}, rope()),
+    ({"rope_theta": 1e4, "layer_rope_theta": [1e4, 0, 1e4]}, rope()),
+    ({"rope_theta": 1e4, "position_embedding_type": "rope"}, rope()),
+    ({"model_type": "gptj", "rope_theta": 1e4}, rope(rotary_dim=64)),
+]
+
+
+@pytest.mark.parametrize(("keys", "wanted"), KNOWN)
+def test_reads_keys_of_public_models(keys, wanted):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for form in forms({**HEADS, **keys}):
+            assert rope_ext.RotaryEmbedding.from_config(form) == wanted
+
+
+UNKNOWN = [
+    *[(name, True) for name in ("use_scaled_rope", "use_dynamic_ntk", "alibi", "apply_rotary_to_values")],
+    *[(name, False) for name in ("use_rotary", "use_rope", "rotary", "enable_rope")],
+    *[(name, 2.0) for name in ("rotary_scaling_factor", "rope_scaling_factor", "rope_ratio", "yarn_factor", "scaling")],
+    *[
+        (name, 4)
+        for name in ("ntk_alpha", "rope_thetaa", "swa_rope_theta", "rotary_base", "context_scaling", "rotary_ndims")
+    ],
+    *[(name, 64) for name in ("head_dimm", "original_max_position_embedding")],
+    *[("position_embedding_type", name) for name in ("alibi", "yarn", "learned")],
+    ("rotary_emb_scale_base", 512),
+    ("rope_paramters", {"rope_type": "linear", "factor": 2}),
+    ("layer_rope_theta", [1e4, 1e6]),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), UNKNOWN)
+def test_a_key_that_could_change_the_rotation_is_never_ignored(name, value):
+    for form in forms({**BASE, name: value}):
+        with pytest.raises(ValueError, match=f"^rope_ext: {name} must .*, got "):
+            rope_ext.RotaryEmbedding.from_config(form)
+
+
+@pytest.mark.parametrize(
+    "name", ["beta_fastt", "betaslow", "attn_factor", "scaling_factor", "theta", "rotary_dim", "factr"]
+)
+def test_a_misspelt_key_of_rope_parameters(name):
+    for key in ("rope_parameters", "rope_scaling"):
+        for form in forms({**BASE, key: {**YARN, name: 7}}):
+            with pytest.raises(ValueError, match=f"^rope_ext: {name} must be a key of rope_parameters .*, got 7$"):
+                rope_ext.RotaryEmbedding.from_config(form)
+
+
+def test_warns_of_what_has_no_effect():
+    """As transformers does; and where the model does not rotate as it is configured."""
+    nested = {"full_attention": {"rope_theta": 1e4}, "factor": 2.0}
+    for config, message in (
+        (
+            {**BASE, "rope_scaling": {**YARN, "finetuned": True}},
+            "rope_parameters must have keys .*, got 'finetuned': True",
+        ),
+        ({**BASE, "rope_scaling": {"type": "linear", "factor": 2, "beta_fast": 4}}, "beta_fast has no effect where .*"),
+        ({**BASE, "rope_parameters": {"attention_factor": 1.2}}, "attention_factor has no effect where .*, got 1.2"),
+        ({**HEADS, "rope_parameters": nested}, "factor has no effect beside the layer types .*, got 2.0"),
+        ({**BASE, "position_embedding_type": "absolute"}, "position_embedding_type must be 'rotary' .*"),
+        ({**BASE, "use_mem_rope": False}, "use_mem_rope must be True .*"),
+        (
+            {**BASE, "rope_scaling": YARN, "rope_scaling_layers": [0], "num_hidden_layers": 2},
+            "rope_scaling_layers must .*",
+        ),
+    ):
+        for form in forms(config):
+            with pytest.warns(UserWarning, match=f"^rope_ext: {message}$") as caught:
+                rope_ext.RotaryEmbedding.from_config(form, "full_attention" if nested in config.values() else None)
+            assert [w.filename for w in caught] == [__file__]
+
+
+# ---- values ----
+
+VALUES = [
+    ({"rope_theta": "10000"}, TypeError, "rope_theta must be a number, got '10000'"),
+    ({"rope_theta": True}, TypeError, "rope_theta must be a number, got True"),
+    ({"rope_theta": math.nan}, ValueError, "rope_theta must be positive, got nan"),
+    ({"rope_theta": math.inf}, ValueError, "rope_theta must be finite, got inf"),
+    ({"rope_theta": {"full": 1e4}}, TypeError, "rope_theta must be a number, got {'full': 10000.0}"),
+    ({"head_dim": 10**9}, ValueError, "head_dim must be at most 1048576, got 1000000000"),
+    ({"head_dim": 64.0}, TypeError, "head_dim must be an int, got 64.0"),
+    ({"head_dim": "64"}, TypeError, "head_dim must be an int, got '64'"),
+    ({"head_dim": 0}, ValueError, "head_dim must be in 1 to 2 ** 40, got 0"),
+    ({"num_attention_heads": 0}, ValueError, "num_attention_heads must be in 1 to 2 ** 40, got 0"),
+    ({"num_attention_heads": 0, "head_dim": 64}, ValueError, "num_attention_heads must be in 1 to 2 ** 40, got 0"),
+    (
+        {"num_attention_heads": 1024},
+        ValueError,
+        "num_attention_heads must be at most the width of the model 512, got 1024",
+    ),
+    ({"hidden_size": "512"}, TypeError, "hidden_size must be an int, got '512'"),
+    ({"hidden_size": [512]}, TypeError, "hidden_size must be an int, got [512]"),
+    ({"partial_rotary_factor": True}, TypeError, "partial_rotary_factor must be a number, got True"),
+    ({"partial_rotary_factor": math.nan}, ValueError, "partial_rotary_factor must be positive, got nan"),
+    ({"model_type": ["llama"]}, TypeError, "model_type must be a str, got ['llama']"),
+    ({"rope_scaling": "linear"}, TypeError, "rope_scaling must be a dict, got 'linear'"),
+    ({"rope_scaling": ["linear", 2.0]}, TypeError, "rope_scaling must be a dict, got ['linear', 2.0]"),
+    ({"rope_parameters": []}, TypeError, "rope_parameters must be a dict, got []"),
+    ({"rope_scaling": 2.0}, TypeError, "rope_scaling must be a dict, got 2.0"),
+    ({"rope_scaling": {"type": "linear", "factor": "2"}}, TypeError, "factor must be a number, got '2'"),
+    ({"rope_scaling": {"type": "linear", "factor": {"x": 2}}}, TypeError, "factor must be a number, got {'x': 2}"),
+    ({"rope_scaling": {"type": 2, "factor": 2}}, TypeError, "type must be a str, got 2"),
+    ({"rope_scaling": {"type": ["linear"], "factor": 2}}, TypeError, "type must be a str, got ['linear']"),
+    (
+        {"rope_scaling": {**YARN, "attention_factor": math.nan}},
+        ValueError,
+        "attention_factor must be positive, got nan",
+    ),
+    ({"rope_scaling": {**YARN, "attention_factor": -1}}, ValueError, "attention_factor must be positive, got -1"),
+    ({"rope_scaling": {**YARN, "truncate": "false"}}, TypeError, "truncate must be True or False, got 'false'"),
+    ({"rope_scaling": {"mrope_section": "16"}}, TypeError, "mrope_section must be a list of ints, got '16'"),
+    ({"rope_scaling": {"mrope_section": [16.0, 24, 24]}}, TypeError, "mrope_section must be an int, got 16.0"),
+    (
+        {"max_position_embeddings": "9", "rope_scaling": {"type": "dynamic", "factor": 2}},
+        TypeError,
+        "max_position_embeddings must be a number, got '9'",
+    ),
+    (
+        {"rope_scaling": {"type": "su", **LONG, "short_factor": [math.nan] * 64}},
+        ValueError,
+        "short_factor must be positive, got nan",
+    ),
+    (
+        {"rope_scaling": {"type": "su", **LONG, "long_factor": [1.0] * 63 + [math.nan]}},
+        ValueError,
+        "long_factor must be positive, got nan",
+    ),
+    (
+        {"rope_scaling": {"type": "su", **LONG, "long_factor": 2.0}},
+        TypeError,
+        "long_factor must be a list of numbers, got 2.0",
+    ),
+    # keys that contradict each other
+    (
+        {"partial_rotary_factor": 0.25, "rope_parameters": {"partial_rotary_factor": 0.5}},
+        ValueError,
+        "partial_rotary_factor must agree with rope_parameters' 0.5, got 0.25",
+    ),
+    (
+        {"partial_rotary_factor": 0.25, "rotary_pct": 0.5},
+        ValueError,
+        "rotary_pct must agree with partial_rotary_factor 0.25, got 0.5",
+    ),
+    ({"rotary_emb_base": 500000}, ValueError, "rotary_emb_base must agree with rope_theta 10000.0, got 500000"),
+]
+
+
+@pytest.mark.parametrize(("keys", "kind", "message"), VALUES)
+def test_values_that_are_none(keys, kind, message):
+    for form in (BASE | keys, types.SimpleNamespace(**BASE | keys)):
+        with pytest.raises(kind, match=f"^rope_ext: {re.escape(message)}$"):
+            rope_ext.RotaryEmbedding.from_config(form)
+
+
+def test_per_layer_config_and_layer_types():
+    read, nested = rope_ext.RotaryEmbedding.from_config, {**HEADS, "rope_parameters": NESTED}
+    types_of_layers = {"layer_types": ["full_attention"]}
+    for keys, layer_type, kind, message in (
+        (
+            {**types_of_layers, "per_layer_config": "x"},
+            "full_attention",
+            TypeError,
+            "per_layer_config must be a dict, got 'x'",
+        ),
+        (
+            {**types_of_layers, "per_layer_config": {"0": 5}},
+            "full_attention",
+            TypeError,
+            "per_layer_config must have dicts, got 5",
+        ),
+        ({"layer_types": "full"}, "full_attention", TypeError, "layer_types must be a list of str, got 'full'"),
+        ({}, ["full_attention"], TypeError, "layer_type must be a str, got ['full_attention']"),
+    ):
+        for form in (nested | keys, types.SimpleNamespace(**nested | keys)):
+            with pytest.raises(kind, match=f"^rope_ext: {re.escape(message)}$"):
+                read(form, layer_type)
+    local = {
+        **BASE,
+        "model_type": "gemma3_text",
+        "head_dim": 128,
+        "rope_theta": 1e6,
+        "layer_types": ["sliding_attention"],
+    }
+    assert read(local, "sliding_attention") == rope() and read(local) == rope(base=1e6)
+    for form in forms({**nested, "global_head_dim": 256}):
+        assert read(form, "full_attention").head_dim == 256
+    scaling = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 1024}
+    latent = {**HEADS, "head_dim": 512, "qk_rope_head_dim": 64, "rope_scaling": scaling}
+    for form in forms({**latent, "rope_theta": 1e4, "compress_rope_theta": 160000.0}):  # DeepSeek-V4
+        assert read(form, "main") == rope(512, rotary_dim=64)
+        yarn = {"factor": 4.0, "original_max_position": 1024, "attention_factor": 1.0}
+        assert read(form, "compress") == rope(512, base=160000.0, rotary_dim=64, schedule="yarn", **yarn)
+
+
+@pytest.mark.parametrize("config", ["{}", b"", None, 5, [("rope_theta", 1e4)], {1, 2}, dict])
+def test_a_config_that_is_none(config):
+    with pytest.raises(TypeError, match=r"^rope_ext: config must be a configuration object or a dict, got "):
         rope_ext.RotaryEmbedding.from_config(config)
 
 

@@ -630,3 +630,97 @@ def test_a_model_of_several_parts_is_asked_for_one(name):
         ):
             rope_ext.RotaryEmbedding.from_config(form)
     rope_ext.RotaryEmbedding.from_config(config.text_config, "full_attention" if name == "Gemma3Config" else None)
+
+
+# ---- nulls and missing keys: what transformers makes of them ----
+
+COMMON = {"model_type": "llama", "hidden_size": 3072, "num_attention_heads": 32, "head_dim": 96}
+COMMON |= {"max_position_embeddings": 131072, "rope_theta": 500000.0, "original_max_position_embeddings": 4096}
+OPTIONAL = {"partial_rotary_factor": 1.0, "attention_factor": 1.1, "mscale": 1.0, "mscale_all_dim": 0.5}
+OPTIONAL |= {"beta_fast": 16, "beta_slow": 2, "truncate": True}
+OF_KIND = {
+    "default": {},
+    "linear": {"factor": 4.0},
+    "dynamic": {"factor": 2.0},
+    "yarn": {"factor": 4.0, **OPTIONAL},
+    "longrope": {**SCALED["longrope"][1], "attention_factor": 1.2},
+    "llama3": SCALED["llama3"][0],
+    "proportional": {"factor": 8.0, "partial_rotary_factor": 0.25},
+}
+
+
+def without(kind):
+    """Configurations with one key null or missing: inside, outside, or both."""
+    inside = {"rope_type": kind, "rope_theta": 500000.0, **OF_KIND[kind]}
+    if kind in ("yarn", "longrope", "llama3"):
+        inside["original_max_position_embeddings"] = 4096
+    for key in inside:
+        for value in (None, "missing"):
+            changed = {k: value if k == key else v for k, v in inside.items() if k != key or value is None}
+            if key != "rope_type" or value is None:  # a factor without a rope_type: refused here, passed over there
+                yield {**COMMON, "rope_scaling": changed}
+                yield {**{k: v for k, v in COMMON.items() if k != key}, "rope_scaling": changed}
+    for key in ("rope_theta", "head_dim", "original_max_position_embeddings", "partial_rotary_factor"):
+        for others in (inside, {k: v for k, v in inside.items() if k != key}):
+            yield {**COMMON, key: None, "rope_scaling": others}
+    yield {**COMMON, "rope_scaling": None, "rope_parameters": None}
+
+
+def theirs_or_none(raw):
+    """What a Llama in transformers makes of it; None where it raises."""
+    from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+    try:
+        module = LlamaRotaryEmbedding(transformers.LlamaConfig.from_dict(copy.deepcopy(raw)))
+        module(torch.zeros(1, 1), torch.tensor([[0]]))  # LongRoPE reads original_max_position_embeddings here
+        return module.inv_freq, module.attention_scaling
+    except Exception:
+        return None
+
+
+@pytest.mark.parametrize("kind", list(OF_KIND))
+def test_nulls_and_missing_keys(kind):
+    """A number where transformers has one, the same; an error of ours where it raises, whatever it raises."""
+    for raw in without(kind):
+        wanted = theirs_or_none(raw)
+        if wanted is None:
+            with pytest.raises((ValueError, TypeError), match=r"^rope_ext: \w+ must "):
+                rope_ext.RotaryEmbedding.from_config(raw, precision="hf")
+        else:
+            ours = rope_ext.RotaryEmbedding.from_config(raw, precision="hf")
+            assert torch.equal(ours.inv_freq, wanted[0]) and ours.attention_scaling == wanted[1], raw
+
+
+@pytest.mark.parametrize("name", ["Qwen3Config", "GemmaConfig", "DeepseekV3Config", "GPTJConfig", "JetMoeConfig"])
+def test_head_dim_of_the_class_where_the_configuration_has_none(name):
+    """{"hidden_size": 1024, ...} of a Qwen 3 has heads of 128 channels, of whatever width the model is."""
+    config = getattr(transformers, name)().to_dict()
+    for key in ("head_dim", "kv_channels", "qk_rope_head_dim", "rotary_dim"):
+        config.pop(key, None)
+    config = {k: 2 * v if k in ("hidden_size", "n_embd") else v for k, v in config.items()}
+    wanted = rope_ext.RotaryEmbedding.from_config(getattr(transformers, name).from_dict(dict(config)))
+    assert rope_ext.RotaryEmbedding.from_config(config) == wanted
+
+
+def test_every_key_of_transformers_that_is_named_like_a_rotation_is_known():
+    """Read, unrelated, or refused for a reason: rotations whose frequencies are not those of a head."""
+    from rope_ext import _config_keys as keys
+
+    refused = {
+        "num_spatial_rope_pairs_per_axis",  # ESMFold 2: two rotations with bases of their own, side by side
+        "num_uid_rope_pairs",
+        "spatial_rope_base_frequency",
+        "uid_rope_base_frequency",
+        "swa_rope_theta",
+        "swa_qk_rope_head_dim",  # Dots 3 and Step 3.7: of layers that rope_parameters has dicts for
+        "partial_rotary_factors",
+        "scaling",  # time series
+    }
+    known = {*keys.READ, *keys.UNRELATED, *keys._HARMLESS, *keys._ROTATES_WHERE, "layer_rope_theta"}
+    found = set()
+    for path in MODELS.glob("*/configuration_*.py"):
+        found |= set(re.findall(r"^    (\w+):|kwargs\.(?:pop|get)\(\s*\"(\w+)\"", path.read_text(), re.M))
+    names = {name for pair in found for name in pair if name}
+    like = {name for name in names if keys._LIKE_A_ROTATION.search(name) or keys._SCALED.search(name)}
+    assert len(names) > 2000 and len(like) > 20
+    assert like - known <= refused, like - known - refused

@@ -1,0 +1,66 @@
+"""What transformers 5.23 has in the code of a model, and not in its configuration.
+
+base, partial: rope_theta and partial_rotary_factor where the configuration has none
+partial_null: partial_rotary_factor may be null, and counts as absent
+head_dim, rotary_dim: where the configuration has none, and they do not follow from hidden_size
+local_base: rope_local_base_freq where the configuration has none
+scaled: the default of rope_parameters is not the plain rotation
+mrope: (mrope_section where there is none, its convention: see pair_axis in _config_schedule.py)
+axial: keywords of frequencies.axial
+width: the key that is divided by the number of heads
+unread: a key that transformers has in the configuration, and does not read
+"""
+
+_QWEN2_VL, _GLM4V = ((16, 24, 24), "blocks"), ((8, 12, 12), "blocks")
+_QWEN3_VL, _QWEN3_5 = ((24, 20, 20), "interleaved"), ((11, 11, 10), "interleaved")
+_FACTS = (
+    ("llama falcon gemma gemma2 mistral", {"base": 10000.0}),
+    ("gptj codegen", {"base": 10000.0}),
+    ("gpt_neox", {"base": 10000.0, "partial": 0.25}),
+    ("stablelm qwen3_next qwen3_5_text qwen3_5_moe_text", {"partial": 0.25}),
+    ("glm glm4 glm4_moe glm4v_moe_text glmasr_encoder persimmon phi nemotron recurrent_gemma bamba", {"partial": 0.5}),
+    ("moonshine", {"partial": 0.9}),
+    ("mimo_v2_flash", {"partial": 0.334}),
+    ("qwen2_vl qwen2_vl_text qwen2_5_vl qwen2_5_vl_text", {"mrope": _QWEN2_VL}),
+    ("qwen2_5_omni_text qwen2_5_omni_talker paddleocr_vl_text", {"mrope": _QWEN2_VL}),
+    ("glm4v_text glm4v_moe_text glm_image_text glm_ocr_text", {"mrope": _GLM4V}),
+    ("qwen3_vl_text qwen3_vl_moe_text qwen3_omni_moe_text", {"mrope": _QWEN3_VL}),
+    ("cosmos3_edge_text cohere_compass_text", {"mrope": _QWEN3_VL}),
+    ("qwen3_5_text qwen3_5_moe_text qwen4_exp_text", {"mrope": _QWEN3_5}),
+    ("ernie4_5_vl_moe_text", {"mrope": ((22, 22, 20), "height and width alternate, then time")}),
+    ("minimax_m3_vl_text", {"unread": "rotary_dim"}),
+    ("hunyuan_vl_text", {"mrope": (None, "axes of channels")}),
+    ("neomme", {"axial": {"divide": True, "alternate": True}}),
+    ("pixtral", {"axial": {"divide": True}}),
+    ("kimi_k25_vision", {"axial": {"alternate": True, "axis_order": (1, 0)}}),
+    ("inkling2_vision step3p5_vision", {"axial": {"axis_order": (1, 0)}}),
+    ("minimax_m3_vl_vision", {"axial": {"axes": 3}}),
+    ("eomt_dinov3 dinov3_vit", {"axial": {}, "base": 100.0}),
+    ("qwen2_vl_vision", {"axial": {}, "base": 10000.0, "width": "embed_dim"}),
+    ("qwen2_5_vl_vision qwen3_vl_vision qwen3_vl_moe_vision qwen3_5_vision", {"axial": {}, "base": 10000.0}),
+    ("afmoe beam cohere2_moe cosmos3_edge_text cwm dia_decoder dia_encoder ernie4_5 flint glm", {"head_dim": 128}),
+    ("glm4 helium higgs_audio_v2 hrm_text hy_v3 internlm3 iquestcoder jetmoe kolibri1 laguna", {"head_dim": 128}),
+    ("lfm3 llama4_text mellum minimax_m2 minimax_m3_vl_text ministral3 mistral4 molmo2_text", {"head_dim": 128}),
+    ("muse_glimmer_assistant muse_glimmer_text paddleocr_vl_text pe_audio_encoder", {"head_dim": 128}),
+    ("pe_audio_video_encoder pe_video_encoder qwen3 qwen3_omni_moe_talker_code_predictor", {"head_dim": 128}),
+    ("qwen3_vl_text seed_oss solar_open step3p5 zaya", {"head_dim": 128}),
+    ("axk1 bailing_hybrid deepseek_v2 deepseek_v3 deepseek_v32 gemma4_vision glm4_moe_lite", {"head_dim": 64}),
+    ("glm_moe_dsa gpt_oss hy_v4 longcat_flash mistral_large4_text muse_spark_text neomme", {"head_dim": 64}),
+    ("neucodec openai_privacy_filter qwen2_5_omni_dit voxtral_realtime_encoder xcodec2 youtu", {"head_dim": 64}),
+    ("axk2 minicpm3", {"head_dim": 32}),
+    ("timesfm2_5", {"head_dim": 80}),
+    ("mimo_v2_flash", {"head_dim": 192}),
+    ("deepseek_v4", {"head_dim": 512}),
+    ("diffusion_gemma_text dots3_note_text embedding_gemma2_text gemma gemma2 gemma3_text", {"head_dim": 256}),
+    ("gemma3n_text gemma4_text gemma4_unified_text qwen3_5_moe_text qwen3_5_text qwen3_next", {"head_dim": 256}),
+    ("qwen4_exp_text t5_gemma_module t5gemma2_decoder t5gemma2_text vaultgemma", {"head_dim": 256}),
+    ("gptj codegen", {"rotary_dim": 64}),
+    ("gemma3_text gemma3n_text t5gemma2_text t5gemma2_decoder", {"local_base": 10000.0}),
+    ("apertus cwm gpt_oss higgs_audio_v2 ministral3 mistral4 mistral_large4_text", {"scaled": True}),
+    ("openai_privacy_filter", {"scaled": True}),
+    ("gpt_neox bamba mimo_v2_flash", {"partial_null": True}),
+)
+MODELS = {}
+for _names, _facts in _FACTS:
+    for _name in _names.split():
+        MODELS[_name] = MODELS.get(_name, {}) | _facts

@@ -1,0 +1,90 @@
+"""A configuration that can be asked: a dict, or any object with attributes."""
+
+import numbers
+from collections.abc import Mapping
+
+from . import _config_keys
+from ._config_facts import MODELS
+
+_NO_PARTS = {"quantization_config", "compression_config", "per_layer_config", "mtp_per_layer_config"}
+_NO_CONFIGS = (str, bytes, numbers.Number, list, tuple, set, frozenset, type)
+
+
+class Source:
+    """One way to ask dicts and objects; None: not there, or null. Where a null is an error, that is asked for apart."""
+
+    def __init__(self, config, overrides=None):
+        if isinstance(config, _NO_CONFIGS) or config is None:
+            raise TypeError(f"rope_ext: config must be a configuration object or a dict, got {config!r}")
+        self.config, self.overrides = config, overrides or {}
+        self.facts = MODELS.get(self.get("model_type"), {})
+
+    def raw(self, name):
+        """The value as it is. Of a model whose layers differ transformers gives no head_dim: that is None too."""
+        if name in self.overrides:
+            return self.overrides[name]
+        if isinstance(self.config, Mapping):
+            return self.config.get(name)
+        value = getattr(self.config, name, None)
+        is_method = callable(value) and callable(getattr(type(self.config), name, None))
+        return None if is_method else value
+
+    def get(self, *names):
+        """The first that is there, checked."""
+        for name in names:
+            if (value := self.raw(name)) is not None:
+                return _config_keys.checked(name, value)
+        return None
+
+    def required(self, name):
+        if (value := self.get(name)) is None:
+            raise missing(name, self)
+        return value
+
+    def is_null(self, name):
+        has = name in self.config if isinstance(self.config, Mapping) else hasattr(self.config, name)
+        return has and self.raw(name) is None
+
+    def names(self):
+        if isinstance(self.config, Mapping):
+            return [name for name in self.config if isinstance(name, str)]
+        kind = type(self.config)  # a property says again what an attribute says
+        return [n for n in dir(self.config) if n[0] != "_" and not isinstance(getattr(kind, n, None), property)]
+
+    def parts(self):
+        names = sorted(name for name in self.names() if name.endswith("_config") and name not in _NO_PARTS)
+        return [name for name in names if not isinstance(self.raw(name), (*_NO_CONFIGS, type(None)))]
+
+    def of_layer(self, layer_type):
+        """The configuration of a layer of this type: transformers 5's per_layer_config, Gemma 4's global_head_dim."""
+        per_layer, types = self.raw("per_layer_config"), self.get("layer_types") or ()
+        if isinstance(per_layer, _NO_CONFIGS):
+            raise TypeError(f"rope_ext: per_layer_config must be a dict, got {per_layer!r}")
+        if isinstance(per_layer, Mapping) and layer_type in types:
+            index = list(types).index(layer_type)
+            found = [values for key, values in per_layer.items() if str(key).isdigit() and int(key) == index]
+            if found and not isinstance(found[0], Mapping):
+                raise TypeError(f"rope_ext: per_layer_config must have dicts, got {found[0]!r}")
+            return Source(self.config, dict(found[0]) if found else None)
+        if per_layer is not None and not isinstance(per_layer, Mapping) and layer_type in types:
+            try:
+                return Source(per_layer[layer_type])
+            except ValueError:  # layers of this type differ, in something else
+                return self
+        if layer_type == "full_attention" and (width := self.get("global_head_dim")) is not None:
+            return Source(self.config, {"head_dim": width})
+        return self
+
+
+def refuse_nulls(source, names):
+    for name in names:
+        if source.is_null(name):
+            raise TypeError(f"rope_ext: {name} must be a number, got None")
+
+
+def first(*values):
+    return next((value for value in values if value is not None), None)
+
+
+def missing(key, source):
+    return ValueError(f"rope_ext: config must have {key}, got a config of {source.get('model_type')!r} without")
