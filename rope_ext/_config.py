@@ -28,6 +28,12 @@ from ._config_schedule import pair_axis, schedule_of
 from ._config_source import Source, first, missing, refuse_nulls
 
 _TYPES = {"mrope": "default", "su": "longrope", "xdrope": "dynamic"}  # older names
+_BASE_OF_LAYER_TYPE = (
+    ("rope_local_base_freq", "sliding_attention"),
+    ("local_rope_theta", "sliding_attention"),
+    ("global_rope_theta", "full_attention"),
+    ("compress_rope_theta", "compress"),
+)
 _KNOWN_TYPES = ("axial", "default", "dynamic", "linear", "llama3", "longrope", "proportional", "yarn")
 
 
@@ -40,6 +46,7 @@ def read(config, layer_type=None, precision="exact"):
         # PP-DocLayout V2: no rotation, but sines of distances between boxes, with twice the usual exponents
         return {"head_dim": width, "base": source.required("relation_bias_theta") ** 2}
     rope, beside = _rope_parameters(source, layer_type)
+    _config_keys.check_inner_values(rope)
     kind = _rope_type(source, rope)
     layer_types = source.get("layer_types") or ()
     _config_keys.check_inner_names(rope, kind, layer_types)
@@ -53,7 +60,8 @@ def read(config, layer_type=None, precision="exact"):
     head_dim = _head_dim(source)
     # rotary_dim counts channels in some models (GPT-J), and is the rounded-down share of the head in all others
     rotary_dim = _rotary_dim(source, head_dim, partial, precision)
-    head_dim = max(head_dim, rotary_dim)
+    if source.get("rotary_dim") is None:
+        head_dim = max(head_dim, rotary_dim)  # channels of latent attention
     arguments = {"head_dim": head_dim, "rotary_dim": rotary_dim, "base": base}
 
     if kind == "axial":
@@ -71,7 +79,7 @@ def read(config, layer_type=None, precision="exact"):
 def _rope_parameters(source, layer_type):
     """(the dict of the rotation that is asked for, the keys beside the layer types, or None where there are none)."""
     new, old = source.get("rope_parameters"), source.get("rope_scaling")
-    if new and old and new != old:
+    if new and old and not _agree(new, old):
         raise ValueError(f"rope_ext: rope_scaling must agree with rope_parameters {new}, got {old}")
     rope = dict(new or old or {})
     if not rope and (base := source.get("memory_attention_rope_theta")) is not None:  # SAM 2 in transformers 4
@@ -101,9 +109,20 @@ def _rope_parameters(source, layer_type):
     return dict(nested[layer_type]), {name: value for name, value in rope.items() if name not in nested}
 
 
+def _agree(a, b):
+    try:
+        return bool(a == b)
+    except (RuntimeError, TypeError, ValueError):  # arrays in them, which are no numbers anyway
+        return False
+
+
 def _by_layer_type(source, rope, layer_type):
     """The configurations of transformers 4 whose layers differ: two bases by two names, and one rope_scaling."""
     if any(isinstance(value, Mapping) for name, value in rope.items() if name not in _config_keys.INNER):
+        for key, name in _BASE_OF_LAYER_TYPE:
+            inside = rope[name].get("rope_theta") if isinstance(rope.get(name), Mapping) else None
+            if inside is not None and source.get(key) not in (None, inside):
+                raise ValueError(f"rope_ext: {key} must agree with rope_parameters' {inside}, got {source.get(key)}")
         return rope
 
     def scaled(base):
@@ -154,7 +173,8 @@ def _rope_type(source, rope):
 
 def _base(source, rope, is_nested):
     """rope_theta inside counts more than outside, and a null inside too: transformers puts nothing in its place."""
-    outside = {name: value for name in _config_keys.BASES if (value := source.get(name)) is not None}
+    names = _config_keys.BASES if is_nested else (*_config_keys.BASES, "global_rope_theta")
+    outside = {name: value for name in names if (value := source.get(name)) is not None}
     if "rope_theta" in rope:
         base = rope["rope_theta"]
         _numbers.positive(rope_theta=base)
@@ -183,7 +203,8 @@ def _head_dim(source):
         if not isinstance(source.raw(name), (list, tuple)):  # one per stage, or per layer
             source.get(name)
     # Multi-head latent attention rotates channels of their own; some configurations call these the head_dim
-    head_dim = source.get("head_dim", "attention_head_dim", "kv_channels", "qk_rope_head_dim")
+    names = ("head_dim", "attention_head_dim", "kv_channels", "qk_rope_head_dim")
+    head_dim = source.get(*(names[:-1] if source.facts.get("is_whole") else names))
     if head_dim is None and (head_dim := source.facts.get("head_dim")) is not None and source.is_null("head_dim"):
         raise TypeError(f"rope_ext: head_dim must be an int for model_type {source.get('model_type')!r}, got None")
     if head_dim is not None:

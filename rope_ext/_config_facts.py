@@ -3,6 +3,7 @@
 base, partial: rope_theta and partial_rotary_factor where the configuration has none
 partial_null: partial_rotary_factor may be null, and counts as absent
 head_dim, rotary_dim: where the configuration has none, and they do not follow from hidden_size
+is_whole: that head_dim is not qk_rope_head_dim, but the head which has it
 local_base: rope_local_base_freq where the configuration has none
 scaled: the default of rope_parameters is not the plain rotation
 mrope: (mrope_section where there is none, its convention: see pair_axis in _config_schedule.py)
@@ -40,7 +41,7 @@ _FACTS = (
     ("qwen2_5_vl_vision qwen3_vl_vision qwen3_vl_moe_vision qwen3_5_vision", {"axial": {}, "base": 10000.0}),
     ("afmoe beam cohere2_moe cosmos3_edge_text cwm dia_decoder dia_encoder ernie4_5 flint glm", {"head_dim": 128}),
     ("glm4 helium higgs_audio_v2 hrm_text hy_v3 internlm3 iquestcoder jetmoe kolibri1 laguna", {"head_dim": 128}),
-    ("lfm3 llama4_text mellum minimax_m2 minimax_m3_vl_text ministral3 mistral4 molmo2_text", {"head_dim": 128}),
+    ("lfm3 llama4_text mellum minimax_m2 minimax_m3_vl_text ministral3 molmo2_text", {"head_dim": 128}),
     ("muse_glimmer_assistant muse_glimmer_text paddleocr_vl_text pe_audio_encoder", {"head_dim": 128}),
     ("pe_audio_video_encoder pe_video_encoder qwen3 qwen3_omni_moe_talker_code_predictor", {"head_dim": 128}),
     ("qwen3_vl_text seed_oss solar_open step3p5 zaya", {"head_dim": 128}),
@@ -50,10 +51,12 @@ _FACTS = (
     ("axk2 minicpm3", {"head_dim": 32}),
     ("timesfm2_5", {"head_dim": 80}),
     ("mimo_v2_flash", {"head_dim": 192}),
-    ("deepseek_v4", {"head_dim": 512}),
-    ("diffusion_gemma_text dots3_note_text embedding_gemma2_text gemma gemma2 gemma3_text", {"head_dim": 256}),
+    ("diffusion_gemma_text embedding_gemma2_text gemma gemma2 gemma3_text", {"head_dim": 256}),
     ("gemma3n_text gemma4_text gemma4_unified_text qwen3_5_moe_text qwen3_5_text qwen3_next", {"head_dim": 256}),
     ("qwen4_exp_text t5_gemma_module t5gemma2_decoder t5gemma2_text vaultgemma", {"head_dim": 256}),
+    ("mistral4", {"head_dim": 128, "is_whole": True}),
+    ("dots3_note_text", {"head_dim": 256, "is_whole": True}),
+    ("deepseek_v4", {"head_dim": 512, "is_whole": True}),
     ("gptj codegen", {"rotary_dim": 64}),
     ("gemma3_text gemma3n_text t5gemma2_text t5gemma2_decoder", {"local_base": 10000.0}),
     ("apertus cwm gpt_oss higgs_audio_v2 ministral3 mistral4 mistral_large4_text", {"scaled": True}),

@@ -179,14 +179,20 @@ def check_names(names, value_of):
             raise ValueError(f"rope_ext: {name} must be a key that from_config knows{hint}, got {value!r}")
 
 
+def check_inner_values(rope):
+    """An error that names the key of rope_parameters whose value is none; null is judged where it is read."""
+    for name, (check, _) in INNER.items():
+        if rope.get(name) is not None:
+            check(**{name: rope[name]})
+
+
 def check_inner_names(rope, kind, layer_types):
     """Keys of rope_parameters: an error where one could change the rotation, else a warning as in transformers."""
     for name, value in rope.items():
         if value is None or name in _INNER_UNRELATED:
             continue
         if name in INNER:
-            check, kinds = INNER[name]
-            check(**{name: value})
+            kinds = INNER[name][1]
             if kinds is not None and kind not in kinds.split():
                 _warn(f"{name} has no effect where rope_type is {kind!r}, got {value!r}")
         elif name in layer_types:
@@ -219,9 +225,10 @@ def check_names_beside_layer_types(beside, layer_types):
 
 def _check_that_it_rotates(name, value):
     rotates, does_not = _ROTATES_WHERE[name]
-    if value in rotates:
+    is_plain = isinstance(value, (str, bool))
+    if is_plain and value in rotates:
         return
-    if value not in does_not:
+    if not is_plain or value not in does_not:
         raise ValueError(f"rope_ext: {name} must be {rotates[0]!r} in a model that rotates, got {value!r}")
     _warn(f"{name} must be {rotates[0]!r} in a model that rotates, got {value!r}: read as if it were")
 

@@ -122,7 +122,10 @@ class RotaryEmbedding:
         layer_type: which of the rotations, for models whose layers differ ("full_attention", "sliding_attention").
         Reads rope_parameters, rope_scaling, rope_theta, partial_rotary_factor and what else models call these, and the
         defaults that transformers has in the code of a model. transformers itself is not needed.
-        Raises ValueError naming the key that is missing, unknown or contradicts another one.
+        Raises ValueError or TypeError naming the key that is missing, null without a meaning in transformers, no number
+            or in contradiction to another, or that is named like a rotation and not known (use_scaled_rope). A key that
+            means nothing can be set to None.
+        Warns (UserWarning) of keys inside rope_parameters that have no effect, as transformers does.
         Equivalent to: RotaryEmbedding(head_dim, base=rope_theta, schedule=rope_type, ...)
         """
         return cls(precision=precision, **_config.read(config, layer_type, precision))

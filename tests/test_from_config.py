@@ -456,6 +456,8 @@ VALUES = [
         "long_factor must be a list of numbers, got 2.0",
     ),
     # keys that contradict each other
+    ({"head_dim": 64, "rotary_dim": 128}, ValueError, "rotary_dim must be even and in 2 to head_dim 64, got 128"),
+    ({"global_rope_theta": 160000}, ValueError, "global_rope_theta must agree with rope_theta 10000.0, got 160000"),
     (
         {"partial_rotary_factor": 0.25, "rope_parameters": {"partial_rotary_factor": 0.5}},
         ValueError,
@@ -494,6 +496,12 @@ def test_per_layer_config_and_layer_types():
             "per_layer_config must have dicts, got 5",
         ),
         ({"layer_types": "full"}, "full_attention", TypeError, "layer_types must be a list of str, got 'full'"),
+        (
+            {"rope_local_base_freq": 5e4},
+            "sliding_attention",
+            ValueError,
+            "rope_local_base_freq must agree with rope_parameters' 10000.0, got 50000.0",
+        ),
         ({}, ["full_attention"], TypeError, "layer_type must be a str, got ['full_attention']"),
     ):
         for form in (nested | keys, types.SimpleNamespace(**nested | keys)):

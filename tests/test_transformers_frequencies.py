@@ -691,7 +691,7 @@ def test_nulls_and_missing_keys(kind):
             assert torch.equal(ours.inv_freq, wanted[0]) and ours.attention_scaling == wanted[1], raw
 
 
-@pytest.mark.parametrize("name", ["Qwen3Config", "GemmaConfig", "DeepseekV3Config", "GPTJConfig", "JetMoeConfig"])
+@pytest.mark.parametrize("name", ["Qwen3Config", "GemmaConfig", "DeepseekV3Config", "GPTJConfig", "Mistral4Config"])
 def test_head_dim_of_the_class_where_the_configuration_has_none(name):
     """{"hidden_size": 1024, ...} of a Qwen 3 has heads of 128 channels, of whatever width the model is."""
     config = getattr(transformers, name)().to_dict()
@@ -700,6 +700,8 @@ def test_head_dim_of_the_class_where_the_configuration_has_none(name):
     config = {k: 2 * v if k in ("hidden_size", "n_embd") else v for k, v in config.items()}
     wanted = rope_ext.RotaryEmbedding.from_config(getattr(transformers, name).from_dict(dict(config)))
     assert rope_ext.RotaryEmbedding.from_config(config) == wanted
+    if name == "Mistral4Config":
+        assert rope_ext.RotaryEmbedding.from_config({**config, "qk_rope_head_dim": 64}) == wanted
 
 
 def test_every_key_of_transformers_that_is_named_like_a_rotation_is_known():
