@@ -44,7 +44,8 @@ def read(config, layer_type=None, precision="exact"):
         _numbers.text(layer_type=layer_type)
     if (width := source.get("relation_bias_embed_dim")) is not None:
         # PP-DocLayout V2: no rotation, but sines of distances between boxes, with twice the usual exponents
-        return {"head_dim": width, "base": source.required("relation_bias_theta") ** 2}
+        base = source.required("relation_bias_theta")
+        return {"head_dim": width, "base": base * base}
     rope, beside = _rope_parameters(source, layer_type)
     _config_keys.check_inner_values(rope)
     kind = _rope_type(source, rope)

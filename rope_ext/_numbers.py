@@ -3,6 +3,7 @@
 import math
 import numbers
 import sys
+from collections.abc import Iterable
 
 import torch
 
@@ -103,12 +104,18 @@ def channels(rotary_dim, at_least=2):
         raise ValueError(f"rope_ext: rotary_dim must be at most {MAX_CHANNELS}, got {rotary_dim}")
 
 
+def as_tuple(name, values, of="numbers"):
+    """A list, tuple, tensor, array or other iterable as a tuple; a text is none."""
+    if hasattr(values, "tolist"):
+        values = values.tolist()
+    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
+        raise TypeError(f"rope_ext: {name} must be a list of {of}, got {values!r}")
+    return tuple(values)
+
+
 def axes_of(name, axes):
     """A list of axes of positions as a tuple of ints."""
-    if hasattr(axes, "tolist"):
-        axes = axes.tolist()
-    if not isinstance(axes, (list, tuple, range)):
-        raise TypeError(f"rope_ext: {name} must be a list of ints, got {axes!r}")
+    axes = as_tuple(name, axes, of="ints")
     if not all(type(axis) is int for axis in axes):
         for axis in axes:
             integer(**{name: axis})

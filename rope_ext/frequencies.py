@@ -168,9 +168,9 @@ def longrope(
     wavelengths = _wavelengths(rotary_dim, base, dtype)
     _numbers.seqlen(seqlen)
     _ratio(factor, max_position, original_max_position)  # raises, whether it is needed or not
+    short_factor = _numbers.as_tuple("short_factor", short_factor)
+    long_factor = _numbers.as_tuple("long_factor", long_factor)
     for name, divisors in (("short_factor", short_factor), ("long_factor", long_factor)):
-        if not isinstance(divisors, (list, tuple)):
-            raise TypeError(f"rope_ext: {name} must be a list of numbers, got {divisors!r}")
         if len(divisors) != rotary_dim // 2:
             raise ValueError(
                 f"rope_ext: {name} must have rotary_dim / 2 = {rotary_dim // 2} numbers, got {len(divisors)}"
@@ -337,8 +337,7 @@ def mrope_pair_axis(sections, interleaved=False):
     p % 3 == 1 below 3 * sections[1], width p % 3 == 2 below 3 * sections[2], time all others (Qwen3-VL).
     Source: transformers, recomposition_frequencies of Qwen2VLRotaryEmbedding and Qwen3VLTextRotaryEmbedding.
     """
-    if not isinstance(sections, (list, tuple)):
-        raise TypeError(f"rope_ext: mrope_section must be a list of numbers of pairs, got {sections!r}")
+    sections = _numbers.as_tuple("mrope_section", sections, of="ints")
     for n in sections:
         _numbers.integer(mrope_section=n)
     if not sections or min(sections) < 0 or sum(sections) > _numbers.MAX_CHANNELS:

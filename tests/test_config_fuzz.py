@@ -72,7 +72,7 @@ KEYS = words(
     "kv_channels local_rope_theta compress_rope_theta layer_rope_theta rope_scaling_layers use_scaled_rope alibi "
     "use_dynamic_ntk rotary_scaling_factor position_embedding_type rope_tehta yarn_factor relation_bias_embed_dim "
     "memory_attention_hidden_size memory_attention_rope_theta default_rope_type num_hidden_layers torch_dtype head_dimm "
-    "text_config n_embd n_head rope_pct use_mem_rope"
+    "text_config n_embd n_head rope_pct use_mem_rope relation_bias_theta"
 )
 INNER = words(
     "rope_type type rope_theta factor original_max_position_embeddings partial_rotary_factor attention_factor beta_fast "

@@ -466,6 +466,15 @@ def test_frequencies_are_finite_where_a_rotation_is_made():
         made(8, schedule="longrope", **long)
 
 
+def test_lists_may_be_tuples_arrays_and_tensors():
+    numpy = pytest.importorskip("numpy")
+    for kind in (tuple, list, iter, numpy.array, torch.tensor):
+        assert frequencies.mrope_pair_axis(kind([1, 1, 2])) == (0, 1, 2, 2)
+        assert rope_ext.RotaryEmbedding(8, pair_axis=kind([0, 1, 0, 1])).pair_axis == (0, 1, 0, 1)
+        divisors = {"short_factor": kind([1.0, 2.0]), "long_factor": kind([4.0, 16.0]), "original_max_position": 8}
+        close(frequencies.longrope(4, 100.0, factor=2.0, **divisors), [1.0, 1 / 20])
+
+
 def test_errors_of_the_arguments_of_a_rotation():
     for keywords, kind, rule in (
         ({"head_dim": 10**9}, ValueError, "head_dim must be at most 1048576, got 1000000000"),
