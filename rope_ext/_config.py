@@ -25,7 +25,7 @@ from collections.abc import Mapping
 
 from . import _config_keys, _numbers
 from ._config_schedule import pair_axis, schedule_of
-from ._config_source import Source, first, missing, refuse_nulls
+from ._config_source import Source, first, missing, null, refuse_nulls
 
 _TYPES = {"mrope": "default", "su": "longrope", "xdrope": "dynamic"}  # older names
 _BASE_OF_LAYER_TYPE = (
@@ -149,6 +149,8 @@ def _by_layer_type(source, rope, layer_type):
 def _rope_type(source, rope):
     for key in ("rope_type", "type"):
         if key in rope and (key == "rope_type" or "rope_type" not in rope or rope[key] is not None):
+            if rope[key] is None:
+                raise null(key, "a str")
             _numbers.text(**{key: rope[key]})
     kind, old = rope.get("rope_type"), rope.get("type")
     if "mrope" in (kind, old) and rope.get("mrope_section") is None and "mrope" not in source.facts:
@@ -177,7 +179,8 @@ def _base(source, rope, is_nested):
     names = _config_keys.BASES if is_nested else (*_config_keys.BASES, "global_rope_theta")
     outside = {name: value for name in names if (value := source.get(name)) is not None}
     if "rope_theta" in rope:
-        base = rope["rope_theta"]
+        if (base := rope["rope_theta"]) is None:
+            raise null("rope_theta", "a number")
         _numbers.positive(rope_theta=base)
         for name, value in outside.items():
             if value != base and not is_nested:
@@ -207,7 +210,7 @@ def _head_dim(source):
     names = ("head_dim", "attention_head_dim", "kv_channels", "qk_rope_head_dim")
     head_dim = source.get(*(names[:-1] if source.facts.get("is_whole") else names))
     if head_dim is None and (head_dim := source.facts.get("head_dim")) is not None and source.is_null("head_dim"):
-        raise TypeError(f"rope_ext: head_dim must be an int for model_type {source.get('model_type')!r}, got None")
+        raise null("head_dim", f"an int for model_type {source.get('model_type')!r}")
     if head_dim is not None:
         return head_dim
     width = source.get(width) if width else source.get("hidden_size", "n_embd", "d_model", "embed_dim", "dim")
@@ -228,7 +231,7 @@ def _partial(source, rope, kind, is_nested):
         and names[0] in rope
         and (kind not in ("default", "axial") or default or set(outside.values()) - {1})
     ):
-        _numbers.positive(partial_rotary_factor=None)
+        raise null(names[0], "a number")
     if inside is None and not outside:
         refuse_nulls(source, names[1:] if default is None or source.facts.get("partial_null") else names)
         return default
@@ -245,7 +248,7 @@ def _partial(source, rope, kind, is_nested):
 def _rotary_dim(source, head_dim, partial, precision):
     named = source.get("rotary_dim")
     if named is None and (named := source.facts.get("rotary_dim")) is not None and source.is_null("rotary_dim"):
-        raise TypeError(f"rope_ext: rotary_dim must be an int for model_type {source.get('model_type')!r}, got None")
+        raise null("rotary_dim", f"an int for model_type {source.get('model_type')!r}")
     if precision == "hf" and source.facts.get("unread") == "rotary_dim":
         named = None
     rotary_dim = first(named, None if partial is None else int(head_dim * partial))

@@ -79,11 +79,16 @@ class Source:
 def refuse_nulls(source, names):
     for name in names:
         if source.is_null(name):
-            raise TypeError(f"rope_ext: {name} must be a number, got None")
+            raise null(name, "a number")
 
 
 def first(*values):
     return next((value for value in values if value is not None), None)
+
+
+def null(name, wanted):
+    """The error of a null: a value that is missing, as an absent key is, and so no TypeError."""
+    return ValueError(f"rope_ext: {name} must be {wanted}, got None")
 
 
 def missing(key, source):
