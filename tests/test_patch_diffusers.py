@@ -62,7 +62,7 @@ def known_in(module):
     walk = _find.Walk({"diffusers"}, known=())
     for name, value in list(vars(module).items()):
         if not isinstance(value, type):
-            walk.visit(value, (vars(module), name), set(), set())
+            walk.visit(value, (vars(module), name), _find.Reach())
         elif value.__module__ == module.__name__:
             walk.of_class(value)
     found = {_patch.known().get(c.fingerprint, "").removeprefix("diffusers."): c for c in walk.found.values()}

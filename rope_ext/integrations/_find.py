@@ -1,25 +1,24 @@
 """Which rotary functions a model reaches, and under which names: the half of `patch` that changes nothing."""
 
-import contextlib
 import dis
-import functools
-import importlib.util
-import inspect
+import itertools
 import re
-import sys
 import types
 import weakref
-from collections import Counter
 from dataclasses import dataclass, field
 
 from torch import nn
 
+from ._code import code_of, codes_inside, globals_of, names_in
 from ._fingerprint import callable_of, default_arguments, fingerprint, function_of, package_of
+from ._held import OUTSIDE, bound_values, package, parts, takes_part
 
+ENTRIES = ("__call__", "_compiled_call_impl", "_call_impl", "forward")  # what a call of a module runs, in this order
+_RUN_FORWARD = {nn.Module.__call__, getattr(nn.Module, "_call_impl", None)}
+_CONSTRUCTORS = {"__init__", "__new__"}
+_DEPTH = 8
 _ROTARY = re.compile(r"rotary|rope|rot_emb|freqs_c|multidimensional|rotat")
 _MULTIPLIES = {"mul", "mul_", "addcmul", "einsum", "matmul", "view_as_complex"}
-_OUTSIDE = {"torch", "rope_ext", *sys.stdlib_module_names} - {"__main__"}
-_IMPORT = dis.opmap["IMPORT_NAME"]
 
 
 @dataclass
@@ -30,7 +29,7 @@ class Candidate:
     names: the (namespace, name) that hold it; a namespace is the dict of a module, a class, or a weak reference to a
         submodule.
     outer: instead of names, the function that defines it each time it is called.
-    uses: number of submodules that reach it.
+    seen: number of submodules whose code is seen to reach it. unseen: whether others may reach it as well.
     """
 
     name: str
@@ -39,30 +38,23 @@ class Candidate:
     fingerprint: str | None
     names: list = field(default_factory=list, repr=False)
     outer: types.FunctionType | None = None
-    uses: int = 0
+    seen: int = 0
+    unseen: bool = False
+
+    @property
+    def uses(self):
+        """Number of submodules that reach it, None where that is not known."""
+        return None if self.unseen else self.seen
+
+    def named_in(self, words):
+        """Whether some words name it. None stands for words that are not known, which may."""
+        names = {name for namespace, name in self.names if isinstance(namespace, dict)}
+        return words is None or not words.isdisjoint(names | {self.function.__name__})
 
     @property
     def key(self):
         """The same while the function exists: what is inside another is made anew each time."""
         return id(self.function if self.outer is None else self.function.__code__)
-
-
-def candidates(model, known):
-    """The candidates that the submodules of a model reach, each once.
-
-    known: fingerprints of functions that will not be looked into: what only they call is no candidate.
-    """
-    modules = list(model.modules())
-    helpers = [v for m in modules for v in vars(m).values() if _takes_part(v)]
-    kinds = Counter(map(type, (*modules, *helpers)))
-    walk = Walk({_package(c) for kind in kinds for c in kind.__mro__} - _OUTSIDE, known)
-    for kind, count in kinds.items():
-        for key in walk.of_class(kind):
-            walk.found[key].uses += count
-    for module in modules:
-        for key in walk.of_attributes(module):
-            walk.found[key].uses += 1
-    return list(walk.found.values())
 
 
 def looks_rotary(code):
@@ -81,17 +73,22 @@ def rotates(candidate):
     return bool(products) and len(arguments) > 1
 
 
-def code_of(function):
-    """The code of a function, as it was before `patch` put others into it."""
-    return getattr(function, "_rope_ext_code", function.__code__)
+class Reach:
+    """What some code reaches.
 
+    keys: of candidates. captured: of those that it holds where `patch` cannot put another function, such as a closure.
+    names: that the code uses, of globals, attributes and methods. held: {id: (path, module)} of the modules that it
+    holds in closures, globals, containers and objects. seen: ids of what was visited.
+    kind: the class whose methods are followed where `super` or the name of a base leads to them.
+    owners: the objects whose attributes are followed where the code names them.
+    """
 
-def codes_inside(code):
-    """The code objects of the functions that are defined inside a function, at any depth."""
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            yield constant
-            yield from codes_inside(constant)
+    def __init__(self, kind=None, owners=(), names=()):
+        self.kind, self.owners, self.names = kind, list(owners), set(names)
+        self.keys, self.captured, self.held, self.seen = set(), set(), {}, set()
+
+    def owns(self, value):
+        return any(owner is value for owner in self.owners)
 
 
 class Walk:
@@ -100,47 +97,142 @@ class Walk:
     def __init__(self, packages, known):
         self.packages, self.known = packages, known
         self.found = {}
-        self._called = {}
+        self._read = {}
 
-    def of_class(self, kind):
-        """The keys of the candidates that the methods of a class and of its bases reach."""
-        reached, seen = set(), set()
+    def of_class(self, kind, hidden=(), names=None):
+        """Reach of the methods that instances of a class have.
+
+        hidden: names of methods that attributes of an instance hide. names: of the methods that some code calls, next
+        to `forward` and those that Python calls; None: all.
+        """
+        reach = Reach(kind)
+        methods = [(name, *found) for name, found in self.methods(kind).items() if name not in hidden]
+        for name, base, value in sorted(methods, key=lambda method: method[0] in _CONSTRUCTORS):
+            if names is None or name in names or name == "forward" or name.startswith("__"):
+                used, held = set(reach.names), dict(reach.held)
+                self.visit(value, (base, name), reach)
+                if name in _CONSTRUCTORS:
+                    reach.names, reach.held = used, held  # what a constructor only stores is not called
+        return reach
+
+    def of_bases(self, kind):
+        """Reach of all methods of a class and of its bases, overridden or not."""
+        reach = Reach(kind)
         for base in kind.__mro__:
-            if _package(base) in self.packages:
+            if package(base) in self.packages:
                 for name, value in list(vars(base).items()):
-                    self.visit(value.fget if isinstance(value, property) else value, (base, name), reached, seen)
-        return reached
+                    self.visit(value, (base, name), reach)
+        return reach
 
-    def of_attributes(self, module):
-        """The same of the functions that a module has as attributes."""
-        reached, seen = set(), set()
-        for name, value in list(vars(module).items()):
-            self.visit(value, (weakref.ref(module), name), reached, seen)
-        return reached
+    def of_attribute(self, module, name, value, names):
+        """Reach of what a module has as an attribute. names: those that are followed where that is a plain object."""
+        reach = Reach(type(module), [module], names)
+        self.visit(value, (weakref.ref(module), name), reach)
+        return reach
 
-    def visit(self, value, place, reached, seen):
-        """Adds what a name holds, and what that calls, to `found`, and their keys to `reached`."""
+    def of_entry(self, value, place, module):
+        """Reach of what was put in the place of the own code of a module, followed into attributes of the module."""
+        reach, done = Reach(type(module), [module]), set()
+        self.visit(value, place, reach)
+        while True:
+            left = [(o, name) for o in reach.owners for name in sorted(reach.names) if (id(o), name) not in done]
+            if not left:
+                return reach
+            for owner, name in left:
+                done.add((id(owner), name))
+                if name in vars(owner):
+                    self.visit(vars(owner)[name], _place(owner, name), reach, name)
+                elif name in self.methods(type(owner)):
+                    base, method = self.methods(type(owner))[name]
+                    self.visit(method, (base, name), reach)
+
+    def methods(self, kind):
+        """{name: (class that defines it, value)} of a class, as an instance finds them."""
+        found = {}
+        for base in kind.__mro__:
+            if package(base) in self.packages:
+                for name, value in list(vars(base).items()):
+                    found.setdefault(name, (base, value))
+        return found
+
+    def visit(self, value, place, reach, path=None, depth=_DEPTH):
+        """Adds what a name holds, and what that calls, to `found` and to a reach.
+
+        place: (namespace, name), see `Candidate`; None where the name cannot hold another value. path: it in words.
+        depth: how many containers in containers are opened.
+        """
+        path = place[1] if path is None else path
+        value = value.fget if isinstance(value, property) else value
         function = function_of(value)
         if function is None:
-            return
-        if package_of(function) not in _OUTSIDE and self._candidate(value, function, place, reached):
+            return self._visit_object(value, reach, path, depth)
+        if package_of(function) not in OUTSIDE and self._candidate(value, function, place, reach):
             return  # of any package: a model may import the function from another
-        if id(function) in seen:
+        if id(function) in reach.seen:
             return
-        seen.add(id(function))
-        for cell in function.__closure__ or ():  # of a decorator
-            if _filled(cell):
-                self.visit(cell.cell_contents, None, reached, seen)
+        reach.seen.add(id(function))
+        if function in _RUN_FORWARD:
+            reach.names |= set(ENTRIES)
         if package_of(function) in self.packages:
-            for inner in codes_inside(code_of(function)):
-                if looks_rotary(inner) and inner.co_name.isidentifier() and not inner.co_freevars:
-                    self._nested(function, inner, reached)
-            for called, name in self._names(function):
-                self.visit(called, name, reached, seen)
+            reach.names |= self._names(function)[0]
+        for name, content in bound_values(function):
+            self.visit(content, None, reach, f"{function.__qualname__}.{name}")
+        if package_of(function) in self.packages:
+            names, named, inside = self._names(function)
+            for code in inside:
+                self._nested(function, code, reach)
+            self._visit_names(function, names, named, reach)
 
-    def _candidate(self, value, function, place, reached):
+    def _visit_object(self, value, reach, path, depth):
+        """Visits what something holds or calls that is no function."""
+        if isinstance(value, nn.Module):
+            reach.held.setdefault(id(value), (path, value))
+            return
+        owner = value.__self__ if isinstance(value, types.MethodType) else value if takes_part(value) else None
+        if isinstance(owner, nn.Module) and not reach.owns(owner):
+            reach.held.setdefault(id(owner), (path, owner))  # what its method reaches is a use of that module
+            return
+        if reach.owners and hasattr(owner, "__dict__") and not isinstance(owner, type) and not reach.owns(owner):
+            reach.owners.append(owner)
+            reach.names |= {"__call__"} if owner is value else set()
+        for suffix, part in parts(value, reach.names) if depth else ():
+            if (id(value), suffix) not in reach.seen:
+                reach.seen.add((id(value), suffix))
+                self.visit(part, None, reach, path + suffix, depth - 1)
+
+    def _visit_names(self, function, names, named, reach):
+        """Visits what the code of a function names: globals, and methods of bases."""
+        order, lookups = reach.kind.__mro__ if reach.kind else (), []  # those among which a name is looked up
+        if "super" in names:
+            classes = [content for name, content in bound_values(function) if name == "__class__"]
+            lookups = [order[order.index(c) + 1 :] for c in classes if c in order]
+        named_classes = [content for name, content in bound_values(function) if name != "__class__"]
+        for value, place in named:
+            if isinstance(value, type):
+                named_classes.append(value)
+            else:
+                self.visit(value, place, reach)
+        for start in [order.index(c) for c in named_classes if isinstance(c, type) and c in order]:
+            lookups += [order[start:], order[start + 1 :] if "super" in names else ()]
+        for name, bases in itertools.product(sorted(names), lookups):
+            base = next((base for base in bases if name in vars(base)), object)
+            if package(base) in self.packages:
+                self.visit(vars(base)[name], (base, name), reach)
+
+    def _names(self, function):
+        """(names that the code of a function uses, `globals_of`, codes of rotary functions that it defines)"""
+        code = code_of(function)
+        if id(code) not in self._read:
+            inside = [c for c in codes_inside(code) if c.co_name.isidentifier() and not c.co_freevars]
+            found = names_in(code), globals_of(function), list(filter(looks_rotary, inside))
+            self._read[id(code)] = code, found  # code: CPython reuses ids
+        return self._read[id(code)][1]
+
+    def _candidate(self, value, function, place, reach):
         """True if the function is known, and so needs no look inside."""
         key = id(function)
+        if place is None:
+            reach.captured.add(key)
         if key not in self.found:
             if place is None or not looks_rotary(function.__code__):
                 return False
@@ -150,63 +242,20 @@ class Walk:
         candidate = self.found[key]
         if place is not None and not any(n[0] is place[0] and n[1] == place[1] for n in candidate.names):
             candidate.names.append(place)
-        reached.add(key)
+        reach.keys.add(key)
         return candidate.fingerprint in self.known
 
-    def _nested(self, outer, code, reached):
+    def _nested(self, outer, code, reach):
         if id(code) not in self.found:
             function = types.FunctionType(code, outer.__globals__, code.co_name, default_arguments(code))
             name = f"{outer.__module__}.{outer.__qualname__}.{code.co_name}"
             self.found[id(code)] = Candidate(name, function, function, fingerprint(function), outer=outer)
-        reached.add(id(code))
-
-    def _names(self, function):
-        """(value, place) of what the code of a function names: globals, attributes of modules, lazy imports."""
-        code = code_of(function)
-        if id(code) not in self._called:
-            namespace, called = function.__globals__, []
-            for inside in (code, *codes_inside(code)):
-                namespaces = [namespace, *_imported(inside, namespace)]
-                for name in inside.co_names:
-                    if inspect.ismodule(namespace.get(name)):
-                        namespaces.append(vars(namespace[name]))
-                for held in namespaces:
-                    if held.get("__name__", "").partition(".")[0] not in _OUTSIDE:
-                        called += [(held[name], (held, name)) for name in inside.co_names if name in held]
-            self._called[id(code)] = code, called  # held: an id of what is gone may come back
-        return self._called[id(code)][1]
+        reach.keys.add(id(code))
 
 
-def _imported(code, namespace):
-    """The namespaces of the modules that a function imports from when it is called, where they are loaded."""
-    for level, name in _imports(code):
-        with contextlib.suppress(ImportError, TypeError):
-            name = importlib.util.resolve_name("." * level + name, namespace.get("__package__"))
-            if name in sys.modules:
-                yield vars(sys.modules[name])
-
-
-@functools.cache
-def _imports(code):
-    """(dots, name) of the import statements of a function."""
-    if _IMPORT not in code.co_code[::2]:
-        return ()
-    instructions = [x for x in dis.get_instructions(code) if x.opname != "EXTENDED_ARG"]
-    return tuple((instructions[i - 2].argval, x.argval) for i, x in enumerate(instructions) if x.opcode == _IMPORT)
-
-
-def _takes_part(value):
-    """True for objects that take part in a forward without being modules, such as diffusers' attention processors."""
-    plain = (nn.Module, type, types.FunctionType)
-    return callable(value) and not isinstance(value, plain) and _package(type(value)) not in _OUTSIDE
-
-
-def _filled(cell):
+def _place(owner, name):
+    """The place of an attribute, None where there is no weak reference to what has it."""
     try:
-        return callable(cell.cell_contents)
-    except ValueError:
-        return False
-
-
-def _package(kind):
-    return kind.__module__.partition(".")[0]
+        return weakref.ref(owner), name
+    except TypeError:
+        return None

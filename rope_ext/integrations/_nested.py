@@ -3,7 +3,7 @@
 import inspect
 import types
 
-from ._find import code_of
+from ._code import code_of
 from ._fingerprint import default_arguments
 
 

@@ -7,6 +7,7 @@ import json
 import pathlib
 import threading
 import types
+import warnings
 import weakref
 from dataclasses import dataclass, field
 
@@ -14,11 +15,13 @@ import torch
 from torch import nn
 
 from .._torch.library import build_info
-from ._find import Candidate, candidates, rotates
+from ._calls import Survey
+from ._find import Candidate, rotates
 from ._fingerprint import callable_of, function_of
+from ._layers import layers_of
 from ._nested import put_inside
 from ._proof import proof
-from ._report import Entry, Report
+from ._report import Entry, Report, warning_of
 
 LIBRARIES = ("transformers", "diffusers", "timm")  # modules of dialects, in this package
 KNOWN = pathlib.Path(__file__).with_name("_known.json")
@@ -49,10 +52,11 @@ def patch(model, rounding="eager"):
     Calls are counted: a function is put back, the very same object, when each patch of it is undone (or its model is
     gone, when patch or unpatch are called next). Threads may call this at the same time.
 
-    Returns a `Report`. Raises TypeError where model is no module, ValueError where rounding is unknown or not the one
-    that a function is replaced with already.
+    Returns a `Report`: what was replaced and left alone, and the layers that do not run the code of their class. Warns
+    (UserWarning) if nothing was replaced, or if no call of the model is seen to reach what was. Raises TypeError where
+    model is no module, ValueError where rounding is unknown or not the one that a function is replaced with already.
     """
-    return _patch(model, rounding).report
+    return _patch(model, rounding, stacklevel=3).report
 
 
 def unpatch(model):
@@ -67,7 +71,7 @@ def unpatch(model):
 @contextlib.contextmanager
 def patched(model, rounding="eager"):
     """`patch` for the length of a with block, which gets the `Report`: `with rope_ext.patched(model) as report: ...`"""
-    made = _patch(model, rounding)
+    made = _patch(model, rounding, stacklevel=4)
     try:
         yield made.report
     finally:
@@ -114,7 +118,7 @@ class _Replacement:
     count: int = 0
 
 
-def _patch(model, rounding):
+def _patch(model, rounding, stacklevel):
     if not isinstance(model, nn.Module):
         raise TypeError(f"rope_ext: model must be a torch.nn.Module, got {type(model).__name__}")
     if rounding not in _ROUNDINGS:
@@ -123,7 +127,8 @@ def _patch(model, rounding):
         for made in [made for made in _patches if made.model() is None]:
             _undo(made)
         replaced, left_alone, accepted = [], [], []
-        for candidate in candidates(model, known()):
+        survey = Survey(model, known())
+        for candidate in survey.candidates:
             name, replace, reason = _verdict(candidate, rounding)
             entry = Entry(candidate.name, name, reason, candidate.uses)
             if replace:
@@ -132,13 +137,18 @@ def _patch(model, rounding):
             elif name is not None or rotates(candidate):
                 left_alone.append((candidate, entry))
         outer = {id(c.outer) for c, _ in accepted}  # what looked like a rotation there was replaced inside
-        left_alone = tuple(entry for candidate, entry in left_alone if id(candidate.function) not in outer)
+        left_alone = [(candidate, entry) for candidate, entry in left_alone if id(candidate.function) not in outer]
         for candidate, _ in accepted:
             there = _replaced.get(candidate.key)
             if there is not None and there.rounding != rounding:
                 rule = f"be {there.rounding!r} while {there.candidate.name} is patched with it"
                 raise ValueError(f"rope_ext: rounding must {rule}, got {rounding!r}")
-        report = Report(rounding, tuple(replaced), left_alone)
+        layers = layers_of(survey, {c.key: c.name for c, _ in (*accepted, *left_alone)})
+        left_alone, warning = tuple(entry for _, entry in left_alone), ""
+        if not any(candidate.seen for candidate, _ in accepted):
+            warning = warning_of(replaced, left_alone, layers)
+            warnings.warn(f"rope_ext: {warning}", UserWarning, stacklevel)  # as an error it leaves all as it was
+        report = Report(rounding, tuple(replaced), left_alone, layers, warning)
         made = _Patch(weakref.ref(model), report, [_replace(c, d, rounding) for c, d in accepted])
         _patches.append(made)
         return made

@@ -8,27 +8,76 @@ class Entry:
     """A line of a `Report`.
 
     name: of the function. dialect: what it was recognised as, or None. reason: why it was replaced or left alone.
-    uses: number of submodules whose code reaches it.
+    uses: number of submodules whose code reaches it, None where that is unknown: `Report.layers` says why.
     """
 
     name: str
     dialect: str | None
     reason: str
-    uses: int
+    uses: int | None
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Modules of one class where a call does not run what their class says, or `patch` cannot replace what they hold.
+
+    names: as in `model.named_modules()`. kind: name of the class. reason: what was found there.
+    other_code: whether they run other code than that of their class, so that nobody knows what they use.
+    """
+
+    names: tuple
+    kind: str
+    reason: str
+    other_code: bool
+
+    def __str__(self):
+        first = self.names[0] or "the model itself"
+        more = f" and {len(self.names) - 1} more" if len(self.names) > 1 else ""
+        return f"{self.kind} ({first}{more}): {self.reason}"
 
 
 @dataclass(frozen=True)
 class Report:
-    """The functions that `patch` replaced, and those that it left alone: tuples of `Entry`. str() is a table."""
+    """The functions that `patch` replaced, and those that it left alone: tuples of `Entry`. str() is a table.
+
+    layers: tuple of `Layer`, the modules that are not as they look.
+    warning: why the patch may do nothing, and what helps; empty where the model is seen to use what was replaced.
+    """
 
     rounding: str
     replaced: tuple
     left_alone: tuple
+    layers: tuple = ()
+    warning: str = ""
 
     def __str__(self):
         counts = f"{len(self.replaced)} replaced (rounding={self.rounding!r}), {len(self.left_alone)} left alone"
         entries = [("replaced", e) for e in self.replaced] + [("left alone", e) for e in self.left_alone]
-        rows = [(what, e.name, e.dialect or "-", f"{e.uses} uses", e.reason) for what, e in entries]
+        rows = [(what, e.name, e.dialect or "-", _uses(e), e.reason) for what, e in entries]
         widths = [max(map(len, column)) for column in zip(*rows)]
         lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)
-        return "\n".join((f"rope_ext: {counts}", *lines))
+        return "\n".join((f"rope_ext: {counts}", *filter(None, [self.warning]), *lines, *map(str, self.layers)))
+
+
+def warning_of(replaced, left_alone, layers):
+    """Why a patch may do nothing, and what helps, in one sentence."""
+    other_code = [layer for layer in layers if layer.other_code]
+    cause = f": {(other_code or layers)[0]}" if layers else ""
+    if replaced:
+        return f"no module is seen to call what was replaced{cause}; undo that, or call rope_ext.apply in its place"
+    if other_code:
+        cure = "patch the model before it is compiled" if "compiled" in cause else "undo that"
+        return f"nothing was replaced{cause}; {cure}, or call rope_ext.apply in its place"
+    if any("rounding='once'" in entry.reason for entry in left_alone):
+        return "nothing was replaced: rounding='once' replaces what is not equal bit for bit"
+    if left_alone:
+        entry = left_alone[0]
+        more = f", and {len(left_alone) - 1} more" if len(left_alone) > 1 else ""
+        found = f"{entry.name} was left alone ({entry.reason}){more}"
+        return f"nothing was replaced: {found}; call rope_ext.apply or a function of rope_ext.compat in its place"
+    found = "no code that a call of the model is seen to run names a rotary function"
+    return f"nothing was replaced: {found}; patch the model that has the attention layers, or call rope_ext.apply there"
+
+
+def _uses(entry):
+    return f"{'unknown' if entry.uses is None else entry.uses} uses"

@@ -36,13 +36,13 @@ def functions(library):
     """The candidates of all modules of a library."""
     walk = _find.Walk({library}, known=())
     for module in modules(library):
-        reached, seen = set(), set()
+        reach = _find.Reach()
         for name, value in list(vars(module).items()):
             if isinstance(value, type):
                 if value.__module__.partition(".")[0] == library:
                     walk.of_class(value)
             else:
-                walk.visit(value, (vars(module), name), reached, seen)
+                walk.visit(value, (vars(module), name), reach)
     return list(walk.found.values())
 
 

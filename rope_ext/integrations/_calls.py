@@ -1,0 +1,191 @@
+"""What a call of a model runs: which modules, whose code, and which rotary functions that reaches."""
+
+import inspect
+import re
+import weakref
+from collections import Counter
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from ._entry import COMPILED, Entry, entry_of, functions_behind, method_of
+from ._find import ENTRIES, Walk
+from ._fingerprint import function_of, package_of
+from ._held import ATOMS, OUTSIDE, package, takes_part
+
+_OWN_ATTRIBUTES = {*vars(nn.Module()), *ENTRIES}
+
+
+@dataclass
+class Call:
+    """What a call of a module runs.
+
+    entry: what stands in the place of the code of its class, or None. own: whether that runs, be it behind the entry.
+    keys: {key: number} of the candidates that the module and its helpers (see `takes_part`) are seen to reach.
+    unseen: keys of the candidates that its class would reach, and the module is not seen to.
+    captured: keys of the candidates that it holds where `patch` cannot put another.
+    names: that its code uses. held: {id: (path, module)} of the modules that it calls otherwise than as its submodules.
+    """
+
+    entry: Entry | None
+    own: bool
+    keys: Counter
+    unseen: set
+    captured: set
+    names: set
+    held: dict
+
+
+class Survey:
+    """The modules that a call of a model runs, and the rotary functions that they reach.
+
+    modules: {id: (name, module)}, with those that `model.modules()` does not list. calls: {id: Call}.
+    called: ids of the modules that are seen to run. candidates: list of `Candidate`, their uses counted.
+    known: fingerprints of functions that will not be looked into: what only they call is no candidate.
+    """
+
+    def __init__(self, model, known):
+        self.model, self.modules, self.calls = model, {}, {}
+        reached = self._reached()
+        while len(reached) > len(self.modules):  # a module that was found may hold others
+            self.modules = reached
+            self._read(known)
+            reached = self._reached()
+        self.called = self._called()
+        self.candidates = list(self._walk.found.values())
+        self._count()
+
+    def below(self, key, seen=False):
+        """Ids of the modules that a call of the one with an id may run; with seen, those that it is seen to run."""
+        _, module = self.modules[key]
+        call = self.calls[key]
+        every = call.own or not seen
+        registered = [m for name, m in module.named_children() if every or name in call.names]
+        return [id(m) for m in registered] + [i for i in call.held if i in self.modules]
+
+    def _reached(self):
+        modules, left = {}, [("", self.model)]
+        while left:
+            prefix, root = left.pop(0)
+            for name, module in root.named_modules(prefix=prefix):
+                if id(module) not in modules:
+                    modules[id(module)] = name, module
+                    held = self.calls[id(module)].held.values() if id(module) in self.calls else ()
+                    left += [(f"{name}.{path}".lstrip("."), inner) for path, inner in held]
+        return modules
+
+    def _read(self, known):
+        """Fills `calls` for `modules`."""
+        modules = [module for _, module in self.modules.values()]
+        entries = {id(m): entry for m in modules if (entry := entry_of(m)) is not None}
+        kinds = list(dict.fromkeys(map(type, (*modules, *(v for m in modules for v in _helpers(m))))))
+        packages = {package(base) for kind in kinds for base in kind.__mro__}
+        packages |= {package_of(f) for entry in entries.values() for f in functions_behind(entry.value)}
+        self._walk = walk = Walk(packages - OUTSIDE, known)
+        possible = {kind: walk.of_bases(kind).keys for kind in kinds}
+        self._through = {id(m): _through(walk, entries[id(m)], m) for m in modules if id(m) in entries}
+        self._classes = {kind: walk.of_class(kind) for kind in kinds}
+        self._names = set().union(*(r.names for r in (*self._classes.values(), *self._through.values())))
+        for kind, reach in self._classes.items():
+            self._leave_uncalled(kind, (), reach)
+        self.calls = {id(m): self._call(m, entries.get(id(m)), possible[type(m)]) for m in modules}
+
+    def _leave_uncalled(self, kind, hidden, reach):
+        """Takes out of the `Reach` of a class the candidates of methods that no code of the model names."""
+        if method_of(kind, "forward")[0] not in (None, nn.Module):  # else its methods are called from elsewhere
+            called = self._walk.of_class(kind, hidden, self._names)
+            reach.keys, reach.captured = called.keys, called.captured
+
+    def _call(self, module, entry, possible):
+        """The `Call` of a module. possible: keys that the methods of its class and of the bases of that reach."""
+        kind, attributes = type(module), list(vars(module).items())
+        own, through, helpers = [self._own(module)], [], [self._classes[type(v)] for v in _helpers(module)]
+        if entry is not None:
+            through = [self._through[id(module)]]
+            forward = function_of(method_of(kind, "forward")[1])
+            if (entry.on_class and entry.name == "forward") or id(forward) not in through[0].seen:
+                own = []
+        names = set().union(*(r.names for r in (*own, *through, *helpers)))
+        held_by = {
+            n: self._walk.of_attribute(module, n, value, names) for n, value in attributes if _may_call(n, value)
+        }
+        reaches = [*own, *through, *(held_by.values() if own else ())]
+        names = set().union(*(r.names for r in (*reaches, *(helpers if own else ()))))
+        keys = Counter(set().union(*(r.keys for r in reaches)))
+        keys.update(key for r in helpers for key in r.keys if own)
+        held = {}
+        for reach in (*own, *through, *(r for n, r in held_by.items() if n in names)):
+            held |= reach.held
+        held.pop(id(module), None)
+        possible = possible.union(*(r.keys for r in (*held_by.values(), *helpers)))
+        captured = set().union(*(r.captured for r in reaches)) & self._walk.found.keys()
+        return Call(entry, bool(own), keys, possible - keys.keys(), captured, names, held)
+
+    def _own(self, module):
+        """Reach of the class of a module, without the methods that attributes of the module hide."""
+        kind = type(module)
+        names = vars(module).keys() & self._walk.methods(kind).keys() - set(ENTRIES)
+        hidden = {name for name in names if _hides(module, name)}
+        if not hidden:
+            return self._classes[kind]
+        reach = self._walk.of_class(kind, hidden)
+        self._leave_uncalled(kind, hidden, reach)
+        return reach
+
+    def _called(self):
+        called, left = set(), [id(self.model)]
+        while left:
+            key = left.pop()
+            if key not in called:
+                called.add(key)
+                left += self.below(key, seen=True)
+        return called
+
+    def _count(self):
+        found, sources = self._walk.found, {}
+        for key, (_, module) in self.modules.items():
+            call = self.calls[key]
+            unseen = call.unseen | call.captured
+            if key in self.called:
+                for reached in call.keys.keys() - call.captured:
+                    found[reached].seen += call.keys[reached]
+            else:
+                unseen |= call.keys.keys()
+            if isinstance(module, COMPILED):
+                unseen = found.keys()
+            elif call.entry and call.entry.on_class:  # what it stands for is gone, but for the source
+                kind = call.entry.holder
+                if kind not in sources:
+                    sources[kind] = words_of(kind)
+                unseen |= {k for k, c in found.items() if c.named_in(sources[kind])} - call.keys.keys()
+            for missed in unseen:
+                found[missed].unseen = True
+
+
+def words_of(kind):
+    """The words in the source of a class, None without a source."""
+    try:
+        return set(re.findall(r"\w+", inspect.getsource(kind)))
+    except (OSError, TypeError):
+        return None
+
+
+def _helpers(module):
+    """The objects that a module has as attributes and may call, see `takes_part`."""
+    return [value for name, value in list(vars(module).items()) if takes_part(value) and name not in ENTRIES]
+
+
+def _through(walk, entry, module):
+    """Reach of the entry of a module."""
+    return walk.of_entry(entry.value, (entry.holder if entry.on_class else weakref.ref(module), entry.name), module)
+
+
+def _may_call(name, value):
+    return name not in _OWN_ATTRIBUTES and not isinstance(value, (*ATOMS, torch.Tensor))
+
+
+def _hides(module, name):
+    """Whether an attribute of a module hides a method of its class."""
+    _, method = method_of(type(module), name)
+    return callable(method) and not isinstance(method, type) and vars(module)[name] is not method

@@ -1,0 +1,63 @@
+"""What the code of a function names: the functions, classes and objects that a call of it may use."""
+
+import contextlib
+import dis
+import functools
+import importlib.util
+import inspect
+import sys
+import types
+
+from ._held import OUTSIDE
+
+_IMPORT = dis.opmap["IMPORT_NAME"]
+
+
+def code_of(function):
+    """The code of a function, as it was before `patch` put others into it."""
+    return getattr(function, "_rope_ext_code", function.__code__)
+
+
+def codes_inside(code):
+    """The code objects of the functions that are defined inside a function, at any depth."""
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield constant
+            yield from codes_inside(constant)
+
+
+def globals_of(function):
+    """(value, place) of what the code of a function names: globals, attributes of modules, lazy imports."""
+    code, namespace, called = code_of(function), function.__globals__, []
+    for inside in (code, *codes_inside(code)):
+        namespaces = [namespace, *_imported(inside, namespace)]
+        for name in inside.co_names:
+            if inspect.ismodule(namespace.get(name)):
+                namespaces.append(vars(namespace[name]))
+        for held in namespaces:
+            if held.get("__name__", "").partition(".")[0] not in OUTSIDE:
+                called += [(held[name], (held, name)) for name in inside.co_names if name in held]
+    return called
+
+
+def names_in(code):
+    """The names of globals, attributes and methods that the code of a function uses."""
+    return {name for inside in (code, *codes_inside(code)) for name in inside.co_names}
+
+
+def _imported(code, namespace):
+    """The namespaces of the modules that a function imports from when it is called, where they are loaded."""
+    for level, name in _imports(code):
+        with contextlib.suppress(ImportError, TypeError):
+            name = importlib.util.resolve_name("." * level + name, namespace.get("__package__"))
+            if name in sys.modules:
+                yield vars(sys.modules[name])
+
+
+@functools.cache
+def _imports(code):
+    """(dots, name) of the import statements of a function."""
+    if _IMPORT not in code.co_code[::2]:
+        return ()
+    instructions = [x for x in dis.get_instructions(code) if x.opname != "EXTENDED_ARG"]
+    return tuple((instructions[i - 2].argval, x.argval) for i, x in enumerate(instructions) if x.opcode == _IMPORT)

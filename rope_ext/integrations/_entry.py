@@ -1,0 +1,113 @@
+"""Whose code a call of a module runs first: that of its class, or what something else has put in its place."""
+
+import functools
+import inspect
+import types
+from dataclasses import dataclass
+
+import torch.fx
+
+from ._find import ENTRIES
+from ._fingerprint import callable_of, package_of
+from ._held import OUTSIDE, bound_values, package, takes_part
+
+COMPILED = (torch.jit.ScriptModule, torch.fx.GraphModule)  # these run no Python code of their class
+_DEPTH = 8
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What stands in the place of a module's own code. holder: the module, or the class that has it."""
+
+    name: str
+    value: object
+    holder: object
+
+    @property
+    def on_class(self):
+        return isinstance(self.holder, type)
+
+    def __str__(self):
+        where = f" of {self.holder.__qualname__}" if self.on_class else ""
+        return f"{self.name}{where} is {_described(self.value)}"
+
+
+def entry_of(module):
+    """The `Entry` of a module, None where the code of its class runs."""
+    if isinstance(module, COMPILED):
+        return None
+    for name in ENTRIES:
+        base, method = method_of(type(module), "_call_impl" if name == "_compiled_call_impl" else name)
+        value = vars(module).get(name) if name != "__call__" else None  # Python reads that from the class only
+        if value is not None:
+            if _bare(value) is not _bare(method):
+                return Entry(name, value, module)
+        elif name != "_compiled_call_impl" and method is not None and not _is_of_class(method, base):
+            return Entry(name, method, base)
+    return None
+
+
+def method_of(kind, name):
+    """(class that defines it, value) of an attribute of a class, (None, None) without one."""
+    return next(((base, vars(base)[name]) for base in kind.__mro__ if name in vars(base)), (None, None))
+
+
+def functions_behind(value, depth=_DEPTH):
+    """The functions that run when a value is called, as far as decorators, partials and bound methods show them."""
+    value = _inner(value)
+    if isinstance(value, types.FunctionType):
+        yield value
+        parts = [content for _, content in bound_values(value) if callable(content) and not isinstance(content, type)]
+    elif isinstance(value, types.MethodType):
+        parts = [value.__func__]
+    elif isinstance(value, (functools.partial, functools.partialmethod)):
+        parts = [value.func]
+    else:
+        parts = [type(value).__call__] if takes_part(value) else []
+    for part in parts if depth else ():
+        yield from functions_behind(part, depth - 1)
+
+
+def _is_of_class(method, base):
+    """Whether a class has defined what it holds: behind decorators there is a function of its body."""
+    functions = list(functions_behind(method))
+    if package(base) in OUTSIDE:  # such as torch, which defines methods by descriptors and outside of bodies too
+        return not functions or any(package_of(f) == package(base) for f in functions)
+    bodies = tuple((package(c), c.__qualname__ + ".") for c in base.__mro__)
+    return any(package_of(f) == name and _qualname(f).startswith(body) for f in functions for name, body in bodies)
+
+
+def _bare(value):
+    """A function without what binds, caches or compiles it."""
+    while True:
+        value = _inner(value)
+        if isinstance(value, types.MethodType):
+            value = value.__func__
+        elif isinstance(value, types.FunctionType) and package_of(value) == "torch" and hasattr(value, "__wrapped__"):
+            value = value.__wrapped__  # torch.compile, torch.no_grad
+        else:
+            return value
+
+
+def _inner(value):
+    """What is called where an attribute of a class or an instance is."""
+    value = callable_of(value.fget if isinstance(value, property) else value)
+    return value.__wrapped__ if isinstance(value, functools._lru_cache_wrapper) else value
+
+
+def _described(value):
+    """A name for a callable, its real one: functools.wraps makes wrappers say the name of what they wrap."""
+    value = _bare(value)
+    if isinstance(value, (functools.partial, functools.partialmethod)):
+        return f"a partial of {_described(value.func)}"
+    if isinstance(value, types.FunctionType):
+        return f"{value.__globals__.get('__name__')}.{_qualname(value)}"
+    if inspect.isroutine(value):
+        return f"the builtin {value.__qualname__}"
+    if isinstance(value, type):
+        return f"the class {value.__module__}.{value.__qualname__}"
+    return f"an object of {type(value).__module__}.{type(value).__qualname__}"
+
+
+def _qualname(function):
+    return getattr(function.__code__, "co_qualname", function.__qualname__)  # the first since Python 3.11

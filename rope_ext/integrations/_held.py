@@ -1,0 +1,66 @@
+"""What a value holds that is no module and no function: containers, closures, partials and plain objects."""
+
+import collections
+import contextlib
+import functools
+import sys
+import types
+
+from torch import nn
+
+ATOMS = (str, bytes, int, float, type(None))  # what vocabularies and sizes consist of
+OUTSIDE = {"torch", "rope_ext", *sys.stdlib_module_names} - {"__main__"}  # packages whose code is not read
+_SEQUENCES = (list, tuple, set, frozenset, collections.deque)
+
+
+def package(kind):
+    """The top-level package of a class."""
+    return kind.__module__.partition(".")[0]
+
+
+def takes_part(value):
+    """True for objects that take part in a forward without being modules, such as diffusers' attention processors."""
+    plain = (nn.Module, type, types.FunctionType)
+    return callable(value) and not isinstance(value, plain) and package(type(value)) not in OUTSIDE
+
+
+def bound_values(function):
+    """(name, value) of the variables that a function has from the functions around it, and of its defaults."""
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or ()):
+        with contextlib.suppress(ValueError):  # not assigned yet
+            yield name, cell.cell_contents
+    code, defaults = function.__code__, function.__defaults__ or ()
+    named = zip(code.co_varnames[code.co_argcount - len(defaults) : code.co_argcount], defaults)
+    for name, value in (*named, *(function.__kwdefaults__ or {}).items()):
+        if not isinstance(value, ATOMS):
+            yield name, value
+
+
+def parts(value, names):
+    """[(suffix of a path, part)] of what may be called where a value is held.
+
+    names: the attributes of plain objects that count: those that the code at hand names.
+    """
+    if isinstance(value, _SEQUENCES):
+        return [(f"[{i}]", part) for i, part in enumerate(list(value)) if not isinstance(part, ATOMS)]
+    if isinstance(value, dict):  # as stored: subclasses may make values on the way
+        return [(f"[{key!r}]", part) for key, part in list(dict.items(value)) if not isinstance(part, ATOMS)]
+    if isinstance(value, types.FunctionType):  # what torch.compile has made of a bound method
+        return [(f".{name}", part) for name, part in bound_values(value)]
+    if isinstance(value, types.MethodType):
+        return [(".__func__", value.__func__), (".__self__", value.__self__)]
+    if isinstance(value, (functools.partial, functools.partialmethod)):
+        arguments = enumerate((*value.args, *value.keywords.values()))
+        return [(".func", value.func), *((f".args[{i}]", part) for i, part in arguments)]
+    if isinstance(value, functools._lru_cache_wrapper):
+        return [(".__wrapped__", value.__wrapped__)]
+    if isinstance(value, types.SimpleNamespace) or _is_plain_object(value):
+        return [(f".{name}", part) for name, part in list(vars(value).items()) if name in names]
+    return []
+
+
+def _is_plain_object(value):
+    kind = type(value)
+    return (
+        hasattr(value, "__dict__") and not isinstance(value, (type, types.ModuleType)) and package(kind) not in OUTSIDE
+    )

@@ -1,0 +1,82 @@
+"""Which modules a `Report` names: those where a call does not run what their class says, or `patch` cannot get to."""
+
+import re
+
+from ._calls import words_of
+from ._entry import COMPILED
+from ._report import Layer
+
+_ROTARY_WORD = re.compile(r"\w*(rotary|rope|rotat|freqs_c)\w*|cos|sin")
+
+
+def layers_of(survey, reported):
+    """The `Layer`s of a `Survey`: modules of one class with one reason are one.
+
+    reported: {key: name} of the candidates that the report lists. What has to do with no rotation is not named.
+    """
+    reader, grouped = _Reader(survey, reported), {}
+    for key, (name, module) in survey.modules.items():
+        for reason, other_code in reader.reasons(key):
+            grouped.setdefault((type(module).__name__, reason, other_code), []).append(name)
+    return tuple(Layer(tuple(names), *group) for group, names in grouped.items())
+
+
+class _Reader:
+    """Reads the reasons to name a module out of a survey."""
+
+    def __init__(self, survey, reported):
+        self.survey, self.reported = survey, reported
+        self.listed = {id(m) for m in survey.model.modules()}
+        self.held = {key for call in survey.calls.values() for key in call.held}
+        compiled = [m for _, m in survey.modules.values() if isinstance(m, COMPILED)]
+        self.inside_compiled = {id(inner) for m in compiled for inner in m.modules() if inner is not m}
+
+    def reasons(self, key):
+        """(reason, whether other code runs than that of the class) of a module, none where it is as it looks."""
+        call, (_, module) = self.survey.calls[key], self.survey.modules[key]
+        if key in self.held - self.listed and any(map(self._reached, self._below(key) | {key})):
+            yield "not registered as a submodule; found where the code holds it", False
+        if isinstance(module, COMPILED) and key not in self.inside_compiled:
+            yield "compiled by torch, which keeps the functions that were there when it was made", True
+        if call.entry is not None:
+            yield from self._replaced(key)
+        elif key in self.survey.called and (names := self._names(call.unseen)):
+            yield f"overrides or hides methods that reach {names}, and is not seen to call those", True
+        if names := self._names(call.captured):
+            yield f"holds {names} in a closure, container, partial or bound method, where it is not replaced", False
+
+    def _replaced(self, key):
+        """Why to name a module whose own code something else stands for."""
+        call = self.survey.calls[key]
+        lost = any(map(self._reached, self._below(key) - self.survey.called))
+        if call.own:
+            if self._reached(key):
+                yield f"{call.entry}, which calls the code of its class", False
+        elif lost or self._names(call.unseen):
+            yield f"{call.entry}, not its class's own, and is not seen to call what that calls", True
+        elif names := self._names(call.keys):
+            yield f"{call.entry}, not its class's own, and reaches {names}", False
+        elif call.entry.on_class and _may_rotate(call.entry.holder):
+            yield f"{call.entry}, not its class's own, and is not seen to call a rotary function", True
+
+    def _below(self, key):
+        found, left = set(), self.survey.below(key)
+        while left:
+            inner = left.pop()
+            if inner not in found:
+                found.add(inner)
+                left += self.survey.below(inner)
+        return found
+
+    def _reached(self, key):
+        call = self.survey.calls[key]
+        return self._names(call.keys.keys() | call.unseen)
+
+    def _names(self, keys):
+        """The names of those functions that the report lists, in words."""
+        return ", ".join(sorted(self.reported[key].rpartition(".")[2] for key in keys if key in self.reported))
+
+
+def _may_rotate(kind):
+    words = words_of(kind)
+    return words is None or any(map(_ROTARY_WORD.fullmatch, words))
