@@ -140,7 +140,7 @@ def test_uses_of_a_replaced_forward_are_unknown(foreign, how):
     assert [e.uses for e in report.replaced] == [None]
     assert "unknown uses" in str(report)
     (layer,) = report.layers
-    assert layer.names == ("first",) and layer.kind == "Global" and layer.other_code
+    assert layer.names == ("first",) and layer.kind == "Global" and layer.unseen
     assert layer.reason.startswith("forward is ") and "not its class's own" in layer.reason
     assert str(layer) in str(report)
 
@@ -220,13 +220,19 @@ def test_functions_held_where_they_stay(foreign):
     for held in (functools.partial(rotate, unsqueeze_dim=1), lambda *args: rotate(*args)):
         report, count, messages = patched_once(Two(Holding(held), blocks.Global()))
         assert count == 1 and [e.uses for e in report.replaced] == [None] and not messages
-        assert "Holding (first): holds apply_rotary_pos_emb in a closure, container, partial or" in str(report)
+        assert "Holding (first): holds apply_rotary_pos_emb where it stays: in a closure" in str(report)
     report, count, messages = patched_once(Two(HoldingMany([rotate]), blocks.Global()))
     assert count == 1 and [e.uses for e in report.replaced] == [None] and not messages
     bound = blocks.Method()
     bound._apply_rotary_embedding = bound._apply_rotary_embedding  # the function that is there before the patch
     report, count, messages = patched_once(bound)
     assert count == 0 and [e.uses for e in report.replaced] == [None] and len(messages) == 1
+    report, count, messages = patched_once(Holding(functools.partial(rotate, unsqueeze_dim=1)))
+    assert count == 0 and not report.replaced
+    assert (
+        "nothing was replaced: Holding (the model itself): holds apply_rotary_pos_emb where it stays: in a"
+        in messages[0]
+    )
 
 
 def test_compiled_code_is_unknown(foreign):
@@ -236,7 +242,7 @@ def test_compiled_code_is_unknown(foreign):
     for fixed in (script, graph):
         with rope_ext.patched(Two(blocks.Global(), fixed)) as report:
             assert [e.uses for e in report.replaced] == [None]
-            assert [(layer.names, layer.other_code) for layer in report.layers] == [(("second",), True)]
+            assert [(layer.names, layer.unseen) for layer in report.layers] == [(("second",), True)]
         words = r"nothing was replaced: .* compiled by torch.*patch the model before it is"
         with pytest.warns(UserWarning, match=words), rope_ext.patched(fixed) as report:
             assert not report.replaced
@@ -286,10 +292,10 @@ def test_wrappers_that_lead_to_the_function(foreign, how):
     assert count == 2 and [e.uses for e in report.replaced] == [2] and not messages
     named = [layer for layer in report.layers if layer.kind == "Global"]
     assert len(named) == (how in WRAPPERS)
-    assert all("calls the code of its class" in layer.reason and not layer.other_code for layer in report.layers)
+    assert all("calls the code of its class" in layer.reason and not layer.unseen for layer in report.layers)
 
 
-def test_other_code_that_calls_the_function(foreign):
+def test_unseen_that_calls_the_function(foreign):
     """It is replaced where that code finds it, in the other package."""
     blocks, other = foreign
     first = with_forward(blocks.Static(), lambda m: types.MethodType(other.rotating, m))

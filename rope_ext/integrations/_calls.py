@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from ._entry import COMPILED, Entry, entry_of, functions_behind, method_of
-from ._find import ENTRIES, Walk
-from ._fingerprint import function_of, package_of
+from ._find import ENTRIES, Walk, looks_rotary
+from ._fingerprint import fingerprint, function_of, package_of
 from ._held import ATOMS, OUTSIDE, package, takes_part
 
 _OWN_ATTRIBUTES = {*vars(nn.Module()), *ENTRIES}
@@ -24,7 +24,7 @@ class Call:
     entry: what stands in the place of the code of its class, or None. own: whether that runs, be it behind the entry.
     keys: {key: number} of the candidates that the module and its helpers (see `takes_part`) are seen to reach.
     unseen: keys of the candidates that its class would reach, and the module is not seen to.
-    captured: keys of the candidates that it holds where `patch` cannot put another.
+    captured: keys of the functions that it holds where `patch` cannot put another.
     names: that its code uses. held: {id: (path, module)} of the modules that it calls otherwise than as its submodules.
     """
 
@@ -42,6 +42,7 @@ class Survey:
 
     modules: {id: (name, module)}, with those that `model.modules()` does not list. calls: {id: Call}.
     called: ids of the modules that are seen to run. candidates: list of `Candidate`, their uses counted.
+    captured: {key: function} of the known functions that no name holds, so that `patch` cannot replace them.
     known: fingerprints of functions that will not be looked into: what only they call is no candidate.
     """
 
@@ -54,6 +55,8 @@ class Survey:
             reached = self._reached()
         self.called = self._called()
         self.candidates = list(self._walk.found.values())
+        functions = {k: f for k, f in self._walk.captured.items() if k not in self._walk.found}
+        self.captured = {k: f for k, f in functions.items() if looks_rotary(f.__code__) and fingerprint(f) in known}
         self._count()
 
     def below(self, key, seen=False):
@@ -119,7 +122,7 @@ class Survey:
             held |= reach.held
         held.pop(id(module), None)
         possible = possible.union(*(r.keys for r in (*held_by.values(), *helpers)))
-        captured = set().union(*(r.captured for r in reaches)) & self._walk.found.keys()
+        captured = set().union(*(r.captured for r in reaches))
         return Call(entry, bool(own), keys, possible - keys.keys(), captured, names, held)
 
     def _own(self, module):
@@ -159,7 +162,7 @@ class Survey:
                 if kind not in sources:
                     sources[kind] = words_of(kind)
                 unseen |= {k for k, c in found.items() if c.named_in(sources[kind])} - call.keys.keys()
-            for missed in unseen:
+            for missed in unseen & found.keys():
                 found[missed].unseen = True
 
 

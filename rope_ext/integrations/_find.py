@@ -92,11 +92,14 @@ class Reach:
 
 
 class Walk:
-    """Reads the code of functions of some packages (top-level names), and of those that they call."""
+    """Reads the code of functions of some packages (top-level names), and of those that they call.
+
+    found: {key: Candidate}. captured: {key: function} of all functions that were met where `patch` cannot put another.
+    """
 
     def __init__(self, packages, known):
         self.packages, self.known = packages, known
-        self.found = {}
+        self.found, self.captured = {}, {}
         self._read = {}
 
     def of_class(self, kind, hidden=(), names=None):
@@ -233,6 +236,7 @@ class Walk:
         key = id(function)
         if place is None:
             reach.captured.add(key)
+            self.captured[key] = function
         if key not in self.found:
             if place is None or not looks_rotary(function.__code__):
                 return False

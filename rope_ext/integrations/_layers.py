@@ -14,10 +14,11 @@ def layers_of(survey, reported):
 
     reported: {key: name} of the candidates that the report lists. What has to do with no rotation is not named.
     """
+    reported = reported | {key: function.__name__ for key, function in survey.captured.items()}
     reader, grouped = _Reader(survey, reported), {}
     for key, (name, module) in survey.modules.items():
-        for reason, other_code in reader.reasons(key):
-            grouped.setdefault((type(module).__name__, reason, other_code), []).append(name)
+        for reason, unseen in reader.reasons(key):
+            grouped.setdefault((type(module).__name__, reason, unseen), []).append(name)
     return tuple(Layer(tuple(names), *group) for group, names in grouped.items())
 
 
@@ -32,7 +33,7 @@ class _Reader:
         self.inside_compiled = {id(inner) for m in compiled for inner in m.modules() if inner is not m}
 
     def reasons(self, key):
-        """(reason, whether other code runs than that of the class) of a module, none where it is as it looks."""
+        """(reason, whether uses are unknown there) of a module, none where it is as it looks."""
         call, (_, module) = self.survey.calls[key], self.survey.modules[key]
         if key in self.held - self.listed and any(map(self._reached, self._below(key) | {key})):
             yield "not registered as a submodule; found where the code holds it", False
@@ -43,7 +44,7 @@ class _Reader:
         elif key in self.survey.called and (names := self._names(call.unseen)):
             yield f"overrides or hides methods that reach {names}, and is not seen to call those", True
         if names := self._names(call.captured):
-            yield f"holds {names} in a closure, container, partial or bound method, where it is not replaced", False
+            yield f"holds {names} where it stays: in a closure, default, container, partial or bound method", True
 
     def _replaced(self, key):
         """Why to name a module whose own code something else stands for."""

@@ -22,13 +22,13 @@ class Layer:
     """Modules of one class where a call does not run what their class says, or `patch` cannot replace what they hold.
 
     names: as in `model.named_modules()`. kind: name of the class. reason: what was found there.
-    other_code: whether they run other code than that of their class, so that nobody knows what they use.
+    unseen: whether their uses of rotary functions are unknown, or not ours.
     """
 
     names: tuple
     kind: str
     reason: str
-    other_code: bool
+    unseen: bool
 
     def __str__(self):
         first = self.names[0] or "the model itself"
@@ -61,12 +61,12 @@ class Report:
 
 def warning_of(replaced, left_alone, layers):
     """Why a patch may do nothing, and what helps, in one sentence."""
-    other_code = [layer for layer in layers if layer.other_code]
-    cause = f": {(other_code or layers)[0]}" if layers else ""
+    unseen = [layer for layer in layers if layer.unseen]
+    cause = f": {unseen[0]}" if unseen else ""
     if replaced:
         return f"no module is seen to call what was replaced{cause}; undo that, or call rope_ext.apply in its place"
-    if other_code:
-        cure = "patch the model before it is compiled" if "compiled" in cause else "undo that"
+    if unseen:
+        cure = "patch the model before it is compiled" if "compiled by torch" in cause else "undo that"
         return f"nothing was replaced{cause}; {cure}, or call rope_ext.apply in its place"
     if any("rounding='once'" in entry.reason for entry in left_alone):
         return "nothing was replaced: rounding='once' replaces what is not equal bit for bit"
