@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from ._entry import COMPILED, Entry, entry_of, functions_behind, method_of
+from ._entry import COMPILED, EntryPoint, entry_of, functions_behind, method_of
 from ._find import ENTRIES, Walk, looks_rotary
 from ._fingerprint import fingerprint, function_of, package_of
 from ._held import ATOMS, OUTSIDE, package, takes_part
@@ -28,7 +28,7 @@ class Call:
     names: that its code uses. held: {id: (path, module)} of the modules that it calls otherwise than as its submodules.
     """
 
-    entry: Entry | None
+    entry: EntryPoint | None
     own: bool
     keys: Counter
     unseen: set

@@ -16,7 +16,7 @@ _DEPTH = 8
 
 
 @dataclass(frozen=True)
-class Entry:
+class EntryPoint:
     """What stands in the place of a module's own code. holder: the module, or the class that has it."""
 
     name: str
@@ -33,7 +33,7 @@ class Entry:
 
 
 def entry_of(module):
-    """The `Entry` of a module, None where the code of its class runs."""
+    """The `EntryPoint` of a module, None where the code of its class runs."""
     if isinstance(module, COMPILED):
         return None
     for name in ENTRIES:
@@ -41,9 +41,9 @@ def entry_of(module):
         value = vars(module).get(name) if name != "__call__" else None  # Python reads that from the class only
         if value is not None:
             if _bare(value) is not _bare(method):
-                return Entry(name, value, module)
+                return EntryPoint(name, value, module)
         elif name != "_compiled_call_impl" and method is not None and not _is_of_class(method, base):
-            return Entry(name, method, base)
+            return EntryPoint(name, method, base)
     return None
 
 

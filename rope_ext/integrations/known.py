@@ -40,7 +40,7 @@ def functions(library):
         for name, value in list(vars(module).items()):
             if isinstance(value, type):
                 if value.__module__.partition(".")[0] == library:
-                    walk.of_class(value)
+                    walk.of_bases(value)
             else:
                 walk.visit(value, (vars(module), name), reach)
     return list(walk.found.values())
