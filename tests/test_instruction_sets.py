@@ -21,7 +21,7 @@ def dtype_name(t):
     return getattr(_introspect.DType, str(t.dtype).removeprefix("torch."))
 
 
-def params_of(x, y, cos, sin, interleaved, positions=None):
+def params_of(x, y, cos, sin, interleaved, positions=None, **more):
     """x, y: (batch, seqlen, heads, channels) contiguous; cos, sin: (rows, pairs) contiguous; positions: int64, likewise
     (batch, seqlen), else one row per token."""
     i, (batch, seqlen, heads, channels) = _introspect, x.shape
@@ -31,7 +31,7 @@ def params_of(x, y, cos, sin, interleaved, positions=None):
         x=[i.RotatedTensor(x.data_ptr(), y.data_ptr(), strides, strides, heads, channels)],
         dtype=dtype_name(x), table_dtype=dtype_name(cos), batch=batch, seqlen=seqlen, rotary_offset=0, pairs=cos.shape[1],
         interleaved=interleaved, cos=tables[0], sin=tables[1], rows=cos.shape[0],
-        positions=0 if positions is None else positions.data_ptr(),
+        positions=0 if positions is None else positions.data_ptr(), **more,
     )  # fmt: skip
 
 

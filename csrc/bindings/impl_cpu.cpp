@@ -1,4 +1,5 @@
 // The ops on CPU tensors.
+#include "bindings/errors.h"
 #include "bindings/ops.h"
 #include "bindings/output.h"
 #include "cpu/isa.h"
@@ -15,9 +16,14 @@ struct Cpu {
 
   static void cos_sin(const Params& p, const Tensor&) { cpu::best_kernels().cos_sin(p, num_threads()); }
 
-  static void table_rows(const Params& p, int64_t* rows, const Tensor&) {
+  static void table_rows(const Params& p, int64_t* rows, bool checked, const Tensor&) {
     for (int64_t b = 0; b < p.batch; ++b) {
-      for (int64_t s = 0; s < p.seqlen; ++s) *rows++ = table_row(p.positions, b, s);
+      for (int64_t s = 0; s < p.seqlen; ++s) {
+        const int64_t row = *rows++ = table_row(p.positions, b, s);
+        if (checked && row == kOutside) {
+          bad_value("positions", "stay as they are during a call", "a row outside the table that was inside before");
+        }
+      }
     }
   }
 

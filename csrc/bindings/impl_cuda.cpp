@@ -90,7 +90,7 @@ struct Cuda {
 
   static void cos_sin(const Params& p, const Tensor& x) { check_launch(cuda::cos_sin(p, Queue(x).stream)); }
 
-  static void table_rows(const Params& p, int64_t* rows, const Tensor& x) {
+  static void table_rows(const Params& p, int64_t* rows, bool, const Tensor& x) {
     const Queue queue(x);
     check_positions(p, queue);
     check_launch(cuda::table_rows(p, rows, queue.stream));

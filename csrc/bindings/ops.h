@@ -2,7 +2,7 @@
 //   static Tensor empty_like(const Tensor& x, bool* fresh);               the memory of a result (see output.h)
 //   static void rotate(const Params&, const Tensor& x);                   the kernels, on the device of x
 //   static void table_grad(const Params&, const Tensor& x);
-//   static void table_rows(const Params&, int64_t* rows, const Tensor& x);
+//   static void table_rows(const Params&, int64_t* rows, bool checked, const Tensor& x);   checked: none is outside
 //   static void cos_sin(const Params&, const Tensor& x);
 #pragma once
 
@@ -67,10 +67,11 @@ struct Ops {
   static void table_rows(StableIValue* stack, uint64_t, uint64_t) {
     const Arguments a = unbox(stack);
     Params p = check_arguments(a);
+    const bool checked = p.batch;
     const bool per_batch = a.offsets || (a.positions && a.positions->dim() == 2 && a.positions->size(0) != 1);
     if (!per_batch) p.batch = 1;
     Tensor rows(torch::stable::new_empty(a.cos.stable(), {p.batch, p.seqlen}, ScalarType::Long));
-    Device::table_rows(p, static_cast<int64_t*>(rows.mutable_data_ptr()), a.x[0]);
+    if (!rows.empty()) Device::table_rows(p, static_cast<int64_t*>(rows.mutable_data_ptr()), checked, a.x[0]);
     stack[0] = box(std::move(rows));
   }
 

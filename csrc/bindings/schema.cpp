@@ -29,7 +29,7 @@ STABLE_TORCH_LIBRARY(rope_ext, m) {
   // tables broadcast.
   m.def("table_grad(Tensor[] grad, " ROPE_ARGUMENTS("Tensor[]") ") -> (Tensor, Tensor)");
   // (batch or 1, seqlen) int64: the row of the table that each token reads; -1: the token is not rotated; -2: it leads
-  // outside the table (on a GPU; on a CPU that is an error).
+  // outside the table (on a GPU; on a CPU that is an error, unless x has no batch).
   m.def("table_rows(" ROPE_ARGUMENTS("Tensor[]") ") -> Tensor");
   // cos and sin that rotate would make of frequencies, (batch or 1, seqlen, heads or 1, pairs); 1 and 0 for tokens that
   // are not rotated. And the positions, (axes, batch or 1, seqlen), with the offset. In the type of arithmetic.

@@ -39,6 +39,12 @@ class Tensor {
   // -1 is the last axis.
   int64_t size(int64_t axis) const { return sizes_[axis < 0 ? axis + rank_ : axis]; }
   int64_t stride(int64_t axis) const { return strides_[axis < 0 ? axis + rank_ : axis]; }
+  bool empty() const {
+    for (const int64_t size : sizes()) {
+      if (size == 0) return true;
+    }
+    return false;
+  }
   int64_t numel() const {
     int64_t product = 1;
     for (const int64_t size : sizes()) product *= size;

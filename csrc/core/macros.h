@@ -11,6 +11,14 @@
 #define ROPE_INLINE static inline
 #endif
 
+// *data, in one load that the compiler neither repeats nor splits: what was compared is what is used, also while another
+// thread writes there. (On a GPU a plain load is one.)
+#if defined(__CUDA_ARCH__)
+#define ROPE_LOAD_ONCE(data) (*(data))
+#else
+#define ROPE_LOAD_ONCE(data) __atomic_load_n(data, __ATOMIC_RELAXED)
+#endif
+
 // Before a loop over an array that is to stay in registers: nvcc must unroll it whole.
 #if defined(__CUDACC__)
 #define ROPE_UNROLL _Pragma("unroll")

@@ -9,7 +9,8 @@
 namespace rope {
 
 // Instead of a row. A token past the last boundary of cu_seqlens is copied; one that leads outside the table is rotated
-// by NaN, where nobody could refuse it before (on a GPU, whose positions the host does not read).
+// by NaN, where nobody refused it before: on a GPU, whose positions the host does not read, or where another thread has
+// changed them since.
 constexpr int64_t kNotRotated = -1, kOutside = -2;
 
 // int32 or int64 in memory, any stride.
@@ -19,7 +20,8 @@ struct Index {
 };
 
 ROPE_INLINE int64_t load(const Index& index, int64_t at) {
-  return index.is_64 ? static_cast<const int64_t*>(index.data)[at] : static_cast<const int32_t*>(index.data)[at];
+  if (index.is_64) return ROPE_LOAD_ONCE(static_cast<const int64_t*>(index.data) + at);
+  return ROPE_LOAD_ONCE(static_cast<const int32_t*>(index.data) + at);
 }
 
 // row = (positions[batch, token], or token - start of its sequence, or token) + offset + offsets[batch]
@@ -37,7 +39,7 @@ struct Positions {
 };
 
 // kNotRotated, or the boundary at or below `token`; with empty sequences the last of the equal ones, which is the one
-// that holds it.
+// that holds it. Of boundaries that do not ascend, any of them.
 ROPE_INLINE int64_t sequence_start(const Positions& p, int64_t token) {
   int64_t low = 0, high = p.nseq;
   while (low < high) {
@@ -51,8 +53,7 @@ ROPE_INLINE int64_t sequence_start(const Positions& p, int64_t token) {
   return low == p.nseq ? kNotRotated : load(p.cu_seqlens, low * p.cu_seqlens_stride);
 }
 
-// Unsigned: a sum out of range wraps, instead of being undefined; it is refused as a row outside the table (without a
-// table it is the position).
+// Unsigned: a sum out of range wraps, instead of being undefined.
 ROPE_INLINE uint64_t offset_of(const Positions& p, int64_t batch) {
   const uint64_t offset = p.offsets.data ? load(p.offsets, batch * p.offsets_stride) : 0;
   return offset + static_cast<uint64_t>(p.offset);
@@ -62,12 +63,18 @@ ROPE_INLINE int64_t position_index(const Positions& p, int64_t batch, int64_t to
   return axis * p.positions_axis_stride + batch * p.positions_batch_stride + token * p.positions_token_stride;
 }
 
-// The row before it is compared with the table. Not for tokens past the last boundary, nor for fractional positions.
+// Without the offsets.
+ROPE_INLINE int64_t position_before_offset(const Positions& p, int64_t batch, int64_t token, int64_t sequence_start,
+                                           int64_t axis = 0) {
+  return p.positions.data ? load(p.positions, position_index(p, batch, token, axis)) : token - sequence_start;
+}
+
+// The position, or the row before it is compared with the table. Not for tokens past the last boundary, nor for
+// fractional positions.
 ROPE_INLINE int64_t wanted_row(const Positions& p, int64_t batch, int64_t token, int64_t sequence_start,
                                int64_t axis = 0) {
-  const int64_t row =
-      p.positions.data ? load(p.positions, position_index(p, batch, token, axis)) : token - sequence_start;
-  return static_cast<int64_t>(static_cast<uint64_t>(row) + offset_of(p, batch));
+  const int64_t position = position_before_offset(p, batch, token, sequence_start, axis);
+  return static_cast<int64_t>(static_cast<uint64_t>(position) + offset_of(p, batch));
 }
 
 // The token at which the positions of `token` begin with 0, or kNotRotated.
@@ -75,12 +82,22 @@ ROPE_INLINE int64_t sequence_of(const Positions& p, int64_t token) {
   return p.cu_seqlens.data ? sequence_start(p, token) : 0;
 }
 
-// 0 to rows - 1, kNotRotated or kOutside.
+
+// 0 to rows - 1, kNotRotated or kOutside: for whatever lies in memory, which another thread may have changed since it
+// was checked. Each number is read once, and a sum that wraps leads outside too: that of two negative numbers would be
+// the only one to come back as a row, so an offset beyond int64 becomes a negative one that no position undoes.
 ROPE_INLINE int64_t table_row(const Positions& p, int64_t batch, int64_t token) {
   const int64_t start = sequence_of(p, token);
   if (start == kNotRotated) return kNotRotated;
-  const int64_t row = wanted_row(p, batch, token, start);
-  return row >= 0 && row < p.rows ? row : kOutside;
+  int64_t offset = p.offset;
+  if (p.offsets.data) {
+    const int64_t more = load(p.offsets, batch * p.offsets_stride);
+    const int64_t sum = static_cast<int64_t>(static_cast<uint64_t>(offset) + static_cast<uint64_t>(more));
+    offset = ((offset ^ sum) & (more ^ sum)) < 0 ? INT64_MIN : sum;
+  }
+  const int64_t position = position_before_offset(p, batch, token, start);
+  const int64_t row = static_cast<int64_t>(static_cast<uint64_t>(position) + static_cast<uint64_t>(offset));
+  return row >= 0 && row < p.rows && (position & offset) >= 0 ? row : kOutside;
 }
 
 }  // namespace rope

@@ -8,7 +8,8 @@ namespace rope::cpu {
 // One per instruction set, filled by rotate_cpu.cpp compiled with that set's flags.
 struct Kernels {
   const char* isa;
-  // x[i].out = rotated x[i].in, on at most `num_threads` threads. Every position must be valid (checked by the caller).
+  // x[i].out = rotated x[i].in, on at most `num_threads` threads. Rows outside the table are not read: the token's rotated
+  // channels become NaN.
   void (*rotate)(const Params&, int num_threads);
   // cos and sin are written with the gradient of the tables, one row per token: x[i].in is x, x[i].out is only read and
   // holds the gradient of the rotated x. Tables that broadcast over batch or heads (stride 0) get the sum.

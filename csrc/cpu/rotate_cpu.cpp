@@ -89,7 +89,8 @@ void make_entries(const Params& p, int64_t batch, int64_t token, int64_t sequenc
   }
 }
 
-// From tables or positions. row: where the table is read; with positions, anything but kNotRotated.
+// From tables or positions. row: as of table_row, but not kNotRotated; with positions, the start of the sequence. A row
+// outside the table is not read: NaN.
 template <class T, Access kAccess, class A>
 void load_angles(const Params& p, int64_t batch, int64_t token, int64_t row, int64_t head, int64_t begin, int64_t n,
                  A (&to)[4][kPairBlock]) {
@@ -100,6 +101,10 @@ void load_angles(const Params& p, int64_t batch, int64_t token, int64_t row, int
     }
   };
   const auto load = [&](const Table& table, const void* data, bool negate, A* entries) {
+    if (row == kOutside) {
+      for (int64_t i = 0; i < kPairBlock; ++i) entries[i] = static_cast<A>(NAN);
+      return;
+    }
     const int64_t from = entry(table, batch, row, head, begin);
     load_entries<kStep<T>>(p.table_dtype, data, from, table.pair_stride, n, negate, entries);
     order(entries);

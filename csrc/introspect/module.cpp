@@ -66,7 +66,7 @@ PYBIND11_MODULE(_introspect, m) {
   py::class_<Params>(m, "Params")
       .def(py::init([](std::vector<RotatedTensor> x, DType dtype, DType table_dtype, int64_t batch, int64_t seqlen,
                        int64_t rotary_offset, int64_t pairs, bool interleaved, Table cos, Table sin, bool negate_sin,
-                       uintptr_t positions, int64_t rows) {
+                       uintptr_t positions, int64_t rows, uintptr_t offsets, uintptr_t cu_seqlens, int64_t nseq) {
              Params p{};
              if (x.size() > kMaxTensors) throw py::value_error("x must hold at most kMaxTensors tensors");
              for (const RotatedTensor& t : x) p.x[p.num_tensors++] = t;
@@ -84,12 +84,18 @@ PYBIND11_MODULE(_introspect, m) {
              p.positions.positions = {pointer(positions), true};
              p.positions.positions_batch_stride = seqlen;
              p.positions.positions_token_stride = 1;
-             p.positions.rows = positions ? rows : seqlen;
+             p.positions.rows = positions || cu_seqlens ? rows : seqlen;
+             p.positions.offsets = {pointer(offsets), true};  // (batch,) int64
+             p.positions.offsets_stride = 1;
+             p.positions.cu_seqlens = {pointer(cu_seqlens), false};  // (nseq + 1,) int32
+             p.positions.cu_seqlens_stride = 1;
+             p.positions.nseq = nseq;
              return p;
            }),
            py::kw_only(), py::arg("x"), py::arg("dtype"), py::arg("table_dtype"), py::arg("batch"), py::arg("seqlen"),
            py::arg("rotary_offset"), py::arg("pairs"), py::arg("interleaved"), py::arg("cos"), py::arg("sin"),
-           py::arg("negate_sin") = false, py::arg("positions") = 0, py::arg("rows") = 0);
+           py::arg("negate_sin") = false, py::arg("positions") = 0, py::arg("rows") = 0, py::arg("offsets") = 0,
+           py::arg("cu_seqlens") = 0, py::arg("nseq") = 0);
 
   m.def("supported_isas", supported_isas, "Compiled instruction sets that this machine can run, best first.");
   m.def(
