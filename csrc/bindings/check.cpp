@@ -63,10 +63,10 @@ Pairing pairing_of(bool interleaved, int64_t pairs) {
 
 void check_channels(const Arguments& a, Params* p) {
   const int64_t head_dim = a.x[0].size(-1);
-  const int64_t rotary_dim = a.rotary_dim.value_or(head_dim - a.rotary_offset);
   if (a.rotary_offset < 0 || a.rotary_offset >= head_dim) {
     bad_value("rotary_offset", text("lie in the head, 0 to ", head_dim - 1), a.rotary_offset);
   }
+  const int64_t rotary_dim = a.rotary_dim.value_or(head_dim - a.rotary_offset);
   if (rotary_dim % 2) bad_value("rotary_dim", "be even (channels turn in pairs)", rotary_dim);
   if (rotary_dim < 2) bad_value("rotary_dim", "be at least 2", rotary_dim);
   for (const Tensor& x : a.x) {
@@ -97,6 +97,11 @@ bool rounds_products(const Arguments& a, DType x, DType cos) {
   return a.round_products() && bytes_of(x) == 2 && (cos == x || a.transposed());
 }
 
+// Along an axis of cos and sin, by its size: along one without elements strides may be 0 too.
+int64_t rows_that_differ(int64_t size, int64_t cos_stride, int64_t sin_stride) {
+  return size && !cos_stride && !sin_stride ? 1 : size;
+}
+
 // cos and sin are the high and low part of inv_freq in turns per position.
 void check_frequencies(const Arguments& a, Params* p) {
   const bool is_64 = p->dtype == DType::kFloat64;
@@ -124,10 +129,12 @@ void check_frequencies(const Arguments& a, Params* p) {
   const auto frequencies = [](const Tensor& t) {
     if (t.size(-1) > 1 && t.stride(-1) != 1) bad_value("inv_freq", "be contiguous along the pairs", strides_of(t));
     void* data = const_cast<void*>(t.const_data_ptr());
-    return Table{data, data, 0, t.stride(0), stride_of(t, 1), 1};
+    return Table{data, data, 0, stride_of(t, 0), stride_of(t, 1), 1};
   };
   p->cos = frequencies(a.cos);
   p->sin = frequencies(a.sin);
+  p->table_batches = 1;
+  p->table_heads = rows_that_differ(a.cos.size(1), p->cos.head_stride, p->sin.head_stride);
   p->axes = a.cos.size(0);
   p->attention_scaling = a.attention_scaling;
   p->round_products = rounds_products(a, p->dtype, p->table_dtype);
@@ -172,8 +179,7 @@ void check_tables(const Arguments& a, Params* p) {
   p->per_channel = width == 2 * pairs;
   p->round_products = rounds_products(a, p->dtype, dtype);
   p->negate_sin = a.inverse() != a.transposed();
-  p->cos = table_of(a, *p, a.cos);
-  p->sin = table_of(a, *p, a.sin);
+  set_tables(a, a.cos, a.sin, p);
   if (a.transposed()) std::swap(p->sin.first, p->sin.second);
   if (rank == 2) return;
   const Layout layout = table_layout(a, a.cos);
@@ -199,7 +205,7 @@ MemoryView view_of(const Tensor& t) {
   const auto sizes = t.sizes(), strides = t.strides();
   for (int i = 0; i < view.rank; ++i) {
     view.sizes[i] = sizes[i];
-    view.strides[i] = strides[i] * view.item_size;
+    view.strides[i] = strides[i];
   }
   return view;
 }
@@ -289,24 +295,31 @@ void check_table_grad(const Arguments& a, const Tensors& grad) {
 RotatedTensor rotated_tensor(const Arguments& a, const Tensor& in, const Tensor& out) {
   const Layout& layout = layout_of(a);
   const auto strides = [&](const Tensor& t) {
-    return Strides{stride_of(t, layout.batch), t.stride(layout.seqlen), t.stride(layout.heads), t.stride(-1)};
+    return Strides{stride_of(t, layout.batch), stride_of(t, layout.seqlen), stride_of(t, layout.heads), t.stride(-1)};
   };
   void* const to = out.mutable_data_ptr();  // first: memory shared by copy-on-write moves here
   return {in.const_data_ptr(), to, strides(in), strides(out), in.size(layout.heads), in.size(-1)};
 }
 
-Table table_of(const Arguments& a, const Params& p, const Tensor& table) {
-  const Layout layout = table_layout(a, table);
-  const int64_t channel = table.stride(-1);
-  char* first = static_cast<char*>(const_cast<void*>(table.const_data_ptr()));
-  Table to{first,  first, stride_of(table, layout.batch), table.stride(layout.seqlen), stride_of(table, layout.heads),
-           channel};
-  if (p.per_channel) {
-    const Pairing pairing = pairing_of(a.tables_interleaved(), p.pairs);
-    to.second = first + pairing.partner * channel * table.element_size();
-    to.pair_stride = pairing.step * channel;
-  }
-  return to;
+void set_tables(const Arguments& a, const Tensor& cos, const Tensor& sin, Params* p) {
+  const Layout layout = table_layout(a, cos);
+  const Pairing pairing = pairing_of(a.tables_interleaved(), p->pairs);
+  const auto table_of = [&](const Tensor& t) {
+    const uint64_t channel = t.stride(-1);  // unsigned: a table without rows may have any strides, and they wrap
+    void* first = const_cast<void*>(t.const_data_ptr());
+    Table to{first, first, stride_of(t, layout.batch), stride_of(t, layout.seqlen), stride_of(t, layout.heads),
+             t.stride(-1)};
+    if (p->per_channel) {
+      to.second = reinterpret_cast<void*>(reinterpret_cast<uintptr_t>(first) +
+                                          pairing.partner * channel * t.element_size());
+      to.pair_stride = static_cast<int64_t>(pairing.step * channel);
+    }
+    return to;
+  };
+  p->cos = table_of(cos);
+  p->sin = table_of(sin);
+  p->table_batches = rows_that_differ(size_of(cos, layout.batch), p->cos.batch_stride, p->sin.batch_stride);
+  p->table_heads = rows_that_differ(size_of(cos, layout.heads), p->cos.head_stride, p->sin.head_stride);
 }
 
 }  // namespace rope

@@ -45,7 +45,7 @@ constexpr Layout kLayouts[] = {
 
 inline const Layout& layout_of(const Arguments& a) { return kLayouts[a.layout()]; }
 inline int64_t size_of(const Tensor& t, int axis) { return axis < 0 ? 1 : t.size(axis); }
-// 0 along an axis of one element: it broadcasts.
+// 0 along an axis of one element, whose stride may be any number.
 inline int64_t stride_of(const Tensor& t, int axis) { return axis < 0 || t.size(axis) == 1 ? 0 : t.stride(axis); }
 
 // All rules but those of outputs. Raises ValueError or TypeError (errors.h), "rope_ext: <argument> must <rule>, got
@@ -65,7 +65,9 @@ void check_written(const Arguments& a, const Tensors& out, const char* name);
 // Raises unless the tables have one row per token, and grad[i] has the shape, dtype and device of x[i].
 void check_table_grad(const Arguments& a, const Tensors& grad);
 
+// in has elements.
 RotatedTensor rotated_tensor(const Arguments& a, const Tensor& in, const Tensor& out);
-Table table_of(const Arguments& a, const Params& p, const Tensor& table);
+// cos and sin of p, and how many of their rows differ, from tensors like a.cos.
+void set_tables(const Arguments& a, const Tensor& cos, const Tensor& sin, Params* p);
 
 }  // namespace rope

@@ -19,13 +19,7 @@ bool looks_up(const Params& p) { return p.axes == 0; }
 // Whether positions can be looked at here. On a GPU that would make the host wait for it.
 bool on_host(const Arguments& a) { return a.x[0].device_type() == aoti_torch_device_type_cpu(); }
 
-// where(): text, made only for the error.
-template <class Where>
-void in_table(const char* argument, int64_t row, int64_t rows, const Where& where) {
-  if (row < 0 || row >= rows) {
-    bad_value(argument, text("lead to a row of the table, 0 to ", rows - 1), text("row ", row, where()));
-  }
-}
+std::string rows_of_table(int64_t rows) { return text("lead to a row of the table, 0 to ", rows - 1); }
 
 void check_cu_seqlens(const Arguments& a, Params* p, int64_t rows) {
   const Tensor& t = *a.cu_seqlens;
@@ -36,19 +30,22 @@ void check_cu_seqlens(const Arguments& a, Params* p, int64_t rows) {
   if (t.dim() != 1 || t.size(0) < 1) bad_value("cu_seqlens", "have shape (nseq + 1,)", shape_of(t));
   if (a.positions) bad_value("cu_seqlens", "be None when positions are given", "both");
   to.cu_seqlens = index_of("cu_seqlens", t);
-  to.cu_seqlens_stride = t.stride(0);
+  to.cu_seqlens_stride = stride_of(t, 0);
   to.nseq = t.size(0) - 1;
   if (!on_host(a)) return;
   int64_t end = 0;
-  for (int64_t i = 0; i <= to.nseq; ++i) {
+  const int64_t last = to.cu_seqlens_stride ? to.nseq : 0;  // of those that differ
+  for (int64_t i = 0; i <= last; ++i) {
     const int64_t boundary = load(to.cu_seqlens, i * to.cu_seqlens_stride);
     if (i == 0 && boundary != 0) bad_value("cu_seqlens", "start at 0", boundary);
     if (boundary < end) bad_value("cu_seqlens", "ascend", text(boundary, " after ", end, " at [", i, "]"));
     if (boundary > p->seqlen) bad_value("cu_seqlens", text("end within the ", p->seqlen, " tokens of x"), boundary);
     if (boundary > end && looks_up(*p)) {
-      const auto where = [&] { return text(" for sequence ", i - 1); };
-      in_table("offset", a.offset, rows, where);
-      in_table("cu_seqlens", boundary - end - 1 + a.offset, rows, where);
+      const auto outside = [&](const char* argument, uint64_t row) {
+        bad_value(argument, rows_of_table(rows), text("row ", static_cast<int64_t>(row), " for sequence ", i - 1));
+      };
+      if (a.offset < 0 || a.offset >= rows) outside("offset", a.offset);
+      if (boundary - end > rows - a.offset) outside("cu_seqlens", uint64_t(boundary - end - 1) + a.offset);
     }
     end = boundary;
   }
@@ -61,7 +58,7 @@ void check_offsets(const Arguments& a, Params* p) {
   if (a.cu_seqlens) bad_value("offset", "be an int when cu_seqlens is given", text("a tensor of shape ", shape_of(t)));
   if (t.dim() != 1 || t.size(0) != p->batch)
     bad_value("offset", text("be an int or have shape (", p->batch, ",)"), shape_of(t));
-  p->positions.offsets_stride = t.stride(0);
+  p->positions.offsets_stride = stride_of(t, 0);
 }
 
 void check_positions_tensor(const Arguments& a, Params* p) {
@@ -90,21 +87,50 @@ void check_positions_tensor(const Arguments& a, Params* p) {
   }
   p->positions.positions_axis_stride = per_axis ? stride_of(t, 0) : 0;
   p->positions.positions_batch_stride = batched ? stride_of(t, static_cast<int>(rank) - 2) : 0;
-  p->positions.positions_token_stride = t.stride(-1);
+  p->positions.positions_token_stride = stride_of(t, static_cast<int>(rank) - 1);
+}
+
+// The tokens of a sequence with the lowest and the highest position.
+struct Ends {
+  int64_t lowest, highest;
+};
+
+Ends ends_of(const Positions& p, int64_t batch, int64_t seqlen) {
+  if (!p.positions.data) return {0, seqlen - 1};
+  Ends ends{};
+  if (!p.positions_token_stride) return ends;
+  const auto position = [&](int64_t token) { return load(p.positions, position_index(p, batch, token, 0)); };
+  int64_t lowest = position(0), highest = lowest;
+  for (int64_t s = 1; s < seqlen; ++s) {
+    const int64_t at = position(s);
+    if (at < lowest) lowest = at, ends.lowest = s;
+    if (at > highest) highest = at, ends.highest = s;
+  }
+  return ends;
+}
+
+// As text: no int64 may hold it.
+std::string row_of(const Positions& p, int64_t batch, int64_t token) {
+  int64_t row = position_before_offset(p, batch, token, 0);
+  bool wrapped = __builtin_add_overflow(row, p.offset, &row);
+  if (p.offsets.data) wrapped |= __builtin_add_overflow(row, load(p.offsets, batch * p.offsets_stride), &row);
+  return wrapped ? "a row beyond int64" : text("row ", row);
 }
 
 // Rows outside the table are found here, before anything is written; those that a GPU's tensors lead to are kOutside
-// instead.
+// instead. Every number in memory is looked at once: x may have any number of tokens, of no heads.
 void check_rows(const Arguments& a, const Params& p, int64_t rows) {
-  if (!looks_up(p) || ((a.positions || a.offsets) && !on_host(a))) return;
-  const char* culprit = a.positions ? "positions" : "offset";
-  const int64_t batches = a.offsets || p.positions.positions_batch_stride ? p.batch : 1;
-  for (int64_t b = 0; b < batches && p.batch > 0 && p.seqlen > 0; ++b) {
-    // Without positions rows ascend along a sequence, so its ends tell.
-    const int64_t step = a.positions || p.seqlen == 1 ? 1 : p.seqlen - 1;
-    for (int64_t s = 0; s < p.seqlen; s += step) {
-      const int64_t row = wanted_row(p.positions, b, s, 0);
-      in_table(culprit, row, rows, [&] { return text(" for token ", s, " of batch ", b); });
+  if (!looks_up(p) || ((a.positions || a.offsets) && !on_host(a)) || !p.batch || !p.seqlen) return;
+  if (!a.positions && !a.offsets && a.offset >= 0 && p.seqlen <= rows - a.offset) return;  // nearly every call
+  const Positions& at = p.positions;
+  const int64_t batches = at.positions_batch_stride || at.offsets_stride ? p.batch : 1;
+  Ends ends{};
+  for (int64_t b = 0; b < batches; ++b) {
+    if (b == 0 || at.positions_batch_stride) ends = ends_of(at, b, p.seqlen);
+    for (const int64_t s : {ends.lowest, ends.highest}) {
+      if (table_row(at, b, s) != kOutside) continue;
+      bad_value(a.positions ? "positions" : "offset", rows_of_table(rows),
+                text(row_of(at, b, s), " for token ", s, " of batch ", b));
     }
   }
 }

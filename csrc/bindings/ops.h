@@ -12,9 +12,11 @@
 
 namespace rope {
 
+// Those that have elements: where there are none, strides and addresses may be anything.
 inline const Params& with_tensors(Params& p, const Arguments& a, const Tensors& out) {
-  for (size_t i = 0; i < out.size(); ++i) p.x[i] = rotated_tensor(a, a.x[i], out[i]);
-  p.num_tensors = static_cast<int32_t>(out.size());
+  for (size_t i = 0; i < out.size(); ++i) {
+    if (!out[i].empty()) p.x[p.num_tensors++] = rotated_tensor(a, a.x[i], out[i]);
+  }
   return p;
 }
 
@@ -26,7 +28,7 @@ struct Ops {
     Tensors out;
     out.reserve(a.x.size());
     for (const Tensor& x : a.x) out.push_back(Device::empty_like(x, &p.fresh));
-    Device::rotate(with_tensors(p, a, out), a.x[0]);
+    rotate_tensors(p, a, out);
     stack[0] = box(std::move(out));
   }
 
@@ -35,14 +37,14 @@ struct Ops {
     const Arguments a = unbox(stack + 1);
     Params p = check_arguments(a);
     check_written(a, out, "out");
-    Device::rotate(with_tensors(p, a, out), a.x[0]);
+    rotate_tensors(p, a, out);
   }
 
   static void rotate_(StableIValue* stack, uint64_t, uint64_t) {
     const Arguments a = unbox(stack);
     Params p = check_arguments(a);
     check_written(a, a.x, "x");
-    Device::rotate(with_tensors(p, a, a.x), a.x[0]);
+    rotate_tensors(p, a, a.x);
   }
 
   static void check_in_place(StableIValue* stack, uint64_t, uint64_t) {
@@ -57,9 +59,8 @@ struct Ops {
     Params p = check_arguments(a);
     check_table_grad(a, grad);
     Tensor cos(torch::stable::empty_like(a.cos.stable())), sin(torch::stable::empty_like(a.cos.stable()));
-    p.cos = table_of(a, p, cos);
-    p.sin = table_of(a, p, sin);
-    Device::table_grad(with_tensors(p, a, grad), a.x[0]);
+    set_tables(a, cos, sin, &p);
+    if (!cos.empty()) Device::table_grad(with_tensors(p, a, grad), a.x[0]);
     stack[0] = box(std::move(cos));
     stack[1] = box(std::move(sin));
   }
@@ -91,10 +92,14 @@ struct Ops {
     };
     Tensor cos = result(0, {p.batch, p.seqlen, heads, p.pairs}), sin = result(1, {p.batch, p.seqlen, heads, p.pairs});
     Tensor positions = result(2, {p.axes, p.batch, p.seqlen});
-    Device::cos_sin(p, a.x[0]);
+    if (!positions.empty()) Device::cos_sin(p, a.x[0]);
     stack[0] = box(std::move(cos));
     stack[1] = box(std::move(sin));
     stack[2] = box(std::move(positions));
+  }
+
+  static void rotate_tensors(Params& p, const Arguments& a, const Tensors& out) {
+    if (with_tensors(p, a, out).num_tensors) Device::rotate(p, a.x[0]);
   }
 
   template <class Library>

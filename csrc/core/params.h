@@ -11,7 +11,8 @@ namespace rope {
 // Tensors in one launch. Two or three in every known model (q, k and sometimes v).
 constexpr int kMaxTensors = 8;
 
-// Elements between neighbours along each axis; 0 repeats, negative is allowed.
+// Elements between neighbours along each axis; 0 repeats, negative is allowed. The bindings give 0 along axes of one
+// element, whose strides say nothing.
 struct Strides {
   int64_t batch, token, head, channel;
 };
@@ -21,7 +22,7 @@ struct RotatedTensor {
   const void* in;
   void* out;
   Strides in_stride, out_stride;
-  int64_t heads, head_dim;
+  int64_t heads, head_dim;  // at least 1: a tensor without elements is not in Params
 };
 
 // cos or sin. Entry of pair p for the two channels of the pair: first[p * pair_stride], second[p * pair_stride].
@@ -48,6 +49,8 @@ struct Params {
   int64_t rotary_offset, pairs;
   Pairing pairing, out_pairing;  // of in and out; in place the same
   Table cos, sin;
+  // Rows that differ along the batch and heads axes of the tables: 1, which all share, or as many as x has, even 0.
+  int64_t table_batches, table_heads;
   bool per_channel;     // one entry per channel in cos and sin, not one per pair
   bool negate_sin;      // turn by the negative angle
   bool round_products;  // to dtype, of 16 bits, before they are added

@@ -85,10 +85,11 @@ Plan plan_of(const Params& p) {
     const Strides& s = x.in_stride;
     plan.stream = plan.stream && x.in != x.out && aligned(p, x);
     if (bytes < kPrefetchBytes) continue;
-    if (s.head > s.token) {
+    const int64_t next_token = p.seqlen > 1 ? s.token : s.batch;
+    if (x.heads > 1 && p.seqlen > 1 && s.head > s.token) {
       plan.prefetch[t] = kPrefetchAheadOfHead;
-    } else if (s.token != x.heads * s.head) {
-      plan.prefetch[t] = s.token * size;  // the same head of the next token: other tensors lie between the two
+    } else if (next_token != (x.heads > 1 ? x.heads * s.head : x.head_dim)) {
+      plan.prefetch[t] = next_token * size;  // the same head of the next token: other tensors lie between the two
     } else {
       plan.prefetch[t] = kPrefetchAhead;
     }

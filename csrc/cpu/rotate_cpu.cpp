@@ -204,11 +204,10 @@ void rotate_token(const Params& p, const Plan& plan, int64_t batch, int64_t toke
     copy_channels<T>(p.x[t], batch, token, 0, pairs ? p.rotary_offset : p.x[t].head_dim);
     if (pairs) copy_channels<T>(p.x[t], batch, token, p.rotary_offset + 2 * pairs, p.x[t].head_dim);
   }
-  const bool row_per_head = p.cos.head_stride || p.sin.head_stride;
-  const int64_t shares = row_per_head ? p.x[0].heads : 1;  // of the heads, each with a row of its own
+  const bool row_per_head = p.table_heads != 1;
   Angles<Arithmetic<T>> angles;
   angles.per_channel = p.per_channel;
-  for (int64_t head = 0; head < shares; ++head) {
+  for (int64_t head = 0; head < p.table_heads; ++head) {
     for (int64_t begin = 0; begin < pairs; begin += kPairBlock) {
       const int64_t n = pairs - begin < kPairBlock ? pairs - begin : kPairBlock;
       load_angles<T, kAccess>(p, batch, token, row, head, begin, n, angles.entries);
@@ -280,11 +279,10 @@ void store_sums(DType dtype, bool per_channel, const Table& table, int64_t offse
 template <Access kAccess, class T>
 void table_grad_token(const Params& p, int64_t table_batch, int64_t token) {
   using A = Arithmetic<T>;
-  const bool row_per_head = p.cos.head_stride != 0;
-  const int64_t batch_end = p.cos.batch_stride ? table_batch + 1 : p.batch;
-  const int64_t table_heads = row_per_head ? p.x[0].heads : 1;
+  const bool row_per_head = p.table_heads != 1;
+  const int64_t batch_end = p.table_batches == 1 ? p.batch : table_batch + 1;
   Sums<A> sums;
-  for (int64_t table_head = 0; table_head < table_heads; ++table_head) {
+  for (int64_t table_head = 0; table_head < p.table_heads; ++table_head) {
     for (int64_t begin = 0; begin < p.pairs; begin += kPairBlock) {
       const int64_t n = p.pairs - begin < kPairBlock ? p.pairs - begin : kPairBlock;
       memset(&sums, 0, sizeof(sums));
@@ -353,7 +351,7 @@ void table_grad(const Params& p, int num_threads) {
   dispatch_dtype(p.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
     with_access(plan.access, [&](auto access) {
-      for_each_token(p, plan, p.cos.batch_stride ? p.batch : 1, num_threads,
+      for_each_token(p, plan, p.table_batches, num_threads,
                      [&](int64_t batch, int64_t token) { table_grad_token<access, T>(p, batch, token); });
     });
   });

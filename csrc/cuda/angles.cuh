@@ -148,18 +148,22 @@ ROPE_INLINE void load_angles(const Params& p, const Plan& plan, int64_t batch, i
 
 // ---- cos_sin ----
 
-ROPE_INLINE int64_t cos_sin_entries(const Params& p) { return p.batch * p.seqlen * p.x[0].heads * p.pairs; }
+// Without heads there are no entries, but positions.
+ROPE_INLINE int64_t entry_heads(const Params& p) { return p.x[0].heads ? p.x[0].heads : 1; }
+ROPE_INLINE int64_t cos_sin_threads(const Params& p) { return p.batch * p.seqlen * entry_heads(p) * p.pairs; }
 
 // One entry of cos and of sin has one thread, and the first entry of a token its positions.
 template <class A>
 ROPE_INLINE void cos_sin_thread(const Params& p, int64_t index) {
-  if (index >= cos_sin_entries(p)) return;
-  const int64_t pair = index % p.pairs, head = index / p.pairs % p.x[0].heads;
-  const int64_t at_token = index / p.pairs / p.x[0].heads, batch = at_token / p.seqlen, token = at_token % p.seqlen;
+  if (index >= cos_sin_threads(p)) return;
+  const int64_t heads = entry_heads(p), pair = index % p.pairs, head = index / p.pairs % heads;
+  const int64_t at_token = index / p.pairs / heads, batch = at_token / p.seqlen, token = at_token % p.seqlen;
   const int64_t start = sequence_of(p.positions, token);
-  const CosSin<A> made = start == kNotRotated ? CosSin<A>{1, 0} : make_entries<A>(p, batch, token, start, head, pair);
-  *at<A>(p.x[0].out, index) = made.cos;
-  *at<A>(p.x[1].out, index) = made.sin;
+  if (p.x[0].heads) {
+    const CosSin<A> made = start == kNotRotated ? CosSin<A>{1, 0} : make_entries<A>(p, batch, token, start, head, pair);
+    *at<A>(p.x[0].out, index) = made.cos;
+    *at<A>(p.x[1].out, index) = made.sin;
+  }
   if (pair || head) return;
   for (int64_t axis = 0; axis < p.axes; ++axis) {
     const Two<A> position = start == kNotRotated ? Two<A>{} : position_of<A>(p.positions, batch, token, start, axis);

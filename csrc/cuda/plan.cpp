@@ -27,10 +27,9 @@ bool aligned(const void* data, int64_t bytes) { return reinterpret_cast<uintptr_
 
 bool is_interleaved(Pairing pairing) { return pairing.step == 2 && pairing.partner == 1; }
 
-// Strides along axes of one element say nothing.
-bool rows_aligned(const Params& p, const void* data, const Strides& s, int64_t heads, int64_t width) {
-  return aligned(data, width * bytes_of(p.dtype)) && s.channel == 1 && (p.batch == 1 || multiple(s.batch, width)) &&
-         (p.seqlen == 1 || multiple(s.token, width)) && (heads == 1 || multiple(s.head, width));
+bool rows_aligned(const Params& p, const void* data, const Strides& s, int64_t width) {
+  return aligned(data, width * bytes_of(p.dtype)) && s.channel == 1 && multiple(s.batch, width) &&
+         multiple(s.token, width) && multiple(s.head, width);
 }
 
 bool pairing_fits(Pairing pairing, int64_t width) {
@@ -43,9 +42,7 @@ bool fits(const Params& p, int64_t width) {
   if (!multiple(p.pairs, width) || !multiple(p.rotary_offset, width)) return false;
   for (int t = 0; t < p.num_tensors; ++t) {
     const RotatedTensor& x = p.x[t];
-    if (!rows_aligned(p, x.in, x.in_stride, x.heads, width) || !rows_aligned(p, x.out, x.out_stride, x.heads, width)) {
-      return false;
-    }
+    if (!rows_aligned(p, x.in, x.in_stride, width) || !rows_aligned(p, x.out, x.out_stride, width)) return false;
     if (x.in != x.out && !multiple(x.head_dim, width)) return false;
   }
   return true;
@@ -102,7 +99,7 @@ Plan plan_of(const Params& p, int multiprocessors) {
   plan.vector = static_cast<int>(vector);
   plan.in = units_of(p.pairing, vector);
   plan.out = units_of(p.out_pairing, vector);
-  plan.row_per_head = p.cos.head_stride || p.sin.head_stride;
+  plan.row_per_head = p.table_heads != 1;
   plan.table_vectors = vector > 1 && table_aligned(p, p.cos, vector) && table_aligned(p, p.sin, vector);
   plan.rotary_offset = static_cast<int>(p.rotary_offset);
   plan.rotary_dim = static_cast<int>(2 * p.pairs);

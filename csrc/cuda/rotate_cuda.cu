@@ -78,10 +78,10 @@ const char* table_grad(const Params& p, Stream stream) {
 }
 
 const char* cos_sin(const Params& p, Stream stream) {
-  const int64_t entries = cos_sin_entries(p);
-  if (entries == 0) return nullptr;
+  const int64_t threads = cos_sin_threads(p);
+  if (threads == 0) return nullptr;
   dispatch_arithmetic(p.dtype, [&](auto tag) {
-    cos_sin_kernel<typename decltype(tag)::type><<<grid_for(entries), kBlock, 0, stream_of(stream)>>>(p);
+    cos_sin_kernel<typename decltype(tag)::type><<<grid_for(threads), kBlock, 0, stream_of(stream)>>>(p);
   });
   return launched();
 }

@@ -8,7 +8,7 @@
 namespace rope::cuda {
 
 ROPE_INLINE int64_t table_entries(const Params& p) {
-  return p.pairs * p.seqlen * (p.cos.head_stride ? p.x[0].heads : 1) * (p.cos.batch_stride ? p.batch : 1);
+  return p.pairs * p.seqlen * p.table_heads * p.table_batches;
 }
 
 // One entry of cos and of sin (two each with one per channel) has one thread, which adds in a fixed order: the sums are
@@ -19,14 +19,14 @@ ROPE_INLINE void table_grad_thread(const Params& p, int64_t index) {
   if (index >= table_entries(p)) return;
   const int64_t pair = index % p.pairs, token = index / p.pairs % p.seqlen;
   const int64_t share = index / p.pairs / p.seqlen;  // a head, a batch entry, or both
-  const int64_t table_heads = p.cos.head_stride ? p.x[0].heads : 1;
-  const int64_t table_head = share % table_heads, table_batch = share / table_heads;
-  const int64_t batch_end = p.cos.batch_stride ? table_batch + 1 : p.batch;
+  const int64_t table_head = share % p.table_heads, table_batch = share / p.table_heads;
+  const bool row_per_head = p.table_heads != 1;
+  const int64_t batch_end = p.table_batches == 1 ? p.batch : table_batch + 1;
   A cos_first = 0, cos_second = 0, sin_first = 0, sin_second = 0;
   for (int64_t batch = table_batch; batch < batch_end; ++batch) {
     for (int t = 0; t < p.num_tensors; ++t) {
       const RotatedTensor& x = p.x[t];
-      const int64_t begin = p.cos.head_stride ? table_head : 0, end = p.cos.head_stride ? table_head + 1 : x.heads;
+      const int64_t begin = row_per_head ? table_head : 0, end = row_per_head ? table_head + 1 : x.heads;
       for (int64_t head = begin; head < end; ++head) {
         const auto read_pair = [&](const void* data, const Strides& s, Pairing pairing) {
           const int64_t first = p.rotary_offset + pair * pairing.step, second = first + pairing.partner;

@@ -40,7 +40,7 @@ void table_grad(const Params& p, int) {
 
 void cos_sin(const Params& p, int) {
   dispatch_arithmetic(p.dtype, [&](auto tag) {
-    for_each(cos_sin_entries(p), [&](int64_t i) { cos_sin_thread<typename decltype(tag)::type>(p, i); });
+    for_each(cos_sin_threads(p), [&](int64_t i) { cos_sin_thread<typename decltype(tag)::type>(p, i); });
   });
 }
 

@@ -79,6 +79,7 @@ PYBIND11_MODULE(_introspect, m) {
              p.pairing = p.out_pairing = interleaved ? interleaved_pairing() : half_pairing(pairs);
              p.cos = cos;
              p.sin = sin;
+             p.table_batches = p.table_heads = 1;
              p.negate_sin = negate_sin;
              // (batch, seqlen) int64, contiguous, into tables of `rows`; or none, and a row per token
              p.positions.positions = {pointer(positions), true};

@@ -1,0 +1,113 @@
+"""Tensors that hold nothing: the checks, and a result at once. Sizes say so, not strides, and no loop runs over them."""
+
+import ctypes
+
+import pytest
+import torch
+
+import rope_ext
+from rope_ext import _introspect, angles
+from rope_ext._library import native, torch_ops
+
+pytestmark = pytest.mark.devices("cpu")
+native.rope_ext_use_cpu_kernels.argtypes = (ctypes.c_void_p,)
+MANY = 2**40  # tokens that would take hours one by one
+
+
+@pytest.fixture(params=[*_introspect.supported_isas(), "cuda"])
+def kernels(request):
+    """The ops use those of one instruction set, or the CUDA kernels run on the CPU."""
+    native.rope_ext_use_cpu_kernels(_introspect.kernels(request.param))
+    yield
+    native.rope_ext_use_cpu_kernels(None)
+
+
+def every_call(x, *tables, **options):
+    """apply, apply_ and out=, and all gradients, which are zeros."""
+    assert rope_ext.apply(x, *tables, **options).shape == x.shape
+    assert rope_ext.apply_(x.clone(), *tables, **options).shape == x.shape
+    assert rope_ext.apply(x, *tables, out=torch.empty_like(x), **options).shape == x.shape
+    inputs = [t.detach().clone().requires_grad_() for t in (x, *tables)]
+    for t, expanded in zip(inputs[1:], tables):
+        assert t.stride() == expanded.stride() or not t.numel()
+    grads = torch.autograd.grad(rope_ext.apply(*inputs, **options).sum(), inputs)
+    assert all(g.shape == t.shape and not g.any() for g, t in zip(grads, inputs))
+
+
+@pytest.mark.parametrize("layout", ["bshd", "bhsd", "thd"])
+def test_tables_expanded_to_no_heads(kernels, layout):
+    shape = {"bshd": (1, 2, 0, 64), "bhsd": (1, 0, 2, 64), "thd": (2, 0, 64)}[layout]
+    x = torch.zeros(shape)
+    for width in (32, 64):
+        one = torch.ones(1, 1, 2, width) if layout == "bhsd" else torch.ones(1, 2, 1, width)
+        sizes = (*(shape if layout != "thd" else (1, *shape))[:-1], width)
+        every_call(x, one.expand(sizes), one.expand(sizes), layout=layout)
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 2, 8), (2, 0, 2, 8), (2, 3, 0, 8)])
+def test_frequencies_expanded_to_no_heads(kernels, shape):
+    x = torch.zeros(shape)
+    high, low, scale = angles.turns(torch.ones(1, 4))
+    heads = shape[2]
+    turns = angles.Turns(high.expand(1, heads, 4), low.expand(1, heads, 4), scale)
+    assert rope_ext.apply(x, inv_freq=turns).shape == shape
+    assert rope_ext.apply_(x.clone(), inv_freq=turns).shape == shape
+    inv_freq = torch.ones(heads, 4, requires_grad=True)
+    y = rope_ext.apply(x.requires_grad_(), inv_freq=inv_freq)
+    grads = torch.autograd.grad(y.sum(), (x, inv_freq))
+    assert not grads[0].any() and not grads[1].any()
+
+
+def test_positions_of_no_heads(kernels):
+    """cos_sin writes its third result too, where the first two have no entries."""
+    high, low, _ = angles.turns(torch.ones(1, 4))
+    x = [torch.zeros(2, 3, 0, 8)]
+    torch.full((64,), 7.0)  # memory that is freed, for the result to come from
+    _, _, positions = torch_ops.cos_sin(x, high[:, :0], low[:, :0], 5, 64)
+    assert torch.equal(positions, torch.arange(5.0, 8.0).reshape(1, 1, 3))
+
+
+# ---- loops over nothing ----
+
+
+def expanded(value, *sizes, dtype=torch.int64):
+    return torch.tensor([value], dtype=dtype).expand(*sizes)
+
+
+@pytest.mark.parametrize(
+    ("shape", "options"),
+    [
+        ((1, MANY, 0, 8), {"positions": expanded(3, MANY)}),
+        ((1, MANY, 0, 8), {"positions": expanded(3, 1, MANY), "offset": expanded(0, 1)}),
+        ((MANY, 2, 0, 8), {"positions": expanded(3, MANY, 2)}),
+        ((MANY, 2, 0, 8), {"offset": expanded(0, MANY)}),
+        ((MANY, 2, 0, 8), {"positions": torch.arange(2), "offset": expanded(0, MANY)}),
+        ((MANY, 0, 2, 8), {"positions": expanded(3, MANY, 0)}),
+        ((0, MANY, 2, 8), {"positions": expanded(3, 0, MANY)}),
+        ((MANY, 0, 8), {"cu_seqlens": expanded(0, MANY, dtype=torch.int32), "layout": "thd"}),
+        ((MANY, 0, 8), {"cu_seqlens": torch.tensor([0, 3, 3], dtype=torch.int32), "layout": "thd"}),
+        ((1, MANY, 0, 8), {"inv_freq": torch.ones(4)}),
+        ((MANY, 0, 2, 8), {"inv_freq": torch.ones(4), "offset": expanded(0, MANY)}),
+    ],
+    ids=str,
+)
+def test_tokens_that_hold_nothing(shape, options):
+    x = torch.empty(shape)
+    tables = () if "inv_freq" in options else rope_ext.RotaryEmbedding(8).tables(4)
+    assert rope_ext.apply(x, *tables, **options).shape == shape
+    assert rope_ext.apply_(x, *tables, **options).shape == shape
+    assert rope_ext.apply(x, *tables, out=torch.empty(shape), **options).shape == shape
+
+
+def test_positions_of_many_tokens_are_looked_at_once():
+    """2^40 rows, of 2^20 positions and 2^20 offsets; each number still counts."""
+    n = 2**20
+    x = torch.empty(n, n, 0, 8)
+    cos, sin = rope_ext.RotaryEmbedding(8).tables(4)
+    positions, offset = torch.ones(n, dtype=torch.int64), torch.zeros(n, dtype=torch.int64)
+    assert rope_ext.apply(x, cos, sin, positions=positions, offset=offset).shape == x.shape
+    offset[-1], positions[n // 2] = 2, 2
+    with pytest.raises(ValueError, match=rf"positions must .* got row 4 for token {n // 2} of batch {n - 1}$"):
+        rope_ext.apply(x, cos, sin, positions=positions, offset=offset)
+    with pytest.raises(ValueError, match="positions must lead to a row of the table, 0 to 3, got row 4 for token 0"):
+        rope_ext.apply(torch.empty(1, MANY, 0, 8), cos, sin, positions=expanded(4, MANY))
