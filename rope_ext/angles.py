@@ -93,6 +93,8 @@ def cos_sin(positions, inv_freq, attention_scaling=1.0, *, dtype=torch.float32):
 def check_scaling(attention_scaling):
     if not isinstance(attention_scaling, numbers.Real) or isinstance(attention_scaling, bool):
         raise TypeError(f"rope_ext: attention_scaling must be a number, got {attention_scaling!r}")
+    if isinstance(attention_scaling, int) and attention_scaling.bit_length() > 1023:
+        raise ValueError(f"rope_ext: attention_scaling must be below 2^1023, got {attention_scaling}")
 
 
 def _name(dtype):

@@ -353,6 +353,8 @@ def _explained(error, op, arguments, x, out):
     for (name, kinds, wanted), value in zip(_EXPECTED, others):
         if not isinstance(value, kinds):
             return TypeError(f"rope_ext: {name} must be {wanted}, got {value!r}")
+        if isinstance(value, int) and not -(2**63) <= value < 2**63:  # what the dispatcher takes for no int
+            return ValueError(f"rope_ext: {name} must be at least -2^63 and below 2^63, got {value}")
     named = [*(("x", t) for t in x), *((name, t) for (name, _, _), t in zip(_EXPECTED, others))]
     for name, value in named:
         if isinstance(value, torch.Tensor) and (value.device.type not in _DEVICES or value.layout != torch.strided):

@@ -223,6 +223,8 @@ class RotaryEmbedding:
             return apply(x, inv_freq=turns, attention_scaling=scaling, positions=positions, offset=offset, **options)
         if options.get("cu_seqlens") is not None:
             raise ValueError("rope_ext: cu_seqlens must be None with precision 'hf', got a Tensor")
+        if isinstance(offset, int) and not -(2**63) <= offset < 2**63:
+            raise ValueError(f"rope_ext: offset must be at least -2^63 and below 2^63, got {offset}")
         if positions is None:
             axis = options.get("layout", "bshd").replace("t", "s").index("s")
             positions = torch.arange(first.shape[axis], device=first.device)

@@ -120,6 +120,9 @@ std::string row_of(const Positions& p, int64_t batch, int64_t token) {
 // Rows outside the table are found here, before anything is written; those that a GPU's tensors lead to are kOutside
 // instead. Every number in memory is looked at once: x may have any number of tokens, of no heads.
 void check_rows(const Arguments& a, const Params& p, int64_t rows) {
+  if (!looks_up(p) && !a.positions && !a.offsets && a.offset > 0 && p.seqlen - 1 > INT64_MAX - a.offset) {
+    bad_value("offset", text("keep the positions of ", p.seqlen, " tokens below 2^63"), a.offset);
+  }
   if (!looks_up(p) || ((a.positions || a.offsets) && !on_host(a)) || !p.batch || !p.seqlen) return;
   if (!a.positions && !a.offsets && a.offset >= 0 && p.seqlen <= rows - a.offset) return;  // nearly every call
   const Positions& at = p.positions;

@@ -22,6 +22,9 @@ constexpr int64_t kHugeBytes = 2 * kHugePage;
 
 constexpr int64_t kPooledBytes = 1 << 20;
 
+// No memory holds so many: an expanded x may have more.
+constexpr int64_t kMostElements = int64_t{1} << 56;
+
 int64_t round_up(int64_t bytes, int64_t multiple) { return (bytes + multiple - 1) / multiple * multiple; }
 
 bool huge_pages_wanted() {
@@ -125,12 +128,13 @@ Pool& pool() {
 // Whether its elements fill a run of memory, each once: then torch.empty_like gives the same strides.
 bool dense(const Tensor& x) {
   const auto sizes = x.sizes(), strides = x.strides();
-  int64_t expected = 1, left = 0;
+  uint64_t expected = 1;  // wraps where x has no elements, and any strides
+  int64_t left = 0;
   for (const int64_t size : sizes) left += size != 1;
   for (bool found = true; left && found; --left) {
     found = false;
     for (size_t i = 0; i < sizes.size() && !found; ++i) {
-      if (sizes[i] != 1 && strides[i] == expected) {
+      if (sizes[i] != 1 && static_cast<uint64_t>(strides[i]) == expected) {
         expected *= sizes[i];
         found = true;
       }
@@ -169,7 +173,9 @@ Tensor pooled(const Tensor& x, int64_t bytes) {
 }  // namespace
 
 Tensor empty_like_output(const Tensor& x, bool* fresh) {
-  const int64_t bytes = x.numel() * x.element_size();
+  const int64_t elements = x.numel();
+  if (elements > kMostElements) return empty_like(x);  // which refuses
+  const int64_t bytes = elements * x.element_size();
   Tensor out = bytes >= kPooledBytes && pool().on() ? pooled(x, bytes) : empty_like(x);
   if (bytes >= kHugeBytes) {
     char* data = static_cast<char*>(out.mutable_data_ptr());

@@ -33,8 +33,9 @@ const char* add_terms(const MemoryView& view, Terms* terms) {
   for (int i = 0; i < view.rank; ++i) {
     const int64_t count = view.sizes[i] - 1;
     if (count <= 0 || view.strides[i] == 0) continue;
-    if (view.strides[i] < 0) begin += count * view.strides[i];
-    terms->push_back({std::abs(view.strides[i]), count});
+    const int64_t step = view.strides[i] * view.item_size;
+    if (step < 0) begin += count * step;
+    terms->push_back({std::abs(step), count});
   }
   if (view.item_size > 1) terms->push_back({1, view.item_size - 1});
   return begin;
@@ -72,7 +73,7 @@ bool overlaps_itself(const MemoryView& view) {
     if (view.sizes[i] > 1) terms.push_back({std::abs(view.strides[i]), view.sizes[i] - 1});
   }
   std::sort(terms.begin(), terms.end(), [](const Term& a, const Term& b) { return a.step < b.step; });
-  int64_t span = view.item_size;
+  int64_t span = 1;  // elements
   for (const Term& term : terms) {
     if (term.step < span) return true;
     span += term.step * term.count;

@@ -7,7 +7,8 @@ namespace rope {
 
 constexpr int kMaxRank = 4;
 
-// sizes and strides: one per axis, at most kMaxRank of them; strides in bytes, any sign.
+// sizes and strides: one per axis, at most kMaxRank of them; strides in elements, any sign, and along axes of one
+// element and in a view without elements any number.
 struct MemoryView {
   const char* data;
   int64_t item_size;  // bytes
