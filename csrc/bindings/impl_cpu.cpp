@@ -1,5 +1,6 @@
 // The ops on CPU tensors.
 #include "bindings/errors.h"
+#include "bindings/library.h"
 #include "bindings/ops.h"
 #include "bindings/output.h"
 #include "cpu/isa.h"
@@ -31,7 +32,7 @@ struct Cpu {
   static int num_threads() { return static_cast<int>(torch::stable::get_num_threads()); }
 };
 
-STABLE_TORCH_LIBRARY_IMPL(rope_ext, CPU, m) { Ops<Cpu>::add_to(m); }
+[[maybe_unused]] const bool registered = register_kernels<Ops<Cpu>>("CPU");
 
 }  // namespace
 }  // namespace rope

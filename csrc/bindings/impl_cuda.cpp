@@ -7,6 +7,7 @@
 #include <optional>
 
 #include "bindings/errors.h"
+#include "bindings/library.h"
 #include "bindings/ops.h"
 #include "bindings/output.h"
 #include "cuda/kernels.h"
@@ -97,7 +98,7 @@ struct Cuda {
   }
 };
 
-STABLE_TORCH_LIBRARY_IMPL(rope_ext, CUDA, m) { Ops<Cuda>::add_to(m); }
+[[maybe_unused]] const bool registered = register_kernels<Ops<Cuda>>("CUDA");
 
 }  // namespace
 }  // namespace rope

@@ -1,5 +1,9 @@
 // The ops. What Python makes of them, derivatives included, is in rope_ext/.
-#include <torch/csrc/stable/library.h>
+#include <dlfcn.h>
+
+#include <cstdio>
+
+#include "bindings/library.h"
 
 // Shared by all ops: struct Arguments in check.h, field by field. An argument that is given costs 0.2 to 0.3 us a call,
 // a default at the end 0.04 us: hence their order, and that `flags` packs four small ones. (A str would leak its
@@ -17,7 +21,15 @@
   m.def(NAME "(" ARGUMENTS ") -> " RESULT); \
   m.def(NAME ".unrecorded(" ARGUMENTS ") -> " RESULT)
 
-STABLE_TORCH_LIBRARY(rope_ext, m) {
+namespace rope {
+namespace {
+
+struct Definitions {
+  TorchLibraryHandle library;
+  void def(const char* schema) { TORCH_ERROR_CODE_CHECK(aoti_torch_library_def(library, schema)); }
+};
+
+void define_all(Definitions m) {
   // The rotated x, each with the strides of torch.empty_like(x). `transposed` applies the transposed 2x2 blocks, which
   // is the gradient with respect to x.
   ROPE_DEF("rotate", ROPE_ARGUMENTS("Tensor[]"), "Tensor[]");
@@ -35,3 +47,32 @@ STABLE_TORCH_LIBRARY(rope_ext, m) {
   // are not rotated. And the positions, (axes, batch or 1, seqlen), with the offset. In the type of arithmetic.
   m.def("cos_sin(" ROPE_ARGUMENTS("Tensor[]") ") -> (Tensor, Tensor, Tensor)");
 }
+
+// Not STABLE_TORCH_LIBRARY, which takes no notice of torch's refusal and goes on with a library that is none.
+bool define_ops() {
+  TorchLibraryHandle library = nullptr;  // torch's as long as the process lives
+  if (aoti_torch_library_init_def("rope_ext", own_file(), 0, &library) != AOTI_TORCH_SUCCESS) {
+    std::fprintf(stderr, "rope_ext: %s registers nothing: another copy of it is loaded in this process\n", own_file());
+    return false;
+  }
+  define_all({library});
+  return true;
+}
+
+}  // namespace
+
+const char* own_file() {
+  Dl_info info;
+  return dladdr(reinterpret_cast<void*>(&define_ops), &info) && info.dli_fname ? info.dli_fname : "_ops.so";
+}
+
+bool defines_ops() {
+  static const bool defines = define_ops();
+  return defines;
+}
+
+[[maybe_unused]] static const bool defined_at_load = defines_ops();
+
+}  // namespace rope
+
+bool rope_ext_defines_ops() { return rope::defines_ops(); }

@@ -11,6 +11,15 @@ PACKAGE = Path(__file__).resolve().parents[1]
 REBUILD = "pip install --no-build-isolation --no-deps --force-reinstall rope_ext"
 
 
+def _other_copy(path):
+    """The file that has registered the ops, unless it is `path`; None: there is none, or not by load_library."""
+    if not hasattr(torch.ops.rope_ext, "rotate"):
+        return None
+    named_alike = (p for p in map(Path, torch.ops.loaded_libraries) if p.name == path.name and p.exists())
+    others = (p for p in named_alike if not p.samefile(path) and hasattr(ctypes.CDLL(str(p)), "rope_ext_cpu_isa"))
+    return next(others, None)
+
+
 def _load():
     """Register the compiled ops with torch; errors say what to do. Returns the library for ctypes."""
     if tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 11):
@@ -20,13 +29,20 @@ def _load():
         package = PACKAGE / "__init__.py"
         never_built = "a package that was never built: pip install -e . in the checkout"
         raise ImportError(f"rope_ext: _ops.so must lie beside {package}, got {never_built}")
+    once = "rope_ext: one copy of the package must be loaded in a process, got"
+    if other := _other_copy(path):
+        raise ImportError(f"{once} {path} after {other}")
     try:
         torch.ops.load_library(path)
-        return ctypes.CDLL(str(path))
+        library = ctypes.CDLL(str(path))
     except OSError as error:
         raise ImportError(
             f"rope_ext: _ops.so must load in torch {torch.__version__}, got: {error}; rebuild: {REBUILD}"
         ) from error
+    library.rope_ext_defines_ops.restype = ctypes.c_bool
+    if not library.rope_ext_defines_ops():
+        raise ImportError(f"{once} {path} after another that torch.ops.load_library does not know of")
+    return library
 
 
 native = _load()

@@ -1,0 +1,28 @@
+// The ops' place in torch, which one copy of this library in a process takes.
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+
+namespace rope {
+
+// Defines the ops of schema.cpp at the first call. False, with a line on stderr: another copy of this library did, so
+// this one registers nothing.
+bool defines_ops();
+
+// The path of this library.
+const char* own_file();
+
+// Registers the kernels of a device, Ops<Device>, at its dispatch key; called when the library is loaded.
+template <class OpsOfDevice>
+bool register_kernels(const char* key) {
+  using torch::stable::detail::StableLibrary;
+  if (!defines_ops()) return false;
+  static StableLibrary library(StableLibrary::Kind::IMPL, "rope_ext", key, own_file(), 0);
+  OpsOfDevice::add_to(library);
+  return true;
+}
+
+}  // namespace rope
+
+// As defines_ops. For ctypes (rope_ext/_library.py).
+extern "C" __attribute__((visibility("default"))) bool rope_ext_defines_ops();
