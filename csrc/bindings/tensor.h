@@ -24,7 +24,7 @@ class Tensor {
     TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(handle, &dtype_));
     TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(handle, &device_type_));
     TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(handle, &device_index_));
-    scalar_type_ = torch::stable::detail::to<ScalarType>(torch::stable::detail::from(dtype_));
+    scalar_type_ = scalar_type_of(dtype_);
   }
   explicit Tensor(const torch::stable::Tensor& tensor) : Tensor(another_handle(tensor.get())) {}
   torch::stable::Tensor stable() const { return torch::stable::Tensor(another_handle(get())); }
@@ -72,6 +72,16 @@ class Tensor {
   struct Delete {
     void operator()(AtenTensorHandle handle) const { aoti_torch_delete_tensor_object(handle); }
   };
+
+  // The stable ABI compares with one dtype after another, by a call each; the frequent ones are known here.
+  static ScalarType scalar_type_of(int32_t dtype) {
+    static const struct {
+      int32_t float32 = aoti_torch_dtype_float32(), bfloat16 = aoti_torch_dtype_bfloat16();
+    } known;
+    if (dtype == known.float32) return ScalarType::Float;
+    if (dtype == known.bfloat16) return ScalarType::BFloat16;
+    return torch::stable::detail::to<ScalarType>(torch::stable::detail::from(dtype));
+  }
 
   static AtenTensorHandle another_handle(AtenTensorHandle handle) {
     AtenTensorHandle another;
