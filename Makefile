@@ -30,7 +30,7 @@ $(VENV)/.installed: pyproject.toml
 	touch $@
 
 $(VENV)/.built: $(VENV)/.installed $(SOURCES)
-	$(RUN) -m pip install --quiet --no-build-isolation --no-deps -e .
+	CMAKE_ARGS="-DROPE_EXT_TEST_HOOKS=ON $(CMAKE_ARGS)" $(RUN) -m pip install --quiet --no-build-isolation --no-deps -e .
 	touch $@
 
 clean:

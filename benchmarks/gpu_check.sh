@@ -129,7 +129,7 @@ build() {
   fi
   echo "build: as it is, not to be used: ${said##*$'\n'}" | tee -a "$OUT/build.log"
   # Not pip: this leaves the Python that runs it as it was. For this GPU only, which takes a fraction of the time.
-  ROPE_EXT_CUDA=1 TORCH_CUDA_ARCH_LIST=${TORCH_CUDA_ARCH_LIST:-$capability} \
+  ROPE_EXT_CUDA=1 TORCH_CUDA_ARCH_LIST=${TORCH_CUDA_ARCH_LIST:-$capability} CMAKE_ARGS="-DROPE_EXT_TEST_HOOKS=ON ${CMAKE_ARGS:-}" \
     part build 40 20 "$python" setup.py build_ext --inplace || return 1
   if ! said=$(probe 2>&1); then
     echo "build: FAILED, built but not to be used: ${said##*$'\n'}" && failed+=(build)

@@ -1,5 +1,6 @@
 """From the source distribution to a working package, and the sentence that every failed installation gives."""
 
+import ctypes
 import os
 import re
 import shutil
@@ -46,12 +47,16 @@ def test_source_distribution_builds_and_works(tmp_path):
     (wheel,) = tmp_path.glob("rope_ext-*.whl")
     run(*pip, "install", "--no-deps", "--target", tmp_path / "site", wheel)
     program = (
-        "import torch, rope_ext; from rope_ext import _introspect, reference; x = torch.randn(1, 4, 2, 8);"
+        "import torch, rope_ext; from rope_ext import reference; x = torch.randn(1, 4, 2, 8);"
         "t = rope_ext.RotaryEmbedding(8).tables(4);"
         "print(rope_ext.__file__, torch.equal(rope_ext.apply(x, *t), reference.apply(x, *t)))"
     )
     printed = run(sys.executable, "-c", program, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path / "site")})
     assert printed.split() == [str(tmp_path / "site" / "rope_ext" / "__init__.py"), "True"]
+    # What tests need is not installed: a module of raw pointers, and a function that has the ops call any code.
+    assert [path.name for path in (tmp_path / "site" / "rope_ext").glob("*.so")] == ["_ops.so"]
+    library = ctypes.CDLL(str(tmp_path / "site" / "rope_ext" / "_ops.so"))
+    assert hasattr(library, "rope_ext_cpu_isa") and not hasattr(library, "rope_ext_use_cpu_kernels")
 
 
 @pytest.fixture

@@ -79,6 +79,26 @@ def test_ops_needs_nothing_newer_than_torch_2_11():
     assert not [s for s in shims if any(re.search(rf"\b{s}\(", block) for block in newer)]
 
 
+def test_hardened():
+    """As PyTorch's own wheels, and with every address read-only once the library is loaded."""
+    for path in (OPS, Path(_introspect.__file__)):
+        segments, dynamic = run("readelf", "-lW", path), run("readelf", "-dW", path)
+        assert "GNU_RELRO" in segments and re.search(r"FLAGS.*\bNOW\b", dynamic)
+        assert re.search(r"GNU_STACK.* RW +0x", segments)  # not executable
+        assert "__stack_chk_fail" in undefined_symbols(path)
+
+
+def test_no_path_of_the_machine_that_built_it():
+    """Neither in messages nor elsewhere: sources are csrc/..., headers of torch torch/..."""
+    contents = OPS.read_bytes()
+    assert b"csrc/bindings/" in contents
+    for path in (ROOT, Path(torch.__file__).parent, Path(sys.prefix)):
+        assert str(path).encode() not in contents
+    assert not re.findall(
+        rb"/[\w./+-]*/[\w.+-]+\.(?:c|cc|cpp|cu|cuh|h)\b", re.sub(rb"\b(?:csrc|torch)/[\w./+-]+", b"", contents)
+    )
+
+
 def test_one_openmp_runtime():
     maps = run(sys.executable, "-c", "import rope_ext; print(open('/proc/self/maps').read())")
     runtimes = {

@@ -30,7 +30,8 @@ bool supported(const Kernels& kernels);
 // Chosen at the first call.
 const Kernels& best_kernels();
 
-// Those of the caller in their place from now on; null: the best ones again. For tests.
+// Those of the caller in their place from now on; null: the best ones again. For tests, which build with
+// ROPE_EXT_TEST_HOOKS.
 void use_kernels(const Kernels* kernels);
 
 }  // namespace rope::cpu
