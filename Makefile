@@ -6,7 +6,7 @@ VENV ?= .venv
 RUN = $(VENV)/bin/python
 SOURCES = CMakeLists.txt setup.py pyproject.toml $(shell find csrc -type f)
 
-.PHONY: demo test matrix benchmark clean
+.PHONY: demo test matrix benchmark fuzz fuzz-sanitized clean
 
 demo: $(VENV)/.built
 	$(RUN) examples/train_tiny_llama.py
@@ -20,6 +20,23 @@ matrix: $(VENV)/.built
 
 benchmark: $(VENV)/.built
 	$(RUN) benchmarks/bench.py
+
+# Random calls, by hand: make fuzz CALLS=1000000 SEED=7. What it checks and how a call is made again: tests/fuzz.
+CALLS ?= 100000
+SEED ?= 0
+fuzz: $(VENV)/.built
+	$(RUN) tests/fuzz --seed $(SEED) --calls $(CALLS)
+
+# The same with the kernels and bindings under AddressSanitizer and UBSan, as another copy of the package. Their runtimes
+# and that of C++ have to be loaded before Python's own libraries.
+SANITIZED = build/sanitized
+SANITIZERS = $(foreach name,asan ubsan stdc++,$(shell $(or $(CXX),g++) -print-file-name=lib$(name).so))
+fuzz-sanitized: $(VENV)/.installed
+	ROPE_EXT_CUDA=0 ROPE_EXT_BUILD_DIR=$(SANITIZED)/cmake CMAKE_ARGS=-DROPE_EXT_SANITIZE=address,undefined \
+	  $(RUN) setup.py --quiet build --build-base $(SANITIZED) --build-lib $(SANITIZED)/package
+	PYTHONPATH=$(SANITIZED)/package LD_PRELOAD="$(SANITIZERS)" UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
+	  ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1:max_allocation_size_mb=2048 \
+	  $(RUN) tests/fuzz --apart --seed $(SEED) --calls $(CALLS)
 
 # torch is pinned and installed first: every later install finds its wish for torch fulfilled.
 # transformers, which the tests compare frequencies with, is thousands of files of which few are read: not compiled.

@@ -1,0 +1,292 @@
+"""Calls of apply and apply_: how they are drawn, and what they should give."""
+
+import inspect
+
+import torch
+from calls import Made, drawn_in, mutate, told
+from documented import AXES, DEFAULTS, Documented
+from memory import FLOATS, INTEGERS, Drawn, any_strides
+
+import rope_ext
+from rope_ext import angles, reference
+
+_HAS_PER_CHANNEL = "per_channel" in inspect.signature(rope_ext.apply).parameters
+HEAD_DIMS = [2, 4, 6, 8, 10, 16, 18, 34, 40, 66]
+MODES = [None] * 8 + ["no_grad", "inference_mode"]
+
+
+def draw(r, memory, target):
+    """A Call of target: "apply", "apply_" or "out"."""
+    layout = r.choice(list(AXES))
+    batch = r.choice([1, 2, 2, 3, 0]) if "b" in layout else 1
+    seqlen = r.choice([1, 2, 3, 4, 5, 5, 0])
+    dtype = r.choice(FLOATS)
+    heads = [r.choice([1, 1, 2, 3, 0]) for _ in range(r.choice([1, 1, 2, 2, 3, 8]))]
+    if r.random() < 0.5:
+        heads = heads[:1] * len(heads)
+    head_dim = r.choice(HEAD_DIMS)
+    rotary_dim, rotary_offset = None, 0
+    if r.random() < 0.5:
+        rotary_offset = r.choice([0, 0, 1, 2, 3, head_dim // 2])
+        rotary_offset = min(rotary_offset, head_dim - 2)
+        rotary_dim = 2 * r.randrange(1, (head_dim - rotary_offset) // 2 + 1)
+        if r.random() < 0.3 and (head_dim - rotary_offset) % 2 == 0:
+            rotary_dim = None
+    pairs = (head_dim - rotary_offset if rotary_dim is None else rotary_dim) // 2
+    differ = rotary_dim is not None and r.random() < 0.3
+
+    def tensor_x():
+        sizes = {"b": batch, "s": seqlen, "h": heads[len(x)], "d": head_dim + (r.randrange(3) if differ else 0)}
+        shape = [sizes[a] for a in AXES[layout]]
+        return Drawn(memory, r, dtype, shape, any_strides(r, shape, may_expand=target != "apply_"))
+
+    x = []
+    for _ in heads:
+        x.append(tensor_x())
+    arithmetic = torch.float64 if dtype == torch.float64 else torch.float32
+    keywords = {"x": x[0] if len(x) == 1 and r.random() < 0.7 else r.choice([list, tuple])(x)}
+    options = {}
+    if r.random() < 0.85:
+        options |= tables(r, memory, layout, batch, seqlen, heads, pairs, r.choice([dtype, arithmetic]))
+    else:
+        options |= frequencies(r, memory, layout, batch, seqlen, heads, pairs, arithmetic)
+    keywords |= {name: options.pop(name) for name in ("cos", "sin") if name in options}
+    positional = len(keywords)
+    keywords |= {"layout": layout} if layout != "bshd" or r.random() < 0.2 else {}
+    keywords |= options
+    for name, values in (("interleaved", (False, True)), ("inverse", (False, True)), ("rounding", ("once", "eager"))):
+        if r.random() < 0.5:
+            keywords[name] = r.choice(values)
+    if rotary_dim is not None:
+        keywords["rotary_dim"] = rotary_dim
+    if rotary_offset or r.random() < 0.1:
+        keywords["rotary_offset"] = rotary_offset
+    if target != "apply_" and r.random() < 0.3:
+        keywords["out_interleaved"] = r.choice([None, False, True])
+    if _HAS_PER_CHANNEL and r.random() < 0.3:
+        keywords["per_channel"] = r.choice([None, True, False])
+        if "cos" in keywords and r.random() < 0.8:
+            keywords["per_channel"] = keywords["cos"].shape[-1] == 2 * pairs
+    if target == "out":
+        keywords["out"] = keywords["x"]
+        if r.random() < 0.8:
+            listed = [Drawn(memory, r, dtype, t.shape, any_strides(r, t.shape, may_expand=False)) for t in x]
+            keywords["out"] = listed[0] if isinstance(keywords["x"], Drawn) else r.choice([list, tuple])(listed)
+    if r.random() < 0.2:
+        for t in r.sample(x, r.randrange(1, len(x) + 1)):
+            t.state = "not a leaf" if target == "apply_" else r.choice(["requires grad", "not a leaf"])
+    if r.random() < 0.1:
+        for t in drawn_in([keywords.get("cos"), keywords.get("sin")]):
+            t.state = "requires grad"
+    for _ in range(r.choice([0, 0, 0, 1, 1, 2])):
+        mutate(r, memory, keywords)
+    if len(x) > 1 and r.random() < 0.02:
+        keywords["x"] = r.choice([list, tuple])(r.choice(x) for _ in x)
+    name = "rope_ext.apply_" if target == "apply_" else "rope_ext.apply"
+    function = rope_ext.apply_ if target == "apply_" else rope_ext.apply
+    positional = min(positional, list(keywords).index("layout") if "layout" in keywords else positional)
+    return Rotation(name, function, keywords, positional, r.choice(MODES))
+
+
+def tables(r, memory, layout, batch, seqlen, heads, pairs, dtype):
+    """cos, sin and what says which rows of them are read."""
+    width = pairs * r.choice([1, 2])
+    kind = r.choice(["rows", "offset", "offsets", "positions", "cu_seqlens", "token", "head"])
+    rows = max(seqlen, 1) + r.randrange(6)
+    found = {}
+    if kind == "token":
+        shape = [r.choice([1, batch]), seqlen, width]
+    elif kind == "head":
+        axes = layout if len(layout) == 4 else "bshd"
+        sizes = {"b": r.choice([1, batch]), "s": seqlen, "h": heads[0] if len(set(heads)) == 1 else 1, "d": width}
+        if r.random() < 0.2:
+            sizes["h"] = 1
+        shape = [sizes[a] for a in axes]
+    else:
+        shape = [rows, width]
+        found |= lookup(r, memory, layout, batch, seqlen, kind, (0, rows))
+    found["cos"] = Drawn(memory, r, dtype, shape, any_strides(r, shape))
+    found["sin"] = Drawn(memory, r, dtype, shape, found["cos"].strides if r.random() < 0.5 else any_strides(r, shape))
+    return found
+
+
+def frequencies(r, memory, layout, batch, seqlen, heads, pairs, arithmetic):
+    """inv_freq, or what turns made of it, and positions of any size."""
+    per_head = heads[0] if len(set(heads)) == 1 else 1
+    rank = r.choice([1, 1, 2, 3])
+    axes = r.choice([1, 2, 3])
+    shape = [axes, r.choice([1, per_head]), pairs][3 - rank :]
+    source = r.choice([*FLOATS, torch.float64, torch.float32])
+    inv_freq = Drawn(memory, r, source, shape, any_strides(r, shape))
+    inv_freq.odd = False
+    found = {"inv_freq": inv_freq}
+    if r.random() < 0.3:
+        found["inv_freq"] = Made("rope_ext.angles.turns", angles.turns, inv_freq, arithmetic)
+    kind = r.choice(["rows", "offset", "offsets", "positions", "positions", "fractions", "axes", "cu_seqlens"])
+    reach = r.choice([4096, 10**6, 2**31 - 64, 2**60])
+    if kind == "fractions":
+        shape = r.choice([[seqlen], [batch, seqlen], [1, seqlen]] if "b" in layout else [[seqlen]])
+        found["positions"] = Drawn(memory, r, arithmetic, shape, any_strides(r, shape))
+        found["positions"].odd = False
+        if r.random() < 0.3:
+            found["offset"] = r.choice([3, -2])
+        if r.random() < 0.1:
+            found["positions"].state = "requires grad"
+    elif kind == "axes" and rank == 3:
+        shape = [axes, r.choice([1, batch]), seqlen]
+        values = [r.randrange(-reach, reach) for _ in range(axes * shape[1] * seqlen)]
+        found["positions"] = index(memory, r, shape, values)
+    else:
+        found |= lookup(r, memory, layout, batch, seqlen, "positions" if kind == "axes" else kind, (-reach, reach))
+    if r.random() < 0.6:
+        found["attention_scaling"] = r.choice([1, 1.0, 0.5, 1.25, 2])
+    return found
+
+
+def lookup(r, memory, layout, batch, seqlen, kind, rows):
+    """positions, offset and cu_seqlens that lead to rows; seldom to others."""
+    low, high = rows
+    if r.random() < 0.04:
+        high += 1
+    last = max(low + 1, high - max(seqlen, 1) + 1)
+    if kind == "offset":
+        return {"offset": r.randrange(low, last)}
+    if kind == "offsets":
+        return {"offset": index(memory, r, [batch], [r.randrange(low, last) for _ in range(batch)])}
+    if kind == "positions":
+        shape = [seqlen]
+        if "b" in layout and r.random() < 0.7:
+            shape = r.choice([[batch, seqlen], [1, seqlen]])
+        count = seqlen * (shape[0] if len(shape) == 2 else 1)
+        offset = r.choice([0, 0, 1]) if high - low > 1 else 0
+        values = [r.randrange(low, high - offset) for _ in range(count)]
+        if count and r.random() < 0.05:
+            values[r.randrange(count)] = r.choice([-1, high, 2**31 - 1, -(2**31), 2**62, -(2**63), 2**63 - 1])
+        found = {"positions": index(memory, r, shape, values)}
+        if r.random() < 0.3:
+            found["offset"] = offset
+        return found
+    if kind == "cu_seqlens" and layout == "thd":
+        values = sorted(r.randrange(seqlen + 1) for _ in range(r.randrange(4)))
+        if values and r.random() < 0.1:
+            values[r.randrange(len(values))] = r.choice([-1, seqlen + 1, 2**31 - 1, -(2**31), 0])
+        values = [0 if r.random() < 0.98 else r.choice([1, -1]), *values]
+        found = {"cu_seqlens": index(memory, r, [len(values)], values, torch.int32)}
+        if r.random() < 0.3:
+            found["offset"] = r.randrange(low, last)
+        return found
+    return {}
+
+
+def index(memory, r, shape, values, dtype=None):
+    if dtype is None:
+        fits = all(-(2**31) <= v < 2**31 for v in values)
+        dtype = r.choice(INTEGERS) if fits else torch.int64
+    strides = any_strides(r, shape, may_expand=False)
+    if len(shape) == 2 and shape[0] and r.random() < 0.1:  # the same for all sequences
+        values, strides = values[: shape[1]] * shape[0], [0, 1]
+    return Drawn(memory, r, dtype, shape, strides, values)
+
+
+# ---- what they should give ----
+
+
+class Rotation(Documented):
+    def expected(self, a):
+        a = DEFAULTS | a
+        self.numbers_of(a)
+        y = self.rotate(a["x"])
+        if self.function is rope_ext.apply and a["out"] is None:
+            return y
+        to = a["x"] if self.function is rope_ext.apply_ else a["out"]
+        for t, value in zip(_listed(to), _listed(y)):
+            t.copy_(value)
+        return to
+
+    def numbers_of(self, a):
+        """Keep what the reference needs: cos, sin, options, and which tokens are rotated."""
+        names = ("layout", "interleaved", "rotary_dim", "rotary_offset", "inverse", "rounding", "out_interleaved")
+        self.options, self.rotated = {name: a[name] for name in names}, None
+        self.tables = a["cos"], a["sin"]
+        if a["inv_freq"] is None:
+            self.options |= {name: a[name] for name in ("positions", "offset", "cu_seqlens")}
+            return
+        x = _listed(a["x"])[0]
+        axes = AXES[a["layout"]]
+        batch, seqlen = x.shape[axes.index("b")] if "b" in axes else 1, x.shape[axes.index("s")]
+        high, low, _ = angles.turns(a["inv_freq"], torch.float64 if x.dtype == torch.float64 else torch.float32)
+        at, offset = a["positions"], a["offset"]
+        if a["cu_seqlens"] is not None:
+            at = reference.table_rows(1, seqlen, None, 0, a["cu_seqlens"])
+            self.rotated = (torch.arange(seqlen) < a["cu_seqlens"][-1])[:, None, None]
+        at = torch.arange(seqlen) if at is None else at if at.is_floating_point() else at.long()
+        at = at + (offset[:, None] if isinstance(offset, torch.Tensor) else offset)
+        at = at.expand(len(high), batch, seqlen).flatten(1)
+        if at.numel() and high.numel():
+            bound = 2.0 ** (24 if high.dtype == torch.float32 else 53)
+            told((at.double().abs().max() if at.is_floating_point() else 1) * high.abs().max() * 6.3 < bound)
+            told(high.abs().max() < 1)
+        cos, sin = (
+            t.reshape(batch, seqlen, -1 if t.numel() else high.shape[1], high.shape[2])
+            for t in reference.cos_sin(at, high, low, float(a["attention_scaling"]))
+        )
+        order = a["layout"] if "b" in axes else "bshd"
+        self.tables = tuple(t.permute(*("bshd".index(axis) for axis in order)) for t in (cos, sin))
+
+    def rotate(self, x, transposed=False):
+        """The reference; of tensors without elements nothing."""
+        options = dict(self.options)
+        if transposed and options["out_interleaved"] is not None:
+            options |= {"interleaved": options["out_interleaved"], "out_interleaved": options["interleaved"]}
+
+        def one(t):
+            if not t.numel():
+                return torch.empty_like(t)
+            y = reference.apply(t, *self.tables, transposed=transposed, **options)
+            return y if self.rotated is None else torch.where(self.rotated, y, t)
+
+        return one(x) if isinstance(x, torch.Tensor) else type(x)(map(one, x))
+
+    def written(self):
+        return drawn_in(self.keywords["x"] if self.function is rope_ext.apply_ else self.keywords.get("out"))
+
+    def after(self, arguments, result, shadow):
+        if self.keywords.get("out") is not None or self.function is rope_ext.apply_:
+            if result is not (arguments["out"] if self.function is rope_ext.apply else arguments["x"]):
+                return "did not return what it wrote"
+        else:
+            for y, t in zip(_listed(result), _listed(arguments["x"])):
+                if t.device.type == "cpu" and t.numel() and y.stride() != torch.empty_like(t).stride():
+                    return f"strides {y.stride()}, those of empty_like are {torch.empty_like(t).stride()}"
+        return self.derivative(arguments, result, shadow)
+
+    def derivative(self, arguments, result, shadow):
+        """The gradient of x, bit for bit."""
+        drawn = drawn_in(self.keywords["x"])
+        leaves = [d.leaf if d.state == "not a leaf" else t for d, t in zip(drawn, _listed(arguments["x"]))]
+        need = [d.state in ("requires grad", "not a leaf", "parameter") for d in drawn]
+        if len({id(d) for d in drawn}) < len(drawn) or self.mode or not any(need):
+            return None
+        results = [y for y, n in zip(_listed(result), need) if n]
+        if not all(y.requires_grad for y in results):
+            return "x requires grad and the result does not"
+        grads = [torch.ones_like(y) if i % 2 else y.detach().clone() for i, y in enumerate(results)]
+        got = torch.autograd.grad(results, [t for t, n in zip(leaves, need) if n], grads)
+        for g, y in zip(got, grads):
+            wanted = self.rotate(y, transposed=True)
+            # Autograd may add zeros to it, which turn -0.0 into 0.0.
+            if not same_bits(g + 0.0, wanted + 0.0):
+                return f"gradient {g}, not {wanted}"
+        return None
+
+
+def same_bits(a, b):
+    if a.dtype != b.dtype or a.shape != b.shape:
+        return False
+    if a.dtype in FLOATS:
+        return bool(((a == b) & (a.signbit() == b.signbit()) | (a.isnan() & b.isnan())).all())
+    return torch.equal(*(t.contiguous().flatten().view(torch.uint8) for t in (a, b)))
+
+
+def _listed(x):
+    return [x] if isinstance(x, torch.Tensor) else list(x)
