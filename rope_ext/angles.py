@@ -29,15 +29,14 @@ def turns(inv_freq, dtype=torch.float32):
     arithmetic, float32 (float64 for float64 x). Differentiable, on the device of inv_freq.
     Equivalent to: high = (inv_freq.double() / (2 * pi)).to(dtype); low = what that rounding loses
     """
-    if dtype not in (torch.float32, torch.float64):
+    if not isinstance(dtype, torch.dtype) or dtype not in (torch.float32, torch.float64):
         raise TypeError(f"rope_ext: dtype must be float32 or float64, got {_name(dtype)}")
     if isinstance(inv_freq, Turns):
         if inv_freq.high.dtype != dtype:
             made = f"made for {_name(inv_freq.high.dtype)}"
             raise TypeError(f"rope_ext: inv_freq must be made for the arithmetic of x, {_name(dtype)}, got {made}")
         return inv_freq
-    if not isinstance(inv_freq, torch.Tensor):
-        raise TypeError(f"rope_ext: inv_freq must be a Tensor, got {inv_freq!r}")
+    _check_strided("inv_freq", inv_freq)
     if not 1 <= inv_freq.dim() <= 3 or not inv_freq.is_floating_point():
         rule = "be floating point of shape (pairs,), (heads, pairs) or (axes, heads or 1, pairs)"
         raise ValueError(f"rope_ext: inv_freq must {rule}, got {_name(inv_freq.dtype)} of {tuple(inv_freq.shape)}")
@@ -71,13 +70,14 @@ def cos_sin(positions, inv_freq, attention_scaling=1.0, *, dtype=torch.float32):
 
     Equivalent to: angles = positions.double()[..., None] * inv_freq.double(); (angles.cos(), angles.sin())
     """
-    if not isinstance(positions, torch.Tensor):
-        raise TypeError(f"rope_ext: positions must be a Tensor, got {positions!r}")
+    _check_strided("positions", positions)
     check_scaling(attention_scaling)
     high, low, per_axis = turns(inv_freq, dtype)
     if positions.dtype not in (torch.int32, torch.int64, dtype):
         raise TypeError(f"rope_ext: positions must be int32, int64 or {_name(dtype)}, got {_name(positions.dtype)}")
     axes, heads, pairs = high.shape
+    if not (axes and heads and pairs):
+        raise ValueError(f"rope_ext: inv_freq must have an axis, a head and a pair, got {axes}, {heads} and {pairs}")
     if per_axis and (positions.dim() == 0 or positions.shape[0] != axes):
         got = f"shape {tuple(positions.shape)}"
         raise ValueError(f"rope_ext: positions must have the {axes} axes of inv_freq first, got {got}")
@@ -93,8 +93,19 @@ def cos_sin(positions, inv_freq, attention_scaling=1.0, *, dtype=torch.float32):
 def check_scaling(attention_scaling):
     if not isinstance(attention_scaling, numbers.Real) or isinstance(attention_scaling, bool):
         raise TypeError(f"rope_ext: attention_scaling must be a number, got {attention_scaling!r}")
-    if isinstance(attention_scaling, int) and attention_scaling.bit_length() > 1023:
-        raise ValueError(f"rope_ext: attention_scaling must be below 2^1023, got {attention_scaling}")
+    try:
+        float(attention_scaling)
+    except OverflowError:
+        raise ValueError(
+            f"rope_ext: attention_scaling must be in the range of a float, got {attention_scaling}"
+        ) from None
+
+
+def _check_strided(name, value):
+    if not isinstance(value, torch.Tensor):
+        raise TypeError(f"rope_ext: {name} must be a Tensor, got {value!r}")
+    if value.layout != torch.strided:
+        raise TypeError(f"rope_ext: {name} must be strided, got {value.layout}")
 
 
 def _name(dtype):

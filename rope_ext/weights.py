@@ -1,5 +1,7 @@
 """Weights of the projections to q and k, from one pairing of channels to the other."""
 
+import numbers
+
 import torch
 
 
@@ -22,10 +24,18 @@ def permute_weights(weight, num_heads, rotary_dim=None, *, to, rotary_offset=0):
 
     Source: transformers/models/llama/convert_llama_weights_to_hf.py, permute.
     """
-    if to not in ("half", "interleaved"):
+    if not isinstance(to, str) or to not in ("half", "interleaved"):
         raise ValueError(f"rope_ext: to must be 'half' or 'interleaved', got {to!r}")
     if not isinstance(weight, torch.Tensor):
         raise TypeError(f"rope_ext: weight must be a Tensor, got {weight!r}")
+    if weight.layout != torch.strided:
+        raise TypeError(f"rope_ext: weight must be strided, got {weight.layout}")
+    integers = {"num_heads": num_heads, "rotary_offset": rotary_offset}
+    if rotary_dim is not None:
+        integers["rotary_dim"] = rotary_dim
+    for name, value in integers.items():
+        if not isinstance(value, (numbers.Integral, torch.SymInt)) or isinstance(value, bool):
+            raise TypeError(f"rope_ext: {name} must be an int, got {value!r}")
     if num_heads < 1:
         raise ValueError(f"rope_ext: num_heads must be positive, got {num_heads}")
     if weight.dim() == 0 or weight.shape[0] % num_heads:
@@ -38,6 +48,8 @@ def permute_weights(weight, num_heads, rotary_dim=None, *, to, rotary_offset=0):
     if rotary_dim % 2 or not 0 <= rotary_dim <= head_dim - rotary_offset:
         rule = f"be even and fit head_dim {head_dim} from rotary_offset {rotary_offset}"
         raise ValueError(f"rope_ext: rotary_dim must {rule}, got {rotary_dim}")
+    if head_dim == 0:
+        return weight.clone()  # num_heads may be more than unflatten takes
     channels = torch.arange(head_dim, device=weight.device)
     rotated = channels[rotary_offset : rotary_offset + rotary_dim]
     pairs = (-1, 2) if to == "half" else (2, -1)

@@ -1,8 +1,10 @@
 """Angles from positions, without a table: the bits of the reference, exact at any position, with derivatives."""
 
 import ctypes
+import re
 from decimal import Decimal, getcontext
 
+import numpy as np
 import pytest
 import torch
 from conftest import assert_same_bits, random, random_integers, shape_of
@@ -443,3 +445,24 @@ def test_wrong_arguments_of_cos_sin():
         rope_ext.cos_sin(torch.zeros(3), frequencies(4), dtype=torch.float16)
     with pytest.raises(ValueError, match=r"positions must have the 3 axes of inv_freq first, got shape \(2, 3\)"):
         rope_ext.cos_sin(torch.zeros(2, 3).long(), frequencies(4, 3, 1))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"positions": torch.zeros(3).to_sparse()}, TypeError, "positions must be strided, got torch.sparse_coo"),
+        ({"inv_freq": torch.ones(4).to_sparse()}, TypeError, "inv_freq must be strided, got torch.sparse_coo"),
+        ({"inv_freq": torch.ones(0)}, ValueError, "inv_freq must have an axis, a head and a pair, got 1, 1 and 0"),
+        ({"inv_freq": torch.ones(0, 4)}, ValueError, "inv_freq must have an axis, a head and a pair, got 1, 0 and 4"),
+        ({"dtype": np.arange(3)}, TypeError, "dtype must be float32 or float64, got [0 1 2]"),
+        (
+            {"attention_scaling": 10**400},
+            ValueError,
+            f"attention_scaling must be in the range of a float, got 1{'0' * 400}",
+        ),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_what_the_fuzzer_found_in_cos_sin(arguments, error, message):
+    with pytest.raises(error, match=f"^rope_ext: {re.escape(message)}$"):
+        rope_ext.cos_sin(**{"positions": torch.arange(3), "inv_freq": torch.ones(4), **arguments})

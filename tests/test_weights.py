@@ -1,5 +1,6 @@
 """permute_weights: the other pairing with permuted weights computes the same attention."""
 
+import numpy as np
 import pytest
 import torch
 from conftest import assert_same_bits, random, random_integers
@@ -117,6 +118,13 @@ def test_differentiable():
         ({"rotary_offset": 1}, "rotary_dim must be even and fit head_dim 4 from rotary_offset 1, got 3"),
         ({"rotary_offset": 5}, "rotary_offset must lie in the head, 0 to 4, got 5"),
         ({"rotary_offset": -1}, "rotary_offset must lie in the head, 0 to 4, got -1"),
+        ({"to": np.arange(2)}, "to must be 'half' or 'interleaved', got array([0, 1])"),
+        ({"weight": torch.zeros(12, 5).to_sparse()}, "weight must be strided, got torch.sparse_coo"),
+        ({"num_heads": None}, "num_heads must be an int, got None"),
+        ({"num_heads": 3.0}, "num_heads must be an int, got 3.0"),
+        ({"num_heads": True}, "num_heads must be an int, got True"),
+        ({"rotary_dim": 2.0}, "rotary_dim must be an int, got 2.0"),
+        ({"rotary_offset": "0"}, "rotary_offset must be an int, got '0'"),
     ],
     ids=str,
 )
@@ -124,3 +132,7 @@ def test_errors(arguments, message):
     with pytest.raises((TypeError, ValueError)) as error:
         rope_ext.permute_weights(**{"weight": random((12, 5), F32), "num_heads": 3, "to": "half", **arguments})
     assert str(error.value) == f"rope_ext: {message}"
+
+
+def test_no_rows_belong_to_any_number_of_heads():
+    assert rope_ext.permute_weights(torch.zeros(0, 5), 2**64, to="half").shape == (0, 5)

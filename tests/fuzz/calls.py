@@ -10,7 +10,7 @@ PREFIX = "rope_ext: "
 KINDS = (ValueError, TypeError, NotImplementedError)
 
 INTS = [0, 1, -1, 2, 3, 4, 5, 8, 16, 100, 2**31 - 1, 2**31, -(2**31), 2**32, 2**62, 2**63 - 1, -(2**63)]
-INTS += [2**63, -(2**63) - 1, 2**64, 10**30]
+INTS += [2**63, -(2**63) - 1, 2**64, 10**30, 10**400]
 NUMBERS = [0.0, -0.0, 1.0, 0.5, -1.0, 2.0, 1e30, 1e-30, float("nan"), float("inf"), -float("inf"), 1e308]
 OTHERS = [None, True, False, "", "bshd", "thd", "once", "x", b"bshd", 1j, [], (), {}, [1], (1, 2), [None], object]
 OTHERS += [

@@ -106,14 +106,12 @@ class Drawn:
 
     def settle(self):
         """Drop a state that PyTorch does not give to such a tensor."""
-        if self.state in ("requires grad", "not a leaf", "parameter") and self.dtype not in FLOATS:
+        if self.dtype not in FLOATS and self.state not in ("inference", "meta"):
             self.state = None
         elif self.state == "not a leaf" and (0 in self.strides or self.shares or self.has_sharers):
             self.state = None  # its values are written once more
         elif self.state == "not a leaf":
             self.odd = False  # which would give a NaN another payload
-        elif self.state == "negative bit" and self.dtype not in FLOATS:
-            self.state = None
 
     def addresses(self):
         """(buffer, byte) of the first byte of every element; after Memory.prepare."""

@@ -24,6 +24,10 @@ def draw(r, memory, target):
     heads = [r.choice([1, 1, 2, 3, 0]) for _ in range(r.choice([1, 1, 2, 2, 3, 8]))]
     if r.random() < 0.5:
         heads = heads[:1] * len(heads)
+    vast = r.random() < 0.002  # no elements, and a size that no loop may count to
+    if vast:
+        batch, seqlen, number = r.choice([(1, 2**40, 0), (1, 0, 2**40), *([(2**40, 2, 0)] if "b" in layout else [])])
+        heads = [number] * len(heads)
     head_dim = r.choice(HEAD_DIMS)
     rotary_dim, rotary_offset = None, 0
     if r.random() < 0.5:
@@ -46,8 +50,8 @@ def draw(r, memory, target):
     arithmetic = torch.float64 if dtype == torch.float64 else torch.float32
     keywords = {"x": x[0] if len(x) == 1 and r.random() < 0.7 else r.choice([list, tuple])(x)}
     options = {}
-    if r.random() < 0.85:
-        options |= tables(r, memory, layout, batch, seqlen, heads, pairs, r.choice([dtype, arithmetic]))
+    if vast or r.random() < 0.85:
+        options |= tables(r, memory, layout, batch, seqlen, heads, pairs, r.choice([dtype, arithmetic]), vast)
     else:
         options |= frequencies(r, memory, layout, batch, seqlen, heads, pairs, arithmetic)
     keywords |= {name: options.pop(name) for name in ("cos", "sin") if name in options}
@@ -75,10 +79,10 @@ def draw(r, memory, target):
     if r.random() < 0.2:
         for t in r.sample(x, r.randrange(1, len(x) + 1)):
             t.state = "not a leaf" if target == "apply_" else r.choice(["requires grad", "not a leaf"])
-    if r.random() < 0.1:
+    if r.random() < 0.1 and not vast:
         for t in drawn_in([keywords.get("cos"), keywords.get("sin")]):
             t.state = "requires grad"
-    for _ in range(r.choice([0, 0, 0, 1, 1, 2])):
+    for _ in range(0 if vast else r.choice([0, 0, 0, 1, 1, 2])):
         mutate(r, memory, keywords)
     if len(x) > 1 and r.random() < 0.02:
         keywords["x"] = r.choice([list, tuple])(r.choice(x) for _ in x)
@@ -88,9 +92,12 @@ def draw(r, memory, target):
     return Rotation(name, function, keywords, positional, r.choice(MODES))
 
 
-def tables(r, memory, layout, batch, seqlen, heads, pairs, dtype):
-    """cos, sin and what says which rows of them are read."""
+def tables(r, memory, layout, batch, seqlen, heads, pairs, dtype, vast):
+    """cos, sin and what says which rows of them are read. vast: each is one row, expanded."""
     width = pairs * r.choice([1, 2])
+    if vast:
+        cos, sin = (Drawn(memory, r, dtype, [1, seqlen, width], [0, 0, 1]) for _ in range(2))
+        return {"cos": cos, "sin": sin}
     kind = r.choice(["rows", "offset", "offsets", "positions", "cu_seqlens", "token", "head"])
     rows = max(seqlen, 1) + r.randrange(6)
     found = {}
@@ -256,7 +263,7 @@ class Rotation(Documented):
                 return "did not return what it wrote"
         else:
             for y, t in zip(_listed(result), _listed(arguments["x"])):
-                if t.device.type == "cpu" and t.numel() and y.stride() != torch.empty_like(t).stride():
+                if t.device.type == "cpu" and strides_of(y) != strides_of(torch.empty_like(t)):
                     return f"strides {y.stride()}, those of empty_like are {torch.empty_like(t).stride()}"
         return self.derivative(arguments, result, shadow)
 
@@ -278,6 +285,11 @@ class Rotation(Documented):
             if not same_bits(g + 0.0, wanted + 0.0):
                 return f"gradient {g}, not {wanted}"
         return None
+
+
+def strides_of(t):
+    """Those that lead from one element to another."""
+    return [s for n, s in zip(t.shape, t.stride()) if n > 1] if t.numel() else []
 
 
 def same_bits(a, b):
