@@ -1,11 +1,10 @@
 """Calls of cos_sin, permute_weights and RotaryEmbedding."""
 
 import math
-import numbers
 
 import torch
-from calls import INTS, Call, Made, must, mutate, told
-from documented import is_int, is_tensor
+from calls import Call, Made, must, mutate, told
+from documented import check_scaling, is_int, is_tensor
 from memory import FLOATS, INTEGERS, OTHER_FLOATS, Drawn, any_strides
 from rotations import MODES, Rotation, index, same_bits
 
@@ -45,7 +44,7 @@ class CosSin(Call):
     def check(self):
         a = {"attention_scaling": 1.0, "dtype": torch.float32} | self.keywords
         must(isinstance(a["dtype"], torch.dtype) and a["dtype"] in (torch.float32, torch.float64))
-        must(isinstance(a["attention_scaling"], numbers.Real) and not isinstance(a["attention_scaling"], bool))
+        check_scaling(a["attention_scaling"])
         inv_freq = a["inv_freq"]
         if isinstance(inv_freq, Made):
             must(inv_freq.arguments[1] == a["dtype"])
@@ -171,8 +170,9 @@ def draw_rotary_embedding(r, memory):
         rope = keywords.pop("rope")
         mutate(r, memory, keywords)
         keywords = {"rope": rope} | keywords
-        if keywords.get("max_position") in INTS[10:]:  # as much memory as asked for
-            keywords["max_position"] = -keywords["max_position"]
+        rows = keywords.get("max_position")
+        if isinstance(rows, int) and rows > 10_000:  # tables of any size are made
+            keywords["max_position"] = -rows
     return EmbeddingUse(f"rope_ext.RotaryEmbedding.{use.replace('call', '__call__')}", function, keywords, 2)
 
 

@@ -4,7 +4,7 @@ import itertools
 import numbers
 
 import torch
-from calls import Call, Invalid, Made, drawn_in, must, told
+from calls import Call, Made, drawn_in, must, told
 from memory import FLOATS, INTEGERS, OTHER_FLOATS, Drawn
 
 import rope_ext
@@ -18,6 +18,11 @@ DEFAULTS |= {"attention_scaling": 1, "rounding": "once", "out_interleaved": None
 def is_int(value):
     told(not isinstance(value, numbers.Integral) or isinstance(value, int))  # numpy's
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def check_scaling(value):
+    must(isinstance(value, numbers.Real) and not isinstance(value, bool))
+    told(abs(value) < 1e300 or value != value)  # ints have no limit, floats have
 
 
 def is_tensor(value):
@@ -54,15 +59,14 @@ class Documented(Call):
         must(start >= 0 and rotary_dim % 2 == 0 and rotary_dim >= 2)
         must(all(start + rotary_dim <= t.shape[-1] for t in x))
         pairs = rotary_dim // 2
-        told(isinstance(a["attention_scaling"], (int, float)) or not isinstance(a["attention_scaling"], numbers.Real))
-        must(isinstance(a["attention_scaling"], numbers.Real) and not isinstance(a["attention_scaling"], bool))
+        check_scaling(a["attention_scaling"])
         rows = self.check_tables(a, first.dtype, layout, batch, seqlen, heads, pairs)
         self.check_lookup(a, first.dtype, layout, batch, seqlen, rows)
         self.check_written(a, x)
         self.check_states(a, x)
 
     def check_tables(self, a, dtype, layout, batch, seqlen, heads, pairs):
-        """Raises where cos, sin and inv_freq do not fit; returns rows of the table, None: one for each token."""
+        """Raises where cos, sin and inv_freq do not fit; returns rows of the table, None: one for each token, -1: no table."""
         cos, sin, inv_freq = a["cos"], a["sin"], a["inv_freq"]
         arithmetic = torch.float64 if dtype == torch.float64 else torch.float32
         if inv_freq is not None:
@@ -108,12 +112,11 @@ class Documented(Call):
             must(is_tensor(positions))
             fractions = not from_table and positions.dtype == arithmetic
             must(fractions or positions.dtype in INTEGERS)
-            shape, axes = list(positions.shape), getattr(self, "axes", None) if not from_table else None
+            shape = positions.shape
             told(layout != "shd" or len(shape) < 2)
-            told(not (not from_table and axes is None and len(shape) == 3))
-            per_axis = axes is not None and len(shape) == 3 and shape[0] == axes
-            told(not (axes is not None and len(shape) == 3 and layout in ("thd", "shd")))
-            must(1 <= len(shape) <= 2 or per_axis)
+            if len(shape) == 3 and not from_table:
+                told(self.axes is not None and layout not in ("thd", "shd"))
+            must(1 <= len(shape) <= 2 or (len(shape) == 3 and not from_table and shape[0] == self.axes))
             must(layout != "thd" or len(shape) == 1)
             must(shape[-1] == seqlen and (len(shape) == 1 or shape[-2] in (1, batch)))
             told(fractions or positions.values is not None)
@@ -136,15 +139,15 @@ class Documented(Call):
         told(positions is None or not _is_expanded(positions))
         if from_table:
             told(batch * seqlen > 0 and any(t.numel for t in drawn_in(a["x"])))
-            if len(values) == 1 or len(offsets) == 1:
-                found = [v + o for o in offsets for row in values for v in (row[:1], row[-1:], row)[2]]
+            if len(values) == 1 or len(offsets) == 1:  # the same rows or the same offset for the whole batch
+                found = [v + o for o in offsets for row in values for v in row]
             else:
                 found = [v + o for o, row in zip(offsets, values) for v in row]
             must(all(0 <= row < rows for row in found))
 
     def check_written(self, a, x):
-        written = x
-        if self.function is rope_ext.apply:
+        written, in_place = x, self.function is rope_ext.apply_
+        if not in_place:
             out = a["out"]
             if out is None:
                 return
@@ -166,7 +169,7 @@ class Documented(Call):
             must(not any(found & other for other in bytes_of.values()))
             bytes_of[id(t)] = found
         for i, o in enumerate(written):
-            for j, t in enumerate(x if written is not x else []):
+            for j, t in enumerate([] if in_place else x):
                 same = i == j and (o.place(), o.strides) == (t.place(), t.strides)
                 if same:
                     pairing = a["out_interleaved"]
@@ -174,8 +177,7 @@ class Documented(Call):
                 told(not (i == j and o.place() == t.place() and o.numel) or same)
                 must(same or not bytes_of[id(o)] & _bytes(t))
             must(not any(bytes_of[id(o)] & _bytes(t) for t in others))
-        if written is x and a["out_interleaved"] not in (None, a["interleaved"]):
-            raise Invalid
+        must(not in_place or a["out_interleaved"] in (None, a["interleaved"]))
 
     def check_states(self, a, x):
         """What autograd allows."""
