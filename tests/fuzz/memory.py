@@ -41,7 +41,6 @@ class Memory:
         self.clear()
 
     def clear(self):
-        self.used = GUARD
         self.drawn, self.tensors = [], []  # those with memory of their own, and all
         self.buffers = []
 
@@ -101,11 +100,13 @@ class Drawn:
     def lie_in(self, other, shift):
         """Share the memory of another Drawn."""
         self.shares, self.shift, other.has_sharers = other, shift, True
-        other._least_bytes = max(other._least_bytes, (self.span + shift) * self.dtype.itemsize)
         self._memory.drawn.remove(self)
 
     def settle(self):
-        """Drop a state that PyTorch does not give to such a tensor."""
+        """Drop a state that PyTorch does not give to such a tensor, and ask for the memory of one that shares it."""
+        if self.shares is not None:
+            least = (self.span + self.shift) * self.dtype.itemsize
+            self.shares._least_bytes = max(self.shares._least_bytes, least)
         if self.dtype not in FLOATS and self.state not in ("inference", "meta"):
             self.state = None
         elif self.state == "not a leaf" and (0 in self.strides or self.shares or self.has_sharers):
@@ -123,25 +124,27 @@ class Drawn:
 
     def place(self):
         """(buffer, byte at which it begins)."""
+        size = self.dtype.itemsize
         if self.shares is None:
-            return self.buffer, self.at
+            return self.buffer, self.at // size * size
         buffer, at = self.shares.place()
-        return buffer, (at // self.dtype.itemsize + self.shift) * self.dtype.itemsize
+        return buffer, (at // size + self.shift) * size
 
     def fill(self, buffers):
-        if not self.span or self.state in ("meta", "sparse"):
+        span = self.span
+        if not span or self.state in ("meta", "sparse"):
             return
         if self.values is not None and self.dtype in (*INTEGERS, *FLOATS):
             once = [min(n, 1) if s == 0 else n for n, s in zip(self.shape, self.strides)]  # expanded axes
             values = torch.tensor(self.values, dtype=self.dtype).reshape(self.shape)
             self._made(buffers, once, self.strides).copy_(values[tuple(slice(n) for n in once)])
         else:
-            memory = self._made(buffers, [self.span], [1])
+            memory = self._made(buffers, [span], [1])
             source = (_ODD if self.odd else _FINITE).get(self.dtype)
             if source is None:
                 memory.zero_()
             else:
-                memory.copy_(source[self.seed : self.seed + self.span])
+                memory.copy_(source[self.seed : self.seed + span])
 
     def _made(self, buffers, shape=None, strides=None):
         buffer, at = self.place()
