@@ -8,11 +8,11 @@ namespace rope::cpu {
 // One per instruction set, filled by rotate_cpu.cpp compiled with that set's flags.
 struct Kernels {
   const char* isa;
-  // x[i].out = rotated x[i].in, on at most `num_threads` threads. Rows outside the table are not read: the token's rotated
-  // channels become NaN.
+  // x[i].out = rotated x[i].in, on at most `num_threads` threads. Rows outside the table are not read: the rotated
+  // channels of the token become NaN.
   void (*rotate)(const Params&, int num_threads);
   // cos and sin are written with the gradient of the tables, one row per token: x[i].in is x, x[i].out is only read and
-  // holds the gradient of the rotated x. Tables that broadcast over batch or heads (stride 0) get the sum.
+  // holds the gradient of the rotated x. Where all share a row (table_batches, table_heads 1) it gets the sum.
   void (*table_grad)(const Params&, int num_threads);
   // cos and sin are frequencies (axes > 0). Written, contiguous and in the type of arithmetic: x[0].out and x[1].out
   // with their cos and sin, (batch, seqlen, x[0].heads, pairs), 1 and 0 for tokens past the last boundary of
