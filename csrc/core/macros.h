@@ -11,7 +11,7 @@
 #define ROPE_INLINE static inline
 #endif
 
-// *data, in one load that the compiler neither repeats nor splits: what was compared is what is used, even while another
+// *data, in one load that the compiler neither repeats nor splits: what was compared is used, even while another
 // thread writes there. On a GPU a plain load is one.
 #if defined(__CUDA_ARCH__)
 #define ROPE_LOAD_ONCE(data) (*(data))
