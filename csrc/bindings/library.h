@@ -24,5 +24,5 @@ bool register_kernels(const char* key) {
 
 }  // namespace rope
 
-// As defines_ops. For ctypes (rope_ext/_library.py).
+// As defines_ops. For ctypes (rope_ext/_torch/library.py).
 extern "C" __attribute__((visibility("default"))) bool rope_ext_defines_ops();

@@ -27,18 +27,18 @@ constexpr int64_t kMostElements = int64_t{1} << 56;
 
 int64_t round_up(int64_t bytes, int64_t multiple) { return (bytes + multiple - 1) / multiple * multiple; }
 
-bool huge_pages_wanted() {
-  static const bool wanted = [] {
-    const char* value = std::getenv("ROPE_EXT_HUGEPAGES");
-    return !value || std::strcmp(value, "0");
-  }();
-  return wanted;
-}
+// This and all other state of the CPU kernels is made while it is loaded. Made at the first call, by a thread that another
+// one's fork interrupts, it would stay half made in the child, which waits for that thread for ever.
+const bool huge_pages_wanted = [] {
+  const char* value = std::getenv("ROPE_EXT_HUGEPAGES");
+  return !value || std::strcmp(value, "0");
+}();
+
+[[maybe_unused]] const intptr_t page = sysconf(_SC_PAGESIZE);
 
 // Whether the page exists that holds this address.
 bool resident(char* address) {
 #if defined(__linux__)
-  static const intptr_t page = sysconf(_SC_PAGESIZE);
   unsigned char in_core = 0;
   return mincore(address - reinterpret_cast<intptr_t>(address) % page, 1, &in_core) || in_core & 1;
 #else
@@ -48,7 +48,7 @@ bool resident(char* address) {
 
 void ask_for_huge_pages(char* data, int64_t bytes) {
 #if defined(MADV_HUGEPAGE)
-  if (!huge_pages_wanted()) return;
+  if (!huge_pages_wanted) return;
   char* begin = data + (kHugePage - reinterpret_cast<intptr_t>(data) % kHugePage) % kHugePage;
   const int64_t whole = (data + bytes - begin) / kHugePage * kHugePage;
   if (whole > 0) madvise(begin, whole, MADV_HUGEPAGE);  // a wish: without it the memory is as good, only slower
@@ -116,14 +116,12 @@ class Pool {
   std::atomic<int64_t> max_bytes_{0};
 };
 
-// Never destroyed: results may outlive every static object. Held over a fork, else the child could find it locked by a
-// thread that it has not.
-Pool& pool() {
-  static Pool& the = *new Pool;
-  [[maybe_unused]] static const int registered =
-      pthread_atfork([] { pool().lock(); }, [] { pool().unlock(); }, [] { pool().unlock(); });
-  return the;
-}
+// Never destroyed: results may outlive every static object.
+Pool& pool = *new Pool;
+
+// Held over a fork, else the child could find it locked by a thread that it does not have.
+[[maybe_unused]] const int registered =
+    pthread_atfork([] { pool.lock(); }, [] { pool.unlock(); }, [] { pool.unlock(); });
 
 // Whether its elements fill a run of memory, each once: then torch.empty_like gives the same strides.
 bool dense(const Tensor& x) {
@@ -162,12 +160,12 @@ namespace {
 
 Tensor pooled(const Tensor& x, int64_t bytes) {
   const int64_t rounded = round_up(bytes, kHugePage);
-  char* data = pool().take(rounded);
+  char* data = pool.take(rounded);
   if (!data) return empty_like(x);
   const torch::stable::Tensor stable = x.stable();
   const auto like = dense(x) ? stable : torch::stable::empty_like(stable);  // for its strides
   return Tensor(torch::stable::from_blob(data, like.sizes(), like.strides(), like.device(), like.scalar_type(),
-                                         [rounded](void* freed) { pool().give(static_cast<char*>(freed), rounded); }));
+                                         [rounded](void* freed) { pool.give(static_cast<char*>(freed), rounded); }));
 }
 
 }  // namespace
@@ -176,7 +174,7 @@ Tensor empty_like_output(const Tensor& x, bool* fresh) {
   const int64_t elements = x.numel();
   if (elements > kMostElements) return empty_like(x);  // which refuses
   const int64_t bytes = elements * x.element_size();
-  Tensor out = bytes >= kPooledBytes && pool().on() ? pooled(x, bytes) : empty_like(x);
+  Tensor out = bytes >= kPooledBytes && pool.on() ? pooled(x, bytes) : empty_like(x);
   if (bytes >= kHugeBytes) {
     char* data = static_cast<char*>(out.mutable_data_ptr());
     if (!resident(data + bytes / 2)) {
@@ -189,4 +187,4 @@ Tensor empty_like_output(const Tensor& x, bool* fresh) {
 
 }  // namespace rope
 
-void rope_ext_set_output_pool(int64_t max_bytes) { rope::pool().resize(max_bytes); }
+void rope_ext_set_output_pool(int64_t max_bytes) { rope::pool.resize(max_bytes); }

@@ -74,12 +74,10 @@ class Tensor {
   };
 
   // The stable ABI compares with one dtype after another, by a call each; the frequent ones are known here.
+  static inline const int32_t kFloat32 = aoti_torch_dtype_float32(), kBFloat16 = aoti_torch_dtype_bfloat16();
   static ScalarType scalar_type_of(int32_t dtype) {
-    static const struct {
-      int32_t float32 = aoti_torch_dtype_float32(), bfloat16 = aoti_torch_dtype_bfloat16();
-    } known;
-    if (dtype == known.float32) return ScalarType::Float;
-    if (dtype == known.bfloat16) return ScalarType::BFloat16;
+    if (dtype == kFloat32) return ScalarType::Float;
+    if (dtype == kBFloat16) return ScalarType::BFloat16;
     return torch::stable::detail::to<ScalarType>(torch::stable::detail::from(dtype));
   }
 

@@ -42,6 +42,9 @@ bool supported(const Kernels& kernels) {
 }
 
 static const Kernels& choose() {
+#ifdef ROPE_ISA_X86
+  __builtin_cpu_init();
+#endif
   const char* wish = std::getenv("ATEN_CPU_CAPABILITY");
   int first = 0;
   for (int i = 0; wish && i < kCount; ++i) {
@@ -57,8 +60,10 @@ static std::atomic<const Kernels*> replacement{nullptr};
 void use_kernels(const Kernels* kernels) { replacement.store(kernels); }
 #endif
 
+// Chosen while the library is loaded: see huge_pages_wanted in bindings/output.cpp.
+static const Kernels& best = choose();
+
 const Kernels& best_kernels() {
-  static const Kernels& best = choose();
 #ifdef ROPE_EXT_TEST_HOOKS
   if (const Kernels* other = replacement.load(std::memory_order_relaxed)) return *other;
 #endif

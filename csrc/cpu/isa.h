@@ -27,7 +27,7 @@ const Kernels* const* compiled_kernels(int* count);
 bool supported(const Kernels& kernels);
 
 // The best supported ones, at most ATEN_CPU_CAPABILITY (default, avx2, avx512: PyTorch's own switch) when that is set.
-// Chosen at the first call.
+// Chosen when the library is loaded.
 const Kernels& best_kernels();
 
 // Those of the caller in their place from now on; null: the best ones again. For tests, which build with

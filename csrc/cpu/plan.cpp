@@ -55,13 +55,13 @@ int64_t bytes_of_x(const Params& p) {
   return elements * p.batch * p.seqlen * bytes_of(p.dtype);
 }
 
-int64_t stream_bytes() {
+const int64_t stream_bytes = [] {
 #if defined(_SC_LEVEL3_CACHE_SIZE)
-  static const int64_t half_of_l3 = sysconf(_SC_LEVEL3_CACHE_SIZE) / 2;
+  const int64_t half_of_l3 = sysconf(_SC_LEVEL3_CACHE_SIZE) / 2;
   if (half_of_l3 > 0 && half_of_l3 < kStreamBytes) return half_of_l3;
 #endif
   return kStreamBytes;
-}
+}();
 
 // Whether every vector written to x.out begins at a multiple of its size.
 bool aligned(const Params& p, const RotatedTensor& x) {
@@ -79,7 +79,7 @@ Plan plan_of(const Params& p) {
   plan.access = access_of_all(p);
   plan.threads = forked ? 1 : bytes / kGrainBytes;
   // A new page has just been filled with zeros, in the cache.
-  plan.stream = !p.fresh && plan.access != Access::kAny && bytes > stream_bytes();
+  plan.stream = !p.fresh && plan.access != Access::kAny && bytes > stream_bytes;
   for (int t = 0; t < p.num_tensors; ++t) {
     const RotatedTensor& x = p.x[t];
     const Strides& s = x.in_stride;
