@@ -410,6 +410,7 @@ def _rotate_in_place(x, cos, sin, *rest):
     _ops.check_in_place(x, cos, sin, *rest)
     y = _rotate([t.clone() for t in x] if tables_need else x, cos, sin, *rest)  # table_grad wants x as it was
     for t, rotated in zip(x, y):
+        t.grad_fn  # noqa: B018 (read, it is made anew for a view whose base the line below wrote through another view)
         t.copy_(rotated)
 
 
