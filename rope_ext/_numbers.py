@@ -12,14 +12,20 @@ MAX_AXES = 64  # of positions
 _LARGEST = sys.float_info.max  # compared, not converted: float(10**400) raises OverflowError
 
 
+def shown(value):
+    """A number for an error. Python does not print ints of more than 4300 digits."""
+    is_long = isinstance(value, int) and value.bit_length() > 4096
+    return f"an int of {value.bit_length()} bits" if is_long else value
+
+
 def positive(**arguments):
     """Each must be a finite number above 0."""
     for name, value in arguments.items():
         _real(name, value)
         if not value > 0:
-            raise ValueError(f"rope_ext: {name} must be positive, got {value}")
+            raise ValueError(f"rope_ext: {name} must be positive, got {shown(value)}")
         if value > _LARGEST:
-            raise ValueError(f"rope_ext: {name} must be finite, got {value}")
+            raise ValueError(f"rope_ext: {name} must be finite, got {shown(value)}")
 
 
 def not_negative(**arguments):
@@ -27,7 +33,7 @@ def not_negative(**arguments):
     for name, value in arguments.items():
         _real(name, value)
         if not 0 <= value <= _LARGEST:
-            raise ValueError(f"rope_ext: {name} must be finite and not negative, got {value}")
+            raise ValueError(f"rope_ext: {name} must be finite and not negative, got {shown(value)}")
 
 
 def fraction(**arguments):
@@ -35,7 +41,7 @@ def fraction(**arguments):
     for name, value in arguments.items():
         _real(name, value)
         if not 0 <= value <= 1:
-            raise ValueError(f"rope_ext: {name} must be in 0 to 1, got {value}")
+            raise ValueError(f"rope_ext: {name} must be in 0 to 1, got {shown(value)}")
 
 
 def all_positive(**arguments):
@@ -62,7 +68,7 @@ def count(**arguments):
     integer(**arguments)
     for name, value in arguments.items():
         if not 1 <= value <= 2**40:
-            raise ValueError(f"rope_ext: {name} must be in 1 to 2 ** 40, got {value}")
+            raise ValueError(f"rope_ext: {name} must be in 1 to 2 ** 40, got {shown(value)}")
 
 
 def not_negative_integer(**arguments):
@@ -92,16 +98,16 @@ def seqlen(value):
         return
     integer(seqlen=value)
     if value >= 2**63:
-        raise ValueError(f"rope_ext: seqlen must be below 2 ** 63, got {value}")
+        raise ValueError(f"rope_ext: seqlen must be below 2 ** 63, got {shown(value)}")
 
 
 def channels(rotary_dim, at_least=2):
     """rotary_dim must be an even int."""
     integer(rotary_dim=rotary_dim)
     if rotary_dim % 2 or rotary_dim < at_least:
-        raise ValueError(f"rope_ext: rotary_dim must be even and at least {at_least}, got {rotary_dim}")
+        raise ValueError(f"rope_ext: rotary_dim must be even and at least {at_least}, got {shown(rotary_dim)}")
     if rotary_dim > MAX_CHANNELS:
-        raise ValueError(f"rope_ext: rotary_dim must be at most {MAX_CHANNELS}, got {rotary_dim}")
+        raise ValueError(f"rope_ext: rotary_dim must be at most {MAX_CHANNELS}, got {shown(rotary_dim)}")
 
 
 def as_tuple(name, values, of="numbers"):

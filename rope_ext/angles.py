@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 
 from . import reference
+from ._numbers import shown
 from ._torch.autograd import FROM_POSITIONS
 from ._torch.errors import raises_typed
 from ._torch.library import torch_ops as _ops
@@ -97,7 +98,7 @@ def check_scaling(attention_scaling):
         float(attention_scaling)
     except OverflowError:
         raise ValueError(
-            f"rope_ext: attention_scaling must be in the range of a float, got {attention_scaling}"
+            f"rope_ext: attention_scaling must be in the range of a float, got {shown(attention_scaling)}"
         ) from None
 
 

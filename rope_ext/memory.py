@@ -5,6 +5,7 @@
 
 import ctypes
 
+from ._numbers import shown
 from ._torch.library import native
 
 
@@ -20,7 +21,7 @@ def set_output_pool(max_bytes):
     if isinstance(max_bytes, bool) or not isinstance(max_bytes, int):
         raise TypeError(f"rope_ext: max_bytes must be an int, got {max_bytes!r}")
     if not 0 <= max_bytes < 2**63:
-        raise ValueError(f"rope_ext: max_bytes must be at least 0 and below 2**63, got {max_bytes}")
+        raise ValueError(f"rope_ext: max_bytes must be at least 0 and below 2**63, got {shown(max_bytes)}")
     native.rope_ext_set_output_pool(ctypes.c_int64(max_bytes))
 
 

@@ -6,6 +6,7 @@ import torch
 from torch.compiler import is_compiling
 
 from . import _table_widths
+from ._call_errors import explained, not_tensors
 from ._torch import autograd
 from ._torch.autograd import (
     FROM_POSITIONS,
@@ -16,9 +17,6 @@ from ._torch.autograd import (
     ROUND_PRODUCTS,
     WIDTH_OF,
 )
-from ._torch.errors import typed
-from ._torch.library import REBUILD, build_info
-from ._torch.private import NEWEST, OLDEST, is_newer_than_tested
 from .angles import check_scaling, turns
 from .reference import LAYOUTS
 
@@ -29,22 +27,6 @@ _FLAGS = {
     for interleaved in (False, True)
     for inverse in (False, True)
 }
-_INT = (int, torch.SymInt)
-_OPTIONAL_TENSOR = (torch.Tensor, type(None))
-# Name, types and rule of the arguments after x, in the order of csrc/bindings/schema.cpp.
-_EXPECTED = [
-    ("cos", torch.Tensor, "a Tensor"),
-    ("sin", torch.Tensor, "a Tensor"),
-    ("offset", _INT, "an int or a Tensor"),
-    ("flags", _INT, "an int"),
-    ("rotary_dim", (*_INT, type(None)), "an int"),
-    ("rotary_offset", _INT, "an int"),
-    ("attention_scaling", (float, int), "a number"),
-    ("positions", _OPTIONAL_TENSOR, "a Tensor"),
-    ("offset", _OPTIONAL_TENSOR, "an int or a Tensor"),
-    ("cu_seqlens", _OPTIONAL_TENSOR, "a Tensor"),
-]
-_DEVICES = ("cpu", "cuda", "meta") if build_info()["cuda"] else ("cpu", "meta")
 _ZERO, _ONE, _ONCE = 0, 1, "once"
 
 
@@ -289,7 +271,7 @@ def _frequencies(x, cos, sin, inv_freq, attention_scaling):
     if cos is not None or sin is not None:
         raise ValueError("rope_ext: inv_freq must be None when cos and sin are given, got both")
     if not x or not isinstance(x[0], torch.Tensor):
-        raise _not_tensors("x", x)
+        raise not_tensors("x", x)
     high, low, _ = turns(inv_freq, torch.float64 if x[0].dtype == torch.float64 else torch.float32)
     return high, low, FROM_POSITIONS
 
@@ -319,17 +301,8 @@ def _listed(x, out):
     if isinstance(x, torch.Tensor):
         return [out]
     if not isinstance(out, (tuple, list)):
-        raise _not_tensors("out", out)
+        raise not_tensors("out", out)
     return out
-
-
-def _not_tensors(name, x):
-    return TypeError(f"rope_ext: {name} must be a Tensor or a tuple or list of Tensors, like x, got {_kind(x)}")
-
-
-def _kind(x):
-    name = type(x).__name__
-    return f"{name} of {', '.join(map(_kind, x))}" if isinstance(x, (tuple, list)) else name
 
 
 def _call(op, arguments, x, out=None):
@@ -337,40 +310,5 @@ def _call(op, arguments, x, out=None):
         return op.recorded(*arguments)
     try:
         return autograd.call(op, arguments)
-    except (RuntimeError, AttributeError, TypeError) as error:
-        raise _explained(error, op, arguments, x, out) from None
-
-
-def _explained(error, op, arguments, x, out):
-    """The error that the user should see; here, so that calls without one do not pay for it."""
-    if str(error).startswith("rope_ext: "):
-        return typed(error)
-    for name, value in (("x", x), ("out", out))[: 1 + op.at_x]:
-        listed = [value] if isinstance(x, torch.Tensor) else value
-        if not isinstance(listed, (tuple, list)) or not all(isinstance(t, torch.Tensor) for t in listed):
-            return _not_tensors(name, listed)
-    x, *others = arguments[op.at_x :]
-    for (name, kinds, wanted), value in zip(_EXPECTED, others):
-        if not isinstance(value, kinds):
-            return TypeError(f"rope_ext: {name} must be {wanted}, got {value!r}")
-        if isinstance(value, int) and not -(2**63) <= value < 2**63:  # what the dispatcher takes for no int
-            return ValueError(f"rope_ext: {name} must be at least -2^63 and below 2^63, got {value}")
-    named = [*(("x", t) for t in x), *((name, t) for (name, _, _), t in zip(_EXPECTED, others))]
-    for name, value in named:
-        if isinstance(value, torch.Tensor) and (value.device.type not in _DEVICES or value.layout != torch.strided):
-            devices = "cpu, cuda" if "cuda" in _DEVICES else f"cpu; for CUDA rebuild where nvcc is: {REBUILD}"
-            return NotImplementedError(
-                f"rope_ext: {name} must be a strided tensor on a device of this build ({devices}),"
-                f" got {value.device} {value.layout}"
-            )
-    for name, value in (("out", out),) if op.at_x else (("x", x),) if op.writes else ():
-        for t in value if isinstance(value, (tuple, list)) else [value]:
-            if t.is_neg():  # PyTorch negates on the way into an op, which leads no result back out
-                got = f"a lazy negation of shape {tuple(t.shape)}; resolve_neg() makes a copy that is none"
-                return ValueError(f"rope_ext: {name} must not be a lazy negation when it is written, got {got}")
-    if is_newer_than_tested() and isinstance(error, (NotImplementedError, AttributeError, TypeError)):
-        return RuntimeError(
-            f"rope_ext: torch must be a release that rope_ext was tested with, {OLDEST} to {NEWEST}, got"
-            f" {torch.__version__}, in which this call failed: {type(error).__name__}: {error}"
-        )
-    return error
+    except (RuntimeError, AttributeError, TypeError, ValueError) as error:
+        raise explained(error, op, arguments, x, out) from None

@@ -70,9 +70,13 @@ class RotaryEmbedding:
         rotary_dim = head_dim if rotary_dim is None else rotary_dim
         _numbers.integer(head_dim=head_dim, rotary_dim=rotary_dim)
         if rotary_dim % 2 or not 2 <= rotary_dim <= head_dim:
-            raise ValueError(f"rope_ext: rotary_dim must be even and in 2 to head_dim {head_dim}, got {rotary_dim}")
+            raise ValueError(
+                f"rope_ext: rotary_dim must be even and in 2 to head_dim {head_dim}, got {_numbers.shown(rotary_dim)}"
+            )
         if head_dim > _numbers.MAX_CHANNELS:
-            raise ValueError(f"rope_ext: head_dim must be at most {_numbers.MAX_CHANNELS}, got {head_dim}")
+            raise ValueError(
+                f"rope_ext: head_dim must be at most {_numbers.MAX_CHANNELS}, got {_numbers.shown(head_dim)}"
+            )
         base = base.item() if isinstance(base, torch.Tensor) and base.numel() == 1 else base
         _numbers.positive(base=base)
         if not isinstance(schedule, str) or schedule not in _SCHEDULES:
@@ -186,8 +190,10 @@ class RotaryEmbedding:
         if not isinstance(max_position, (numbers.Integral, torch.SymInt)) or isinstance(max_position, bool):
             raise TypeError(f"rope_ext: max_position must be an int, got {max_position!r}")
         if max_position < 0:
-            raise ValueError(f"rope_ext: max_position must not be negative, got {max_position}")
+            raise ValueError(f"rope_ext: max_position must not be negative, got {_numbers.shown(max_position)}")
         device = torch.empty(0).device if device is None else torch.empty(0, device=device).device
+        if seqlen is not None:
+            _numbers.seqlen(seqlen)
         if self.schedule not in _BY_LENGTH:
             seqlen = None
         elif seqlen is None:
@@ -210,7 +216,9 @@ class RotaryEmbedding:
         seqlen: the length that "dynamic_ntk" and "longrope" choose by, an int, and then to be given.
         precision="hf" goes through tables of the positions, which have its bits; without cu_seqlens.
         """
-        if seqlen is None and self.schedule in _BY_LENGTH:
+        if seqlen is not None:
+            _numbers.seqlen(seqlen)
+        elif self.schedule in _BY_LENGTH:
             raise ValueError(f"rope_ext: seqlen must be given for schedule {self.schedule!r}, got None")
         options = {"per_channel": False} | options
         options |= {"rotary_offset": rotary_offset, "rotary_dim": self.rotary_dim}
@@ -224,7 +232,7 @@ class RotaryEmbedding:
         if options.get("cu_seqlens") is not None:
             raise ValueError("rope_ext: cu_seqlens must be None with precision 'hf', got a Tensor")
         if isinstance(offset, int) and not -(2**63) <= offset < 2**63:
-            raise ValueError(f"rope_ext: offset must be at least -2^63 and below 2^63, got {offset}")
+            raise ValueError(f"rope_ext: offset must be at least -2^63 and below 2^63, got {_numbers.shown(offset)}")
         if positions is None:
             axis = options.get("layout", "bshd").replace("t", "s").index("s")
             positions = torch.arange(first.shape[axis], device=first.device)
@@ -245,7 +253,9 @@ class RotaryEmbedding:
             raise TypeError(f"rope_ext: positions must be a Tensor, got {positions!r}")
         if positions.dtype not in (torch.int64, torch.int32, torch.float32):
             raise TypeError(f"rope_ext: positions must be int32, int64 or float32, got {positions.dtype}")
-        if seqlen is None and self.schedule in _BY_LENGTH and positions.numel():
+        if seqlen is not None:
+            _numbers.seqlen(seqlen)
+        elif self.schedule in _BY_LENGTH and positions.numel():
             seqlen = int(positions.max()) + 1
         return _cos_sin(positions, self.frequencies(seqlen), dtype)
 

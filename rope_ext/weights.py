@@ -4,6 +4,8 @@ import numbers
 
 import torch
 
+from ._numbers import shown
+
 
 def permute_weights(weight, num_heads, rotary_dim=None, *, to, rotary_offset=0):
     """Rows of a projection to q or k reordered, so that the other pairing computes the same attention.
@@ -37,17 +39,17 @@ def permute_weights(weight, num_heads, rotary_dim=None, *, to, rotary_offset=0):
         if not isinstance(value, (numbers.Integral, torch.SymInt)) or isinstance(value, bool):
             raise TypeError(f"rope_ext: {name} must be an int, got {value!r}")
     if num_heads < 1:
-        raise ValueError(f"rope_ext: num_heads must be positive, got {num_heads}")
+        raise ValueError(f"rope_ext: num_heads must be positive, got {shown(num_heads)}")
     if weight.dim() == 0 or weight.shape[0] % num_heads:
         rule = f"have a multiple of num_heads {num_heads} rows"
         raise ValueError(f"rope_ext: weight must {rule}, got shape {tuple(weight.shape)}")
     head_dim = weight.shape[0] // num_heads
     if not 0 <= rotary_offset <= head_dim:
-        raise ValueError(f"rope_ext: rotary_offset must lie in the head, 0 to {head_dim}, got {rotary_offset}")
+        raise ValueError(f"rope_ext: rotary_offset must lie in the head, 0 to {head_dim}, got {shown(rotary_offset)}")
     rotary_dim = head_dim - rotary_offset if rotary_dim is None else rotary_dim
     if rotary_dim % 2 or not 0 <= rotary_dim <= head_dim - rotary_offset:
         rule = f"be even and fit head_dim {head_dim} from rotary_offset {rotary_offset}"
-        raise ValueError(f"rope_ext: rotary_dim must {rule}, got {rotary_dim}")
+        raise ValueError(f"rope_ext: rotary_dim must {rule}, got {shown(rotary_dim)}")
     if head_dim == 0:
         return weight.clone()  # num_heads may be more than unflatten takes
     channels = torch.arange(head_dim, device=weight.device)

@@ -7,7 +7,7 @@ import torch
 
 import rope_ext
 from rope_ext import _introspect, angles
-from rope_ext._library import native, torch_ops
+from rope_ext._torch.library import native, torch_ops
 
 pytestmark = pytest.mark.devices("cpu")
 native.rope_ext_use_cpu_kernels.argtypes = (ctypes.c_void_p,)

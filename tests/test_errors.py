@@ -409,3 +409,41 @@ def test_tables_that_need_a_gradient_and_lie_elsewhere(name):
     arguments[name] = torch.empty_like(arguments[name], device="meta")
     with pytest.raises(ValueError, match=r"^rope_ext: all tensors must be on the device of x, .*, got meta$"):
         rope_ext.apply(T["x"], **arguments)
+
+
+INT_OF_MANY_DIGITS = 10**5000  # which Python does not print
+
+
+@pytest.mark.parametrize("name", ["offset", "rotary_dim", "rotary_offset"])
+def test_an_int_that_python_does_not_print(name):
+    with pytest.raises(ValueError, match=rf"^rope_ext: {name} must .*, got an int of 16610 bits$"):
+        rope_ext.apply(T["x"], T["cos"], T["sin"], **{name: INT_OF_MANY_DIGITS})
+    assert INT_OF_MANY_DIGITS.bit_length() == 16610
+
+
+@pytest.mark.parametrize("name", ["x", "cos", "positions"])
+def test_inference_tensors_where_a_derivative_is_recorded(name):
+    arguments = {"x": T["x"].clone().requires_grad_(), "cos": T["cos"], "sin": T["sin"], "positions": torch.arange(5)}
+    arguments["cos"] = arguments["cos"].clone().requires_grad_(name == "x")
+    with torch.inference_mode():
+        arguments[name] = arguments[name].detach().clone()
+    for function in (rope_ext.apply, rope_ext.apply_):
+        given = dict(arguments) if name == "x" else arguments | {"x": arguments["x"] + 0}
+        before = given["x"].detach().clone()
+        with pytest.raises(
+            ValueError, match=rf"^rope_ext: {name} must not be an inference tensor .*, got one of shape "
+        ):
+            function(**given)
+        assert torch.equal(given["x"].detach(), before)
+
+
+def test_a_seqlen_that_is_no_int():
+    for rope in (
+        rope_ext.RotaryEmbedding(8),
+        rope_ext.RotaryEmbedding(8, schedule="dynamic_ntk", factor=2.0, max_position=4),
+    ):
+        for call in (rope.apply, rope):
+            with pytest.raises(TypeError, match=r"^rope_ext: seqlen must be an int, got \[\]$"):
+                call(T["x"] if call == rope.apply else torch.arange(4), seqlen=[])
+        with pytest.raises(TypeError, match=r"^rope_ext: seqlen must be an int, got \[\]$"):
+            rope.tables(4, seqlen=[])
