@@ -115,11 +115,11 @@ class Drawn:
             self.odd = False  # which would give a NaN another payload
 
     def addresses(self):
-        """(buffer, byte) of the first byte of every element; after Memory.prepare."""
+        """(buffer, byte) of the first byte of every element, once where elements share one; after Memory.prepare."""
         buffer, first = self.place()
         found = [0] if self.numel else []
         for n, s in zip(self.shape, self.strides):
-            found = [f + i * s for f in found for i in range(n)]
+            found = [f + i * s for f in found for i in range(n if s else 1)]
         return [(buffer, first + f * self.dtype.itemsize) for f in found]
 
     def place(self):
