@@ -18,6 +18,23 @@ def shown(value):
     return f"an int of {value.bit_length()} bits" if is_long else value
 
 
+def as_int(name, value, wanted="an int"):
+    """An int of any kind as one of Python's: the dispatcher takes a numpy.float32 for an int, and truncates it."""
+    if type(value) is int or isinstance(value, torch.SymInt):
+        return value
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool):
+        raise TypeError(f"rope_ext: {name} must be {wanted}, got {value!r}")
+    return int(value)
+
+
+def as_int64(name, value, wanted="an int"):
+    """The same within 64 bits."""
+    value = as_int(name, value, wanted)
+    if not -(2**63) <= value < 2**63:
+        raise ValueError(f"rope_ext: {name} must be at least -2^63 and below 2^63, got {shown(value)}")
+    return value
+
+
 def positive(**arguments):
     """Each must be a finite number above 0."""
     for name, value in arguments.items():

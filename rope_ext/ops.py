@@ -1,12 +1,11 @@
 """The public functions: from the user's words to the arguments of the ops."""
 
-import numbers
-
 import torch
 from torch.compiler import is_compiling
 
 from . import _table_widths
 from ._call_errors import explained, not_tensors
+from ._numbers import as_int
 from ._torch import autograd
 from ._torch.autograd import (
     FROM_POSITIONS,
@@ -236,10 +235,10 @@ def _arguments(
     elif isinstance(offset, torch.Tensor):
         offset, offsets = 0, offset
     else:
-        offset, offsets = _as_int("offset", offset, "an int or a Tensor"), None
+        offset, offsets = as_int("offset", offset, "an int or a Tensor"), None
     if rotary_dim is not None:
-        rotary_dim = _as_int("rotary_dim", rotary_dim)
-    rotary_offset = _as_int("rotary_offset", rotary_offset)
+        rotary_dim = as_int("rotary_dim", rotary_dim)
+    rotary_offset = as_int("rotary_offset", rotary_offset)
     attention_scaling = float(attention_scaling)
     return (
         tensors,
@@ -280,15 +279,6 @@ def _rounding(rounding):
     if not isinstance(rounding, str) or rounding not in ("once", "eager"):
         raise ValueError(f"rope_ext: rounding must be 'once' or 'eager', got {rounding!r}")
     return ROUND_PRODUCTS if rounding == "eager" else 0
-
-
-def _as_int(name, value, wanted="an int"):
-    """An int of any kind as one of Python's: the dispatcher takes a numpy.float32 for an int, and truncates it."""
-    if type(value) is int or isinstance(value, torch.SymInt):
-        return value
-    if not isinstance(value, numbers.Integral) or isinstance(value, bool):
-        raise TypeError(f"rope_ext: {name} must be {wanted}, got {value!r}")
-    return int(value)
 
 
 def _not_a_bool(interleaved, inverse):

@@ -12,6 +12,7 @@ import torch
 from . import _config, _numbers, _shared_tables, frequencies
 from .angles import cos_sin, turns
 from .ops import apply
+from .reference import LAYOUTS
 
 _DTYPES = {"exact": torch.float64, "hf": torch.float32}
 _SCHEDULES = (
@@ -231,12 +232,10 @@ class RotaryEmbedding:
             return apply(x, inv_freq=turns, attention_scaling=scaling, positions=positions, offset=offset, **options)
         if options.get("cu_seqlens") is not None:
             raise ValueError("rope_ext: cu_seqlens must be None with precision 'hf', got a Tensor")
-        if isinstance(offset, int) and not -(2**63) <= offset < 2**63:
-            raise ValueError(f"rope_ext: offset must be at least -2^63 and below 2^63, got {_numbers.shown(offset)}")
-        if positions is None:
-            axis = options.get("layout", "bshd").replace("t", "s").index("s")
-            positions = torch.arange(first.shape[axis], device=first.device)
-        positions = positions + (offset[:, None] if isinstance(offset, torch.Tensor) else offset)
+        layout = options.get("layout", "bshd")
+        if not isinstance(layout, str) or layout not in LAYOUTS or first.dim() != len(layout):
+            return apply(x, inv_freq=self.inv_freq, **options)  # raises
+        positions = _with_offset(first.shape[layout.replace("t", "s").index("s")], positions, offset, first.device)
         cos, sin = self(positions, dtype=first.dtype if first.dtype == torch.float64 else torch.float32, seqlen=seqlen)
         return apply(x, *((t if t.dim() == 3 else t[None]) for t in (cos, sin)), **options)
 
@@ -258,6 +257,21 @@ class RotaryEmbedding:
         elif self.schedule in _BY_LENGTH and positions.numel():
             seqlen = int(positions.max()) + 1
         return _cos_sin(positions, self.frequencies(seqlen), dtype)
+
+
+def _with_offset(seqlen, positions, offset, device):
+    """The positions of each token, as `apply` adds them up: (seqlen,), (batch, seqlen) or with axes first."""
+    if positions is None:
+        positions = torch.arange(seqlen, device=device)
+    elif not isinstance(positions, torch.Tensor):
+        raise TypeError(f"rope_ext: positions must be a Tensor, got {positions!r}")
+    if not isinstance(offset, torch.Tensor):
+        return positions + _numbers.as_int64("offset", offset, "an int or a Tensor")
+    if offset.dim() != 1:
+        raise ValueError(f"rope_ext: offset must be an int or have shape (batch,), got {tuple(offset.shape)}")
+    if offset.dtype not in (torch.int32, torch.int64):
+        raise TypeError(f"rope_ext: offset must be int32 or int64, got {str(offset.dtype).removeprefix('torch.')}")
+    return positions + offset[:, None]
 
 
 def _rows(found, start, stop, dtype, device):

@@ -447,3 +447,25 @@ def test_a_seqlen_that_is_no_int():
                 call(T["x"] if call == rope.apply else torch.arange(4), seqlen=[])
         with pytest.raises(TypeError, match=r"^rope_ext: seqlen must be an int, got \[\]$"):
             rope.tables(4, seqlen=[])
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"offset": "1"}, "offset must be an int or a Tensor, got '1'"),
+        ({"offset": 2**63}, "offset must be at least -2^63 and below 2^63, got 9223372036854775808"),
+        ({"offset": torch.tensor([0.0, 1.0])}, "offset must be int32 or int64, got float32"),
+        ({"offset": torch.tensor(1)}, "offset must be an int or have shape (batch,), got ()"),
+        ({"positions": [0, 1, 2, 3, 4]}, "positions must be a Tensor, got [0, 1, 2, 3, 4]"),
+        ({"layout": "bsdh"}, "layout must be one of bshd, bhsd, sbhd, thd, shd, got 'bsdh'"),
+        ({"layout": 4}, "layout must be one of bshd, bhsd, sbhd, thd, shd, got 4"),
+        ({"layout": "shd"}, "x must have 3 dimensions for layout 'shd', got shape (2, 5, 3, 8)"),
+    ],
+)
+@pytest.mark.parametrize("precision", ["exact", "hf"])
+def test_rotary_embedding_apply_says_what_apply_says(options, message, precision):
+    message = message.replace("(batch,)", "(2,)" if precision == "exact" else "(batch,)")
+    options = moved(options, T["x"].device.type)
+    with pytest.raises((TypeError, ValueError)) as caught:
+        rope_ext.RotaryEmbedding(8, precision=precision).apply(T["x"], **options)
+    assert str(caught.value) == "rope_ext: " + message
