@@ -150,7 +150,7 @@ def test_build_requirements_leave_torch_alone():
     """Traps C2 and C17: a build requirement fetches a second torch, and an exact pin replaces the user's."""
     project = (ROOT / "pyproject.toml").read_text()
     assert "torch" not in re.search(r"^requires = \[(.*)\]", project, re.MULTILINE).group(1)
-    assert re.search(r"^dependencies = (.*)", project, re.MULTILINE).group(1) == '["torch>=2.11"]'
+    assert re.search(r"^dependencies = (\[.*?\])", project, re.MULTILINE).group(1) == '["torch>=2.11"]'
 
 
 def test_setup_imports_without_torch():
