@@ -1,10 +1,12 @@
-"""Every private name of torch that rope_ext uses, looked up once, at import, and said of each what it is for.
+"""Every private name of torch that rope_ext uses: looked up once, at import, with its purpose.
 
-No documentation promises them, so a release may rename one. A name that every call needs is then an ImportError; a name
-that one feature needs refuses that feature alone, when it is used. Either sentence names what is missing, what for, and
-the releases that were tested.
+No documentation promises these names, so a release may drop one. If every call needs it, the import fails; if one
+feature needs it, that feature alone is refused when it is used. The error names what is missing, its purpose, and the
+releases that were tested.
 
-Three behaviours of torch without a name are relied upon too:
+rope_ext relies on four behaviours that have no name, too:
+* Python kernels can be registered at the dispatch keys Autograd, ADInplaceOrView, Python, Batched (the vmap of
+  is_grads_batched) and CompositeExplicitAutograd.
 * Overloads are tried in the order of their definition: a call of `torch.ops.rope_ext.rotate` means the default one.
 * A Python kernel at a dispatch key can call the op again below that key (autograd.py).
 * An exception of a kernel keeps its text, after "rope_ext: ". Its type is not relied upon (errors.py).
@@ -12,6 +14,7 @@ Three behaviours of torch without a name are relied upon too:
 
 import functools
 import operator
+import re
 
 import torch
 
@@ -25,7 +28,7 @@ def is_newer_than_tested():
 
 
 def _release(version):
-    return tuple(int(part) for part in version.split(".")[:2])
+    return tuple(map(int, re.findall(r"\d+", version)[:2]))
 
 
 def _missing(path, purpose):
