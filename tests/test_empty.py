@@ -58,6 +58,11 @@ def test_frequencies_expanded_to_no_heads(kernels, shape):
     assert not grads[0].any() and not grads[1].any()
 
 
+def test_frequencies_without_heads_may_have_any_strides(kernels):
+    inv_freq = torch.empty(4, 0).t()  # contiguous() of nothing keeps its strides
+    assert rope_ext.apply(torch.empty(2, 3, 0, 8), inv_freq=inv_freq).shape == (2, 3, 0, 8)
+
+
 def test_positions_of_no_heads(kernels):
     """cos_sin writes its third result too, where the first two have no entries."""
     high, low, _ = angles.turns(torch.ones(1, 4))

@@ -127,7 +127,9 @@ void check_frequencies(const Arguments& a, Params* p) {
     }
   }
   const auto frequencies = [](const Tensor& t) {
-    if (t.size(-1) > 1 && t.stride(-1) != 1) bad_value("inv_freq", "be contiguous along the pairs", strides_of(t));
+    if (!t.empty() && t.size(-1) > 1 && t.stride(-1) != 1) {
+      bad_value("inv_freq", "be contiguous along the pairs", strides_of(t));
+    }
     void* data = const_cast<void*>(t.const_data_ptr());
     return Table{data, data, 0, stride_of(t, 0), stride_of(t, 1), 1};
   };
