@@ -192,6 +192,7 @@ class RotaryEmbedding:
             raise TypeError(f"rope_ext: max_position must be an int, got {max_position!r}")
         if max_position < 0:
             raise ValueError(f"rope_ext: max_position must not be negative, got {_numbers.shown(max_position)}")
+        _check_dtype(dtype)
         device = torch.empty(0).device if device is None else torch.empty(0, device=device).device
         if seqlen is not None:
             _numbers.seqlen(seqlen)
@@ -259,6 +260,11 @@ class RotaryEmbedding:
         return _cos_sin(positions, self.frequencies(seqlen), dtype)
 
 
+def _check_dtype(dtype):
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise TypeError(f"rope_ext: dtype must be a floating point type, got {dtype!r}")
+
+
 def _with_offset(seqlen, positions, offset, device):
     """The positions of each token, as `apply` adds them up: (seqlen,), (batch, seqlen) or with axes first."""
     if positions is None:
@@ -282,8 +288,7 @@ def _rows(found, start, stop, dtype, device):
 
 def _cos_sin(positions, found, dtype):
     """float64 frequencies: exact angles, one rounding; float32: operation by operation as transformers."""
-    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
-        raise TypeError(f"rope_ext: dtype must be a floating point type, got {dtype!r}")
+    _check_dtype(dtype)
     inv_freq, attention_scaling = found
     per_axis = inv_freq.dim() == 3 and positions.dim() == 3
     if per_axis and len(positions) != len(inv_freq):

@@ -358,6 +358,8 @@ def test_constructor_of_rotary_embedding():
     ):
         with pytest.raises(TypeError, match=r"^rope_ext: dtype must be a floating point type, got 'half'$"):
             call(4, dtype="half")
+        with pytest.raises(TypeError, match=r"^rope_ext: dtype must be a floating point type, got array\("):
+            call(4, dtype=np.arange(3))
 
 
 @pytest.mark.parametrize("keyword", ["interleaved", "inverse"])
