@@ -82,7 +82,6 @@ ROPE_INLINE int64_t sequence_of(const Positions& p, int64_t token) {
   return p.cu_seqlens.data ? sequence_start(p, token) : 0;
 }
 
-
 // 0 to rows - 1, kNotRotated or kOutside: for whatever lies in memory, which another thread may have changed since it
 // was checked. Each number is read once, and a sum that wraps leads outside too: that of two negative numbers would be
 // the only one to come back as a row, so an offset beyond int64 becomes a negative one that no position undoes.
