@@ -206,15 +206,17 @@ def _head_dim(source):
     for name in ("hidden_size", "num_attention_heads"):  # a 0 or a text is a mistake even where head_dim says enough
         if not isinstance(source.raw(name), (list, tuple)):  # one per stage, or per layer
             source.get(name)
+    head_dim = source.one_of("head_dim", "attention_head_dim")  # Zamba 2 has its kv_channels for other layers
+    head_dim = source.get("kv_channels") if head_dim is None else head_dim
     # Multi-head latent attention rotates channels of their own; some configurations call these the head_dim
-    names = ("head_dim", "attention_head_dim", "kv_channels", "qk_rope_head_dim")
-    head_dim = source.get(*(names[:-1] if source.facts.get("is_whole") else names))
+    if head_dim is None and not source.facts.get("is_whole"):
+        head_dim = source.get("qk_rope_head_dim")
     if head_dim is None and (head_dim := source.facts.get("head_dim")) is not None and source.is_null("head_dim"):
         raise null("head_dim", f"an int for model_type {source.get('model_type')!r}")
     if head_dim is not None:
         return head_dim
-    width = source.get(width) if width else source.get("hidden_size", "n_embd", "d_model", "embed_dim", "dim")
-    heads = source.get("num_attention_heads", "n_head", "num_heads", "n_heads", "encoder_num_attention_heads")
+    width = source.get(width) if width else source.one_of("hidden_size", "n_embd", "d_model", "embed_dim", "dim")
+    heads = source.one_of("num_attention_heads", "n_head", "num_heads", "n_heads", "encoder_num_attention_heads")
     if width is None or heads is None:
         raise missing("head_dim, or hidden_size and num_attention_heads", source)
     if heads > width:

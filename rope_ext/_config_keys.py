@@ -118,7 +118,7 @@ UNRELATED = frozenset(
     )
 )
 _LIKE_A_ROTATION = re.compile(
-    r"rope(?!r)|rotary|yarn|(?<![a-z])ntk|alibi|theta|(?<![a-z])xpos|mscale|inv_?freq|base_freq|freq_base"
+    r"rope(?!r)|rotary|^rot_|yarn|(?<![a-z])ntk|alibi|theta|(?<![a-z])xpos|mscale|inv_?freq|base_freq|freq_base|position_embedding_base"
     r"|interpolation_factor|position_(scale|interpolation)",
     re.I,
 )
@@ -137,7 +137,8 @@ _OPTIONAL += ["original_max_position_embeddings"]
 # use_scaled_rope has the factor 8 in one release of Llama 3 and 32 in the next; Qwen's use_dynamic_ntk goes in steps.
 _HARMLESS = {
     **dict.fromkeys(_words("alibi use_alibi use_scaled_rope use_dynamic_ntk rotary_emb_scale_base"), False),
-    **dict.fromkeys(_words("rotary_scaling_factor rope_ratio"), 1),
+    **dict.fromkeys(_words("rotary_scaling_factor rope_ratio compression_ratio rot_pct"), 1),
+    "freq_allocation": 20,  # ERNIE 4.5 VL, whose mrope_section says the same
     **dict.fromkeys(
         _words(
             "rope rotary use_rope use_rotary use_rotary_embedding use_rotary_embeddings use_rotary_emb "
@@ -154,6 +155,10 @@ _ROTATES_WHERE = {
 }
 
 
+# Keys of rope_parameters that mean nothing outside it. The others are words of many meanings there.
+_ONLY_INSIDE = set(INNER) - set(READ) - {"type", "factor", "alpha", "truncate"}
+
+
 def check_names(names, value_of):
     """No key of the configuration itself may be passed over that could change the rotation."""
     for name in sorted(names):  # one order for dicts and objects, so that both name the same key
@@ -162,7 +167,7 @@ def check_names(names, value_of):
         harmless = _HARMLESS.get(name)
         is_like_one = _LIKE_A_ROTATION.search(name) or _SCALED.search(name)
         meant = None if is_like_one else next(iter(difflib.get_close_matches(name, _OPTIONAL, 1, 0.93)), None)
-        if not (harmless is not None or is_like_one or meant or name in _ROTATES_WHERE):
+        if not (harmless is not None or is_like_one or meant or name in _ROTATES_WHERE or name in _ONLY_INSIDE):
             continue
         value = value_of(name)  # not before: an object may refuse to give what differs among its layers
         if value is None or (meant and value_of(meant) is not None):
@@ -174,6 +179,8 @@ def check_names(names, value_of):
             _check_base_of_layers(value, value_of)
         elif name in _ROTATES_WHERE:
             _check_that_it_rotates(name, value)
+        elif name in _ONLY_INSIDE:
+            raise ValueError(f"rope_ext: {name} must be inside rope_parameters or rope_scaling, got {value!r} outside")
         else:
             hint = f" (is it {meant}?)" if meant else _did_you_mean(name, READ)
             raise ValueError(f"rope_ext: {name} must be a key that from_config knows{hint}, got {value!r}")

@@ -6,7 +6,7 @@ from ._config_source import first, missing
 
 def schedule_of(kind, source, rope, beside, partial, precision):
     """(name of a function of rope_ext.frequencies, its keywords)."""
-    length = source.get("max_position_embeddings", "n_positions")
+    length = source.one_of("max_position_embeddings", "n_positions")
 
     def needed(*keys):
         for key in keys:

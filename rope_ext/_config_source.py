@@ -36,6 +36,15 @@ class Source:
                 return _config_keys.checked(name, value)
         return None
 
+    def one_of(self, *names):
+        """The value of keys that are names of one thing; ValueError where two of them disagree."""
+        found = {name: value for name in names if (value := self.get(name)) is not None}
+        first_name, value = next(iter(found.items()), (None, None))
+        for name, other in found.items():
+            if other != value:
+                raise ValueError(f"rope_ext: {name} must agree with {first_name} {value}, got {other}")
+        return value
+
     def required(self, name):
         if (value := self.get(name)) is None:
             raise missing(name, self)

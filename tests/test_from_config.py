@@ -572,3 +572,29 @@ def test_errors_of_the_constructor():
     ):
         with pytest.raises(kind, match=f"^rope_ext: {re.escape(message)}$"):
             call()
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["rope_type", "short_factor", "long_factor", "low_freq_factor", "beta_fast", "attention_factor", "mrope_section"],
+)
+def test_a_key_of_rope_parameters_outside_of_it_is_an_error(key):
+    for form in forms({**BASE, key: 8}):
+        with pytest.raises(ValueError, match=f"^rope_ext: {key} must be inside rope_parameters or rope_scaling, got 8"):
+            rope_ext.RotaryEmbedding.from_config(form)
+
+
+@pytest.mark.parametrize(
+    "config, message",
+    [
+        ({**BASE, "n_head": 16}, "n_head must agree with num_attention_heads 4, got 16"),
+        ({**BASE, "n_embd": 100}, "n_embd must agree with hidden_size 512, got 100"),
+        ({**BASE, "head_dim": 64, "attention_head_dim": 96}, "attention_head_dim must agree with head_dim 64, got 96"),
+        ({**BASE, "compression_ratio": 0.5}, "compression_ratio must be 1 or absent to be read, got 0.5"),
+        ({**BASE, "rot_dim": 4}, "rot_dim must be a key that from_config knows"),
+    ],
+)
+def test_names_of_one_thing_that_disagree(config, message):
+    for form in forms(config):
+        with pytest.raises(ValueError, match=f"^rope_ext: {re.escape(message)}"):
+            rope_ext.RotaryEmbedding.from_config(form)
