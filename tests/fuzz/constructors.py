@@ -104,6 +104,7 @@ class PermuteWeights(Call):
         must(is_int(a["num_heads"]) and is_int(a["rotary_offset"]))
         must(a["rotary_dim"] is None or is_int(a["rotary_dim"]))
         must(a["num_heads"] > 0 and shape and shape[0] % a["num_heads"] == 0)
+        told(a["num_heads"] < 1000)  # of 0 rows
         told(1 <= len(shape) <= 2)
         told(a["weight"].dtype in (*FLOATS, *INTEGERS))  # not every dtype has index_select
         head_dim = shape[0] // a["num_heads"]

@@ -2,6 +2,7 @@
 
 import itertools
 import numbers
+import sys
 
 import torch
 from calls import Call, Made, drawn_in, must, told
@@ -22,7 +23,7 @@ def is_int(value):
 
 def check_scaling(value):
     must(isinstance(value, numbers.Real) and not isinstance(value, bool))
-    told(abs(value) < 1e300 or value != value)  # ints have no limit, floats have
+    must(abs(value) <= sys.float_info.max)  # NaN is not
 
 
 def is_tensor(value):
@@ -135,6 +136,7 @@ class Documented(Call):
             offsets = offset.values
         else:
             must(is_int(offset) and -(2**63) <= offset < 2**63)
+            must(from_table or positions is not None or offset + seqlen <= 2**63)
             offsets = [offset]
         told(positions is None or not _is_expanded(positions))
         if from_table:
@@ -176,7 +178,9 @@ class Documented(Call):
                     must(pairing is None or pairing == a["interleaved"] or not o.numel)
                 told(not (i == j and o.place() == t.place() and o.numel) or same)
                 must(same or not bytes_of[id(o)] & _bytes(t))
-            must(not any(bytes_of[id(o)] & _bytes(t) for t in others))
+            shared = [t for t in others if bytes_of[id(o)] & _bytes(t)]
+            told(not shared or any(t.state != "negative bit" for t in shared))  # what is read of those is a copy
+            must(not shared)
         must(not in_place or a["out_interleaved"] in (None, a["interleaved"]))
 
     def check_states(self, a, x):

@@ -134,6 +134,8 @@ class Drawn:
         span = self.span
         if not span or self.state in ("meta", "sparse"):
             return
+        if self.values is not None and self.dtype in INTEGERS:  # a mutation may have made it a narrower type
+            self.values = torch.tensor(self.values, dtype=torch.int64).to(self.dtype).tolist()
         if self.values is not None and self.dtype in (*INTEGERS, *FLOATS):
             once = [min(n, 1) if s == 0 else n for n, s in zip(self.shape, self.strides)]  # expanded axes
             values = torch.tensor(self.values, dtype=self.dtype).reshape(self.shape)
