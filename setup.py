@@ -151,7 +151,7 @@ class DistInfo(dist_info):
 
 extensions = [Extension("rope_ext._ops", [])]
 # For tests only: `make test` asks for it. The lack of Python's headers is no reason to fail.
-test_hooks = re.search(r"-DROPE_EXT_TEST_HOOKS(:BOOL)?=(ON|1)\b", os.environ.get("CMAKE_ARGS", ""))
+test_hooks = re.search(r"-DROPE_EXT_TEST_HOOKS(:BOOL)?=(?i:ON|1|TRUE|YES)\b", os.environ.get("CMAKE_ARGS", ""))
 if test_hooks and Path(sysconfig.get_path("include"), "Python.h").exists():
     extensions.append(Extension("rope_ext._introspect", []))
 

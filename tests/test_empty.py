@@ -116,3 +116,20 @@ def test_positions_of_many_tokens_are_looked_at_once():
         rope_ext.apply(x, cos, sin, positions=positions, offset=offset)
     with pytest.raises(ValueError, match="positions must lead to a row of the table, 0 to 3, got row 4 for token 0"):
         rope_ext.apply(torch.empty(1, MANY, 0, 8), cos, sin, positions=expanded(4, MANY))
+
+
+def test_gradients_of_a_table_without_rows():
+    cos, sin = (torch.zeros(0, 4, requires_grad=True) for _ in range(2))
+    for x, options in (
+        (torch.zeros(0, 4, 2, 8), {}),
+        (torch.zeros(3, 2, 8), {"layout": "thd", "cu_seqlens": torch.tensor([0], dtype=torch.int32)}),
+    ):
+        y = rope_ext.apply(x, cos, sin, **options)
+        assert torch.equal(y, x)
+        assert all(g.shape == (0, 4) for g in torch.autograd.grad(y.sum(), (cos, sin)))
+
+
+def test_rows_of_frequencies_are_refused():
+    high, low, _ = angles.turns(torch.ones(4))
+    with pytest.raises(ValueError, match=r"^rope_ext: inv_freq must be None where rows of a table are asked for"):
+        torch_ops.table_rows([torch.zeros(1, 2, 3, 8)], high, low, 0, 64)

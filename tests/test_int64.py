@@ -44,7 +44,7 @@ def test_integers_at_the_ends(argument, value):
 
 
 def test_attention_scaling_that_float64_does_not_hold():
-    with pytest.raises(ValueError, match=r"^rope_ext: attention_scaling must be in the range of a float, got 1000"):
+    with pytest.raises(ValueError, match=r"^rope_ext: attention_scaling must be finite, got 1000"):
         rope_ext.apply(X, inv_freq=torch.ones(4), attention_scaling=10**400)
 
 
@@ -121,3 +121,17 @@ def test_expanded_tensors_larger_than_memory():
             rope_ext.apply(x, rows, rows)
     finally:
         rope_ext.set_output_pool(0)
+
+
+@pytest.mark.parametrize(
+    ("positions", "offset"),
+    [(HIGHEST, 1), (LOWEST, -1), (HIGHEST, torch.tensor([HIGHEST])), (None, torch.tensor([HIGHEST]))],
+    ids=str,
+)
+def test_sums_that_wrap_without_a_table(positions, offset):
+    x = X.expand(1, 2, *X.shape[2:])
+    options = {"offset": offset} | ({} if positions is None else {"positions": torch.tensor([3, positions])})
+    with pytest.raises(
+        ValueError, match=r"must lead to positions that int64 holds, got one beyond for token [01] of batch 0$"
+    ):
+        rope_ext.apply(x, inv_freq=torch.ones(X.shape[-1] // 2), **options)

@@ -1,5 +1,6 @@
 """Two copies of the library in one process: an error or a line, never a crash, and the first works on."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -26,7 +27,8 @@ def copy(tmp_path):
 
 
 def run(program):
-    environment = {"PYTHONPATH": str(PACKAGE.parent)}
+    path = os.pathsep.join([str(PACKAGE.parent), os.environ.get("PYTHONPATH", "")])  # the torch of this run lies there
+    environment = {**os.environ, "PYTHONPATH": path}
     return subprocess.run([sys.executable, "-c", program], env=environment, check=False, capture_output=True, text=True)
 
 
@@ -64,3 +66,25 @@ def test_package_after_its_own_library():
     for load in ("torch.ops.load_library", "ctypes.CDLL"):
         result = run(f"import ctypes, torch\n{load}({str(PACKAGE / '_ops.so')!r})\nimport rope_ext\n" + WORKS)
         assert result.returncode == 0 and result.stdout == "works\n" and not result.stderr, result.stderr
+
+
+def test_a_second_import_of_the_same_copy():
+    forget = "for name in [n for n in sys.modules if n.split('.')[0] == 'rope_ext']: del sys.modules[name]"
+    again = "try:\n  import rope_ext\nexcept ImportError as error:\n  print(error)\n"
+    result = run(f"import sys, rope_ext\n{forget}\n{again}" + WORKS)
+    error = f"rope_ext: one copy of the package must be loaded in a process, got {PACKAGE / '_ops.so'} again: "
+    assert result.returncode == 0 and result.stdout.startswith(error) and result.stdout.endswith("works\n"), (
+        result.stderr
+    )
+
+
+def test_ops_that_something_else_defines():
+    """A failing initialiser would end the process."""
+    result = run(
+        "import torch\nother = torch.library.Library('rope_ext', 'FRAGMENT')\n"
+        "other.define('rotate(Tensor x) -> Tensor')\n"
+        "try:\n  import rope_ext\nexcept ImportError as error:\n  print(error)\n"
+    )
+    assert result.returncode == 0 and result.stdout.startswith("rope_ext: one copy of the package must be"), (
+        result.stderr
+    )

@@ -97,7 +97,7 @@ bool rounds_products(const Arguments& a, DType x, DType cos) {
   return a.round_products() && bytes_of(x) == 2 && (cos == x || a.transposed());
 }
 
-// Along an axis of cos and sin, by its size: along one without elements strides may be 0 too.
+// Number of distinct table rows along an axis. Stride 0 means "broadcast" only where the axis has elements.
 int64_t rows_that_differ(int64_t size, int64_t cos_stride, int64_t sin_stride) {
   return size && !cos_stride && !sin_stride ? 1 : size;
 }

@@ -12,7 +12,7 @@ struct Arguments {
   Tensors x;
   Tensor cos, sin;
   int64_t offset;
-  int64_t flags;  // layout + 8 interleaved + 16 inverse + 32 transposed + 64 from_positions + 128 ... + 1024, below
+  int64_t flags;  // bits 0 to 2: the layout; then one bit for each question below
   std::optional<int64_t> rotary_dim;
   int64_t rotary_offset;
   double attention_scaling;
@@ -65,7 +65,7 @@ void check_written(const Arguments& a, const Tensors& out, const char* name);
 // Raises unless the tables have one row per token, and grad[i] has the shape, dtype and device of x[i].
 void check_table_grad(const Arguments& a, const Tensors& grad);
 
-// in has elements.
+// `in` must not be empty: its strides are used.
 RotatedTensor rotated_tensor(const Arguments& a, const Tensor& in, const Tensor& out);
 // cos and sin of p, and how many of their rows differ, from tensors like a.cos.
 void set_tables(const Arguments& a, const Tensor& cos, const Tensor& sin, Params* p);

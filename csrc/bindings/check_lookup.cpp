@@ -1,4 +1,5 @@
 // Which rows of the tables the tokens read: rules for positions, offsets and cu_seqlens.
+#include <optional>
 #include <string>
 
 #include "bindings/check.h"
@@ -21,6 +22,12 @@ bool on_host(const Arguments& a) { return a.x[0].device_type() == aoti_torch_dev
 
 std::string rows_of_table(int64_t rows) { return text("lead to a row of the table, 0 to ", rows - 1); }
 
+void check_offset_without_table(const Arguments& a, const Params& p) {
+  if (a.offset > 0 && p.seqlen - 1 > INT64_MAX - a.offset) {
+    bad_value("offset", text("keep the positions of ", p.seqlen, " tokens below 2^63"), a.offset);
+  }
+}
+
 void check_cu_seqlens(const Arguments& a, Params* p, int64_t rows) {
   const Tensor& t = *a.cu_seqlens;
   Positions& to = p->positions;
@@ -32,9 +39,10 @@ void check_cu_seqlens(const Arguments& a, Params* p, int64_t rows) {
   to.cu_seqlens = index_of("cu_seqlens", t);
   to.cu_seqlens_stride = stride_of(t, 0);
   to.nseq = t.size(0) - 1;
+  if (!looks_up(*p)) check_offset_without_table(a, *p);
   if (!on_host(a)) return;
   int64_t end = 0;
-  const int64_t last = to.cu_seqlens_stride ? to.nseq : 0;  // of those that differ
+  const int64_t last = to.cu_seqlens_stride ? to.nseq : 0;  // an expanded tensor holds one boundary
   for (int64_t i = 0; i <= last; ++i) {
     const int64_t boundary = load(to.cu_seqlens, i * to.cu_seqlens_stride);
     if (i == 0 && boundary != 0) bad_value("cu_seqlens", "start at 0", boundary);
@@ -95,11 +103,11 @@ struct Ends {
   int64_t lowest, highest;
 };
 
-Ends ends_of(const Positions& p, int64_t batch, int64_t seqlen) {
+Ends ends_of(const Positions& p, int64_t batch, int64_t seqlen, int64_t axis = 0) {
   if (!p.positions.data) return {0, seqlen - 1};
   Ends ends{};
   if (!p.positions_token_stride) return ends;
-  const auto position = [&](int64_t token) { return load(p.positions, position_index(p, batch, token, 0)); };
+  const auto position = [&](int64_t token) { return load(p.positions, position_index(p, batch, token, axis)); };
   int64_t lowest = position(0), highest = lowest;
   for (int64_t s = 1; s < seqlen; ++s) {
     const int64_t at = position(s);
@@ -109,21 +117,42 @@ Ends ends_of(const Positions& p, int64_t batch, int64_t seqlen) {
   return ends;
 }
 
-// As text: no int64 may hold it.
+// The position with its offsets; nothing if no int64 holds it.
+std::optional<int64_t> sum_at(const Positions& p, int64_t batch, int64_t token, int64_t axis) {
+  int64_t sum = position_before_offset(p, batch, token, 0, axis);
+  bool wraps = __builtin_add_overflow(sum, p.offset, &sum);
+  if (p.offsets.data) wraps |= __builtin_add_overflow(sum, load(p.offsets, batch * p.offsets_stride), &sum);
+  return wraps ? std::nullopt : std::optional<int64_t>(sum);
+}
+
 std::string row_of(const Positions& p, int64_t batch, int64_t token) {
-  int64_t row = position_before_offset(p, batch, token, 0);
-  bool wrapped = __builtin_add_overflow(row, p.offset, &row);
-  if (p.offsets.data) wrapped |= __builtin_add_overflow(row, load(p.offsets, batch * p.offsets_stride), &row);
-  return wrapped ? "a row beyond int64" : text("row ", row);
+  const auto row = sum_at(p, batch, token, 0);
+  return row ? text("row ", *row) : "a row beyond int64";
+}
+
+// Without a table any integer is a position, but no sum may wrap. On a GPU, where nothing is looked at, it does.
+void check_sums(const Arguments& a, const Params& p) {
+  const Positions& at = p.positions;
+  if (!a.positions && !a.offsets) return check_offset_without_table(a, p);
+  if (at.fractional || !on_host(a) || !p.batch || !p.seqlen || (a.positions && !a.offsets && !a.offset)) return;
+  const int64_t batches = at.positions_batch_stride || at.offsets_stride ? p.batch : 1;
+  for (int64_t axis = 0; axis < (at.positions_axis_stride ? p.axes : 1); ++axis) {
+    for (int64_t b = 0; b < batches; ++b) {
+      const Ends ends = ends_of(at, b, p.seqlen, axis);
+      for (const int64_t s : {ends.lowest, ends.highest}) {
+        if (sum_at(at, b, s, axis)) continue;
+        bad_value(a.positions ? "positions" : "offset", "lead to positions that int64 holds",
+                  text("one beyond for token ", s, " of batch ", b));
+      }
+    }
+  }
 }
 
 // Rows outside the table are found here, before anything is written; those that a GPU's tensors lead to are kOutside
-// instead. Every number in memory is looked at once: x may have any number of tokens, of no heads.
+// instead. Reads each stored number once, however many tokens an expanded tensor claims.
 void check_rows(const Arguments& a, const Params& p, int64_t rows) {
-  if (!looks_up(p) && !a.positions && !a.offsets && a.offset > 0 && p.seqlen - 1 > INT64_MAX - a.offset) {
-    bad_value("offset", text("keep the positions of ", p.seqlen, " tokens below 2^63"), a.offset);
-  }
-  if (!looks_up(p) || ((a.positions || a.offsets) && !on_host(a)) || !p.batch || !p.seqlen) return;
+  if (!looks_up(p)) return check_sums(a, p);
+  if (((a.positions || a.offsets) && !on_host(a)) || !p.batch || !p.seqlen) return;
   if (!a.positions && !a.offsets && a.offset >= 0 && p.seqlen <= rows - a.offset) return;  // nearly every call
   const Positions& at = p.positions;
   const int64_t batches = at.positions_batch_stride || at.offsets_stride ? p.batch : 1;

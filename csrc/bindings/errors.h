@@ -16,8 +16,8 @@ std::string text(const Parts&... parts) {
   return stream.str();
 }
 
-// The type of an error in Python. It does not travel in the type of the C++ exception: which one becomes which in Python
-// differs between releases of torch. Numbers: rope_ext/_torch/errors.py.
+// The type of an error in Python. The type of the C++ exception does not carry it: what torch makes of that differs
+// between releases. Numbers: rope_ext/_torch/errors.py.
 enum class ErrorType : int { kNone = 0, kValueError = 1, kTypeError = 2 };
 
 // Remembers the type, for this thread's rope_ext_take_error_type, and throws.
@@ -68,5 +68,6 @@ inline void same_device(const char* argument, const Tensor& t, const Tensor& x) 
 
 }  // namespace rope
 
-// The ErrorType of the last error of this thread, once: kNone until the next one. For ctypes (rope_ext/_torch/errors.py).
+// The ErrorType of the last error of this thread; kNone from then on until the next one. For ctypes
+// (rope_ext/_torch/errors.py).
 extern "C" __attribute__((visibility("default"))) int rope_ext_take_error_type();

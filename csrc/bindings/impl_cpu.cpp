@@ -45,7 +45,7 @@ extern "C" __attribute__((visibility("default"))) const char* rope_ext_cpu_isa()
 }
 
 #ifdef ROPE_EXT_TEST_HOOKS
-// As cpu::use_kernels; for tests. Not in an installed library, where it would have any caller run any code.
+// As cpu::use_kernels; for tests. Not in an installed library, where it would let any caller run arbitrary code.
 extern "C" __attribute__((visibility("default"))) void rope_ext_use_cpu_kernels(const void* kernels) {
   rope::cpu::use_kernels(static_cast<const rope::cpu::Kernels*>(kernels));
 }

@@ -1,4 +1,4 @@
-// The ops' place in torch, which one copy of this library in a process takes.
+// Registration of the ops with torch, by one copy of this library per process.
 #pragma once
 
 #include <torch/csrc/stable/library.h>

@@ -12,7 +12,7 @@
 
 namespace rope {
 
-// Those that have elements: where there are none, strides and addresses may be anything.
+// Skips empty tensors: their strides and addresses are arbitrary.
 inline const Params& with_tensors(Params& p, const Arguments& a, const Tensors& out) {
   for (size_t i = 0; i < out.size(); ++i) {
     if (!out[i].empty()) p.x[p.num_tensors++] = rotated_tensor(a, a.x[i], out[i]);
@@ -68,6 +68,7 @@ struct Ops {
   static void table_rows(StableIValue* stack, uint64_t, uint64_t) {
     const Arguments a = unbox(stack);
     Params p = check_arguments(a);
+    if (a.from_positions()) bad_value("inv_freq", "be None where rows of a table are asked for", "frequencies");
     const bool checked = p.batch;
     const bool per_batch = a.offsets || (a.positions && a.positions->dim() == 2 && a.positions->size(0) != 1);
     if (!per_batch) p.batch = 1;

@@ -22,13 +22,13 @@ constexpr int64_t kHugeBytes = 2 * kHugePage;
 
 constexpr int64_t kPooledBytes = 1 << 20;
 
-// No memory holds so many: an expanded x may have more.
+// Above any possible allocation; only an expanded x gets there.
 constexpr int64_t kMostElements = int64_t{1} << 56;
 
 int64_t round_up(int64_t bytes, int64_t multiple) { return (bytes + multiple - 1) / multiple * multiple; }
 
-// This and all other state of the CPU kernels is made while it is loaded. Made at the first call, by a thread that another
-// one's fork interrupts, it would stay half made in the child, which waits for that thread for ever.
+// All state of the CPU part is initialised when the library is loaded. A static variable of a function, initialised at
+// the first call, would stay locked in a child that another thread forked meanwhile.
 const bool huge_pages_wanted = [] {
   const char* value = std::getenv("ROPE_EXT_HUGEPAGES");
   return !value || std::strcmp(value, "0");
@@ -172,7 +172,7 @@ Tensor pooled(const Tensor& x, int64_t bytes) {
 
 Tensor empty_like_output(const Tensor& x, bool* fresh) {
   const int64_t elements = x.numel();
-  if (elements > kMostElements) return empty_like(x);  // which refuses
+  if (elements > kMostElements) return empty_like(x);  // torch raises
   const int64_t bytes = elements * x.element_size();
   Tensor out = bytes >= kPooledBytes && pool.on() ? pooled(x, bytes) : empty_like(x);
   if (bytes >= kHugeBytes) {

@@ -2,6 +2,7 @@
 #include <dlfcn.h>
 
 #include <cstdio>
+#include <exception>
 
 #include "bindings/library.h"
 
@@ -15,8 +16,8 @@
     "float attention_scaling=1.0, Tensor? positions=None, Tensor? offsets=None, Tensor? cu_seqlens=None"
 
 // `unrecorded`: the same, for callers that know that no derivative is to be recorded. Nothing stands between them and
-// the device's kernel, where the other has kernels in Python (rope_ext/_torch/autograd.py). Defined after the other: a call
-// without the name of an overload takes the first that fits.
+// the device's kernel, where the other has kernels in Python (rope_ext/_torch/autograd.py). Defined after the other: a
+// call without the name of an overload takes the first that fits.
 #define ROPE_DEF(NAME, ARGUMENTS, RESULT)   \
   m.def(NAME "(" ARGUMENTS ") -> " RESULT); \
   m.def(NAME ".unrecorded(" ARGUMENTS ") -> " RESULT)
@@ -48,14 +49,19 @@ void define_all(Definitions m) {
   m.def("cos_sin(" ROPE_ARGUMENTS("Tensor[]") ") -> (Tensor, Tensor, Tensor)");
 }
 
-// Not STABLE_TORCH_LIBRARY, which takes no notice of torch's refusal and goes on with a library that is none.
+// Not STABLE_TORCH_LIBRARY, which ignores torch's error and continues with an invalid handle.
 bool define_ops() {
   TorchLibraryHandle library = nullptr;  // torch's as long as the process lives
   if (aoti_torch_library_init_def("rope_ext", own_file(), 0, &library) != AOTI_TORCH_SUCCESS) {
     std::fprintf(stderr, "rope_ext: %s registers nothing: another copy of it is loaded in this process\n", own_file());
     return false;
   }
-  define_all({library});
+  try {
+    define_all({library});
+  } catch (const std::exception& error) {  // torch printed why: something else defines an op of this name
+    std::fprintf(stderr, "rope_ext: %s registers nothing: %s\n", own_file(), error.what());
+    return false;
+  }
   return true;
 }
 

@@ -11,12 +11,12 @@
 #define ROPE_INLINE static inline
 #endif
 
-// *data, in one load that the compiler neither repeats nor splits: what was compared is used, even while another
-// thread writes there. On a GPU a plain load is one.
+// *data, of type T, in one load that the compiler neither repeats nor splits: the value that was compared is the one that is used,
+// even while another thread writes there.
 #if defined(__CUDA_ARCH__)
-#define ROPE_LOAD_ONCE(data) (*(data))
+#define ROPE_LOAD_ONCE(T, data) (*static_cast<const volatile T*>(data))
 #else
-#define ROPE_LOAD_ONCE(data) __atomic_load_n(data, __ATOMIC_RELAXED)
+#define ROPE_LOAD_ONCE(T, data) __atomic_load_n(static_cast<const T*>(data), __ATOMIC_RELAXED)
 #endif
 
 // Before a loop over an array that is to stay in registers: nvcc must unroll it whole.

@@ -22,7 +22,7 @@ struct RotatedTensor {
   const void* in;
   void* out;
   Strides in_stride, out_stride;
-  int64_t heads, head_dim;  // at least 1: a tensor without elements is not in Params
+  int64_t heads, head_dim;  // at least 1 in rotate and table_grad; cos_sin allows 0
 };
 
 // cos or sin. Entry of pair p for the two channels of the pair: first[p * pair_stride], second[p * pair_stride].

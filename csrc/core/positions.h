@@ -20,8 +20,8 @@ struct Index {
 };
 
 ROPE_INLINE int64_t load(const Index& index, int64_t at) {
-  if (index.is_64) return ROPE_LOAD_ONCE(static_cast<const int64_t*>(index.data) + at);
-  return ROPE_LOAD_ONCE(static_cast<const int32_t*>(index.data) + at);
+  if (index.is_64) return ROPE_LOAD_ONCE(int64_t, static_cast<const int64_t*>(index.data) + at);
+  return ROPE_LOAD_ONCE(int32_t, static_cast<const int32_t*>(index.data) + at);
 }
 
 // row = (positions[batch, token], or token - start of its sequence, or token) + offset + offsets[batch]
@@ -39,7 +39,7 @@ struct Positions {
 };
 
 // kNotRotated, or the boundary at or below `token`; with empty sequences the last of the equal ones, which is the one
-// that holds it. Of boundaries that do not ascend, any of them.
+// that holds it. If the boundaries do not ascend, the result is one of them.
 ROPE_INLINE int64_t sequence_start(const Positions& p, int64_t token) {
   int64_t low = 0, high = p.nseq;
   while (low < high) {
@@ -63,7 +63,7 @@ ROPE_INLINE int64_t position_index(const Positions& p, int64_t batch, int64_t to
   return axis * p.positions_axis_stride + batch * p.positions_batch_stride + token * p.positions_token_stride;
 }
 
-// Without the offsets.
+// The position before any offset is added.
 ROPE_INLINE int64_t position_before_offset(const Positions& p, int64_t batch, int64_t token, int64_t sequence_start,
                                            int64_t axis = 0) {
   return p.positions.data ? load(p.positions, position_index(p, batch, token, axis)) : token - sequence_start;

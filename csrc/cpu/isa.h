@@ -30,7 +30,7 @@ bool supported(const Kernels& kernels);
 // Chosen when the library is loaded.
 const Kernels& best_kernels();
 
-// Those of the caller in their place from now on; null: the best ones again. For tests, which build with
+// Replaces them by the kernels of the caller; null: the best ones again. For tests, which build with
 // ROPE_EXT_TEST_HOOKS.
 void use_kernels(const Kernels* kernels);
 

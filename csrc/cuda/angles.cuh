@@ -148,7 +148,7 @@ ROPE_INLINE void load_angles(const Params& p, const Plan& plan, int64_t batch, i
 
 // ---- cos_sin ----
 
-// Without heads there are no entries, but positions.
+// With zero heads only the positions are written.
 ROPE_INLINE int64_t entry_heads(const Params& p) { return p.x[0].heads ? p.x[0].heads : 1; }
 ROPE_INLINE int64_t cos_sin_threads(const Params& p) { return p.batch * p.seqlen * entry_heads(p) * p.pairs; }
 

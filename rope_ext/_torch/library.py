@@ -32,6 +32,8 @@ def _load():
     once = "rope_ext: one copy of the package must be loaded in a process, got"
     if other := _other_copy(path):
         raise ImportError(f"{once} {path} after {other}")
+    if hasattr(torch.ops.rope_ext, "rotate_of_one"):  # which vmap.py defines
+        raise ImportError(f"{once} {path} again: what an import registers with torch stays, so it cannot be repeated")
     try:
         torch.ops.load_library(path)
         library = ctypes.CDLL(str(path))
