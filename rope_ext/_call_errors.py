@@ -10,7 +10,7 @@ from torch import is_inference_mode_enabled
 from ._numbers import shown
 from ._torch.errors import typed
 from ._torch.library import REBUILD, build_info
-from ._torch.private import NEWEST, OLDEST, is_newer_than_tested
+from ._torch.private import NEWEST, OLDEST, functorch_is_active, is_newer_than_tested
 
 _INT = (int, torch.SymInt)
 _OPTIONAL_TENSOR = (torch.Tensor, type(None))
@@ -27,6 +27,7 @@ _EXPECTED = [
     ("offset", _OPTIONAL_TENSOR, "an int or a Tensor"),
     ("cu_seqlens", _OPTIONAL_TENSOR, "a Tensor"),
 ]
+_UNINITIALIZED = torch.nn.parameter.UninitializedTensorMixin
 _DEVICES = ("cpu", "cuda", "meta") if build_info()["cuda"] else ("cpu", "meta")
 
 
@@ -48,23 +49,28 @@ def explained(error, op, arguments, x, out):
     tensors = [*(("x", t) for t in arguments[op.at_x]), *outs]
     tensors += [(name, value) for name, value in given if isinstance(value, torch.Tensor)]
     written = outs or tensors if op.writes else []
+    if op.at_x and functorch_is_active():
+        return ValueError("rope_ext: out must be None under a transform of torch.func, got tensors")
     return _about_tensors(tensors, written) or _about_torch(error) or error
 
 
 def _about_tensors(tensors, written):
     for name, t in tensors:
+        if isinstance(t, _UNINITIALIZED) or t.is_quantized or t.is_nested:
+            kind = type(t).__name__ if isinstance(t, _UNINITIALIZED) else "quantized" if t.is_quantized else "nested"
+            return NotImplementedError(f"rope_ext: {name} must be an ordinary tensor, got one that is {kind}")
         if t.device.type not in _DEVICES or t.layout != torch.strided:
             devices = "cpu, cuda" if "cuda" in _DEVICES else f"cpu; for CUDA rebuild where nvcc is: {REBUILD}"
             rule = f"be a strided tensor on a device of this build ({devices})"
             return NotImplementedError(f"rope_ext: {name} must {rule}, got {t.device} {t.layout}")
         if t.is_inference() and not is_inference_mode_enabled():
-            got = f"one of shape {tuple(t.shape)}; clone() makes a copy that is none"
+            got = f"one of shape {tuple(t.shape)}; clone() makes an ordinary copy"
             return ValueError(
                 f"rope_ext: {name} must not be an inference tensor while a derivative is recorded, got {got}"
             )
     for name, t in written:
-        if t.is_neg():  # PyTorch negates on the way into an op, which leads no result back out
-            got = f"a lazy negation of shape {tuple(t.shape)}; resolve_neg() makes a copy that is none"
+        if t.is_neg():  # PyTorch passes the op a negated copy, so what it writes would be lost
+            got = f"a lazy negation of shape {tuple(t.shape)}; resolve_neg() makes an ordinary copy"
             return ValueError(f"rope_ext: {name} must not be a lazy negation when it is written, got {got}")
     return None
 

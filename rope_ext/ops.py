@@ -301,4 +301,7 @@ def _call(op, arguments, x, out=None):
     try:
         return autograd.call(op, arguments)
     except (RuntimeError, AttributeError, TypeError, ValueError) as error:
-        raise explained(error, op, arguments, x, out) from None
+        found = explained(error, op, arguments, x, out)
+        if found is error:
+            raise
+        raise found from None

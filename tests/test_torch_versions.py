@@ -120,3 +120,34 @@ def test_readme_and_metadata_name_the_releases_that_were_tested():
     root = PACKAGE.parent
     assert f"torch {private.OLDEST} to {private.NEWEST}, Python" in (root / "README.md").read_text()
     assert f'"torch>={private.OLDEST}"' in (root / "pyproject.toml").read_text()
+
+
+def test_a_type_that_nobody_took_does_not_fit_a_later_error():
+    with torch.inference_mode(), pytest.raises(RuntimeError, match="sin must have the dtype of cos"):
+        torch_ops.rotate([X.clone()], COS.half(), SIN)  # no Python of this package lies between
+    leaf = X.clone().requires_grad_()
+    with pytest.raises(ValueError, match=r"^rope_ext: x must not be a leaf that requires grad"):
+        rope_ext.apply_(leaf, COS, SIN)
+
+
+def test_an_error_of_others_keeps_its_cause(monkeypatch):
+    def fail(*_arguments):
+        raise ValueError("theirs") from KeyError("why")
+
+    monkeypatch.setattr(rope_ext.ops.autograd, "call", fail)
+    with pytest.raises(ValueError, match=r"^theirs$") as caught:
+        rope_ext.apply(X, COS, SIN)
+    assert isinstance(caught.value.__cause__, KeyError)
+
+
+@pytest.mark.parametrize(
+    "kind, make",
+    [
+        ("nested", lambda: torch.nested.nested_tensor([X[0], X[0]])),
+        ("UninitializedParameter", torch.nn.UninitializedParameter),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*nested tensors.*:UserWarning")
+def test_tensors_of_other_kinds(kind, make):
+    with pytest.raises(NotImplementedError, match=rf"^rope_ext: x must be an ordinary tensor, got one that is {kind}$"):
+        rope_ext.apply(make(), COS, SIN)

@@ -232,3 +232,56 @@ def test_meta_and_fake_tensors():
     assert [(t.device.type, t.shape, t.stride()) for t in y] == [
         ("meta", t.shape, torch.empty_like(t).stride()) for t in (q, k)
     ]
+
+
+# ---- vmap: what is refused, and what is left as it was ----
+
+
+def test_vmap_does_not_write_a_tensor_from_outside_once_per_sample():
+    q, k = random((3, 1, 4, 2, 8), torch.float32), random((1, 4, 2, 8), torch.float32, 1)
+    cos, sin = rope_ext.RotaryEmbedding(8).tables(4)
+    before = k.clone()
+    rule = r"^rope_ext: x must be inside torch\.func\.vmap when it is written, got one of shape \(1, 4, 2, 8\) from outside$"
+    with pytest.raises(ValueError, match=rule):
+        torch.func.vmap(lambda q: rope_ext.apply_((q, k), cos, sin)[0])(q)
+    with pytest.raises(ValueError, match=rule):
+        torch.func.vmap(lambda c: torch.ops.rope_ext.rotate_([k], c, sin))(cos.expand(3, 4, 4))
+    assert torch.equal(k, before)
+
+
+def test_vmap_over_nothing_and_into_out():
+    x, (cos, sin) = random((1, 4, 2, 8), torch.float32), rope_ext.RotaryEmbedding(8).tables(4)
+    for call, mapped in (
+        (lambda x: rope_ext.apply(x, cos, sin), x.expand(0, *x.shape)),
+        (lambda c: rope_ext.apply(x, c, sin), cos.expand(0, *cos.shape)),
+        (lambda p: rope_ext.cos_sin(p, torch.ones(4)), torch.empty(0, 5)),
+    ):
+        with pytest.raises(
+            ValueError, match=r"^rope_ext: torch\.func\.vmap must map over at least one sample, got none$"
+        ):
+            torch.func.vmap(call)(mapped)
+    with pytest.raises(ValueError, match=r"^rope_ext: out must be None under a transform of torch\.func, got tensors$"):
+        torch.func.vmap(lambda x: rope_ext.apply(x, cos, sin, out=torch.empty_like(x)))(x.expand(3, *x.shape))
+
+
+@pytest.mark.parametrize("transform", ["grad", "jvp"])
+def test_a_view_of_a_tensor_from_outside_is_not_written(transform):
+    """Nothing would be recorded for the table: its gradient would be zero without a word."""
+    k, (cos, sin) = random((1, 4, 2, 8), torch.float32), rope_ext.RotaryEmbedding(8).tables(4)
+    before = k.clone()
+
+    def rotated(c):
+        rope_ext.apply_(k[:, :, :1], c, sin)
+        return k.sum()
+
+    with pytest.raises(ValueError, match=r"^rope_ext: x must be inside every transform that cos, sin or the positions"):
+        grad(rotated)(cos) if transform == "grad" else jvp(rotated, (cos,), (cos,))
+    assert torch.equal(k, before)
+
+    def made_inside(c):
+        own = k * 1
+        rope_ext.apply_(own[:, :, :1], c, sin)
+        return own.sum()
+
+    expected = grad(lambda c: rope_ext.apply(k[:, :, :1], c, sin).sum())(cos)
+    assert_same_bits(grad(made_inside)(cos), expected)

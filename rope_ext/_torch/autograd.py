@@ -30,6 +30,7 @@ from .private import (
     SingleLevelFunction,
     below_autograd,  # context manager: ops skip the kernels of this file
     below_in_place,
+    compiled_autograd_key,
     count_write,
     creation_meta,
     forward_ad,
@@ -131,11 +132,21 @@ def call(op, arguments):
 def _check_captured(written, others):
     """A transform records nothing in a tensor from outside it: derivatives would be zero without a word."""
     for t in written:
-        if level_of(t) < max(map(level_of, others)):
+        if level_of(t) < max(map(level_of, others)) or _is_view_of_captured(t):
             rule = "be inside every transform that cos, sin or the positions are inside"
             raise ValueError(
                 f"rope_ext: x must {rule} when it is written, got one of shape {tuple(t.shape)} from outside"
             )
+
+
+def _is_view_of_captured(t):
+    """Asks torch.func, which refuses to write tensors from outside and their views, by an op that writes nothing."""
+    try:
+        with torch.no_grad():
+            t[..., :0].zero_()
+    except RuntimeError as error:
+        return "captured Tensor" in str(error)
+    return False
 
 
 def _is_restricted_view(t):
@@ -169,7 +180,7 @@ class _Function(SingleLevelFunction):
     file already and has none for its own operator here (in Python up to torch 2.13, in C++ since).
     """
 
-    _compiled_autograd_key = staticmethod(torch.autograd.Function._compiled_autograd_key)
+    _compiled_autograd_key = staticmethod(compiled_autograd_key)
 
 
 class _Rotate(_Function):
@@ -322,6 +333,8 @@ def _per_token(x, cos, sin, lookup, scalars):
     dtype = cos.dtype
     if dtype in (torch.bfloat16, torch.float16):
         cos, sin = cos.float(), sin.float()  # so that gradients of tokens that share a row add up in fp32
+    if not cos.shape[0]:  # no token reads it, and index_select takes none without rows
+        cos, sin = (torch.nn.functional.pad(t, (0, 0, 0, 1)) for t in (cos, sin))
     index = rows.clamp(min=0).flatten()
     cos, sin = (t.index_select(0, index).reshape(*rows.shape, t.shape[-1]) for t in (cos, sin))
     if scalars[1] & ROUND_PRODUCTS:  # which depends on the dtype of the tables

@@ -19,7 +19,8 @@ def typed(error):
     if not message.startswith(_PREFIX):
         return error
     kind = _TYPES.get(native.rope_ext_take_error_type())
-    return error if kind is None or type(error) is kind else kind(message)
+    # Other types are those of errors that Python raised, and the remembered one is then of an older error.
+    return error if kind is None or type(error) is not RuntimeError else kind(message)
 
 
 def raises_typed(function):

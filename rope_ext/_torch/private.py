@@ -4,11 +4,14 @@ No documentation promises these names, so a release may drop one. If every call 
 feature needs it, that feature alone is refused when it is used. The error names what is missing, its purpose, and the
 releases that were tested.
 
-rope_ext relies on four behaviours that have no name, too:
+rope_ext relies on behaviours that have no name, too:
 * Python kernels can be registered at the dispatch keys Autograd, ADInplaceOrView, Python, Batched (the vmap of
   is_grads_batched) and CompositeExplicitAutograd.
 * Overloads are tried in the order of their definition: a call of `torch.ops.rope_ext.rotate` means the default one.
 * A Python kernel at a dispatch key can call the op again below that key (autograd.py).
+* In csrc/bindings, beside the C shims of the stable ABI: torch::stable::detail (StableLibrary, to, from), that
+  aoti_torch_library_init_def fails for a namespace that is defined already, and aoti_torch_get_current_cuda_stream,
+  looked up in libtorch_cuda.so.
 * An exception of a kernel keeps its text, after "rope_ext: ". Its type is not relied upon (errors.py).
 """
 
@@ -76,6 +79,11 @@ def function_of(overload):
     return getattr(overload, "_op", overload)
 
 
+def schema_of(overload):
+    """The FunctionSchema, whose text vmap.py rewrites."""
+    return overload._schema
+
+
 # ---- derivatives ----
 
 below_autograd = _needed("torch._C._AutoDispatchBelowAutograd", "the way from a derivative's rule to the kernel")
@@ -84,6 +92,8 @@ SingleLevelFunction = _needed("torch.autograd.function._SingleLevelFunction", "t
 creation_meta = _needed("torch._C._autograd._get_creation_meta", "which tells how a view was made")
 DEFAULT_VIEW = _needed("torch._C._autograd.CreationMeta.DEFAULT", "which tells how a view was made")
 unpack_dual = _needed("torch._VF._unpack_dual", "which reads the tangent of a tensor")
+
+compiled_autograd_key = _needed("torch.autograd.Function._compiled_autograd_key", "the key of a node that is compiled")
 
 # ---- torch.func ----
 

@@ -4,15 +4,21 @@ import torch
 
 from .autograd import FROM_POSITIONS, layout_of
 from .library import torch_ops as _ops
-from .private import tree
+from .private import schema_of, tree
 
 _library = torch.library.Library("rope_ext", "IMPL")
 
 
-def _vmap_by_loop(op):
-    """One call per sample. A rule for when the samples differ in more than x."""
+def _vmap_by_loop(op, writes=False):
+    """One call per sample. A rule for when the samples differ in more than x, and for an op that writes to it."""
 
     def rule(info, in_dims, *arguments):
+        if info.batch_size == 0:
+            raise ValueError("rope_ext: torch.func.vmap must map over at least one sample, got none")
+        for t, d in zip(arguments[0], in_dims[0]) if writes else ():
+            if d is None:  # it would be written once for each sample
+                rule = "be inside torch.func.vmap when it is written"
+                raise ValueError(f"rope_ext: x must {rule}, got one of shape {tuple(t.shape)} from outside")
         flat, spec = tree.tree_flatten(list(arguments), is_leaf=lambda a: a is None)
         dims, _ = tree.tree_flatten(list(in_dims), is_leaf=lambda d: d is None)
 
@@ -34,7 +40,7 @@ _rotate_by_loop = _vmap_by_loop(_ops.rotate)
 def _rotate_vmap(info, in_dims, x, cos, sin, *rest):
     flags = rest[1] if len(rest) > 1 else 0
     per_head = cos.dim() == 4 or (flags & FROM_POSITIONS and cos.shape[1] > 1)
-    if per_head or any(d is not None for d in in_dims[1:]):
+    if per_head or info.batch_size == 0 or any(d is not None for d in in_dims[1:]):
         return _rotate_by_loop(info, in_dims, x, cos, sin, *rest)
     heads = layout_of(flags).index("h")  # samples that share their angles are further heads
 
@@ -52,7 +58,7 @@ def _rotate_vmap(info, in_dims, x, cos, sin, *rest):
 
 
 torch.library.register_vmap("rope_ext::rotate", _rotate_vmap, lib=_library)
-torch.library.register_vmap("rope_ext::rotate_", _vmap_by_loop(_ops.rotate_), lib=_library)
+torch.library.register_vmap("rope_ext::rotate_", _vmap_by_loop(_ops.rotate_, writes=True), lib=_library)
 torch.library.register_vmap("rope_ext::check_in_place", _vmap_by_loop(_ops.check_in_place), lib=_library)
 torch.library.register_vmap("rope_ext::table_grad", _vmap_by_loop(_ops.table_grad), lib=_library)
 torch.library.register_vmap("rope_ext::cos_sin", _vmap_by_loop(_ops.cos_sin), lib=_library)
@@ -66,7 +72,7 @@ _twins = torch.library.Library("rope_ext", "FRAGMENT")
 
 
 def _define_twin(name, kernel):
-    schema = str(getattr(_ops, name).default._schema).removeprefix("rope_ext::").replace("Tensor[]", "Tensor")
+    schema = str(schema_of(getattr(_ops, name).default)).removeprefix("rope_ext::").replace("Tensor[]", "Tensor")
     _twins.define(schema.replace(name, name + "_of_one", 1))
     _twins.impl(name + "_of_one", kernel, "CompositeExplicitAutograd")
     return getattr(_ops, name + "_of_one").default
