@@ -1,4 +1,4 @@
-"""Checks of single arguments: numbers that are finite, ints that are ints. True is no number, and neither is "1"."""
+"""Checks of single arguments: numbers that are finite, ints that are ints. True is no number, nor is "1"."""
 
 import math
 import numbers
@@ -30,7 +30,7 @@ def as_int(name, value, wanted="an int"):
 def as_int64(name, value, wanted="an int"):
     """The same within 64 bits."""
     value = as_int(name, value, wanted)
-    if not -(2**63) <= value < 2**63:
+    if not isinstance(value, torch.SymInt) and not -(2**63) <= value < 2**63:
         raise ValueError(f"rope_ext: {name} must be at least -2^63 and below 2^63, got {shown(value)}")
     return value
 
@@ -114,8 +114,8 @@ def seqlen(value):
     if value is None or isinstance(value, torch.SymInt):
         return
     integer(seqlen=value)
-    if value >= 2**63:
-        raise ValueError(f"rope_ext: seqlen must be below 2 ** 63, got {shown(value)}")
+    if not 0 <= value < 2**63:
+        raise ValueError(f"rope_ext: seqlen must be in 0 to 2 ** 63 - 1, got {shown(value)}")
 
 
 def channels(rotary_dim, at_least=2):

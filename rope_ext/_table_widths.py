@@ -2,7 +2,7 @@
 
 The width of cos decides how `apply` reads it: rotary_dim / 2 is an entry per pair, rotary_dim an entry per channel. So
 a table of width 32 fits rotary_dim 64 and rotary_dim 32, and a wrong rotary_dim is no error. The debug mode looks at
-the values too, which waits for a GPU. Where `per_channel` says what is meant, it looks at nothing.
+the values too, which synchronises with a GPU. Where `per_channel` says what is meant, the check is skipped.
 """
 
 import os
@@ -12,13 +12,15 @@ import torch
 from ._torch.autograd import FROM_POSITIONS, INTERLEAVED, OTHER_PAIRING, WIDTH_OF
 from ._torch.private import functorch_is_active
 
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
+
 
 def is_wanted():
     return os.environ.get("ROPE_EXT_CHECK_TABLES", "") not in ("", "0")
 
 
 def checked(arguments):
-    """arguments, which makes those of an op from those of `apply`; raises ValueError for a table that looks misread."""
+    """Wraps `arguments`, which maps the arguments of `apply` to those of an op, to refuse tables that look misread."""
 
     def make(*given):
         made = arguments(*given)
@@ -37,7 +39,10 @@ def _can_look(tensors, cos, sin):
         return False
     tables = (cos, sin)
     return (
-        all(isinstance(t, torch.Tensor) and t.dim() > 0 and not t.is_meta for t in (*tensors, *tables))
+        all(
+            type(t) in _PLAIN and t.dim() > 0 and t.layout == torch.strided and not t.is_meta
+            for t in (*tensors, *tables)
+        )
         and cos.shape == sin.shape
         and cos.dim() > 1
         and cos.numel() > 0
@@ -64,7 +69,7 @@ def _check(cos, sin, rotary_dim, interleaved):
 def _repeats(table, interleaved):
     """Whether the two entries of each pair are equal in a table with an entry per channel."""
     first, second = (table[..., 0::2], table[..., 1::2]) if interleaved else table.chunk(2, dim=-1)
-    return bool(torch.equal(first, second))
+    return bool(((first == second) | (first.isnan() & second.isnan())).all())
 
 
 def _misread(got, cure):

@@ -1,5 +1,6 @@
 """Angles from positions: cos and sin of position * inv_freq, exact, on every device the same bits."""
 
+import math
 import numbers
 from typing import NamedTuple
 
@@ -76,6 +77,9 @@ def cos_sin(positions, inv_freq, attention_scaling=1.0, *, dtype=torch.float32):
     high, low, per_axis = turns(inv_freq, dtype)
     if positions.dtype not in (torch.int32, torch.int64, dtype):
         raise TypeError(f"rope_ext: positions must be int32, int64 or {_name(dtype)}, got {_name(positions.dtype)}")
+    if high.dim() != 3 or high.shape != low.shape:
+        got = f"{tuple(high.shape)} and {tuple(low.shape)}"
+        raise ValueError(f"rope_ext: inv_freq must be Turns of two tensors (axes, heads or 1, pairs), got {got}")
     axes, heads, pairs = high.shape
     if not (axes and heads and pairs):
         raise ValueError(f"rope_ext: inv_freq must have an axis, a head and a pair, got {axes}, {heads} and {pairs}")
@@ -95,11 +99,11 @@ def check_scaling(attention_scaling):
     if not isinstance(attention_scaling, numbers.Real) or isinstance(attention_scaling, bool):
         raise TypeError(f"rope_ext: attention_scaling must be a number, got {attention_scaling!r}")
     try:
-        float(attention_scaling)
+        is_finite = math.isfinite(attention_scaling)
     except OverflowError:
-        raise ValueError(
-            f"rope_ext: attention_scaling must be in the range of a float, got {shown(attention_scaling)}"
-        ) from None
+        is_finite = False
+    if not is_finite:
+        raise ValueError(f"rope_ext: attention_scaling must be finite, got {shown(attention_scaling)}")
 
 
 def _check_strided(name, value):

@@ -1,7 +1,7 @@
 """The rotation in plain PyTorch: what every kernel must equal, bit for bit.
 
-Read it to know what `rope_ext.apply` computes. It checks nothing, is slow, and PyTorch differentiates it: to the bits
-of rope_ext in float64 and float32; those of the gradient of 16-bit x are given by `transposed`.
+Read it to know what `rope_ext.apply` computes. It checks almost nothing, is slow, and PyTorch differentiates it: to the
+bits of rope_ext in float64 and float32; those of the gradient of 16-bit x are given by `transposed`.
 """
 
 import math
@@ -31,9 +31,14 @@ def apply(
 ):
     """`rope_ext.apply` in plain PyTorch: its arguments and result, without `out`.
 
-    per_channel is checked there; here the width of cos decides. `transposed` applies the transposed 2x2 blocks, which
+    A per_channel that cos contradicts is an error here too. `transposed` applies the transposed 2x2 blocks, which
     gives the gradient with respect to x.
     """
+    if per_channel is not None:
+        head_dim = (x if isinstance(x, torch.Tensor) else x[0]).shape[-1]
+        width = head_dim - rotary_offset if rotary_dim is None else rotary_dim
+        if cos.shape[-1] != (width if per_channel else width // 2):
+            raise ValueError(f"per_channel {per_channel} contradicts the width {cos.shape[-1]} of cos")
     options = (layout, interleaved, rotary_dim, rotary_offset, positions, offset, cu_seqlens, inverse)
     options = (*options, rounding, out_interleaved, transposed)
     if isinstance(x, torch.Tensor):

@@ -82,8 +82,7 @@ class RotaryEmbedding:
         _numbers.positive(base=base)
         if not isinstance(schedule, str) or schedule not in _SCHEDULES:
             raise ValueError(f"rope_ext: schedule must be one of {', '.join(_SCHEDULES)}, got {schedule!r}")
-        if not isinstance(precision, str) or precision not in _DTYPES:
-            raise ValueError(f"rope_ext: precision must be 'exact' or 'hf', got {precision!r}")
+        _check_precision(precision)
         _check_keywords(schedule, parameters)
         if pair_axis is not None:
             pair_axis = _numbers.axes_of("pair_axis", pair_axis)
@@ -133,6 +132,7 @@ class RotaryEmbedding:
         Warns (UserWarning) of keys inside rope_parameters that have no effect, as transformers does.
         Equivalent to: RotaryEmbedding(head_dim, base=rope_theta, schedule=rope_type, ...)
         """
+        _check_precision(precision)
         return cls(precision=precision, **_config.read(config, layer_type, precision))
 
     def __repr__(self):
@@ -188,12 +188,11 @@ class RotaryEmbedding:
         RuntimeError while a CUDA graph is captured, if the table was not built before.
         Equivalent to: angles = torch.outer(torch.arange(max_position), inv_freq); (angles.cos(), angles.sin())
         """
-        if not isinstance(max_position, (numbers.Integral, torch.SymInt)) or isinstance(max_position, bool):
-            raise TypeError(f"rope_ext: max_position must be an int, got {max_position!r}")
+        max_position = _numbers.as_int64("max_position", max_position)
         if max_position < 0:
-            raise ValueError(f"rope_ext: max_position must not be negative, got {_numbers.shown(max_position)}")
+            raise ValueError(f"rope_ext: max_position must not be negative, got {max_position}")
         _check_dtype(dtype)
-        device = torch.empty(0).device if device is None else torch.empty(0, device=device).device
+        device = _device(device)
         if seqlen is not None:
             _numbers.seqlen(seqlen)
         if self.schedule not in _BY_LENGTH:
@@ -222,7 +221,10 @@ class RotaryEmbedding:
             _numbers.seqlen(seqlen)
         elif self.schedule in _BY_LENGTH:
             raise ValueError(f"rope_ext: seqlen must be given for schedule {self.schedule!r}, got None")
-        options = {"per_channel": False} | options
+        said = options.pop("rotary_dim", None)
+        if said is not None and _numbers.as_int("rotary_dim", said) != self.rotary_dim:
+            raise ValueError(f"rope_ext: rotary_dim must be that of the frequencies, {self.rotary_dim}, got {said}")
+        options.setdefault("per_channel", False)
         options |= {"rotary_offset": rotary_offset, "rotary_dim": self.rotary_dim}
         first = x[0] if isinstance(x, (tuple, list)) and x else x
         if not isinstance(first, torch.Tensor):
@@ -236,7 +238,8 @@ class RotaryEmbedding:
         layout = options.get("layout", "bshd")
         if not isinstance(layout, str) or layout not in LAYOUTS or first.dim() != len(layout):
             return apply(x, inv_freq=self.inv_freq, **options)  # raises
-        positions = _with_offset(first.shape[layout.replace("t", "s").index("s")], positions, offset, first.device)
+        axes = inv_freq.shape[0] if (inv_freq := self.frequencies(seqlen).inv_freq).dim() == 3 else None
+        positions = _with_offset(first, layout, axes, positions, offset)
         cos, sin = self(positions, dtype=first.dtype if first.dtype == torch.float64 else torch.float32, seqlen=seqlen)
         return apply(x, *((t if t.dim() == 3 else t[None]) for t in (cos, sin)), **options)
 
@@ -249,15 +252,28 @@ class RotaryEmbedding:
         seqlen: the length that "dynamic_ntk" and "longrope" choose by; default positions.max() + 1, which waits for a
         GPU and does not go into one graph of torch.compile: give it.
         """
-        if not isinstance(positions, torch.Tensor):
-            raise TypeError(f"rope_ext: positions must be a Tensor, got {positions!r}")
-        if positions.dtype not in (torch.int64, torch.int32, torch.float32):
-            raise TypeError(f"rope_ext: positions must be int32, int64 or float32, got {positions.dtype}")
+        _check_positions(positions)
         if seqlen is not None:
             _numbers.seqlen(seqlen)
         elif self.schedule in _BY_LENGTH and positions.numel():
-            seqlen = int(positions.max()) + 1
+            longest = positions.max().item()
+            if not math.isfinite(longest):
+                raise ValueError(f"rope_ext: positions must be finite where no seqlen is given, got {longest}")
+            seqlen = max(int(longest) + 1, 0)
         return _cos_sin(positions, self.frequencies(seqlen), dtype)
+
+
+def _device(device):
+    """The device, with its index."""
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"rope_ext: device must be one that torch can use, got {device!r}: {error}") from error
+
+
+def _check_precision(precision):
+    if not isinstance(precision, str) or precision not in _DTYPES:
+        raise ValueError(f"rope_ext: precision must be 'exact' or 'hf', got {precision!r}")
 
 
 def _check_dtype(dtype):
@@ -265,19 +281,47 @@ def _check_dtype(dtype):
         raise TypeError(f"rope_ext: dtype must be a floating point type, got {dtype!r}")
 
 
-def _with_offset(seqlen, positions, offset, device):
-    """The positions of each token, as `apply` adds them up: (seqlen,), (batch, seqlen) or with axes first."""
+def _with_offset(x, layout, axes, positions, offset):
+    """The positions of each token of x, as `apply` adds them up: (seqlen,), (batch, seqlen), or with axes first."""
+    seqlen = x.shape[layout.replace("t", "s").index("s")]
+    batch = x.shape[layout.index("b")] if "b" in layout else None
     if positions is None:
-        positions = torch.arange(seqlen, device=device)
-    elif not isinstance(positions, torch.Tensor):
-        raise TypeError(f"rope_ext: positions must be a Tensor, got {positions!r}")
+        positions = torch.arange(seqlen, device=x.device)
+    _check_positions(positions)
+    shape, sequences = tuple(positions.shape), (1, batch)
+    fits = shape[-1:] == (seqlen,) and (
+        len(shape) == 1
+        or (len(shape) == 2 and batch is not None and shape[0] in sequences)
+        or (len(shape) == 3 and shape[0] == axes and shape[1] in sequences)
+    )
+    if not fits:
+        of_batch = "" if batch is None else f" or ({batch}, {seqlen})"
+        raise ValueError(f"rope_ext: positions must have shape ({seqlen},){of_batch}, got {shape}")
+    _check_device("positions", positions, x)
+    if not positions.is_floating_point():
+        positions = positions.to(torch.int64)  # in which the sum does not wrap
     if not isinstance(offset, torch.Tensor):
         return positions + _numbers.as_int64("offset", offset, "an int or a Tensor")
-    if offset.dim() != 1:
-        raise ValueError(f"rope_ext: offset must be an int or have shape (batch,), got {tuple(offset.shape)}")
     if offset.dtype not in (torch.int32, torch.int64):
         raise TypeError(f"rope_ext: offset must be int32 or int64, got {str(offset.dtype).removeprefix('torch.')}")
+    if offset.shape != (batch or 1,):
+        raise ValueError(f"rope_ext: offset must be an int or have shape ({batch or 1},), got {tuple(offset.shape)}")
+    _check_device("offset", offset, x)
     return positions + offset[:, None]
+
+
+def _check_device(name, t, x):
+    if t.device != x.device:
+        raise ValueError(f"rope_ext: {name} must be on the device of x, {x.device}, got {t.device}")
+
+
+def _check_positions(positions):
+    if not isinstance(positions, torch.Tensor):
+        raise TypeError(f"rope_ext: positions must be a Tensor, got {positions!r}")
+    if positions.layout != torch.strided:
+        raise TypeError(f"rope_ext: positions must be strided, got {positions.layout}")
+    if positions.dtype not in (torch.int64, torch.int32, torch.float32):
+        raise TypeError(f"rope_ext: positions must be int32, int64 or float32, got {positions.dtype}")
 
 
 def _rows(found, start, stop, dtype, device):

@@ -458,7 +458,7 @@ def test_wrong_arguments_of_cos_sin():
         (
             {"attention_scaling": 10**400},
             ValueError,
-            f"attention_scaling must be in the range of a float, got 1{'0' * 400}",
+            f"attention_scaling must be finite, got 1{'0' * 400}",
         ),
     ],
     ids=lambda value: str(value)[:40],

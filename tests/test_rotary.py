@@ -12,7 +12,7 @@ import threading
 
 import pytest
 import torch
-from conftest import assert_same_bits
+from conftest import assert_same_bits, random
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import rope_ext
@@ -556,3 +556,41 @@ def test_apply_compiles_and_leaves_inference_mode():
     assert_same_bits(y.detach(), wanted)
     compiled = torch.compile(lambda x, offset: rope.apply(x, offset=offset), fullgraph=True, backend="aot_eager")
     assert_same_bits(compiled(x, 3), wanted)
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+def test_hf_positions_do_not_wrap(dtype):
+    rope, x = rope_ext.RotaryEmbedding(8, precision="hf"), random((1, 2, 3, 8), torch.float32)
+    largest = torch.iinfo(torch.int32).max
+    positions = torch.tensor([100, largest], dtype=dtype)
+    for offset in (1, 2**40 + 3, torch.tensor([2**40 + 3])):
+        expected = rope.apply(x, positions=positions.to(torch.int64) + offset)
+        assert_same_bits(rope.apply(x, positions=positions, offset=offset), expected)
+
+
+def test_apply_takes_no_other_rotary_dim():
+    rope, x = rope_ext.RotaryEmbedding(8), random((1, 2, 3, 8), torch.float32)
+    assert_same_bits(rope.apply(x, rotary_dim=8), rope.apply(x))
+    with pytest.raises(ValueError, match=r"^rope_ext: rotary_dim must be that of the frequencies, 8, got 4$"):
+        rope.apply(x, rotary_dim=4)
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (
+            lambda rope: rope.tables(2**64),
+            "max_position must be at least -2^63 and below 2^63, got 18446744073709551616",
+        ),
+        (lambda rope: rope.tables(4, seqlen=-5), "seqlen must be in 0 to 2 ** 63 - 1, got -5"),
+        (
+            lambda rope: rope(torch.tensor([0.0, torch.nan])),
+            "positions must be finite where no seqlen is given, got nan",
+        ),
+        (lambda rope: rope.tables(4, device="nowhere"), "device must be one that torch can use, got 'nowhere': "),
+    ],
+)
+def test_values_that_no_table_has(call, message):
+    with pytest.raises(ValueError) as caught:
+        call(rope_ext.RotaryEmbedding(8, schedule="dynamic_ntk", factor=2.0, max_position=4))
+    assert str(caught.value).startswith("rope_ext: " + message)
