@@ -10,6 +10,7 @@ import sys
 import torch
 
 from . import _config, _numbers, _shared_tables, frequencies
+from ._torch.private import dispatch_modes
 from .angles import cos_sin, turns
 from .ops import apply
 from .reference import LAYOUTS
@@ -360,8 +361,9 @@ def _kept_frequencies(rope, seqlen):
 
 
 def _kept_turns(rope, seqlen, dtype, device):
-    """(what the kernels take of the frequencies, attention_scaling), made once."""
-    return (_make_turns if torch.compiler.is_compiling() else _made_turns)(rope, seqlen, dtype, device)
+    """(what the kernels take of the frequencies, attention_scaling), made once. Tensors of a mode are not kept."""
+    make = _make_turns if torch.compiler.is_compiling() or dispatch_modes() else _made_turns
+    return make(rope, seqlen, dtype, device)
 
 
 def _make_turns(rope, seqlen, dtype, device):

@@ -404,7 +404,7 @@ BAD_NUMBERS = [
         "dynamic_ntk",
         {"factor": 2, "max_position": 9, "seqlen": 2**63},
         ValueError,
-        "seqlen must be below 2 ** 63, got ",
+        "seqlen must be in 0 to 2 ** 63 - 1, got ",
     ),
     ("yarn", {"factor": 2, "truncate": "no", **LENGTH}, TypeError, "truncate must be True or False, got 'no'"),
     ("yarn", {"factor": 2, "mscale": "1", **LENGTH}, TypeError, "mscale must be a number, got '1'"),

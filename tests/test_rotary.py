@@ -13,6 +13,7 @@ import threading
 import pytest
 import torch
 from conftest import assert_same_bits, random
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import rope_ext
@@ -594,3 +595,15 @@ def test_values_that_no_table_has(call, message):
     with pytest.raises(ValueError) as caught:
         call(rope_ext.RotaryEmbedding(8, schedule="dynamic_ntk", factor=2.0, max_position=4))
     assert str(caught.value).startswith("rope_ext: " + message)
+
+
+@pytest.mark.devices("cpu")
+def test_a_call_under_fake_tensors_leaves_no_trace():
+    rope, x = rope_ext.RotaryEmbedding(8, base=12345.0), random((1, 2, 3, 8), torch.float32)
+    with FakeTensorMode() as mode:
+        assert rope.apply(mode.from_tensor(x)).shape == x.shape
+    expected = rope_ext.apply(x, inv_freq=rope.inv_freq)
+    assert_same_bits(rope.apply(x), expected)
+    with FakeTensorMode() as mode:  # what a real call kept is not mixed in
+        assert type(rope.apply(mode.from_tensor(x))) is FakeTensor
+    assert_same_bits(rope.apply(x), expected)

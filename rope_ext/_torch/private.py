@@ -70,6 +70,7 @@ _needed("torch.autograd.forward_ad._current_level", "the levels of forward mode"
 _needed("torch.Tensor._is_view", "which tells a view from its base")
 _needed("torch.Tensor._base", "the base of a view")
 _needed("torch.Tensor._version", "which counts the writes to a tensor")
+dispatch_modes = _needed("torch._C._len_torch_dispatch_stack", "which finds calls under a mode, such as FakeTensorMode")
 version_of = operator.attrgetter("_version")
 tree = _needed("torch.utils._pytree", "which takes nested arguments apart")
 
