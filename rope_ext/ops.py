@@ -176,9 +176,9 @@ def apply_(
     return x
 
 
-def check_in_place(x, cos, sin, *, interleaved, rotary_dim, offset):
+def check_in_place(x, cos, sin, *, interleaved, rotary_dim, per_channel, offset):
     """Raises what `apply_` would raise about these arguments, and writes nothing."""
-    arguments = _arguments(x, cos, sin, "bshd", interleaved, rotary_dim, 0, None, None, offset, None, False)
+    arguments = _arguments(x, cos, sin, "bshd", interleaved, rotary_dim, 0, per_channel, None, offset, None, False)
     _call(autograd.CHECK_IN_PLACE, arguments, x)
 
 

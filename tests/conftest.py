@@ -12,6 +12,7 @@ import torch
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 import rope_ext
+from rope_ext import _table_widths
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 BITS = {torch.float64: torch.int64, torch.float32: torch.int32, torch.bfloat16: torch.int16, torch.float16: torch.int16}
@@ -55,6 +56,12 @@ def device(request, monkeypatch):
     torch.set_default_device(name)
     yield name
     torch.set_default_device(None)
+
+
+@pytest.fixture
+def looks(monkeypatch):
+    """The debug mode ROPE_EXT_CHECK_TABLES, which is otherwise chosen when rope_ext is imported."""
+    monkeypatch.setattr(rope_ext.ops, "_arguments", _table_widths.checked(rope_ext.ops._arguments))
 
 
 def moved(value, device):

@@ -9,7 +9,7 @@ import torch
 from conftest import assert_same_bits, random
 
 import rope_ext
-from rope_ext import _table_widths, reference
+from rope_ext import reference
 
 X = random((2, 5, 3, 64), torch.float32)
 PER_PAIR = rope_ext.RotaryEmbedding(64).tables(8)  # width 32: fits rotary_dim 64, and 32 with an entry per channel
@@ -69,11 +69,6 @@ def test_rotary_embedding_says_per_pair(precision):
 
 
 # ---- ROPE_EXT_CHECK_TABLES ----
-
-
-@pytest.fixture
-def looks(monkeypatch):
-    monkeypatch.setattr(rope_ext.ops, "_arguments", _table_widths.checked(rope_ext.ops._arguments))
 
 
 MISREAD = [

@@ -20,4 +20,5 @@ def rotate_by(angles, t, layout, *, fused, **options):
         angles = angles.to(dtype)
     cos, sin = angles.cos().to(dtype), angles.sin().to(dtype)
     rounding = "once" if fused else "eager"
-    return apply(t, cos, sin, layout=layout, rotary_dim=angles.shape[-1], rounding=rounding, **options)
+    options |= {"rotary_dim": angles.shape[-1], "per_channel": True, "rounding": rounding}
+    return apply(t, cos, sin, layout=layout, **options)

@@ -8,14 +8,14 @@ from ..ops import apply
 from ._errors import check_dtype, name_of, refused, refused_type
 
 
-def rotate(x, cos, sin, *, keep_dtype=True, rounding="eager", **options):
+def rotate(x, cos, sin, *, per_channel, keep_dtype=True, rounding="eager", **options):
     """`rope_ext.apply` to x, or to the tensors of a tuple x, with cos and sin that broadcast to it like x * cos.
 
-    x: (..., head_dim). cos, sin: (..., rotary_dim / 2 or rotary_dim); axes before the last are 1, missing, or those of
-    x. dtypes are promoted as in x * cos, in which each product is rounded unless rounding="once"; keep_dtype casts back
-    to the dtype of x, as in (x * cos).to(x.dtype). options: others of apply.
+    x: (..., head_dim). cos, sin: (..., rotary_dim) with per_channel, else (..., rotary_dim / 2); axes before the last
+    are 1, missing, or those of x. dtypes are promoted as in x * cos, in which each product is rounded unless
+    rounding="once"; keep_dtype casts back to the dtype of x, as in (x * cos).to(x.dtype). options: others of apply.
     """
-    options["rounding"] = rounding
+    options |= {"per_channel": per_channel, "rounding": rounding}
     if sin.shape != cos.shape:
         raise refused("sin", f"have the shape of cos, {tuple(cos.shape)}", sin)
     if not isinstance(x, tuple):

@@ -34,7 +34,8 @@ def fused_apply_rotary_pos_emb_cached(t, cos_, sin_, transpose_output_memory=Fal
     Source: apex/transformer/functional/fused_rope.py, fused_apply_rotary_pos_emb_cached.
     """
     cos, sin = _rows(cos_, "cos_"), _rows(sin_, "sin_")
-    return _in_memory(apply(t, cos, sin, layout="sbhd", rotary_dim=cos.shape[-1]), transpose_output_memory)
+    y = apply(t, cos, sin, layout="sbhd", rotary_dim=cos.shape[-1], per_channel=True)
+    return _in_memory(y, transpose_output_memory)
 
 
 @called(t=_T, cu_seqlens=tensor("cu_seqlens"), freqs=_FREQS)
@@ -79,9 +80,9 @@ def fused_apply_rotary_pos_emb_2d(t, img_h, img_w, cos_h, sin_h, cos_w, sin_w):
             raise refused(name, rule, table)
     image = t.unflatten(1, (img_h, img_w))
     # Rows: (batch, img_h, img_w * heads, head_dim). Columns: (batch * img_h, img_w, heads, head_dim).
-    y = apply(image.flatten(2, 3), cos_h[0, :, 0], sin_h[0, :, 0], rotary_dim=half)
+    y = apply(image.flatten(2, 3), cos_h[0, :, 0], sin_h[0, :, 0], rotary_dim=half, per_channel=True)
     y = y.unflatten(2, (img_w, t.shape[2])).flatten(0, 1)
-    y = _apply_columns(y, cos_w[0, :, 0], sin_w[0, :, 0], rotary_dim=half, rotary_offset=half)
+    y = _apply_columns(y, cos_w[0, :, 0], sin_w[0, :, 0], rotary_dim=half, rotary_offset=half, per_channel=True)
     return y.unflatten(0, (t.shape[0], img_h)).flatten(1, 2)
 
 

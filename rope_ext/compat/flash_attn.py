@@ -44,7 +44,8 @@ def apply_rotary_emb(x, cos, sin, interleaved=False, inplace=False, seqlen_offse
         if isinstance(seqlen_offsets, torch.Tensor):
             rows = {"layout": "thd", "positions": in_sequences(x.shape[0], cu_seqlens, seqlen_offsets)}
     rotate = apply_ if inplace else apply
-    return rotate(x, cos, sin, interleaved=interleaved, rotary_dim=2 * cos.shape[-1], **rows)
+    rotary_dim = 2 * cos.shape[-1]
+    return rotate(x, cos, sin, interleaved=interleaved, rotary_dim=rotary_dim, per_channel=False, **rows)
 
 
 @called(
@@ -103,7 +104,8 @@ def apply_rotary_emb_kv_(kv, cos, sin, interleaved=False, seqlen_offsets=0):
 def _rotate_(x, cos, sin, interleaved, offset, rotate=apply_):
     if cos.dim() != 2:
         raise refused("cos", "have shape (rows, rotary_dim / 2)", cos)
-    rotate(x, cos, sin, interleaved=interleaved, rotary_dim=2 * cos.shape[-1], offset=offset)
+    rotary_dim = 2 * cos.shape[-1]
+    rotate(x, cos, sin, interleaved=interleaved, rotary_dim=rotary_dim, per_channel=False, offset=offset)
 
 
 def _alike(a, b):

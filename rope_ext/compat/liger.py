@@ -43,4 +43,5 @@ def liger_rotary_pos_emb(q, k, cos, sin, position_ids=None, unsqueeze_dim=1, rot
     pairs = rotary_dim // 2
     if cos.shape[-1] < pairs:
         raise refused("cos", f"have at least {pairs} columns", cos)
-    return apply((q, k), cos[..., :pairs], sin[..., :pairs], layout="bhsd", rotary_dim=rotary_dim)
+    cos, sin = cos[..., :pairs], sin[..., :pairs]
+    return apply((q, k), cos, sin, layout="bhsd", rotary_dim=rotary_dim, per_channel=False)

@@ -24,4 +24,4 @@ def apply_rotary_emb(xq, xk, freqs_cis):
     got = tuple(freqs_cis.shape)
     if got != wanted:
         raise refused("freqs_cis", f"have shape (seqlen, head_dim / 2), {tuple(wanted)}", got)
-    return apply((xq, xk), freqs_cis.real, freqs_cis.imag, interleaved=True)
+    return apply((xq, xk), freqs_cis.real, freqs_cis.imag, interleaved=True, per_channel=False)

@@ -34,4 +34,5 @@ def apply_rotary_emb(freqs, t, start_index=0, scale=1.0, seq_dim=-2, freqs_seq_d
         length = min(t.shape[seq_dim], freqs.shape[freqs_seq_dim])
         freqs = freqs.narrow(freqs_seq_dim, freqs.shape[freqs_seq_dim] - length, length)
     cos, sin = scaled_tables(freqs, scale)
-    return rotate(t, cos, sin, interleaved=True, rotary_dim=freqs.shape[-1], rotary_offset=start_index)
+    channels = {"rotary_dim": freqs.shape[-1], "rotary_offset": start_index}
+    return rotate(t, cos, sin, per_channel=True, interleaved=True, **channels)

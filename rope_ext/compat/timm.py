@@ -23,7 +23,7 @@ def apply_rot_embed(x, sin_emb, cos_emb, half=False):
     """
     if cos_emb.shape[-1] != x.shape[-1]:
         raise refused("cos_emb", f"have the head_dim {x.shape[-1]} of x last", cos_emb)
-    return rotate(x, cos_emb, sin_emb, interleaved=not half)
+    return rotate(x, cos_emb, sin_emb, per_channel=True, interleaved=not half)
 
 
 @called(**_TABLES)
@@ -44,4 +44,4 @@ def apply_rot_embed_cat(x, emb, half=False):
     if emb.shape[-1] != 2 * x.shape[-1]:
         raise refused("emb", f"have twice the head_dim {x.shape[-1]} of x last", emb)
     sin, cos = emb.chunk(2, dim=-1)
-    return rotate(x, cos, sin, interleaved=not half)
+    return rotate(x, cos, sin, per_channel=True, interleaved=not half)

@@ -43,14 +43,15 @@ def forward_half(self, x, input_pos=None):
 @called(**_ARGUMENTS)
 def _forward(cache, x, input_pos):
     _check(cache, x.shape[-1] // 2, 2)
-    return apply(x, cache[..., 0], cache[..., 1], interleaved=True, positions=input_pos)
+    return apply(x, cache[..., 0], cache[..., 1], interleaved=True, per_channel=False, positions=input_pos)
 
 
 @called(**_ARGUMENTS)
 def _forward_half(cache, x, input_pos):
     _check(cache, 2 * x.shape[-1])
     cos, sin = cache.chunk(2, dim=-1)
-    return apply(x, cos, sin, positions=input_pos, rounding="eager")  # for the terms of the gradient of 16-bit x
+    # "eager": for the terms of the gradient of 16-bit x
+    return apply(x, cos, sin, per_channel=True, positions=input_pos, rounding="eager")
 
 
 def _cache(self):

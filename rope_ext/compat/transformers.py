@@ -34,9 +34,10 @@ def apply_rotary_pos_emb(q, k, cos, sin, unsqueeze_dim=1):
         and q.dtype == k.dtype == cos.dtype
         and q.shape[3 - unsqueeze_dim] == cos.shape[1]
     ):  # as models call it: a third of the time
-        return apply((q, k), cos, sin, layout=("bhsd", "bshd")[unsqueeze_dim - 1], rounding="eager")
+        layout = ("bhsd", "bshd")[unsqueeze_dim - 1]
+        return apply((q, k), cos, sin, layout=layout, per_channel=True, rounding="eager")
     if sin.shape != cos.shape:
         raise refused("sin", f"have the shape of cos, {tuple(cos.shape)}", sin)
     check_axis("unsqueeze_dim", unsqueeze_dim, cos.dim() + 1)
     cos, sin = cos.unsqueeze(unsqueeze_dim), sin.unsqueeze(unsqueeze_dim)
-    return rotate((q, k), cos, sin, keep_dtype=False)
+    return rotate((q, k), cos, sin, per_channel=True, keep_dtype=False)

@@ -48,6 +48,7 @@ def rotary_embedding(positions, query, key, head_size, cos_sin_cache, is_neox, r
         interleaved=not is_neox,
         rotary_dim=cos_sin_cache.shape[-1],
         rotary_offset=rope_dim_offset,
+        per_channel=False,
         positions=positions,
         inverse=inverse,
     )

@@ -75,7 +75,7 @@ def turn(
         cos, sin = cos.to(work), sin.to(work)
     if dtype != work and not (keep_dtype and work == torch.float32 and dtype.itemsize == 2):  # that the kernel does
         tensors = tuple(t.to(work) for t in tensors)
-    options |= {"rotary_dim": rotary_dim, "rounding": "once" if casts == 1 else rounding}
+    options |= {"rotary_dim": rotary_dim, "per_channel": not per_pair, "rounding": "once" if casts == 1 else rounding}
     y = rotate(tensors, cos, sin, **options) if layout is None else apply(tensors, cos, sin, **options)
     if keep_dtype and y[0].dtype != dtype:
         y = tuple(t.to(dtype) for t in y)

@@ -78,7 +78,7 @@ def _llama(original, rounding, q, k, cos, sin, unsqueeze_dim=1):
         and cos.shape[-2] == q.shape[SEQLEN[layout]]
         and q.dtype == k.dtype == cos.dtype
     ):
-        return apply((q, k), cos, sin, layout=layout, rounding=rounding)
+        return apply((q, k), cos, sin, layout=layout, per_channel=True, rounding=rounding)
     return _turn((q, k), cos, sin, rounding, unsqueeze_dim)
 
 
