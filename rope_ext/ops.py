@@ -27,6 +27,7 @@ _FLAGS = {
     for inverse in (False, True)
 }
 _ZERO, _ONE, _ONCE = 0, 1, "once"
+_FAILURES = (RuntimeError, AttributeError, TypeError, ValueError)  # of torch and of the ops
 
 
 def apply(
@@ -176,10 +177,13 @@ def apply_(
     return x
 
 
-def check_in_place(x, cos, sin, *, interleaved, rotary_dim, per_channel, offset):
-    """Raises what `apply_` would raise about these arguments, and writes nothing."""
+def check_in_place(x, cos, sin, *, interleaved, rotary_dim, per_channel, offset, recorded=False):
+    """Raises what `apply_` would raise about these arguments, and writes nothing. recorded: x requires grad by then."""
     arguments = _arguments(x, cos, sin, "bshd", interleaved, rotary_dim, 0, per_channel, None, offset, None, False)
-    _call(autograd.CHECK_IN_PLACE, arguments, x)
+    try:
+        autograd.check_in_place(arguments, recorded)
+    except _FAILURES as error:
+        raise explained(error, ROTATE_IN_PLACE, arguments, x, None) from None
 
 
 def _arguments(
@@ -300,7 +304,7 @@ def _call(op, arguments, x, out=None):
         return op.recorded(*arguments)
     try:
         return autograd.call(op, arguments)
-    except (RuntimeError, AttributeError, TypeError, ValueError) as error:
+    except _FAILURES as error:
         found = explained(error, op, arguments, x, out)
         if found is error:
             raise

@@ -397,6 +397,50 @@ def test_nothing_is_written_when_the_tables_of_k_are_wrong():
         assert torch.equal(qkv, before)
 
 
+def inference(t):
+    with torch.inference_mode():
+        return t.clone()
+
+
+REFUSED_FOR_K = {  # (qkv -> what is written, cos_k), cos for q, and what the error says of them
+    "tables in k": (lambda qkv: (qkv, qkv[0, :, 1, 0, :P]), T(S, P), "qkv must not overlap cos"),
+    "tables in q": (lambda qkv: (qkv, qkv[0, :, 0, 0, :P]), T(S, P), "qkv must not overlap cos"),
+    "part of a split": (
+        lambda qkv: (qkv.split(S)[0], T(S, P).requires_grad_()),
+        T(S, P),
+        "qkv must not be one of several views",
+    ),
+    "saved inference tensor": (
+        lambda qkv: (qkv.requires_grad_().mul(1), inference(T(S, P))),
+        T(S, P),
+        "cos_k must not be an inference tensor",
+    ),
+    "inference tensor saved after q is written": (
+        lambda qkv: (qkv, inference(T(S, P))),
+        T(S, P).requires_grad_(),
+        "cos_k must not be an inference tensor",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED_FOR_K)
+def test_nothing_is_written_when_k_cannot_be(name):
+    make, cos, message = REFUSED_FOR_K[name]
+    qkv, cos_k = make(T(B, S, 3, H, D))
+    before = qkv.detach().clone()
+    with pytest.raises(ValueError, match=f"^rope_ext: {message}"):
+        flash_attn.apply_rotary_emb_qkv_(qkv, cos, T(S, P), cos_k, T(S, P))
+    assert torch.equal(qkv.detach(), before)
+
+
+def test_nothing_is_written_when_k_is_outside_a_transform():
+    qkv, cos = T(B, S, 3, H, D), T(S, P)
+    before = qkv.clone()
+    with pytest.raises(ValueError, match=r"^rope_ext: qkv must be inside every transform"):
+        torch.func.vmap(lambda cos_k: flash_attn.apply_rotary_emb_qkv_(qkv, cos, cos, cos_k))(T(2, S, P))
+    assert torch.equal(qkv, before)
+
+
 def test_flash_attn_in_place_on_a_leaf():
     """There it is overwritten, and its gradient is that of the result."""
     with pytest.raises(ValueError, match="x must not be a leaf that requires grad"):

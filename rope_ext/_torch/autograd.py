@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 import torch
 from torch import is_grad_enabled, is_inference_mode_enabled
+from torch.compiler import is_compiling
 
 from ..reference import LAYOUTS
 from ..reference import TWO_PI as _TWO_PI
@@ -108,14 +109,13 @@ def _op_of(packet, at_x, writes):
 ROTATE = _op_of(_ops.rotate, 0, False)
 ROTATE_IN_PLACE = _op_of(_ops.rotate_, 0, True)
 ROTATE_OUT = _op_of(_ops.rotate_out, 1, True)
-CHECK_IN_PLACE = Op(_ops.check_in_place.default, _ops.check_in_place.default, 0, False)
 
 
 def call(op, arguments):
     recorded, unrecorded, at_x, writes = op
     if functorch_is_active():
         if writes:
-            _check_captured(arguments[0], [t for t in arguments[at_x + 1 :] if isinstance(t, torch.Tensor)])
+            _check_captured(arguments[0], arguments[at_x + 1 :])
         return recorded(*arguments)
     x, cos, sin = arguments[at_x : at_x + 3]
     if needs_derivative((*x, *arguments[0]) if at_x else x, cos, sin) or (
@@ -129,10 +129,26 @@ def call(op, arguments):
     count_write(arguments[0])  # autograd refuses to use a saved tensor that was written since
 
 
+def check_in_place(arguments, recorded):
+    """Raises what `call` of ROTATE_IN_PLACE would, and writes nothing. recorded: x requires grad by then."""
+    x, cos, sin, *rest = arguments
+    if not is_compiling():
+        if functorch_is_active():
+            _check_captured(x, arguments[1:])
+        else:
+            _check_writable(x)
+            if is_grad_enabled() and not is_inference_mode_enabled() and not _tables_need_derivative(cos, sin, rest):
+                saved = [t for t in arguments[1:] if isinstance(t, torch.Tensor)]
+                if (recorded or any(t.requires_grad for t in x)) and any(t.is_inference() for t in saved):
+                    raise RuntimeError("an inference tensor cannot be saved for a derivative")  # see _call_errors
+    _ops.check_in_place(*arguments)
+
+
 def _check_captured(written, others):
     """A transform records nothing in a tensor from outside it: derivatives would be zero without a word."""
+    level = max(level_of(t) for t in others if isinstance(t, torch.Tensor))
     for t in written:
-        if level_of(t) < max(map(level_of, others)) or _is_view_of_captured(t):
+        if level_of(t) < level or _is_view_of_captured(t):
             rule = "be inside every transform that cos, sin or the positions are inside"
             raise ValueError(
                 f"rope_ext: x must {rule} when it is written, got one of shape {tuple(t.shape)} from outside"
@@ -418,9 +434,8 @@ def _rotate_in_place(x, cos, sin, *rest):
             return _ops.rotate_(x, cos, sin, *rest)
     # copy_ and not a Function with mark_dirty: it knows views (a Function writes at most one) and tangents. What it
     # would refuse is refused before anything is written.
-    tables_need = _tables_need_derivative(cos, sin, rest)
-    _check_writable(x, recorded=tables_need)
     _ops.check_in_place(x, cos, sin, *rest)
+    tables_need = _tables_need_derivative(cos, sin, rest)
     y = _rotate([t.clone() for t in x] if tables_need else x, cos, sin, *rest)  # table_grad wants x as it was
     for t, rotated in zip(x, y):
         t.grad_fn  # noqa: B018 (read, it is made anew for a view whose base the line below wrote through another view)
@@ -447,9 +462,10 @@ def _table_rows(*arguments):
         return _ops.table_rows(*arguments)
 
 
-def _check_in_place(*arguments):
+def _check_in_place(x, cos, sin, *rest):
+    _check_writable(x, recorded=_tables_need_derivative(cos, sin, rest))
     with below_autograd():
-        _ops.check_in_place(*arguments)
+        _ops.check_in_place(x, cos, sin, *rest)
 
 
 _KERNELS = {

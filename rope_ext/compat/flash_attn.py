@@ -82,8 +82,8 @@ def apply_rotary_emb_qkv_(qkv, cos, sin, cos_k=None, sin_k=None, interleaved=Fal
         _rotate_((q, k), cos, sin, interleaved, seqlen_offsets)
     else:
         cos_k, sin_k = cos if cos_k is None else cos_k, sin if sin_k is None else sin_k
-        if not (_alike(cos_k, cos) and _alike(sin_k, sin)):  # errors that those of q have not, before q is written
-            _check_tables_of_k((q, k), cos_k, sin_k, interleaved, seqlen_offsets)
+        recorded = cos.requires_grad or sin.requires_grad  # in qkv, by the rotation of q
+        _check_tables_of_k((q, k), cos_k, sin_k, interleaved, seqlen_offsets, recorded)  # before q is written
         _rotate_(q, cos, sin, interleaved, seqlen_offsets)
         _rotate_(k, cos_k, sin_k, interleaved, seqlen_offsets)
     return qkv
@@ -101,17 +101,13 @@ def apply_rotary_emb_kv_(kv, cos, sin, interleaved=False, seqlen_offsets=0):
     return kv
 
 
-def _rotate_(x, cos, sin, interleaved, offset, rotate=apply_):
+def _rotate_(x, cos, sin, interleaved, offset, rotate=apply_, **options):
     if cos.dim() != 2:
         raise refused("cos", "have shape (rows, rotary_dim / 2)", cos)
-    rotary_dim = 2 * cos.shape[-1]
-    rotate(x, cos, sin, interleaved=interleaved, rotary_dim=rotary_dim, per_channel=False, offset=offset)
-
-
-def _alike(a, b):
-    return a.shape == b.shape and a.dtype == b.dtype and a.device == b.device and a.layout == b.layout
+    options |= {"rotary_dim": 2 * cos.shape[-1], "per_channel": False, "offset": offset}
+    rotate(x, cos, sin, interleaved=interleaved, **options)
 
 
 @called(cos=tensor("cos", "rotary_dim", shown="cos_k"), sin=tensor("sin", shown="sin_k"))
-def _check_tables_of_k(x, cos, sin, interleaved, offset):
-    _rotate_(x, cos, sin, interleaved, offset, check_in_place)
+def _check_tables_of_k(x, cos, sin, interleaved, offset, recorded):
+    _rotate_(x, cos, sin, interleaved, offset, check_in_place, recorded=recorded)
