@@ -110,7 +110,7 @@ ERRORS = {
     ),
     "flash: rotary_dim": (
         lambda: flash_attn.apply_rotary_emb(T(B, S, H, D), T(S, 5), T(S, 5)),
-        "cos must fit head_dim 8 from rotary_offset 0, got 10",
+        "cos must have a width that fits head_dim 8, an entry per pair, got 5",
     ),
     "flash: qkv of 4 axes": (
         lambda: flash_attn.apply_rotary_emb_qkv_(T(B, S, 7, D), T(S, P), T(S, P)),
@@ -130,7 +130,11 @@ ERRORS = {
     ),
     "flash: sin of k": (
         lambda: flash_attn.apply_rotary_emb_qkv_(T(B, S, 3, H, D), T(S, P), T(S, P), sin_k=T(S, 3)),
-        "sin_k must have the shape of cos, (5, 4), got (5, 3)",
+        "sin_k must have the shape of cos_k, (5, 4), got (5, 3)",
+    ),
+    "flash: dtype of the tables of k": (
+        lambda: flash_attn.apply_rotary_emb_qkv_(T(B, S, 3, H, D), T(S, P), T(S, P), *[T(S, P, dtype=F64)] * 2),
+        "cos_k must be float32 or the dtype of qkv, float32, got float64",
     ),
     "flash: packed tokens outside": (
         lambda: flash_attn.apply_rotary_emb(
@@ -172,7 +176,23 @@ ERRORS = {
     ),
     "TE: width of freqs": (
         lambda: transformer_engine.apply_rotary_pos_emb(T(S, B, H, D), T(S, 1, 1, 10)),
-        "freqs must fit head_dim 8 from rotary_offset 0, got 10",
+        "freqs must have a width that fits head_dim 8, got 10",
+    ),
+    "TE: odd width of freqs": (
+        lambda: transformer_engine.apply_rotary_pos_emb(T(S, B, H, D), T(S, 1, 1, 7)),
+        "freqs must have an even width (channels rotate in pairs), got 7",
+    ),
+    "TE: freqs of width 0": (
+        lambda: transformer_engine.apply_rotary_pos_emb(T(S, B, H, D), T(S, 1, 1, 0)),
+        "freqs must have a width above 0, got 0",
+    ),
+    "TE: number of start_positions": (
+        lambda: transformer_engine.apply_rotary_pos_emb(T(S, B, H, D), T(8, 1, 1, D), start_positions=START[:1]),
+        "start_positions must have shape (2,), got (1,)",
+    ),
+    "TE: cp_size": (
+        lambda: transformer_engine.apply_rotary_pos_emb(T(4, B, H, D), T(8, 1, 1, D), cp_size=0),
+        "cp_size must be at least 1, got 0",
     ),
     "TE: odd seqlen": (
         lambda: transformer_engine.apply_rotary_pos_emb(T(S, B, H, D), T(10, 1, 1, D), cp_size=2),
@@ -198,7 +218,7 @@ ERRORS = {
     ),
     "TE: start_positions of packed": (
         lambda: of_two_ranks([0, 8], tokens=4, start_positions=START),
-        "start_positions must be an int or have shape (1,), got shape (2,)",
+        "start_positions must have shape (1,), got shape (2,)",
     ),
     "TE: rows of all ranks": (
         lambda: transformer_engine.apply_rotary_pos_emb(T(4, B, H, D), T(7, B, 1, D), cp_size=2),
@@ -218,7 +238,7 @@ ERRORS = {
     ),
     "apex: sin": (
         lambda: apex.fused_apply_rotary_pos_emb_cached(T(S, B, H, D), T(S, 1, 1, D), T(S, 1, 1, 6)),
-        "sin_ must have the shape of cos, (5, 8), got (5, 6)",
+        "sin_ must have the shape of cos_, (5, 8), got (5, 6)",
     ),
     "apex: negative image": (
         lambda: apex.fused_apply_rotary_pos_emb_2d(T(B, 6, H, D), -2, -3, *[T(1, 3, 1, P)] * 4),
@@ -228,7 +248,7 @@ ERRORS = {
         lambda: apex.fused_apply_rotary_pos_emb_2d(
             T(B, 6, H, D), 2, 3, *[T(1, 3, 1, P)] * 2, *[T(1, 3, 1, P).double()] * 2
         ),
-        "cos_w must be float32 or the dtype of x, float32, got float64",
+        "cos_w must be float32 or the dtype of t, float32, got float64",
     ),
     "apex: image": (
         lambda: apex.fused_apply_rotary_pos_emb_2d(T(B, 5, H, D), 2, 3, *[T(1, 3, 1, P)] * 4),
@@ -241,6 +261,18 @@ ERRORS = {
     "liger: cos": (
         lambda: liger.liger_rotary_pos_emb(T(B, H, S, D), T(B, H, S, D), T(B, H, S, D), T(B, H, S, D)),
         "cos must have an axis of size 1 at unsqueeze_dim 1, got shape (2, 3, 5, 8)",
+    ),
+    "liger: odd width": (
+        lambda: liger.liger_rotary_pos_emb(T(B, H, S, D), T(B, H, S, D), T(S, 7), T(S, 7)),
+        "cos must have an even width (channels rotate in pairs), got 7",
+    ),
+    "liger: odd head_dim": (
+        lambda: liger.liger_rotary_pos_emb(T(B, H, S, 7), T(B, H, S, 7), T(S, D), T(S, D)),
+        "q must have an even head_dim, at least 2, got shape (2, 3, 5, 7)",
+    ),
+    "liger: rotary_dim": (
+        lambda: liger.liger_rotary_pos_emb(T(B, H, S, D), T(B, H, S, D), T(S, D), T(S, D), rotary_dim=10),
+        "rotary_dim must fit head_dim 8, got 10",
     ),
     "liger: width": (
         lambda: liger.liger_rotary_pos_emb(T(B, H, S, D), T(B, H, S, D), T(S, 3), T(S, 3), rotary_dim=D),
@@ -274,9 +306,13 @@ ERRORS = {
         lambda: vllm.rotary_embedding(torch.arange(S), T(S, H * D), None, D, T(4, D), True),
         "positions must lead to a row of the table, 0 to 3, got row 4 for token 4 of batch 0",
     ),
+    "vllm: offset and width": (
+        lambda: vllm.rotary_embedding(torch.arange(S), T(S, H * D), None, D, T(S, D), True, rope_dim_offset=2),
+        "cos_sin_cache must have a width that fits head_dim 8 from rope_dim_offset 2, got 8",
+    ),
     "vllm: cache": (
         lambda: vllm.rotary_embedding(torch.arange(S), T(S, H * D), None, D, T(S, D, dtype=BF16), True),
-        "cos_sin_cache must be float32 or the dtype of x, float32, got bfloat16",
+        "cos_sin_cache must be float32 or the dtype of query, float32, got bfloat16",
     ),
     "meta: freqs_cis": (
         lambda: meta_llama.apply_rotary_emb(T(B, S, H, D), T(B, S, H, D), T(S, P)),
@@ -288,7 +324,7 @@ ERRORS = {
     ),
     "meta: float64": (
         lambda: meta_llama.apply_rotary_emb(T(B, S, H, D, dtype=F64), T(B, S, H, D, dtype=F64), COMPLEX),
-        "freqs_cis must be float64 for float64 x, got float32",
+        "freqs_cis must be float64 for float64 xq and xk, got float32",
     ),
     "torchtitan: real": (
         lambda: torchtitan.apply_rotary_emb_complex(T(B, S, H, D), T(B, S, H, D), T(1, S, 1, P)),
@@ -312,11 +348,11 @@ ERRORS = {
     ),
     "rotary_embedding_torch: freqs": (
         lambda: rotary_embedding_torch.apply_rotary_emb(T(3, D), T(B, H, S, D)),
-        "freqs must broadcast to x of shape (2, 3, 5, 8) on all axes but the last, got shape (3, 8)",
+        "freqs must broadcast to t of shape (2, 3, 5, 8) on all axes but the last, got shape (3, 8)",
     ),
     "rotary_embedding_torch: start_index": (
         lambda: rotary_embedding_torch.apply_rotary_emb(T(S, D), T(B, H, S, D), start_index=2),
-        "freqs must fit head_dim 8 from rotary_offset 2, got 8",
+        "freqs must have a width that fits head_dim 8 from start_index 2, got 8",
     ),
     "x_transformers: freqs": (
         lambda: x_transformers.apply_rotary_pos_emb(T(B, H, S, D), T(S, D)),
@@ -328,7 +364,7 @@ ERRORS = {
     ),
     "timm: sin": (
         lambda: timm.apply_rot_embed(T(B, H, S, D), T(S, D), T(1, D)),
-        "sin_emb must have the shape of cos, (1, 8), got shape (5, 8)",
+        "sin_emb must have the shape of cos_emb, (1, 8), got shape (5, 8)",
     ),
     "rotary_embedding_torch: seq_dim": (
         lambda: rotary_embedding_torch.apply_rotary_emb(T(S, D), T(B, H, S, D), seq_dim=4),
@@ -344,11 +380,11 @@ ERRORS = {
     ),
     "rotary_embedding_torch: five axes": (
         lambda: rotary_embedding_torch.apply_rotary_emb(T(S, 4, D), T(B, H, S, 3, D)),
-        "freqs must broadcast to x of shape (2, 3, 5, 3, 8) on all axes but the last, got shape (5, 4, 8)",
+        "freqs must broadcast to t of shape (2, 3, 5, 3, 8) on all axes but the last, got shape (5, 4, 8)",
     ),
     "rotary_embedding_torch: more axes than t": (
         lambda: rotary_embedding_torch.apply_rotary_emb(T(1, S, 1, D), T(S, D)),
-        "freqs must broadcast to x of shape (5, 8) on all axes but the last, got shape (1, 5, 1, 8)",
+        "freqs must broadcast to t of shape (5, 8) on all axes but the last, got shape (1, 5, 1, 8)",
     ),
     "transformers: partial": (
         lambda: transformers.apply_rotary_pos_emb(T(B, H, S, D), T(B, H, S, D), T(B, S, P), T(B, S, P)),
@@ -374,7 +410,7 @@ ERRORS = {
     ),
     "transformers: seqlen": (
         lambda: transformers.apply_rotary_pos_emb(T(B, H, S, D), T(B, H, S, D), T(B, 4, D), T(B, 4, D)),
-        "cos must broadcast to x of shape (2, 3, 5, 8) and (2, 3, 5, 8) on all axes but the last, got shape (2, 1, 4, 8)",
+        "cos must broadcast to q and k of shape (2, 3, 5, 8) and (2, 3, 5, 8) on all axes but the last, got shape (2, 1, 4, 8)",
     ),
 }
 
@@ -402,9 +438,15 @@ def inference(t):
         return t.clone()
 
 
+def test_one_name_for_cos_and_sin():
+    query, cache = T(S, H * D), T(2, S, D)
+    with pytest.raises(ValueError, match=r"that cos_sin_cache or the positions are inside"):
+        torch.func.vmap(lambda c: vllm.rotary_embedding(torch.arange(S), query, None, D, c, True))(cache)
+
+
 REFUSED_FOR_K = {  # (qkv -> what is written, cos_k), cos for q, and what the error says of them
-    "tables in k": (lambda qkv: (qkv, qkv[0, :, 1, 0, :P]), T(S, P), "qkv must not overlap cos"),
-    "tables in q": (lambda qkv: (qkv, qkv[0, :, 0, 0, :P]), T(S, P), "qkv must not overlap cos"),
+    "tables in k": (lambda qkv: (qkv, qkv[0, :, 1, 0, :P]), T(S, P), "qkv must not overlap cos_k"),
+    "tables in q": (lambda qkv: (qkv, qkv[0, :, 0, 0, :P]), T(S, P), "qkv must not overlap cos_k"),
     "part of a split": (
         lambda qkv: (qkv.split(S)[0], T(S, P).requires_grad_()),
         T(S, P),

@@ -12,6 +12,7 @@ so a right call does not pay for it. A function that writes must fail before its
 import functools
 import inspect
 import numbers
+import re
 from typing import NamedTuple
 
 import torch
@@ -171,9 +172,11 @@ def called(**arguments):
 def _explained(error, arguments, signature, args, kwargs):
     """The error that names an argument of the user; the error itself where no argument explains it."""
     try:
-        values = signature.bind(*args, **kwargs).arguments
+        bound = signature.bind(*args, **kwargs)
     except TypeError:  # an argument too many or too few
         return error
+    bound.apply_defaults()
+    values = bound.arguments
     given = {wanted.shown or name: (values[name], wanted) for name, wanted in arguments.items() if name in values}
     tensors = {name: value for name, (value, _) in given.items() if isinstance(value, torch.Tensor)}
     x = {name: t for name, t in tensors.items() if "x" in given[name][1].stands_for}
@@ -182,7 +185,7 @@ def _explained(error, arguments, signature, args, kwargs):
     return (
         next(filter(None, (wanted.refusal(name, value) for name, (value, wanted) in given.items())), None)
         or (_about_place(tensors, x) if x else None)
-        or (_about_apply(error, about, rest, arguments, x) if of_apply else _about_values(given))
+        or (_about_apply(error, about, rest, given, x) if of_apply else _about_values(given))
         or error
     )
 
@@ -198,15 +201,53 @@ def _about_place(tensors, x):
     return None
 
 
-def _about_apply(error, about, rest, arguments, x):
-    """An error of `rope_ext.apply` in the words of the user; None for one that is so already."""
-    names = [wanted.shown or name for name, wanted in arguments.items() if about in wanted.stands_for]
-    if about not in _APPLY or about in names or not (names or x):
+def _about_apply(error, about, rest, given, x):
+    """An error of `rope_ext.apply` in the words of the user; None where it is not about an argument of apply."""
+    if about not in _APPLY:
         return None
-    if not names and about.startswith("rotary_"):
-        return _about_head_dim(x)
-    name = _culprit(x, str(error)) if about == "x" else (names or list(x))[0]
-    return type(error)(f"rope_ext: {name} must {rest}")
+    words = _words(given)
+    rule, _, got = rest.partition(", got ")
+    if "rotary_offset" not in words:
+        rule = rule.removesuffix(" from rotary_offset 0")
+    if about.startswith("rotary_") and about not in words:
+        return _about_head_dim(x) if x else None
+    name = _culprit(x, str(error)) if about == "x" and x else words.get(about) or next(iter(x), about)
+    value, wanted = given.get(name, (None, None))
+    if wanted is not None and int not in wanted.types:
+        rule = rule.removeprefix("be an int or ")
+    if about == "rotary_dim" and isinstance(value, torch.Tensor):
+        width = value.shape[-1]
+        if rule.startswith("be even") and width % 2 == 0:
+            return _about_head_dim(x)  # which is smaller than the width
+        rule, got = _of_width(rule, "" if got == str(width) else ", an entry per pair"), width
+    return type(error)(f"rope_ext: {name} must {_translated(rule, words, x)}, got {got}")
+
+
+def _words(given):
+    """{argument of apply: that of the user which stands for it, rather one with a value, rather of the same name}."""
+    words = {}
+    for word in _APPLY:
+        names = [name for name, (_, wanted) in given.items() if word in wanted.stands_for]
+        if names:
+            words[word] = min(names, key=lambda name: (given[name][0] is None, name != word))
+    return words
+
+
+def _of_width(rule, entries):
+    """A rule of rotary_dim as one of a table whose width implies it."""
+    if rule.startswith("fit "):
+        return f"have a width that fits {rule.removeprefix('fit ')}{entries}"
+    return "have an even width (channels rotate in pairs)" if rule.startswith("be even") else "have a width above 0"
+
+
+def _translated(rule, words, x):
+    """A rule of `rope_ext.apply` with the names of the user's arguments."""
+    if words.get("cos") == words.get("sin"):
+        rule = rule.replace("cos, sin", "cos")
+    words = {word: name for word, name in words.items() if word != "rotary_dim"}  # a number, which rules speak of
+    if x:  # those whose shape is named, else all
+        words["x"] = " and ".join([name for name, t in x.items() if str(tuple(t.shape)) in rule] or x)
+    return re.sub(r"(?<!the )\b[a-z_]+\b", lambda word: words.get(word[0], word[0]), rule)
 
 
 def _culprit(x, message):

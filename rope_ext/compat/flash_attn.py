@@ -14,7 +14,7 @@ from ._errors import argument, called, flag, integer, refused, tensor
 from ._sequences import in_sequences
 
 _TABLES = {"cos": tensor("cos", "rotary_dim", ranks=2), "sin": tensor("sin"), "interleaved": flag()}
-_OFFSETS = argument(int, torch.Tensor, stands_for=("offset", "positions"))
+_OFFSETS = argument(int, torch.Tensor, stands_for=("offset", "positions"), shown="seqlen_offsets")
 
 
 @called(
@@ -83,7 +83,7 @@ def apply_rotary_emb_qkv_(qkv, cos, sin, cos_k=None, sin_k=None, interleaved=Fal
     else:
         cos_k, sin_k = cos if cos_k is None else cos_k, sin if sin_k is None else sin_k
         recorded = cos.requires_grad or sin.requires_grad  # in qkv, by the rotation of q
-        _check_tables_of_k((q, k), cos_k, sin_k, interleaved, seqlen_offsets, recorded)  # before q is written
+        _check_tables_of_k(q, k, cos_k, sin_k, interleaved, seqlen_offsets, recorded)  # before q is written
         _rotate_(q, cos, sin, interleaved, seqlen_offsets)
         _rotate_(k, cos_k, sin_k, interleaved, seqlen_offsets)
     return qkv
@@ -108,6 +108,11 @@ def _rotate_(x, cos, sin, interleaved, offset, rotate=apply_, **options):
     rotate(x, cos, sin, interleaved=interleaved, **options)
 
 
-@called(cos=tensor("cos", "rotary_dim", shown="cos_k"), sin=tensor("sin", shown="sin_k"))
-def _check_tables_of_k(x, cos, sin, interleaved, offset, recorded):
-    _rotate_(x, cos, sin, interleaved, offset, check_in_place, recorded=recorded)
+@called(
+    k=tensor("x", shown="qkv"),
+    cos=tensor("cos", "rotary_dim", shown="cos_k"),
+    sin=tensor("sin", shown="sin_k"),
+    offset=_OFFSETS,
+)
+def _check_tables_of_k(q, k, cos, sin, interleaved, offset, recorded):
+    _rotate_((q, k), cos, sin, interleaved, offset, check_in_place, recorded=recorded)

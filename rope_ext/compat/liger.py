@@ -7,7 +7,7 @@ from ._errors import called, check_axis, integer, refused, tensor
 @called(
     q=tensor("x", ranks=4),
     k=tensor("x", ranks=4),
-    cos=tensor("cos"),
+    cos=tensor("cos", "rotary_dim"),
     sin=tensor("sin"),
     unsqueeze_dim=integer(),
     rotary_dim=integer("rotary_dim", optional=True),

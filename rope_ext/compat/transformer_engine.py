@@ -53,6 +53,8 @@ def apply_rotary_pos_emb(
     packed = tensor_format == "thd"
     if packed and cu_seqlens is None:
         raise refused("cu_seqlens", "be given for tensor_format 'thd'", None)
+    if cp_size < 1:
+        raise refused("cp_size", "be at least 1", cp_size)
     if not (0 <= cp_rank < cp_size):
         raise refused("cp_rank", f"be in 0 to cp_size - 1 = {cp_size - 1}", cp_rank)
     shared = freqs.dim() == 4 and freqs.shape[1:3] == (1, 1)
