@@ -148,7 +148,7 @@ def is_right(function, name, label, default):
     is_vllm, is_int = function is vllm.rotary_embedding, label.lstrip("-").isdigit()
     return {
         "scale": is_int or label in ("1.5", "scalar"),
-        "max_seqlen": is_int or label in ("no number", "scalar", "none", "six axes"),  # not used
+        "max_seqlen": label.isdigit() or label in ("no number", "scalar", "none", "six axes"),  # otherwise not used
         "is_neox": label == "True",
         "key": is_vllm and label in ("None", "empty"),
         "query": is_vllm and label == "empty",  # no head

@@ -102,6 +102,10 @@ ERRORS = {
         lambda: flash_attn.apply_rotary_emb(T(12, H, D), T(S, P), T(S, P), cu_seqlens=CU),
         "max_seqlen must be given with cu_seqlens, got None",
     ),
+    "flash: negative max_seqlen": (
+        lambda: flash_attn.apply_rotary_emb(T(12, H, D), T(S, P), T(S, P), cu_seqlens=CU, max_seqlen=-1),
+        "max_seqlen must not be negative, got -1",
+    ),
     "flash: offsets of packed": (
         lambda: flash_attn.apply_rotary_emb(
             T(12, H, D), T(S, P), T(S, P), seqlen_offsets=START, cu_seqlens=CU, max_seqlen=5

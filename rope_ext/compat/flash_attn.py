@@ -4,6 +4,7 @@ Equal to theirs up to one rounding: float32 arithmetic and one rounding to the d
 kernel may fuse a product and a sum. Differences: cos and sin get gradients (theirs: none, silently); in place on a leaf
 that requires grad is PyTorch's error (theirs: not noticed); a row outside the table is an error (theirs: not rotated);
 packed tokens outside every sequence are copied (theirs: not written), or an error where seqlen_offsets is a Tensor;
+max_seqlen must not be negative, and is not used otherwise (theirs: the tokens per sequence that a launch is made for);
 head_dim is not limited to 256.
 """
 
@@ -36,6 +37,8 @@ def apply_rotary_emb(x, cos, sin, interleaved=False, inplace=False, seqlen_offse
     """
     if cos.dim() != 2:
         raise refused("cos", "have shape (rows, rotary_dim / 2)", cos)
+    if not (max_seqlen is None or isinstance(max_seqlen, torch.Tensor)) and max_seqlen < 0:
+        raise refused("max_seqlen", "not be negative", max_seqlen)
     rows = {"layout": "bshd", "offset": seqlen_offsets}
     if cu_seqlens is not None:
         if max_seqlen is None:
@@ -104,8 +107,8 @@ def apply_rotary_emb_kv_(kv, cos, sin, interleaved=False, seqlen_offsets=0):
 def _rotate_(x, cos, sin, interleaved, offset, rotate=apply_, **options):
     if cos.dim() != 2:
         raise refused("cos", "have shape (rows, rotary_dim / 2)", cos)
-    options |= {"rotary_dim": 2 * cos.shape[-1], "per_channel": False, "offset": offset}
-    rotate(x, cos, sin, interleaved=interleaved, **options)
+    rotary_dim = 2 * cos.shape[-1]
+    rotate(x, cos, sin, interleaved=interleaved, rotary_dim=rotary_dim, per_channel=False, offset=offset, **options)
 
 
 @called(
