@@ -368,6 +368,38 @@ def test_a_reference_is_no_call(foreign):
     assert count == 1 and [e.uses for e in report.replaced] == [1] and not report.layers and not messages
 
 
+NAMED_TWICE = """
+model = Global()
+
+class Wrapper(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.model = nn.Linear(8, 8)
+
+    def forward(self, q, k, cos, sin):
+        return self.model(q), k
+
+class Other(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.turn = [Global()]
+
+    def forward(self, q, k, cos, sin):
+        return turn(q, k, cos, sin)
+"""
+
+
+def test_an_attribute_is_no_global_of_its_name(remote):
+    """Nor is a global the attribute: `model` is both in the first block, `turn` in the second, and one is called."""
+    blocks = remote(blocks=test_patch.BLOCKS + NAMED_TWICE)
+    before = blocks.apply_rotary_pos_emb
+    report, count, messages = patched_once(blocks.Wrapper())
+    assert count == 0 and not report.replaced and not report.layers and len(messages) == 1
+    assert blocks.apply_rotary_pos_emb is before
+    report, count, messages = patched_once(blocks.Other())
+    assert count == 1 and [e.uses for e in report.replaced] == [1] and not report.layers and not messages
+
+
 # ---- nothing was replaced ----
 
 

@@ -11,6 +11,7 @@ import types
 from ._held import OUTSIDE
 
 _IMPORT = dis.opmap["IMPORT_NAME"]
+_LOADS = {"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"}  # the last since Python 3.12
 
 
 def code_of(function):
@@ -30,19 +31,19 @@ def globals_of(function):
     """(value, place) of what the code of a function names: globals, attributes of modules, lazy imports."""
     code, namespace, called = code_of(function), function.__globals__, []
     for inside in (code, *codes_inside(code)):
-        namespaces = [namespace, *_imported(inside, namespace)]
-        for name in inside.co_names:
-            if inspect.ismodule(namespace.get(name)):
-                namespaces.append(vars(namespace[name]))
-        for held in namespaces:
+        own = [name for name in _names(inside)[0] if name in namespace]
+        modules = [vars(namespace[name]) for name in own if inspect.ismodule(namespace[name])]
+        named = [(namespace, own), *((held, inside.co_names) for held in (*_imported(inside, namespace), *modules))]
+        for held, names in named:
             if held.get("__name__", "").partition(".")[0] not in OUTSIDE:
-                called += [(held[name], (held, name)) for name in inside.co_names if name in held]
+                called += [(held[name], (held, name)) for name in names if name in held]
     return called
 
 
 def names_in(code):
-    """The names of globals, attributes and methods that the code of a function uses."""
-    return {name for inside in (code, *codes_inside(code)) for name in inside.co_names}
+    """The names of attributes and methods that the code of a function uses, and `super`."""
+    names = [_names(inside) for inside in (code, *codes_inside(code))]
+    return {name for loaded, others in names for name in (*others, *({"super"} & set(loaded)))}
 
 
 def _imported(code, namespace):
@@ -52,6 +53,16 @@ def _imported(code, namespace):
             name = importlib.util.resolve_name("." * level + name, namespace.get("__package__"))
             if name in sys.modules:
                 yield vars(sys.modules[name])
+
+
+@functools.cache
+def _names(code):
+    """(names that are loaded from the namespace of a function, the others: attributes, methods and imports)"""
+    loaded, others = {}, {}  # dicts keep the order
+    for instruction in dis.get_instructions(code):
+        if instruction.opcode in dis.hasname:
+            (loaded if instruction.opname in _LOADS else others)[instruction.argval] = None
+    return tuple(loaded), tuple(others)
 
 
 @functools.cache

@@ -77,7 +77,7 @@ class Reach:
     """What some code reaches.
 
     keys: of candidates. captured: of those that it holds where `patch` cannot put another function, such as a closure.
-    names: that the code uses, of globals, attributes and methods. held: {id: (path, module)} of the modules that it
+    names: that the code uses, of attributes and methods. held: {id: (path, module)} of the modules that it
     holds in closures, globals, containers and objects. seen: ids of what was visited.
     kind: the class whose methods are followed where `super` or the name of a base leads to them.
     owners: the objects whose attributes are followed where the code names them.
@@ -223,7 +223,7 @@ class Walk:
                 self.visit(vars(base)[name], (base, name), reach)
 
     def _names(self, function):
-        """(names that the code of a function uses, `globals_of`, codes of rotary functions that it defines)"""
+        """(`names_in` and `globals_of` the code of a function, codes of rotary functions that it defines)"""
         code = code_of(function)
         if id(code) not in self._read:
             inside = [c for c in codes_inside(code) if c.co_name.isidentifier() and not c.co_freevars]
