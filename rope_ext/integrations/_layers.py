@@ -54,7 +54,7 @@ class _Reader:
             if self._reached(key):
                 yield f"{call.entry}, which calls the code of its class", False
         elif lost or self._names(call.unseen):
-            yield f"{call.entry}, not its class's own, and is not seen to call what that calls", True
+            yield f"{call.entry}, not its class's own, and no call from it to the class's own functions was found", True
         elif names := self._names(call.keys):
             yield f"{call.entry}, not its class's own, and reaches {names}", False
         elif call.entry.on_class and _may_rotate(call.entry.holder):

@@ -2,6 +2,11 @@
 
 from dataclasses import dataclass
 
+_CURES = {  # words of the reason of a `Layer` -> what helps, next to a call of apply
+    "compiled by torch": "patch the model before it is compiled",
+    "not its class's own": "restore the original forward",
+}
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -63,11 +68,10 @@ def warning_of(replaced, left_alone, layers):
     """Why a patch may do nothing, and what helps, in one sentence."""
     unseen = [layer for layer in layers if layer.unseen]
     cause = f": {unseen[0]}" if unseen else ""
-    if replaced:
-        return f"no module is seen to call what was replaced{cause}; undo that, or call rope_ext.apply in its place"
-    if unseen:
-        cure = "patch the model before it is compiled" if "compiled by torch" in cause else "undo that"
-        return f"nothing was replaced{cause}; {cure}, or call rope_ext.apply in its place"
+    if replaced or unseen:
+        found = "no module is seen to call what was replaced" if replaced else "nothing was replaced"
+        cure = next((f"{cure}, or " for words, cure in _CURES.items() if words in cause), "")
+        return f"{found}{cause}; {cure}call rope_ext.apply in its place"
     if any("rounding='once'" in entry.reason for entry in left_alone):
         return "nothing was replaced: rounding='once' replaces what is not equal bit for bit"
     if left_alone:
