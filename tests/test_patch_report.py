@@ -358,6 +358,43 @@ def test_what_objects_hold_is_read_to_a_bounded_depth():
             rope_ext.unpatch(model)
 
 
+def test_containers_that_no_code_names_stay_closed(foreign):
+    class Counted(list):
+        opened = 0
+
+        def __iter__(self):
+            Counted.opened += 1
+            return super().__iter__()
+
+    model = foreign[0].Global()
+    model.vocabulary = Counted([(1, "a")])
+    report, count, messages = patched_once(model)
+    assert count == 1 and [e.uses for e in report.replaced] == [1] and not report.layers and not messages
+    assert not Counted.opened
+
+
+LONG = {  # -> whether all is known that may be called
+    "block beyond": (lambda block: [*range(2000), block], False),
+    "tuples": (lambda block: {i: (i, str(i)) for i in range(2000)}, False),
+    "many in many": (lambda block: [[[], []] for _ in range(900)], False),
+    "numbers beyond": (lambda block: [block, *range(2000)], True),
+    "numbers in a dict": (lambda block: {"sizes": dict.fromkeys(range(2000), 1.0), "blocks": (block,)}, True),
+}
+
+
+@pytest.mark.parametrize("how", LONG)
+def test_what_long_containers_hold_is_unknown(foreign, how):
+    """Two blocks are called where both are seen; else there is no number, and a line says why."""
+    make, known = LONG[how]
+    blocks, _ = foreign
+    with rope_ext.patched(Two(blocks.Global(), HoldingMany(make(blocks.Renamed())))) as report:
+        assert [e.uses for e in report.replaced] == [2 if known else None] and not report.warning
+    lines = [str(layer) for layer in report.layers if layer.unseen]
+    assert len(lines) == (not known)
+    assert all(line.startswith("HoldingMany (second): not all of held") for line in lines)
+    assert all(line.endswith("is read: more than 1000 items, or an object that raises") for line in lines)
+
+
 def test_a_reference_is_no_call(foreign):
     """A submodule that knows its parent, or one that it never calls, is no use of the parent."""
     blocks, _ = foreign

@@ -12,7 +12,7 @@ from torch import nn
 from ._entry import COMPILED, EntryPoint, entry_of, functions_behind, method_of
 from ._find import ENTRIES, Walk, looks_rotary
 from ._fingerprint import fingerprint, function_of, package_of
-from ._held import ATOMS, OUTSIDE, package, takes_part
+from ._held import ATOMS, CONTAINERS, OUTSIDE, package, takes_part
 
 _OWN_ATTRIBUTES = {*vars(nn.Module()), *ENTRIES}
 
@@ -24,7 +24,7 @@ class Call:
     entry: what stands in the place of the code of its class, or None. own: whether that runs, be it behind the entry.
     keys: {key: number} of the candidates that the module and its helpers (see `takes_part`) are seen to reach.
     unseen: keys of the candidates that its class would reach, and the module is not seen to.
-    captured: keys of the functions that it holds where `patch` cannot put another.
+    captured: keys of the functions that it holds where `patch` cannot put another. unread: see `Reach`.
     names: that its code uses. held: {id: (path, module)} of the modules that it calls otherwise than as its submodules.
     """
 
@@ -33,6 +33,7 @@ class Call:
     keys: Counter
     unseen: set
     captured: set
+    unread: set
     names: set
     held: dict
 
@@ -96,13 +97,15 @@ class Survey:
 
     def _leave_uncalled(self, kind, hidden, reach):
         """Takes out of the `Reach` of a class the candidates of methods that no code of the model names."""
+        if not (reach.keys or reach.captured or reach.unread):
+            return
         if method_of(kind, "forward")[0] not in (None, nn.Module):  # else its methods are called from elsewhere
             called = self._walk.of_class(kind, hidden, self._names)
-            reach.keys, reach.captured = called.keys, called.captured
+            reach.keys, reach.captured, reach.unread = called.keys, called.captured, called.unread
 
     def _call(self, module, entry, possible):
         """The `Call` of a module. possible: keys that the methods of its class and of the bases of that reach."""
-        kind, attributes = type(module), list(vars(module).items())
+        kind, attributes = type(module), {n: v for n, v in list(vars(module).items()) if _may_call(n, v)}
         own, through, helpers = [self._own(module)], [], [self._classes[type(v)] for v in _helpers(module)]
         if entry is not None:
             through = [self._through[id(module)]]
@@ -110,20 +113,21 @@ class Survey:
             if (entry.on_class and entry.name == "forward") or id(forward) not in through[0].seen:
                 own = []
         names = set().union(*(r.names for r in (*own, *through, *helpers)))
-        held_by = {
-            n: self._walk.of_attribute(module, n, value, names) for n, value in attributes if _may_call(n, value)
-        }
-        reaches = [*own, *through, *(held_by.values() if own else ())]
-        names = set().union(*(r.names for r in (*reaches, *(helpers if own else ()))))
+        held_by, reaches, named = {}, [*own, *through], self._classes[kind].names  # containers are read if named
+        while opened := [n for n, v in attributes.items() if not isinstance(v, CONTAINERS) or n in names or n in named]:
+            held_by |= {n: self._walk.of_attribute(module, n, attributes.pop(n), names) for n in opened}
+            reaches = [*own, *through, *(held_by.values() if own else ())]
+            names = set().union(*(r.names for r in (*reaches, *(helpers if own else ()))))
         keys = Counter(set().union(*(r.keys for r in reaches)))
         keys.update(key for r in helpers for key in r.keys if own)
-        held = {}
+        held, unread = {}, set()
         for reach in (*own, *through, *(r for n, r in held_by.items() if n in names)):
             held |= reach.held
+            unread |= reach.unread
         held.pop(id(module), None)
         possible = possible.union(*(r.keys for r in (*held_by.values(), *helpers)))
         captured = set().union(*(r.captured for r in reaches))
-        return Call(entry, bool(own), keys, possible - keys.keys(), captured, names, held)
+        return Call(entry, bool(own), keys, possible - keys.keys(), captured, unread, names, held)
 
     def _own(self, module):
         """Reach of the class of a module, without the methods that attributes of the module hide."""
@@ -155,7 +159,7 @@ class Survey:
                     found[reached].seen += call.keys[reached]
             else:
                 unseen |= call.keys.keys()
-            if isinstance(module, COMPILED):
+            if isinstance(module, COMPILED) or call.unread:
                 unseen = found.keys()
             elif call.entry and call.entry.on_class:  # what it stands for is gone, but for the source
                 kind = call.entry.holder

@@ -8,7 +8,7 @@ import inspect
 import sys
 import types
 
-from ._held import OUTSIDE
+from ._held import ATOMS, OUTSIDE
 
 _IMPORT = dis.opmap["IMPORT_NAME"]
 _LOADS = {"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"}  # the last since Python 3.12
@@ -28,7 +28,7 @@ def codes_inside(code):
 
 
 def globals_of(function):
-    """(value, place) of what the code of a function names: globals, attributes of modules, lazy imports."""
+    """[(value, place)] of what the code of a function names: globals, attributes of modules, lazy imports."""
     code, namespace, called = code_of(function), function.__globals__, []
     for inside in (code, *codes_inside(code)):
         own = [name for name in _names(inside)[0] if name in namespace]
@@ -37,7 +37,7 @@ def globals_of(function):
         for held, names in named:
             if held.get("__name__", "").partition(".")[0] not in OUTSIDE:
                 called += [(held[name], (held, name)) for name in names if name in held]
-    return called
+    return [(value, place) for value, place in called if not isinstance(value, (*ATOMS, types.ModuleType))]
 
 
 def names_in(code):

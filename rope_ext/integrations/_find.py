@@ -11,7 +11,7 @@ from torch import nn
 
 from ._code import code_of, codes_inside, globals_of, names_in
 from ._fingerprint import callable_of, default_arguments, fingerprint, function_of, package_of
-from ._held import OUTSIDE, bound_values, package, parts, takes_part
+from ._held import CONTAINERS, ITEMS, OUTSIDE, UNREAD, bound_values, package, parts, takes_part
 
 ENTRIES = ("__call__", "_compiled_call_impl", "_call_impl", "forward")  # what a call of a module runs, in this order
 _RUN_FORWARD = {nn.Module.__call__, getattr(nn.Module, "_call_impl", None)}
@@ -78,14 +78,15 @@ class Reach:
 
     keys: of candidates. captured: of those that it holds where `patch` cannot put another function, such as a closure.
     names: that the code uses, of attributes and methods. held: {id: (path, module)} of the modules that it
-    holds in closures, globals, containers and objects. seen: ids of what was visited.
+    holds in closures, globals, containers and objects. unread: paths of what it holds and nobody looked at.
+    seen: ids of what was visited. left: number of items of containers that will be looked at.
     kind: the class whose methods are followed where `super` or the name of a base leads to them.
     owners: the objects whose attributes are followed where the code names them.
     """
 
     def __init__(self, kind=None, owners=(), names=()):
         self.kind, self.owners, self.names = kind, list(owners), set(names)
-        self.keys, self.captured, self.held, self.seen = set(), set(), {}, set()
+        self.keys, self.captured, self.held, self.unread, self.seen, self.left = set(), set(), {}, set(), set(), ITEMS
 
     def owns(self, value):
         return any(owner is value for owner in self.owners)
@@ -112,10 +113,10 @@ class Walk:
         methods = [(name, *found) for name, found in self.methods(kind).items() if name not in hidden]
         for name, base, value in sorted(methods, key=lambda method: method[0] in _CONSTRUCTORS):
             if names is None or name in names or name == "forward" or name.startswith("__"):
-                used, held = set(reach.names), dict(reach.held)
+                used, held, unread = set(reach.names), dict(reach.held), set(reach.unread)
                 self.visit(value, (base, name), reach)
                 if name in _CONSTRUCTORS:
-                    reach.names, reach.held = used, held  # what a constructor only stores is not called
+                    reach.names, reach.held, reach.unread = used, held, unread  # what it only stores is not called
         return reach
 
     def of_bases(self, kind):
@@ -188,6 +189,9 @@ class Walk:
 
     def _visit_object(self, value, reach, path, depth):
         """Visits what something holds or calls that is no function."""
+        if value is UNREAD:
+            reach.unread.add(path)
+            return
         if isinstance(value, nn.Module):
             reach.held.setdefault(id(value), (path, value))
             return
@@ -198,7 +202,16 @@ class Walk:
         if reach.owners and hasattr(owner, "__dict__") and not isinstance(owner, type) and not reach.owns(owner):
             reach.owners.append(owner)
             reach.names |= {"__call__"} if owner is value else set()
-        for suffix, part in parts(value, reach.names) if depth else ():
+        if isinstance(value, CONTAINERS):
+            if id(value) in reach.seen:
+                return
+            reach.seen.add(id(value))
+        elif not depth:
+            return
+        reach.left = ITEMS if depth == _DEPTH else reach.left
+        found = parts(value, reach.names, reach.left if depth else 0)
+        reach.left = max(0, reach.left - len(found))
+        for suffix, part in found:
             if (id(value), suffix) not in reach.seen:
                 reach.seen.add((id(value), suffix))
                 self.visit(part, None, reach, path + suffix, depth - 1)
@@ -217,7 +230,7 @@ class Walk:
                 self.visit(value, place, reach)
         for start in [order.index(c) for c in named_classes if isinstance(c, type) and c in order]:
             lookups += [order[start:], order[start + 1 :] if "super" in names else ()]
-        for name, bases in itertools.product(sorted(names), lookups):
+        for name, bases in itertools.product(sorted(names), lookups) if lookups else ():
             base = next((base for base in bases if name in vars(base)), object)
             if package(base) in self.packages:
                 self.visit(vars(base)[name], (base, name), reach)

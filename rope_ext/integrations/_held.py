@@ -3,14 +3,19 @@
 import collections
 import contextlib
 import functools
+import itertools
 import sys
 import types
 
+import torch
 from torch import nn
 
 ATOMS = (str, bytes, int, float, type(None))  # what vocabularies and sizes consist of
 OUTSIDE = {"torch", "rope_ext", *sys.stdlib_module_names} - {"__main__"}  # packages whose code is not read
-_SEQUENCES = (list, tuple, set, frozenset, collections.deque)
+CONTAINERS = (list, tuple, set, frozenset, collections.deque, dict)
+ITEMS = 1000  # that are looked at where an attribute or a global holds containers
+UNREAD = object()  # stands for parts that are not known
+_INERT = (*ATOMS, torch.Tensor)  # what holds nothing that is called
 
 
 def package(kind):
@@ -36,15 +41,14 @@ def bound_values(function):
             yield name, value
 
 
-def parts(value, names):
-    """[(suffix of a path, part)] of what may be called where a value is held.
+def parts(value, names, limit):
+    """[(suffix of a path, part)] of what may be called where a value is held; `UNREAD` is a part that is not known.
 
-    names: the attributes of plain objects that count: those that the code at hand names.
+    names: the attributes of plain objects that count: those that the code at hand names. limit: number of items of a
+    container that are looked at; of the others the types are.
     """
-    if isinstance(value, _SEQUENCES):
-        return [(f"[{i}]", part) for i, part in enumerate(list(value)) if not isinstance(part, ATOMS)]
-    if isinstance(value, dict):  # as stored: subclasses may make values on the way
-        return [(f"[{key!r}]", part) for key, part in list(dict.items(value)) if not isinstance(part, ATOMS)]
+    if isinstance(value, CONTAINERS):
+        return _items(value, limit)
     if isinstance(value, types.FunctionType):  # what torch.compile has made of a bound method
         return [(f".{name}", part) for name, part in bound_values(value)]
     if isinstance(value, types.MethodType):
@@ -57,6 +61,21 @@ def parts(value, names):
     if isinstance(value, types.SimpleNamespace) or _is_plain_object(value):
         return [(f".{name}", part) for name, part in list(vars(value).items()) if name in names]
     return []
+
+
+def _items(container, limit):
+    is_dict = isinstance(container, dict)
+    values = list(dict.values(container) if is_dict else container)  # as stored: subclasses of dict may make values
+    if _all_inert(values):
+        return []
+    keys = map(repr, dict.keys(container)) if is_dict else itertools.count()
+    looked_at = zip(keys, values[:limit])
+    found = [(f"[{key}]", part) for key, part in looked_at if not isinstance(part, _INERT)]
+    return found if _all_inert(values[limit:]) else [*found, (f"[{limit}:]", UNREAD)]
+
+
+def _all_inert(values):
+    return all(issubclass(kind, _INERT) for kind in set(map(type, values)))
 
 
 def _is_plain_object(value):

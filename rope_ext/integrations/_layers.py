@@ -4,6 +4,7 @@ import re
 
 from ._calls import words_of
 from ._entry import COMPILED
+from ._held import ITEMS
 from ._report import Layer
 
 _ROTARY_WORD = re.compile(r"\w*(rotary|rope|rotat|freqs_c)\w*|cos|sin")
@@ -39,6 +40,8 @@ class _Reader:
             yield "not registered as a submodule; found where the code holds it", False
         if isinstance(module, COMPILED) and key not in self.inside_compiled:
             yield "compiled by torch, which keeps the functions that were there when it was made", True
+        if call.unread and self.reported:
+            yield f"not all of {min(call.unread)} is read: more than {ITEMS} items, or an object that raises", True
         if call.entry is not None:
             yield from self._replaced(key)
         elif key in self.survey.called and (names := self._names(call.unseen)):
