@@ -5,7 +5,9 @@ Every case is called, so that the number of uses is compared with what the model
 
 import functools
 import types
+import unittest.mock
 import warnings
+import weakref
 
 import pytest
 import test_patch
@@ -393,6 +395,84 @@ def test_what_long_containers_hold_is_unknown(foreign, how):
     assert len(lines) == (not known)
     assert all(line.startswith("HoldingMany (second): not all of held") for line in lines)
     assert all(line.endswith("is read: more than 1000 items, or an object that raises") for line in lines)
+
+
+class Gone:
+    def __call__(self, *args):
+        return args
+
+
+class Raises:
+    """Like a helper that loads itself when it is first used."""
+
+    def __call__(self, *args):
+        return args
+
+    def __getattr__(self, name):
+        raise RuntimeError(name)
+
+
+class RaisesSlots(Raises):
+    __slots__ = ()
+
+
+class NoDict(Gone):
+    @property
+    def __dict__(self):
+        raise RuntimeError("__dict__")
+
+
+class NoClass(Gone):
+    @property
+    def __class__(self):
+        raise RuntimeError("__class__")
+
+
+class NoItems(list):
+    def __iter__(self):
+        raise RuntimeError("__iter__")
+
+
+class NoKey(Gone):
+    def __repr__(self):
+        raise RuntimeError("__repr__")
+
+
+ODD = {  # -> whether all is known that may be called
+    "gone": (lambda: weakref.proxy(Gone()), False),
+    "gone, in a list": (lambda: [weakref.proxy(Gone())], False),
+    "raises": (Raises, True),
+    "slots": (RaisesSlots, True),
+    "mock": (lambda: unittest.mock.Mock(spec=nn.Linear), True),
+    "no class": (NoClass, False),
+    "no dict": (NoDict, False),
+    "no items": (NoItems, False),
+    "no key": (lambda: {NoKey(): []}, False),
+}
+
+
+@pytest.mark.parametrize("how", ODD)
+def test_values_that_cannot_be_read(foreign, how):
+    """They raise nothing where code does not name them, as an attribute, a default, a global, and as a forward."""
+    make, known = ODD[how]
+    blocks, _ = foreign
+    held, unnamed, named = make(), blocks.Renamed(), HoldingMany(None)
+    vars(unnamed)["held"] = vars(named)["held"] = held  # torch asks too what it sets, which may be gone later only
+    with rope_ext.patched(unnamed) as report:
+        assert [e.uses for e in report.replaced] == [1] and not report.layers
+    with rope_ext.patched(Two(unnamed, named)) as report:
+        assert [e.uses for e in report.replaced] == [1 if known else None] and not report.warning
+        lines = [str(layer) for layer in report.layers if "or an object that raises" in layer.reason]
+        assert len(lines) == (not known) and all(line.startswith("HoldingMany (second): not all") for line in lines)
+    with rope_ext.patched(
+        with_forward(blocks.Global(), lambda m: lambda *args, f=m.forward, h=held: f(*args))
+    ) as report:
+        assert [e.uses for e in report.replaced] == [1 if known else None] and not report.warning
+    vars(blocks)["through"] = held
+    for model in (blocks.Indirect(), blocks.Global()):
+        vars(model)["forward"] = held if isinstance(model, blocks.Global) else model.forward
+        with rope_ext.patched(Two(blocks.Renamed(), model)) as report:
+            assert [e.uses for e in report.replaced] in ([1], [None]) and not report.warning
 
 
 def test_a_reference_is_no_call(foreign):

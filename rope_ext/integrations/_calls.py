@@ -114,7 +114,7 @@ class Survey:
                 own = []
         names = set().union(*(r.names for r in (*own, *through, *helpers)))
         held_by, reaches, named = {}, [*own, *through], self._classes[kind].names  # containers are read if named
-        while opened := [n for n, v in attributes.items() if not isinstance(v, CONTAINERS) or n in names or n in named]:
+        while opened := [n for n, v in attributes.items() if n in names or n in named or not _is_container(v)]:
             held_by |= {n: self._walk.of_attribute(module, n, attributes.pop(n), names) for n in opened}
             reaches = [*own, *through, *(held_by.values() if own else ())]
             names = set().union(*(r.names for r in (*reaches, *(helpers if own else ()))))
@@ -189,7 +189,11 @@ def _through(walk, entry, module):
 
 
 def _may_call(name, value):
-    return name not in _OWN_ATTRIBUTES and not isinstance(value, (*ATOMS, torch.Tensor))
+    return name not in _OWN_ATTRIBUTES and not issubclass(type(value), (*ATOMS, torch.Tensor))
+
+
+def _is_container(value):
+    return issubclass(type(value), CONTAINERS)
 
 
 def _hides(module, name):

@@ -4,12 +4,12 @@ import contextlib
 import dis
 import functools
 import importlib.util
-import inspect
 import sys
 import types
 
 from ._held import ATOMS, OUTSIDE
 
+_NOT_CALLED = (*ATOMS, types.ModuleType)
 _IMPORT = dis.opmap["IMPORT_NAME"]
 _LOADS = {"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"}  # the last since Python 3.12
 
@@ -32,12 +32,12 @@ def globals_of(function):
     code, namespace, called = code_of(function), function.__globals__, []
     for inside in (code, *codes_inside(code)):
         own = [name for name in _names(inside)[0] if name in namespace]
-        modules = [vars(namespace[name]) for name in own if inspect.ismodule(namespace[name])]
+        modules = [vars(namespace[name]) for name in own if issubclass(type(namespace[name]), types.ModuleType)]
         named = [(namespace, own), *((held, inside.co_names) for held in (*_imported(inside, namespace), *modules))]
         for held, names in named:
             if held.get("__name__", "").partition(".")[0] not in OUTSIDE:
                 called += [(held[name], (held, name)) for name in names if name in held]
-    return [(value, place) for value, place in called if not isinstance(value, (*ATOMS, types.ModuleType))]
+    return [(value, place) for value, place in called if not issubclass(type(value), _NOT_CALLED)]
 
 
 def names_in(code):

@@ -9,7 +9,7 @@ import torch.fx
 
 from ._find import ENTRIES
 from ._fingerprint import callable_of, package_of
-from ._held import OUTSIDE, bound_values, package, takes_part
+from ._held import OUTSIDE, bound_values, package, readable, takes_part
 
 COMPILED = (torch.jit.ScriptModule, torch.fx.GraphModule)  # these run no Python code of their class
 _DEPTH = 8
@@ -57,7 +57,7 @@ def functions_behind(value, depth=_DEPTH):
     value = _inner(value)
     if isinstance(value, types.FunctionType):
         yield value
-        parts = [content for _, content in bound_values(value) if callable(content) and not isinstance(content, type)]
+        parts = [content for _, content in bound_values(value) if callable(content)]
     elif isinstance(value, types.MethodType):
         parts = [value.__func__]
     elif isinstance(value, (functools.partial, functools.partialmethod)):
@@ -91,6 +91,8 @@ def _bare(value):
 
 def _inner(value):
     """What is called where an attribute of a class or an instance is."""
+    if not readable(value):
+        return None
     value = callable_of(value.fget if isinstance(value, property) else value)
     return value.__wrapped__ if isinstance(value, functools._lru_cache_wrapper) else value
 

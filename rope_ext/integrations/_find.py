@@ -11,7 +11,20 @@ from torch import nn
 
 from ._code import code_of, codes_inside, globals_of, names_in
 from ._fingerprint import callable_of, default_arguments, fingerprint, function_of, package_of
-from ._held import CONTAINERS, ITEMS, OUTSIDE, UNREAD, bound_values, package, parts, takes_part
+from ._held import (
+    CONTAINERS,
+    ITEMS,
+    OUTSIDE,
+    UNREAD,
+    attributes_of,
+    bound_values,
+    has_attributes,
+    is_module,
+    package,
+    parts,
+    readable,
+    takes_part,
+)
 
 ENTRIES = ("__call__", "_compiled_call_impl", "_call_impl", "forward")  # what a call of a module runs, in this order
 _RUN_FORWARD = {nn.Module.__call__, getattr(nn.Module, "_call_impl", None)}
@@ -144,8 +157,9 @@ class Walk:
                 return reach
             for owner, name in left:
                 done.add((id(owner), name))
-                if name in vars(owner):
-                    self.visit(vars(owner)[name], _place(owner, name), reach, name)
+                held = attributes_of(owner)
+                if name in held:
+                    self.visit(held[name], _place(owner, name), reach, name)
                 elif name in self.methods(type(owner)):
                     base, method = self.methods(type(owner))[name]
                     self.visit(method, (base, name), reach)
@@ -166,6 +180,9 @@ class Walk:
         depth: how many containers in containers are opened.
         """
         path = place[1] if path is None else path
+        if value is UNREAD or not readable(value):
+            reach.unread.add(path)
+            return
         value = value.fget if isinstance(value, property) else value
         function = function_of(value)
         if function is None:
@@ -189,17 +206,14 @@ class Walk:
 
     def _visit_object(self, value, reach, path, depth):
         """Visits what something holds or calls that is no function."""
-        if value is UNREAD:
-            reach.unread.add(path)
-            return
-        if isinstance(value, nn.Module):
+        if is_module(value):
             reach.held.setdefault(id(value), (path, value))
             return
         owner = value.__self__ if isinstance(value, types.MethodType) else value if takes_part(value) else None
-        if isinstance(owner, nn.Module) and not reach.owns(owner):
+        if is_module(owner) and not reach.owns(owner):
             reach.held.setdefault(id(owner), (path, owner))  # what its method reaches is a use of that module
             return
-        if reach.owners and hasattr(owner, "__dict__") and not isinstance(owner, type) and not reach.owns(owner):
+        if reach.owners and has_attributes(owner) and not reach.owns(owner):
             reach.owners.append(owner)
             reach.names |= {"__call__"} if owner is value else set()
         if isinstance(value, CONTAINERS):
@@ -224,11 +238,11 @@ class Walk:
             lookups = [order[order.index(c) + 1 :] for c in classes if c in order]
         named_classes = [content for name, content in bound_values(function) if name != "__class__"]
         for value, place in named:
-            if isinstance(value, type):
+            if issubclass(type(value), type):
                 named_classes.append(value)
             else:
                 self.visit(value, place, reach)
-        for start in [order.index(c) for c in named_classes if isinstance(c, type) and c in order]:
+        for start in [order.index(c) for c in named_classes if issubclass(type(c), type) and c in order]:
             lookups += [order[start:], order[start + 1 :] if "super" in names else ()]
         for name, bases in itertools.product(sorted(names), lookups) if lookups else ():
             base = next((base for base in bases if name in vars(base)), object)

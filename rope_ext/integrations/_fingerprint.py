@@ -8,6 +8,8 @@ import linecache
 import textwrap
 import types
 
+from ._held import package, readable
+
 # Decorators that leave the function as it is, or hold it (see `function_of`).
 _TRANSPARENT = {"use_kernel_forward_from_hub", "use_kernel_func_from_hub", "staticmethod", "classmethod"}
 _IGNORED_FIELDS = {"annotation", "returns", "type_comment", "type_params", "kind", "ctx", "decorator_list"}
@@ -33,7 +35,9 @@ def helpers(function):
 
 
 def callable_of(value):
-    """What is called where a namespace holds value, before `patch` put something there."""
+    """What is called where a namespace holds value, before `patch` put something there. None if it cannot be read."""
+    if not readable(value):
+        return None
     value = value.__func__ if isinstance(value, (staticmethod, classmethod)) else value
     return vars(value).get("_rope_ext_original", value) if isinstance(value, types.FunctionType) else value
 
@@ -44,7 +48,8 @@ def function_of(value):
     if hasattr(type(value), "kernel_layer_name"):  # the decorator use_kernel_forward_from_hub makes a module of it
         cells = getattr(type(value).forward, "__closure__", None) or ()
         value = next((c.cell_contents for c in cells if isinstance(c.cell_contents, types.FunctionType)), None)
-    value = getattr(value, "_torchdynamo_inline", value)  # what torch.jit.script has made a ScriptFunction of
+    if isinstance(value, types.FunctionType) or package(type(value)) == "torch":  # others may run code of their own
+        value = getattr(value, "_torchdynamo_inline", value)  # what torch.jit.script has made a ScriptFunction of
     return value if isinstance(value, types.FunctionType) else None
 
 

@@ -6,6 +6,7 @@ import functools
 import itertools
 import sys
 import types
+import weakref
 
 import torch
 from torch import nn
@@ -20,13 +21,41 @@ _INERT = (*ATOMS, torch.Tensor)  # what holds nothing that is called
 
 def package(kind):
     """The top-level package of a class."""
-    return kind.__module__.partition(".")[0]
+    return str(kind.__module__).partition(".")[0]  # None and others are possible
+
+
+def readable(value):
+    """Whether a value may be asked with isinstance: a `weakref.proxy` of what is gone raises."""
+    try:
+        return value.__class__ is not None
+    except Exception:
+        return False
+
+
+def is_module(value):
+    """Whether a readable value is a module, or a `weakref.proxy` of one: mocks only say that they are."""
+    return issubclass(type(value), (nn.Module, *weakref.ProxyTypes)) and isinstance(value, nn.Module)
 
 
 def takes_part(value):
     """True for objects that take part in a forward without being modules, such as diffusers' attention processors."""
     plain = (nn.Module, type, types.FunctionType)
-    return callable(value) and not isinstance(value, plain) and package(type(value)) not in OUTSIDE
+    if not callable(value) or package(type(value)) in OUTSIDE:
+        return False
+    return not (readable(value) and isinstance(value, plain))
+
+
+def has_attributes(value):
+    """Whether an object that is no class has a `__dict__`."""
+    return type(value).__dictoffset__ != 0 and not issubclass(type(value), type)  # hasattr may run code
+
+
+def attributes_of(value):
+    """{name: attribute} of an object with attributes, none where it does not let them be read."""
+    try:
+        return dict(vars(value))
+    except Exception:
+        return {}
 
 
 def bound_values(function):
@@ -37,7 +66,7 @@ def bound_values(function):
     code, defaults = function.__code__, function.__defaults__ or ()
     named = zip(code.co_varnames[code.co_argcount - len(defaults) : code.co_argcount], defaults)
     for name, value in (*named, *(function.__kwdefaults__ or {}).items()):
-        if not isinstance(value, ATOMS):
+        if not issubclass(type(value), ATOMS):
             yield name, value
 
 
@@ -47,6 +76,13 @@ def parts(value, names, limit):
     names: the attributes of plain objects that count: those that the code at hand names. limit: number of items of a
     container that are looked at; of the others the types are.
     """
+    try:
+        return _parts(value, names, limit)
+    except Exception:  # values of others may run their own code when they are asked for something
+        return [("", UNREAD)]
+
+
+def _parts(value, names, limit):
     if isinstance(value, CONTAINERS):
         return _items(value, limit)
     if isinstance(value, types.FunctionType):  # what torch.compile has made of a bound method
@@ -70,7 +106,7 @@ def _items(container, limit):
         return []
     keys = map(repr, dict.keys(container)) if is_dict else itertools.count()
     looked_at = zip(keys, values[:limit])
-    found = [(f"[{key}]", part) for key, part in looked_at if not isinstance(part, _INERT)]
+    found = [(f"[{key}]", part) for key, part in looked_at if not issubclass(type(part), _INERT)]
     return found if _all_inert(values[limit:]) else [*found, (f"[{limit}:]", UNREAD)]
 
 
@@ -80,6 +116,4 @@ def _all_inert(values):
 
 def _is_plain_object(value):
     kind = type(value)
-    return (
-        hasattr(value, "__dict__") and not isinstance(value, (type, types.ModuleType)) and package(kind) not in OUTSIDE
-    )
+    return has_attributes(value) and not issubclass(kind, types.ModuleType) and package(kind) not in OUTSIDE
