@@ -139,6 +139,10 @@ class Documented(Call):
             must(from_table or positions is not None or offset + seqlen <= 2**63)
             offsets = [offset]
         told(positions is None or not _is_expanded(positions))
+        if not from_table and not (positions is None and isinstance(offset, int)):
+            told(len(values) < 2 or len(offsets) < 2 or len(values) == len(offsets))  # else with axes
+            each = zip(values, offsets) if 1 < len(values) == len(offsets) else itertools.product(values, offsets)
+            must(all(-(2**63) <= end + o < 2**63 for row, o in each if row for end in (min(row), max(row))))
         if from_table:
             told(batch * seqlen > 0 and any(t.numel for t in drawn_in(a["x"])))
             if len(values) == 1 or len(offsets) == 1:  # the same rows or the same offset for the whole batch

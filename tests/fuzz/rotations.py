@@ -297,7 +297,7 @@ def same_bits(a, b):
         return False
     if a.dtype in FLOATS:
         return bool(((a == b) & (a.signbit() == b.signbit()) | (a.isnan() & b.isnan())).all())
-    return torch.equal(*(t.contiguous().flatten().view(torch.uint8) for t in (a, b)))
+    return not a.numel() or torch.equal(*(t.contiguous().flatten().view(torch.uint8) for t in (a, b)))
 
 
 def _listed(x):
