@@ -471,3 +471,10 @@ def test_rotary_embedding_apply_says_what_apply_says(options, message, precision
     with pytest.raises((TypeError, ValueError)) as caught:
         rope_ext.RotaryEmbedding(8, precision=precision).apply(T["x"], **options)
     assert str(caught.value) == "rope_ext: " + message
+
+
+def test_no_tensors_and_tables_on_meta():
+    meta = torch.empty(9, 4, device="meta")
+    for call in (rope_ext.apply, rope_ext.apply_):
+        with pytest.raises(ValueError, match=r"^rope_ext: x must hold 1 to 8 tensors, got 0$"):
+            call([], meta, meta)

@@ -7,6 +7,8 @@ from .private import tree
 
 
 def _same_device(x, *others):
+    if not x:
+        raise ValueError("rope_ext: x must hold 1 to 8 tensors, got 0")
     for t in (*x[1:], *tree.tree_leaves(others)):
         if isinstance(t, torch.Tensor) and t.device != x[0].device:
             raise ValueError(f"rope_ext: all tensors must be on the device of x, {x[0].device}, got {t.device}")
