@@ -135,3 +135,11 @@ def test_sums_that_wrap_without_a_table(positions, offset):
         ValueError, match=r"must lead to positions that int64 holds, got one beyond for token [01] of batch 0$"
     ):
         rope_ext.apply(x, inv_freq=torch.ones(X.shape[-1] // 2), **options)
+
+
+def test_attention_scaling_that_float32_does_not_hold():
+    with pytest.raises(
+        ValueError, match=r"^rope_ext: attention_scaling must be a number that float32 holds, got 1e\+39$"
+    ):
+        rope_ext.apply(X, inv_freq=torch.ones(4), attention_scaling=1e39)
+    assert rope_ext.apply(X.double(), inv_freq=torch.ones(4), attention_scaling=1e39).isfinite().all()

@@ -2,6 +2,8 @@
 #include "bindings/check.h"
 
 #include <algorithm>
+#include <cmath>
+#include <limits>
 #include <string>
 
 #include "bindings/errors.h"
@@ -138,6 +140,9 @@ void check_frequencies(const Arguments& a, Params* p) {
   p->table_batches = 1;
   p->table_heads = rows_that_differ(a.cos.size(1), p->cos.head_stride, p->sin.head_stride);
   p->axes = a.cos.size(0);
+  if (!is_64 && std::fabs(a.attention_scaling) > std::numeric_limits<float>::max()) {
+    bad_value("attention_scaling", "be a number that float32 holds", a.attention_scaling);
+  }
   p->attention_scaling = a.attention_scaling;
   p->round_products = rounds_products(a, p->dtype, p->table_dtype);
   p->negate_sin = a.inverse() != a.transposed();

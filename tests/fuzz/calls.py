@@ -1,5 +1,6 @@
 """A call that was drawn: its text, its arguments, whether it is valid, and what it should give."""
 
+import copy
 import random
 
 import numpy
@@ -140,7 +141,8 @@ def _text(value):
 
 
 def odd_value(r):
-    return r.choice(r.choice((INTS, INTS, NUMBERS, OTHERS)))
+    value = r.choice(r.choice((INTS, INTS, NUMBERS, OTHERS)))
+    return copy.copy(value) if type(value) in (list, dict) else value  # a later mutation may change it
 
 
 def drawn_in(value):

@@ -44,7 +44,7 @@ class CosSin(Call):
     def check(self):
         a = {"attention_scaling": 1.0, "dtype": torch.float32} | self.keywords
         must(isinstance(a["dtype"], torch.dtype) and a["dtype"] in (torch.float32, torch.float64))
-        check_scaling(a["attention_scaling"])
+        check_scaling(a["attention_scaling"], a["dtype"])
         inv_freq = a["inv_freq"]
         if isinstance(inv_freq, Made):
             must(inv_freq.arguments[1] == a["dtype"])

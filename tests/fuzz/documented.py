@@ -21,9 +21,12 @@ def is_int(value):
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def check_scaling(value):
+def check_scaling(value, arithmetic):
     must(isinstance(value, numbers.Real) and not isinstance(value, bool))
-    must(abs(value) <= sys.float_info.max)  # NaN is not
+    must(
+        abs(value) <= (sys.float_info.max if arithmetic == torch.float64 else torch.finfo(torch.float32).max)
+    )  # no NaN
+    told(value != 0)  # the sign of a zero result
 
 
 def is_tensor(value):
@@ -60,7 +63,9 @@ class Documented(Call):
         must(start >= 0 and rotary_dim % 2 == 0 and rotary_dim >= 2)
         must(all(start + rotary_dim <= t.shape[-1] for t in x))
         pairs = rotary_dim // 2
-        check_scaling(a["attention_scaling"])
+        arithmetic = torch.float64 if first.dtype == torch.float64 else torch.float32
+        if a["inv_freq"] is not None:
+            check_scaling(a["attention_scaling"], arithmetic)
         rows = self.check_tables(a, first.dtype, layout, batch, seqlen, heads, pairs)
         self.check_lookup(a, first.dtype, layout, batch, seqlen, rows)
         self.check_written(a, x)
@@ -86,6 +91,7 @@ class Documented(Call):
             self.axes = inv_freq.shape[0] if len(inv_freq.shape) == 3 else None
             must(self.axes != 0)
             return -1
+        must(isinstance(a["attention_scaling"], (int, float)) and type(a["attention_scaling"]) is not bool)
         must(a["attention_scaling"] == 1)
         must(is_tensor(cos) and is_tensor(sin) and cos.shape == sin.shape and cos.dtype == sin.dtype)
         must(cos.dtype in (dtype, arithmetic))
@@ -139,6 +145,8 @@ class Documented(Call):
             must(from_table or positions is not None or offset + seqlen <= 2**63)
             offsets = [offset]
         told(positions is None or not _is_expanded(positions))
+        if not from_table:
+            told(batch * seqlen > 0 and any(t.numel for t in drawn_in(a["x"])))
         if not from_table and not (positions is None and isinstance(offset, int)):
             told(len(values) < 2 or len(offsets) < 2 or len(values) == len(offsets))  # else with axes
             each = zip(values, offsets) if 1 < len(values) == len(offsets) else itertools.product(values, offsets)
