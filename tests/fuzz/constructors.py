@@ -71,6 +71,7 @@ class CosSin(Call):
             told(
                 flat.double().abs().max() * high.abs().max() * 6.3 < 2.0 ** (24 if high.dtype == torch.float32 else 53)
             )
+        told(a.get("attention_scaling", 1.0) != 0)  # zeros, whose sign derivatives may change
         cos, sin = reference.cos_sin(flat, high, low, float(a.get("attention_scaling", 1.0)))
         shape = (*shape, *high.shape[1:]) if high.shape[1] != 1 else (*shape, high.shape[2])
         return cos.reshape(shape), sin.reshape(shape)

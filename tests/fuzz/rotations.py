@@ -233,6 +233,7 @@ class Rotation(Documented):
             bound = 2.0 ** (24 if high.dtype == torch.float32 else 53)
             told((at.double().abs().max() if at.is_floating_point() else 1) * high.abs().max() * 6.3 < bound)
             told(high.abs().max() < 1)
+        told(a["attention_scaling"] != 0)  # zeros, whose sign derivatives may change
         cos, sin = (
             t.reshape(batch, seqlen, -1 if t.numel() else high.shape[1], high.shape[2])
             for t in reference.cos_sin(at, high, low, float(a["attention_scaling"]))
