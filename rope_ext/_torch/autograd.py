@@ -438,7 +438,8 @@ def _rotate_in_place(x, cos, sin, *rest):
     tables_need = _tables_need_derivative(cos, sin, rest)
     y = _rotate([t.clone() for t in x] if tables_need else x, cos, sin, *rest)  # table_grad wants x as it was
     for t, rotated in zip(x, y):
-        t.grad_fn  # noqa: B018 (read, it is made anew for a view whose base the line below wrote through another view)
+        # Reading grad_fn renews it, for a view whose base the line below has written through another view.
+        _renewed = t.grad_fn
         t.copy_(rotated)
 
 
