@@ -87,8 +87,9 @@ def cos_sin(positions, inv_freq, attention_scaling=1.0, *, dtype=torch.float32):
         got = f"shape {tuple(positions.shape)}"
         raise ValueError(f"rope_ext: positions must have the {axes} axes of inv_freq first, got {got}")
     shape = positions.shape[1:] if per_axis else positions.shape
-    flat = positions.reshape(axes, 1, shape.numel()) if per_axis else positions.reshape(shape.numel())
-    x = high.detach().new_empty(()).expand(shape.numel(), heads, 2 * pairs)  # for its shape
+    count = math.prod(shape)  # shape.numel() would make the symbolic sizes of torch.export static
+    flat = positions.reshape(axes, 1, count) if per_axis else positions.reshape(count)
+    x = high.detach().new_empty(()).expand(count, heads, 2 * pairs)  # for its shape
     scalars = (0, _SHD | FROM_POSITIONS, None, 0, float(attention_scaling))
     cos, sin, _ = _make([x], high, low, *scalars, flat)
     shape = (*shape, heads, pairs) if heads > 1 else (*shape, pairs)
