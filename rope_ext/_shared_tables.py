@@ -3,17 +3,16 @@
 What may not be shared is not put here: values of a trace (fake, meta, functorch), of inference mode, of a graph's pool.
 """
 
-import os
-import threading
 from collections import OrderedDict
 
 import torch
 
+from ._kept import lock
 from ._torch.private import is_wrapped, version_of
 
 MOST = 32  # tables that are kept, the last used ones
 
-_lock = threading.RLock()
+_lock = lock()
 _tables = OrderedDict()
 _read_by_graphs = []  # a captured CUDA graph reads its addresses for as long as the process lives
 
@@ -71,13 +70,3 @@ def rows(key, count, device, build):
         while len(_tables) > MOST:
             _tables.popitem(last=False)
         return table.rows(count)
-
-
-def _after_fork():
-    # Another thread of the parent may have held the lock, and there is no such thread here.
-    global _lock
-    _lock = threading.RLock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)

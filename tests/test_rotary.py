@@ -4,10 +4,7 @@ import copy
 import dataclasses
 import itertools
 import math
-import os
 import pickle
-import subprocess
-import sys
 import threading
 
 import pytest
@@ -317,34 +314,6 @@ def test_tables_from_many_threads():
     for thread in threads:
         thread.join()
     assert not wrong
-
-
-@pytest.mark.devices("cpu")
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-def test_tables_in_a_fork_that_found_the_lock_taken():
-    """In a process of its own: a child of one with threads may do little, and this one does."""
-    program = """
-import os, signal, threading, time, torch, rope_ext
-from rope_ext import _shared_tables
-torch.set_num_threads(1)
-rope = rope_ext.RotaryEmbedding(8)
-rope.tables(5)
-def hold():
-    with _shared_tables._lock:
-        time.sleep(3)
-threading.Thread(target=hold, daemon=True).start()
-time.sleep(0.5)
-child = os.fork()
-if child == 0:
-    signal.alarm(2)
-    rope.tables(50)
-    os._exit(0)
-print(os.waitpid(child, 0)[1])
-os._exit(0)
-"""
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, timeout=60)
-    assert done.stderr + done.stdout == "0\n"
 
 
 @pytest.mark.devices("cuda")

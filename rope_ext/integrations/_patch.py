@@ -5,7 +5,6 @@ import functools
 import importlib
 import json
 import pathlib
-import threading
 import types
 import warnings
 import weakref
@@ -14,6 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
+from .._kept import lock
 from .._torch.library import build_info
 from ._calls import Survey
 from ._find import Candidate, rotates
@@ -27,7 +27,7 @@ LIBRARIES = ("transformers", "diffusers", "timm")  # modules of dialects, in thi
 KNOWN = pathlib.Path(__file__).with_name("_known.json")
 _ROUNDINGS = ("eager", "once")
 _DTYPES = {torch.float64, torch.float32, torch.bfloat16, torch.float16}
-_lock = threading.RLock()
+_lock = lock()
 _replaced = {}  # key of a candidate -> _Replacement
 _patches = []  # of _Patch, in the order of the calls
 
