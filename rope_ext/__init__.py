@@ -14,7 +14,7 @@ from ._torch.library import build_info
 from ._version import __version__ as __version__
 from .angles import cos_sin
 from .integrations import Report, patch, patched, unpatch
-from .memory import set_output_pool, tune_malloc
+from .memory import clear_tables, set_output_pool, set_table_limit, tune_malloc
 from .ops import apply, apply_
 from .rotary import RotaryEmbedding
 from .weights import permute_weights
@@ -26,6 +26,7 @@ __all__ = [
     "apply",
     "apply_",
     "build_info",
+    "clear_tables",
     "compat",
     "cos_sin",
     "frequencies",
@@ -35,6 +36,7 @@ __all__ = [
     "permute_weights",
     "reference",
     "set_output_pool",
+    "set_table_limit",
     "tune_malloc",
     "unpatch",
 ]

@@ -1,7 +1,73 @@
-"""Values that outlive the call that makes them."""
+"""Values that outlive the call that makes them: ordinary tensors, whatever the caller is in the middle of."""
 
+import functools
 import os
 import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+
+from ._torch.private import dispatch_modes
+
+_caches = []
+_read_by_graphs = []  # a captured CUDA graph reads its addresses for as long as the process lives
+
+
+def made_apart(make, *arguments):
+    """make(*arguments), in a thread of its own.
+
+    Modes such as FakeTensorMode, a default device, transforms of torch.func, jit traces, inference mode and autocast
+    belong to a thread. In a new one none of them is active, so what is made there is the same for every caller.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(make, *arguments).result()
+
+
+def kept(make):
+    """Decorates make: called once for equal arguments, by `made_apart`. The 256 last used results are kept."""
+
+    @functools.lru_cache(maxsize=256)
+    @functools.wraps(make)
+    def cached(*arguments):
+        if any(is_capturing(device) for device in arguments if isinstance(device, torch.device)):
+            got = "a call with arguments that are seen for the first time"
+            raise RuntimeError(
+                f"rope_ext: frequencies must be made before a CUDA graph is captured, by the same call, got {got}"
+            )
+        return made_apart(make, *arguments)
+
+    _caches.append(cached.cache_clear)
+    return cached
+
+
+def clear():
+    """Forgets every value. What captured CUDA graphs read stays; compiled graphs are compiled again."""
+    for forget in _caches:
+        forget()
+
+
+def clears(forget):
+    """Decorates forget: `clear` calls it."""
+    _caches.append(forget)
+    return forget
+
+
+def takes_ordinary(device):
+    """Whether the caller can use ordinary tensors: not under a mode that makes tensors of another kind, or on meta."""
+    if device.type == "meta":
+        return False
+    return not dispatch_modes() or type(torch.empty(0, device=device)) is torch.Tensor
+
+
+def is_capturing(device):
+    """Whether the work of this thread on device goes into a CUDA graph."""
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+
+
+def keep_for_graph(value):
+    """Keeps value, which a CUDA graph that is being captured reads, for as long as the process lives."""
+    if not any(value is other for other in _read_by_graphs):
+        _read_by_graphs.append(value)
 
 
 def lock():

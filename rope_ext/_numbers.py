@@ -22,6 +22,8 @@ def as_int(name, value, wanted="an int"):
     """An int of any kind as one of Python's: the dispatcher takes a numpy.float32 for an int, and truncates it."""
     if type(value) is int or isinstance(value, torch.SymInt):
         return value
+    if torch.jit.is_tracing() and isinstance(value, torch.Tensor) and value.dim() == 0:  # a size of a tensor
+        value = value.item()
     if not isinstance(value, numbers.Integral) or isinstance(value, bool):
         raise TypeError(f"rope_ext: {name} must be {wanted}, got {value!r}")
     return int(value)

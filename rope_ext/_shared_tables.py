@@ -1,47 +1,56 @@
-"""Tables of cos and sin that a whole process shares: built once, grown, never changed.
-
-What may not be shared is not put here: values of a trace (fake, meta, functorch), of inference mode, of a graph's pool.
-"""
+"""Tables of cos and sin that a whole process shares: built once, grown, never changed."""
 
 from collections import OrderedDict
 
 import torch
 
-from ._kept import lock
-from ._torch.private import is_wrapped, version_of
+from . import _kept
+from ._torch.private import dispatch_modes, functorch_is_active, version_of
 
-MOST = 32  # tables that are kept, the last used ones
-
-_lock = lock()
-_tables = OrderedDict()
-_read_by_graphs = []  # a captured CUDA graph reads its addresses for as long as the process lives
+_lock = _kept.lock()
+_tables = OrderedDict()  # the last used one last
+_limit = 256 << 20  # bytes
 
 
 class _Table:
     def __init__(self, cos, sin):
         self.cos, self.sin, self.stream = cos, sin, None
-        self.versions = version_of(cos), version_of(sin)
+        self.versions = [version_of(cos), version_of(sin)]
+        # Numbers now: a jit trace would record the question.
+        self.length, self.nbytes = len(cos), cos.nbytes + sin.nbytes
         if cos.is_cuda:  # another stream may read it next
             self.stream = torch.cuda.current_stream(cos.device)
             self.stream.synchronize()
 
     def is_untouched(self):
         """False after somebody wrote into what `rows` returned, in place."""
-        return (version_of(self.cos), version_of(self.sin)) == self.versions
+        return [version_of(self.cos), version_of(self.sin)] == self.versions
 
     def rows(self, count):
         if self.stream is not None and (stream := torch.cuda.current_stream(self.cos.device)) != self.stream:
             self.cos.record_stream(stream)  # should the table be dropped before that stream has read it
             self.sin.record_stream(stream)
-        return self.cos[:count], self.sin[:count]
+        rows = self.cos[:count], self.sin[:count]
+        if count < self.length and _may_set_storage(self.cos.device):
+            for t in rows:
+                _end_storage(t)
+            self.versions = [version + 1 for version in self.versions]  # `set_` counts as a write
+        return rows
 
 
-def may_share(device):
-    """Whether a tensor made now is an ordinary one, that can outlive the call."""
-    if torch.compiler.is_compiling() or device.type == "meta":
-        return False
-    made = torch.empty(0, device=device)
-    return type(made) is torch.Tensor and not is_wrapped(made)
+def _may_set_storage(device):
+    """Whether `set_` does no more than it says: nobody records or transforms it."""
+    recorded = dispatch_modes() or functorch_is_active() or torch.jit.is_tracing()
+    return not recorded and device.type in ("cpu", "cuda")
+
+
+def _end_storage(rows):
+    """Gives rows, the first ones of a table, a storage that ends with them, in the memory that they have.
+
+    torch.save and copy.deepcopy write the whole storage of a tensor. The storage of a tensor from DLPack ends with it;
+    `set_` puts it under rows, which still share the version counter of the table: see `is_untouched`.
+    """
+    rows.set_(torch.from_dlpack(rows).untyped_storage(), 0, rows.shape, rows.stride())
 
 
 def rows(key, count, device, build):
@@ -51,22 +60,48 @@ def rows(key, count, device, build):
     rows it had are copied, so that they keep their bits.
     """
     with _lock, torch.inference_mode(False):
-        table = _tables.pop(key, None)
+        table = _tables.get(key)
         if table is not None and not table.is_untouched():
             table = None
-        length = 0 if table is None else len(table.cos)
-        capturing = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+        length = 0 if table is None else table.length
+        capturing = _kept.is_capturing(device)
         if table is None or length < count:
             if capturing:
                 raise RuntimeError(
                     "rope_ext: tables must be built before a CUDA graph is captured, by a call with the same "
                     f"arguments, got {length} of {count} positions"
                 )
-            new = build(length, max(count, 2 * length))
-            table = _Table(*(new if table is None else map(torch.cat, zip((table.cos, table.sin), new))))
-        if capturing and table not in _read_by_graphs:
-            _read_by_graphs.append(table)
-        _tables[key] = table
-        while len(_tables) > MOST:
-            _tables.popitem(last=False)
+            table = _kept.made_apart(_grown, table, build, max(count, 2 * length))
+            _tables.pop(key, None)
+            _tables[key] = table
+            _drop_beyond_limit()
+        _tables.move_to_end(key)
+        if capturing:
+            _kept.keep_for_graph(table)
         return table.rows(count)
+
+
+def _grown(table, build, count):
+    if table is None:
+        return _Table(*build(0, count))
+    return _Table(*map(torch.cat, zip((table.cos, table.sin), build(table.length, count))))
+
+
+def _drop_beyond_limit():
+    """Drops the tables that were not used for longest. The last used one stays, however large."""
+    total = sum(table.nbytes for table in _tables.values())
+    while total > _limit and len(_tables) > 1:
+        total -= _tables.popitem(last=False)[1].nbytes
+
+
+def set_limit(nbytes):
+    global _limit
+    with _lock:
+        _limit = nbytes
+        _drop_beyond_limit()
+
+
+@_kept.clears
+def clear():
+    with _lock:
+        _tables.clear()

@@ -1,10 +1,12 @@
-"""Where large results live. Most of the time of an op on a CPU is not the op: new memory costs a fault per 4 KiB.
+"""What the process keeps: the memory of large results, and tables of cos and sin.
 
-`apply(..., out=...)` and `apply_` need neither of these: they write where you say.
+Most of the time of an op on a CPU is not the op: new memory costs a fault per 4 KiB. `apply(..., out=...)` and `apply_`
+need neither `set_output_pool` nor `tune_malloc`: they write where you say.
 """
 
 import ctypes
 
+from . import _kept, _shared_tables
 from ._numbers import shown
 from ._torch.library import native
 
@@ -18,11 +20,36 @@ def set_output_pool(max_bytes):
 
     Raises TypeError or ValueError if max_bytes is not an int >= 0.
     """
+    _check_bytes(max_bytes)
+    native.rope_ext_set_output_pool(ctypes.c_int64(max_bytes))
+
+
+def set_table_limit(max_bytes):
+    """Bound the tables that `RotaryEmbedding.tables` keeps for the process, on all devices together.
+
+    max_bytes: int, 256 MiB at the start. Beyond it the tables that were not used for longest are dropped; the last used
+        one is kept, however large. Tables in use elsewhere stay valid: dropping one frees its memory when the last
+        tensor that shares it is gone.
+
+    Raises TypeError or ValueError if max_bytes is not an int >= 0.
+    """
+    _check_bytes(max_bytes)
+    _shared_tables.set_limit(max_bytes)
+
+
+def clear_tables():
+    """Drop all tables and frequencies that the process keeps; the next calls make them again, with the same bits.
+
+    Tables that a captured CUDA graph reads stay.
+    """
+    _kept.clear()
+
+
+def _check_bytes(max_bytes):
     if isinstance(max_bytes, bool) or not isinstance(max_bytes, int):
         raise TypeError(f"rope_ext: max_bytes must be an int, got {max_bytes!r}")
     if not 0 <= max_bytes < 2**63:
         raise ValueError(f"rope_ext: max_bytes must be at least 0 and below 2**63, got {shown(max_bytes)}")
-    native.rope_ext_set_output_pool(ctypes.c_int64(max_bytes))
 
 
 def tune_malloc():

@@ -1,17 +1,16 @@
 """From frequencies and positions to the cos and sin that `rope_ext.apply` takes."""
 
 import dataclasses
-import functools
 import inspect
 import math
 import numbers
 import sys
 
 import torch
+from torch.compiler import is_compiling
 
-from . import _config, _numbers, _shared_tables, frequencies
-from ._torch.private import dispatch_modes
-from .angles import cos_sin, turns
+from . import _config, _kept, _numbers, _shared_tables, frequencies
+from .angles import Turns, cos_sin, turns
 from .ops import apply
 from .reference import LAYOUTS
 
@@ -28,7 +27,7 @@ _SCHEDULES = (
     "axial",
     "warped",
 )
-_BY_LENGTH = ("dynamic_ntk", "longrope")
+_BY_LENGTH = {"dynamic_ntk": "max_position", "longrope": "original_max_position"}  # the length of the training
 
 
 @dataclasses.dataclass(frozen=True, init=False, repr=False)
@@ -184,8 +183,9 @@ class RotaryEmbedding:
         device: default torch's. seqlen: the length that "dynamic_ntk" and "longrope" choose by; default max_position.
         Every axis has the same position, as for text.
         Built once per process for equal frequencies, and grown; what is returned is a view of the shared table. Do not
-        write into it, and clone it before it becomes a buffer that a checkpoint is loaded into. "exact": computed on
-        the CPU and then moved, so that every device gets the same bits. "hf": computed on the device, as transformers.
+        write into it, and clone it before it becomes a buffer that a checkpoint is loaded into. The process keeps the
+        last used tables (`memory.set_table_limit`, `memory.clear_tables`). "exact": computed on the CPU and then moved,
+        so that every device gets the same bits. "hf": computed on the device, as transformers.
         RuntimeError while a CUDA graph is captured, if the table was not built before.
         Equivalent to: angles = torch.outer(torch.arange(max_position), inv_freq); (angles.cos(), angles.sin())
         """
@@ -196,19 +196,20 @@ class RotaryEmbedding:
         device = _device(device)
         if seqlen is not None:
             _numbers.seqlen(seqlen)
-        if self.schedule not in _BY_LENGTH:
-            seqlen = None
-        elif seqlen is None:
-            seqlen = max_position
-        if not _shared_tables.may_share(device):
+        seqlen = self._deciding(max_position if seqlen is None else seqlen)
+        if is_compiling() or not _kept.takes_ordinary(device):
             return _rows(self.frequencies(seqlen), 0, max_position, dtype, device)
-        found, key = _kept_frequencies(self, seqlen)
-        return _shared_tables.rows(
-            (key, dtype, device),
-            max_position,
-            device,
-            lambda start, stop: _rows(found, start, stop, dtype, device),
-        )
+        return _shared(self, seqlen, max_position, dtype, device)
+
+    def _deciding(self, seqlen):
+        """The seqlen that stands for all with these frequencies: None up to the length of the training, and beyond it
+        one for all of "longrope"."""
+        if self.schedule not in _BY_LENGTH or seqlen is None:
+            return None
+        trained = _read(dict(self._texts)[_BY_LENGTH[self.schedule]])
+        if seqlen <= trained:
+            return None
+        return seqlen if self.schedule == "dynamic_ntk" else 2**63 - 1
 
     def apply(self, x, *, positions=None, offset=0, seqlen=None, rotary_offset=0, **options):
         """`rope_ext.apply` with these frequencies, rotary_dim and attention_scaling: no table, angles in the kernel.
@@ -222,6 +223,7 @@ class RotaryEmbedding:
             _numbers.seqlen(seqlen)
         elif self.schedule in _BY_LENGTH:
             raise ValueError(f"rope_ext: seqlen must be given for schedule {self.schedule!r}, got None")
+        seqlen = self._deciding(seqlen)
         said = options.pop("rotary_dim", None)
         if said is not None and _numbers.as_int("rotary_dim", said) != self.rotary_dim:
             raise ValueError(f"rope_ext: rotary_dim must be that of the frequencies, {self.rotary_dim}, got {said}")
@@ -326,7 +328,7 @@ def _check_positions(positions):
 
 
 def _rows(found, start, stop, dtype, device):
-    where = "cpu" if found.inv_freq.dtype == torch.float64 else device
+    where = "cpu" if found.inv_freq.dtype == torch.float64 and device.type != "meta" else device
     cos, sin = _cos_sin(torch.arange(start, stop, device=where), found, dtype)
     return cos.to(device), sin.to(device)
 
@@ -352,27 +354,49 @@ def _cos_sin(positions, found, dtype):
     return (angles.cos() * attention_scaling).to(dtype), (angles.sin() * attention_scaling).to(dtype)
 
 
-@functools.lru_cache(maxsize=256)
+def _shared(rope, seqlen, max_position, dtype, device):
+    """The shared tables: those of equal frequencies are one."""
+    found, key = _kept_frequencies(rope, seqlen)
+    return _shared_tables.rows(
+        (key, dtype, device),
+        max_position,
+        device,
+        lambda start, stop: _rows(found, start, stop, dtype, device),
+    )
+
+
+@_kept.kept
 def _kept_frequencies(rope, seqlen):
     """(frequencies, what tables of equal frequencies have in common)."""
     found = rope.frequencies(seqlen)
     inv_freq = found.inv_freq
-    return found, (inv_freq.numpy().tobytes(), tuple(inv_freq.shape), inv_freq.dtype, found.attention_scaling)
+    in_bytes = bytes(inv_freq.contiguous().view(torch.uint8).flatten().tolist())  # without numpy
+    return found, (in_bytes, tuple(inv_freq.shape), inv_freq.dtype, found.attention_scaling)
 
 
 def _kept_turns(rope, seqlen, dtype, device):
-    """(what the kernels take of the frequencies, attention_scaling), made once. Tensors of a mode are not kept."""
-    make = _make_turns if torch.compiler.is_compiling() or dispatch_modes() else _made_turns
-    return make(rope, seqlen, dtype, device)
+    """(what the kernels take of the frequencies, attention_scaling): kept, if the caller can use ordinary tensors."""
+    if is_compiling() or not _kept.takes_ordinary(device):
+        return _make_turns(rope, seqlen, dtype, device)
+    if not _kept.is_capturing(device):
+        return _made_turns(rope, seqlen, dtype, device)
+    made = _made_turns(rope, seqlen, dtype, device)
+    _kept.keep_for_graph(made)
+    return made
 
 
 def _make_turns(rope, seqlen, dtype, device):
-    with torch.inference_mode(False):
-        inv_freq, attention_scaling = rope.frequencies(seqlen)
-        return turns(inv_freq.to(device), dtype), attention_scaling
+    inv_freq, attention_scaling = rope.frequencies(seqlen)
+    high, low, per_axis = turns(inv_freq, dtype)
+    return Turns(high.to(device), low.to(device), per_axis), attention_scaling
 
 
-_made_turns = functools.lru_cache(maxsize=256)(_make_turns)
+@_kept.kept
+def _made_turns(rope, seqlen, dtype, device):
+    made = _make_turns(rope, seqlen, dtype, device)
+    if device.type == "cuda":  # another stream may read it next
+        torch.cuda.current_stream(device).synchronize()
+    return made
 
 
 def _check_keywords(schedule, parameters):

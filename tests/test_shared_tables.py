@@ -1,16 +1,27 @@
 """What a process keeps between calls: tables that are shared, and frequencies; never what belongs to one caller."""
 
+import copy
+import io
 import itertools
+import pickle
 import threading
 
 import pytest
 import torch
-from conftest import assert_same_bits, random
+from conftest import assert_same_bits
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import rope_ext
+from rope_ext import _kept, _shared_tables, rotary
 
+LONGROPE = {
+    "schedule": "longrope",
+    "short_factor": (1.0, 1.5, 2.0, 4.0),
+    "long_factor": (2.0, 4.0, 8.0, 16.0),
+    "original_max_position": 64,
+    "factor": 4.0,
+}
 UNSEEN = itertools.count(5000)  # bases of which nothing is kept yet
 
 
@@ -52,14 +63,6 @@ def test_requires_grad_of_a_caller_stays_with_it():
     assert cos.grad is not None and not any(t.requires_grad for t in rope.tables(5))
 
 
-def test_tables_are_bounded():
-    from rope_ext import _shared_tables
-
-    for i in range(_shared_tables.MOST + 5):
-        rope_ext.RotaryEmbedding(8, base=1001.0 + i).tables(3)
-    assert len(_shared_tables._tables) == _shared_tables.MOST
-
-
 def test_tables_of_inference_mode_can_be_trained_with():
     rope = rope_ext.RotaryEmbedding(8, base=781.0)
     with torch.inference_mode():
@@ -71,66 +74,166 @@ def test_tables_of_inference_mode_can_be_trained_with():
     assert x.grad is not None
 
 
-def traced_by_fake_tensors(rope):
-    with torch._subclasses.FakeTensorMode():
-        return rope.tables(7)
+def by_tables(rope, x):
+    return rope_ext.apply(x, *rope.tables(x.shape[1]))
 
 
-def traced_by_vmap(rope):
-    return torch.vmap(lambda x: x * rope.tables(7)[0])(torch.ones(3, 7, 4))
+def by_apply(rope, x):
+    return rope.apply(x)
 
 
-def traced_by_grad(rope):
-    return torch.func.grad(lambda x: (x * rope.tables(7)[0]).sum())(torch.ones(7, 4))
+X = torch.randn(2, 7, 3, 8, generator=torch.Generator().manual_seed(0))
 
 
-def traced_by_jvp(rope):
-    x = torch.ones(7, 4)
-    return torch.func.jvp(lambda x: x * rope.tables(7)[0], (x,), (x,))
+def under_fake_tensors(function):
+    with FakeTensorMode() as mode:
+        assert type(function(mode.from_tensor(X))) is FakeTensor
 
 
-def traced_by_functionalize(rope):
-    return torch.func.functionalize(lambda x: x * rope.tables(7)[0])(torch.ones(7, 4))
+def under_torch_function(function):
+    class Wraps(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, function, types, args=(), kwargs=None):
+            made = function(*args, **kwargs or {})
+            return made.as_subclass(torch.nn.Parameter) if type(made) is torch.Tensor else made
+
+    with Wraps():
+        function(X)
 
 
-def traced_by_make_fx(rope):
-    return make_fx(lambda x: x * rope.tables(7)[0], tracing_mode="symbolic")(torch.ones(7, 4))
-
-
-def traced_by_compile(rope):
-    return torch.compile(lambda x: x * rope.tables(7)[0], fullgraph=True, backend="aot_eager")(torch.ones(7, 4))
-
-
-def traced_on_meta(rope):
+def under_meta(function):
     with torch.device("meta"):
-        return rope.tables(7)
+        function(torch.empty(2, 7, 3, 8))
 
 
+def under_inference(function):
+    with torch.inference_mode():
+        function(X)
+
+
+@pytest.mark.devices("cpu")
+@pytest.mark.parametrize("call", [by_tables, by_apply])
+@pytest.mark.parametrize("precision", ["exact", "hf"])
 @pytest.mark.parametrize(
     "trace",
     [
-        traced_by_fake_tensors,
-        traced_by_vmap,
-        traced_by_grad,
-        traced_by_jvp,
-        traced_by_functionalize,
-        traced_by_make_fx,
-        traced_by_compile,
-        traced_on_meta,
+        under_fake_tensors,
+        under_torch_function,
+        under_meta,
+        under_inference,
+        lambda f: torch.vmap(lambda x: f(x[None]))(X),
+        lambda f: torch.func.grad(lambda x: f(x).sum())(X),
+        lambda f: torch.func.jvp(f, (X,), (X,)),
+        lambda f: torch.func.functionalize(f)(X),
+        lambda f: make_fx(f, tracing_mode="symbolic")(X),
+        lambda f: make_fx(f)(X),
+        lambda f: torch.compile(f, fullgraph=True, backend="aot_eager")(X),
+        lambda f: torch.jit.trace(f, X),
     ],
 )
-@pytest.mark.parametrize("first", ["trace", "table"])
-def test_traces_and_tables_do_not_meet(trace, first):
-    """What a trace makes does not outlive it, and a table that is there does not disturb the trace."""
-    rope = rope_ext.RotaryEmbedding(8, base=float(next(UNSEEN)))
-    if first == "table":
-        rope.tables(7)
-    trace(rope)
-    cos, sin = rope.tables(7)
-    assert type(cos) is torch.Tensor and not torch._C._functorch.is_functorch_wrapped_tensor(cos)
-    wanted = rope(torch.arange(7))
-    assert torch.equal(cos, wanted[0]) and torch.equal(sin, wanted[1])
-    assert torch.equal(cos * 2, wanted[0] + wanted[0])
+def test_the_first_call_may_be_traced(trace, precision, call):
+    """What a trace makes does not outlive it, and what is kept does not disturb a trace."""
+    rope = rope_ext.RotaryEmbedding(8, base=float(next(UNSEEN)), precision=precision)
+    trace(lambda x: call(rope, x))
+    if call is by_apply and precision == "exact":
+        wanted = rope_ext.apply(X, inv_freq=rope.inv_freq)
+    else:
+        wanted = rope_ext.apply(X, *rope(torch.arange(7)))
+    got = call(rope, X)
+    assert type(got) is torch.Tensor
+    assert_same_bits(got, wanted)
+    leaf = X.clone().requires_grad_()
+    call(rope, leaf).sum().backward()  # no tensor of inference mode
+    trace(lambda x: call(rope, x))
+
+
+def kept_bytes():
+    return sum(table.nbytes for table in _shared_tables._tables.values())
+
+
+@pytest.fixture
+def limit():
+    rope_ext.clear_tables()
+    yield rope_ext.set_table_limit
+    rope_ext.set_table_limit(256 << 20)
+
+
+def test_tables_are_bounded_by_bytes(limit):
+    """A table of dynamic_ntk has rows of its own for each length beyond the training."""
+    limit(1 << 20)
+    rope = rope_ext.RotaryEmbedding(64, schedule="dynamic_ntk", factor=2.0, max_position=512)
+    for length in range(1000, 1020):  # 256 kB each
+        cos, _ = rope.tables(length)
+        assert kept_bytes() <= 1 << 20
+        assert torch.equal(cos[::499], rope(torch.arange(0, length, 499), seqlen=length)[0])
+    assert rope.tables(1019)[0].data_ptr() == cos.data_ptr()
+    large = rope.tables(9000)[0]  # the last used one stays, however large
+    assert rope.tables(9000)[0].data_ptr() == large.data_ptr() and len(_shared_tables._tables) == 1
+    rope_ext.clear_tables()
+    assert kept_bytes() == 0
+    assert torch.equal(rope.tables(9000)[0], large)
+
+
+def test_many_rotations_keep_their_tables(limit):
+    ropes = [rope_ext.RotaryEmbedding(64, base=1001.0 + i) for i in range(60)]
+    addresses = [rope.tables(1024)[0].data_ptr() for rope in ropes]
+    assert [rope.tables(1024)[0].data_ptr() for rope in ropes] == addresses
+
+
+@pytest.mark.parametrize(
+    ("keywords", "lengths"),
+    [
+        ({"schedule": "dynamic_ntk", "factor": 2.0, "max_position": 400}, range(100, 400, 50)),
+        (LONGROPE, range(100, 400, 50)),
+        (LONGROPE | {"original_max_position": 400}, range(100, 400, 50)),
+    ],
+)
+def test_lengths_with_equal_rows_share_a_table(keywords, lengths, limit):
+    """Up to the length of the training, and for longrope beyond it, a longer sequence only adds rows."""
+    rope, x = rope_ext.RotaryEmbedding(8, **keywords), torch.randn(1, 2, 1, 8)
+    for length in lengths:
+        cos, _ = rope.tables(length)
+        assert torch.equal(cos, rope(torch.arange(length), seqlen=length)[0])
+        rope.apply(x, seqlen=length)
+    assert len(_shared_tables._tables) == 1
+    assert rotary._kept_frequencies.cache_info().misses == 1 == rotary._made_turns.cache_info().misses
+
+
+@pytest.mark.parametrize("value, error", [(-1, ValueError), (2**63, ValueError), (1.5, TypeError), (True, TypeError)])
+def test_limits_that_are_none(value, error):
+    with pytest.raises(error, match=r"^rope_ext: max_bytes must be "):
+        rope_ext.set_table_limit(value)
+
+
+def test_a_table_is_saved_without_the_rows_it_shares():
+    """Not only the tensor itself: what a state dict holds is another tensor with its storage."""
+    rope = rope_ext.RotaryEmbedding(64, base=float(next(UNSEEN)))
+    rope.tables(8192)
+    cos, sin = rope.tables(16)
+    module = torch.nn.Module()
+    module.register_buffer("cos", cos)
+    for saved in (cos, module.state_dict(), copy.deepcopy(module), copy.deepcopy(sin), cos.detach()):
+        file = io.BytesIO()
+        torch.save(saved, file)
+        assert len(file.getvalue()) < 10_000
+    assert len(pickle.dumps(sin)) < 10_000
+    assert cos.data_ptr() == rope.tables(8192)[0].data_ptr()
+    module.cos.mul_(2)  # seen through the storage of its own
+    assert torch.equal(rope.tables(16)[0], rope(torch.arange(16))[0])
+    assert rope.tables(16)[0].data_ptr() != cos.data_ptr()
+
+
+def test_a_graph_that_is_captured_makes_nothing(monkeypatch):
+    rope, x = rope_ext.RotaryEmbedding(8, base=float(next(UNSEEN))), torch.ones(1, 2, 1, 8)
+    other = rope_ext.RotaryEmbedding(8, base=float(next(UNSEEN)))
+    rope.apply(x), rope.tables(5), other.frequencies()
+    monkeypatch.setattr(_kept, "is_capturing", lambda device: True)
+    monkeypatch.setattr(_kept, "_read_by_graphs", held := [])
+    rope.apply(x), rope.tables(4), rope.apply(x), rope.tables(3)
+    assert len(held) == 2  # for as long as the process lives: a graph reads their addresses
+    with pytest.raises(RuntimeError, match=r"^rope_ext: tables must be built before a CUDA graph is captured"):
+        rope.tables(50)
+    with pytest.raises(RuntimeError, match=r"^rope_ext: frequencies must be made before a CUDA graph is captured"):
+        other.apply(x)
 
 
 def test_tables_from_many_threads():
@@ -171,15 +274,3 @@ def test_tables_and_cuda_graphs():
     with pytest.raises(RuntimeError, match=message), torch.cuda.graph(torch.cuda.CUDAGraph()):
         late.tables(100)
     assert torch.equal(late.tables(100)[0], late.tables(100, device="cpu")[0].cuda())
-
-
-@pytest.mark.devices("cpu")
-def test_a_call_under_fake_tensors_leaves_no_trace():
-    rope, x = rope_ext.RotaryEmbedding(8, base=12345.0), random((1, 2, 3, 8), torch.float32)
-    with FakeTensorMode() as mode:
-        assert rope.apply(mode.from_tensor(x)).shape == x.shape
-    expected = rope_ext.apply(x, inv_freq=rope.inv_freq)
-    assert_same_bits(rope.apply(x), expected)
-    with FakeTensorMode() as mode:  # what a real call kept is not mixed in
-        assert type(rope.apply(mode.from_tensor(x))) is FakeTensor
-    assert_same_bits(rope.apply(x), expected)
