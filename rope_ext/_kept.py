@@ -1,14 +1,19 @@
 """Values that outlive the call that makes them: ordinary tensors, whatever the caller is in the middle of."""
 
 import functools
+import itertools
 import os
 import threading
+import types
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
+from torch.compiler import assume_constant_result
 
-from ._torch.private import dispatch_modes
+from ._torch.private import dispatch_modes, mark_static_address
 
+in_graphs = types.ModuleType("rope_ext.in_graphs")  # attributes: what compiled graphs read, see `named`
+_unused = itertools.count()
 _caches = []
 _read_by_graphs = []  # a captured CUDA graph reads its addresses for as long as the process lives
 
@@ -38,6 +43,35 @@ def kept(make):
 
     _caches.append(cached.cache_clear)
     return cached
+
+
+def named(make):
+    """Decorates make, for torch.compile: called once for equal arguments, while a graph is traced.
+
+    Returns the name of an attribute of `in_graphs` that holds the result, a tuple. Dynamo takes the name for a constant
+    and the tensors for those of a module that no call changes. What it makes of tensors that are constants themselves
+    fails with symbolic sizes.
+    """
+    names = {}
+
+    @assume_constant_result
+    def name_of(*arguments):
+        if arguments not in names:
+            values = made_apart(make, *arguments)
+            for value in values:
+                if isinstance(value, torch.Tensor):
+                    mark_static_address(value)
+            # Never used again, not even after `clear`: guards look at shapes, not at numbers.
+            names[arguments] = f"value_{next(_unused)}"
+            setattr(in_graphs, names[arguments], values)
+        return names[arguments]
+
+    @clears
+    def forget():
+        while names:
+            delattr(in_graphs, names.popitem()[1])
+
+    return name_of
 
 
 def clear():

@@ -5,11 +5,13 @@ import inspect
 import math
 import numbers
 import sys
+import warnings
 
 import torch
-from torch.compiler import is_compiling
+from torch.compiler import assume_constant_result, is_compiling
 
 from . import _config, _kept, _numbers, _shared_tables, frequencies
+from ._torch.private import has_static_value
 from .angles import Turns, cos_sin, turns
 from .ops import apply
 from .reference import LAYOUTS
@@ -28,6 +30,7 @@ _SCHEDULES = (
     "warped",
 )
 _BY_LENGTH = {"dynamic_ntk": "max_position", "longrope": "original_max_position"}  # the length of the training
+_FEWEST_ROWS = 4096  # of a table in a compiled graph in which the number of rows is symbolic
 
 
 @dataclasses.dataclass(frozen=True, init=False, repr=False)
@@ -186,6 +189,9 @@ class RotaryEmbedding:
         write into it, and clone it before it becomes a buffer that a checkpoint is loaded into. The process keeps the
         last used tables (`memory.set_table_limit`, `memory.clear_tables`). "exact": computed on the CPU and then moved,
         so that every device gets the same bits. "hf": computed on the device, as transformers.
+        In torch.compile and torch.export the table is a constant of the graph. Where max_position is symbolic, a graph
+        of torch.compile has the next larger of 4096, 32768, ... rows, and an exported program computes the table at
+        every call, of which it warns (UserWarning).
         RuntimeError while a CUDA graph is captured, if the table was not built before.
         Equivalent to: angles = torch.outer(torch.arange(max_position), inv_freq); (angles.cos(), angles.sin())
         """
@@ -197,9 +203,26 @@ class RotaryEmbedding:
         if seqlen is not None:
             _numbers.seqlen(seqlen)
         seqlen = self._deciding(max_position if seqlen is None else seqlen)
-        if is_compiling() or not _kept.takes_ordinary(device):
+        if is_compiling():
+            return self._tables_of_graph(max_position, dtype, device, seqlen)
+        if not _kept.takes_ordinary(device):
             return _rows(self.frequencies(seqlen), 0, max_position, dtype, device)
         return _shared(self, seqlen, max_position, dtype, device)
+
+    def _tables_of_graph(self, max_position, dtype, device, seqlen):
+        """`tables` in torch.compile and torch.export."""
+        rows = max_position
+        if not has_static_value(max_position) and not _is_exporting():
+            rows = _FEWEST_ROWS
+            while rows < max_position:  # a guard for each comparison: a longer sequence compiles once more
+                rows *= 8
+        if not has_static_value(rows):
+            _warn_of_export()
+        if not (has_static_value(rows) and has_static_value(seqlen)):
+            return _rows(self.frequencies(seqlen), 0, max_position, dtype, device)
+        name = _tables_of_graphs(self.schedule, self.precision, self._texts, seqlen, rows, dtype, device)
+        cos, sin = getattr(_kept.in_graphs, name)
+        return (cos, sin) if rows is max_position else (cos[:max_position], sin[:max_position])
 
     def _deciding(self, seqlen):
         """The seqlen that stands for all with these frequencies: None up to the length of the training, and beyond it
@@ -376,7 +399,13 @@ def _kept_frequencies(rope, seqlen):
 
 def _kept_turns(rope, seqlen, dtype, device):
     """(what the kernels take of the frequencies, attention_scaling): kept, if the caller can use ordinary tensors."""
-    if is_compiling() or not _kept.takes_ordinary(device):
+    if is_compiling():
+        if not has_static_value(seqlen):
+            return _make_turns(rope, seqlen, dtype, device)
+        name = _turns_of_graphs(rope.schedule, rope.precision, rope._texts, seqlen, dtype, device)
+        high, low, per_axis, attention_scaling = getattr(_kept.in_graphs, name)
+        return Turns(high, low, per_axis), _read(attention_scaling)
+    if not _kept.takes_ordinary(device):
         return _make_turns(rope, seqlen, dtype, device)
     if not _kept.is_capturing(device):
         return _made_turns(rope, seqlen, dtype, device)
@@ -397,6 +426,38 @@ def _made_turns(rope, seqlen, dtype, device):
     if device.type == "cuda":  # another stream may read it next
         torch.cuda.current_stream(device).synchronize()
     return made
+
+
+# ---- what graphs read: texts in, since torch.compile guards them by value ----
+
+
+def _of_texts(schedule, precision, texts):
+    keywords = {name: _read(text) for name, text in texts}
+    return RotaryEmbedding(keywords["rotary_dim"], schedule=schedule, precision=precision, **keywords)
+
+
+@_kept.named
+def _tables_of_graphs(schedule, precision, texts, seqlen, max_position, dtype, device):
+    return _shared(_of_texts(schedule, precision, texts), seqlen, max_position, dtype, device)
+
+
+@_kept.named
+def _turns_of_graphs(schedule, precision, texts, seqlen, dtype, device):
+    (high, low, per_axis), scaling = _made_turns(_of_texts(schedule, precision, texts), seqlen, dtype, device)
+    return high, low, per_axis, repr(scaling)
+
+
+@assume_constant_result
+def _is_exporting():
+    return torch.compiler.is_exporting()  # asked of Python: the dynamo of torch 2.11 answers True in torch.compile too
+
+
+@assume_constant_result
+def _warn_of_export():
+    rule = "be an int in torch.export for tables that are a constant of the program"
+    got = "a symbolic length, so that every call of the program computes them"
+    cure = "give an int no less than every length, or call apply of the RotaryEmbedding, which needs no table"
+    warnings.warn(f"rope_ext: max_position must {rule}, got {got}: {cure}", UserWarning, stacklevel=2)
 
 
 def _check_keywords(schedule, parameters):

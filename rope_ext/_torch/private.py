@@ -106,3 +106,22 @@ forward_mode_enabled = _optional("torch.autograd.forward_ad._set_fwd_grad_enable
 # ---- patch ----
 
 outside_modes = _optional("torch.utils._python_dispatch._disable_current_modes", "which leaves the modes of the user")
+
+# ---- torch.compile and torch.export ----
+
+
+def has_static_value(value):
+    """Whether value is a number of Python, or None, and not a symbol of a graph.
+
+    Imported when it is asked for: the module loads sympy, which `import torch` does not, and dynamo traces this.
+    """
+    if value is None:
+        return True
+    from torch.fx.experimental import symbolic_shapes
+
+    return symbolic_shapes.has_static_value(value)
+
+
+def mark_static_address(tensor):
+    """Promises torch.compile that tensor stays where it is: graphs, CUDA graphs too, read it without a copy."""
+    torch._dynamo.mark_static_address(tensor)
