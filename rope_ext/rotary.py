@@ -138,6 +138,20 @@ class RotaryEmbedding:
         _check_precision(precision)
         return cls(precision=precision, **_config.read(config, layer_type, precision))
 
+    def __getstate__(self):
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.compare}
+
+    def __setstate__(self, state):
+        """Through `__init__`: what a file says is checked as what a user says."""
+        known = {"head_dim", "rotary_dim", "base", "schedule", "pair_axis", "precision"}
+        self.__init__(**{name: state[name] for name in known}, **dict(state["parameters"]))
+
+    def __copy__(self):
+        return self
+
+    def __deepcopy__(self, memo):
+        return self
+
     def __repr__(self):
         """The call that makes an equal one."""
         said = {"base": self.base}
@@ -287,6 +301,10 @@ class RotaryEmbedding:
                 raise ValueError(f"rope_ext: positions must be finite where no seqlen is given, got {longest}")
             seqlen = max(int(longest) + 1, 0)
         return _cos_sin(positions, self.frequencies(seqlen), dtype)
+
+
+# Numbers, texts and tensors only: torch.load(weights_only=True) may make them.
+torch.serialization.add_safe_globals([RotaryEmbedding, frequencies.Frequencies, Turns])
 
 
 def _device(device):

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import io
 import math
 import pickle
 
@@ -397,3 +398,41 @@ def test_values_that_no_table_has(call, message):
     with pytest.raises(ValueError) as caught:
         call(rope_ext.RotaryEmbedding(8, schedule="dynamic_ntk", factor=2.0, max_position=4))
     assert str(caught.value).startswith("rope_ext: " + message)
+
+
+# ---- files ----
+
+
+class Holds(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rope = rope_ext.RotaryEmbedding(8, **YARN, pair_axis=(0, 1, 2, 0))
+        self.frequencies, self.turns = self.rope.frequencies(), rope_ext.angles.turns(self.rope.inv_freq)
+        self.register_buffer("cos", self.rope.tables(5)[0])
+
+
+def loaded(value):
+    file = io.BytesIO()
+    torch.save(value, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+def test_is_loaded_with_weights_only():
+    """In a file of a model, of a list, of an extra state: rope_ext tells torch that its values are safe."""
+    with torch.serialization.safe_globals([Holds, set]):
+        model = loaded(Holds().eval())
+    wanted = Holds()
+    assert model.rope == wanted.rope and hash(model.rope) == hash(wanted.rope)
+    assert_same_bits(model.rope.tables(5)[0], wanted.cos)
+    assert all(map(torch.equal, model.turns[:2], wanted.turns[:2])) and model.frequencies[1] == wanted.frequencies[1]
+    for rope in ropes():
+        assert loaded({"extra": [rope]}) == {"extra": [rope]}
+        assert repr(pickle.loads(pickle.dumps(rope))) == repr(rope)
+
+
+def test_a_file_is_checked_as_a_call_is():
+    rope = rope_ext.RotaryEmbedding(8)
+    for wrong in ({"schedule": "Frequencies"}, {"base": -1.0}, {"rotary_dim": 7}, {"parameters": (("factor", 2.0),)}):
+        with pytest.raises((ValueError, TypeError), match=r"^rope_ext: "):
+            rope.__class__.__new__(rope.__class__).__setstate__(rope.__getstate__() | wrong)
