@@ -2,6 +2,7 @@
 
 import math
 import numbers
+import reprlib
 import sys
 from collections.abc import Iterable
 
@@ -12,10 +13,43 @@ MAX_AXES = 64  # of positions
 _LARGEST = sys.float_info.max  # compared, not converted: float(10**400) raises OverflowError
 
 
+class _Short(reprlib.Repr):
+    """The repr of a value in one short line, also inside lists and dicts."""
+
+    def __init__(self):
+        super().__init__()
+        self.maxlist = self.maxtuple = self.maxset = self.maxfrozenset = self.maxdict = self.maxarray = 8
+        self.maxstring = self.maxother = 100
+
+    def repr1(self, value, level):
+        if isinstance(value, int) and value.bit_length() > 4096:  # Python prints none of more than 4300 digits
+            return f"an int of {value.bit_length()} bits"
+        shape = _shape_of(value)
+        if isinstance(value, torch.Tensor) or shape:  # arrays and data frames too
+            of_shape = "" if shape is None else f" of shape {tuple(shape)}"
+            dtype = str(getattr(value, "dtype", "")).removeprefix("torch.")
+            return f"{type(value).__name__}{of_shape}" + (f", {dtype}" if dtype else "")
+        return super().repr1(value, level)
+
+    def repr_instance(self, value, level):
+        return " ".join(super().repr_instance(value, level).split())
+
+
+_short = _Short()
+
+
 def shown(value):
-    """A number for an error. Python does not print ints of more than 4300 digits."""
-    is_long = isinstance(value, int) and value.bit_length() > 4096
-    return f"an int of {value.bit_length()} bits" if is_long else value
+    """What the user gave, for an error: its repr, cut where it is long; of a tensor or an array its type and shape."""
+    line = _short.repr(value)
+    return line if len(line) <= 200 else f"{line[:160]} ... {line[-32:]}"
+
+
+def _shape_of(value):
+    try:
+        shape = getattr(value, "shape", None)
+    except RuntimeError:  # of nested tensors and uninitialized parameters
+        return None
+    return shape if isinstance(shape, tuple) else None
 
 
 def as_int(name, value, wanted="an int"):
@@ -25,7 +59,7 @@ def as_int(name, value, wanted="an int"):
     if torch.jit.is_tracing() and isinstance(value, torch.Tensor) and value.dim() == 0:  # a size of a tensor
         value = value.item()
     if not isinstance(value, numbers.Integral) or isinstance(value, bool):
-        raise TypeError(f"rope_ext: {name} must be {wanted}, got {value!r}")
+        raise TypeError(f"rope_ext: {name} must be {wanted}, got {shown(value)}")
     return int(value)
 
 
@@ -67,7 +101,7 @@ def all_positive(**arguments):
     """Each must be a list or tuple of finite numbers above 0."""
     for name, values in arguments.items():
         if not isinstance(values, (list, tuple)):
-            raise TypeError(f"rope_ext: {name} must be a list of numbers, got {values!r}")
+            raise TypeError(f"rope_ext: {name} must be a list of numbers, got {shown(values)}")
         are_plain = all(type(value) in (int, float) for value in values)
         if are_plain and min(values, default=1) > 0 and sum(values) < math.inf:  # one pass in C; NaN fails the last
             continue
@@ -79,7 +113,7 @@ def integer(**arguments):
     """Each must be an int."""
     for name, value in arguments.items():
         if not isinstance(value, numbers.Integral) or isinstance(value, bool):
-            raise TypeError(f"rope_ext: {name} must be an int, got {value!r}")
+            raise TypeError(f"rope_ext: {name} must be an int, got {shown(value)}")
 
 
 def count(**arguments):
@@ -101,14 +135,14 @@ def boolean(**arguments):
     """Each must be True or False."""
     for name, value in arguments.items():
         if not isinstance(value, bool):
-            raise TypeError(f"rope_ext: {name} must be True or False, got {value!r}")
+            raise TypeError(f"rope_ext: {name} must be True or False, got {shown(value)}")
 
 
 def text(**arguments):
     """Each must be a str."""
     for name, value in arguments.items():
         if not isinstance(value, str):
-            raise TypeError(f"rope_ext: {name} must be a str, got {value!r}")
+            raise TypeError(f"rope_ext: {name} must be a str, got {shown(value)}")
 
 
 def seqlen(value):
@@ -134,7 +168,7 @@ def as_tuple(name, values, of="numbers"):
     if hasattr(values, "tolist"):
         values = values.tolist()
     if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
-        raise TypeError(f"rope_ext: {name} must be a list of {of}, got {values!r}")
+        raise TypeError(f"rope_ext: {name} must be a list of {of}, got {shown(values)}")
     return tuple(values)
 
 
@@ -151,4 +185,4 @@ def axes_of(name, axes):
 
 def _real(name, value):
     if not isinstance(value, numbers.Real) or isinstance(value, bool):
-        raise TypeError(f"rope_ext: {name} must be a number, got {value!r}")
+        raise TypeError(f"rope_ext: {name} must be a number, got {shown(value)}")
