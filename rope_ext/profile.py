@@ -8,6 +8,7 @@ there, for the copy as for the rest.
 import argparse
 import itertools
 import json
+import os
 import platform
 import re
 import statistics
@@ -20,45 +21,12 @@ import torch
 
 import rope_ext
 
+from ._profile_case import DTYPES, Case, check, check_file, check_names
 from .reference import LAYOUTS
 
-DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 SHORTEST_SAMPLE = 200e-6  # seconds; shorter calls are timed in batches
 SECONDS = 1.5  # no round begins after that, once MIN_ROUNDS are done
 MIN_ROUNDS = 5
-
-
-@dataclass(frozen=True)
-class Case:
-    """What is called: one rotation of contiguous tensors. The default is q and k of a layer of Llama 3 8B."""
-
-    batch: int = 1  # with "thd", so many packed sequences; 1 with "shd", which has none
-    seqlen: int = 4096
-    heads: tuple = (32, 8)  # of each tensor
-    head_dim: int = 128
-    rotary_dim: int = None  # even; None: head_dim
-    dtype: torch.dtype = torch.bfloat16  # tables: float64 for float64, else float32
-    device: str = "cpu"  # or "cuda": torch's current one
-    layout: str = "bshd"  # this and the next as in rope_ext.apply
-    interleaved: bool = False
-
-    def __post_init__(self):
-        """What `rope_ext.apply` would not check, or would say of its own arguments."""
-        heads_hold = isinstance(self.heads, (tuple, list)) and 1 <= len(self.heads) <= 8
-        _check(heads_hold, "heads", "be a tuple of 1 to 8 ints, one per tensor", self.heads)
-        sizes = [(name, getattr(self, name)) for name in ("batch", "seqlen", "head_dim")]
-        for name, size in (*sizes, *(("heads", heads) for heads in self.heads)):
-            _check(isinstance(size, int) and size > 0, name, "be a positive int", size)
-        _check(self.dtype in DTYPES.values(), "dtype", f"be one of {', '.join(DTYPES)}", self.dtype, TypeError)
-        _check(self.layout in LAYOUTS, "layout", f"be one of {', '.join(LAYOUTS)}", self.layout)
-        _check(self.layout != "shd" or self.batch == 1, "batch", "be 1 with layout shd", self.batch)
-        devices = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
-        _check(self.device in devices, "device", "be cpu, or cuda where torch finds a GPU", self.device)
-
-
-def _check(holds, name, rule, got, error=ValueError):
-    if not holds:
-        raise error(f"rope_ext: {name} must {rule}, got {got!r}")
 
 
 @dataclass(frozen=True)
@@ -109,12 +77,16 @@ def profile(*, rounds=50, trace=None, **case):
     trace: file to write, JSON for chrome://tracing or ui.perfetto.dev: a few calls of each form, with memory.
 
     Returns a `Profile`. Raises ValueError or TypeError, "rope_ext: <argument> must <rule>, got <value>", and OSError
-    for a file that cannot be written.
+    for a file that cannot be written, all before anything is measured. torch's profiler logs to stderr; with
+    KINETO_LOG_LEVEL=99 in the environment before its first use it does not.
 
         print(rope_ext.profile.profile(seqlen=8192, heads=(32, 8), dtype=torch.float16, layout="bhsd"))
     """
+    check_names(case)
     case = Case(**case)
-    _check(isinstance(rounds, int) and rounds > 0, "rounds", "be a positive int", rounds)
+    check(isinstance(rounds, int) and rounds > 0, "rounds", "be a positive int", rounds)
+    if trace is not None:
+        check_file(trace)
     on_cpu = case.device == "cpu"
     calls, on_one_token = _calls(case), _calls(replace(case, batch=1, seqlen=1))
     steps = [call for _, call in (*calls.values(), *on_one_token.values())]
@@ -235,10 +207,18 @@ def _peak_on_cuda(call):
     return torch.cuda.max_memory_allocated() - before
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):
+        """One line, without the usage: --help shows that."""
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+
 def main():
-    parser = argparse.ArgumentParser(
+    # Read by torch's profiler when it is first used; above all its levels nothing is logged.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+    parser = _Parser(
         prog="python -m rope_ext.profile",
-        description="What a call of rope_ext costs, next to a copy. On stderr torch's profiler may log that it ran.",
+        description="What a call of rope_ext costs, next to a copy.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--batch", type=int, help="sequences")
@@ -246,22 +226,29 @@ def main():
     parser.add_argument("--heads", type=int, nargs="+", help="one number per tensor, such as those of q and k")
     parser.add_argument("--head-dim", type=int, help="channels of a head")
     parser.add_argument("--rotary-dim", type=int, help="rotated channels; None: all")
-    parser.add_argument("--dtype", type=lambda name: DTYPES.get(name, name), help=", ".join(DTYPES))
+    parser.add_argument("--dtype", choices=DTYPES, metavar="DTYPE", help=", ".join(DTYPES))
     parser.add_argument("--device", help="cpu or cuda")
-    parser.add_argument("--layout", help=", ".join(LAYOUTS))
+    parser.add_argument("--layout", choices=LAYOUTS, metavar="LAYOUT", help=", ".join(LAYOUTS))
     parser.add_argument("--interleaved", action="store_true", help="pairs are channels (2i, 2i + 1)")
     parser.add_argument("--threads", type=int, help="of the CPU")
     parser.add_argument("--rounds", type=int, help="at most; their time is bounded too")
     parser.add_argument("--trace", metavar="FILE", help="write a few calls for chrome://tracing or ui.perfetto.dev")
-    parser.set_defaults(**vars(Case()), threads=torch.get_num_threads(), rounds=50)
-    options = vars(parser.parse_args())
+    parser.set_defaults(**vars(Case()) | {"dtype": "bfloat16"}, threads=torch.get_num_threads(), rounds=50)
+    arguments = parser.parse_args()
+    options = dict(vars(arguments))
+    threads, dtype = options.pop("threads"), DTYPES[options.pop("dtype")]
     try:
-        threads = options.pop("threads")
-        _check(threads > 0, "threads", "be a positive int", threads)
+        check(0 < threads <= 1024, "threads", "be in 1 to 1024", threads)
         torch.set_num_threads(threads)
-        print(profile(**options))
+        print(profile(dtype=dtype, **options))
     except (NotImplementedError, OSError, TypeError, ValueError) as error:  # about arguments: a sentence says it
-        raise SystemExit(str(error)) from None
+        message = str(error).removeprefix("rope_ext: ")
+        name = message.partition(" ")[0]
+        parser.error(message.replace(name, f"--{name.replace('_', '-')}", 1) if hasattr(arguments, name) else message)
+    except RuntimeError as error:
+        if "allocate memory" not in str(error) and not isinstance(error, torch.OutOfMemoryError):
+            raise
+        parser.exit(1, f"{parser.prog}: error: out of memory: {error}\n")
 
 
 if __name__ == "__main__":

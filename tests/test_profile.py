@@ -151,22 +151,68 @@ def test_shd_has_no_batch():
         profile(**TINY, batch=2, layout="shd")
 
 
+def test_a_wrong_name_is_answered_with_the_right_one():
+    with pytest.raises(TypeError, match=r"rope_ext: seq_len must be one of .*\(did you mean seqlen\?\), got 8$"):
+        profile(seq_len=8)
+
+
+@pytest.mark.parametrize("trace", ["missing/trace.json", ""])
+def test_a_trace_that_cannot_be_written_is_refused_before_the_measurement(trace, tmp_path, monkeypatch):
+    monkeypatch.setattr(rope_ext.profile, "_calls", lambda case: pytest.fail("measured"))
+    with pytest.raises(OSError, match=r"^rope_ext: trace must be a file that can be written, got '"):
+        profile(**TINY, trace=tmp_path / trace)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_trace_is_a_path():
+    with pytest.raises(TypeError, match=r"^rope_ext: trace must be a path or None, got True$"):
+        profile(**TINY, trace=True)
+
+
 def test_command(tmp_path):
     file = tmp_path / "trace.json"
     options = "--seqlen 4 --heads 2 1 1 --head-dim 8 --dtype float32 --layout bhsd --threads 1 --rounds 1"
     command = [sys.executable, "-m", "rope_ext.profile", *options.split(), "--trace", str(file)]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert ended.returncode == 0, ended.stderr
+    assert (ended.returncode, ended.stderr) == (0, "")  # and nothing of torch's profiler
     assert re.search(rf"torch {re.escape(torch.__version__)}, .*instruction set \w+, threads 1\n", ended.stdout)
+    assert "batch 1, seqlen 4, heads 2 and 1 and 1, head_dim 8, rotary_dim all," in ended.stdout
     table = {line[:16].strip(): line[16:].split() for line in ended.stdout.splitlines()}
     assert all(len(table[name]) == 6 and all(map(float, table[name][:2])) for name in ROWS)
     assert "rope_ext::rotate" in file.read_text()
 
 
-def test_command_without_a_gpu(monkeypatch):
-    """One sentence, and the status of a failure."""
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--device cuda", "--device must be cpu, or cuda where torch finds a GPU, got 'cuda'"),
+        ("--trace missing/trace.json", "--trace must be a file that can be written, got 'missing/trace.json'"),
+        ("--head-dim 8 --rotary-dim 7", "--rotary-dim must be even and in 2 to head_dim 8, got 7"),
+        ("--threads 99999999999", "--threads must be in 1 to 1024, got 99999999999"),
+        ("--seqlen 9999999999999", "--seqlen must be an int in 1 to 2^40 - 1, got 9999999999999"),
+        ("--seqlen 999999999999 --batch 99999", "--seqlen must keep batch * seqlen * heads * head_dim below 2^56"),
+        ("--seqlen x", "argument --seqlen: invalid int value: 'x'"),
+        ("--dtype int8", "argument --dtype: invalid choice: 'int8'"),
+        ("--seq-len 8", "unrecognized arguments: --seq-len 8"),
+    ],
+)
+def test_the_command_refuses_in_one_line_with_status_2(options, message, monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(sys, "argv", ["profile", "--device", "cuda"])
+    status, said = failed(options, monkeypatch, capsys)
+    assert status == 2 and said.startswith(message)
+
+
+def test_the_command_runs_out_of_memory_in_one_line(monkeypatch, capsys):
+    status, said = failed("--seqlen 99999999999", monkeypatch, capsys)
+    assert status == 1 and said.startswith("out of memory: ")
+
+
+def failed(options, monkeypatch, capsys):
+    """(the exit status of the command, the one line on stderr behind "error: ")."""
+    monkeypatch.setenv("KINETO_LOG_LEVEL", "99")
+    monkeypatch.setattr(sys, "argv", ["profile", *options.split()])
     with pytest.raises(SystemExit) as ended:
         rope_ext.profile.main()
-    assert ended.value.code == "rope_ext: device must be cpu, or cuda where torch finds a GPU, got 'cuda'"
+    line, rest = capsys.readouterr().err.split("\n")
+    assert rest == ""
+    return ended.value.code, line.removeprefix("python -m rope_ext.profile: error: ")

@@ -1,0 +1,79 @@
+"""What `rope_ext.profile` is asked to measure, and the checks of it, which are made before anything is measured."""
+
+import difflib
+import os
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import torch
+
+from ._numbers import shown
+from .reference import LAYOUTS
+
+DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is called: one rotation of contiguous tensors. The default is q and k of a layer of Llama 3 8B."""
+
+    batch: int = 1  # with "thd", so many packed sequences; 1 with "shd", which has none
+    seqlen: int = 4096
+    heads: tuple = (32, 8)  # of each tensor
+    head_dim: int = 128
+    rotary_dim: int = None  # even; None: head_dim
+    dtype: torch.dtype = torch.bfloat16  # tables: float64 for float64, else float32
+    device: str = "cpu"  # or "cuda": torch's current one
+    layout: str = "bshd"  # this and the next as in rope_ext.apply
+    interleaved: bool = False
+
+    def __post_init__(self):
+        """What `rope_ext.apply` would not check, or would say of its own arguments."""
+        heads_hold = isinstance(self.heads, (tuple, list)) and 1 <= len(self.heads) <= 8
+        check(heads_hold, "heads", "be 1 to 8 ints, one per tensor", self.heads)
+        sizes = [(name, getattr(self, name)) for name in ("batch", "seqlen", "head_dim")]
+        for name, size in (*sizes, *(("heads", heads) for heads in self.heads)):
+            check(isinstance(size, int) and 0 < size < 2**40, name, "be an int in 1 to 2^40 - 1", size)
+        dtypes = list(DTYPES.values())
+        is_known = isinstance(self.dtype, torch.dtype) and self.dtype in dtypes
+        check(is_known, "dtype", f"be one of {', '.join(map(str, dtypes))}", self.dtype, TypeError)
+        elements = self.batch * self.seqlen * sum(self.heads) * self.head_dim
+        check(elements < 2**56, "seqlen", "keep batch * seqlen * heads * head_dim below 2^56", self.seqlen)
+        check(self.layout in LAYOUTS, "layout", f"be one of {', '.join(LAYOUTS)}", self.layout)
+        check(self.layout != "shd" or self.batch == 1, "batch", "be 1 with layout shd", self.batch)
+        devices = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
+        check(self.device in devices, "device", "be cpu, or cuda where torch finds a GPU", self.device)
+
+    def __str__(self):
+        sizes = f"batch {self.batch}, seqlen {self.seqlen}, heads {' and '.join(map(str, self.heads))}"
+        rotated = "all" if self.rotary_dim is None else self.rotary_dim
+        pairs = "(2i, 2i + 1)" if self.interleaved else "(i, i + rotary_dim / 2)"
+        channels = f"head_dim {self.head_dim}, rotary_dim {rotated}, pairs {pairs}"
+        return f"{sizes}, {channels}, {str(self.dtype).removeprefix('torch.')} on {self.device}, layout {self.layout}"
+
+
+def check(holds, name, rule, got, error=ValueError):
+    if not holds:
+        raise error(f"rope_ext: {name} must {rule}, got {shown(got)}")
+
+
+def check_names(case):
+    names = [field.name for field in fields(Case)]
+    for name in case:
+        meant = difflib.get_close_matches(name, names, 1)
+        hint = f" (did you mean {meant[0]}?)" if meant else ""
+        check(name in names, name, f"be one of {', '.join(names)}, rounds or trace{hint}", case[name], TypeError)
+
+
+def check_file(trace):
+    """Raises OSError where the file cannot be written. Opening it is the only proof; a file made so is removed."""
+    path = Path(trace) if isinstance(trace, (str, os.PathLike)) else None
+    check(path is not None, "trace", "be a path or None", trace, TypeError)
+    is_new = not path.exists()
+    try:
+        path.open("a").close()
+    except OSError as error:
+        rule = "be a file that can be written"
+        raise type(error)(f"rope_ext: trace must {rule}, got {shown(str(trace))}: {error.strerror}") from None
+    if is_new:
+        path.unlink()
