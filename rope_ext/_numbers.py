@@ -10,6 +10,7 @@ import torch
 
 MAX_CHANNELS = 2**20  # of a head: frequencies of more would take seconds and gigabytes, for no model
 MAX_AXES = 64  # of positions
+_SHORT_NAMES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32", "fp64": "float64"}
 _LARGEST = sys.float_info.max  # compared, not converted: float(10**400) raises OverflowError
 
 
@@ -44,6 +45,16 @@ def shown(value):
     return line if len(line) <= 200 else f"{line[:160]} ... {line[-32:]}"
 
 
+def floating_point(dtype):
+    """dtype must be a torch.dtype; the error says which one a name, or a type of numpy, means."""
+    if isinstance(dtype, torch.dtype) and dtype.is_floating_point:
+        return
+    name = dtype if isinstance(dtype, str) else getattr(dtype, "name", getattr(dtype, "__name__", ""))
+    meant = getattr(torch, _SHORT_NAMES.get(name, name), None) if isinstance(name, str) else None
+    cure = f": {meant} is one" if isinstance(meant, torch.dtype) and meant.is_floating_point else ""
+    raise TypeError(f"rope_ext: dtype must be a floating point type, got {shown(dtype)}{cure}")
+
+
 def _shape_of(value):
     try:
         shape = getattr(value, "shape", None)
@@ -74,7 +85,7 @@ def as_int64(name, value, wanted="an int"):
 def positive(**arguments):
     """Each must be a finite number above 0."""
     for name, value in arguments.items():
-        _real(name, value)
+        _check_real(name, value)
         if not value > 0:
             raise ValueError(f"rope_ext: {name} must be positive, got {shown(value)}")
         if value > _LARGEST:
@@ -84,15 +95,23 @@ def positive(**arguments):
 def not_negative(**arguments):
     """Each must be a finite number, 0 or more."""
     for name, value in arguments.items():
-        _real(name, value)
+        _check_real(name, value)
         if not 0 <= value <= _LARGEST:
             raise ValueError(f"rope_ext: {name} must be finite and not negative, got {shown(value)}")
+
+
+def real(**arguments):
+    """Each must be a finite number."""
+    for name, value in arguments.items():
+        _check_real(name, value)
+        if not -_LARGEST <= value <= _LARGEST:
+            raise ValueError(f"rope_ext: {name} must be finite, got {shown(value)}")
 
 
 def fraction(**arguments):
     """Each must be a number from 0 to 1."""
     for name, value in arguments.items():
-        _real(name, value)
+        _check_real(name, value)
         if not 0 <= value <= 1:
             raise ValueError(f"rope_ext: {name} must be in 0 to 1, got {shown(value)}")
 
@@ -114,6 +133,13 @@ def integer(**arguments):
     for name, value in arguments.items():
         if not isinstance(value, numbers.Integral) or isinstance(value, bool):
             raise TypeError(f"rope_ext: {name} must be an int, got {shown(value)}")
+
+
+def integers(name, values):
+    """Each of values must be an int."""
+    for value in values:
+        if type(value) is not int and (not isinstance(value, numbers.Integral) or isinstance(value, bool)):
+            raise TypeError(f"rope_ext: {name} must be a list of ints, got {shown(value)} in it")
 
 
 def count(**arguments):
@@ -175,14 +201,12 @@ def as_tuple(name, values, of="numbers"):
 def axes_of(name, axes):
     """A list of axes of positions as a tuple of ints."""
     axes = as_tuple(name, axes, of="ints")
-    if not all(type(axis) is int for axis in axes):
-        for axis in axes:
-            integer(**{name: axis})
+    integers(name, axes)
     if max(axes, default=0) >= MAX_AXES:
         raise ValueError(f"rope_ext: {name} must be in 0 to {MAX_AXES - 1}, got {max(axes)}")
     return tuple(int(axis) for axis in axes)
 
 
-def _real(name, value):
+def _check_real(name, value):
     if not isinstance(value, numbers.Real) or isinstance(value, bool):
         raise TypeError(f"rope_ext: {name} must be a number, got {shown(value)}")

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 
 from . import _numbers
+from ._numbers import shown
 
 
 class Frequencies(NamedTuple):
@@ -294,11 +295,13 @@ def axial(
     _numbers.channels(rotary_dim)
     _numbers.integer(axes=axes)
     _numbers.boolean(alternate=alternate, divide=divide)
-    if axes < 1 or rotary_dim % (2 * axes):
+    if not 1 <= axes <= _numbers.MAX_AXES:
+        raise ValueError(f"rope_ext: axes must be in 1 to {_numbers.MAX_AXES}, got {shown(axes)}")
+    if rotary_dim % (2 * axes):
         raise ValueError(f"rope_ext: rotary_dim must be a multiple of 2 * axes = {2 * axes}, got {rotary_dim}")
     order = tuple(range(axes)) if axis_order is None else _numbers.axes_of("axis_order", axis_order)
     if sorted(order) != list(range(axes)):
-        raise ValueError(f"rope_ext: axis_order must hold each of 0 to axes - 1 = {axes - 1} once, got {order}")
+        raise ValueError(f"rope_ext: axis_order must hold each of 0 to axes - 1 = {axes - 1} once, got {shown(order)}")
     n = rotary_dim // (2 * axes)
     if divide:
         natural = default(rotary_dim, base, dtype=dtype).inv_freq
@@ -318,14 +321,18 @@ def per_axis(inv_freq, pair_axis, *, axes=None):
     Equivalent to: torch.stack([torch.where(torch.tensor(pair_axis) == axis, inv_freq, 0) for axis in range(axes)])
     """
     pair_axis = _numbers.axes_of("pair_axis", pair_axis)
+    if not isinstance(inv_freq, torch.Tensor):
+        raise TypeError(f"rope_ext: inv_freq must be a Tensor, got {shown(inv_freq)}: torch.tensor(inv_freq) makes one")
     if inv_freq.dim() not in (1, 2):
         raise ValueError(f"rope_ext: inv_freq must be (pairs,) or (heads, pairs), got {tuple(inv_freq.shape)}")
     if len(pair_axis) != inv_freq.shape[-1]:
         raise ValueError(f"rope_ext: pair_axis must have {inv_freq.shape[-1]} entries, got {len(pair_axis)}")
     axes = max(pair_axis, default=0) + 1 if axes is None else axes
     _numbers.integer(axes=axes)
+    if axes > _numbers.MAX_AXES:
+        raise ValueError(f"rope_ext: axes must be at most {_numbers.MAX_AXES}, got {shown(axes)}")
     if not all(0 <= axis < axes for axis in pair_axis):
-        raise ValueError(f"rope_ext: pair_axis must be in 0 to axes - 1 = {axes - 1}, got {pair_axis}")
+        raise ValueError(f"rope_ext: pair_axis must be in 0 to axes - 1 = {axes - 1}, got {shown(pair_axis)}")
     follows = torch.tensor(pair_axis, device=inv_freq.device) == torch.arange(axes, device=inv_freq.device)[:, None]
     return torch.where(follows[:, None], inv_freq.reshape(1, -1, inv_freq.shape[-1]), 0)
 
@@ -338,14 +345,15 @@ def mrope_pair_axis(sections, interleaved=False):
     Source: transformers, recomposition_frequencies of Qwen2VLRotaryEmbedding and Qwen3VLTextRotaryEmbedding.
     """
     sections = _numbers.as_tuple("mrope_section", sections, of="ints")
-    for n in sections:
-        _numbers.integer(mrope_section=n)
+    _numbers.integers("mrope_section", sections)
     if not sections or min(sections) < 0 or sum(sections) > _numbers.MAX_CHANNELS:
-        raise ValueError(f"rope_ext: mrope_section must be numbers of pairs, got {list(sections)}")
+        raise ValueError(f"rope_ext: mrope_section must be numbers of pairs, got {shown(list(sections))}")
     if not interleaved:
         return tuple(i % 3 for i, n in enumerate(sections) for _ in range(n))
     if len(sections) != 3:
-        raise ValueError(f"rope_ext: mrope_section must have 3 entries where it is interleaved, got {list(sections)}")
+        raise ValueError(
+            f"rope_ext: mrope_section must have 3 entries where it is interleaved, got {shown(list(sections))}"
+        )
     return tuple(p % 3 if p < 3 * sections[p % 3] else 0 for p in range(sum(sections)))
 
 
@@ -359,8 +367,13 @@ def xpos_scale(positions, rotary_dim, *, scale_base=512, gamma=0.4, center=0, dt
     Source: Sun et al. 2022, A Length-Extrapolatable Transformer, eq. 13 and algorithm 1 (gamma 0.4); scale_base 512:
     microsoft/torchscale, XPOS.
     """
+    if not isinstance(positions, torch.Tensor):
+        raise TypeError(f"rope_ext: positions must be a Tensor, got {shown(positions)}: torch.tensor makes one")
     _numbers.channels(rotary_dim)
     _numbers.positive(scale_base=scale_base, gamma=gamma)
+    if not isinstance(center, torch.Tensor):
+        _numbers.real(center=center)
+    _numbers.floating_point(dtype)
     pairs = torch.arange(0, rotary_dim, 2, dtype=torch.float64, device=positions.device)
     zeta = (pairs / rotary_dim + gamma) / (1 + gamma)
     return (zeta ** ((positions.to(torch.float64) - center) / scale_base).unsqueeze(-1)).to(dtype)
@@ -369,9 +382,9 @@ def xpos_scale(positions, rotary_dim, *, scale_base=512, gamma=0.4, center=0, dt
 def _wavelengths(rotary_dim, base, dtype, pairs=None):
     """base ** (2 i / rotary_dim): positions per radian."""
     _numbers.channels(rotary_dim)
-    if dtype not in (torch.float64, torch.float32):
-        raise TypeError(f"rope_ext: dtype must be float64 or float32, got {dtype}")
-    if not isinstance(base, torch.Tensor):
+    if not isinstance(dtype, torch.dtype) or dtype not in (torch.float64, torch.float32):
+        raise TypeError(f"rope_ext: dtype must be torch.float64 or torch.float32, got {shown(dtype)}")
+    if not (isinstance(base, torch.Tensor) and base.numel() == 1):
         _numbers.positive(base=base)
     # Integers first, as transformers has it; "cpu" for the same bits wherever torch's default device is.
     pairs = rotary_dim // 2 if pairs is None else pairs

@@ -47,7 +47,7 @@ def clear_tables():
 
 def _check_bytes(max_bytes):
     if isinstance(max_bytes, bool) or not isinstance(max_bytes, int):
-        raise TypeError(f"rope_ext: max_bytes must be an int, got {max_bytes!r}")
+        raise TypeError(f"rope_ext: max_bytes must be an int, got {shown(max_bytes)}")
     if not 0 <= max_bytes < 2**63:
         raise ValueError(f"rope_ext: max_bytes must be at least 0 and below 2**63, got {shown(max_bytes)}")
 

@@ -27,9 +27,9 @@ def permute_weights(weight, num_heads, rotary_dim=None, *, to, rotary_offset=0):
     Source: transformers/models/llama/convert_llama_weights_to_hf.py, permute.
     """
     if not isinstance(to, str) or to not in ("half", "interleaved"):
-        raise ValueError(f"rope_ext: to must be 'half' or 'interleaved', got {to!r}")
+        raise ValueError(f"rope_ext: to must be 'half' or 'interleaved', got {shown(to)}")
     if not isinstance(weight, torch.Tensor):
-        raise TypeError(f"rope_ext: weight must be a Tensor, got {weight!r}")
+        raise TypeError(f"rope_ext: weight must be a Tensor, got {shown(weight)}")
     if weight.layout != torch.strided:
         raise TypeError(f"rope_ext: weight must be strided, got {weight.layout}")
     integers = {"num_heads": num_heads, "rotary_offset": rotary_offset}
@@ -37,7 +37,7 @@ def permute_weights(weight, num_heads, rotary_dim=None, *, to, rotary_offset=0):
         integers["rotary_dim"] = rotary_dim
     for name, value in integers.items():
         if not isinstance(value, (numbers.Integral, torch.SymInt)) or isinstance(value, bool):
-            raise TypeError(f"rope_ext: {name} must be an int, got {value!r}")
+            raise TypeError(f"rope_ext: {name} must be an int, got {shown(value)}")
     if num_heads < 1:
         raise ValueError(f"rope_ext: num_heads must be positive, got {shown(num_heads)}")
     if weight.dim() == 0 or weight.shape[0] % num_heads:
