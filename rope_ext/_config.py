@@ -26,6 +26,7 @@ from collections.abc import Mapping
 from . import _config_keys, _numbers
 from ._config_schedule import pair_axis, schedule_of
 from ._config_source import Source, first, missing, null, refuse_nulls
+from ._numbers import shown
 
 _TYPES = {"mrope": "default", "su": "longrope", "xdrope": "dynamic"}  # older names
 _BASE_OF_LAYER_TYPE = (
@@ -40,6 +41,8 @@ _KNOWN_TYPES = ("axial", "default", "dynamic", "linear", "llama3", "longrope", "
 def read(config, layer_type=None, precision="exact"):
     """Keyword arguments of RotaryEmbedding; see RotaryEmbedding.from_config."""
     source = Source(config)
+    if not source.names():
+        raise missing("rope_theta, or rope_parameters, and head_dim, or hidden_size and num_attention_heads", source)
     if layer_type is not None:
         _numbers.text(layer_type=layer_type)
     if (width := source.get("relation_bias_embed_dim")) is not None:
@@ -81,7 +84,7 @@ def _rope_parameters(source, layer_type):
     """(the dict of the rotation that is asked for, the keys beside the layer types, or None where there are none)."""
     new, old = source.get("rope_parameters"), source.get("rope_scaling")
     if new and old and not _agree(new, old):
-        raise ValueError(f"rope_ext: rope_scaling must agree with rope_parameters {new}, got {old}")
+        raise ValueError(f"rope_ext: rope_scaling must agree with rope_parameters {shown(new)}, got {shown(old)}")
     rope = dict(new or old or {})
     if not rope and (base := source.get("memory_attention_rope_theta")) is not None:  # SAM 2 in transformers 4
         rope = {"rope_type": "axial", "rope_theta": base}
@@ -100,13 +103,15 @@ def _rope_parameters(source, layer_type):
     unknown = {name: value for name, value in rope.items() if name not in _config_keys.INNER}
     if not any(isinstance(value, Mapping) for value in unknown.values()):
         if layer_type is not None and layer_type not in (source.get("layer_types") or ()):
-            raise ValueError(f"rope_ext: layer_type must be None for a config with one rotation, got {layer_type!r}")
+            raise ValueError(
+                f"rope_ext: layer_type must be None for a config with one rotation, got {shown(layer_type)}"
+            )
         return rope, None
     nested = {name: value for name, value in unknown.items() if isinstance(value, Mapping) or value is None}
     if layer_type not in nested:
-        raise ValueError(f"rope_ext: layer_type must be one of {', '.join(map(str, nested))}, got {layer_type!r}")
+        raise ValueError(f"rope_ext: layer_type must be one of {', '.join(map(str, nested))}, got {shown(layer_type)}")
     if nested[layer_type] is None:
-        raise ValueError(f"rope_ext: layer_type must have a rotation, got {layer_type!r}, which has none")
+        raise ValueError(f"rope_ext: layer_type must have a rotation, got {shown(layer_type)}, which has none")
     return dict(nested[layer_type]), {name: value for name, value in rope.items() if name not in nested}
 
 
@@ -157,10 +162,10 @@ def _rope_type(source, rope):
         raise ValueError("rope_ext: mrope_section must be in the config where rope_type is 'mrope', got None")
     kind, old = _TYPES.get(kind, kind), _TYPES.get(old, old)
     if kind is not None and old is not None and kind != old:
-        raise ValueError(f"rope_ext: type must agree with rope_type {kind!r}, got {old!r}")
+        raise ValueError(f"rope_ext: type must agree with rope_type {kind!r}, got {shown(old)}")
     kind = first(kind, old, "default")
     if kind not in _KNOWN_TYPES:
-        raise ValueError(f"rope_ext: rope_type must be one of {', '.join(_KNOWN_TYPES)}, got {kind!r}")
+        raise ValueError(f"rope_ext: rope_type must be one of {', '.join(_KNOWN_TYPES)}, got {shown(kind)}")
     if kind == "yarn" and rope.get("short_factor"):  # as Phi-3 once called it
         kind = "longrope"
     if kind == "dynamic" and rope.get("alpha"):  # HunYuan
@@ -170,7 +175,7 @@ def _rope_type(source, rope):
             return "axial"
         for key in ("factor", "short_factor", "long_factor", "low_freq_factor"):
             if rope.get(key) not in (None, 1, 1.0):
-                raise ValueError(f"rope_ext: {key} must be absent where rope_type is 'default', got {rope[key]}")
+                raise ValueError(f"rope_ext: {key} must be absent where rope_type is 'default', got {shown(rope[key])}")
     return kind
 
 

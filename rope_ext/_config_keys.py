@@ -13,6 +13,7 @@ import sys
 import warnings
 
 from . import _numbers
+from ._numbers import shown
 
 
 def _words(text):
@@ -38,21 +39,20 @@ _LENGTHS = _words("max_position_embeddings n_positions original_max_position_emb
 def _is_a_dict(**arguments):
     for name, value in arguments.items():
         if not hasattr(value, "keys"):
-            raise TypeError(f"rope_ext: {name} must be a dict, got {value!r}")
+            raise TypeError(f"rope_ext: {name} must be a dict, got {shown(value)}")
 
 
 def _number_of_pairs(**arguments):
     for name, values in arguments.items():
         if not isinstance(values, (list, tuple)):
-            raise TypeError(f"rope_ext: {name} must be a list of ints, got {values!r}")
-        for value in values:
-            _numbers.integer(**{name: value})
+            raise TypeError(f"rope_ext: {name} must be a list of ints, got {shown(values)}")
+        _numbers.integers(name, values)
 
 
 def _names(**arguments):
     for name, values in arguments.items():
         if not isinstance(values, (list, tuple)) or not all(isinstance(value, str) for value in values):
-            raise TypeError(f"rope_ext: {name} must be a list of str, got {values!r}")
+            raise TypeError(f"rope_ext: {name} must be a list of str, got {shown(values)}")
 
 
 READ = {
@@ -174,16 +174,18 @@ def check_names(names, value_of):
             continue
         if harmless is not None:
             if not (type(value) in (type(harmless), float) and value == harmless):
-                raise ValueError(f"rope_ext: {name} must be {harmless} or absent to be read, got {value!r}")
+                raise ValueError(f"rope_ext: {name} must be {harmless} or absent to be read, got {shown(value)}")
         elif name == "layer_rope_theta":
             _check_base_of_layers(value, value_of)
         elif name in _ROTATES_WHERE:
             _check_that_it_rotates(name, value)
         elif name in _ONLY_INSIDE:
-            raise ValueError(f"rope_ext: {name} must be inside rope_parameters or rope_scaling, got {value!r} outside")
+            raise ValueError(
+                f"rope_ext: {name} must be inside rope_parameters or rope_scaling, got {shown(value)} outside"
+            )
         else:
             hint = f" (is it {meant}?)" if meant else _did_you_mean(name, READ)
-            raise ValueError(f"rope_ext: {name} must be a key that from_config knows{hint}, got {value!r}")
+            raise ValueError(f"rope_ext: {name} must be a key that from_config knows{hint}, got {shown(value)}")
 
 
 def check_inner_values(rope):
@@ -201,31 +203,31 @@ def check_inner_names(rope, kind, layer_types):
         if name in INNER:
             kinds = INNER[name][1]
             if kinds is not None and kind not in kinds.split():
-                _warn(f"{name} has no effect where rope_type is {kind!r}, got {value!r}")
+                _warn(f"{name} has no effect where rope_type is {kind!r}, got {shown(value)}")
         elif name in layer_types:
-            raise TypeError(f"rope_ext: {name} must be a dict or None, got {value!r}")
+            raise TypeError(f"rope_ext: {name} must be a dict or None, got {shown(value)}")
         elif not isinstance(name, str) or not (_LIKE_A_KEY_OF_ROPE.search(name) or _did_you_mean(name, INNER)):
-            _warn(f"rope_parameters must have keys that from_config knows, got {name!r}: {value!r}")
+            _warn(f"rope_parameters must have keys that from_config knows, got {name!r}: {shown(value)}")
         elif not (name.endswith("factor") and type(value) in (int, float) and value == 1):
             hint = _did_you_mean(name, INNER)
             rule = f"be a key of rope_parameters that from_config knows{hint}"
-            raise ValueError(f"rope_ext: {name} must {rule}, got {value!r}")
+            raise ValueError(f"rope_ext: {name} must {rule}, got {shown(value)}")
 
 
 def check_scaled_layers(value_of, kind):
     """rope_scaling_layers of Molmo 2: the layers that are scaled, all others have rope_type "default"."""
     layers, count = value_of("rope_scaling_layers"), value_of("num_hidden_layers")
     if isinstance(layers, (list, tuple)) and count != len(layers) and kind not in ("default", "axial"):
-        _warn(f"rope_scaling_layers must be all layers, got {layers}: what is read is the rotation of these")
+        _warn(f"rope_scaling_layers must be all layers, got {shown(layers)}: what is read is the rotation of these")
 
 
 def check_names_beside_layer_types(beside, layer_types):
     """Keys beside the dicts of the layer types of rope_parameters: only truncate is read there."""
     for name, value in beside.items():
         if name in layer_types:
-            raise TypeError(f"rope_ext: {name} must be a dict or None, got {value!r}")
+            raise TypeError(f"rope_ext: {name} must be a dict or None, got {shown(value)}")
         if name != "truncate" and value is not None:
-            _warn(f"{name} has no effect beside the layer types of rope_parameters, got {value!r}")
+            _warn(f"{name} has no effect beside the layer types of rope_parameters, got {shown(value)}")
         elif value is not None:
             _numbers.boolean(truncate=value)
 
@@ -236,14 +238,14 @@ def _check_that_it_rotates(name, value):
     if is_plain and value in rotates:
         return
     if not is_plain or value not in does_not:
-        raise ValueError(f"rope_ext: {name} must be {rotates[0]!r} in a model that rotates, got {value!r}")
-    _warn(f"{name} must be {rotates[0]!r} in a model that rotates, got {value!r}: read as if it were")
+        raise ValueError(f"rope_ext: {name} must be {rotates[0]!r} in a model that rotates, got {shown(value)}")
+    _warn(f"{name} must be {rotates[0]!r} in a model that rotates, got {shown(value)}: read as if it were")
 
 
 def _check_base_of_layers(values, value_of):
     """layer_rope_theta: a base per layer, 0 where the layer does not rotate. One rotation is all that can be read."""
     if not isinstance(values, (list, tuple)):
-        raise TypeError(f"rope_ext: layer_rope_theta must be a list of numbers, got {values!r}")
+        raise TypeError(f"rope_ext: layer_rope_theta must be a list of numbers, got {shown(values)}")
     for value in values:
         _numbers.not_negative(layer_rope_theta=value)
     rope = value_of("rope_parameters") or value_of("rope_scaling")

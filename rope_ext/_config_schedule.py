@@ -2,6 +2,7 @@
 
 from . import frequencies
 from ._config_source import first, missing
+from ._numbers import shown
 
 
 def schedule_of(kind, source, rope, beside, partial, precision):
@@ -88,10 +89,12 @@ def pair_axis(source, rope, pairs):
     if interleaved is not None and convention is not None and interleaved != (convention == "interleaved"):
         raise ValueError(f"rope_ext: mrope_interleaved must agree with model_type, got {interleaved}")
     if sum(sections) != pairs:
-        raise ValueError(f"rope_ext: mrope_section must sum to rotary_dim / 2 = {pairs}, got {list(sections)}")
+        raise ValueError(f"rope_ext: mrope_section must sum to rotary_dim / 2 = {pairs}, got {shown(list(sections))}")
     if convention == "height and width alternate, then time":
         if len(sections) != 3 or sections[0] != sections[1]:
-            raise ValueError(f"rope_ext: mrope_section must be [n, n, m] for this model_type, got {list(sections)}")
+            raise ValueError(
+                f"rope_ext: mrope_section must be [n, n, m] for this model_type, got {shown(list(sections))}"
+            )
         return (1, 2) * sections[0] + (0,) * sections[2]
     return frequencies.mrope_pair_axis(sections, interleaved=bool(interleaved) or convention == "interleaved")
 

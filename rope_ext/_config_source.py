@@ -1,10 +1,14 @@
 """A configuration that can be asked: a dict, or any object with attributes."""
 
 import numbers
+import os
 from collections.abc import Mapping
+
+import torch
 
 from . import _config_keys
 from ._config_facts import MODELS
+from ._numbers import shown
 
 _NO_PARTS = {"quantization_config", "compression_config", "per_layer_config", "mtp_per_layer_config"}
 _NO_CONFIGS = (str, bytes, numbers.Number, list, tuple, set, frozenset, type)
@@ -14,8 +18,7 @@ class Source:
     """One way to ask dicts and objects; None: not there, or null. Where a null is an error, that is asked for apart."""
 
     def __init__(self, config, overrides=None):
-        if isinstance(config, _NO_CONFIGS) or config is None:
-            raise TypeError(f"rope_ext: config must be a configuration object or a dict, got {config!r}")
+        _check_config(config)
         self.config, self.overrides = config, overrides or {}
         self.facts = MODELS.get(self.get("model_type"), {})
 
@@ -68,12 +71,12 @@ class Source:
         """The configuration of a layer of this type: transformers 5's per_layer_config, Gemma 4's global_head_dim."""
         per_layer, types = self.raw("per_layer_config"), self.get("layer_types") or ()
         if isinstance(per_layer, _NO_CONFIGS):
-            raise TypeError(f"rope_ext: per_layer_config must be a dict, got {per_layer!r}")
+            raise TypeError(f"rope_ext: per_layer_config must be a dict, got {shown(per_layer)}")
         if isinstance(per_layer, Mapping) and layer_type in types:
             index = list(types).index(layer_type)
             found = [values for key, values in per_layer.items() if str(key).isdigit() and int(key) == index]
             if found and not isinstance(found[0], Mapping):
-                raise TypeError(f"rope_ext: per_layer_config must have dicts, got {found[0]!r}")
+                raise TypeError(f"rope_ext: per_layer_config must have dicts, got {shown(found[0])}")
             return Source(self.config, dict(found[0]) if found else None)
         if per_layer is not None and not isinstance(per_layer, Mapping) and layer_type in types:
             try:
@@ -83,6 +86,15 @@ class Source:
         if layer_type == "full_attention" and (width := self.get("global_head_dim")) is not None:
             return Source(self.config, {"head_dim": width})
         return self
+
+
+def _check_config(config):
+    is_file, is_model = isinstance(config, (str, bytes, os.PathLike)), isinstance(config, torch.nn.Module)
+    if not (is_file or is_model or isinstance(config, _NO_CONFIGS) or config is None or hasattr(config, "__array__")):
+        return
+    cure = ": json.load reads a config.json, AutoConfig.from_pretrained of transformers takes a name" if is_file else ""
+    cure = ": model.config is one" if is_model and hasattr(config, "config") else cure
+    raise TypeError(f"rope_ext: config must be a configuration object or a dict, got {shown(config)}{cure}")
 
 
 def refuse_nulls(source, names):
@@ -101,4 +113,9 @@ def null(name, wanted):
 
 
 def missing(key, source):
-    return ValueError(f"rope_ext: config must have {key}, got a config of {source.get('model_type')!r} without")
+    if (model_type := source.get("model_type")) is not None:
+        got = f"a config of {model_type!r} without"
+    else:
+        names = sorted(name for name in source.names() if source.raw(name) is not None)
+        got = f"one with {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}" if names else shown(source.config)
+    return ValueError(f"rope_ext: config must have {key}, got {got}")

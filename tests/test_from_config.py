@@ -182,18 +182,22 @@ ERRORS = [
         {**HEADS, "rope_parameters": {"rope_theta": 5.0}, "rope_scaling": {"rope_theta": 6.0}},
         "rope_scaling must agree with rope_parameters {'rope_theta': 5.0}, got {'rope_theta': 6.0}",
     ),
-    ({**HEADS, "rope_scaling": {"rope_type": "default"}}, "config must have rope_theta, got a config of None without"),
+    (
+        {**HEADS, "rope_scaling": {"rope_type": "default"}},
+        "config must have rope_theta, got one with hidden_size, max_position_embeddings, num_attention_heads, "
+        "rope_scaling",
+    ),
     (
         {**HEADS, "model_type": "bert"},
         "config must have rope_parameters, rope_scaling or rope_theta, got a config of 'bert' without",
     ),
     (
         {"rope_theta": 1e4},
-        "config must have head_dim, or hidden_size and num_attention_heads, got a config of None without",
+        "config must have head_dim, or hidden_size and num_attention_heads, got one with rope_theta",
     ),
     (
         {"head_dim": 64, "rope_theta": 1e4, "rope_scaling": {"type": "dynamic", "factor": 2.0}},
-        "config must have max_position_embeddings, got a config of None without",
+        "config must have max_position_embeddings, got one with head_dim, rope_scaling, rope_theta",
     ),
     (
         {"text_config": BASE, "vision_config": {}},
@@ -433,7 +437,11 @@ VALUES = [
     ({"rope_scaling": {**YARN, "attention_factor": -1}}, ValueError, "attention_factor must be positive, got -1"),
     ({"rope_scaling": {**YARN, "truncate": "false"}}, TypeError, "truncate must be True or False, got 'false'"),
     ({"rope_scaling": {"mrope_section": "16"}}, TypeError, "mrope_section must be a list of ints, got '16'"),
-    ({"rope_scaling": {"mrope_section": [16.0, 24, 24]}}, TypeError, "mrope_section must be an int, got 16.0"),
+    (
+        {"rope_scaling": {"mrope_section": [16.0, 24, 24]}},
+        TypeError,
+        "mrope_section must be a list of ints, got 16.0 in it",
+    ),
     (
         {"max_position_embeddings": "9", "rope_scaling": {"type": "dynamic", "factor": 2}},
         TypeError,
@@ -542,7 +550,9 @@ def test_errors_of_layer_type():
         ValueError, match=r"^rope_ext: layer_type must be None for a config with one rotation, got 'main'$"
     ):
         read(BASE, "main")
-    with pytest.raises(TypeError, match=r"^rope_ext: config must be a configuration object or a dict, got 'gpt2'$"):
+    with pytest.raises(
+        TypeError, match=r"^rope_ext: config must be .* a dict, got 'gpt2': .*AutoConfig\.from_pretrained"
+    ):
         read("gpt2")
 
 
@@ -550,12 +560,12 @@ def test_errors_of_the_constructor():
     for keywords, kind, message in (
         ({"schedule": "spiral"}, ValueError, "schedule must be one of default, linear, ntk, "),
         ({"precision": "fp16"}, ValueError, "precision must be 'exact' or 'hf', got 'fp16'"),
-        ({"factor": 2.0}, TypeError, "parameters must be of schedule 'default', which takes none, got 'factor'"),
+        ({"factor": 2.0}, TypeError, "factor must come with schedule 'linear', "),
         ({"schedule": "linear"}, TypeError, "factor must be given for schedule 'linear', got None"),
         (
             {"schedule": "linear", "factor": 1, "seqlen": 5},
             TypeError,
-            "parameters must be of schedule 'linear', which takes factor, got 'seqlen'",
+            "seqlen must be given to rope(positions, seqlen=...), rope.tables or rope.apply, got 5",
         ),
         ({"schedule": "linear", "factor": -1}, ValueError, "factor must be positive, got -1"),
         ({"schedule": "axial", "pair_axis": (0, 1, 0, 1)}, ValueError, "pair_axis must be None with schedule 'axial'"),
