@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from .._kept import lock
+from .._numbers import shown
 from .._torch.library import build_info
 from ._calls import Survey
 from ._find import Candidate, rotates
@@ -61,6 +62,7 @@ def patch(model, rounding="eager"):
 
 def unpatch(model):
     """Undo the last `patch(model)` that is still in place. Raises ValueError if there is none."""
+    _check_model(model)
     with _lock:
         for made in reversed(_patches):
             if made.model() is model:
@@ -119,10 +121,8 @@ class _Replacement:
 
 
 def _patch(model, rounding, stacklevel):
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"rope_ext: model must be a torch.nn.Module, got {type(model).__name__}")
-    if rounding not in _ROUNDINGS:
-        raise ValueError(f"rope_ext: rounding must be one of {', '.join(_ROUNDINGS)}, got {rounding!r}")
+    _check_model(model)
+    check_rounding(rounding)
     with _lock:
         for made in [made for made in _patches if made.model() is None]:
             _undo(made)
@@ -152,6 +152,19 @@ def _patch(model, rounding, stacklevel):
         made = _Patch(weakref.ref(model), report, [_replace(c, d, rounding) for c, d in accepted])
         _patches.append(made)
         return made
+
+
+def _check_model(model):
+    if not isinstance(model, nn.Module):
+        modules = [name for name, value in getattr(model, "__dict__", {}).items() if isinstance(value, nn.Module)]
+        got = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
+        cure = f": its {' and its '.join(modules[:4])} can be given" if modules and not isinstance(model, type) else ""
+        raise TypeError(f"rope_ext: model must be a torch.nn.Module, got {got}{cure}")
+
+
+def check_rounding(rounding):
+    if not isinstance(rounding, str) or rounding not in _ROUNDINGS:
+        raise ValueError(f"rope_ext: rounding must be one of {', '.join(_ROUNDINGS)}, got {shown(rounding)}")
 
 
 def _verdict(candidate, rounding):

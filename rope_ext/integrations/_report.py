@@ -77,10 +77,12 @@ def warning_of(replaced, left_alone, layers):
     if left_alone:
         entry = left_alone[0]
         more = f", and {len(left_alone) - 1} more" if len(left_alone) > 1 else ""
-        found = f"{entry.name} was left alone ({entry.reason}){more}"
+        reason = entry.reason.replace("unknown source", "unknown source: not transformers', diffusers' or timm's")
+        found = f"{entry.name} was left alone ({reason}){more}"
         return f"nothing was replaced: {found}; call rope_ext.apply or a function of rope_ext.compat in its place"
     found = "no code that a call of the model is seen to run names a rotary function"
-    return f"nothing was replaced: {found}; patch the model that has the attention layers, or call rope_ext.apply there"
+    cure = "patch the model that has the attention layers, or call rope_ext.apply there"
+    return f"nothing was replaced: {found} (a model of absolute positions, such as BERT, has none); {cure}"
 
 
 def _uses(entry):

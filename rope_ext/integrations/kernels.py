@@ -16,7 +16,7 @@ from torch import nn
 from .._torch.library import build_info
 from ._find import Candidate
 from ._fingerprint import fingerprint, function_of
-from ._patch import _ROUNDINGS, _adapted, _verdict, dialects
+from ._patch import _ROUNDINGS, _adapted, _verdict, check_rounding, dialects
 
 LAYER = "rotary_pos_emb"
 
@@ -39,8 +39,7 @@ def register(*modes, rounding="eager"):
 
     Raises ImportError without the package `kernels`, ValueError where rounding is unknown.
     """
-    if rounding not in _ROUNDINGS:
-        raise ValueError(f"rope_ext: rounding must be one of {', '.join(_ROUNDINGS)}, got {rounding!r}")
+    check_rounding(rounding)
     try:
         from kernels import CUDAProperties, Device, Mode, register_kernel_mapping
     except ImportError as error:
