@@ -61,7 +61,7 @@ def check_names(case):
     names = [field.name for field in fields(Case)]
     for name in case:
         meant = difflib.get_close_matches(name, names, 1)
-        hint = f" (did you mean {meant[0]}?)" if meant else ""
+        hint = f" (is it {meant[0]}?)" if meant else ""
         check(name in names, name, f"be one of {', '.join(names)}, rounds or trace{hint}", case[name], TypeError)
 
 

@@ -10,25 +10,13 @@ import warnings
 import torch
 from torch.compiler import assume_constant_result, is_compiling
 
-from . import _config, _kept, _numbers, _shared_tables, frequencies
+from . import _config, _kept, _keywords, _numbers, _shared_tables, frequencies
 from ._torch.private import has_static_value
 from .angles import Turns, cos_sin, turns
 from .ops import apply
 from .reference import LAYOUTS
 
 _DTYPES = {"exact": torch.float64, "hf": torch.float32}
-_SCHEDULES = (
-    "default",
-    "linear",
-    "ntk",
-    "dynamic_ntk",
-    "yarn",
-    "longrope",
-    "llama3",
-    "proportional",
-    "axial",
-    "warped",
-)
 _BY_LENGTH = {"dynamic_ntk": "max_position", "longrope": "original_max_position"}  # the length of the training
 _FEWEST_ROWS = 4096  # of a table in a compiled graph in which the number of rows is symbolic
 
@@ -60,10 +48,11 @@ class RotaryEmbedding:
     parameters: tuple  # of (name, value), in the order of the names
     _texts: tuple = dataclasses.field(compare=False)  # names and values of what frequencies() needs, see there
 
+    @_keywords.by_name
     def __init__(
         self,
-        head_dim,
-        *,
+        head_dim=_keywords.REQUIRED,
+        *too_many,
         base=10000.0,
         rotary_dim=None,
         schedule="default",
@@ -71,6 +60,11 @@ class RotaryEmbedding:
         precision="exact",
         **parameters,
     ):
+        if too_many:
+            cure = "all others go by name, such as base=500000.0"
+            raise _keywords.given_by_position("RotaryEmbedding", "head_dim", too_many, cure)
+        if head_dim is _keywords.REQUIRED:
+            raise _keywords.no_head_dim(parameters)
         rotary_dim = head_dim if rotary_dim is None else rotary_dim
         _numbers.integer(head_dim=head_dim, rotary_dim=rotary_dim)
         if rotary_dim % 2 or not 2 <= rotary_dim <= head_dim:
@@ -83,10 +77,9 @@ class RotaryEmbedding:
             )
         base = base.item() if isinstance(base, torch.Tensor) and base.numel() == 1 else base
         _numbers.positive(base=base)
-        if not isinstance(schedule, str) or schedule not in _SCHEDULES:
-            raise ValueError(f"rope_ext: schedule must be one of {', '.join(_SCHEDULES)}, got {schedule!r}")
+        _keywords.check_schedule(schedule)
         _check_precision(precision)
-        _check_keywords(schedule, parameters)
+        _keywords.check_keywords(schedule, parameters)
         if pair_axis is not None:
             pair_axis = _numbers.axes_of("pair_axis", pair_axis)
             if schedule == "axial":
@@ -116,7 +109,9 @@ class RotaryEmbedding:
                 if not (inv_freq.isfinite().all() and math.isfinite(attention_scaling)):
                     raise OverflowError("inf or nan")
         except ArithmeticError as error:
-            said = ", ".join(f"{name}={value!r}" for name, value in (("base", self.base), *self.parameters))
+            said = ", ".join(
+                f"{name}={_numbers.shown(value)}" for name, value in (("base", self.base), *self.parameters)
+            )
             rule = f"give finite frequencies in schedule {self.schedule!r} at precision {self.precision!r}"
             raise ValueError(f"rope_ext: parameters must {rule}, got {said}") from error
 
@@ -170,6 +165,7 @@ class RotaryEmbedding:
         several axes; float64 for "exact", float32 for "hf". seqlen matters to "dynamic_ntk" and "longrope" only; None:
         as within the length of the training.
         """
+        _numbers.seqlen(seqlen)
         if torch.compiler.is_compiling():
             # Numbers become inputs of the graph as soon as two rotations differ in them; texts stay constants.
             keywords = {name: _read(text) for name, text in self._texts}
@@ -212,7 +208,7 @@ class RotaryEmbedding:
         max_position = _numbers.as_int64("max_position", max_position)
         if max_position < 0:
             raise ValueError(f"rope_ext: max_position must not be negative, got {max_position}")
-        _check_dtype(dtype)
+        _numbers.floating_point(dtype)
         device = _device(device)
         if seqlen is not None:
             _numbers.seqlen(seqlen)
@@ -248,7 +244,8 @@ class RotaryEmbedding:
             return None
         return seqlen if self.schedule == "dynamic_ntk" else 2**63 - 1
 
-    def apply(self, x, *, positions=None, offset=0, seqlen=None, rotary_offset=0, **options):
+    @_keywords.by_name
+    def apply(self, x, *too_many, positions=None, offset=0, seqlen=None, rotary_offset=0, **options):
         """`rope_ext.apply` with these frequencies, rotary_dim and attention_scaling: no table, angles in the kernel.
 
         x, positions, offset, rotary_offset, options: as there (layout, interleaved, cu_seqlens, inverse, rounding,
@@ -256,6 +253,9 @@ class RotaryEmbedding:
         seqlen: the length that "dynamic_ntk" and "longrope" choose by, an int, and then to be given.
         precision="hf" goes through tables of the positions, which have its bits; without cu_seqlens.
         """
+        if too_many:
+            cure = "several tensors go in a tuple, rope.apply((q, k)), and positions by name"
+            raise _keywords.given_by_position("rope.apply", "x", too_many, cure)
         if seqlen is not None:
             _numbers.seqlen(seqlen)
         elif self.schedule in _BY_LENGTH:
@@ -283,15 +283,21 @@ class RotaryEmbedding:
         cos, sin = self(positions, dtype=first.dtype if first.dtype == torch.float64 else torch.float32, seqlen=seqlen)
         return apply(x, *((t if t.dim() == 3 else t[None]) for t in (cos, sin)), **options)
 
-    def __call__(self, positions, *, dtype=torch.float32, seqlen=None):
+    @_keywords.by_name
+    def __call__(self, positions, *too_many, dtype=torch.float32, seqlen=None):
         """(cos, sin) for positions of any shape, negative ones too: each (*positions.shape, rotary_dim / 2).
 
         positions: int32, int64 or float32. With positions (batch, seqlen) the result is tables with one row per token.
         Where positions have several axes: (axes, batch, seqlen), which gives (batch, seqlen, rotary_dim / 2); of lower
-        rank: the same position on every axis. On the device of positions.
+        rank: the same position on every axis. On the device of positions. float32 positions of more than 3 axes are an
+        error: they would be x, which `apply` rotates, and whose tables would take gigabytes.
         seqlen: the length that "dynamic_ntk" and "longrope" choose by; default positions.max() + 1, which waits for a
         GPU and does not go into one graph of torch.compile: give it.
         """
+        if too_many:
+            raise _keywords.given_by_position("rope", "positions", too_many, "rope(position_ids) needs no x")
+        if not isinstance(positions, torch.Tensor):
+            raise _no_tensor_of_positions(positions)
         _check_positions(positions)
         if seqlen is not None:
             _numbers.seqlen(seqlen)
@@ -312,17 +318,14 @@ def _device(device):
     try:
         return torch.empty(0, device=device).device
     except (RuntimeError, TypeError) as error:
-        raise ValueError(f"rope_ext: device must be one that torch can use, got {device!r}: {error}") from error
+        raise ValueError(
+            f"rope_ext: device must be one that torch can use, got {_numbers.shown(device)}: {error}"
+        ) from error
 
 
 def _check_precision(precision):
     if not isinstance(precision, str) or precision not in _DTYPES:
-        raise ValueError(f"rope_ext: precision must be 'exact' or 'hf', got {precision!r}")
-
-
-def _check_dtype(dtype):
-    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
-        raise TypeError(f"rope_ext: dtype must be a floating point type, got {dtype!r}")
+        raise ValueError(f"rope_ext: precision must be 'exact' or 'hf', got {_numbers.shown(precision)}")
 
 
 def _with_offset(x, layout, axes, positions, offset):
@@ -359,13 +362,35 @@ def _check_device(name, t, x):
         raise ValueError(f"rope_ext: {name} must be on the device of x, {x.device}, got {t.device}")
 
 
+def _no_tensor_of_positions(positions):
+    """The TypeError, which says what to write instead."""
+    cure = ": torch.tensor(positions) makes one"
+    if isinstance(positions, (tuple, list)) and any(isinstance(p, torch.Tensor) for p in positions):
+        cure = ": rope.apply(x) rotates x"
+    elif not isinstance(positions, (tuple, list, range, numbers.Number)) and not hasattr(positions, "__array__"):
+        cure = ""
+    return TypeError(f"rope_ext: positions must be a Tensor, got {_numbers.shown(positions)}{cure}")
+
+
 def _check_positions(positions):
     if not isinstance(positions, torch.Tensor):
-        raise TypeError(f"rope_ext: positions must be a Tensor, got {positions!r}")
+        raise TypeError(f"rope_ext: positions must be a Tensor, got {_numbers.shown(positions)}")
     if positions.layout != torch.strided:
         raise TypeError(f"rope_ext: positions must be strided, got {positions.layout}")
-    if positions.dtype not in (torch.int64, torch.int32, torch.float32):
-        raise TypeError(f"rope_ext: positions must be int32, int64 or float32, got {positions.dtype}")
+    dtype, is_float = positions.dtype, positions.is_floating_point()
+    if dtype in (torch.int64, torch.int32) or (dtype == torch.float32 and positions.dim() <= 3):
+        return
+    name, cure = str(dtype).removeprefix("torch."), ""
+    if dtype == torch.float32:
+        got = f"shape {tuple(positions.shape)}: rope.apply(x) rotates x"
+        raise ValueError(f"rope_ext: positions must have at most 3 axes where they are float32, got {got}")
+    if is_float and positions.dim() > 3:
+        cure = f" of shape {tuple(positions.shape)}: rope.apply(x) rotates x"
+    elif dtype in (torch.bfloat16, torch.float16):
+        cure = f", which skips integers above {round(2 / torch.finfo(dtype).eps)}"
+    elif dtype != torch.bool and not dtype.is_complex:
+        cure = f": positions.to(torch.{'float32' if is_float else 'int64'}) is one"
+    raise TypeError(f"rope_ext: positions must be int32, int64 or float32, got {name}{cure}")
 
 
 def _rows(found, start, stop, dtype, device):
@@ -376,10 +401,10 @@ def _rows(found, start, stop, dtype, device):
 
 def _cos_sin(positions, found, dtype):
     """float64 frequencies: exact angles, one rounding; float32: operation by operation as transformers."""
-    _check_dtype(dtype)
+    _numbers.floating_point(dtype)
     inv_freq, attention_scaling = found
-    per_axis = inv_freq.dim() == 3 and positions.dim() == 3
-    if per_axis and len(positions) != len(inv_freq):
+    per_axis = inv_freq.dim() == 3 and positions.dim() >= 3
+    if per_axis and (len(positions) != len(inv_freq) or positions.dim() > 3):
         shape = tuple(positions.shape)
         raise ValueError(f"rope_ext: positions must be (axes = {len(inv_freq)}, batch, seqlen), got {shape}")
     if inv_freq.dim() == 3 and not per_axis:  # the same position on every axis, and a pair follows one
@@ -476,18 +501,6 @@ def _warn_of_export():
     got = "a symbolic length, so that every call of the program computes them"
     cure = "give an int no less than every length, or call apply of the RotaryEmbedding, which needs no table"
     warnings.warn(f"rope_ext: max_position must {rule}, got {got}: {cure}", UserWarning, stacklevel=2)
-
-
-def _check_keywords(schedule, parameters):
-    known = inspect.signature(getattr(frequencies, schedule)).parameters
-    known = {name: p for name, p in known.items() if name not in ("rotary_dim", "base", "dtype", "seqlen")}
-    for name in parameters:
-        if name not in known:
-            takes = f"takes {', '.join(known)}" if known else "takes none"
-            raise TypeError(f"rope_ext: parameters must be of schedule {schedule!r}, which {takes}, got {name!r}")
-    for name, parameter in known.items():
-        if parameter.default is inspect.Parameter.empty and name not in parameters:
-            raise TypeError(f"rope_ext: {name} must be given for schedule {schedule!r}, got None")
 
 
 def _frozen(value):

@@ -152,7 +152,7 @@ def test_shd_has_no_batch():
 
 
 def test_a_wrong_name_is_answered_with_the_right_one():
-    with pytest.raises(TypeError, match=r"rope_ext: seq_len must be one of .*\(did you mean seqlen\?\), got 8$"):
+    with pytest.raises(TypeError, match=r"rope_ext: seq_len must be one of .*\(is it seqlen\?\), got 8$"):
         profile(seq_len=8)
 
 

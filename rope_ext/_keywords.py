@@ -1,0 +1,131 @@
+"""Keywords of RotaryEmbedding: which ones a schedule takes, and what those of other libraries are called here."""
+
+import difflib
+import inspect
+
+from . import frequencies, ops
+from ._numbers import shown
+
+SCHEDULES = (
+    "default",
+    "linear",
+    "ntk",
+    "dynamic_ntk",
+    "yarn",
+    "longrope",
+    "llama3",
+    "proportional",
+    "axial",
+    "warped",
+)
+REQUIRED = object()  # default of what must be given, and may have been given by another name
+OWN = ("head_dim", "base", "rotary_dim", "schedule", "pair_axis", "precision")
+
+_SYNONYMS = {  # keyword here -> what transformers, flash-attn, vLLM, torchtune, Megatron and llama.cpp call it
+    "head_dim": "dim dims dim_head d_head head_size head_dimension",
+    "base": "theta rope_theta rope_base rotary_base rotary_emb_base freq_base rope_freq_base rope_freq_constant",
+    "rotary_dim": "rot_dim rope_dim rotary_ndims rotary_channels n_rot",
+    "schedule": "rope_type type scaling scaling_type rope_scaling_type",
+    "factor": "scaling_factor scale_factor rope_factor interpolation_factor interpolate_factor rotary_scaling_factor",
+    "max_position": "max_position_embeddings max_positions max_pos max_seq_len max_seq_length max_seqlen max_length "
+    "seq_len seq_length context_length n_ctx n_positions",
+    "original_max_position": "original_max_position_embeddings original_max_positions original_max_seq_len "
+    "old_context_len ori_max_pe_len yarn_orig_ctx",
+    "attention_factor": "attn_factor attention_scaling",
+    "alpha": "ntk_alpha scaling_alpha",
+    "axes": "n_axes num_axes",
+}
+_MEANT = {name: meant for meant, names in _SYNONYMS.items() for name in names.split()}
+_ELSEWHERE = {  # keyword -> how it is given instead
+    "dtype": "to rope(positions, dtype=...) or rope.tables(max_position, dtype=...)",
+    "device": "to rope.tables(max_position, device=...)",
+    "seqlen": "to rope(positions, seqlen=...), rope.tables or rope.apply",
+    "max_position": "to rope.tables(max_position)",
+    "mrope_section": "as pair_axis=rope_ext.frequencies.mrope_pair_axis(mrope_section)",
+    "scale_base": "to rope_ext.frequencies.xpos_scale(positions, rotary_dim, scale_base=...)",
+    **dict.fromkeys(("config", "rope_scaling", "rope_parameters"), "to RotaryEmbedding.from_config(config)"),
+    **dict.fromkeys(
+        ("interleave", "rotary_interleaved", "is_neox", "is_neox_style"), "to rope.apply(x, interleaved=...)"
+    ),
+}
+_ELSEWHERE |= {
+    name: f"to rope.apply(x, {name}=...)"
+    for name, parameter in inspect.signature(ops.apply).parameters.items()
+    if parameter.kind is inspect.Parameter.KEYWORD_ONLY and name not in ("inv_freq", "attention_scaling")
+}
+_PARTS_OF_HEAD = ("partial_rotary_factor", "rotary_pct", "rope_pct", "rotary_percent", "rotary_emb_fraction")
+
+
+def check_schedule(schedule):
+    if not isinstance(schedule, str) or schedule not in SCHEDULES:
+        meant = {"dynamic": ["dynamic_ntk"], "su": ["longrope"], "none": ["default"]}.get(str(schedule).lower())
+        meant = meant or difflib.get_close_matches(str(schedule).lower(), SCHEDULES, 1)
+        raise ValueError(
+            f"rope_ext: schedule must be one of {', '.join(SCHEDULES)}, got {shown(schedule)}{_is_it(meant)}"
+        )
+
+
+def check_keywords(schedule, parameters):
+    """Raises TypeError for a keyword that the schedule does not take, or lacks."""
+    known = _keywords_of(schedule)
+    for name in parameters:
+        if name not in known:
+            raise _unknown(name, parameters[name], schedule)
+    for name, parameter in known.items():
+        if parameter.default is inspect.Parameter.empty and name not in parameters:
+            raise TypeError(f"rope_ext: {name} must be given for schedule {schedule!r}, got None")
+
+
+def no_head_dim(parameters):
+    """The TypeError of a call without head_dim; it may have been given by the name of another library."""
+    for name, value in parameters.items():
+        if _MEANT.get(name) == "head_dim":
+            return TypeError(f"rope_ext: {name} must be given as head_dim, got {shown(value)}")
+    return TypeError("rope_ext: head_dim must be given, RotaryEmbedding(head_dim), got none")
+
+
+def given_by_position(function, name, too_many, cure):
+    """The TypeError of a call with more than one argument by position."""
+    got = f"{1 + len(too_many)}: {cure}"
+    return TypeError(f"rope_ext: {function} must get one argument by position, {name}, got {got}")
+
+
+def by_name(function):
+    """A decorator for functions that take `*too_many` only to refuse it: their signature shows the rule itself."""
+    shown_parameters = []
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.kind is not inspect.Parameter.VAR_POSITIONAL:
+            is_required = parameter.default is REQUIRED
+            shown_parameters.append(parameter.replace(default=inspect.Parameter.empty) if is_required else parameter)
+    function.__signature__ = inspect.Signature(shown_parameters)
+    return function
+
+
+def _keywords_of(schedule):
+    parameters = inspect.signature(getattr(frequencies, schedule)).parameters
+    return {name: p for name, p in parameters.items() if name not in ("rotary_dim", "base", "dtype", "seqlen")}
+
+
+def _unknown(name, value, schedule):
+    """The error of a keyword that the schedule does not take."""
+    own = _keywords_of(schedule)
+    meant = _MEANT.get(name, name)
+    others = [repr(other) for other in SCHEDULES if meant in _keywords_of(other)]
+    got, takes = shown(value), f"schedule {schedule!r}, which takes {', '.join(own) or 'none'}"
+    if name in _PARTS_OF_HEAD and schedule != "proportional":
+        rule = "be given as rotary_dim, a number of channels"
+    elif meant != name and (meant in own or meant in OWN):
+        rule = f"be given as {meant}"
+    elif meant in _ELSEWHERE:
+        rule = f"be given {_ELSEWHERE[meant]}"
+    elif others:
+        rule = "come with schedule " if meant == name else f"be given as {meant}, with schedule "
+        rule, got = rule + " or ".join(filter(None, (", ".join(others[:-1]), others[-1]))), f"{got} with {takes}"
+    else:
+        got += _is_it(difflib.get_close_matches(name, (*OWN, *own, *_MEANT), 1, 0.7))
+        rule = f"be a keyword of RotaryEmbedding or of {takes}"
+    return TypeError(f"rope_ext: {name} must {rule}, got {got}")
+
+
+def _is_it(names):
+    return f": is it {_MEANT.get(names[0], names[0])}?" if names else ""

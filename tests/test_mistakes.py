@@ -1,0 +1,296 @@
+"""Mistakes of the first hour with RotaryEmbedding and frequencies: one sentence names the argument, the rule, what was
+given, and what to write instead."""
+
+import inspect
+import pathlib
+import re
+
+import numpy as np
+import pytest
+import torch
+
+import rope_ext
+from rope_ext import RotaryEmbedding, frequencies
+
+pytestmark = pytest.mark.devices("cpu")
+
+ROPE, HF, AXIAL = RotaryEmbedding(8), RotaryEmbedding(8, precision="hf"), RotaryEmbedding(8, schedule="axial")
+Q, LONG = torch.ones(1, 4, 2, 8), np.arange(3000.0)
+
+
+def says(message, error, function, *args, **keywords):
+    with pytest.raises(error, match=f"^rope_ext: {re.escape(message)}$"):
+        function(*args, **keywords)
+
+
+# ---- names ----
+
+TAKE_FACTOR = "schedule 'linear', 'dynamic_ntk', 'yarn', 'longrope', 'llama3', 'proportional' or 'warped'"
+YARN = {"schedule": "yarn", "factor": 4.0}
+
+
+@pytest.mark.parametrize(
+    ("keywords", "message"),
+    [
+        ({"theta": 1e4}, "theta must be given as base, got 10000.0"),
+        ({"rope_theta": LONG}, "rope_theta must be given as base, got ndarray of shape (3000,), float64"),
+        ({"rot_dim": 4}, "rot_dim must be given as rotary_dim, got 4"),
+        ({"rotary_pct": 0.5}, "rotary_pct must be given as rotary_dim, a number of channels, got 0.5"),
+        ({"rope_type": "yarn"}, "rope_type must be given as schedule, got 'yarn'"),
+        (
+            {**YARN, "original_max_position_embeddings": 8},
+            "original_max_position_embeddings must be given as original_max_position, got 8",
+        ),
+        ({**YARN, "max_seq_len": 8}, "max_seq_len must be given as max_position, got 8"),
+        ({"max_seq_len": 8}, "max_seq_len must be given to rope.tables(max_position), got 8"),
+        ({"interleaved": True}, "interleaved must be given to rope.apply(x, interleaved=...), got True"),
+        ({"device": "cuda"}, "device must be given to rope.tables(max_position, device=...), got 'cuda'"),
+        ({"rope_scaling": {}}, "rope_scaling must be given to RotaryEmbedding.from_config(config), got {}"),
+        ({"factor": 4.0}, f"factor must come with {TAKE_FACTOR}, got 4.0 with schedule 'default', which takes none"),
+        (
+            {"schedule": "ntk", "scaling_factor": 4},
+            f"scaling_factor must be given as factor, with {TAKE_FACTOR}, got 4 with schedule 'ntk', which takes alpha",
+        ),
+        (
+            {"beta_fast": 32},
+            "beta_fast must come with schedule 'yarn', got 32 with schedule 'default', which takes none",
+        ),
+        (
+            {"schedul": "yarn"},
+            "schedul must be a keyword of RotaryEmbedding or of schedule 'default', which takes none, got 'yarn': is it "
+            "schedule?",
+        ),
+        ({"spam": 1}, "spam must be a keyword of RotaryEmbedding or of schedule 'default', which takes none, got 1"),
+    ],
+)
+def test_a_keyword_of_another_library_or_schedule(keywords, message):
+    says(message, TypeError, RotaryEmbedding, 8, **keywords)
+
+
+def test_head_dim_by_another_name_or_not_at_all():
+    says("dim must be given as head_dim, got 64", TypeError, RotaryEmbedding, dim=64)
+    says("head_dim must be given, RotaryEmbedding(head_dim), got none", TypeError, RotaryEmbedding, base=100.0)
+
+
+@pytest.mark.parametrize("given, meant", [("dynamic", "dynamic_ntk"), ("Llama-3", "llama3"), ("su", "longrope")])
+def test_a_schedule_by_another_name(given, meant):
+    with pytest.raises(ValueError, match=rf"^rope_ext: schedule must be one of .*, got '{given}': is it {meant}\?$"):
+        RotaryEmbedding(8, schedule=given)
+
+
+def test_arguments_by_position():
+    one = "must get one argument by position"
+    says(
+        f"RotaryEmbedding {one}, head_dim, got 2: all others go by name, such as base=500000.0",
+        TypeError,
+        RotaryEmbedding,
+        128,
+        5e5,
+    )
+    says(f"rope {one}, positions, got 2: rope(position_ids) needs no x", TypeError, ROPE, Q, torch.arange(4))
+    cure = "several tensors go in a tuple, rope.apply((q, k)), and positions by name"
+    says(f"rope.apply {one}, x, got 2: {cure}", TypeError, ROPE.apply, Q, Q)
+
+
+def test_signatures_show_the_rule():
+    for function, first in (
+        (RotaryEmbedding, "(head_dim, *, base="),
+        (ROPE, "(positions, *, "),
+        (ROPE.apply, "(x, *, "),
+    ):
+        assert str(inspect.signature(function)).startswith(first)
+
+
+# ---- positions ----
+
+
+@pytest.mark.parametrize(
+    ("positions", "error", "message"),
+    [
+        ([0, 1, 2], TypeError, "must be a Tensor, got [0, 1, 2]: torch.tensor(positions) makes one"),
+        (5, TypeError, "must be a Tensor, got 5: torch.tensor(positions) makes one"),
+        (
+            LONG,
+            TypeError,
+            "must be a Tensor, got ndarray of shape (3000,), float64: torch.tensor(positions) makes one",
+        ),
+        (None, TypeError, "must be a Tensor, got None"),
+        ((Q,), TypeError, "must be a Tensor, got (Tensor of shape (1, 4, 2, 8), float32,): rope.apply(x) rotates x"),
+        (
+            Q,
+            ValueError,
+            "must have at most 3 axes where they are float32, got shape (1, 4, 2, 8): rope.apply(x) rotates x",
+        ),
+        (
+            Q.bfloat16(),
+            TypeError,
+            "must be int32, int64 or float32, got bfloat16 of shape (1, 4, 2, 8): rope.apply(x) rotates x",
+        ),
+        (
+            torch.ones(3).half(),
+            TypeError,
+            "must be int32, int64 or float32, got float16, which skips integers above 2048",
+        ),
+        (
+            torch.ones(3).short(),
+            TypeError,
+            "must be int32, int64 or float32, got int16: positions.to(torch.int64) is one",
+        ),
+        (torch.ones(3).bool(), TypeError, "must be int32, int64 or float32, got bool"),
+    ],
+)
+@pytest.mark.parametrize("rope", [ROPE, HF], ids=["exact", "hf"])
+def test_positions_that_are_none(rope, positions, error, message):
+    says(f"positions {message}", error, rope, positions)
+
+
+def test_positions_of_every_shape():
+    """Integers have any number of axes; floats up to three, as positions of several axes and of single heads have."""
+    for positions in (torch.ones(2, 3, 1, 2, 4).long(), torch.ones(2, 3, 4), torch.tensor(1.0)):
+        for rope in (ROPE, HF):
+            assert rope(positions)[0].shape == (*positions.shape, 4)
+            assert torch.equal(rope(positions.long())[0], rope(positions)[0])
+
+
+def test_positions_with_more_axes_than_several_have():
+    for positions in (torch.zeros(2, 1, 4, 4).long(), torch.zeros(3, 1, 4).long()):
+        says(f"positions must be (axes = 2, batch, seqlen), got {tuple(positions.shape)}", ValueError, AXIAL, positions)
+
+
+# ---- dtypes and numbers ----
+
+
+@pytest.mark.parametrize(
+    ("dtype", "message"),
+    [
+        ("float32", "'float32': torch.float32 is one"),
+        ("bf16", "'bf16': torch.bfloat16 is one"),
+        (np.float64, "<class 'numpy.float64'>: torch.float64 is one"),
+        (np.dtype("float16"), "dtype('float16'): torch.float16 is one"),
+        (float, "<class 'float'>: torch.float32 is one"),
+        (torch.int32, "torch.int32"),
+        ("int32", "'int32'"),
+        ("tensor", "'tensor'"),
+        (None, "None"),
+    ],
+)
+def test_a_dtype_that_is_none(dtype, message):
+    message = f"dtype must be a floating point type, got {message}"
+    positions = torch.arange(3)
+    for function, *args in (
+        (ROPE.tables, 8),
+        (ROPE, positions),
+        (HF, positions),
+        (frequencies.xpos_scale, positions, 8),
+    ):
+        says(message, TypeError, function, *args, dtype=dtype)
+    for wrong in (dtype, torch.float16):
+        with pytest.raises(TypeError, match=r"^rope_ext: dtype must be torch\.float64 or torch\.float32, got"):
+            frequencies.default(8, dtype=wrong)
+
+
+@pytest.mark.parametrize(
+    ("message", "call"),
+    [
+        ("seqlen must be an int, got '8'", lambda: ROPE.frequencies("8")),
+        ("inv_freq must be a Tensor, got [1, 2]: torch.tensor(", lambda: frequencies.per_axis([1, 2], [0, 0])),
+        ("axes must be at most 64, got 1000", lambda: frequencies.per_axis(torch.ones(2), [0, 0], axes=1000)),
+        ("axes must be in 1 to 64, got 128", lambda: frequencies.axial(256, axes=128)),
+        ("positions must be a Tensor, got [0, 1]", lambda: frequencies.xpos_scale([0, 1], 8)),
+        ("center must be a number, got 'x'", lambda: frequencies.xpos_scale(torch.arange(3), 8, center="x")),
+        (
+            "base must be a number, got Tensor of shape (2,), int64",
+            lambda: frequencies.default(8, torch.ones(2).long()),
+        ),
+        ("pair_axis must be a list of ints, got 0.5 in it", lambda: RotaryEmbedding(8, pair_axis=[0.5] * 4)),
+        ("mrope_section must be a list of ints, got 0.0 in it", lambda: frequencies.mrope_pair_axis(LONG)),
+        ("weight must be a Tensor, got ndarray of shape (3000,)", lambda: rope_ext.permute_weights(LONG, 4, to="half")),
+        ("max_bytes must be an int, got ndarray of shape (3000,)", lambda: rope_ext.set_output_pool(LONG)),
+    ],
+    ids=lambda value: value.split(",")[0] if isinstance(value, str) else "",
+)
+def test_values_in_one_line(message, call):
+    with pytest.raises((TypeError, ValueError), match=f"^rope_ext: {re.escape(message)}") as caught:
+        call()
+    assert len(str(caught.value)) < 200 and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("schedule", ["linear", "llama3", "longrope", "axial", "proportional"])
+def test_an_array_for_each_parameter_is_one_line(schedule):
+    """Of those that a schedule must have, or has a default for."""
+    known = inspect.signature(getattr(frequencies, schedule)).parameters
+    for name in set(known) - {"rotary_dim", "dtype", "seqlen", "base"}:
+        values = {key: 2.0 for key, p in known.items() if p.default is inspect.Parameter.empty and key != "rotary_dim"}
+        with pytest.raises((TypeError, ValueError)) as caught:
+            RotaryEmbedding(8, schedule=schedule, **values | {name: LONG})
+        assert str(caught.value).startswith("rope_ext: ")
+        assert len(str(caught.value)) < 200 and "\n" not in str(caught.value)
+
+
+# ---- configurations ----
+
+NEEDS = "config must have rope_theta, or rope_parameters, and head_dim, or hidden_size and num_attention_heads, got"
+NO_CONFIG = "config must be a configuration object or a dict, got"
+
+
+class Model(torch.nn.Module):
+    config = None
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({}, f"{NEEDS} {{}}"),
+        (object(), f"{NEEDS} <object object at "),
+        ({"head_dim": 64}, "config must have rope_parameters, rope_scaling or rope_theta, got one with head_dim"),
+        ("config.json", f"{NO_CONFIG} 'config.json': json.load reads a config.json"),
+        (pathlib.Path("config.json"), f"{NO_CONFIG} PosixPath('config.json'): json.load reads a config.json"),
+        (Model(), f"{NO_CONFIG} Model(): model.config is one"),
+        (LONG, f"{NO_CONFIG} ndarray of shape (3000,), float64"),
+        (torch.ones(3), f"{NO_CONFIG} Tensor of shape (3,), float32"),
+        ({"rope_theta": LONG}, "rope_theta must be a number, got ndarray of shape (3000,), float64"),
+        (
+            {"rope_theta": 1e4, "rope_scaling": LONG},
+            "rope_scaling must be a dict, got ndarray of shape (3000,), float64",
+        ),
+        (
+            {"rope_theta": 1e4, "use_scaled_rope": LONG},
+            "use_scaled_rope must be False or absent to be read, got ndarray",
+        ),
+        (
+            {"rope_theta": 1e4, "yarn_beta": [1] * 3000},
+            "yarn_beta must be a key that from_config knows, got [1, 1, 1, 1,",
+        ),
+    ],
+    ids=lambda value: value[:40] if isinstance(value, str) else "",
+)
+def test_a_config_that_says_too_little(config, message):
+    with pytest.raises((TypeError, ValueError), match=f"^rope_ext: {re.escape(message)}") as caught:
+        RotaryEmbedding.from_config(config)
+    assert "\n" not in str(caught.value)
+
+
+# ---- whole models ----
+
+
+class Pipeline:
+    def __init__(self):
+        self.unet, self.text_encoder, self.name = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2), "pipeline"
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (Pipeline(), "Pipeline: its unet and its text_encoder can be given"),
+        (torch.nn.Linear, "the class Linear"),
+        (None, "NoneType"),
+    ],
+)
+def test_a_model_that_is_none(model, message):
+    for function in (rope_ext.patch, rope_ext.unpatch, lambda model: rope_ext.patched(model).__enter__()):
+        says(f"model must be a torch.nn.Module, got {message}", TypeError, function, model)
+
+
+def test_a_rounding_that_is_none():
+    message = "rounding must be one of eager, once, got ndarray of shape (3000,), float64"
+    says(message, ValueError, rope_ext.patch, torch.nn.Linear(2, 2), rounding=LONG)
