@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 
 from . import reference
+from ._float64 import may_lack_float64
 from ._numbers import shown
 from ._torch.autograd import FROM_POSITIONS
 from ._torch.errors import raises_typed
@@ -42,6 +43,12 @@ def turns(inv_freq, dtype=torch.float32):
     if not 1 <= inv_freq.dim() <= 3 or not inv_freq.is_floating_point():
         rule = "be floating point of shape (pairs,), (heads, pairs) or (axes, heads or 1, pairs)"
         raise ValueError(f"rope_ext: inv_freq must {rule}, got {_name(inv_freq.dtype)} of {tuple(inv_freq.shape)}")
+    if may_lack_float64(inv_freq.device):
+        high, low, per_axis = turns(inv_freq.cpu(), dtype)
+        return Turns(high.to(inv_freq.device), low.to(inv_freq.device), per_axis)
+    if inv_freq.device.type == "meta":
+        high = inv_freq.to(dtype)[(None,) * (3 - inv_freq.dim())].contiguous()
+        return Turns(high, torch.empty_like(high.detach()), inv_freq.dim() == 3)
     radians = inv_freq.to(torch.float64)[(None,) * (3 - inv_freq.dim())]
     per_radian, per_radian_low = reference.ONE_TURN_PER_RADIAN
     high = radians * per_radian
@@ -68,13 +75,17 @@ def cos_sin(positions, inv_freq, attention_scaling=1.0, *, dtype=torch.float32):
     Exact: whole turns are dropped without error, so in float32 results are off by less than 1.5e-7 up to position 2^24
     (float64: 3e-16), beyond by position * inv_freq * 2^-48 (float64: 2^-104), and equal bit for bit on every device.
     That is for inv_freq up to 1; in float32 positions (below 2^24) times inv_freq must stay below 2^24 radians.
-    What `apply(inv_freq=...)` does in its kernel.
+    What `apply(inv_freq=...)` does in its kernel. For devices other than CPU and CUDA it is done on the CPU, and waits
+    for them.
 
     Equivalent to: angles = positions.double()[..., None] * inv_freq.double(); (angles.cos(), angles.sin())
     """
     _check_strided("positions", positions)
     check_scaling(attention_scaling)
     high, low, per_axis = turns(inv_freq, dtype)
+    if may_lack_float64(positions.device):  # nor are there kernels for it
+        found = cos_sin(positions.cpu(), Turns(high.cpu(), low.cpu(), per_axis), attention_scaling, dtype=dtype)
+        return tuple(t.to(positions.device) for t in found)
     if positions.dtype not in (torch.int32, torch.int64, dtype):
         raise TypeError(f"rope_ext: positions must be int32, int64 or {_name(dtype)}, got {_name(positions.dtype)}")
     if high.dim() != 3 or high.shape != low.shape:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 
 from . import _numbers
+from ._float64 import may_lack_float64, widest
 from ._numbers import shown
 
 
@@ -374,9 +375,13 @@ def xpos_scale(positions, rotary_dim, *, scale_base=512, gamma=0.4, center=0, dt
     if not isinstance(center, torch.Tensor):
         _numbers.real(center=center)
     _numbers.floating_point(dtype)
-    pairs = torch.arange(0, rotary_dim, 2, dtype=torch.float64, device=positions.device)
+    if may_lack_float64(device := positions.device):
+        center = center.cpu() if isinstance(center, torch.Tensor) else center
+        keywords = {"scale_base": scale_base, "gamma": gamma, "center": center, "dtype": dtype}
+        return xpos_scale(positions.cpu(), rotary_dim, **keywords).to(device)
+    pairs = torch.arange(0, rotary_dim, 2, dtype=widest(device), device=device)
     zeta = (pairs / rotary_dim + gamma) / (1 + gamma)
-    return (zeta ** ((positions.to(torch.float64) - center) / scale_base).unsqueeze(-1)).to(dtype)
+    return (zeta ** ((positions.to(widest(device)) - center) / scale_base).unsqueeze(-1)).to(dtype)
 
 
 def _wavelengths(rotary_dim, base, dtype, pairs=None):

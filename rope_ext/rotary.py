@@ -11,6 +11,7 @@ import torch
 from torch.compiler import assume_constant_result, is_compiling
 
 from . import _config, _kept, _keywords, _numbers, _shared_tables, frequencies
+from ._float64 import may_lack_float64, widest
 from ._torch.private import has_static_value
 from .angles import Turns, cos_sin, turns
 from .ops import apply
@@ -289,8 +290,10 @@ class RotaryEmbedding:
 
         positions: int32, int64 or float32. With positions (batch, seqlen) the result is tables with one row per token.
         Where positions have several axes: (axes, batch, seqlen), which gives (batch, seqlen, rotary_dim / 2); of lower
-        rank: the same position on every axis. On the device of positions. float32 positions of more than 3 axes are an
-        error: they would be x, which `apply` rotates, and whose tables would take gigabytes.
+        rank: the same position on every axis. float32 positions of more than 3 axes are an error: they would be x by
+        mistake, which `apply` rotates, and whose tables would take gigabytes.
+        The result is on the device of positions. Devices other than CPU and CUDA may have no float64: for them "exact"
+        angles are made on the CPU, which waits for the positions.
         seqlen: the length that "dynamic_ntk" and "longrope" choose by; default positions.max() + 1, which waits for a
         GPU and does not go into one graph of torch.compile: give it.
         """
@@ -410,9 +413,13 @@ def _cos_sin(positions, found, dtype):
     if inv_freq.dim() == 3 and not per_axis:  # the same position on every axis, and a pair follows one
         inv_freq = inv_freq.sum(0)[0]
     if inv_freq.dtype == torch.float64:
-        positions = positions.double() if positions.is_floating_point() else positions
-        inv_freq = inv_freq.to(positions.device)
-        cos, sin = cos_sin(positions, inv_freq, attention_scaling, dtype=torch.float64)
+        device = positions.device
+        if may_lack_float64(device):
+            cos, sin = _cos_sin(positions.cpu(), found, dtype)
+            return cos.to(device), sin.to(device)
+        positions = positions.to(widest(device)) if positions.is_floating_point() else positions
+        inv_freq = inv_freq.to(device, widest(device))
+        cos, sin = cos_sin(positions, inv_freq, attention_scaling, dtype=widest(device))
         return cos.to(dtype), sin.to(dtype)
     # Elementwise, never a matmul: TF32 and autocast would round the positions.
     inv_freq, positions = inv_freq.to(positions.device), positions.to(torch.float32).unsqueeze(-1)

@@ -1,0 +1,138 @@
+"""Devices without float64, such as MPS: what needs it is made on the CPU and moved, and has the bits of the CPU.
+
+No such device is used: a mode plays it, under the name of "lazy", which torch has and nothing implements. It keeps the
+tensors of that device on the CPU, and raises when one of them, or of the device "meta", is float64. What a real device does
+beyond that is not tested.
+"""
+
+import pytest
+import torch
+from conftest import assert_same_bits
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+import rope_ext
+from rope_ext import RotaryEmbedding, angles, frequencies
+
+pytestmark = pytest.mark.devices("cpu")
+
+
+class There(torch.Tensor):
+    """A tensor on the device "lazy", whose elements are those of `here`."""
+
+    @staticmethod
+    def __new__(cls, here):
+        options = {"strides": here.stride(), "dtype": here.dtype, "device": "lazy"}
+        return torch.Tensor._make_wrapper_subclass(cls, here.shape, **options)
+
+    def __init__(self, here):
+        self.here = here
+
+    @classmethod
+    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+        raise AssertionError("outside of the mode")
+
+
+class WithoutFloat64(TorchDispatchMode):
+    """Plays a device "lazy"; refuses float64 there and on "meta"."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = dict(kwargs or {})
+        was_there = any(isinstance(t, There) for t in tree_leaves((args, kwargs)))
+        to = torch.device(kwargs["device"]).type if kwargs.get("device") is not None else None
+        args, kwargs = tree_map_only(There, lambda t: t.here, (args, kwargs))
+        if to == "lazy":
+            kwargs["device"] = "cpu"
+        is_there = to == "lazy" or (was_there and to is None)
+        made = func(*args, **kwargs)
+        for t in tree_leaves(made):
+            if isinstance(t, torch.Tensor) and t.dtype == torch.float64 and (is_there or t.device.type == "meta"):
+                raise TypeError(f"{func} made float64 on a device that has none")
+        return tree_map_only(torch.Tensor, There, made) if is_there else made
+
+
+def there(t):
+    return t.to("lazy")
+
+
+YARN = {"schedule": "yarn", "factor": 4.0, "original_max_position": 64}
+ROPES = [
+    RotaryEmbedding(16),
+    RotaryEmbedding(16, precision="hf"),
+    RotaryEmbedding(16, rotary_dim=8, **YARN),
+    RotaryEmbedding(16, schedule="axial"),
+    RotaryEmbedding(16, schedule="dynamic_ntk", factor=2.0, max_position=4),
+]
+POSITIONS = [
+    torch.tensor([[0, 1, 70_000], [5, 4, -3]]),
+    torch.tensor([0.5, 3.25, 1e6]),
+    torch.tensor([[[3, 4]], [[5, 6]]], dtype=torch.int32),
+]
+
+
+def calls(move):
+    """Of every function that makes angles, on tensors that `move` has moved."""
+    inv_freq, positions = torch.tensor([1.0, 0.3, 1e-4]), POSITIONS[0]
+    high, low, per_axis = angles.turns(inv_freq)
+    return {
+        **{
+            f"rope {i} {j}": lambda rope=rope, p=p: rope(move(p), seqlen=8)
+            for i, rope in enumerate(ROPES)
+            for j, p in enumerate(POSITIONS)
+        },
+        "rope in bfloat16": lambda: ROPES[0](move(positions), dtype=torch.bfloat16),
+        "turns": lambda: angles.turns(move(inv_freq))[:2],
+        "turns of axes": lambda: angles.turns(move(torch.ones(2, 1, 3)))[:2],
+        "cos_sin": lambda: rope_ext.cos_sin(move(positions), move(inv_freq), 1.5),
+        "cos_sin of turns": lambda: rope_ext.cos_sin(move(positions), angles.Turns(move(high), move(low), per_axis)),
+        "cos_sin of axes": lambda: rope_ext.cos_sin(move(POSITIONS[2]), move(torch.full((2, 1, 3), 0.1))),
+        "xpos_scale": lambda: [frequencies.xpos_scale(move(positions), 8, center=move(torch.tensor(7)))],
+    }
+
+
+@pytest.mark.parametrize("name", calls(there))
+def test_a_device_without_float64_gets_the_bits_of_the_cpu(name):
+    wanted = calls(lambda t: t)[name]()
+    with WithoutFloat64():
+        found = calls(there)[name]()
+        assert all(t.device.type == "lazy" for t in found)
+        found = [t.cpu() for t in found]
+    assert_same_bits(found, wanted)
+
+
+@pytest.mark.parametrize("name", calls(there))
+def test_meta_stands_for_any_device(name):
+    wanted = calls(lambda t: t)[name]()
+    with WithoutFloat64():
+        found = calls(lambda t: t.to("meta"))[name]()
+    assert [(t.shape, t.dtype, t.device.type) for t in found] == [(t.shape, t.dtype, "meta") for t in wanted]
+
+
+def test_tables_of_a_device_without_float64():
+    wanted = ROPES[0].tables(5)
+    with WithoutFloat64():
+        for t in ROPES[0].tables(5, device="meta"):
+            assert t.shape == (5, 8) and t.dtype == torch.float32
+        cos, sin = (t.cpu() for t in ROPES[0].tables(5, device="lazy"))
+    assert_same_bits([cos, sin], wanted)
+
+
+def test_frequencies_on_meta_keep_their_derivatives():
+    inv_freq = torch.ones(3, device="meta", requires_grad=True)
+    with WithoutFloat64():
+        cos, _ = rope_ext.cos_sin(torch.ones(2, device="meta"), inv_freq)
+        (grad,) = torch.autograd.grad(cos.sum(), inv_freq)
+        turned = rope_ext.apply(torch.ones(1, 2, 1, 6, device="meta"), inv_freq=inv_freq)
+        turned.sum().backward()
+    assert grad.shape == inv_freq.grad.shape == (3,)
+
+
+def test_the_mode_refuses_float64():
+    """Otherwise the tests above show nothing."""
+    with WithoutFloat64():
+        for device in ("lazy", "meta"):
+            with pytest.raises(TypeError, match="made float64 on a device that has none"):
+                torch.ones(2, device=device).double()
+            with pytest.raises(TypeError, match="made float64 on a device that has none"):
+                torch.ones(2, dtype=torch.float64).to(device)
+        assert torch.ones(2, device="lazy").mul(2).cpu().tolist() == [2, 2]
