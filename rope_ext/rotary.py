@@ -252,6 +252,8 @@ class RotaryEmbedding:
         x, positions, offset, rotary_offset, options: as there (layout, interleaved, cu_seqlens, inverse, rounding,
             out_interleaved, out).
         seqlen: the length that "dynamic_ntk" and "longrope" choose by, an int, and then to be given.
+        Keys that are in a cache hold attention_scaling: to move them rotate by the frequencies alone,
+        rope_ext.apply(k, inv_freq=rope.inv_freq, positions=distances).
         precision="hf" goes through tables of the positions, which have its bits; without cu_seqlens.
         """
         if too_many:

@@ -605,3 +605,44 @@ def test_errors_in_the_figure_grow_with_the_position_but_for_exact_angles(figure
     assert errors["hf"] == sorted(errors["hf"]) and errors["hf"][1] > 1e-3
     assert max(errors["exact"]) < 3.1e-8
     assert min(errors["bfloat16"]) > 1
+
+
+# 17. Padding on the left, and a cache that moves
+
+
+def test_positions_of_left_padding():
+    rope, mask = rope_ext.RotaryEmbedding(64), torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]])
+    tables, q = rope.tables(8), random(2, 6, 4, 64, dtype=torch.float32)
+    assert says("the position -1, which no table has: an error on a CPU")
+    with pytest.raises(ValueError, match=r"^rope_ext: positions must .* got row -1 for token 0 of batch 0$"):
+        rope_ext.apply(q[:, :5], *tables, positions=mask.cumsum(dim=-1) - 1)
+    assert says("since 0 times NaN is NaN") == math.isnan(0 * math.nan)
+    assert says("`positions = mask.sum(dim=-1, keepdim=True) - 1`, of shape (batch, 1)")
+    grown = torch.cat((mask, torch.ones(2, 1, dtype=torch.int64)), dim=-1)  # one token later
+    last = rope_ext.apply(q[:, 5:], *tables, positions=grown.sum(dim=-1, keepdim=True) - 1)
+    for row, first in enumerate((2, 0)):
+        alone = rope_ext.apply(q[row : row + 1, first:], *tables)
+        assert torch.equal(last[row], alone[0, -1:])
+
+
+@pytest.mark.parametrize("schedule", ["yarn", "longrope", "dynamic_ntk"])
+def test_a_cache_moves_with_the_frequencies_alone(schedule):
+    longer = {
+        "yarn": {"factor": 4.0, "original_max_position": 64},
+        "longrope": {"short_factor": [1.0] * 8, "long_factor": [3.0] * 8, "factor": 4.0, "original_max_position": 64},
+        "dynamic_ntk": {"factor": 4.0, "max_position": 64},
+    }[schedule]
+    rope = rope_ext.RotaryEmbedding(16, schedule=schedule, **longer)
+    inv_freq, scaling = rope.frequencies(100)
+    assert (scaling > 1) == (schedule != "dynamic_ntk")
+    k = random(1, 8, 2, 16)
+    cached = rope.apply(k, seqlen=100)
+    back = torch.full((5,), -3)
+    moved = rope_ext.apply(cached[:, 3:], inv_freq=inv_freq, positions=back)
+    assert close(moved, rope.apply(k[:, 3:], seqlen=100), 1e-12)
+    twice = rope.apply(cached[:, 3:], positions=back, seqlen=100)
+    assert close(twice, scaling * moved, 1e-12)
+    assert says("`rope.apply` and `rope.tables` would multiply by it again, and each move once more.")
+    if schedule != "yarn":
+        assert not close(rope_ext.apply(cached[:, 3:], inv_freq=rope.inv_freq, positions=back), moved, 1e-3)
+        assert says("the rotation back must use those that the keys were cached with: `rope.frequencies(seqlen)`")
