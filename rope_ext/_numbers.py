@@ -45,6 +45,15 @@ def shown(value):
     return line if len(line) <= 200 else f"{line[:160]} ... {line[-32:]}"
 
 
+def tensor(**arguments):
+    """Each must be a Tensor; what torch.tensor makes one of is answered with it."""
+    for name, value in arguments.items():
+        if not isinstance(value, torch.Tensor):
+            is_convertible = isinstance(value, (list, tuple, range, numbers.Number)) or hasattr(value, "__array__")
+            cure = f": torch.tensor({name}) makes one" if is_convertible else ""
+            raise TypeError(f"rope_ext: {name} must be a Tensor, got {shown(value)}{cure}")
+
+
 def floating_point(dtype):
     """dtype must be a torch.dtype; the error says which one a name, or a type of numpy, means."""
     if isinstance(dtype, torch.dtype) and dtype.is_floating_point:

@@ -322,8 +322,7 @@ def per_axis(inv_freq, pair_axis, *, axes=None):
     Equivalent to: torch.stack([torch.where(torch.tensor(pair_axis) == axis, inv_freq, 0) for axis in range(axes)])
     """
     pair_axis = _numbers.axes_of("pair_axis", pair_axis)
-    if not isinstance(inv_freq, torch.Tensor):
-        raise TypeError(f"rope_ext: inv_freq must be a Tensor, got {shown(inv_freq)}: torch.tensor(inv_freq) makes one")
+    _numbers.tensor(inv_freq=inv_freq)
     if inv_freq.dim() not in (1, 2):
         raise ValueError(f"rope_ext: inv_freq must be (pairs,) or (heads, pairs), got {tuple(inv_freq.shape)}")
     if len(pair_axis) != inv_freq.shape[-1]:
@@ -368,8 +367,7 @@ def xpos_scale(positions, rotary_dim, *, scale_base=512, gamma=0.4, center=0, dt
     Source: Sun et al. 2022, A Length-Extrapolatable Transformer, eq. 13 and algorithm 1 (gamma 0.4); scale_base 512:
     microsoft/torchscale, XPOS.
     """
-    if not isinstance(positions, torch.Tensor):
-        raise TypeError(f"rope_ext: positions must be a Tensor, got {shown(positions)}: torch.tensor makes one")
+    _numbers.tensor(positions=positions)
     _numbers.channels(rotary_dim)
     _numbers.positive(scale_base=scale_base, gamma=gamma)
     if not isinstance(center, torch.Tensor):

@@ -301,8 +301,10 @@ class RotaryEmbedding:
         """
         if too_many:
             raise _keywords.given_by_position("rope", "positions", too_many, "rope(position_ids) needs no x")
-        if not isinstance(positions, torch.Tensor):
-            raise _no_tensor_of_positions(positions)
+        if isinstance(positions, (tuple, list)) and any(isinstance(p, torch.Tensor) for p in positions):
+            got = f"{_numbers.shown(positions)}: rope.apply(x) rotates x"
+            raise TypeError(f"rope_ext: positions must be a Tensor, got {got}")
+        _numbers.tensor(positions=positions)
         _check_positions(positions)
         if seqlen is not None:
             _numbers.seqlen(seqlen)
@@ -365,16 +367,6 @@ def _with_offset(x, layout, axes, positions, offset):
 def _check_device(name, t, x):
     if t.device != x.device:
         raise ValueError(f"rope_ext: {name} must be on the device of x, {x.device}, got {t.device}")
-
-
-def _no_tensor_of_positions(positions):
-    """The TypeError, which says what to write instead."""
-    cure = ": torch.tensor(positions) makes one"
-    if isinstance(positions, (tuple, list)) and any(isinstance(p, torch.Tensor) for p in positions):
-        cure = ": rope.apply(x) rotates x"
-    elif not isinstance(positions, (tuple, list, range, numbers.Number)) and not hasattr(positions, "__array__"):
-        cure = ""
-    return TypeError(f"rope_ext: positions must be a Tensor, got {_numbers.shown(positions)}{cure}")
 
 
 def _check_positions(positions):

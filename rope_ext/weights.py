@@ -4,6 +4,7 @@ import numbers
 
 import torch
 
+from . import _numbers
 from ._numbers import shown
 
 
@@ -28,8 +29,7 @@ def permute_weights(weight, num_heads, rotary_dim=None, *, to, rotary_offset=0):
     """
     if not isinstance(to, str) or to not in ("half", "interleaved"):
         raise ValueError(f"rope_ext: to must be 'half' or 'interleaved', got {shown(to)}")
-    if not isinstance(weight, torch.Tensor):
-        raise TypeError(f"rope_ext: weight must be a Tensor, got {shown(weight)}")
+    _numbers.tensor(weight=weight)
     if weight.layout != torch.strided:
         raise TypeError(f"rope_ext: weight must be strided, got {weight.layout}")
     integers = {"num_heads": num_heads, "rotary_offset": rotary_offset}
