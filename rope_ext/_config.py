@@ -42,7 +42,7 @@ def read(config, layer_type=None, precision="exact"):
     """Keyword arguments of RotaryEmbedding; see RotaryEmbedding.from_config."""
     source = Source(config)
     if not source.names():
-        raise missing("rope_theta, or rope_parameters, and head_dim, or hidden_size and num_attention_heads", source)
+        raise missing("rope_theta or rope_parameters, and head_dim or hidden_size with num_attention_heads", source)
     if layer_type is not None:
         _numbers.text(layer_type=layer_type)
     if (width := source.get("relation_bias_embed_dim")) is not None:

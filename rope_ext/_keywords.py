@@ -19,7 +19,7 @@ SCHEDULES = (
     "warped",
 )
 REQUIRED = object()  # default of what must be given, and may have been given by another name
-OWN = ("head_dim", "base", "rotary_dim", "schedule", "pair_axis", "precision")
+_OWN = ("head_dim", "base", "rotary_dim", "schedule", "pair_axis", "precision")
 
 _SYNONYMS = {  # keyword here -> what transformers, flash-attn, vLLM, torchtune, Megatron and llama.cpp call it
     "head_dim": "dim dims dim_head d_head head_size head_dimension",
@@ -114,7 +114,7 @@ def _unknown(name, value, schedule):
     got, takes = shown(value), f"schedule {schedule!r}, which takes {', '.join(own) or 'none'}"
     if name in _PARTS_OF_HEAD and schedule != "proportional":
         rule = "be given as rotary_dim, a number of channels"
-    elif meant != name and (meant in own or meant in OWN):
+    elif meant != name and (meant in own or meant in _OWN):
         rule = f"be given as {meant}"
     elif meant in _ELSEWHERE:
         rule = f"be given {_ELSEWHERE[meant]}"
@@ -122,7 +122,7 @@ def _unknown(name, value, schedule):
         rule = "come with schedule " if meant == name else f"be given as {meant}, with schedule "
         rule, got = rule + " or ".join(filter(None, (", ".join(others[:-1]), others[-1]))), f"{got} with {takes}"
     else:
-        got += _is_it(difflib.get_close_matches(name, (*OWN, *own, *_MEANT), 1, 0.7))
+        got += _is_it(difflib.get_close_matches(name, (*_OWN, *own, *_MEANT), 1, 0.7))
         rule = f"be a keyword of RotaryEmbedding or of {takes}"
     return TypeError(f"rope_ext: {name} must {rule}, got {got}")
 

@@ -257,7 +257,7 @@ class RotaryEmbedding:
         precision="hf" goes through tables of the positions, which have its bits; without cu_seqlens.
         """
         if too_many:
-            cure = "several tensors go in a tuple, rope.apply((q, k)), and positions by name"
+            cure = "several tensors go in a tuple, rope.apply((q, k)), positions by name, and tables nowhere"
             raise _keywords.given_by_position("rope.apply", "x", too_many, cure)
         if seqlen is not None:
             _numbers.seqlen(seqlen)

@@ -88,7 +88,7 @@ def test_arguments_by_position():
         5e5,
     )
     says(f"rope {one}, positions, got 2: rope(position_ids) needs no x", TypeError, ROPE, Q, torch.arange(4))
-    cure = "several tensors go in a tuple, rope.apply((q, k)), and positions by name"
+    cure = "several tensors go in a tuple, rope.apply((q, k)), positions by name, and tables nowhere"
     says(f"rope.apply {one}, x, got 2: {cure}", TypeError, ROPE.apply, Q, Q)
 
 
@@ -229,7 +229,7 @@ def test_an_array_for_each_parameter_is_one_line(schedule):
 
 # ---- configurations ----
 
-NEEDS = "config must have rope_theta, or rope_parameters, and head_dim, or hidden_size and num_attention_heads, got"
+NEEDS = "config must have rope_theta or rope_parameters, and head_dim or hidden_size with num_attention_heads, got"
 NO_CONFIG = "config must be a configuration object or a dict, got"
 
 
