@@ -45,25 +45,6 @@ def shown(value):
     return line if len(line) <= 200 else f"{line[:160]} ... {line[-32:]}"
 
 
-def tensor(**arguments):
-    """Each must be a Tensor; what torch.tensor makes one of is answered with it."""
-    for name, value in arguments.items():
-        if not isinstance(value, torch.Tensor):
-            is_convertible = isinstance(value, (list, tuple, range, numbers.Number)) or hasattr(value, "__array__")
-            cure = f": torch.tensor({name}) makes one" if is_convertible else ""
-            raise TypeError(f"rope_ext: {name} must be a Tensor, got {shown(value)}{cure}")
-
-
-def floating_point(dtype):
-    """dtype must be a torch.dtype; the error says which one a name, or a type of numpy, means."""
-    if isinstance(dtype, torch.dtype) and dtype.is_floating_point:
-        return
-    name = dtype if isinstance(dtype, str) else getattr(dtype, "name", getattr(dtype, "__name__", ""))
-    meant = getattr(torch, _SHORT_NAMES.get(name, name), None) if isinstance(name, str) else None
-    cure = f": {meant} is one" if isinstance(meant, torch.dtype) and meant.is_floating_point else ""
-    raise TypeError(f"rope_ext: dtype must be a floating point type, got {shown(dtype)}{cure}")
-
-
 def _shape_of(value):
     try:
         shape = getattr(value, "shape", None)
@@ -144,19 +125,19 @@ def integer(**arguments):
             raise TypeError(f"rope_ext: {name} must be an int, got {shown(value)}")
 
 
-def integers(name, values):
-    """Each of values must be an int."""
-    for value in values:
-        if type(value) is not int and (not isinstance(value, numbers.Integral) or isinstance(value, bool)):
-            raise TypeError(f"rope_ext: {name} must be a list of ints, got {shown(value)} in it")
-
-
 def count(**arguments):
     """Each must be an int from 1 to 2 ** 40, which products of two and floats hold."""
     integer(**arguments)
     for name, value in arguments.items():
         if not 1 <= value <= 2**40:
             raise ValueError(f"rope_ext: {name} must be in 1 to 2 ** 40, got {shown(value)}")
+
+
+def integers(name, values):
+    """Each of values must be an int."""
+    for value in values:
+        if type(value) is not int and (not isinstance(value, numbers.Integral) or isinstance(value, bool)):
+            raise TypeError(f"rope_ext: {name} must be a list of ints, got {shown(value)} in it")
 
 
 def not_negative_integer(**arguments):
@@ -187,6 +168,25 @@ def seqlen(value):
     integer(seqlen=value)
     if not 0 <= value < 2**63:
         raise ValueError(f"rope_ext: seqlen must be in 0 to 2 ** 63 - 1, got {shown(value)}")
+
+
+def tensor(**arguments):
+    """Each must be a Tensor; what torch.tensor makes one of is answered with it."""
+    for name, value in arguments.items():
+        if not isinstance(value, torch.Tensor):
+            is_convertible = isinstance(value, (list, tuple, range, numbers.Number)) or hasattr(value, "__array__")
+            cure = f": torch.tensor({name}) makes one" if is_convertible else ""
+            raise TypeError(f"rope_ext: {name} must be a Tensor, got {shown(value)}{cure}")
+
+
+def floating_point(dtype):
+    """dtype must be a torch.dtype; the error says which one a name, or a type of numpy, means."""
+    if isinstance(dtype, torch.dtype) and dtype.is_floating_point:
+        return
+    name = dtype if isinstance(dtype, str) else getattr(dtype, "name", getattr(dtype, "__name__", ""))
+    meant = getattr(torch, _SHORT_NAMES.get(name, name), None) if isinstance(name, str) else None
+    cure = f": {meant} is one" if isinstance(meant, torch.dtype) and meant.is_floating_point else ""
+    raise TypeError(f"rope_ext: dtype must be a floating point type, got {shown(dtype)}{cure}")
 
 
 def channels(rotary_dim, at_least=2):
