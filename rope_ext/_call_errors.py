@@ -4,11 +4,13 @@ What csrc/bindings refuses has its sentence already. What torch refuses on the w
 ints beyond 64 bits, tensors without a kernel) is said in the words of the arguments of `apply`.
 """
 
+import functools
+
 import torch
 from torch import is_inference_mode_enabled
 
 from ._numbers import shown
-from ._torch.errors import typed
+from ._torch.errors import allocators, typed
 from ._torch.library import REBUILD, build_info
 from ._torch.private import NEWEST, OLDEST, functorch_is_active, is_newer_than_tested
 
@@ -34,7 +36,7 @@ _DEVICES = ("cpu", "cuda", "meta") if build_info()["cuda"] else ("cpu", "meta")
 def explained(error, op, arguments, x, out):
     """The error for the caller. op, arguments: what was called; x, out: as the caller gave them."""
     if str(error).startswith("rope_ext: "):
-        return typed(error)
+        return typed(error, functools.partial(allocators[op.recorded.name().split("::")[1]], *arguments))
     for name, value in (("x", x), ("out", out))[: 1 + op.at_x]:
         listed = [value] if isinstance(x, torch.Tensor) else value
         if not isinstance(listed, (tuple, list)) or not all(isinstance(t, torch.Tensor) for t in listed):

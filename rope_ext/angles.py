@@ -14,7 +14,7 @@ from ._torch.errors import raises_typed
 from ._torch.library import torch_ops as _ops
 
 _SHD = reference.LAYOUTS.index("shd")
-_make = raises_typed(_ops.cos_sin)
+_make = raises_typed("cos_sin", _ops.cos_sin)
 
 
 class Turns(NamedTuple):

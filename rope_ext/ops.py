@@ -97,7 +97,7 @@ def apply(
     GPU is not looked at, since that would wait for it: there a token whose positions, offset or cu_seqlens lead outside
     the table gets NaN in its rotated channels, and with ROPE_EXT_CHECK_POSITIONS=1 in the environment stops the program
     with a message that names it. NotImplementedError for tensors that this build has no kernel for (another device,
-    sparse, quantized, nested).
+    sparse, quantized, nested, DTensor). Where memory runs out: the error of torch, with its type and words.
 
     Equivalent to, for layout "bshd" and the default pairing (all of it: rope_ext.reference):
         x1, x2 = x.float().chunk(2, dim=-1)

@@ -18,7 +18,7 @@ std::string text(const Parts&... parts) {
 
 // The type of an error in Python. The type of the C++ exception does not carry it: what torch makes of that differs
 // between releases. Numbers: rope_ext/_torch/errors.py.
-enum class ErrorType : int { kNone = 0, kValueError = 1, kTypeError = 2 };
+enum class ErrorType : int { kNone = 0, kValueError = 1, kTypeError = 2, kOutOfMemory = 3 };
 
 // Remembers the type, for this thread's rope_ext_take_error_type, and throws.
 [[noreturn]] void raise(ErrorType type, const std::string& message);

@@ -61,6 +61,9 @@ const char* advice(const char* error) {
 
 void check_launch(const char* error) {
   if (!error) return;
+  if (!std::strcmp(error, "cudaErrorMemoryAllocation")) {  // a kernel is loaded at its first launch
+    raise(ErrorType::kOutOfMemory, text("rope_ext: CUDA out of memory. No room for a kernel, ", error));
+  }
   if (error == cuda::kTooLarge) bad_value("x", "have batch, seqlen, heads and head_dim below 2^30 on a GPU", error);
   throw std::runtime_error(text("rope_ext could not launch a CUDA kernel, ", error, advice(error)));
 }

@@ -8,6 +8,7 @@
 
 #include <torch/csrc/stable/ops.h>
 
+#include "bindings/output.h"
 #include "bindings/stack.h"
 
 namespace rope {
@@ -58,7 +59,7 @@ struct Ops {
     const Arguments a = unbox(stack + 1);
     Params p = check_arguments(a);
     check_table_grad(a, grad);
-    Tensor cos(torch::stable::empty_like(a.cos.stable())), sin(torch::stable::empty_like(a.cos.stable()));
+    Tensor cos = empty_like(a.cos), sin = empty_like(a.cos);
     set_tables(a, cos, sin, &p);
     if (!cos.empty()) Device::table_grad(with_tensors(p, a, grad), a.x[0]);
     stack[0] = box(std::move(cos));
@@ -72,7 +73,7 @@ struct Ops {
     const bool checked = p.batch;
     const bool per_batch = a.offsets || (a.positions && a.positions->dim() == 2 && a.positions->size(0) != 1);
     if (!per_batch) p.batch = 1;
-    Tensor rows(torch::stable::new_empty(a.cos.stable(), {p.batch, p.seqlen}, ScalarType::Long));
+    Tensor rows = new_empty(a.cos, {p.batch, p.seqlen}, ScalarType::Long);
     if (!rows.empty()) Device::table_rows(p, static_cast<int64_t*>(rows.mutable_data_ptr()), checked, a.x[0]);
     stack[0] = box(std::move(rows));
   }
@@ -86,7 +87,7 @@ struct Ops {
     p.negate_sin = false;
     const int64_t heads = a.cos.size(1);
     const auto result = [&](int i, std::initializer_list<int64_t> sizes) {
-      Tensor t(torch::stable::new_empty(a.cos.stable(), {sizes.begin(), sizes.size()}));
+      Tensor t = new_empty(a.cos, sizes, a.cos.scalar_type());
       p.x[i].out = t.mutable_data_ptr();
       p.x[i].heads = heads;
       return t;

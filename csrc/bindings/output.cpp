@@ -1,5 +1,6 @@
 #include "bindings/output.h"
 
+#include <dlfcn.h>
 #include <pthread.h>
 #include <sys/mman.h>
 #include <torch/csrc/stable/ops.h>
@@ -9,8 +10,11 @@
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
+#include <exception>
 #include <map>
 #include <mutex>
+
+#include "bindings/errors.h"
 
 namespace rope {
 namespace {
@@ -150,10 +154,32 @@ Tensor empty_strided(const Tensor& like) {
   return Tensor(made);
 }
 
+// What torch says of the error that one of its C functions has just met, on this thread; null before torch 2.13.
+const char* words_of_torch() {
+  using Function = const char* (*)();
+  const auto function = reinterpret_cast<Function>(dlsym(RTLD_DEFAULT, "torch_exception_get_what_without_backtrace"));
+  return function ? function() : nullptr;
+}
+
+// torch's C functions lose the type of its error, which rope_ext/_torch/errors.py finds again.
+template <class Allocate>
+Tensor allocated(const Allocate& allocate) {
+  try {
+    return allocate();
+  } catch (const std::exception& error) {
+    const char* words = words_of_torch();
+    raise(ErrorType::kOutOfMemory, text("rope_ext: out of memory for a result: ", words ? words : error.what()));
+  }
+}
+
 }  // namespace
 
 Tensor empty_like(const Tensor& x) {
-  return dense(x) ? empty_strided(x) : Tensor(torch::stable::empty_like(x.stable()));
+  return allocated([&] { return dense(x) ? empty_strided(x) : Tensor(torch::stable::empty_like(x.stable())); });
+}
+
+Tensor new_empty(const Tensor& x, std::initializer_list<int64_t> sizes, ScalarType dtype) {
+  return allocated([&] { return Tensor(torch::stable::new_empty(x.stable(), {sizes.begin(), sizes.size()}, dtype)); });
 }
 
 namespace {

@@ -479,7 +479,7 @@ _KERNELS = {
     "check_in_place": _check_in_place,
 }
 for _name, _kernel in _KERNELS.items():
-    _library.impl(_name, raises_typed(_kernel), "Autograd")
+    _library.impl(_name, raises_typed(_name, _kernel), "Autograd")
 
 
 # ---- kernels at other keys ----

@@ -7,31 +7,50 @@ what arrives is only searched for the text.
 
 import functools
 
+import torch
+
 from .library import native
 
 _PREFIX = "rope_ext: "
 _TYPES = {1: ValueError, 2: TypeError}  # enum class ErrorType in csrc/bindings/errors.h
+_OUT_OF_MEMORY = 3
+
+# Name of an op -> a function of its arguments that allocates what the op does, in Python (fake.py).
+allocators = {}
 
 
-def typed(error):
-    """The error of a kernel as ValueError or TypeError; any other error as it is."""
+def typed(error, allocate=lambda: None):
+    """The error of a kernel with its type; any other error as it is. allocate: allocates what the kernel did."""
     message = str(error)
     if not message.startswith(_PREFIX):
         return error
-    kind = _TYPES.get(native.rope_ext_take_error_type())
-    # Other types are those of errors that Python raised, and the remembered one is then of an older error.
-    return error if kind is None or type(error) is not RuntimeError else kind(message)
+    kind = native.rope_ext_take_error_type()
+    if type(error) is not RuntimeError:  # raised in Python, and the remembered type is that of an older error
+        return error
+    if kind == _OUT_OF_MEMORY:
+        return _out_of_memory(error, allocate)
+    return _TYPES[kind](message) if kind in _TYPES else error
 
 
-def raises_typed(function):
-    """Decorator: errors of the kernels that a function calls leave it with their type."""
+def _out_of_memory(error, allocate):
+    """torch's own error, which code that retries with less knows by type and words: torch raises it a second time."""
+    try:
+        allocate()
+    except Exception as of_torch:
+        return of_torch
+    # Memory was freed meanwhile, or no tensor lacked it.
+    return torch.OutOfMemoryError(str(error)) if "CUDA out of memory" in str(error) else error
+
+
+def raises_typed(op, function):
+    """A function of the arguments of an op, given by name, whose errors of kernels have their types."""
 
     @functools.wraps(function)
     def wrapper(*arguments):
         try:
             return function(*arguments)
         except RuntimeError as error:
-            found = typed(error)
+            found = typed(error, functools.partial(allocators[op], *arguments))
             if found is error:
                 raise
             raise found from None

@@ -1,7 +1,11 @@
-"""The ops on fake and meta tensors: shapes, strides and devices only, for torch.compile and torch.export."""
+"""The ops on fake and meta tensors: shapes, strides and devices only, for torch.compile and torch.export.
+
+On real tensors these functions allocate what the op allocates, with the errors of torch (errors.py).
+"""
 
 import torch
 
+from . import errors
 from .autograd import layout_of
 from .private import tree
 
@@ -49,13 +53,17 @@ def _fake_cos_sin(x, high, low, *rest, **named):
     return cos, sin, high.new_empty((high.shape[0], *sizes))
 
 
-torch.library.register_fake("rope_ext::rotate", _fake_rotate)
-torch.library.register_fake("rope_ext::rotate_", _same_device)
-torch.library.register_fake("rope_ext::check_in_place", _same_device)
-torch.library.register_fake("rope_ext::rotate_out", lambda out, x, *rest: _same_device(x, out, *rest))
-torch.library.register_fake(
-    "rope_ext::table_grad", lambda grad, x, cos, *rest: (torch.empty_like(cos), torch.empty_like(cos))
-)
-torch.library.register_fake("rope_ext::table_rows", _fake_rows)
+_FAKES = {
+    "rotate": _fake_rotate,
+    "rotate_": _same_device,
+    "check_in_place": _same_device,
+    "rotate_out": lambda out, x, *rest: _same_device(x, out, *rest),
+    "table_grad": lambda grad, x, cos, *rest: (torch.empty_like(cos), torch.empty_like(cos)),
+    "table_rows": _fake_rows,
+    "cos_sin": _fake_cos_sin,
+}
+for _name, _fake in _FAKES.items():
+    torch.library.register_fake(f"rope_ext::{_name}", _fake)
 
-torch.library.register_fake("rope_ext::cos_sin", _fake_cos_sin)
+# A recorded rotate_ makes its result in a temporary.
+errors.allocators.update(_FAKES, rotate_=_fake_rotate)

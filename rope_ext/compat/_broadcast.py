@@ -92,5 +92,7 @@ def scaled_tables(freqs, scale):
         return cos, sin
     try:
         return cos * scale, sin * scale
-    except RuntimeError:
+    except RuntimeError as error:
+        if "must match the size" not in str(error):  # such as out of memory
+            raise
         raise refused("scale", f"broadcast to angles of shape {tuple(freqs.shape)}", scale) from None
