@@ -1,10 +1,13 @@
 """The error that the caller of `apply` should see, worked out only after a call has failed: other calls pay nothing.
 
 What csrc/bindings refuses has its sentence already. What torch refuses on the way there (types that no schema takes,
-ints beyond 64 bits, tensors without a kernel) is said in the words of the arguments of `apply`.
+ints beyond 64 bits, tensors without a kernel) is said in the words of the arguments of `apply`. That takes both an
+argument which torch refuses and an error in which torch says so: modes, hooks and subclasses of the user raise errors
+too, and memory runs out. An error that is not understood stays as it is.
 """
 
 import functools
+import sys
 
 import torch
 from torch import is_inference_mode_enabled
@@ -37,6 +40,13 @@ def explained(error, op, arguments, x, out):
     """The error for the caller. op, arguments: what was called; x, out: as the caller gave them."""
     if str(error).startswith("rope_ext: "):
         return typed(error, functools.partial(allocators[op.recorded.name().split("::")[1]], *arguments))
+    try:
+        return _about_arguments(error, op, arguments, x, out) or _about_torch(error) or error
+    except Exception:  # a subclass of Tensor may run code of its own when it is asked for its layout
+        return error
+
+
+def _about_arguments(error, op, arguments, x, out):
     for name, value in (("x", x), ("out", out))[: 1 + op.at_x]:
         listed = [value] if isinstance(x, torch.Tensor) else value
         if not isinstance(listed, (tuple, list)) or not all(isinstance(t, torch.Tensor) for t in listed):
@@ -48,33 +58,84 @@ def explained(error, op, arguments, x, out):
         if isinstance(value, int) and not -(2**63) <= value < 2**63:  # what the dispatcher takes for no int
             return ValueError(f"rope_ext: {name} must be at least -2^63 and below 2^63, got {shown(value)}")
     outs = [("out", t) for t in arguments[0]] if op.at_x else []
-    tensors = [*(("x", t) for t in arguments[op.at_x]), *outs]
-    tensors += [(name, value) for name, value in given if isinstance(value, torch.Tensor)]
-    written = outs or tensors if op.writes else []
-    if op.at_x and functorch_is_active():
+    words = str(error)
+    if op.at_x and functorch_is_active() and "rope_ext::rotate_out" in words:
         return ValueError("rope_ext: out must be None under a transform of torch.func, got tensors")
-    return _about_tensors(tensors, written) or _about_torch(error) or error
-
-
-def _about_tensors(tensors, written):
-    for name, t in tensors:
-        if isinstance(t, _UNINITIALIZED) or t.is_quantized or t.is_nested:
-            kind = type(t).__name__ if isinstance(t, _UNINITIALIZED) else "quantized" if t.is_quantized else "nested"
-            return NotImplementedError(f"rope_ext: {name} must be an ordinary tensor, got one that is {kind}")
-        if t.device.type not in _DEVICES or t.layout != torch.strided:
-            devices = "cpu, cuda" if "cuda" in _DEVICES else f"cpu; for CUDA rebuild where nvcc is: {REBUILD}"
-            rule = f"be a strided tensor on a device of this build ({devices})"
-            return NotImplementedError(f"rope_ext: {name} must {rule}, got {t.device} {t.layout}")
-        if t.is_inference() and not is_inference_mode_enabled():
-            got = f"one of shape {tuple(t.shape)}; clone() makes an ordinary copy"
-            return ValueError(
-                f"rope_ext: {name} must not be an inference tensor while a derivative is recorded, got {got}"
-            )
-    for name, t in written:
-        if t.is_neg():  # PyTorch passes the op a negated copy, so what it writes would be lost
-            got = f"a lazy negation of shape {tuple(t.shape)}; resolve_neg() makes an ordinary copy"
-            return ValueError(f"rope_ext: {name} must not be a lazy negation when it is written, got {got}")
+    tensors = [*outs, *(("x", t) for t in arguments[op.at_x])]  # out first: _about_lazy takes x for written
+    tensors += [(name, value) for name, value in given if isinstance(value, torch.Tensor)]
+    for kind, words_of_torch, about in _REFUSALS:
+        if isinstance(error, kind) and words_of_torch in words:
+            found = next(filter(None, (about(name, t, words) for name, t in tensors)), None)
+            if found:
+                return found
     return None
+
+
+def _about_dtensor(name, t, words):
+    module = sys.modules.get("torch.distributed.tensor")
+    if module is None or not isinstance(t, module.DTensor):
+        return None
+    cure = f"pass {name}.to_local(), or call apply in torch.distributed.tensor.experimental.local_map with placements"
+    return _not_taken(name, "be a local tensor", f"a DTensor; where batch or heads are sharded {cure}", words)
+
+
+def _about_uninitialized(name, t, words):
+    if not isinstance(t, _UNINITIALIZED):
+        return None
+    return _not_taken(name, "be an ordinary tensor", f"one that is {type(t).__name__}", words)
+
+
+def _about_kind(name, t, words):
+    rule = "be an ordinary tensor"
+    if t.is_nested:
+        packed = 'values() makes one, for x with layout="thd" and cu_seqlens=x.offsets().int()'
+        cure = "unbind() makes several" if t.layout == torch.strided else packed
+        return _not_taken(name, rule, f"one that is nested; {cure}", words)
+    if t.is_quantized:
+        return _not_taken(name, rule, "one that is quantized; dequantize() makes one", words)
+    if t.layout != torch.strided:
+        return _not_taken(name, "be a strided tensor", f"{t.layout}; to_dense() makes one", words)
+    if t.device.type not in _DEVICES:
+        devices = "cpu, cuda" if "cuda" in _DEVICES else f"cpu; for CUDA rebuild where nvcc is: {REBUILD}"
+        return _not_taken(name, f"be on a device of this build ({devices})", t.device, words)
+    return None
+
+
+def _not_taken(name, rule, got, words):
+    """The error quotes torch: of a missing kernel it says everything in the first of many sentences."""
+    first = words.split(". This could be because")[0]
+    return NotImplementedError(f"rope_ext: {name} must {rule}, got {got} (torch: {first})")
+
+
+def _about_inference(name, t, _words):
+    if not t.is_inference() or is_inference_mode_enabled():
+        return None
+    got = f"one of shape {tuple(t.shape)}; clone() makes an ordinary copy"
+    return ValueError(f"rope_ext: {name} must not be an inference tensor while a derivative is recorded, got {got}")
+
+
+def _about_lazy(name, t, _words):
+    """A lazy tensor cannot be written: PyTorch gives the op a resolved copy, so what it writes would be lost."""
+    if name not in ("x", "out"):
+        return None
+    if t.is_complex():
+        got = str(t.dtype).removeprefix("torch.")
+        return TypeError(f"rope_ext: {name} must be float64, float32, bfloat16 or float16, got {got}")
+    if t.is_neg():
+        got = f"a lazy negation of shape {tuple(t.shape)}; resolve_neg() makes an ordinary copy"
+        return ValueError(f"rope_ext: {name} must not be a lazy negation when it is written, got {got}")
+    return None
+
+
+# Type and words of an error in which torch refuses a tensor, and a function that tells whether it is this one.
+_REFUSALS = [
+    (RuntimeError, "DTensor", _about_dtensor),
+    (NotImplementedError, "sharding strategy", _about_dtensor),
+    (ValueError, "uninitialized parameter", _about_uninitialized),
+    (NotImplementedError, "rope_ext", _about_kind),  # no kernel of that name
+    (RuntimeError, "saved for", _about_inference),
+    (RuntimeError, "mutable TensorList", _about_lazy),
+]
 
 
 def _about_torch(error):

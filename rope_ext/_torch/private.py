@@ -10,9 +10,10 @@ rope_ext relies on behaviours that have no name, too:
 * Overloads are tried in the order of their definition: a call of `torch.ops.rope_ext.rotate` means the default one.
 * A Python kernel at a dispatch key can call the op again below that key (autograd.py).
 * In csrc/bindings, beside the C shims of the stable ABI: torch::stable::detail (StableLibrary, to, from), that
-  aoti_torch_library_init_def fails for a namespace that is defined already, and aoti_torch_get_current_cuda_stream,
-  looked up in libtorch_cuda.so.
+  aoti_torch_library_init_def fails for a namespace that is defined already, and two functions looked up by name:
+  aoti_torch_get_current_cuda_stream, and torch_exception_get_what_without_backtrace where torch has it (2.13).
 * An exception of a kernel keeps its text, after "rope_ext: ". Its type is not relied upon (errors.py).
+* torch's errors hold the words by which `_REFUSALS` of _call_errors.py knows them. In other words they reach the user.
 """
 
 import functools
