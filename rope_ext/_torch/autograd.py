@@ -115,7 +115,7 @@ def call(op, arguments):
     recorded, unrecorded, at_x, writes = op
     if functorch_is_active():
         if writes:
-            _check_captured(arguments[0], arguments[at_x + 1 :])
+            _check_captured(arguments[0], arguments[at_x + 1 :], at_x)
         return recorded(*arguments)
     x, cos, sin = arguments[at_x : at_x + 3]
     if needs_derivative((*x, *arguments[0]) if at_x else x, cos, sin) or (
@@ -124,7 +124,7 @@ def call(op, arguments):
         return recorded(*arguments)
     if not writes:
         return unrecorded(*arguments)
-    _check_writable(arguments[0])
+    _check_writable(arguments[0], False, at_x)
     unrecorded(*arguments)
     count_write(arguments[0])  # autograd refuses to use a saved tensor that was written since
 
@@ -144,15 +144,13 @@ def check_in_place(arguments, recorded):
     _ops.check_in_place(*arguments)
 
 
-def _check_captured(written, others):
+def _check_captured(written, others, at_x=0):
     """A transform records nothing in a tensor from outside it: derivatives would be zero without a word."""
     level = max(level_of(t) for t in others if isinstance(t, torch.Tensor))
     for t in written:
         if level_of(t) < level or _is_view_of_captured(t):
             rule = "be inside every transform that cos, sin or the positions are inside"
-            raise ValueError(
-                f"rope_ext: x must {rule} when it is written, got one of shape {tuple(t.shape)} from outside"
-            )
+            raise _not_written(rule, t, at_x, " from outside")
 
 
 def _is_view_of_captured(t):
@@ -165,11 +163,22 @@ def _is_view_of_captured(t):
     return False
 
 
-def _is_restricted_view(t):
-    return t._is_view() and creation_meta(t) != DEFAULT_VIEW
+# How a view was made, by the names of torch, where autograd refuses to write it: what x must not be, and what helps.
+_RESTRICTED_VIEWS = {
+    "MULTI_OUTPUT_NODE": "one of several views that an op returned (split, unbind, chunk; slices are taken)",
+    "IN_CUSTOM_FUNCTION": "a view that a custom autograd.Function returned (its clone() is taken)",
+    "NO_GRAD_MODE": "a view made under torch.no_grad (make and write it both inside, or both outside)",
+    "INFERENCE_MODE": "a view made in inference mode (make and write it both inside, or both outside)",
+}
 
 
-def _check_writable(tensors, recorded=False):
+def _restriction(t):
+    if not t._is_view() or (made := creation_meta(t)) == DEFAULT_VIEW:
+        return None
+    return f"not be {_RESTRICTED_VIEWS.get(made.name, f'a view that autograd does not write ({made.name})')}"
+
+
+def _check_writable(tensors, recorded=False, at_x=0):
     """What autograd would refuse, asked before the first of the tensors is written."""
     inference, grad = is_inference_mode_enabled(), is_grad_enabled()
     for t in tensors:
@@ -178,12 +187,18 @@ def _check_writable(tensors, recorded=False):
             rule = "not be an inference tensor outside inference mode"
         elif not grad:
             continue
+        elif (recorded or t.requires_grad) and (restriction := _restriction(t)):
+            rule = restriction
         elif (base := t._base if t._is_view() else t).requires_grad and base.is_leaf:
             rule = "not be a leaf that requires grad, or a view of one,"
-        elif (recorded or t.requires_grad) and _is_restricted_view(t):
-            rule = "not be one of several views that an op returned (split, unbind, chunk)"
         if rule is not None:
-            raise ValueError(f"rope_ext: x must {rule} when it is written, got one of shape {tuple(t.shape)}")
+            raise _not_written(rule, t, at_x)
+
+
+def _not_written(rule, t, at_x, place=""):
+    """The error of a tensor of x or, where x comes after it, of out."""
+    name = "out" if at_x else "x"
+    return ValueError(f"rope_ext: {name} must {rule} when it is written, got one of shape {tuple(t.shape)}{place}")
 
 
 # ---- the two Functions ----
@@ -485,9 +500,9 @@ for _name, _kernel in _KERNELS.items():
 # ---- kernels at other keys ----
 
 
-def _write(packet):
+def _write(packet, at_x):
     def kernel(written, *rest):
-        _check_writable(written)
+        _check_writable(written, False, at_x)
         with below_in_place():
             packet(written, *rest)
         count_write(written)
@@ -503,15 +518,15 @@ def _below(op):
     return kernel
 
 
-def _register(name, writes):
+def _register(name, op):
     packet = getattr(_ops, name)
-    if writes:
-        _library.impl(name, _write(packet), "ADInplaceOrView")
+    if op.writes:
+        _library.impl(name, _write(packet, op.at_x), "ADInplaceOrView")
     _library.impl(name + ".unrecorded", torch.library.fallthrough_kernel, "Autograd")
     # Tensors without a kernel of this package, modes and subclasses of Python: they know the op itself.
     for key in ("CompositeExplicitAutograd", "Python", "Batched"):
         _library.impl(name + ".unrecorded", _below(packet.default), key)
 
 
-for _name, _writes in (("rotate", False), ("rotate_", True), ("rotate_out", True)):
-    _register(_name, _writes)
+for _name, _op in (("rotate", ROTATE), ("rotate_", ROTATE_IN_PLACE), ("rotate_out", ROTATE_OUT)):
+    _register(_name, _op)
