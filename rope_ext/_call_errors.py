@@ -75,7 +75,7 @@ def _about_dtensor(name, t, words):
     module = sys.modules.get("torch.distributed.tensor")
     if module is None or not isinstance(t, module.DTensor):
         return None
-    cure = f"pass {name}.to_local(), or call apply in torch.distributed.tensor.experimental.local_map with placements"
+    cure = "pass its to_local(), or call apply in torch.distributed.tensor.experimental.local_map with placements"
     return _not_taken(name, "be a local tensor", f"a DTensor; where batch or heads are sharded {cure}", words)
 
 
