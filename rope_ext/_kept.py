@@ -1,7 +1,7 @@
 """Values that outlive the call that makes them: ordinary tensors, whatever the caller is in the middle of."""
 
 import functools
-import itertools
+import hashlib
 import os
 import threading
 import types
@@ -13,7 +13,6 @@ from torch.compiler import assume_constant_result
 from ._torch.private import dispatch_modes, mark_static_address
 
 in_graphs = types.ModuleType("rope_ext.in_graphs")  # attributes: what compiled graphs read, see `named`
-_unused = itertools.count()
 _caches = []
 _read_by_graphs = []  # a captured CUDA graph reads its addresses for as long as the process lives
 
@@ -52,24 +51,19 @@ def named(make):
     and the tensors for those of a module that no call changes. What it makes of tensors that are constants themselves
     fails with symbolic sizes.
     """
-    names = {}
 
     @assume_constant_result
     def name_of(*arguments):
-        if arguments not in names:
+        # Made of the arguments, since guards look at shapes and not at numbers: wherever a graph comes from, and after
+        # `clear` too, an equal name means equal values.
+        name = f"{make.__name__}_{hashlib.sha256(repr(arguments).encode()).hexdigest()}"
+        if not hasattr(in_graphs, name):
             values = made_apart(make, *arguments)
             for value in values:
                 if isinstance(value, torch.Tensor):
                     mark_static_address(value)
-            # Never used again, not even after `clear`: guards look at shapes, not at numbers.
-            names[arguments] = f"value_{next(_unused)}"
-            setattr(in_graphs, names[arguments], values)
-        return names[arguments]
-
-    @clears
-    def forget():
-        while names:
-            delattr(in_graphs, names.popitem()[1])
+            setattr(in_graphs, name, values)
+        return name
 
     return name_of
 
@@ -78,6 +72,8 @@ def clear():
     """Forgets every value. What captured CUDA graphs read stays; compiled graphs are compiled again."""
     for forget in _caches:
         forget()
+    for name in [name for name in vars(in_graphs) if not name.startswith("__")]:
+        delattr(in_graphs, name)
 
 
 def clears(forget):

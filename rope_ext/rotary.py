@@ -482,7 +482,8 @@ def _of_texts(schedule, precision, texts):
 
 @_kept.named
 def _tables_of_graphs(schedule, precision, texts, seqlen, max_position, dtype, device):
-    return _shared(_of_texts(schedule, precision, texts), seqlen, max_position, dtype, device)
+    cos, sin = _shared(_of_texts(schedule, precision, texts), seqlen, max_position, dtype, device)
+    return cos.clone(), sin.clone()  # a graph does not notice what somebody writes into shared tables
 
 
 @_kept.named

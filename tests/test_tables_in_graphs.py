@@ -128,3 +128,19 @@ def test_an_exported_program(call, warns, strict):
     if not warns:
         targets = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
         assert not any(made in target for target in targets for made in ("arange", "cos_sin", "pow"))
+
+
+def test_a_graph_outlives_the_tables_that_it_reads():
+    rope = rope_ext.RotaryEmbedding(16, base=4324.0)
+
+    def function(x):
+        return rope_ext.apply(rope.apply(x), *rope.tables(x.shape[1]))
+
+    call, backend = compiled(function)
+    wanted = call(X)
+    rope.tables(5)[0].zero_()
+    assert_same_bits(call(X), wanted)
+    rope_ext.clear_tables()
+    rope_ext.RotaryEmbedding(16, base=4325.0).tables(9)
+    assert_same_bits(call(X), wanted)
+    assert len(backend.graphs) == 2  # compiled again
