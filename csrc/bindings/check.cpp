@@ -1,36 +1,14 @@
-// Rules for tensors, channels, tables and what is written. Where tokens read the tables: check_lookup.cpp.
+// Rules for tensors, channels and what is written. Tables: check_tables.cpp; where tokens read them: check_lookup.cpp.
 #include "bindings/check.h"
 
 #include <algorithm>
-#include <cmath>
-#include <limits>
 #include <string>
 
-#include "bindings/errors.h"
 #include "bindings/overlap.h"
 
 namespace rope {
+
 namespace {
-
-bool same_shape(const Tensor& a, const Tensor& b) {
-  const auto x = a.sizes(), y = b.sizes();
-  return x.size() == y.size() && std::equal(x.begin(), x.end(), y.begin());
-}
-
-DType dtype_of(const char* argument, const Tensor& t) {
-  switch (t.scalar_type()) {
-    case ScalarType::Double:
-      return DType::kFloat64;
-    case ScalarType::Float:
-      return DType::kFloat32;
-    case ScalarType::BFloat16:
-      return DType::kBFloat16;
-    case ScalarType::Half:
-      return DType::kFloat16;
-    default:
-      bad_type(argument, "be float64, float32, bfloat16 or float16", name_of(t.scalar_type()));
-  }
-}
 
 void check_x(const Arguments& a, Params* p) {
   if (a.layout() >= int64_t(std::size(kLayouts))) bad_value("flags", "name one of LAYOUTS", a.flags);
@@ -59,10 +37,6 @@ void check_x(const Arguments& a, Params* p) {
   p->seqlen = first.size(layout.seqlen);
 }
 
-Pairing pairing_of(bool interleaved, int64_t pairs) {
-  return interleaved ? interleaved_pairing() : half_pairing(pairs);
-}
-
 void check_channels(const Arguments& a, Params* p) {
   const int64_t head_dim = a.x[0].size(-1);
   if (a.rotary_offset < 0 || a.rotary_offset >= head_dim) {
@@ -84,126 +58,6 @@ void check_channels(const Arguments& a, Params* p) {
   p->pairs = rotary_dim / 2;
   p->pairing = pairing_of(a.interleaved(), p->pairs);
   p->out_pairing = pairing_of(a.interleaved() != a.other_pairing(), p->pairs);
-}
-
-// The layout of tables with a heads axis is that of x, with the batch axis (of one) that "thd" and "shd" lack.
-Layout table_layout(const Arguments& a, const Tensor& table) {
-  if (table.dim() == 2) return {"", 2, -1, 0, -1};
-  if (table.dim() == 3) return {"", 3, 0, 1, -1};
-  const Layout& x = layout_of(a);
-  return x.batch < 0 ? Layout{"", 4, 0, 1, 2} : x;
-}
-
-// Of 16-bit x and float32 cos PyTorch makes float32 products, and gradients of x in 16 bits of each.
-bool rounds_products(const Arguments& a, DType x, DType cos) {
-  return a.round_products() && bytes_of(x) == 2 && (cos == x || a.transposed());
-}
-
-// Number of distinct table rows along an axis. Stride 0 means "broadcast" only where the axis has elements.
-int64_t rows_that_differ(int64_t size, int64_t cos_stride, int64_t sin_stride) {
-  return size && !cos_stride && !sin_stride ? 1 : size;
-}
-
-// cos and sin are the high and low part of inv_freq in turns per position.
-void check_frequencies(const Arguments& a, Params* p) {
-  const bool is_64 = p->dtype == DType::kFloat64;
-  same_device("inv_freq", a.cos, a.x[0]);
-  same_device("inv_freq", a.sin, a.x[0]);
-  p->table_dtype = is_64 ? DType::kFloat64 : DType::kFloat32;
-  if (dtype_of("inv_freq", a.cos) != p->table_dtype || dtype_of("inv_freq", a.sin) != p->table_dtype) {
-    bad_type("inv_freq", text("be made for the arithmetic of x, ", is_64 ? "float64" : "float32"),
-             name_of(a.cos.scalar_type()));
-  }
-  if (a.cos.dim() != 3 || !same_shape(a.cos, a.sin) || a.cos.size(0) < 1) {
-    bad_value("inv_freq", "have shape (pairs,), (heads, pairs) or (axes, heads or 1, pairs)", shape_of(a.cos));
-  }
-  if (a.cos.size(-1) != p->pairs) {
-    bad_value("inv_freq", text("have width ", p->pairs, ", one entry per pair of rotary_dim ", 2 * p->pairs),
-              text("width ", a.cos.size(-1)));
-  }
-  if (a.says_per_channel()) bad_value("per_channel", "be False or None where inv_freq is given", "True");
-  for (const Tensor& x : a.x) {
-    const int64_t heads = x.size(layout_of(a).heads);
-    if (a.cos.size(1) != 1 && a.cos.size(1) != heads) {
-      bad_value("inv_freq", text("have 1 head or the ", heads, " heads of x"), text(a.cos.size(1), " heads"));
-    }
-  }
-  const auto frequencies = [](const Tensor& t) {
-    if (!t.empty() && t.size(-1) > 1 && t.stride(-1) != 1) {
-      bad_value("inv_freq", "be contiguous along the pairs", strides_of(t));
-    }
-    void* data = const_cast<void*>(t.const_data_ptr());
-    return Table{data, data, 0, stride_of(t, 0), stride_of(t, 1), 1};
-  };
-  p->cos = frequencies(a.cos);
-  p->sin = frequencies(a.sin);
-  p->table_batches = 1;
-  p->table_heads = rows_that_differ(a.cos.size(1), p->cos.head_stride, p->sin.head_stride);
-  p->axes = a.cos.size(0);
-  if (!is_64 && std::fabs(a.attention_scaling) > std::numeric_limits<float>::max()) {
-    bad_value("attention_scaling", "be a number that float32 holds", a.attention_scaling);
-  }
-  p->attention_scaling = a.attention_scaling;
-  p->round_products = rounds_products(a, p->dtype, p->table_dtype);
-  p->negate_sin = a.inverse() != a.transposed();
-}
-
-void check_tables(const Arguments& a, Params* p) {
-  const DType dtype = dtype_of("cos", a.cos);
-  if (a.sin.scalar_type() != a.cos.scalar_type()) {
-    bad_type("sin", text("have the dtype of cos, ", name_of(a.cos.scalar_type())), name_of(a.sin.scalar_type()));
-  }
-  const bool fits = dtype == p->dtype || (dtype == DType::kFloat32 && p->dtype != DType::kFloat64);
-  if (!fits) {
-    const char* x_name = name_of(a.x[0].scalar_type());
-    bad_type(
-        "cos",
-        p->dtype == DType::kFloat64 ? text("be float64 for float64 x") : text("be float32 or the dtype of x, ", x_name),
-        name_of(a.cos.scalar_type()));
-  }
-  same_device("cos", a.cos, a.x[0]);
-  same_device("sin", a.sin, a.x[0]);
-  const int64_t rank = a.cos.dim(), pairs = p->pairs;
-  if (rank < 2 || rank > 4) {
-    bad_value("cos", "have 2 (rows, width), 3 (batch, seqlen, width) or 4 dimensions", text("shape ", shape_of(a.cos)));
-  }
-  if (!same_shape(a.sin, a.cos)) bad_value("sin", text("have the shape of cos, ", shape_of(a.cos)), shape_of(a.sin));
-  const int64_t width = a.cos.size(-1);
-  if (a.says_width() && width != (a.says_per_channel() ? 2 : 1) * pairs) {
-    bad_value("cos",
-              a.says_per_channel()
-                  ? text("have width ", 2 * pairs, ", rotary_dim, where per_channel is True")
-                  : text("have width ", pairs, ", half of rotary_dim ", 2 * pairs, ", where per_channel is False"),
-              text("width ", width));
-  }
-  if (width != pairs && width != 2 * pairs) {
-    bad_value("cos",
-              text("have width ", pairs, " (one entry per pair) or ", 2 * pairs, " (one per channel) for rotary_dim ",
-                   2 * pairs),
-              text("width ", width));
-  }
-  p->table_dtype = dtype;
-  p->per_channel = width == 2 * pairs;
-  p->round_products = rounds_products(a, p->dtype, dtype);
-  p->negate_sin = a.inverse() != a.transposed();
-  set_tables(a, a.cos, a.sin, p);
-  if (a.transposed()) std::swap(p->sin.first, p->sin.second);
-  if (rank == 2) return;
-  const Layout layout = table_layout(a, a.cos);
-  const int64_t batch = a.cos.size(layout.batch), seqlen = a.cos.size(layout.seqlen);
-  if ((batch != 1 && batch != p->batch) || seqlen != p->seqlen) {
-    bad_value("cos",
-              text("have batch 1 or ", p->batch, " and seqlen ", p->seqlen, ", those of x, when it has ", rank,
-                   " dimensions"),
-              text("shape ", shape_of(a.cos)));
-  }
-  for (const Tensor& x : a.x) {
-    const int64_t heads = x.size(layout_of(a).heads);
-    if (rank == 4 && a.cos.size(layout.heads) != 1 && a.cos.size(layout.heads) != heads) {
-      bad_value("cos", text("have 1 head or the ", heads, " heads of x on the heads axis"),
-                text("shape ", shape_of(a.cos)));
-    }
-  }
 }
 
 // t has at most kMaxRank dimensions: check_arguments comes first.
@@ -246,11 +100,7 @@ Params check_arguments(const Arguments& a) {
   Params p{};
   check_x(a, &p);
   check_channels(a, &p);
-  if (a.from_positions()) {
-    check_frequencies(a, &p);
-  } else {
-    check_tables(a, &p);
-  }
+  check_tables(a, &p);
   check_lookup(a, &p);
   return p;
 }
@@ -306,27 +156,6 @@ RotatedTensor rotated_tensor(const Arguments& a, const Tensor& in, const Tensor&
   };
   void* const to = out.mutable_data_ptr();  // first: memory shared by copy-on-write moves here
   return {in.const_data_ptr(), to, strides(in), strides(out), in.size(layout.heads), in.size(-1)};
-}
-
-void set_tables(const Arguments& a, const Tensor& cos, const Tensor& sin, Params* p) {
-  const Layout layout = table_layout(a, cos);
-  const Pairing pairing = pairing_of(a.tables_interleaved(), p->pairs);
-  const auto table_of = [&](const Tensor& t) {
-    const uint64_t channel = t.stride(-1);  // unsigned: a table without rows may have any strides, and they wrap
-    void* first = const_cast<void*>(t.const_data_ptr());
-    Table to{first, first, stride_of(t, layout.batch), stride_of(t, layout.seqlen), stride_of(t, layout.heads),
-             t.stride(-1)};
-    if (p->per_channel) {
-      to.second = reinterpret_cast<void*>(reinterpret_cast<uintptr_t>(first) +
-                                          pairing.partner * channel * t.element_size());
-      to.pair_stride = static_cast<int64_t>(pairing.step * channel);
-    }
-    return to;
-  };
-  p->cos = table_of(cos);
-  p->sin = table_of(sin);
-  p->table_batches = rows_that_differ(size_of(cos, layout.batch), p->cos.batch_stride, p->sin.batch_stride);
-  p->table_heads = rows_that_differ(size_of(cos, layout.heads), p->cos.head_stride, p->sin.head_stride);
 }
 
 }  // namespace rope

@@ -2,6 +2,9 @@
 // pointer.
 #pragma once
 
+#include <algorithm>
+
+#include "bindings/errors.h"
 #include "bindings/tensor.h"
 #include "core/params.h"
 
@@ -48,6 +51,30 @@ inline int64_t size_of(const Tensor& t, int axis) { return axis < 0 ? 1 : t.size
 // 0 along an axis of one element, whose stride may be any number.
 inline int64_t stride_of(const Tensor& t, int axis) { return axis < 0 || t.size(axis) == 1 ? 0 : t.stride(axis); }
 
+// TypeError where the kernels do not know the dtype.
+inline DType dtype_of(const char* argument, const Tensor& t) {
+  switch (t.scalar_type()) {
+    case ScalarType::Double:
+      return DType::kFloat64;
+    case ScalarType::Float:
+      return DType::kFloat32;
+    case ScalarType::BFloat16:
+      return DType::kBFloat16;
+    case ScalarType::Half:
+      return DType::kFloat16;
+    default:
+      bad_type(argument, "be float64, float32, bfloat16 or float16", name_of(t.scalar_type()));
+  }
+}
+
+inline bool same_shape(const Tensor& a, const Tensor& b) {
+  const auto x = a.sizes(), y = b.sizes();
+  return x.size() == y.size() && std::equal(x.begin(), x.end(), y.begin());
+}
+inline Pairing pairing_of(bool interleaved, int64_t pairs) {
+  return interleaved ? interleaved_pairing() : half_pairing(pairs);
+}
+
 // All rules but those of outputs. Raises ValueError or TypeError (errors.h), "rope_ext: <argument> must <rule>, got
 // <value>", before anything is written. Returns Params without the tensors.
 Params check_arguments(const Arguments& a);
@@ -55,7 +82,10 @@ Params check_arguments(const Arguments& a);
 // Raises unless cos and sin are frequencies.
 void check_cos_sin(const Arguments& a);
 
-// The part of it about positions, offsets and cu_seqlens (check_lookup.cpp).
+// The cos and sin part of check_arguments: tables, or frequencies (check_tables.cpp).
+void check_tables(const Arguments& a, Params* p);
+
+// The positions, offset and cu_seqlens part of check_arguments (check_lookup.cpp).
 void check_lookup(const Arguments& a, Params* p);
 
 // Raises unless out[i] has the shape, dtype and device of x[i], and nothing that is written shares memory with itself
