@@ -14,6 +14,7 @@ from ._torch.errors import raises_typed
 from ._torch.library import torch_ops as _ops
 
 _SHD = reference.LAYOUTS.index("shd")
+_PACKED = getattr(torch, "float4_e2m1fn_x2", None)  # two numbers in one element, which torch does not convert
 _make = raises_typed("cos_sin", _ops.cos_sin)
 
 
@@ -40,7 +41,7 @@ def turns(inv_freq, dtype=torch.float32):
             raise TypeError(f"rope_ext: inv_freq must be made for the arithmetic of x, {_name(dtype)}, got {made}")
         return inv_freq
     _check_strided("inv_freq", inv_freq)
-    if not 1 <= inv_freq.dim() <= 3 or not inv_freq.is_floating_point():
+    if not 1 <= inv_freq.dim() <= 3 or not inv_freq.is_floating_point() or inv_freq.dtype == _PACKED:
         rule = "be floating point of shape (pairs,), (heads, pairs) or (axes, heads or 1, pairs)"
         raise ValueError(f"rope_ext: inv_freq must {rule}, got {_name(inv_freq.dtype)} of {tuple(inv_freq.shape)}")
     if may_lack_float64(inv_freq.device):

@@ -423,7 +423,7 @@ X = torch.zeros(2, 3, 4, 8)
         ({"inv_freq": torch.ones(4, requires_grad=True), "positions": torch.zeros(5)}, ValueError, "positions must have shape"),
         ({"cos": torch.ones(3, 4), "sin": torch.ones(3, 4), "attention_scaling": torch.ones(2)}, TypeError, "attention_scaling must be a number, got tensor"),
         ({"inv_freq": torch.ones(4, requires_grad=True), "offset": 0.5}, TypeError, "offset must be an int or a Tensor, got 0.5"),
-        ({"inv_freq": torch.ones(4, requires_grad=True), "positions": torch.zeros(3).bool()}, TypeError, "positions must be int32, int64 or float32, got Bool"),
+        ({"inv_freq": torch.ones(4, requires_grad=True), "positions": torch.zeros(3).bool()}, TypeError, "positions must be int32, int64 or float32, got bool"),
         ({"inv_freq": torch.ones(3, 4, requires_grad=True)}, ValueError, "inv_freq must have 1 head or the 4 heads of x, got 3 heads"),
         ({"inv_freq": angles.turns(torch.ones(4), torch.float64)}, TypeError, "inv_freq must be made for the arithmetic of x, float32, got made for float64"),
         ({"inv_freq": torch.ones(0, 1, 4)}, ValueError, r"inv_freq must have shape \(pairs,\), \(heads, pairs\)"),

@@ -95,7 +95,7 @@ MISTAKES = [
     # tables
     (Y, call(cos=[1.0], sin="sin"), "cos must be a Tensor, got [1.0]"),
     (Y, call(cos="cos", sin=0.5), "sin must be a Tensor, got 0.5"),
-    (Y, call(cos="complex"), "cos must be float64, float32, bfloat16 or float16, got ComplexFloat"),
+    (Y, call(cos="complex"), "cos must be float64, float32, bfloat16 or float16, got complex64"),
     (Y, call(cos="cos64"), "cos must be float32 or the dtype of x, float32, got float64"),
     (Y, call("double"), "cos must be float64 for float64 x, got float32"),
     (Y, call("half", cos=T["cos"].half()), "cos must be float32 or the dtype of x, bfloat16, got float16"),

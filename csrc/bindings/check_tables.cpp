@@ -77,7 +77,7 @@ void check_cos_and_sin(const Arguments& a, Params* p) {
   }
   const bool fits = dtype == p->dtype || (dtype == DType::kFloat32 && p->dtype != DType::kFloat64);
   if (!fits) {
-    const char* x_name = name_of(a.x[0].scalar_type());
+    const std::string x_name = name_of(a.x[0].scalar_type());
     bad_type(
         "cos",
         p->dtype == DType::kFloat64 ? text("be float64 for float64 x") : text("be float32 or the dtype of x, ", x_name),

@@ -1,10 +1,11 @@
-// The errors of the bindings: "rope_ext: <argument> must <rule>, got <value>", and how values are named in them.
+// The errors of the bindings: "rope_ext: <argument> must <rule>, got <value>", and how shapes are named in them.
 #pragma once
 
 #include <sstream>
 #include <stdexcept>
 #include <string>
 
+#include "bindings/names.h"
 #include "bindings/tensor.h"
 
 namespace rope {
@@ -41,28 +42,9 @@ std::string tuple_of(const List& list) {
 inline std::string shape_of(const Tensor& t) { return tuple_of(t.sizes()); }
 inline std::string strides_of(const Tensor& t) { return tuple_of(t.strides()); }
 
-inline const char* name_of(ScalarType type) {
-  switch (type) {
-    case ScalarType::Double:
-      return "float64";
-    case ScalarType::Float:
-      return "float32";
-    case ScalarType::BFloat16:
-      return "bfloat16";
-    case ScalarType::Half:
-      return "float16";
-    case ScalarType::Int:
-      return "int32";
-    case ScalarType::Long:
-      return "int64";
-    default:
-      return torch::headeronly::toString(type);
-  }
-}
-
 inline void same_device(const char* argument, const Tensor& t, const Tensor& x) {
   if (t.device_type() != x.device_type() || t.device_index() != x.device_index()) {
-    bad_value(argument, "be on the device of x", text("device type ", t.device_type(), " index ", t.device_index()));
+    bad_value(argument, "be on the device of x, " + device_of(x), device_of(t));
   }
 }
 
