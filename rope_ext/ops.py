@@ -69,9 +69,9 @@ def apply(
         with an entry per pair and rotary_dim 32 with one per channel.
     positions: row of the table for each token instead of 0, 1, 2, ...; int32 or int64, (seqlen,), (batch, seqlen) or
         (1, seqlen); (tokens,) with "thd".
-    offset: added to the row: int, or (batch,) int32 or int64 Tensor.
-    cu_seqlens: (nseq + 1,) int32, ascending from 0, with "thd": rows restart at 0 at each boundary; tokens past the
-        last boundary are copied.
+    offset: added to the row: int, or int32 or int64 Tensor of one number, () or (1,), or of one per sequence, (batch,).
+    cu_seqlens: (nseq + 1,) int32 or int64, ascending from 0, with "thd": rows restart at 0 at each boundary; tokens
+        past the last boundary are copied.
     inverse: turn by the negative angle.
     inv_freq: instead of cos and sin: the kernel makes them from the positions, exactly, without a table, so positions
         can be any integers, or float32 (float64 for float64 x). Radians per position: (pairs,), (heads, pairs), or

@@ -69,7 +69,7 @@ def table_rows(batch, seqlen, positions=None, offset=0, cu_seqlens=None, device=
     """(batch or 1, seqlen) int64: row of the table for each token, -1 past the last boundary of cu_seqlens."""
     tokens = torch.arange(seqlen, device=device)
     rows = torch.atleast_2d(tokens if positions is None else positions.to(torch.int64))
-    rows = rows + (offset.to(torch.int64).reshape(batch, 1) if isinstance(offset, torch.Tensor) else offset)
+    rows = rows + (offset.to(torch.int64).reshape(-1, 1) if isinstance(offset, torch.Tensor) else offset)
     if cu_seqlens is not None:
         boundaries = cu_seqlens.to(torch.int64)
         sequence = torch.searchsorted(boundaries, tokens, right=True) - 1

@@ -358,10 +358,10 @@ def _with_offset(x, layout, axes, positions, offset):
         return positions + _numbers.as_int64("offset", offset, "an int or a Tensor")
     if offset.dtype not in (torch.int32, torch.int64):
         raise TypeError(f"rope_ext: offset must be int32 or int64, got {str(offset.dtype).removeprefix('torch.')}")
-    if offset.shape != (batch or 1,):
+    if tuple(offset.shape) not in ((), (1,), (batch,)):
         raise ValueError(f"rope_ext: offset must be an int or have shape ({batch or 1},), got {tuple(offset.shape)}")
     _check_device("offset", offset, x)
-    return positions + offset[:, None]
+    return positions + offset.reshape(-1, 1)
 
 
 def _check_device(name, t, x):

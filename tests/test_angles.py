@@ -85,7 +85,7 @@ PARAMETERS = {
     "interleaved": [False, True],
     "rotary": [(None, 0), (12, 0), (12, 4)],
     "positions": [None, "seqlen", "batch", "float", "axes"],
-    "offset": [0, -3, "batch"],
+    "offset": [0, -3, "batch", "one"],
     "heads": ["shared", "per head"],
     "inverse": [False, True],
     "form": ["functional", "in place", "out"],
@@ -109,12 +109,13 @@ def test_apply_makes_the_table_it_does_not_read(case):
         "float": (random_integers(1000, (seqlen,)) / 3).to(arithmetic),
         "axes": random_integers(1000, (axes, batch, seqlen)),
     }[case["positions"]]
-    offset = torch.arange(5, 5 + batch) if case["offset"] == "batch" else case["offset"]
+    tensors = {"batch": torch.arange(5, 5 + batch), "one": torch.tensor(5)}
+    offset = tensors.get(case["offset"], case["offset"])
     options = {"layout": layout, "interleaved": case["interleaved"], "inverse": case["inverse"]}
     options |= {"rotary_dim": rotary_dim, "rotary_offset": rotary_offset}
 
     at = torch.arange(seqlen) if positions is None else positions
-    at = at + (offset[:, None] if isinstance(offset, torch.Tensor) else offset)
+    at = at + (offset.reshape(-1, 1) if isinstance(offset, torch.Tensor) else offset)
     at = at.expand(axes, batch, seqlen)
     cos, sin = reference.cos_sin(at.flatten(1), *angles.turns(inv_freq, arithmetic)[:2], 1.25)
     shape = (batch, seqlen, cos.shape[1], pairs)

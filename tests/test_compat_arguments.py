@@ -152,7 +152,8 @@ def is_right(function, name, label, default):
         "is_neox": label == "True",
         "key": is_vllm and label in ("None", "empty"),
         "query": is_vllm and label == "empty",  # no head
-        "cu_seqlens": function is apex.fused_apply_rotary_pos_emb_thd and label == "narrow",  # no sequence
+        # narrow: no sequence
+        "cu_seqlens": function is apex.fused_apply_rotary_pos_emb_thd and label in ("narrow", "torch.int64"),
         "seqlen_offsets": label == "torch.int64",
         "start_positions": label == "torch.int64",
         "positions": label == "torch.int64",

@@ -130,7 +130,7 @@ ERRORS = {
     ),
     "flash: tables of k": (
         lambda: flash_attn.apply_rotary_emb_qkv_(T(B, S, 3, H, D), T(S, P), T(S, P), T(4, P), T(4, P)),
-        "seqlen_offsets must lead to a row of the table, 0 to 3, got row 4 for token 4 of batch 0",
+        "cos_k must have a row for each of the 5 tokens of qkv, got 4 rows",
     ),
     "flash: sin of k": (
         lambda: flash_attn.apply_rotary_emb_qkv_(T(B, S, 3, H, D), T(S, P), T(S, P), sin_k=T(S, 3)),
@@ -191,8 +191,8 @@ ERRORS = {
         "freqs must have a width above 0, got 0",
     ),
     "TE: number of start_positions": (
-        lambda: transformer_engine.apply_rotary_pos_emb(T(S, B, H, D), T(8, 1, 1, D), start_positions=START[:1]),
-        "start_positions must have shape (2,), got (1,)",
+        lambda: transformer_engine.apply_rotary_pos_emb(T(S, B, H, D), T(8, 1, 1, D), start_positions=START.repeat(2)),
+        "start_positions must have shape (2,), got (4,)",
     ),
     "TE: cp_size": (
         lambda: transformer_engine.apply_rotary_pos_emb(T(4, B, H, D), T(8, 1, 1, D), cp_size=0),
@@ -238,7 +238,7 @@ ERRORS = {
     ),
     "apex: rows": (
         lambda: apex.fused_apply_rotary_pos_emb_cached(T(S, B, H, D), T(4, 1, 1, D), T(4, 1, 1, D)),
-        "cos_ must lead to a row of the table, 0 to 3, got row 4 for token 4 of batch 0",
+        "cos_ must have a row for each of the 5 tokens of t, got 4 rows",
     ),
     "apex: sin": (
         lambda: apex.fused_apply_rotary_pos_emb_cached(T(S, B, H, D), T(S, 1, 1, D), T(S, 1, 1, 6)),

@@ -156,7 +156,7 @@ MISTAKES = [
     (V, call(offset=5), "offset must lead to a row of the table, 0 to 8, got row 9 for token 4 of batch 0"),
     (V, call(offset=-1), "offset must lead to a row of the table, 0 to 8, got row -1 for token 0 of batch 0"),
     (V, call(offset=torch.tensor([0, 1, 2])), "offset must be an int or have shape (2,), got (3,)"),
-    (V, call(offset=torch.tensor(1)), "offset must be an int or have shape (2,), got ()"),
+    (V, call(offset=torch.tensor([[1]])), "offset must be an int or have shape (2,), got (1, 1)"),
     (Y, call(offset=torch.tensor([0.0, 1.0])), "offset must be int32 or int64, got float32"),
     (Y, call(offset=1.5), "offset must be an int or a Tensor, got 1.5"),
     (Y, call(offset=True), "offset must be an int or a Tensor, got True"),
@@ -167,7 +167,7 @@ MISTAKES = [
         "offset must be 0 when the tables have one row per token, got cos of shape (2, 5, 4)",
     ),
     # cu_seqlens
-    (Y, boundaries(0, 6, dtype=INT64), "cu_seqlens must be int32, got int64"),
+    (Y, boundaries(0, 6, dtype=torch.int16), "cu_seqlens must be int32 or int64, got int16"),
     (
         V,
         call("packed", layout="shd", cu_seqlens=torch.tensor([0, 6], dtype=INT32)),
@@ -185,8 +185,8 @@ MISTAKES = [
     ),
     (
         V,
-        call("packed", layout="thd", cu_seqlens=torch.tensor([0, 6], dtype=INT32), offset=torch.tensor([0])),
-        "offset must be an int when cu_seqlens is given, got a tensor of shape (1,)",
+        call("packed", layout="thd", cu_seqlens=torch.tensor([0, 6], dtype=INT32), offset=torch.tensor([0, 0])),
+        "offset must be an int or have shape (1,), got (2,)",
     ),
     # devices
     (V, call(cos=T["cos"].to("meta"), sin="sin"), "all tensors must be on the device of x, cpu, got meta"),
@@ -279,7 +279,7 @@ ROWS_OUTSIDE = [
     (
         V,
         call("packed", layout="thd", cu_seqlens=torch.tensor([0, 6], dtype=INT32), offset=4),
-        "cu_seqlens must lead to a row of the table, 0 to 8, got row 9 for sequence 0",
+        "offset must lead to a row of the table, 0 to 8, got row 9 for sequence 0",
     ),
     (
         V,
@@ -463,8 +463,8 @@ def test_a_seqlen_that_is_no_int():
         ({"offset": "1"}, "offset must be an int or a Tensor, got '1'"),
         ({"offset": 2**63}, "offset must be at least -2^63 and below 2^63, got 9223372036854775808"),
         ({"offset": torch.tensor([0.0, 1.0])}, "offset must be int32 or int64, got float32"),
-        ({"offset": torch.tensor(1)}, "offset must be an int or have shape (2,), got ()"),
-        ({"offset": torch.tensor([1])}, "offset must be an int or have shape (2,), got (1,)"),
+        ({"offset": torch.tensor([[1]])}, "offset must be an int or have shape (2,), got (1, 1)"),
+        ({"offset": torch.tensor([1, 2, 3])}, "offset must be an int or have shape (2,), got (3,)"),
         ({"positions": [0, 1, 2, 3, 4]}, "positions must be a Tensor, got [0, 1, 2, 3, 4]"),
         ({"layout": "bsdh"}, "layout must be one of bshd, bhsd, sbhd, thd, shd, got 'bsdh'"),
         ({"layout": 4}, "layout must be one of bshd, bhsd, sbhd, thd, shd, got 4"),

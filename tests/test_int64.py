@@ -89,7 +89,9 @@ def test_boundaries_at_the_ends_of_int32():
     cu_seqlens = torch.tensor([0, 3], dtype=torch.int32)
     options = {"layout": "thd", "cu_seqlens": cu_seqlens, "rotary_dim": 2}
     rope_ext.apply(x, rows, rows, offset=HIGHEST - 3, **options)
-    with pytest.raises(ValueError, match=r"^rope_ext: cu_seqlens must lead to a row"):
+    with pytest.raises(
+        ValueError, match=r"^rope_ext: offset must lead to a row .*, got a row beyond int64 for sequence 0$"
+    ):
         rope_ext.apply(x, rows, rows, offset=HIGHEST - 1, **options)
 
 

@@ -15,7 +15,7 @@ from rope_ext._torch.library import torch_ops
 pytestmark = pytest.mark.devices("cpu")
 PACKAGE = Path(rope_ext.__file__).parent
 X, COS, SIN = random((1, 3, 2, 8), torch.float32), *rope_ext.RotaryEmbedding(8).tables(3)
-TOO_SHORT = (X, COS[:2], SIN[:2]), ValueError, "rope_ext: offset must lead to a row of the table, 0 to 1, got row 2"
+TOO_SHORT = (X, COS[:2], SIN[:2]), ValueError, "rope_ext: cos must have a row for each of the 3 tokens of x, got 2 rows"
 TWO_DTYPES = (X, COS.half(), SIN), TypeError, "rope_ext: sin must have the dtype of cos, float16, got float32"
 
 

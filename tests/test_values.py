@@ -16,9 +16,11 @@ PARAMETERS = {
         "rows",
         "offset",
         "offset per batch",
+        "one offset",
         "positions",
         "positions per batch",
         "cu_seqlens",
+        "int64 cu_seqlens",
         "token",
         "head",
     ],
@@ -42,6 +44,8 @@ def lookup_of(case):
     kind = case["lookup"]
     if kind == "cu_seqlens" and case["layout"] == "thd":
         return {"cu_seqlens": torch.tensor([0, 0, 3, 3, 5], dtype=torch.int32), "offset": 1}, (ROWS,)
+    if kind == "int64 cu_seqlens" and case["layout"] == "thd":
+        return {"cu_seqlens": torch.tensor([0, 0, 3, 3, 5]), "offset": torch.tensor(1)}, (ROWS,)
     if kind == "positions per batch" and batch > 1:
         return {"positions": random_integers(ROWS, (SEQLEN, batch)).T}, (ROWS,)
     if kind == "positions":
@@ -49,6 +53,8 @@ def lookup_of(case):
         return {"positions": positions, "offset": 4}, (ROWS,)
     if kind == "offset per batch":
         return {"offset": torch.arange(batch, dtype=torch.int32) * 4}, (ROWS,)
+    if kind == "one offset":
+        return {"offset": torch.tensor(4) if batch > 1 else torch.tensor([4], dtype=torch.int32)}, (ROWS,)
     if kind == "token":
         return {}, (batch, SEQLEN)
     if kind == "head" and len(set(case["heads"])) == 1:

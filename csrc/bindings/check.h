@@ -20,7 +20,7 @@ struct Arguments {
   int64_t rotary_offset;
   double attention_scaling;
   OptionalTensor positions;
-  OptionalTensor offsets;  // the (batch,) form of `offset`
+  OptionalTensor offsets;  // `offset` as a Tensor: one number, or (batch,)
   OptionalTensor cu_seqlens;
 
   int64_t layout() const { return flags & 7; }  // index into kLayouts
@@ -33,6 +33,8 @@ struct Arguments {
   // The user says how wide the tables are: with an entry per channel, or per pair.
   bool says_width() const { return flags & 512; }
   bool says_per_channel() const { return flags & 1024; }
+  // Whether the offset may differ between the sequences of a batch.
+  bool offset_per_batch() const { return offsets && offsets->numel() != 1; }
   // A table with an entry per channel has the order of the result, in the transposed op too, which reads it.
   bool tables_interleaved() const { return interleaved() != (other_pairing() && !transposed()); }
 };

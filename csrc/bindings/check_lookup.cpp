@@ -1,9 +1,9 @@
 // Which rows of the tables the tokens read: rules for positions, offsets and cu_seqlens.
+#include <algorithm>
 #include <optional>
 #include <string>
 
 #include "bindings/check.h"
-#include "bindings/errors.h"
 
 namespace rope {
 namespace {
@@ -22,51 +22,75 @@ bool on_host(const Arguments& a) { return a.x[0].device_type() == aoti_torch_dev
 
 std::string rows_of_table(int64_t rows) { return text("lead to a row of the table, 0 to ", rows - 1); }
 
-void check_offset_without_table(const Arguments& a, const Params& p) {
-  if (a.offset > 0 && p.seqlen - 1 > INT64_MAX - a.offset) {
-    bad_value("offset", text("keep the positions of ", p.seqlen, " tokens below 2^63"), a.offset);
+// Nothing if no int64 holds it.
+std::optional<int64_t> sum_of(int64_t a, int64_t b) {
+  int64_t sum;
+  return __builtin_add_overflow(a, b, &sum) ? std::nullopt : std::optional<int64_t>(sum);
+}
+
+std::string row_text(std::optional<int64_t> row) { return row ? text("row ", *row) : "a row beyond int64"; }
+
+void check_offset_without_table(int64_t offset, const Params& p) {
+  if (offset > 0 && p.seqlen - 1 > INT64_MAX - offset) {
+    bad_value("offset", text("keep the positions of ", p.seqlen, " tokens below 2^63"), offset);
   }
+}
+
+// Blames the table where it has fewer rows than a sequence has tokens: the offset is not the cause then. `of`: of what
+// they are the tokens.
+void check_enough_rows(int64_t rows, int64_t tokens, int64_t offset, const std::string& of) {
+  if (offset < 0 || tokens <= rows) return;
+  const std::string from = offset ? text(" from offset ", offset) : "";
+  const uint64_t wanted = static_cast<uint64_t>(tokens) + static_cast<uint64_t>(offset);
+  bad_value("cos", text("have a row for each of the ", tokens, " tokens of ", of, from),
+            text(rows, " rows: rope.tables(", wanted, ") makes enough"));
+}
+
+// What is added to the positions of packed sequences; not on a GPU, where nobody looks at it.
+int64_t packed_offset(const Arguments& a, const Positions& p) {
+  if (!p.offsets.data || !on_host(a)) return a.offset;
+  const auto sum = sum_of(a.offset, load(p.offsets, 0));
+  if (!sum) bad_value("offset", "lead to positions that int64 holds", "one beyond");
+  return *sum;
 }
 
 void check_cu_seqlens(const Arguments& a, Params* p, int64_t rows) {
   const Tensor& t = *a.cu_seqlens;
   Positions& to = p->positions;
   same_device("cu_seqlens", t, a.x[0]);
-  if (t.scalar_type() != ScalarType::Int) bad_type("cu_seqlens", "be int32", name_of(t.scalar_type()));
+  to.cu_seqlens = index_of("cu_seqlens", t);
   if (std::string(layout_of(a).name) != "thd") bad_value("cu_seqlens", "come with layout 'thd'", layout_of(a).name);
   if (t.dim() != 1 || t.size(0) < 1) bad_value("cu_seqlens", "have shape (nseq + 1,)", shape_of(t));
   if (a.positions) bad_value("cu_seqlens", "be None when positions are given", "both");
-  to.cu_seqlens = index_of("cu_seqlens", t);
   to.cu_seqlens_stride = stride_of(t, 0);
   to.nseq = t.size(0) - 1;
-  if (!looks_up(*p)) check_offset_without_table(a, *p);
+  const int64_t offset = packed_offset(a, to);
+  if (!looks_up(*p)) check_offset_without_table(offset, *p);
   if (!on_host(a)) return;
-  int64_t end = 0;
+  int64_t end = 0, longest = 0, sequence = 0;
   const int64_t last = to.cu_seqlens_stride ? to.nseq : 0;  // an expanded tensor holds one boundary
   for (int64_t i = 0; i <= last; ++i) {
     const int64_t boundary = load(to.cu_seqlens, i * to.cu_seqlens_stride);
     if (i == 0 && boundary != 0) bad_value("cu_seqlens", "start at 0", boundary);
     if (boundary < end) bad_value("cu_seqlens", "ascend", text(boundary, " after ", end, " at [", i, "]"));
     if (boundary > p->seqlen) bad_value("cu_seqlens", text("end within the ", p->seqlen, " tokens of x"), boundary);
-    if (boundary > end && looks_up(*p)) {
-      const auto outside = [&](const char* argument, uint64_t row) {
-        bad_value(argument, rows_of_table(rows), text("row ", static_cast<int64_t>(row), " for sequence ", i - 1));
-      };
-      if (a.offset < 0 || a.offset >= rows) outside("offset", a.offset);
-      if (boundary - end > rows - a.offset) outside("cu_seqlens", uint64_t(boundary - end - 1) + a.offset);
-    }
+    if (boundary - end > longest) longest = boundary - end, sequence = i - 1;
     end = boundary;
   }
+  if (!longest || !looks_up(*p) || (offset >= 0 && longest <= rows - offset)) return;
+  check_enough_rows(rows, longest, offset, text("sequence ", sequence));
+  const bool all_outside = offset < 0 || offset >= rows;
+  bad_value("offset", rows_of_table(rows),
+            text(row_text(sum_of(offset, all_outside ? 0 : longest - 1)), " for sequence ", sequence));
 }
 
 void check_offsets(const Arguments& a, Params* p) {
   const Tensor& t = *a.offsets;
   same_device("offset", t, a.x[0]);
   p->positions.offsets = index_of("offset", t);
-  if (a.cu_seqlens) bad_value("offset", "be an int when cu_seqlens is given", text("a tensor of shape ", shape_of(t)));
-  if (t.dim() != 1 || t.size(0) != p->batch)
-    bad_value("offset", text("be an int or have shape (", p->batch, ",)"), shape_of(t));
-  p->positions.offsets_stride = stride_of(t, 0);
+  const bool fits = t.dim() == 0 || (t.dim() == 1 && (t.size(0) == 1 || t.size(0) == p->batch));
+  if (!fits) bad_value("offset", text("be an int or have shape (", p->batch, ",)"), shape_of(t));
+  p->positions.offsets_stride = t.dim() ? stride_of(t, 0) : 0;
 }
 
 void check_positions_tensor(const Arguments& a, Params* p) {
@@ -119,21 +143,26 @@ Ends ends_of(const Positions& p, int64_t batch, int64_t seqlen, int64_t axis = 0
 
 // The position with its offsets; nothing if no int64 holds it.
 std::optional<int64_t> sum_at(const Positions& p, int64_t batch, int64_t token, int64_t axis) {
-  int64_t sum = position_before_offset(p, batch, token, 0, axis);
-  bool wraps = __builtin_add_overflow(sum, p.offset, &sum);
-  if (p.offsets.data) wraps |= __builtin_add_overflow(sum, load(p.offsets, batch * p.offsets_stride), &sum);
-  return wraps ? std::nullopt : std::optional<int64_t>(sum);
+  auto sum = sum_of(position_before_offset(p, batch, token, 0, axis), p.offset);
+  if (sum && p.offsets.data) sum = sum_of(*sum, load(p.offsets, batch * p.offsets_stride));
+  return sum;
 }
 
-std::string row_of(const Positions& p, int64_t batch, int64_t token) {
-  const auto row = sum_at(p, batch, token, 0);
-  return row ? text("row ", *row) : "a row beyond int64";
+// -1 if no int64 holds it, or one is negative.
+int64_t highest_offset(const Positions& p, int64_t batches) {
+  int64_t highest = 0;
+  for (int64_t b = 0; b < batches; ++b) {
+    const int64_t offset = sum_at(p, b, 0, 0).value_or(-1);
+    if (offset < 0) return -1;
+    highest = std::max(highest, offset);
+  }
+  return highest;
 }
 
 // Without a table any integer is a position, but no sum may wrap. On a GPU, where nothing is looked at, it does.
 void check_sums(const Arguments& a, const Params& p) {
   const Positions& at = p.positions;
-  if (!a.positions && !a.offsets) return check_offset_without_table(a, p);
+  if (!a.positions && !a.offsets) return check_offset_without_table(a.offset, p);
   if (at.fractional || !on_host(a) || !p.batch || !p.seqlen || (a.positions && !a.offsets && !a.offset)) return;
   const int64_t batches = at.positions_batch_stride || at.offsets_stride ? p.batch : 1;
   for (int64_t axis = 0; axis < (at.positions_axis_stride ? p.axes : 1); ++axis) {
@@ -161,8 +190,9 @@ void check_rows(const Arguments& a, const Params& p, int64_t rows) {
     if (b == 0 || at.positions_batch_stride) ends = ends_of(at, b, p.seqlen);
     for (const int64_t s : {ends.lowest, ends.highest}) {
       if (table_row(at, b, s) != kOutside) continue;
+      if (!a.positions) check_enough_rows(rows, p.seqlen, highest_offset(at, batches), "x");
       bad_value(a.positions ? "positions" : "offset", rows_of_table(rows),
-                text(row_of(at, b, s), " for token ", s, " of batch ", b));
+                text(row_text(sum_at(at, b, s, 0)), " for token ", s, " of batch ", b));
     }
   }
 }

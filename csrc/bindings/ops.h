@@ -71,7 +71,8 @@ struct Ops {
     Params p = check_arguments(a);
     if (a.from_positions()) bad_value("inv_freq", "be None where rows of a table are asked for", "frequencies");
     const bool checked = p.batch;
-    const bool per_batch = a.offsets || (a.positions && a.positions->dim() == 2 && a.positions->size(0) != 1);
+    const bool per_batch =
+        a.offset_per_batch() || (a.positions && a.positions->dim() == 2 && a.positions->size(0) != 1);
     if (!per_batch) p.batch = 1;
     Tensor rows = new_empty(a.cos, {p.batch, p.seqlen}, ScalarType::Long);
     if (!rows.empty()) Device::table_rows(p, static_cast<int64_t*>(rows.mutable_data_ptr()), checked, a.x[0]);
@@ -83,7 +84,7 @@ struct Ops {
     check_cos_sin(a);
     Params p = check_arguments(a);
     const int64_t rank = a.positions ? a.positions->dim() : 1;
-    if (!a.offsets && (rank == 1 || a.positions->size(rank - 2) == 1)) p.batch = 1;
+    if (!a.offset_per_batch() && (rank == 1 || a.positions->size(rank - 2) == 1)) p.batch = 1;
     p.negate_sin = false;
     const int64_t heads = a.cos.size(1);
     const auto result = [&](int i, std::initializer_list<int64_t> sizes) {

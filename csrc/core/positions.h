@@ -30,7 +30,7 @@ struct Positions {
   bool fractional;  // positions has the type of arithmetic instead; only without a table
   int64_t positions_axis_stride, positions_batch_stride, positions_token_stride;  // elements; 0 broadcasts
   Index offsets;                                                                  // one per batch entry
-  int64_t offsets_stride;
+  int64_t offsets_stride;                                                         // 0: one for all
   Index cu_seqlens;  // (nseq + 1,) ascending, from 0: sequence i holds tokens [cu_seqlens[i], cu_seqlens[i + 1])
   int64_t cu_seqlens_stride;
   int64_t nseq;
@@ -63,10 +63,11 @@ ROPE_INLINE int64_t position_index(const Positions& p, int64_t batch, int64_t to
   return axis * p.positions_axis_stride + batch * p.positions_batch_stride + token * p.positions_token_stride;
 }
 
-// The position before any offset is added.
+// The position before any offset is added. Unsigned: an int64 boundary that nobody checked may be any number.
 ROPE_INLINE int64_t position_before_offset(const Positions& p, int64_t batch, int64_t token, int64_t sequence_start,
                                            int64_t axis = 0) {
-  return p.positions.data ? load(p.positions, position_index(p, batch, token, axis)) : token - sequence_start;
+  if (p.positions.data) return load(p.positions, position_index(p, batch, token, axis));
+  return static_cast<int64_t>(static_cast<uint64_t>(token) - static_cast<uint64_t>(sequence_start));
 }
 
 // The position, or the row before it is compared with the table. Not for tokens past the last boundary, nor for

@@ -37,8 +37,9 @@ def _batch_and_seqlen(
     """Of a row or a position per token: batch is 1 where all sequences have the same."""
     axes = layout_of(flags)
     seqlen = x[0].shape[axes.index("t" if "t" in axes else "s")]
-    per_batch = offsets is not None or (positions is not None and positions.dim() > 1 and positions.shape[-2] != 1)
-    return (x[0].shape[axes.index("b")] if per_batch and "b" in axes else 1), seqlen
+    if "b" in axes and positions is not None and positions.dim() > 1 and positions.shape[-2] != 1:
+        return x[0].shape[axes.index("b")], seqlen
+    return (offsets.shape[0] if offsets is not None and offsets.dim() else 1), seqlen
 
 
 def _fake_rows(x, cos, sin, *rest, **named):

@@ -128,17 +128,17 @@ class Documented(Call):
             told(fractions or positions.values is not None)
             values = [] if fractions else _split(positions.values, seqlen)
         if cu_seqlens is not None:
-            must(is_tensor(cu_seqlens) and cu_seqlens.dtype == torch.int32 and layout == "thd" and positions is None)
+            must(is_tensor(cu_seqlens) and cu_seqlens.dtype in INTEGERS and layout == "thd" and positions is None)
             must(len(cu_seqlens.shape) == 1 and cu_seqlens.shape[0] > 0)
             told(cu_seqlens.values is not None and not _is_expanded(cu_seqlens))
             cu = cu_seqlens.values
             must(cu[0] == 0 and cu == sorted(cu) and cu[-1] <= seqlen)
             values = [range(end - start) for start, end in itertools.pairwise(cu)]
         if isinstance(offset, Drawn):
-            must(is_tensor(offset) and cu_seqlens is None)
-            must(offset.dtype in INTEGERS and offset.shape == [batch])
+            must(is_tensor(offset) and offset.dtype in INTEGERS and offset.shape in ([], [1], [batch]))
             told(offset.values is not None and not _is_expanded(offset))
             offsets = offset.values
+            must(from_table or cu_seqlens is None or offsets[0] + seqlen <= 2**63)
         else:
             must(is_int(offset) and -(2**63) <= offset < 2**63)
             must(from_table or positions is not None or offset + seqlen <= 2**63)

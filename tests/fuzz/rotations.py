@@ -159,7 +159,10 @@ def lookup(r, memory, layout, batch, seqlen, kind, rows):
     if kind == "offset":
         return {"offset": r.randrange(low, last)}
     if kind == "offsets":
-        return {"offset": index(memory, r, [batch], [r.randrange(low, last) for _ in range(batch)])}
+        shape = r.choice([[batch], [batch], [1], []])
+        return {
+            "offset": index(memory, r, shape, [r.randrange(low, last) for _ in range(batch if shape == [batch] else 1)])
+        }
     if kind == "positions":
         shape = [seqlen]
         if "b" in layout and r.random() < 0.7:
@@ -178,9 +181,10 @@ def lookup(r, memory, layout, batch, seqlen, kind, rows):
         if values and r.random() < 0.1:
             values[r.randrange(len(values))] = r.choice([-1, seqlen + 1, 2**31 - 1, -(2**31), 0])
         values = [0 if r.random() < 0.98 else r.choice([1, -1]), *values]
-        found = {"cu_seqlens": index(memory, r, [len(values)], values, torch.int32)}
+        found = {"cu_seqlens": index(memory, r, [len(values)], values)}
         if r.random() < 0.3:
-            found["offset"] = r.randrange(low, last)
+            one = r.randrange(low, last)
+            found["offset"] = one if r.random() < 0.5 else index(memory, r, r.choice([[1], []]), [one])
         return found
     return {}
 
@@ -227,7 +231,7 @@ class Rotation(Documented):
             at = reference.table_rows(1, seqlen, None, 0, a["cu_seqlens"])
             self.rotated = (torch.arange(seqlen) < a["cu_seqlens"][-1])[:, None, None]
         at = torch.arange(seqlen) if at is None else at if at.is_floating_point() else at.long()
-        at = at + (offset[:, None] if isinstance(offset, torch.Tensor) else offset)
+        at = at + (offset.reshape(-1, 1) if isinstance(offset, torch.Tensor) else offset)
         at = at.expand(len(high), batch, seqlen).flatten(1)
         if at.numel() and high.numel():
             bound = 2.0 ** (24 if high.dtype == torch.float32 else 53)

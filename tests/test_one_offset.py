@@ -1,0 +1,131 @@
+"""An offset that is one number in a tensor, as static caches hold it, and boundaries of int64: what an int gives."""
+
+import pytest
+import torch
+from conftest import assert_same_bits, random, random_integers
+
+import rope_ext
+from rope_ext import reference
+
+pytestmark = pytest.mark.devices("cpu")  # on a GPU: test_values.py, test_angles.py
+SHAPES = {"bshd": (2, 5, 3, 8), "bhsd": (2, 3, 5, 8), "sbhd": (5, 2, 3, 8), "thd": (5, 3, 8), "shd": (5, 3, 8)}
+ONE = [torch.tensor(3), torch.tensor([3]), torch.tensor(3, dtype=torch.int32)]
+ROPES = [rope_ext.RotaryEmbedding(8, precision=precision) for precision in ("exact", "hf")]
+TABLES = ROPES[0].tables(12)
+IDS = {"ids": lambda value: str(value).replace("\n", "")[:30]}
+
+
+@pytest.mark.parametrize("offset", ONE, **IDS)
+@pytest.mark.parametrize("layout", reference.LAYOUTS)
+def test_one_offset_is_an_int(layout, offset):
+    x = random(SHAPES[layout], torch.float32)
+    wanted = rope_ext.apply(x, *TABLES, layout=layout, offset=3)
+    assert_same_bits(rope_ext.apply(x, *TABLES, layout=layout, offset=offset), wanted)
+    assert_same_bits(rope_ext.apply_(x.clone(), *TABLES, layout=layout, offset=offset), wanted)
+    assert_same_bits(reference.apply(x, *TABLES, layout=layout, offset=offset), wanted)
+    positions = random_integers(7, (5,))
+    wanted = rope_ext.apply(x, *TABLES, layout=layout, positions=positions, offset=3)
+    assert_same_bits(rope_ext.apply(x, *TABLES, layout=layout, positions=positions, offset=offset), wanted)
+    for rope in ROPES:
+        wanted = rope.apply(x, layout=layout, offset=3)
+        assert_same_bits(rope.apply(x, layout=layout, offset=offset), wanted)
+
+
+@pytest.mark.parametrize("offset", [2, torch.tensor(2), torch.tensor([2], dtype=torch.int32)], **IDS)
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+def test_boundaries_of_either_type(dtype, offset):
+    x = random((7, 3, 8), torch.float32)
+    cu_seqlens = torch.tensor([0, 0, 3, 5], dtype=dtype)
+    options = {"layout": "thd", "cu_seqlens": cu_seqlens, "offset": offset}
+    positions = torch.tensor([2, 3, 4, 2, 3, 0, 0])
+    wanted = rope_ext.apply(x, *TABLES, layout="thd", positions=positions)
+    wanted[5:] = x[5:]
+    assert_same_bits(rope_ext.apply(x, *TABLES, **options), wanted)
+    assert_same_bits(reference.apply(x, *TABLES, **options), wanted)
+    strided = cu_seqlens.repeat_interleave(2)[::2]
+    assert_same_bits(rope_ext.apply(x, *TABLES, **options | {"cu_seqlens": strided}), wanted)
+    frequencies = ROPES[0].inv_freq
+    wanted = rope_ext.apply(x, inv_freq=frequencies, layout="thd", positions=positions)
+    wanted[5:] = x[5:]
+    assert_same_bits(rope_ext.apply(x, inv_freq=frequencies, **options), wanted)
+
+
+@pytest.mark.parametrize("of", ["tables", "frequencies"])
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("offset", [torch.tensor(3), torch.tensor([3])], **IDS)
+def test_derivatives_are_those_of_an_int(offset, packed, of):
+    options = {"layout": "thd", "cu_seqlens": torch.tensor([0, 3, 4])} if packed else {}
+    x = random((5, 3, 8) if packed else (2, 5, 3, 8), torch.float64).requires_grad_()
+    if of == "tables":
+        leaves = {"cos": random((12, 4), torch.float64, 1), "sin": random((12, 4), torch.float64, 2)}
+    else:
+        leaves = {"inv_freq": ROPES[0].inv_freq.clone()}
+    leaves = {name: t.requires_grad_() for name, t in leaves.items()}
+
+    def gradients(offset):
+        y = rope_ext.apply(x, **leaves, **options, offset=offset)
+        return torch.autograd.grad(y, (x, *leaves.values()), torch.ones_like(y) * x.detach())
+
+    assert_same_bits(gradients(offset), gradients(3))
+
+
+def test_under_vmap_each_sample_has_its_own():
+    x, offsets = random((3, 2, 5, 1, 8), torch.float32), torch.tensor([0, 4, 7])
+    got = torch.func.vmap(lambda t, offset: rope_ext.apply(t, *TABLES, offset=offset))(x, offsets)
+    assert_same_bits(got, torch.stack([rope_ext.apply(t, *TABLES, offset=int(o)) for t, o in zip(x, offsets)]))
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize("tables_need", [False, True])
+def test_under_compile_without_a_graph_break(tables_need, dynamic):
+    cos, sin = (t.clone().requires_grad_(tables_need) for t in TABLES)
+    torch.compiler.reset()
+    compiled = torch.compile(
+        lambda x, offset: rope_ext.apply(x, cos, sin, offset=offset),
+        fullgraph=True,
+        dynamic=dynamic,
+        backend="aot_eager",
+    )
+    for batch, seqlen in ((2, 5), (3, 4)):
+        x = random((batch, seqlen, 2, 8), torch.float32)
+        for offset in (torch.tensor(3), torch.tensor([3]), torch.full((batch,), 3)):
+            assert_same_bits(compiled(x, offset).detach(), rope_ext.apply(x, *TABLES, offset=3))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"offset": torch.tensor(8)},
+            "offset must lead to a row of the table, 0 to 11, got row 12 for token 4 of batch 0",
+        ),
+        (
+            {"offset": torch.tensor([-1])},
+            "offset must lead to a row of the table, 0 to 11, got row -1 for token 0 of batch 0",
+        ),
+        ({"offset": torch.zeros(3).long()}, "offset must be an int or have shape (1,), got (3,)"),
+        ({"offset": torch.zeros(1, 1).long()}, "offset must be an int or have shape (1,), got (1, 1)"),
+        ({"cu_seqlens": torch.tensor([0, 2**40])}, "cu_seqlens must end within the 5 tokens of x, got 1099511627776"),
+        (
+            {"cu_seqlens": torch.tensor([0, -(2**63)])},
+            "cu_seqlens must ascend, got -9223372036854775808 after 0 at [1]",
+        ),
+        ({"cu_seqlens": torch.tensor([2**32, 5])}, "cu_seqlens must start at 0, got 4294967296"),
+        (
+            {"cu_seqlens": torch.tensor([0, 5]), "offset": torch.tensor(8)},
+            "offset must lead to a row of the table, 0 to 11, got row 12 for sequence 0",
+        ),
+        (
+            {"cu_seqlens": torch.tensor([0, 5]), "offset": torch.tensor([2**63 - 1])},
+            "offset must lead to a row of the table, 0 to 11, got row 9223372036854775807 for sequence 0",
+        ),
+    ],
+    **IDS,
+)
+def test_rows_outside_are_refused(options, message):
+    x = random((5, 3, 8), torch.float32)
+    for function in (rope_ext.apply, rope_ext.apply_):
+        with pytest.raises(ValueError) as caught:
+            function(x, *TABLES, layout="thd", **options)
+        assert str(caught.value) == "rope_ext: " + message
+    assert torch.equal(x, random((5, 3, 8), torch.float32))
