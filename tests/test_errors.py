@@ -62,14 +62,22 @@ MISTAKES = [
     (Y, call(("x", None)), "x must be a Tensor or a tuple or list of Tensors, like x, got tuple of Tensor, NoneType"),
     (V, call(()), "x must hold 1 to 8 tensors, got 0"),
     (V, call(("x",) * 9), "x must hold 1 to 8 tensors, got 9"),
-    (V, call("packed"), "x must have 4 dimensions for layout 'bshd', got shape (6, 3, 8)"),
-    (V, call(layout="shd"), "x must have 3 dimensions for layout 'shd', got shape (2, 5, 3, 8)"),
+    (
+        V,
+        call("packed"),
+        "x must have 4 dimensions for layout 'bshd', got shape (6, 3, 8): layouts 'thd' and 'shd' have 3",
+    ),
+    (
+        V,
+        call(layout="shd"),
+        "x must have 3 dimensions for layout 'shd', got shape (2, 5, 3, 8): layouts 'bshd', 'bhsd' and 'sbhd' have 4",
+    ),
     (Y, call("integers"), "x must be float64, float32, bfloat16 or float16, got int32"),
     (Y, call(("x", "half")), "x must hold tensors of one dtype, float32 like the first, got bfloat16"),
     (
         V,
         call(("x", T["x"][:, :4])),
-        "x must hold tensors of one batch and seqlen, those of (2, 5, 3, 8), got (2, 4, 3, 8)",
+        "x must hold tensors of one batch and seqlen, those of (2, 5, 3, 8), got (2, 4, 3, 8): layout='bhsd' or one call for each fits",
     ),
     (
         V,
@@ -145,7 +153,7 @@ MISTAKES = [
     (
         V,
         call("packed", layout="thd", positions=torch.zeros(1, 6, dtype=INT64)),
-        "positions must have shape (6,), got (1, 6)",
+        "positions must have shape (6,), got (1, 6): positions[0] fits",
     ),
     (
         V,
@@ -189,8 +197,8 @@ MISTAKES = [
         "offset must be an int or have shape (1,), got (2,)",
     ),
     # devices
-    (V, call(cos=T["cos"].to("meta"), sin="sin"), "all tensors must be on the device of x, cpu, got meta"),
-    (V, call(positions=torch.arange(5, device="meta")), "all tensors must be on the device of x, cpu, got meta"),
+    (V, call(cos=T["cos"].to("meta"), sin="sin"), "cos must be on the device of x, cpu, got meta"),
+    (V, call(positions=torch.arange(5, device="meta")), "positions must be on the device of x, cpu, got meta"),
     (
         V,
         call(function=in_place, cos=T["cos"].to("meta"), sin="sin"),

@@ -1,5 +1,5 @@
 // Rules for tensors, channels and what is written. Tables: check_tables.cpp; where tokens read them: check_lookup.cpp.
-#include "bindings/check.h"
+#include "bindings/cures.h"
 
 #include <algorithm>
 #include <string>
@@ -22,7 +22,7 @@ void check_x(const Arguments& a, Params* p) {
     same_device("every tensor of x", x, first);
     if (x.dim() != layout.rank) {
       bad_value("x", text("have ", layout.rank, " dimensions for layout '", layout.name, "'"),
-                text("shape ", shape_of(x)));
+                text("shape ", shape_of(x), cure_of_rank(a)));
     }
     if (x.scalar_type() != first.scalar_type()) {
       bad_type("x", text("hold tensors of one dtype, ", name_of(first.scalar_type()), " like the first"),
@@ -30,7 +30,8 @@ void check_x(const Arguments& a, Params* p) {
     }
     if (size_of(x, layout.batch) != size_of(first, layout.batch) ||
         x.size(layout.seqlen) != first.size(layout.seqlen)) {
-      bad_value("x", text("hold tensors of one batch and seqlen, those of ", shape_of(first)), shape_of(x));
+      bad_value("x", text("hold tensors of one batch and seqlen, those of ", shape_of(first)),
+                shape_of(x) + cure_of_x(a));
     }
   }
   p->batch = size_of(first, layout.batch);

@@ -53,6 +53,14 @@ inline int64_t size_of(const Tensor& t, int axis) { return axis < 0 ? 1 : t.size
 // 0 along an axis of one element, whose stride may be any number.
 inline int64_t stride_of(const Tensor& t, int axis) { return axis < 0 || t.size(axis) == 1 ? 0 : t.stride(axis); }
 
+// The layout of tables for x of a layout: with a heads axis that of x, and with the batch axis (of one) that "thd" and
+// "shd" lack.
+inline Layout table_layout(const Layout& x, const Tensor& table) {
+  if (table.dim() == 2) return {"", 2, -1, 0, -1};
+  if (table.dim() == 3) return {"", 3, 0, 1, -1};
+  return x.batch < 0 ? Layout{"", 4, 0, 1, 2} : x;
+}
+
 // TypeError where the kernels do not know the dtype.
 inline DType dtype_of(const char* argument, const Tensor& t) {
   switch (t.scalar_type()) {

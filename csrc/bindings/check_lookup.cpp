@@ -3,7 +3,7 @@
 #include <optional>
 #include <string>
 
-#include "bindings/check.h"
+#include "bindings/cures.h"
 
 namespace rope {
 namespace {
@@ -115,7 +115,8 @@ void check_positions_tensor(const Arguments& a, Params* p) {
     const std::string of_batch = layout_of(a).batch < 0 ? "" : text(" or (", p->batch, ", ", p->seqlen, ")");
     const std::string of_axes =
         looks_up(*p) ? "" : text(" or (", p->axes, ", ", p->batch, ", ", p->seqlen, "), axes first");
-    bad_value("positions", text("have shape (", p->seqlen, ",)", of_batch, of_axes), shape_of(t));
+    bad_value("positions", text("have shape (", p->seqlen, ",)", of_batch, of_axes),
+              shape_of(t) + cure_of_positions(a, *p));
   }
   p->positions.positions_axis_stride = per_axis ? stride_of(t, 0) : 0;
   p->positions.positions_batch_stride = batched ? stride_of(t, static_cast<int>(rank) - 2) : 0;
@@ -209,10 +210,10 @@ void check_lookup(const Arguments& a, Params* p) {
     if (a.cu_seqlens) return check_cu_seqlens(a, p, rows);
     return check_rows(a, *p, rows);
   }
-  const std::string got = text("cos of shape ", shape_of(a.cos));
-  if (a.positions) bad_value("positions", "be None when the tables have one row per token", got);
-  if (a.cu_seqlens) bad_value("cu_seqlens", "be None when the tables have one row per token", got);
-  if (a.offsets || a.offset) bad_value("offset", "be 0 when the tables have one row per token", got);
+  const auto got = [&] { return text("cos of shape ", shape_of(a.cos), cure_of_lookup(a)); };
+  if (a.positions) bad_value("positions", "be None when the tables have one row per token", got());
+  if (a.cu_seqlens) bad_value("cu_seqlens", "be None when the tables have one row per token", got());
+  if (a.offsets || a.offset) bad_value("offset", "be 0 when the tables have one row per token", got());
 }
 
 }  // namespace rope

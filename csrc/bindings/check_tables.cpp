@@ -3,18 +3,10 @@
 #include <limits>
 #include <string>
 
-#include "bindings/check.h"
+#include "bindings/cures.h"
 
 namespace rope {
 namespace {
-
-// The layout of tables with a heads axis is that of x, with the batch axis (of one) that "thd" and "shd" lack.
-Layout table_layout(const Arguments& a, const Tensor& table) {
-  if (table.dim() == 2) return {"", 2, -1, 0, -1};
-  if (table.dim() == 3) return {"", 3, 0, 1, -1};
-  const Layout& x = layout_of(a);
-  return x.batch < 0 ? Layout{"", 4, 0, 1, 2} : x;
-}
 
 // Of 16-bit x and float32 cos PyTorch makes float32 products, and gradients of x in 16 bits of each.
 bool rounds_products(const Arguments& a, DType x, DType cos) {
@@ -41,7 +33,7 @@ void check_frequencies(const Arguments& a, Params* p) {
   }
   if (a.cos.size(-1) != p->pairs) {
     bad_value("inv_freq", text("have width ", p->pairs, ", one entry per pair of rotary_dim ", 2 * p->pairs),
-              text("width ", a.cos.size(-1)));
+              text("width ", a.cos.size(-1), cure_of_width(a, 1)));
   }
   if (a.says_per_channel()) bad_value("per_channel", "be False or None where inv_freq is given", "True");
   for (const Tensor& x : a.x) {
@@ -102,7 +94,7 @@ void check_cos_and_sin(const Arguments& a, Params* p) {
     bad_value("cos",
               text("have width ", pairs, " (one entry per pair) or ", 2 * pairs, " (one per channel) for rotary_dim ",
                    2 * pairs),
-              text("width ", width));
+              text("width ", width, cure_of_width(a, 2)));
   }
   p->table_dtype = dtype;
   p->per_channel = width == 2 * pairs;
@@ -111,19 +103,19 @@ void check_cos_and_sin(const Arguments& a, Params* p) {
   set_tables(a, a.cos, a.sin, p);
   if (a.transposed()) std::swap(p->sin.first, p->sin.second);
   if (rank == 2) return;
-  const Layout layout = table_layout(a, a.cos);
+  const Layout layout = table_layout(layout_of(a), a.cos);
   const int64_t batch = a.cos.size(layout.batch), seqlen = a.cos.size(layout.seqlen);
   if ((batch != 1 && batch != p->batch) || seqlen != p->seqlen) {
     bad_value("cos",
-              text("have batch 1 or ", p->batch, " and seqlen ", p->seqlen, ", those of x, when it has ", rank,
-                   " dimensions"),
-              text("shape ", shape_of(a.cos)));
+              text("have batch 1", p->batch == 1 ? "" : text(" or ", p->batch), " and seqlen ", p->seqlen,
+                   ", those of x, when it has ", rank, " dimensions"),
+              text("shape ", shape_of(a.cos), cure_of_tables(a, *p)));
   }
   for (const Tensor& x : a.x) {
     const int64_t heads = x.size(layout_of(a).heads);
     if (rank == 4 && a.cos.size(layout.heads) != 1 && a.cos.size(layout.heads) != heads) {
       bad_value("cos", text("have 1 head or the ", heads, " heads of x on the heads axis"),
-                text("shape ", shape_of(a.cos)));
+                text("shape ", shape_of(a.cos), cure_of_tables(a, *p)));
     }
   }
 }
@@ -136,7 +128,7 @@ void check_tables(const Arguments& a, Params* p) {
 }
 
 void set_tables(const Arguments& a, const Tensor& cos, const Tensor& sin, Params* p) {
-  const Layout layout = table_layout(a, cos);
+  const Layout layout = table_layout(layout_of(a), cos);
   const Pairing pairing = pairing_of(a.tables_interleaved(), p->pairs);
   const auto table_of = [&](const Tensor& t) {
     const uint64_t channel = t.stride(-1);  // unsigned: a table without rows may have any strides, and they wrap

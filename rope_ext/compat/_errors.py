@@ -206,12 +206,12 @@ def _about_apply(error, about, rest, given, x):
     if about not in _APPLY:
         return None
     words = _words(given)
-    rule, _, got = rest.partition(", got ")
+    rule, _, got = rest.partition(": ")[0].partition(", got ")  # without a cure, which is in the words of apply
     if "rotary_offset" not in words:
         rule = rule.removesuffix(" from rotary_offset 0")
     if about.startswith("rotary_") and about not in words:
         return _about_head_dim(x) if x else None
-    name = _culprit(x, str(error)) if about == "x" and x else words.get(about) or next(iter(x), about)
+    name = _culprit(x, got) if about == "x" and x else words.get(about) or next(iter(x), about)
     value, wanted = given.get(name, (None, None))
     if wanted is not None and int not in wanted.types:
         rule = rule.removeprefix("be an int or ")
@@ -250,9 +250,9 @@ def _translated(rule, words, x):
     return re.sub(r"(?<!the )\b[a-z_]+\b", lambda word: words.get(word[0], word[0]), rule)
 
 
-def _culprit(x, message):
-    """The first tensor of x that has a wrong dtype or the shape that the message ends with, by name; else the last."""
-    found = (name for name, t in x.items() if t.dtype not in _DTYPES or message.endswith(str(tuple(t.shape))))
+def _culprit(x, got):
+    """The first tensor of x that has a wrong dtype or the shape that an error names, by name; else the last."""
+    found = (name for name, t in x.items() if t.dtype not in _DTYPES or got.endswith(str(tuple(t.shape))))
     return next(found, list(x)[-1])
 
 

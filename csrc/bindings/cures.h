@@ -1,0 +1,28 @@
+// What to write instead: the end of an error, ": <code> fits". Empty where nothing is known to fit.
+#pragma once
+
+#include <string>
+
+#include "bindings/check.h"
+
+namespace rope {
+
+// For tensors of x that do not have the rank of the layout.
+std::string cure_of_rank(const Arguments& a);
+
+// For tensors of x that disagree on batch or seqlen.
+std::string cure_of_x(const Arguments& a);
+
+// For tables of a width that rotary_dim does not have. entries: how many a pair has at most.
+std::string cure_of_width(const Arguments& a, int entries);
+
+// For tables of three or four axes whose batch, seqlen or heads are not those of x.
+std::string cure_of_tables(const Arguments& a, const Params& p);
+
+// For positions or an offset where the tables have one row per token.
+std::string cure_of_lookup(const Arguments& a);
+
+// For positions of a wrong shape.
+std::string cure_of_positions(const Arguments& a, const Params& p);
+
+}  // namespace rope
