@@ -350,7 +350,8 @@ def _with_offset(x, layout, axes, positions, offset):
     )
     if not fits:
         of_batch = "" if batch is None else f" or ({batch}, {seqlen})"
-        raise ValueError(f"rope_ext: positions must have shape ({seqlen},){of_batch}, got {shape}")
+        cure = ": positions[:, None] fits" if seqlen == 1 and shape == (batch,) else ""
+        raise ValueError(f"rope_ext: positions must have shape ({seqlen},){of_batch}, got {shape}{cure}")
     _check_device("positions", positions, x)
     if not positions.is_floating_point():
         positions = positions.to(torch.int64)  # in which the sum does not wrap
@@ -359,7 +360,9 @@ def _with_offset(x, layout, axes, positions, offset):
     if offset.dtype not in (torch.int32, torch.int64):
         raise TypeError(f"rope_ext: offset must be int32 or int64, got {str(offset.dtype).removeprefix('torch.')}")
     if tuple(offset.shape) not in ((), (1,), (batch,)):
-        raise ValueError(f"rope_ext: offset must be an int or have shape ({batch or 1},), got {tuple(offset.shape)}")
+        cure = ": offset.flatten() fits" if offset.dim() > 1 and offset.numel() == (batch or 1) else ""
+        got = f"{tuple(offset.shape)}{cure}"
+        raise ValueError(f"rope_ext: offset must be an int or have shape ({batch or 1},), got {got}")
     _check_device("offset", offset, x)
     return positions + offset.reshape(-1, 1)
 

@@ -104,7 +104,10 @@ def test_under_compile_without_a_graph_break(tables_need, dynamic):
             "offset must lead to a row of the table, 0 to 11, got row -1 for token 0 of batch 0",
         ),
         ({"offset": torch.zeros(3).long()}, "offset must be an int or have shape (1,), got (3,)"),
-        ({"offset": torch.zeros(1, 1).long()}, "offset must be an int or have shape (1,), got (1, 1)"),
+        (
+            {"offset": torch.zeros(1, 1).long()},
+            "offset must be an int or have shape (1,), got (1, 1): offset.flatten() fits",
+        ),
         ({"cu_seqlens": torch.tensor([0, 2**40])}, "cu_seqlens must end within the 5 tokens of x, got 1099511627776"),
         (
             {"cu_seqlens": torch.tensor([0, -(2**63)])},

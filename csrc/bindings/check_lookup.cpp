@@ -89,7 +89,9 @@ void check_offsets(const Arguments& a, Params* p) {
   same_device("offset", t, a.x[0]);
   p->positions.offsets = index_of("offset", t);
   const bool fits = t.dim() == 0 || (t.dim() == 1 && (t.size(0) == 1 || t.size(0) == p->batch));
-  if (!fits) bad_value("offset", text("be an int or have shape (", p->batch, ",)"), shape_of(t));
+  if (!fits) {
+    bad_value("offset", text("be an int or have shape (", p->batch, ",)"), shape_of(t) + cure_of_offset(*p, t));
+  }
   p->positions.offsets_stride = t.dim() ? stride_of(t, 0) : 0;
 }
 

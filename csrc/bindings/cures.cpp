@@ -104,4 +104,8 @@ std::string cure_of_positions(const Arguments& a, const Params& p) {
   return "";
 }
 
+std::string cure_of_offset(const Params& p, const Tensor& offset) {
+  return offset.dim() > 1 && offset.numel() == p.batch ? ": offset.flatten() fits" : "";
+}
+
 }  // namespace rope

@@ -22,7 +22,8 @@ std::string cure_of_tables(const Arguments& a, const Params& p);
 // For positions or an offset where the tables have one row per token.
 std::string cure_of_lookup(const Arguments& a);
 
-// For positions of a wrong shape.
+// For positions, or an offset, of a wrong shape.
 std::string cure_of_positions(const Arguments& a, const Params& p);
+std::string cure_of_offset(const Params& p, const Tensor& offset);
 
 }  // namespace rope

@@ -6,16 +6,21 @@ On real tensors these functions allocate what the op allocates, with the errors 
 import torch
 
 from . import errors
-from .autograd import layout_of
-from .private import tree
+from .autograd import FROM_POSITIONS, layout_of
+
+# The arguments after x; of those that are no tensors the name does not matter.
+_NAMES = ("cos", "sin", "offset", "flags", *["number"] * 3, "positions", "offset", "cu_seqlens")
+_FREQUENCIES = ("inv_freq", "inv_freq", *_NAMES[2:])
 
 
-def _same_device(x, *others):
+def _same_device(x, *rest, out=(), **named):
     if not x:
         raise ValueError("rope_ext: x must hold 1 to 8 tensors, got 0")
-    for t in (*x[1:], *tree.tree_leaves(others)):
+    names = _FREQUENCIES if len(rest) > 3 and rest[3] & FROM_POSITIONS else _NAMES
+    given = [*(("every tensor of x", t) for t in x), *(("out", t) for t in out), *zip(names, rest), *named.items()]
+    for name, t in given:
         if isinstance(t, torch.Tensor) and t.device != x[0].device:
-            raise ValueError(f"rope_ext: all tensors must be on the device of x, {x[0].device}, got {t.device}")
+            raise ValueError(f"rope_ext: {name} must be on the device of x, {x[0].device}, got {t.device}")
 
 
 def _fake_rotate(x, *rest):
@@ -43,12 +48,12 @@ def _batch_and_seqlen(
 
 
 def _fake_rows(x, cos, sin, *rest, **named):
-    _same_device(x, cos, sin, *rest, *named.values())
+    _same_device(x, cos, sin, *rest, **named)
     return cos.new_empty(_batch_and_seqlen(x, *rest, **named), dtype=torch.int64)
 
 
 def _fake_cos_sin(x, high, low, *rest, **named):
-    _same_device(x, high, low, *rest, *named.values())
+    _same_device(x, high, low, *rest, **named)
     sizes = _batch_and_seqlen(x, *rest, **named)
     cos, sin = (high.new_empty((*sizes, *high.shape[1:])) for _ in range(2))
     return cos, sin, high.new_empty((high.shape[0], *sizes))
@@ -58,7 +63,7 @@ _FAKES = {
     "rotate": _fake_rotate,
     "rotate_": _same_device,
     "check_in_place": _same_device,
-    "rotate_out": lambda out, x, *rest: _same_device(x, out, *rest),
+    "rotate_out": lambda out, x, *rest: _same_device(x, *rest, out=out),
     "table_grad": lambda grad, x, cos, *rest: (torch.empty_like(cos), torch.empty_like(cos)),
     "table_rows": _fake_rows,
     "cos_sin": _fake_cos_sin,
