@@ -50,11 +50,12 @@ def _about_arguments(error, op, arguments, x, out):
     for name, value in (("x", x), ("out", out))[: 1 + op.at_x]:
         listed = [value] if isinstance(x, torch.Tensor) else value
         if not isinstance(listed, (tuple, list)) or not all(isinstance(t, torch.Tensor) for t in listed):
-            return not_tensors(name, listed)
+            return not_tensors(name, value)
     given = [(name, value) for (name, _, _), value in zip(_EXPECTED, arguments[op.at_x + 1 :])]
     for (name, value), (_, types, wanted) in zip(given, _EXPECTED):
         if not isinstance(value, types):
-            return TypeError(f"rope_ext: {name} must be {wanted}, got {value!r}")
+            cure = _cure(name, value, cos=given[0][1])
+            return TypeError(f"rope_ext: {name} must be {wanted}, got {shown(value)}{cure}")
         if isinstance(value, int) and not -(2**63) <= value < 2**63:  # what the dispatcher takes for no int
             return ValueError(f"rope_ext: {name} must be at least -2^63 and below 2^63, got {shown(value)}")
     outs = [("out", t) for t in arguments[0]] if op.at_x else []
@@ -147,11 +148,40 @@ def _about_torch(error):
     )
 
 
+def _cure(name, value, cos):
+    """What to write instead of a value of a wrong type, where that can be told."""
+    if name == "sin" and value is None and isinstance(cos, torch.Tensor):
+        if cos.is_complex():
+            return ": cos.real and cos.imag are cos and sin"
+        if cos.dim() == 1:
+            return ": apply(x, inv_freq=inv_freq) takes frequencies"
+        return ": apply(x, cos, sin) needs both; several tensors go in a tuple, apply((q, k), cos, sin)"
+    if name == "cos" and isinstance(value, (tuple, list)) and len(value) == 2:
+        return ": apply(x, *tables) passes the two of them"
+    if name == "cos" and hasattr(value, "tables"):
+        return ": its own apply(x) needs no table, and its tables(max_position) are cos and sin"
+    if name in ("cos", "sin") and value is None:
+        return ": apply(x, cos, sin), or apply(x, inv_freq=inv_freq)"
+    if name == "positions" and isinstance(value, int):
+        return ": offset takes an int"
+    return ""
+
+
+def given_by_position(function, too_many):
+    """The TypeError of a call with more arguments by position than x, cos and sin."""
+    cure = f"several tensors go in a tuple, {function}((q, k), cos, sin), and all others by name, positions=positions"
+    got = f"{3 + len(too_many)}: {cure}"
+    return TypeError(f"rope_ext: {function} must get 1 to 3 arguments by position, x, cos and sin, got {got}")
+
+
 def not_tensors(name, x):
     """The TypeError of an x, or an out, that does not hold tensors."""
     return TypeError(f"rope_ext: {name} must be a Tensor or a tuple or list of Tensors, like x, got {_kind(x)}")
 
 
-def _kind(x):
+def _kind(x, depth=3):
     name = type(x).__name__
-    return f"{name} of {', '.join(map(_kind, x))}" if isinstance(x, (tuple, list)) else name
+    if not isinstance(x, (tuple, list)) or not x or not depth:
+        return name
+    kinds = [_kind(item, depth - 1) for item in x[:8]] + ["..."] * (len(x) > 8)
+    return f"{name} of {', '.join(kinds)}"

@@ -34,7 +34,8 @@ def turns(inv_freq, dtype=torch.float32):
     Equivalent to: high = (inv_freq.double() / (2 * pi)).to(dtype); low = what that rounding loses
     """
     if not isinstance(dtype, torch.dtype) or dtype not in (torch.float32, torch.float64):
-        raise TypeError(f"rope_ext: dtype must be float32 or float64, got {_name(dtype)}")
+        got = _name(dtype) if isinstance(dtype, torch.dtype) else shown(dtype)
+        raise TypeError(f"rope_ext: dtype must be torch.float32 or torch.float64, got {got}")
     if isinstance(inv_freq, Turns):
         if inv_freq.high.dtype != dtype:
             made = f"made for {_name(inv_freq.high.dtype)}"
@@ -103,14 +104,20 @@ def cos_sin(positions, inv_freq, attention_scaling=1.0, *, dtype=torch.float32):
     flat = positions.reshape(axes, 1, count) if per_axis else positions.reshape(count)
     x = high.detach().new_empty(()).expand(count, heads, 2 * pairs)  # for its shape
     scalars = (0, _SHD | FROM_POSITIONS, None, 0, float(attention_scaling))
-    cos, sin, _ = _make([x], high, low, *scalars, flat)
+    try:
+        cos, sin, _ = _make([x], high, low, *scalars, flat)
+    except (ValueError, NotImplementedError):
+        if positions.device == high.device:
+            raise
+        rule = f"be on the device of inv_freq, {high.device}"
+        raise ValueError(f"rope_ext: positions must {rule}, got {positions.device}") from None
     shape = (*shape, heads, pairs) if heads > 1 else (*shape, pairs)
     return cos.reshape(shape), sin.reshape(shape)
 
 
 def check_scaling(attention_scaling):
     if not isinstance(attention_scaling, numbers.Real) or isinstance(attention_scaling, bool):
-        raise TypeError(f"rope_ext: attention_scaling must be a number, got {attention_scaling!r}")
+        raise TypeError(f"rope_ext: attention_scaling must be a number, got {shown(attention_scaling)}")
     try:
         is_finite = math.isfinite(attention_scaling)
     except OverflowError:
@@ -121,9 +128,12 @@ def check_scaling(attention_scaling):
 
 def _check_strided(name, value):
     if not isinstance(value, torch.Tensor):
-        raise TypeError(f"rope_ext: {name} must be a Tensor, got {value!r}")
-    if value.layout != torch.strided:
-        raise TypeError(f"rope_ext: {name} must be strided, got {value.layout}")
+        cure = ": its own apply(x) uses them" if hasattr(value, "inv_freq") else ""
+        raise TypeError(f"rope_ext: {name} must be a Tensor, got {shown(value)}{cure}")
+    is_lazy = isinstance(value, torch.nn.parameter.UninitializedTensorMixin)
+    if is_lazy or value.is_nested or value.layout != torch.strided:
+        got = type(value).__name__ if is_lazy else "a nested one" if value.is_nested else value.layout
+        raise TypeError(f"rope_ext: {name} must be strided, got {got}")
 
 
 def _name(dtype):

@@ -1,11 +1,13 @@
 """The public functions: from the user's words to the arguments of the ops."""
 
+import inspect
+
 import torch
 from torch.compiler import is_compiling
 
 from . import _table_widths
-from ._call_errors import explained, not_tensors
-from ._numbers import as_int
+from ._call_errors import explained, given_by_position, not_tensors
+from ._numbers import as_int, shown
 from ._torch import autograd
 from ._torch.autograd import (
     FROM_POSITIONS,
@@ -34,7 +36,7 @@ def apply(
     x,
     cos=None,
     sin=None,
-    *,
+    *too_many,
     layout="bshd",
     interleaved=False,
     rotary_dim=None,
@@ -106,6 +108,8 @@ def apply(
 
     Source: Su et al. 2021, RoFormer, arXiv 2104.09864, equation 34.
     """
+    if too_many:
+        raise given_by_position("apply", too_many)
     arguments = _arguments(
         x,
         cos,
@@ -128,14 +132,16 @@ def apply(
         _call(ROTATE_OUT, (_listed(x, out), *arguments), x, out)
         return out
     y = _call(ROTATE, arguments, x)
-    return tuple(y) if isinstance(x, tuple) else y if isinstance(x, list) else y[0]
+    if arguments[0] is not x:  # which is one tensor
+        return y[0]
+    return tuple(y) if isinstance(x, tuple) else y
 
 
 def apply_(
     x,
     cos=None,
     sin=None,
-    *,
+    *too_many,
     layout="bshd",
     interleaved=False,
     rotary_dim=None,
@@ -157,6 +163,8 @@ def apply_(
 
     Equivalent to: x.copy_(rope_ext.apply(x, cos, sin, ...))
     """
+    if too_many:
+        raise given_by_position("apply_", too_many)
     arguments = _arguments(
         x,
         cos,
@@ -176,6 +184,17 @@ def apply_(
     )
     _call(ROTATE_IN_PLACE, arguments, x)
     return x
+
+
+def _without_too_many(function):
+    """The signature that help() shows: three arguments by position, all others by name."""
+    signature = inspect.signature(function)
+    kept = [p for p in signature.parameters.values() if p.kind != inspect.Parameter.VAR_POSITIONAL]
+    return signature.replace(parameters=kept)
+
+
+apply.__signature__ = _without_too_many(apply)
+apply_.__signature__ = _without_too_many(apply_)
 
 
 def check_in_place(x, cos, sin, *, interleaved, rotary_dim, per_channel, offset, recorded=False):
@@ -211,18 +230,19 @@ def _arguments(
     try:
         flags = _FLAGS[layout, interleaved, inverse]
     except (KeyError, TypeError):  # TypeError: it has no hash
-        raise ValueError(f"rope_ext: layout must be one of {', '.join(LAYOUTS)}, got {layout!r}") from None
+        raise ValueError(f"rope_ext: layout must be one of {', '.join(LAYOUTS)}, got {shown(layout)}") from None
     if rounding is not _ONCE:
         flags |= _rounding(rounding)
     if out_interleaved is not None and out_interleaved is not interleaved:
         if out_interleaved is not (not interleaved):
-            raise TypeError(f"rope_ext: out_interleaved must be True, False or None, got {out_interleaved!r}")
+            raise TypeError(f"rope_ext: out_interleaved must be True, False or None, got {shown(out_interleaved)}")
         flags |= OTHER_PAIRING
     if per_channel is not None:
         if not isinstance(per_channel, bool):
-            raise TypeError(f"rope_ext: per_channel must be True, False or None, got {per_channel!r}")
+            raise TypeError(f"rope_ext: per_channel must be True, False or None, got {shown(per_channel)}")
         flags |= WIDTH_OF[per_channel]
-    tensors = x if isinstance(x, (tuple, list)) else [x]
+    # The type first: isinstance() with two classes takes longer.
+    tensors = x if type(x) is tuple or isinstance(x, (tuple, list)) else [x]
     if inv_freq is not None or attention_scaling is not _ONE:
         cos, sin, from_positions = _frequencies(tensors, cos, sin, inv_freq, attention_scaling)
         flags |= from_positions
@@ -269,7 +289,7 @@ def _frequencies(x, cos, sin, inv_freq, attention_scaling):
     check_scaling(attention_scaling)
     if inv_freq is None:
         if attention_scaling != 1:
-            got = f"{attention_scaling!r} with tables, which hold it already"
+            got = f"{shown(attention_scaling)} with tables, which hold it already"
             raise ValueError(f"rope_ext: attention_scaling must come with inv_freq, got {got}")
         return cos, sin, 0
     if cos is not None or sin is not None:
@@ -282,13 +302,13 @@ def _frequencies(x, cos, sin, inv_freq, attention_scaling):
 
 def _rounding(rounding):
     if not isinstance(rounding, str) or rounding not in ("once", "eager"):
-        raise ValueError(f"rope_ext: rounding must be 'once' or 'eager', got {rounding!r}")
+        raise ValueError(f"rope_ext: rounding must be 'once' or 'eager', got {shown(rounding)}")
     return ROUND_PRODUCTS if rounding == "eager" else 0
 
 
 def _not_a_bool(interleaved, inverse):
     name, value = ("inverse", inverse) if isinstance(interleaved, bool) else ("interleaved", interleaved)
-    return TypeError(f"rope_ext: {name} must be True or False, got {value!r}")
+    return TypeError(f"rope_ext: {name} must be True or False, got {shown(value)}")
 
 
 def _listed(x, out):

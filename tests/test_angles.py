@@ -422,7 +422,7 @@ X = torch.zeros(2, 3, 4, 8)
         ({"inv_freq": torch.ones(4), "positions": torch.zeros(3, 2, 3).long()}, ValueError, "positions must have shape"),
         ({"inv_freq": torch.ones(4), "attention_scaling": "2"}, TypeError, "attention_scaling must be a number, got '2'"),
         ({"inv_freq": torch.ones(4, requires_grad=True), "positions": torch.zeros(5)}, ValueError, "positions must have shape"),
-        ({"cos": torch.ones(3, 4), "sin": torch.ones(3, 4), "attention_scaling": torch.ones(2)}, TypeError, "attention_scaling must be a number, got tensor"),
+        ({"cos": torch.ones(3, 4), "sin": torch.ones(3, 4), "attention_scaling": torch.ones(2)}, TypeError, "attention_scaling must be a number, got Tensor of shape"),
         ({"inv_freq": torch.ones(4, requires_grad=True), "offset": 0.5}, TypeError, "offset must be an int or a Tensor, got 0.5"),
         ({"inv_freq": torch.ones(4, requires_grad=True), "positions": torch.zeros(3).bool()}, TypeError, "positions must be int32, int64 or float32, got bool"),
         ({"inv_freq": torch.ones(3, 4, requires_grad=True)}, ValueError, "inv_freq must have 1 head or the 4 heads of x, got 3 heads"),
@@ -442,7 +442,7 @@ def test_wrong_arguments_of_cos_sin():
         rope_ext.cos_sin(torch.zeros(3, dtype=torch.bfloat16), frequencies(4))
     with pytest.raises(TypeError, match="positions must be int32, int64 or float32, got float64"):
         rope_ext.cos_sin(torch.zeros(3, dtype=torch.float64), frequencies(4))
-    with pytest.raises(TypeError, match="dtype must be float32 or float64, got float16"):
+    with pytest.raises(TypeError, match=r"dtype must be torch\.float32 or torch\.float64, got float16"):
         rope_ext.cos_sin(torch.zeros(3), frequencies(4), dtype=torch.float16)
     with pytest.raises(ValueError, match=r"positions must have the 3 axes of inv_freq first, got shape \(2, 3\)"):
         rope_ext.cos_sin(torch.zeros(2, 3).long(), frequencies(4, 3, 1))
@@ -455,7 +455,11 @@ def test_wrong_arguments_of_cos_sin():
         ({"inv_freq": torch.ones(4).to_sparse()}, TypeError, "inv_freq must be strided, got torch.sparse_coo"),
         ({"inv_freq": torch.ones(0)}, ValueError, "inv_freq must have an axis, a head and a pair, got 1, 1 and 0"),
         ({"inv_freq": torch.ones(0, 4)}, ValueError, "inv_freq must have an axis, a head and a pair, got 1, 0 and 4"),
-        ({"dtype": np.arange(3)}, TypeError, "dtype must be float32 or float64, got [0 1 2]"),
+        (
+            {"dtype": np.arange(3)},
+            TypeError,
+            "dtype must be torch.float32 or torch.float64, got ndarray of shape (3,), int64",
+        ),
         (
             {"attention_scaling": 10**400},
             ValueError,
