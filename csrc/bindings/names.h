@@ -8,6 +8,8 @@
 
 namespace rope {
 
+constexpr int kBComplex32 = 46;  // since torch 2.14, and so in no older header
+
 // "float8_e4m3fn" of torch.float8_e4m3fn: the name of the enumerator in lower case, except where C++ names a type.
 inline std::string name_of(ScalarType type) {
   switch (type) {
@@ -34,6 +36,7 @@ inline std::string name_of(ScalarType type) {
     case ScalarType::ComplexDouble:
       return "complex128";
     default: {
+      if (static_cast<int>(type) == kBComplex32) return "bcomplex32";
       std::string name = torch::headeronly::toString(type);
       for (char& letter : name) letter = static_cast<char>(std::tolower(static_cast<unsigned char>(letter)));
       return name;
