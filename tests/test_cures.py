@@ -242,6 +242,11 @@ CURES = {
         "positions must have shape (1,) or (2, 1), got (): offset=positions adds one number",
         lambda: apply(Q[:, :1], COS, SIN, offset=torch.tensor(3)),
     ),
+    "one fractional position": (
+        lambda: apply(Q, inv_freq=ROPE.inv_freq, positions=torch.tensor(0.5)),
+        "positions must have shape (5,) or (2, 5) or (1, 2, 5), axes first, got ()",
+        None,
+    ),
     "an int as positions": (
         lambda: apply(Q[:, :1], COS, SIN, positions=3),
         "positions must be a Tensor, got 3: offset takes an int",

@@ -69,7 +69,7 @@ std::string cure_of_width(const Arguments& a, int entries) {
   const int64_t width = a.cos.size(-1), channels = a.x[0].size(-1) - a.rotary_offset;
   if (a.rotary_dim || width < 1) return "";
   const bool either = entries == 2 && width <= channels && width % 2 == 0;
-  if (2 * width <= channels) found.push_back(text("rotary_dim=", 2 * width, either ? " (one per pair)" : ""));
+  if (width <= channels / 2) found.push_back(text("rotary_dim=", 2 * width, either ? " (one per pair)" : ""));
   if (either) found.push_back(text("rotary_dim=", width, " (one per channel)"));
   return joined(found);
 }
@@ -94,11 +94,10 @@ std::string cure_of_lookup(const Arguments& a) {
 std::string cure_of_positions(const Arguments& a, const Params& p) {
   const Tensor& t = *a.positions;
   const int64_t rank = t.dim();
-  const bool has_batch = layout_of(a).batch >= 0;
-  if (rank == 0) return ": offset=positions adds one number";
-  if (rank == 1 && has_batch && t.size(0) == p.batch) {
-    return p.seqlen == 1 ? ": positions[:, None] fits" : ": offset=positions adds one number to each sequence";
-  }
+  const bool has_batch = layout_of(a).batch >= 0, one_each = rank == 1 && has_batch && t.size(0) == p.batch;
+  if (one_each && p.seqlen == 1) return ": positions[:, None] fits";
+  if (!p.positions.fractional && rank == 0) return ": offset=positions adds one number";
+  if (!p.positions.fractional && one_each) return ": offset=positions adds one number to each sequence";
   if (rank == 2 && has_batch && t.size(0) == p.seqlen && t.size(1) == p.batch) return ": positions.T fits";
   if (rank == 2 && !has_batch && t.size(0) == 1 && t.size(1) == p.seqlen) return ": positions[0] fits";
   return "";
