@@ -18,7 +18,7 @@ import diffusion_configs
 import torch
 
 import rope_ext
-from rope_ext.compat import _broadcast
+from rope_ext.compat import _results
 from rope_ext.integrations import _turn
 
 PAGE = pathlib.Path(__file__).parents[1] / "docs" / "models_diffusers.md"
@@ -47,8 +47,8 @@ def rotations(skip=False):
         counted.append(options)
         return x if skip else apply(x, *tables, **options)
 
-    apply = _broadcast.apply
-    with mock.patch.object(_broadcast, "apply", rotate), mock.patch.object(_turn, "apply", rotate):
+    apply = _results.apply
+    with mock.patch.object(_results, "apply", rotate), mock.patch.object(_turn, "apply", rotate):
         yield counted
 
 

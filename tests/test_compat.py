@@ -30,7 +30,7 @@ from compat_cases import (
     module,
     vllm_arguments,
 )
-from conftest import assert_same_bits, random
+from conftest import assert_same_bits, in_memory, random
 from pairwise import pairwise
 
 from rope_ext.compat import (
@@ -408,9 +408,11 @@ def test_apex_results_in_transposed_memory():
         (apex.fused_apply_rotary_pos_emb, (freqs,)),
         (apex.fused_apply_rotary_pos_emb_cached, (freqs.cos(), freqs.sin())),
     ):
-        plain, transposed = function(t, *tables), function(t, *tables, transpose_output_memory=True)
-        assert_same_bits(plain, transposed)
-        assert plain.is_contiguous() and transposed.transpose(0, 1).is_contiguous()
+        for order in ("contiguous", "transposed", "reversed strides"):
+            x = in_memory(t, order)
+            plain, transposed = function(x, *tables), function(x, *tables, transpose_output_memory=True)
+            assert_same_bits(plain, transposed)
+            assert plain.is_contiguous() and transposed.transpose(0, 1).is_contiguous()
 
 
 @pytest.mark.parametrize("dtype", [F64, F32], ids=lambda d: str(d)[6:])

@@ -4,16 +4,16 @@ import math
 
 import torch
 
-from ..ops import apply
 from ._errors import check_dtype, name_of, refused, refused_type
+from ._results import rotated
 
 
 def rotate(x, cos, sin, *, per_channel, keep_dtype=True, rounding="eager", **options):
-    """`rope_ext.apply` to x, or to the tensors of a tuple x, with cos and sin that broadcast to it like x * cos.
+    """`rotated` for x, or the tensors of a tuple x, with cos and sin that broadcast to it like x * cos.
 
     x: (..., head_dim). cos, sin: (..., rotary_dim) with per_channel, else (..., rotary_dim / 2); axes before the last
     are 1, missing, or those of x. dtypes are promoted as in x * cos, in which each product is rounded unless
-    rounding="once"; keep_dtype casts back to the dtype of x, as in (x * cos).to(x.dtype). options: others of apply.
+    rounding="once"; keep_dtype casts back to the dtype of x, as in (x * cos).to(x.dtype). options: others of `rotated`.
     """
     options |= {"per_channel": per_channel, "rounding": rounding}
     if sin.shape != cos.shape:
@@ -57,7 +57,7 @@ def _rotate4(x, cos, sin, keep_dtype, options):
     wanted[axes.index(3 - heads)] = x[0].shape[3 - heads]
     dtype = x[0].dtype
     x, cos, sin = _promoted(x, cos.reshape(there).expand(wanted), sin.reshape(there).expand(wanted), keep_dtype)
-    y = apply(x, cos, sin, layout="bhsd" if heads == 1 else "bshd", **options)
+    y = rotated(x, cos, sin, layout="bhsd" if heads == 1 else "bshd", **options)
     return tuple(t.to(dtype) for t in y) if keep_dtype else y
 
 

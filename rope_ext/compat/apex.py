@@ -1,18 +1,17 @@
 """The four functions of apex.transformer.functional.fused_rope (NVIDIA/apex; its Python side was removed in 2026).
 
-Channels are paired in halves, (i, i + rotary_dim / 2). Arithmetic there and here: float32, rounded once to the dtype of
-t, as is the gradient of t; their CUDA kernels fuse a product and a sum, and take cos and sin of freqs by CUDA's
-sincosf, so results can differ by one unit in the last place of the larger product. Here freqs, cos and sin get
-gradients (there: none).
+Channels are paired in halves, (i, i + rotary_dim / 2). Results are contiguous, whatever the strides of t. Here freqs,
+cos and sin get gradients (there: none).
+
+Arithmetic: float32, rounded once to the dtype of t, as is the gradient of t. Their cos and sin of freqs are CUDA's
+sincosf, which can differ from PyTorch's in the last bit.
 """
 
-import torch
-
-from ..ops import apply
 from ._angles import rotate_by
 from ._errors import called, flag, integer, refused, tensor
+from ._results import rotated
 
-_T, _FREQS = tensor("x"), tensor("cos", "sin", "offset", "rotary_dim")
+_T, _FREQS = tensor("x", ranks=4), tensor("cos", "sin", "offset", "rotary_dim")
 
 
 @called(t=_T, freqs=_FREQS, transpose_output_memory=flag())
@@ -20,31 +19,38 @@ def fused_apply_rotary_pos_emb(t, freqs, transpose_output_memory=False):
     """Turns the first freqs.shape[-1] channels of t by the angles freqs.
 
     t: (seqlen, batch, heads, head_dim), any strides. freqs: (rows, 1, 1, rotary_dim), float32, one angle per channel.
-    transpose_output_memory: the result lies in memory as (batch, seqlen, heads, head_dim), else as t does.
+    transpose_output_memory: the result lies in memory as (batch, seqlen, heads, head_dim).
 
     Source: apex/transformer/functional/fused_rope.py, fused_apply_rotary_pos_emb.
     """
-    return _in_memory(rotate_by(_rows(freqs, "freqs"), t, "sbhd", fused=True), transpose_output_memory)
+    contiguous = (0, 1) if transpose_output_memory else ()
+    return rotate_by(_rows(freqs, "freqs"), t, "sbhd", rounding="once", contiguous=contiguous)
 
 
-@called(t=_T, cos_=tensor("cos", "offset", "rotary_dim"), sin_=tensor("sin"), transpose_output_memory=flag())
+@called(
+    t=_T,
+    cos_=tensor("cos", "offset", "rotary_dim"),
+    sin_=tensor("sin"),
+    transpose_output_memory=flag(),
+)
 def fused_apply_rotary_pos_emb_cached(t, cos_, sin_, transpose_output_memory=False):
     """`fused_apply_rotary_pos_emb` with cos_ and sin_, (rows, 1, 1, rotary_dim), float32 or the dtype of t.
 
     Source: apex/transformer/functional/fused_rope.py, fused_apply_rotary_pos_emb_cached.
     """
     cos, sin = _rows(cos_, "cos_"), _rows(sin_, "sin_")
-    y = apply(t, cos, sin, layout="sbhd", rotary_dim=cos.shape[-1], per_channel=True)
-    return _in_memory(y, transpose_output_memory)
+    options = {"rotary_dim": cos.shape[-1], "per_channel": True}
+    contiguous = (0, 1) if transpose_output_memory else ()
+    return rotated(t, cos, sin, layout="sbhd", contiguous=contiguous, **options)
 
 
-@called(t=_T, cu_seqlens=tensor("cu_seqlens"), freqs=_FREQS)
+@called(t=tensor("x", ranks=3), cu_seqlens=tensor("cu_seqlens"), freqs=_FREQS)
 def fused_apply_rotary_pos_emb_thd(t, cu_seqlens, freqs):
     """Packed sequences: t (tokens, heads, head_dim), cu_seqlens (nseq + 1,) int32, freqs (rows, 1, 1, rotary_dim).
 
     Source: apex/transformer/functional/fused_rope.py, fused_apply_rotary_pos_emb_thd.
     """
-    return rotate_by(_rows(freqs, "freqs"), t, "thd", fused=True, cu_seqlens=cu_seqlens)
+    return rotate_by(_rows(freqs, "freqs"), t, "thd", rounding="once", cu_seqlens=cu_seqlens)
 
 
 @called(
@@ -80,15 +86,18 @@ def fused_apply_rotary_pos_emb_2d(t, img_h, img_w, cos_h, sin_h, cos_w, sin_w):
             raise refused(name, rule, table)
     image = t.unflatten(1, (img_h, img_w))
     # Rows: (batch, img_h, img_w * heads, head_dim). Columns: (batch * img_h, img_w, heads, head_dim).
-    y = apply(image.flatten(2, 3), cos_h[0, :, 0], sin_h[0, :, 0], rotary_dim=half, per_channel=True)
+    options = {"rotary_dim": half, "per_channel": True}
+    cos, sin = cos_h[0, :, 0], sin_h[0, :, 0]
+    y = rotated(image.flatten(2, 3), cos, sin, contiguous=(), **options)
     y = y.unflatten(2, (img_w, t.shape[2])).flatten(0, 1)
-    y = _apply_columns(y, cos_w[0, :, 0], sin_w[0, :, 0], rotary_dim=half, rotary_offset=half, per_channel=True)
+    cos, sin = cos_w[0, :, 0], sin_w[0, :, 0]
+    y = _rotated_columns(y, cos, sin, rotary_offset=half, **options)
     return y.unflatten(0, (t.shape[0], img_h)).flatten(1, 2)
 
 
 # Errors of `rope_ext.apply` about its tables are errors of those for the columns.
-_apply_columns = called(x=tensor("x", shown="t"), cos=tensor("cos", shown="cos_w"), sin=tensor("sin", shown="sin_w"))(
-    apply
+_rotated_columns = called(x=tensor("x", shown="t"), cos=tensor("cos", shown="cos_w"), sin=tensor("sin", shown="sin_w"))(
+    rotated
 )
 
 
@@ -97,9 +106,3 @@ def _rows(table, name):
     if not fits:
         raise refused(name, "have shape (rows, 1, 1, rotary_dim)", table)
     return table[:, 0, 0]
-
-
-def _in_memory(y, transposed):
-    if not transposed:
-        return y
-    return y.transpose(0, 1).contiguous(memory_format=torch.contiguous_format).transpose(0, 1)

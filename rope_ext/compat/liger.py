@@ -1,7 +1,7 @@
 """liger_rotary_pos_emb (linkedin/Liger-Kernel 0.8.5), on every device."""
 
-from ..ops import apply
 from ._errors import called, check_axis, integer, refused, tensor
+from ._results import rotated
 
 
 @called(
@@ -22,8 +22,10 @@ def liger_rotary_pos_emb(q, k, cos, sin, position_ids=None, unsqueeze_dim=1, rot
 
     Their Triton kernel computes in the dtype of sin and may fuse a product and a sum; here the arithmetic is float32,
     rounded once. So with float32 tables results are equal but for the last bit of that sum; with 16-bit tables ours are
-    nearer to the exact ones, by up to one unit in the last place of the larger product. Never writes to q and k (theirs
-    overwrites them where their memory is in the order batch, seqlen, heads). cos and sin get gradients (there: none).
+    nearer to the exact ones, by up to one unit in the last place of the larger product.
+
+    Results lie in memory as (batch, seqlen, heads, head_dim), as there. Never writes to q and k (theirs overwrites them
+    where their memory is in that order). cos and sin get gradients (there: none).
 
     Source: liger_kernel/transformers/rope.py, liger_rotary_pos_emb; kernel: liger_kernel/ops/rope.py.
     """
@@ -44,4 +46,5 @@ def liger_rotary_pos_emb(q, k, cos, sin, position_ids=None, unsqueeze_dim=1, rot
     if cos.shape[-1] < pairs:
         raise refused("cos", f"have at least {pairs} columns", cos)
     cos, sin = cos[..., :pairs], sin[..., :pairs]
-    return apply((q, k), cos, sin, layout="bhsd", rotary_dim=rotary_dim, per_channel=False)
+    options = {"rotary_dim": rotary_dim, "per_channel": False}
+    return rotated((q, k), cos, sin, layout="bhsd", contiguous=(1, 2), **options)

@@ -1,7 +1,7 @@
 """apply_rotary_emb of Llama in Meta's code (meta-llama/llama, llama/model.py; the same in llama3 and llama-models)."""
 
-from ..ops import apply
 from ._errors import called, refused, refused_type, tensor
+from ._results import rotated
 
 _X = tensor("x", ranks=4)
 
@@ -24,4 +24,4 @@ def apply_rotary_emb(xq, xk, freqs_cis):
     got = tuple(freqs_cis.shape)
     if got != wanted:
         raise refused("freqs_cis", f"have shape (seqlen, head_dim / 2), {tuple(wanted)}", got)
-    return apply((xq, xk), freqs_cis.real, freqs_cis.imag, interleaved=True, per_channel=False)
+    return rotated((xq, xk), freqs_cis.real, freqs_cis.imag, interleaved=True, per_channel=False)

@@ -35,4 +35,4 @@ def apply_rotary_emb(freqs, t, start_index=0, scale=1.0, seq_dim=-2, freqs_seq_d
         freqs = freqs.narrow(freqs_seq_dim, freqs.shape[freqs_seq_dim] - length, length)
     cos, sin = scaled_tables(freqs, scale)
     channels = {"rotary_dim": freqs.shape[-1], "rotary_offset": start_index}
-    return rotate(t, cos, sin, per_channel=True, interleaved=True, **channels)
+    return rotate(t, cos, sin, per_channel=True, interleaved=True, contiguous=(), **channels)

@@ -6,8 +6,8 @@
 For plain tensors; a DTensor's is its to_local().
 """
 
-from ..ops import apply
 from ._errors import called, refused, refused_type, tensor
+from ._results import rotated
 
 _ARGUMENTS = {
     "query": tensor("x", ranks=4),
@@ -28,7 +28,7 @@ def apply_rotary_emb_complex(query, key, rope_cache):
     if not rope_cache.is_complex():
         raise refused_type("rope_cache", "be complex", rope_cache.dtype)
     _check(query, rope_cache, query.shape[-1] // 2)
-    return apply((query, key), rope_cache.real, rope_cache.imag, interleaved=True, per_channel=False)
+    return rotated((query, key), rope_cache.real, rope_cache.imag, interleaved=True, per_channel=False)
 
 
 @called(**_ARGUMENTS)
@@ -42,7 +42,7 @@ def apply_rotary_emb_cos_sin(query, key, rope_cache):
     """
     _check(query, rope_cache, 2 * query.shape[-1])
     cos, sin = rope_cache.chunk(2, dim=-1)
-    return apply((query, key), cos, sin, per_channel=True)
+    return rotated((query, key), cos, sin, per_channel=True)
 
 
 def _check(query, rope_cache, width):

@@ -8,6 +8,7 @@ its end).
 
 from ..ops import apply
 from ._errors import called, refused, tensor
+from ._results import rotated
 
 _ARGUMENTS = {
     "cache": tensor("cos", "sin", shown="self.cache"),
@@ -20,8 +21,8 @@ def forward(self, x, *, input_pos=None):
     """RotaryPositionalEmbeddings.forward, and Llama3ScaledRoPE's: x (batch, seqlen, heads, head_dim), pairs (2i, 2i+1).
 
     self.cache: (max_seq_len, head_dim / 2, 2), cos and sin. input_pos: (seqlen,), (1 or batch, seqlen) integers, or
-    None for 0, 1, 2, ... Bit-equal for 16-bit and float32 x. float64 x needs a float64 cache (there: rounded to
-    float32).
+    None for 0, 1, 2, ... Bit-equal for 16-bit and float32 x, and contiguous, as there. float64 x needs a float64 cache
+    (there: rounded to float32).
 
     Source: torchtune/modules/position_embeddings.py and torchtune/models/llama3_1/_position_embeddings.py.
     """
@@ -43,7 +44,8 @@ def forward_half(self, x, input_pos=None):
 @called(**_ARGUMENTS)
 def _forward(cache, x, input_pos):
     _check(cache, x.shape[-1] // 2, 2)
-    return apply(x, cache[..., 0], cache[..., 1], interleaved=True, per_channel=False, positions=input_pos)
+    options = {"interleaved": True, "per_channel": False, "positions": input_pos, "contiguous": ()}
+    return rotated(x, cache[..., 0], cache[..., 1], **options)
 
 
 @called(**_ARGUMENTS)

@@ -25,10 +25,12 @@ def apply_rotary_pos_emb(q, k, cos, sin, unsqueeze_dim=1):
 
     Source: transformers/models/llama/modeling_llama.py, apply_rotary_pos_emb.
     """
-    if cos.shape[-1] != q.shape[-1]:
-        raise refused("cos", f"have the head_dim {q.shape[-1]} of q last", cos)
+    head_dim = q.shape[-1]
+    if cos.shape[-1] != head_dim:
+        raise refused("cos", f"have the head_dim {head_dim} of q last", cos)
     if (
-        q.dim() == 4
+        head_dim
+        and q.dim() == 4
         and cos.dim() == 3
         and unsqueeze_dim in (1, 2)
         and q.dtype == k.dtype == cos.dtype

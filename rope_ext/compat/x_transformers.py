@@ -34,4 +34,4 @@ def apply_rotary_pos_emb(t, freqs, scale=1):
             raise refused("scale", "be a number or have 3 dimensions", scale)
         scale = rows(scale)
     cos, sin = scaled_tables(rows(freqs), scale)
-    return rotate(t, cos, sin, per_channel=True, interleaved=True, rotary_dim=freqs.shape[-1])
+    return rotate(t, cos, sin, per_channel=True, interleaved=True, contiguous=(), rotary_dim=freqs.shape[-1])

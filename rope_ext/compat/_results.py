@@ -1,0 +1,50 @@
+"""`rope_ext.apply` where an original allocates contiguous results, or takes heads without channels."""
+
+import torch
+from torch.compiler import is_compiling
+
+from .._torch.autograd import needs_derivative
+from .._torch.private import functorch_is_active
+from ..ops import apply
+
+
+def rotated(x, cos, sin, *, contiguous=None, **options):
+    """`rope_ext.apply` to a Tensor or tuple x. Heads without channels, which it refuses, give empty results.
+
+    contiguous: None, or (), and results are contiguous whatever the strides of x; or two axes, and results are so once
+    these are swapped. Results are written once unless a derivative is recorded.
+    """
+    tensors = x if isinstance(x, tuple) else (x,)
+    if not cos.shape[-1] and not any(t.shape[-1] for t in tensors):
+        nothing = cos.sum() + sin.sum()  # of no elements: only links the derivatives
+        y = tuple(t + nothing for t in tensors)
+    elif contiguous is None or (not is_compiling() and _in_order(tensors, contiguous)):
+        return apply(x, cos, sin, **options)
+    elif is_compiling() or functorch_is_active() or needs_derivative(tensors, cos, sin):
+        y = apply(tensors, cos, sin, **options)
+        y = tuple(_swapped(_swapped(t, contiguous).contiguous(), contiguous) for t in y)
+    else:
+        y = tuple(_swapped(torch.empty_like(_swapped(t, contiguous), **_CONTIGUOUS), contiguous) for t in tensors)
+        apply(tensors, cos, sin, out=y, **options)
+    return y if isinstance(x, tuple) else y[0]
+
+
+_CONTIGUOUS = {"memory_format": torch.contiguous_format}
+
+
+def _swapped(t, axes):
+    return t.transpose(*axes) if axes else t
+
+
+def _in_order(tensors, swapped):
+    """Whether torch.empty_like of each tensor is contiguous once the axes are swapped: so is that of a packed slice."""
+    for t in tensors:
+        if not swapped and t.is_contiguous():
+            continue
+        strides = list(t.stride())
+        if swapped:
+            first, second = swapped
+            strides[first], strides[second] = strides[second], strides[first]
+        if strides != sorted(strides, reverse=True):
+            return False
+    return True
