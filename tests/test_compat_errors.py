@@ -40,14 +40,14 @@ from rope_ext.compat import (
 )
 
 SIGNATURES = {
-    apex.fused_apply_rotary_pos_emb: "(t, freqs, transpose_output_memory=False)",
-    apex.fused_apply_rotary_pos_emb_2d: "(t, img_h, img_w, cos_h, sin_h, cos_w, sin_w)",
-    apex.fused_apply_rotary_pos_emb_cached: "(t, cos_, sin_, transpose_output_memory=False)",
-    apex.fused_apply_rotary_pos_emb_thd: "(t, cu_seqlens, freqs)",
+    apex.fused_apply_rotary_pos_emb: "(t, freqs, transpose_output_memory=False, *, rounding='once')",
+    apex.fused_apply_rotary_pos_emb_2d: "(t, img_h, img_w, cos_h, sin_h, cos_w, sin_w, *, rounding='once')",
+    apex.fused_apply_rotary_pos_emb_cached: "(t, cos_, sin_, transpose_output_memory=False, *, rounding='once')",
+    apex.fused_apply_rotary_pos_emb_thd: "(t, cu_seqlens, freqs, *, rounding='once')",
     flash_attn.apply_rotary_emb: "(x, cos, sin, interleaved=False, inplace=False, seqlen_offsets=0, cu_seqlens=None, max_seqlen=None)",
     flash_attn.apply_rotary_emb_kv_: "(kv, cos, sin, interleaved=False, seqlen_offsets=0)",
     flash_attn.apply_rotary_emb_qkv_: "(qkv, cos, sin, cos_k=None, sin_k=None, interleaved=False, seqlen_offsets=0, num_heads_q=None)",
-    liger.liger_rotary_pos_emb: "(q, k, cos, sin, position_ids=None, unsqueeze_dim=1, rotary_dim=None)",
+    liger.liger_rotary_pos_emb: "(q, k, cos, sin, position_ids=None, unsqueeze_dim=1, rotary_dim=None, *, rounding='once')",
     meta_llama.apply_rotary_emb: "(xq, xk, freqs_cis)",
     rotary_embedding_torch.apply_rotary_emb: "(freqs, t, start_index=0, scale=1.0, seq_dim=-2, freqs_seq_dim=None)",
     timm.apply_rot_embed: "(x, sin_emb, cos_emb, half=False)",
@@ -56,10 +56,10 @@ SIGNATURES = {
     torchtitan.apply_rotary_emb_complex: "(query, key, rope_cache)",
     torchtitan.apply_rotary_emb_cos_sin: "(query, key, rope_cache)",
     torchtune.forward: "(self, x, *, input_pos=None)",
-    torchtune.forward_half: "(self, x, input_pos=None)",
+    torchtune.forward_half: "(self, x, input_pos=None, *, rounding='once')",
     transformer_engine.apply_rotary_pos_emb: "(t, freqs, tensor_format='sbhd', start_positions=None, interleaved=False, fused=False, cu_seqlens=None, cp_size=1, cp_rank=0)",
     transformers.apply_rotary_pos_emb: "(q, k, cos, sin, unsqueeze_dim=1)",
-    vllm.rotary_embedding: "(positions, query, key, head_size, cos_sin_cache, is_neox, rope_dim_offset=0, inverse=False)",
+    vllm.rotary_embedding: "(positions, query, key, head_size, cos_sin_cache, is_neox, rope_dim_offset=0, inverse=False, *, rounding='once')",
     x_transformers.apply_rotary_pos_emb: "(t, freqs, scale=1)",
 }
 

@@ -5,12 +5,13 @@ from functools import partial
 
 import pytest
 import torch
-from compat_cases import BF16, F32, B, D, H, S, module, vllm_arguments
-from conftest import assert_same_bits, random
-from test_compat import CASES, is_rotated, leading, te_definition, turned
+from compat_cases import BF16, CU, F32, LENGTHS, ROWS, B, D, H, P, S, module, vllm_arguments
+from conftest import assert_same_bits, random, random_integers
+from test_compat import CASES, apex_2d_definition, is_rotated, leading, te_definition, turned
 
 from rope_ext.compat import (
     apex,
+    liger,
     rotary_embedding_torch,
     timm,
     torchtune,
@@ -102,6 +103,24 @@ def cast_back(definition):
     return lambda t, *tables: definition(t, *tables).to(t.dtype)
 
 
+def cast_before(definition):
+    return lambda t, *tables: definition(t, *(table.to(t.dtype) for table in tables))
+
+
+def vllm_eager(query, cache):
+    y = query * 1
+    vllm.rotary_embedding(VLLM_POSITIONS, y, None, D, cache, False, 2, True, rounding="eager")
+    return y
+
+
+def vllm_forward_native(query, cache):
+    """RotaryEmbedding.forward_native, for channels from 2 on and the inverse."""
+    cos, sin = cache[VLLM_POSITIONS][:, None].chunk(2, -1)
+    even, odd, sin = query[..., 2::2], query[..., 3::2], -sin
+    rotated = torch.stack((even * cos - odd * sin, odd * cos + even * sin), dim=-1).flatten(-2)
+    return torch.cat((query[..., :2], rotated), dim=-1)
+
+
 # name: (shapes of x and tables, dtypes of the tables, function, eager code)
 EAGER = {
     "TE": (
@@ -146,15 +165,90 @@ EAGER = {
         lambda q, c, s: transformers.apply_rotary_pos_emb(q, q, c, s)[0],
         lambda q, c, s: turned(q, c[:, None], s[:, None]),
     ),
+    "torchtune half as in Qwen 2": (
+        [(B, S, H, D), (S, 2 * D)],
+        [F32, BF16],
+        lambda x, cache: torchtune.forward_half(module(cache), x, rounding="eager"),
+        cast_before(lambda x, cache: turned(x, *cache[:, None].chunk(2, -1))),
+    ),
+    "apex": (
+        [(S, B, H, D), (S, 1, 1, 6)],
+        [F32],
+        partial(apex.fused_apply_rotary_pos_emb, rounding="eager"),
+        lambda t, f: te_definition(t, f, rounded=t.dtype),
+    ),
+    "apex cached": (
+        [(S, B, H, D), (S, 1, 1, 6), (S, 1, 1, 6)],
+        [F32, BF16],
+        partial(apex.fused_apply_rotary_pos_emb_cached, rounding="eager"),
+        cast_before(lambda t, c, s: leading(t, c, s, 6)),
+    ),
+    "apex thd": (
+        [(12, H, D), (S, 1, 1, 6)],
+        [F32],
+        lambda t, f: apex.fused_apply_rotary_pos_emb_thd(t, CU, f, rounding="eager"),
+        lambda t, f: te_definition(t, f, lengths=LENGTHS, rounded=t.dtype),
+    ),
+    "apex 2d": (
+        [(B, 6, H, D), *[(1, 4, 1, P)] * 4],
+        [F32, BF16],
+        lambda t, *tables: apex.fused_apply_rotary_pos_emb_2d(t, 2, 3, *tables, rounding="eager"),
+        cast_before(lambda t, *tables: apex_2d_definition(t, 2, 3, *tables)),
+    ),
+    "liger": (
+        [(B, H, S, D), (S, P), (S, P)],
+        [F32, BF16],
+        lambda q, c, s: liger.liger_rotary_pos_emb(q, q, c, s, rotary_dim=D, rounding="eager")[0],
+        cast_back(lambda q, c, s: turned(q.to(s.dtype), c, s)),
+    ),
+    "vllm": ([(S, H, D), (ROWS, 6)], [F32, BF16], vllm_eager, cast_before(vllm_forward_native)),
 }
+VLLM_POSITIONS = random_integers(ROWS, (S,))
 
 
+def of_x(dtype, x_dtype):
+    """Tables of 16 bits for x of 16 bits: a case that lists bfloat16 alone wants those of x."""
+    return x_dtype if dtype == BF16 else dtype
+
+
+@pytest.mark.parametrize("x_dtype", [BF16, F16], ids=lambda d: str(d)[6:])
 @pytest.mark.parametrize(
     "name, table_dtype", [(name, dtype) for name, case in EAGER.items() for dtype in case[1]], ids=str
 )
-def test_result_and_gradient_have_the_bits_of_eager_code(name, table_dtype):
+def test_result_and_gradient_have_the_bits_of_eager_code(name, table_dtype, x_dtype):
     (shape, *others), _, function, definition = EAGER[name]
-    x = [random(shape, BF16)]
-    tables = [random(other, table_dtype, 1 + i) for i, other in enumerate(others)]
+    x = [random(shape, x_dtype)]
+    tables = [random(other, of_x(table_dtype, x_dtype), 1 + i) for i, other in enumerate(others)]
     got, wanted = (result_and_gradients(f, x, tables) for f in (function, definition))
     assert_same_bits((*got[0], *got[1]), (*wanted[0], *wanted[1]))
+
+
+ROUNDED = {
+    "apex": lambda t, table, **o: apex.fused_apply_rotary_pos_emb(t, table[:, None, None], **o),
+    "apex cached": lambda t, table, **o: apex.fused_apply_rotary_pos_emb_cached(t, *[table[:, None, None]] * 2, **o),
+    "apex thd": lambda t, table, **o: apex.fused_apply_rotary_pos_emb_thd(t[:, 0], CU[:2], table[:, None, None], **o),
+    "apex 2d": lambda t, table, **o: apex.fused_apply_rotary_pos_emb_2d(t, 1, 3, *[table[None, :, None, :P]] * 4, **o),
+    "liger": lambda t, table, **o: liger.liger_rotary_pos_emb(t, t, *[table[:H]] * 2, **o),
+    "torchtune half": lambda t, table, **o: torchtune.forward_half(module(torch.cat((table, table), -1)), t, **o),
+    "vllm": lambda t, table, **o: vllm.rotary_embedding(torch.arange(3), t[:, 0], None, D, table, True, **o) or t,
+}
+
+
+@pytest.mark.parametrize("name", ROUNDED)
+def test_what_rounding_changes(name):
+    """Nothing where x is not of 16 bits; the default is "once"."""
+    function = ROUNDED[name]
+    for dtype in (torch.float64, F32, BF16):
+        t, table = (
+            random((3, 3, H, D), dtype),
+            random((3, D), torch.promote_types(dtype, F32) if name != "liger" else dtype, 1),
+        )
+        default, once, eager = (
+            function(t.clone(), table, **o) for o in ({}, {"rounding": "once"}, {"rounding": "eager"})
+        )
+        assert_same_bits(once, default)
+        if dtype == BF16:
+            with pytest.raises(AssertionError):
+                assert_same_bits(eager, once)
+        else:
+            assert_same_bits(eager, once)

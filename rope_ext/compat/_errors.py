@@ -69,13 +69,16 @@ class _Argument(NamedTuple):
     ranks: range
     stands_for: tuple  # arguments of rope_ext.apply
     shown: str | None  # in errors, where that is not the name of the argument
+    choices: tuple = ()  # texts, one of which it must be
 
     def is_plain(self):
         """Whether Python values are expected."""
-        return not {bool, int, str}.isdisjoint(self.types)
+        return bool(self.choices) or not {bool, int, str}.isdisjoint(self.types)
 
     def refusal(self, name, value):
-        """The TypeError of a value of another type, or None; name: that of the argument."""
+        """The error of a value of another type, or that is none of the choices, or None; name: of the argument."""
+        if self.choices and isinstance(value, str):
+            return None if value in self.choices else refused(name, self.rule, repr(value))
         if type(value) in self.types or (isinstance(value, self.accepted) and not isinstance(value, bool)):
             return None
         got = f"a Tensor of shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
@@ -121,6 +124,12 @@ def flag(*stands_for):
     return argument(bool, stands_for=stands_for)
 
 
+def rounding():
+    """What is rounded, as in `rope_ext.apply`: "once" or "eager"."""
+    choices = "once", "eager"
+    return _Argument((), (), f"be {' or '.join(map(repr, choices))}", _ANY_RANK, (), None, choices)
+
+
 def integer(*stands_for, optional=False):
     """An int, or None where it is optional."""
     return argument(*((int, None) if optional else (int,)), stands_for=stands_for)
@@ -134,9 +143,9 @@ def called(**arguments):
 
     def decorate(function):
         signature = inspect.signature(function)
-        names = list(signature.parameters)
-        plain = (i for i, name in enumerate(names) if name in arguments and arguments[name].is_plain())
-        first = min(plain, default=len(names))
+        plain = {name for name in arguments if arguments[name].is_plain()}  # to check before the call
+        names = [name for name, p in signature.parameters.items() if p.kind is not p.KEYWORD_ONLY]
+        first = min((i for i, name in enumerate(names) if name in plain), default=len(names))
         later = names[first:]  # positional arguments to check; none where all are Tensors
 
         types = {name: arguments[name].types if name in arguments else () for name in names}
@@ -152,7 +161,7 @@ def called(**arguments):
                 for name, value in zip(later, args[first:]):
                     if type(value) not in types[name]:
                         check(name, value)
-            if kwargs and later:
+            if kwargs and plain:
                 for name, value in kwargs.items():
                     if type(value) not in types.get(name, ()):
                         check(name, value)

@@ -29,6 +29,13 @@ def rotated(x, cos, sin, *, contiguous=None, **options):
     return y if isinstance(x, tuple) else y[0]
 
 
+def rounded_tables(cos, sin, x, rounding):
+    """cos and sin in the dtype of x where rounding is "eager", and x has 16 bits."""
+    if rounding == "eager" and x.dtype.itemsize == 2 and cos.dtype == sin.dtype == torch.float32:
+        return cos.to(x.dtype), sin.to(x.dtype)
+    return cos, sin
+
+
 _CONTIGUOUS = {"memory_format": torch.contiguous_format}
 
 

@@ -3,19 +3,21 @@
 Channels are paired in halves, (i, i + rotary_dim / 2). Results are contiguous, whatever the strides of t. Here freqs,
 cos and sin get gradients (there: none).
 
-Arithmetic: float32, rounded once to the dtype of t, as is the gradient of t. Their cos and sin of freqs are CUDA's
-sincosf, which can differ from PyTorch's in the last bit.
+rounding: "eager" rounds cos, sin and each product to the dtype of t, also in the gradient of t, as their CUDA kernels
+do: they compute in that dtype. "once" keeps float32, and rounds the result and the gradient once. Both are equal for
+float32 t, where their kernels may fuse a product and a sum. Their cos and sin of freqs are CUDA's sincosf, which can
+differ from PyTorch's in the last bit.
 """
 
 from ._angles import rotate_by
-from ._errors import called, flag, integer, refused, tensor
-from ._results import rotated
+from ._errors import called, flag, integer, refused, rounding, tensor
+from ._results import rotated, rounded_tables
 
 _T, _FREQS = tensor("x", ranks=4), tensor("cos", "sin", "offset", "rotary_dim")
 
 
-@called(t=_T, freqs=_FREQS, transpose_output_memory=flag())
-def fused_apply_rotary_pos_emb(t, freqs, transpose_output_memory=False):
+@called(t=_T, freqs=_FREQS, transpose_output_memory=flag(), rounding=rounding())
+def fused_apply_rotary_pos_emb(t, freqs, transpose_output_memory=False, *, rounding="once"):
     """Turns the first freqs.shape[-1] channels of t by the angles freqs.
 
     t: (seqlen, batch, heads, head_dim), any strides. freqs: (rows, 1, 1, rotary_dim), float32, one angle per channel.
@@ -24,7 +26,7 @@ def fused_apply_rotary_pos_emb(t, freqs, transpose_output_memory=False):
     Source: apex/transformer/functional/fused_rope.py, fused_apply_rotary_pos_emb.
     """
     contiguous = (0, 1) if transpose_output_memory else ()
-    return rotate_by(_rows(freqs, "freqs"), t, "sbhd", rounding="once", contiguous=contiguous)
+    return rotate_by(_rows(freqs, "freqs"), t, "sbhd", rounding=rounding, contiguous=contiguous)
 
 
 @called(
@@ -32,25 +34,26 @@ def fused_apply_rotary_pos_emb(t, freqs, transpose_output_memory=False):
     cos_=tensor("cos", "offset", "rotary_dim"),
     sin_=tensor("sin"),
     transpose_output_memory=flag(),
+    rounding=rounding(),
 )
-def fused_apply_rotary_pos_emb_cached(t, cos_, sin_, transpose_output_memory=False):
+def fused_apply_rotary_pos_emb_cached(t, cos_, sin_, transpose_output_memory=False, *, rounding="once"):
     """`fused_apply_rotary_pos_emb` with cos_ and sin_, (rows, 1, 1, rotary_dim), float32 or the dtype of t.
 
     Source: apex/transformer/functional/fused_rope.py, fused_apply_rotary_pos_emb_cached.
     """
-    cos, sin = _rows(cos_, "cos_"), _rows(sin_, "sin_")
-    options = {"rotary_dim": cos.shape[-1], "per_channel": True}
+    cos, sin = rounded_tables(_rows(cos_, "cos_"), _rows(sin_, "sin_"), t, rounding)
+    options = {"rotary_dim": cos.shape[-1], "per_channel": True, "rounding": rounding}
     contiguous = (0, 1) if transpose_output_memory else ()
     return rotated(t, cos, sin, layout="sbhd", contiguous=contiguous, **options)
 
 
-@called(t=tensor("x", ranks=3), cu_seqlens=tensor("cu_seqlens"), freqs=_FREQS)
-def fused_apply_rotary_pos_emb_thd(t, cu_seqlens, freqs):
+@called(t=tensor("x", ranks=3), cu_seqlens=tensor("cu_seqlens"), freqs=_FREQS, rounding=rounding())
+def fused_apply_rotary_pos_emb_thd(t, cu_seqlens, freqs, *, rounding="once"):
     """Packed sequences: t (tokens, heads, head_dim), cu_seqlens (nseq + 1,) int32, freqs (rows, 1, 1, rotary_dim).
 
     Source: apex/transformer/functional/fused_rope.py, fused_apply_rotary_pos_emb_thd.
     """
-    return rotate_by(_rows(freqs, "freqs"), t, "thd", rounding="once", cu_seqlens=cu_seqlens)
+    return rotate_by(_rows(freqs, "freqs"), t, "thd", rounding=rounding, cu_seqlens=cu_seqlens)
 
 
 @called(
@@ -61,8 +64,9 @@ def fused_apply_rotary_pos_emb_thd(t, cu_seqlens, freqs):
     sin_h=tensor("sin"),
     cos_w=tensor(),
     sin_w=tensor(),
+    rounding=rounding(),
 )
-def fused_apply_rotary_pos_emb_2d(t, img_h, img_w, cos_h, sin_h, cos_w, sin_w):
+def fused_apply_rotary_pos_emb_2d(t, img_h, img_w, cos_h, sin_h, cos_w, sin_w, *, rounding="once"):
     """Images: the first half of each head turns by the row of its pixel, the second half by the column.
 
     t: (batch, img_h * img_w, heads, head_dim), row by row. cos_h, sin_h: (1, rows, 1, head_dim / 2) with at least img_h
@@ -86,11 +90,11 @@ def fused_apply_rotary_pos_emb_2d(t, img_h, img_w, cos_h, sin_h, cos_w, sin_w):
             raise refused(name, rule, table)
     image = t.unflatten(1, (img_h, img_w))
     # Rows: (batch, img_h, img_w * heads, head_dim). Columns: (batch * img_h, img_w, heads, head_dim).
-    options = {"rotary_dim": half, "per_channel": True}
-    cos, sin = cos_h[0, :, 0], sin_h[0, :, 0]
+    options = {"rotary_dim": half, "per_channel": True, "rounding": rounding}
+    cos, sin = rounded_tables(cos_h[0, :, 0], sin_h[0, :, 0], t, rounding)
     y = rotated(image.flatten(2, 3), cos, sin, contiguous=(), **options)
     y = y.unflatten(2, (img_w, t.shape[2])).flatten(0, 1)
-    cos, sin = cos_w[0, :, 0], sin_w[0, :, 0]
+    cos, sin = rounded_tables(cos_w[0, :, 0], sin_w[0, :, 0], t, rounding)
     y = _rotated_columns(y, cos, sin, rotary_offset=half, **options)
     return y.unflatten(0, (t.shape[0], img_h)).flatten(1, 2)
 

@@ -1,6 +1,6 @@
 """liger_rotary_pos_emb (linkedin/Liger-Kernel 0.8.5), on every device."""
 
-from ._errors import called, check_axis, integer, refused, tensor
+from ._errors import called, check_axis, integer, refused, rounding, tensor
 from ._results import rotated
 
 
@@ -11,8 +11,9 @@ from ._results import rotated
     sin=tensor("sin"),
     unsqueeze_dim=integer(),
     rotary_dim=integer("rotary_dim", optional=True),
+    rounding=rounding(),
 )
-def liger_rotary_pos_emb(q, k, cos, sin, position_ids=None, unsqueeze_dim=1, rotary_dim=None):
+def liger_rotary_pos_emb(q, k, cos, sin, position_ids=None, unsqueeze_dim=1, rotary_dim=None, *, rounding="once"):
     """Turns the first channels of q and k, paired in halves; returns both.
 
     q, k: (batch, heads, seqlen, head_dim), any strides; heads may differ. cos, sin: (seqlen, width), (1 or batch,
@@ -20,9 +21,10 @@ def liger_rotary_pos_emb(q, k, cos, sin, position_ids=None, unsqueeze_dim=1, rot
     head_dim. Of cos and sin the first rotary_dim / 2 columns are read, as there: their second half is taken for a copy
     of the first. position_ids: not used, as there.
 
-    Their Triton kernel computes in the dtype of sin and may fuse a product and a sum; here the arithmetic is float32,
-    rounded once. So with float32 tables results are equal but for the last bit of that sum; with 16-bit tables ours are
-    nearer to the exact ones, by up to one unit in the last place of the larger product.
+    rounding: "eager" is their Triton kernel's, which computes in the dtype of sin: with 16-bit tables each product is
+    rounded, with float32 tables only the result and the gradient. "once" keeps float32 with 16-bit tables too, which is
+    nearer to the exact result by up to one unit in the last place of the larger product. Their kernel may fuse a
+    product and a sum.
 
     Results lie in memory as (batch, seqlen, heads, head_dim), as there. Never writes to q and k (theirs overwrites them
     where their memory is in that order). cos and sin get gradients (there: none).
@@ -46,5 +48,7 @@ def liger_rotary_pos_emb(q, k, cos, sin, position_ids=None, unsqueeze_dim=1, rot
     if cos.shape[-1] < pairs:
         raise refused("cos", f"have at least {pairs} columns", cos)
     cos, sin = cos[..., :pairs], sin[..., :pairs]
-    options = {"rotary_dim": rotary_dim, "per_channel": False}
+    if sin.dtype.itemsize > 2:
+        rounding = "once"  # the kernel computes in float32 then, the gradient too
+    options = {"rotary_dim": rotary_dim, "per_channel": False, "rounding": rounding}
     return rotated((q, k), cos, sin, layout="bhsd", contiguous=(1, 2), **options)

@@ -7,9 +7,10 @@ its end).
 """
 
 from ..ops import apply
-from ._errors import called, refused, tensor
-from ._results import rotated
+from ._errors import called, refused, rounding, tensor
+from ._results import rotated, rounded_tables
 
+_ONCE = "once"
 _ARGUMENTS = {
     "cache": tensor("cos", "sin", shown="self.cache"),
     "x": tensor("x", ranks=4),
@@ -29,16 +30,19 @@ def forward(self, x, *, input_pos=None):
     return _forward(_cache(self), x, input_pos)
 
 
-def forward_half(self, x, input_pos=None):
+def forward_half(self, x, input_pos=None, *, rounding="once"):
     """Phi3RotaryPositionalEmbeddings.forward, and Qwen2's: x (batch, seqlen, heads, head_dim), pairs in halves.
 
     self.cache: (max_seq_len, 2 * head_dim), cos and then sin, one entry per channel. input_pos as in `forward`.
-    Bit-equal for float32 x, and for Phi 3 for 16-bit x, gradients of x too. Qwen 2 there rounds cos, sin, both products
-    and the sum to the dtype of x; here the result is rounded once, and the gradient as that of Phi 3.
+    rounding: "once" is Phi 3's: products have the dtype of x * cos, so with a float32 cache only the result is rounded
+    to that of x. "eager" is Qwen 2's: cos, sin and each product are rounded to the dtype of x. Both are bit-equal,
+    gradients of x too.
 
     Source: torchtune/models/phi3/_position_embeddings.py, torchtune/models/qwen2/_positional_embeddings.py.
     """
-    return _forward_half(_cache(self), x, input_pos)
+    if rounding is _ONCE:  # nothing to check
+        return _forward_half(_cache(self), x, input_pos)
+    return _forward_half(_cache(self), x, input_pos, rounding=rounding)
 
 
 @called(**_ARGUMENTS)
@@ -48,11 +52,11 @@ def _forward(cache, x, input_pos):
     return rotated(x, cache[..., 0], cache[..., 1], **options)
 
 
-@called(**_ARGUMENTS)
-def _forward_half(cache, x, input_pos):
+@called(**_ARGUMENTS, rounding=rounding())
+def _forward_half(cache, x, input_pos, *, rounding=_ONCE):
     _check(cache, 2 * x.shape[-1])
-    cos, sin = cache.chunk(2, dim=-1)
-    # "eager": for the terms of the gradient of 16-bit x
+    cos, sin = rounded_tables(*cache.chunk(2, dim=-1), x, rounding)
+    # "eager" for both: in Phi 3 too the terms of the gradient of 16-bit x are rounded
     return apply(x, cos, sin, per_channel=True, positions=input_pos, rounding="eager")
 
 

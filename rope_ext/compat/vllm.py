@@ -1,7 +1,8 @@
 """rotary_embedding of vllm._custom_ops (vllm-project/vllm 0.32)."""
 
 from ..ops import apply_
-from ._errors import called, flag, integer, refused, tensor
+from ._errors import called, flag, integer, refused, rounding, tensor
+from ._results import rounded_tables
 
 
 @called(
@@ -13,8 +14,11 @@ from ._errors import called, flag, integer, refused, tensor
     is_neox=flag(),
     rope_dim_offset=integer("rotary_offset"),
     inverse=flag(),
+    rounding=rounding(),
 )
-def rotary_embedding(positions, query, key, head_size, cos_sin_cache, is_neox, rope_dim_offset=0, inverse=False):
+def rotary_embedding(
+    positions, query, key, head_size, cos_sin_cache, is_neox, rope_dim_offset=0, inverse=False, *, rounding="once"
+):
     """Turns query and key in place; returns None.
 
     positions: (tokens,) or (batch, seqlen), int32 or int64: rows of the cache. query: (*positions.shape, heads *
@@ -23,10 +27,13 @@ def rotary_embedding(positions, query, key, head_size, cos_sin_cache, is_neox, r
     second, one entry per pair; float32 or the dtype of query. is_neox: channels are paired in halves, else (2i, 2i +
     1). rope_dim_offset: first rotated channel. inverse: turns back.
 
-    In float32 and, for the CPU, in bfloat16 equal up to one rounding: vLLM fuses a product and a sum. On a GPU vLLM
-    takes a cache in the dtype of query and rounds each product in 16 bits; here the arithmetic is float32, rounded
-    once. Differentiable here, not there. int32 positions, heads axes and rope_dim_offset or inverse also on the CPU
-    (there not).
+    rounding: "eager" rounds cos, sin and each product to the dtype of query: the bits of vLLM's eager code
+    (RotaryEmbedding.forward_native), with which its tests compare, and of its CUDA kernels that compute in that dtype.
+    "once" keeps float32, and rounds the result once, as its kernels for the CPU do, up to a product that they fuse with
+    a sum. Both are equal for float32 query. With "eager" a float32 cache is converted to the dtype of query each time.
+
+    Differentiable here, not there. int32 positions, heads axes and rope_dim_offset or inverse also on the CPU (there
+    not).
 
     Source: vllm/_custom_ops.py, rotary_embedding.
     """
@@ -39,7 +46,7 @@ def rotary_embedding(positions, query, key, head_size, cos_sin_cache, is_neox, r
     x = [_with_heads("query", query, positions, head_size)]
     if key is not None:
         x.append(_with_heads("key", key, positions, head_size))
-    cos, sin = cos_sin_cache.chunk(2, dim=-1)
+    cos, sin = rounded_tables(*cos_sin_cache.chunk(2, dim=-1), query, rounding)
     apply_(
         x,
         cos,
@@ -51,6 +58,7 @@ def rotary_embedding(positions, query, key, head_size, cos_sin_cache, is_neox, r
         per_channel=False,
         positions=positions,
         inverse=inverse,
+        rounding=rounding,
     )
 
 
