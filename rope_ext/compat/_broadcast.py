@@ -3,6 +3,7 @@
 import math
 
 import torch
+from torch.compiler import is_compiling
 
 from ._errors import check_dtype, name_of, refused, refused_type
 from ._results import rotated
@@ -88,7 +89,7 @@ def scaled_tables(freqs, scale):
     cos, sin = freqs.cos(), freqs.sin()
     if isinstance(scale, torch.Tensor):
         check_dtype("scale", scale)
-    elif scale == 1:
+    elif not is_compiling() and scale == 1:  # saves time only; a graph may not know the number
         return cos, sin
     try:
         return cos * scale, sin * scale

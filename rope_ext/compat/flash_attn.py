@@ -9,6 +9,7 @@ head_dim is not limited to 256.
 """
 
 import torch
+from torch.compiler import is_compiling
 
 from ..ops import apply, apply_, check_in_place
 from ._errors import argument, called, flag, integer, refused, tensor
@@ -37,7 +38,8 @@ def apply_rotary_emb(x, cos, sin, interleaved=False, inplace=False, seqlen_offse
     """
     if cos.dim() != 2:
         raise refused("cos", "have shape (rows, rotary_dim / 2)", cos)
-    if not (max_seqlen is None or isinstance(max_seqlen, torch.Tensor)) and max_seqlen < 0:
+    is_number = not (max_seqlen is None or isinstance(max_seqlen, torch.Tensor))
+    if is_number and not is_compiling() and max_seqlen < 0:  # a graph may not know it: cu_seqlens.diff().max().item()
         raise refused("max_seqlen", "not be negative", max_seqlen)
     rows = {"layout": "bshd", "offset": seqlen_offsets}
     if cu_seqlens is not None:
@@ -76,8 +78,9 @@ def apply_rotary_emb_qkv_(qkv, cos, sin, cos_k=None, sin_k=None, interleaved=Fal
             raise refused("qkv", "have 4 or 5 dimensions", qkv)
         if num_heads_q is None:
             raise refused("num_heads_q", "be given for qkv of 4 dimensions", None)
-        num_heads_k, odd = divmod(qkv.shape[2] - num_heads_q, 2)
-        if num_heads_q < 0 or num_heads_k < 1 or odd:
+        of_k_and_v = qkv.shape[2] - num_heads_q
+        num_heads_k = of_k_and_v // 2  # divmod: torch.compile does not trace it where sizes are dynamic
+        if num_heads_q < 0 or num_heads_k < 1 or of_k_and_v % 2:
             rule = f"leave as many heads for k as for v of {qkv.shape[2]}"
             raise refused("num_heads_q", rule, num_heads_q)
         q, k = qkv[:, :, :num_heads_q], qkv[:, :, num_heads_q : num_heads_q + num_heads_k]
