@@ -11,8 +11,8 @@ from ..ops import apply
 def rotated(x, cos, sin, *, contiguous=None, **options):
     """`rope_ext.apply` to a Tensor or tuple x. Heads without channels, which it refuses, give empty results.
 
-    contiguous: None, or (), and results are contiguous whatever the strides of x; or two axes, and results are so once
-    these are swapped. Results are written once unless a derivative is recorded.
+    contiguous: None leaves results the strides of torch.empty_like(x), () makes them contiguous whatever those are, and
+    two axes make them contiguous once these are swapped. A copy is made only where a derivative is recorded.
     """
     tensors = x if isinstance(x, tuple) else (x,)
     if not cos.shape[-1] and not any(t.shape[-1] for t in tensors):
@@ -44,7 +44,7 @@ def _swapped(t, axes):
 
 
 def _in_order(tensors, swapped):
-    """Whether torch.empty_like of each tensor is contiguous once the axes are swapped: so is that of a packed slice."""
+    """Whether torch.empty_like of each is contiguous once the axes are swapped, as it is of slices of packed heads."""
     for t in tensors:
         if not swapped and t.is_contiguous():
             continue
