@@ -9,6 +9,14 @@ Functions of other libraries: rope_ext.compat. Whole models: `patch`, `patched`,
 Memory of large results: rope_ext.memory. What a call costs: python -m rope_ext.profile.
 """
 
+import importlib
+import warnings
+
+with warnings.catch_warnings():
+    # torch warns at its import where numpy is missing, which neither requires and rope_ext does without.
+    warnings.filterwarnings("ignore", "Failed to initialize NumPy: No module named 'numpy'", UserWarning)
+    importlib.import_module("torch")
+
 from . import angles, compat, frequencies, memory, reference
 from ._torch.library import build_info
 from ._version import __version__ as __version__
