@@ -42,7 +42,7 @@ fuzz-sanitized: $(VENV)/.installed
 # transformers, which the tests compare frequencies with, is thousands of files of which few are read: not compiled.
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet "$(TORCH)" numpy matplotlib tqdm "pytest>=8" "setuptools>=77" "pybind11>=2.13" cmake ninja
+	$(RUN) -m pip install --quiet "$(TORCH)" numpy matplotlib tqdm uv "pytest>=8" "setuptools>=77" "pybind11>=2.13" cmake ninja
 	$(RUN) -m pip install --quiet --no-compile "transformers==5.23.0; python_version >= '3.11'"
 	touch $@
 

@@ -2,10 +2,11 @@
 
 Environment: ROPE_EXT_CUDA (1: with the CUDA kernels, 0: without; default: with them if nvcc is found),
 TORCH_CUDA_ARCH_LIST (as for PyTorch: "8.0;9.0+PTX"; default: those of CMakeLists.txt), MAX_JOBS (parallel
-compilations), CMAKE_ARGS (further arguments for CMake), ROPE_EXT_BUILD_DIR (default build/cmake-<python>-<torch>, kept
-between builds so that only what changed is compiled).
+compilations), CMAKE_ARGS (further arguments for CMake), ROPE_EXT_BUILD_DIR (default: a folder of build/ for each torch
+and configuration, kept between builds so that only what changed is compiled).
 """
 
+import hashlib
 import os
 import re
 import shutil
@@ -16,19 +17,31 @@ import sysconfig
 from pathlib import Path
 
 from setuptools import Extension, setup
+from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 from setuptools.command.dist_info import dist_info
 
 ROOT = Path(__file__).resolve().parent
 OLDEST_TORCH = (2, 11)
-TORCH_FIRST = (
-    "pip install 'torch>=2.11', then install rope_ext again"
-    " (with --no-build-isolation where builds run in an environment without the user's packages)."
-)
+NEEDED = "'torch>=2.11' 'setuptools>=77' cmake ninja pybind11"  # torch, and build-system.requires of pyproject.toml
+SECONDS = 3  # of processor time, about, to compile a file for the CPU or for one GPU architecture
 
 
 def fail(sentence):
     sys.exit(f"rope_ext: {sentence}")
+
+
+def torch_first():
+    """What to do about a missing torch, in the words of the program that runs this build."""
+    if "PIP_BUILD_TRACKER" in os.environ:  # pip's isolation leaves the packages of its own environment in sight
+        return "pip install 'torch>=2.11' and repeat; if it is installed elsewhere, repeat with --no-build-isolation."
+    if "UV_INTERNAL__BUILD_DIR" in os.environ:
+        return f"uv pip install {NEEDED}, and repeat with --no-build-isolation."
+    if Path(sys.prefix).name.startswith("build-env-"):  # python -m build
+        return f"pip install {NEEDED}, and repeat with --no-isolation."
+    return (
+        f"pip install {NEEDED}, and repeat without isolation (pip and uv: --no-build-isolation, build: --no-isolation)."
+    )
 
 
 def find_torch():
@@ -39,9 +52,9 @@ def find_torch():
         if version_file.exists():
             version = re.search(r"^__version__\s*=\s*['\"]([^'\"]+)", version_file.read_text(), re.MULTILINE).group(1)
             if tuple(map(int, re.findall(r"\d+", version)[:2])) < OLDEST_TORCH:
-                fail(f"torch must be at least 2.11, got {version}: {TORCH_FIRST}")
+                fail(f"torch must be at least 2.11, got {version}: {torch_first()}")
             return version_file.parent, version
-    fail(f"torch must be installed before rope_ext is built, got none: {TORCH_FIRST}")
+    fail(f"torch must be installed before rope_ext is built, not found in the build environment: {torch_first()}")
 
 
 def find_tool(name, apt):
@@ -96,10 +109,47 @@ def cmake_architectures(torch_list):
     return ";".join(found)
 
 
+def index_page():
+    """README.md as a package index shows it: relative links would lead nowhere, so they become their text."""
+    page = re.sub(r"^!\[.*\]\((?!https?:).*\)\n+", "", (ROOT / "README.md").read_text(), flags=re.MULTILINE)
+    return re.sub(r"\[([^][]+)\]\((?!https?:|#)[^)\s]+\)", r"\1", page)
+
+
 def default_jobs():
     """One compilation per core, and per 2 GB of memory: the cap keeps small machines from swapping."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 2**32
     return max(1, min(os.cpu_count() or 1, memory // 2**31))
+
+
+def introspect_arguments():
+    """For CMake: the module _introspect, for this Python."""
+    try:
+        import pybind11
+    except ImportError:
+        fail("pybind11 must be installed to build what the tests need, got none: pip install pybind11.")
+    return [
+        "-DROPE_EXT_INTROSPECT=ON",
+        f"-DPython_EXECUTABLE={sys.executable}",
+        f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
+    ]
+
+
+def build_name(torch_version, arguments):
+    """A folder for each configuration: builds that alternate between two of them compile nothing again."""
+    flags = [os.environ.get(name) for name in ("CXX", "CXXFLAGS", "CUDAFLAGS", "CUDAHOSTCXX", "LDFLAGS")]
+    digest = hashlib.sha256(repr((arguments, flags)).encode()).hexdigest()
+    return f"cmake-{sys.implementation.cache_tag}-torch{torch_version}-{digest[:8]}"
+
+
+def forecast(steps, jobs):
+    """What ninja will compile, from the commands it lists, and about how long that takes."""
+    files = re.findall(r" -c \S+\.(cpp|cu)\b", steps)
+    if not files:
+        return "nothing to compile"
+    for_gpus = max(steps.count("--generate-code="), files.count("cu"))
+    minutes, seconds = divmod(SECONDS * (files.count("cpp") + for_gpus) // jobs, 60)
+    what = f"{files.count('cpp')} files for the CPU, {for_gpus} for GPUs (one per architecture)"
+    return f"compiling {what}, about {f'{minutes} min ' * bool(minutes)}{seconds} s with {jobs} jobs"
 
 
 class CMakeBuild(build_ext):
@@ -111,27 +161,22 @@ class CMakeBuild(build_ext):
         torch, version = find_torch()
         find_compiler()
         cmake, ninja = find_tool("cmake", "pip install cmake"), find_tool("ninja", "pip install ninja")
-        tag = f"cmake-{sys.implementation.cache_tag}-torch{version}"
-        build = Path(os.environ.get("ROPE_EXT_BUILD_DIR") or ROOT / "build" / tag)
         jobs = os.environ.get("MAX_JOBS") or str(default_jobs())
-        import pybind11  # of the build environment
-
-        arguments = [
-            f"-DROPE_EXT_TORCH_DIR={torch}",
-            f"-DROPE_EXT_INTROSPECT={'ON' if len(self.extensions) > 1 else 'OFF'}",
-            f"-DPython_EXECUTABLE={sys.executable}",
-            f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
-            f"-DCMAKE_MAKE_PROGRAM={ninja}",
-            f"-DROPE_EXT_JOBS={jobs}",
-            *cuda_arguments(),
-            *os.environ.get("CMAKE_ARGS", "").split(),
-        ]
+        if not jobs.isdecimal() or int(jobs) == 0:
+            fail(f"MAX_JOBS must be a number of parallel compilations, at least 1, got {jobs!r}.")
+        arguments = [*cuda_arguments(), *os.environ.get("CMAKE_ARGS", "").split()]
         if shutil.which("ccache"):
             arguments += [f"-DCMAKE_{language}_COMPILER_LAUNCHER=ccache" for language in ("CXX", "CUDA")]
+        build = Path(os.environ.get("ROPE_EXT_BUILD_DIR") or ROOT / "build" / build_name(version, arguments))
         print(f"rope_ext: building for torch {version} in {torch}", flush=True)
         # A build directory that an isolated environment configured names tools that are gone by now.
         (build / "CMakeCache.txt").unlink(missing_ok=True)
+        arguments += [f"-DROPE_EXT_TORCH_DIR={torch}", f"-DCMAKE_MAKE_PROGRAM={ninja}", f"-DROPE_EXT_JOBS={jobs}"]
+        if len(self.extensions) > 1:
+            arguments += introspect_arguments()
         subprocess.run([cmake, "-S", str(ROOT), "-B", str(build), "-G", "Ninja", *arguments], check=True)
+        steps = subprocess.run([ninja, "-C", str(build), "-n", "-v"], check=True, capture_output=True, text=True).stdout
+        print(f"rope_ext: {forecast(steps, int(jobs))}, in {build}", flush=True)
         subprocess.run([cmake, "--build", str(build), "--parallel", jobs], check=True)
         for extension in self.extensions:
             target = Path(self.get_ext_fullpath(extension.name))
@@ -140,6 +185,18 @@ class CMakeBuild(build_ext):
             temporary = target.with_name(target.name + ".new")
             shutil.copy2(build / target.name, temporary)
             temporary.replace(target)
+
+
+class Wheel(bdist_wheel):
+    def run(self):
+        # setuptools packs what earlier builds left there: modules that are gone, and what tests need.
+        shutil.rmtree(Path(self.get_finalized_command("build").build_lib, "rope_ext"), ignore_errors=True)
+        super().run()
+
+    def get_tag(self):
+        # _ops.so has neither Python's ABI nor torch's C++ ABI in it: one file for all of them.
+        python, abi, platform = super().get_tag()
+        return (python, abi, platform) if len(extensions) > 1 else ("py3", "none", platform)
 
 
 class DistInfo(dist_info):
@@ -155,4 +212,9 @@ test_hooks = re.search(r"-DROPE_EXT_TEST_HOOKS(:BOOL)?=(?i:ON|1|TRUE|YES)\b", os
 if test_hooks and Path(sysconfig.get_path("include"), "Python.h").exists():
     extensions.append(Extension("rope_ext._introspect", []))
 
-setup(ext_modules=extensions, cmdclass={"build_ext": CMakeBuild, "dist_info": DistInfo})
+setup(
+    long_description=index_page(),
+    long_description_content_type="text/markdown",
+    ext_modules=extensions,
+    cmdclass={"bdist_wheel": Wheel, "build_ext": CMakeBuild, "dist_info": DistInfo},
+)

@@ -1,5 +1,6 @@
 """From the source distribution to a working package, and the sentence that every failed installation gives."""
 
+import ast
 import ctypes
 import os
 import re
@@ -45,6 +46,7 @@ def test_source_distribution_builds_and_works(tmp_path):
         env={**os.environ, **quick},
     )
     (wheel,) = tmp_path.glob("rope_ext-*.whl")
+    assert re.fullmatch(r"rope_ext-[\d.]+-py3-none-\w+\.whl", wheel.name)  # one file for every Python and torch
     run(*pip, "install", "--no-deps", "--target", tmp_path / "site", wheel)
     program = (
         "import torch, rope_ext; from rope_ext import reference; x = torch.randn(1, 4, 2, 8);"
@@ -60,40 +62,77 @@ def test_source_distribution_builds_and_works(tmp_path):
 
 
 @pytest.fixture
-def bare_python(tmp_path):
+def bare_python(request, tmp_path):
     """An interpreter that has setuptools and nothing else, and its site-packages."""
-    run(sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv")
-    (site,) = (tmp_path / "venv").glob("lib/python*/site-packages")
+    folder = tmp_path / getattr(request, "param", "venv")
+    run(sys.executable, "-m", "venv", "--without-pip", folder)
+    (site,) = folder.glob("lib/python*/site-packages")
     packages = Path(setuptools.__file__).parents[1]
     for path in (packages / "setuptools", packages / "_distutils_hack", *packages.glob("setuptools-*.dist-info")):
         (site / path.name).symlink_to(path)
-    return tmp_path / "venv" / "bin" / "python", site
+    return folder / "bin" / "python", site
 
 
 def last_line(output):
     return output.strip().splitlines()[-1]
 
 
-@pytest.mark.parametrize("command", ["dist_info", "build_ext"])
-def test_no_torch(bare_python, command):
-    python, _ = bare_python
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}  # may hold a torch
-    message = last_line(run(python, "setup.py", command, check=False, env=environment))
+TOOLS = "'torch>=2.11' 'setuptools>=77' cmake ninja pybind11"
+FRONT_ENDS = [  # the folder and the variables by which it is recognised, and what its user has to type
+    (
+        "venv",
+        "PIP_BUILD_TRACKER",
+        "pip install 'torch>=2.11' and repeat; if it is installed elsewhere, repeat with --no-build-isolation.",
+    ),
+    ("venv", "UV_INTERNAL__BUILD_DIR", f"uv pip install {TOOLS}, and repeat with --no-build-isolation."),
+    ("build-env-x", "", f"pip install {TOOLS}, and repeat with --no-isolation."),
+    (
+        "venv",
+        "",
+        f"pip install {TOOLS}, and repeat without isolation (pip and uv: --no-build-isolation, build: --no-isolation).",
+    ),
+]
+BY_FRONT_END = pytest.mark.parametrize(
+    ("bare_python", "variable", "cure"), FRONT_ENDS, indirect=["bare_python"], ids=["pip", "uv", "build", "none"]
+)
+
+
+def environment_of(variable):
+    others = {"PYTHONPATH", "PIP_BUILD_TRACKER", "UV_INTERNAL__BUILD_DIR"}  # the first may hold a torch
+    return {name: value for name, value in os.environ.items() if name not in others} | {variable or "_": "/tmp"}
+
+
+@BY_FRONT_END
+def test_no_torch(bare_python, variable, cure):
+    """Each front end has its own option against isolation."""
+    message = last_line(run(bare_python[0], "setup.py", "build_ext", check=False, env=environment_of(variable)))
     assert message == (
-        "rope_ext: torch must be installed before rope_ext is built, got none: pip install 'torch>=2.11', then install rope_ext again (with --no-build-isolation where builds run in an environment without the user's packages)."
+        f"rope_ext: torch must be installed before rope_ext is built, not found in the build environment: {cure}"
     )
 
 
-@pytest.mark.parametrize("command", ["dist_info", "build_ext"])
-def test_old_torch(bare_python, command):
+def test_no_torch_is_said_before_torch_is_downloaded(bare_python):
+    """pip asks for the metadata first."""
+    said = [
+        last_line(run(bare_python[0], "setup.py", command, check=False, env=environment_of("PIP_BUILD_TRACKER")))
+        for command in ("dist_info", "build_ext")
+    ]
+    assert said[0] == said[1] and "torch must be installed before rope_ext is built" in said[0]
+
+
+@BY_FRONT_END
+def test_old_torch(bare_python, variable, cure):
     python, site = bare_python
     (site / "torch").mkdir()
     (site / "torch" / "version.py").write_text("__version__ = '2.6.0+cu124'\n")
-    message = last_line(run(python, "setup.py", command, check=False))
-    assert (
-        message
-        == "rope_ext: torch must be at least 2.11, got 2.6.0+cu124: pip install 'torch>=2.11', then install rope_ext again (with --no-build-isolation where builds run in an environment without the user's packages)."
-    )
+    message = last_line(run(python, "setup.py", "dist_info", check=False, env=environment_of(variable)))
+    assert message == f"rope_ext: torch must be at least 2.11, got 2.6.0+cu124: {cure}"
+
+
+def test_what_is_needed_is_what_pyproject_requires():
+    requires = re.search(r"^requires = (\[.*\])", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[1]
+    names = [re.match(r"\w+", requirement)[0] for requirement in ast.literal_eval(requires)]
+    assert re.findall(r"(\w+)[>=\d.]*", TOOLS.replace("'", ""))[1:] == names
 
 
 def test_no_compiler(tmp_path):
