@@ -16,6 +16,11 @@ import sys
 import sysconfig
 from pathlib import Path
 
+import setuptools
+
+if int(setuptools.__version__.split(".")[0]) < 77:  # without isolation it is the user's
+    sys.exit(f"rope_ext: setuptools must be at least 77, got {setuptools.__version__}: pip install 'setuptools>=77'.")
+
 from setuptools import Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -26,27 +27,48 @@ def run(*command, check=True, cwd=ROOT, env=None):
     return result.stdout
 
 
-def test_source_distribution_builds_and_works(tmp_path):
-    """Trap C13: a header or source that the sdist forgets shows only where there is no checkout."""
-    run(sys.executable, "-c", f"from setuptools import build_meta; build_meta.build_sdist({str(tmp_path)!r})")
-    (archive,) = tmp_path.glob("rope_ext-*.tar.gz")
+@pytest.fixture(scope="module")
+def unpacked(tmp_path_factory):
+    """The source distribution of the checkout, unpacked into a folder that is called rope_ext, as a clone is."""
+    folder = tmp_path_factory.mktemp("sdist")
+    run(sys.executable, "-c", f"from setuptools import build_meta; build_meta.build_sdist({str(folder)!r})")
+    (archive,) = folder.glob("rope_ext-*.tar.gz")
     with tarfile.open(archive) as tar:
-        tar.extractall(tmp_path, filter="data")
-    (source,) = (p for p in tmp_path.iterdir() if p.is_dir())
+        tar.extractall(folder, filter="data")
+    (source,) = (p for p in folder.iterdir() if p.is_dir())
+    return source.rename(folder / "rope_ext")
+
+
+def build(source, hook, target):
+    """What a hook of the build backend prints, building a quarter of the time."""
+    program = f"from setuptools import build_meta; build_meta.{hook}({str(target)!r})"
+    quick = {"ROPE_EXT_CUDA": "0", "CMAKE_ARGS": "-DCMAKE_BUILD_TYPE=Debug"}
+    return run(sys.executable, "-c", program, cwd=source, env={**os.environ, **quick})
+
+
+@pytest.fixture(scope="module")
+def wheel(unpacked):
+    assert re.search(
+        r"rope_ext: compiling \d+ files for the CPU, .* about \d+ s", build(unpacked, "build_wheel", "dist")
+    )
+    (wheel,) = (unpacked / "dist").glob("*.whl")
+    return wheel
+
+
+def test_source_distribution_is_complete(unpacked):
+    """Trap C13: a header or source that the sdist forgets shows only where there is no checkout."""
     suffixes = {".h", ".cpp", ".cuh", ".cu", ".py", ".txt", ".sh"}
-    for folder in ("csrc", "tests", "benchmarks", "examples"):
+    for folder in ("csrc", "tests", "benchmarks", "examples", "tools"):
         there, packed = (
-            {p.relative_to(root) for p in (root / folder).rglob("*") if p.suffix in suffixes} for root in (ROOT, source)
+            {p.relative_to(root) for p in (root / folder).rglob("*") if p.suffix in suffixes}
+            for root in (ROOT, unpacked)
         )
         assert packed == there
-    pip = (sys.executable, "-m", "pip", "--disable-pip-version-check")
-    quick = {"ROPE_EXT_CUDA": "0", "CMAKE_ARGS": "-DCMAKE_BUILD_TYPE=Debug"}  # a quarter of the time
-    run(
-        *[*pip, "wheel", "--no-build-isolation", "--no-deps", "--wheel-dir", tmp_path, source],
-        env={**os.environ, **quick},
-    )
-    (wheel,) = tmp_path.glob("rope_ext-*.whl")
+
+
+def test_source_distribution_builds_a_wheel_that_works(wheel, tmp_path):
     assert re.fullmatch(r"rope_ext-[\d.]+-py3-none-\w+\.whl", wheel.name)  # one file for every Python and torch
+    pip = (sys.executable, "-m", "pip", "--disable-pip-version-check")
     run(*pip, "install", "--no-deps", "--target", tmp_path / "site", wheel)
     program = (
         "import torch, rope_ext; from rope_ext import reference; x = torch.randn(1, 4, 2, 8);"
@@ -59,6 +81,32 @@ def test_source_distribution_builds_and_works(tmp_path):
     assert [path.name for path in (tmp_path / "site" / "rope_ext").glob("*.so")] == ["_ops.so"]
     library = ctypes.CDLL(str(tmp_path / "site" / "rope_ext" / "_ops.so"))
     assert hasattr(library, "rope_ext_cpu_isa") and not hasattr(library, "rope_ext_use_cpu_kernels")
+
+
+def test_second_build_compiles_nothing(unpacked, wheel, tmp_path):
+    """Also where builds with what tests need, in another configuration, lie between the two."""
+    assert "rope_ext: nothing to compile" in build(unpacked, "build_wheel", tmp_path)
+
+
+def test_wheel_packs_nothing_of_earlier_builds(unpacked, wheel, tmp_path):
+    (library,) = unpacked.glob("build/lib*/rope_ext/_ops.so")
+    (library.parent / "_introspect.so").write_bytes(b"")
+    (library.parent / "deleted.py").write_text("")
+    build(unpacked, "build_wheel", tmp_path)
+    (again,) = tmp_path.glob("*.whl")
+    names = [set(zipfile.ZipFile(path).namelist()) for path in (wheel, again)]
+    assert names[0] == names[1]
+
+
+def test_editable_installation_is_found_from_the_folder_above(unpacked, wheel, tmp_path):
+    """There the clone, a folder called rope_ext without an __init__.py, is in the way of whatever comes later."""
+    build(unpacked, "build_editable", tmp_path)
+    (editable,) = tmp_path.glob("*.whl")
+    zipfile.ZipFile(editable).extractall(tmp_path / "site")
+    program = f"import site; site.addsitedir({str(tmp_path / 'site')!r}); import rope_ext; print(rope_ext.__file__)"
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    printed = run(sys.executable, "-c", program, cwd=unpacked.parent, env=environment)
+    assert printed.strip() == str(unpacked / "rope_ext" / "__init__.py")
 
 
 @pytest.fixture
