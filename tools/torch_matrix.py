@@ -44,12 +44,12 @@ def main(arguments):
         sys.exit(f"folders must hold installations of torch or environments, got none: {cure}")
     if chosen.wheel or any(torch is None for _, torch in found):
         with_wheel = tree_with(chosen.wheel or build_wheel())
-    failed = 0
+    failed, tested = 0, commit()
     for python, torch in found:
         from_wheel = chosen.wheel or torch is None
         row, code = run(python, torch, with_wheel if from_wheel else ROOT, options)
         failed += code != 0
-        row = [*row[:2], "wheel" if from_wheel else "checkout", commit(), *row[2:]]
+        row = [*row[:2], "wheel" if from_wheel else "checkout", tested, *row[2:]]
         print(" | ".join(row), flush=True)
         if chosen.table:
             write(chosen.table, row)
