@@ -122,3 +122,58 @@ def test_wrong_number_of_jobs(jobs, tmp_path):
     done = subprocess.run(command, cwd=ROOT, env=os.environ | {"MAX_JOBS": jobs}, capture_output=True, text=True)
     sentence = f"rope_ext: MAX_JOBS must be a number of parallel compilations, at least 1, got {jobs!r}."
     assert done.stderr.strip().splitlines()[-1] == sentence
+
+
+# ---- the library and the tools that pack it ----
+
+
+def test_library_asks_for_nothing_that_manylinux_lacks():
+    """By name; that older releases know functions of glibc under older versions is for tools/wheel.py."""
+    listed = subprocess.run(
+        ["nm", "-D", "--undefined-only", Path(rope_ext.__file__).with_name("_ops.so")],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    newest = [tuple(map(int, found.split("."))) for found in re.findall(r"@GLIBCXX_([\d.]+)", listed)]
+    assert newest and max(newest) <= (3, 4, 24) and "__libc_single_threaded" not in listed
+
+
+@pytest.fixture
+def torch_matrix():
+    return runpy.run_path(str(ROOT / "tools" / "torch_matrix.py"))
+
+
+def test_matrix_finds_torches_and_environments(torch_matrix, tmp_path):
+    for name in ("2.9.0/torch/version.py", "2.15.0/torch/version.py", "3.12/bin/python", "cu/nvidia/file"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
+    found = [(str(python), torch and torch.name) for python, torch in torch_matrix["installations"](tmp_path)]
+    assert found == [
+        (sys.executable, "2.9.0"),
+        (sys.executable, "2.15.0"),
+        (str(tmp_path / "3.12" / "bin" / "python"), None),
+    ]
+
+
+def test_matrix_writes_a_row_in_place_of_its_older_one(torch_matrix, tmp_path):
+    table = tmp_path / "support.md"
+    table.write_text("before\n<!-- matrix -->\n<!-- end of matrix -->\nafter\n")
+    for version, tests in (("2.15.0", "1 failed"), ("2.9.0", "1 passed"), ("2.15.0", "2 passed")):
+        torch_matrix["write"](table, ["3.12.1", version, "wheel", "abc", tests])
+    assert table.read_text().splitlines() == [
+        "before",
+        "<!-- matrix -->",
+        *torch_matrix["HEADER"],
+        "| 3.12.1 | 2.9.0 | wheel | abc | 1 passed |",
+        "| 3.12.1 | 2.15.0 | wheel | abc | 2 passed |",
+        "<!-- end of matrix -->",
+        "after",
+    ]
+
+
+def test_table_in_the_docs_is_one_that_the_command_can_write(torch_matrix, tmp_path):
+    table = tmp_path / "support.md"
+    table.write_text((ROOT / "docs" / "support.md").read_text())
+    torch_matrix["write"](table, ["3.99.0", "2.99.0", "wheel", "abc", "1 passed"])
+    assert "| 3.99.0 | 2.99.0 | wheel | abc | 1 passed |\n<!-- end of matrix -->" in table.read_text()
