@@ -77,6 +77,8 @@ def test_source_distribution_builds_a_wheel_that_works(wheel, tmp_path):
     )
     printed = run(sys.executable, "-c", program, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path / "site")})
     assert printed.split() == [str(tmp_path / "site" / "rope_ext" / "__init__.py"), "True"]
+    for path in (ROOT / "rope_ext").rglob("*.py"):
+        assert (tmp_path / "site" / path.relative_to(ROOT)).read_bytes() == path.read_bytes()
     # What tests need is not installed: a module of raw pointers, and a function that has the ops call any code.
     assert [path.name for path in (tmp_path / "site" / "rope_ext").glob("*.so")] == ["_ops.so"]
     library = ctypes.CDLL(str(tmp_path / "site" / "rope_ext" / "_ops.so"))
@@ -84,7 +86,6 @@ def test_source_distribution_builds_a_wheel_that_works(wheel, tmp_path):
 
 
 def test_second_build_compiles_nothing(unpacked, wheel, tmp_path):
-    """Also where builds with what tests need, in another configuration, lie between the two."""
     assert "rope_ext: nothing to compile" in build(unpacked, "build_wheel", tmp_path)
 
 
@@ -103,9 +104,12 @@ def test_editable_installation_is_found_from_the_folder_above(unpacked, wheel, t
     build(unpacked, "build_editable", tmp_path)
     (editable,) = tmp_path.glob("*.whl")
     zipfile.ZipFile(editable).extractall(tmp_path / "site")
-    program = f"import site; site.addsitedir({str(tmp_path / 'site')!r}); import rope_ext; print(rope_ext.__file__)"
+    program = (
+        f"import importlib.util, site; site.addsitedir({str(tmp_path / 'site')!r});"
+        "print(importlib.util.find_spec('rope_ext').origin)"
+    )
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    printed = run(sys.executable, "-c", program, cwd=unpacked.parent, env=environment)
+    printed = run(sys.executable, "-S", "-c", program, cwd=unpacked.parent, env=environment)  # no other installation
     assert printed.strip() == str(unpacked / "rope_ext" / "__init__.py")
 
 
