@@ -8,9 +8,8 @@ import types
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
-from torch.compiler import assume_constant_result
 
-from ._torch.private import dispatch_modes, mark_static_address
+from ._torch.private import constant_in_graphs, dispatch_modes, mark_static_address
 
 in_graphs = types.ModuleType("rope_ext.in_graphs")  # attributes: what compiled graphs read, see `named`
 _caches = []
@@ -52,7 +51,7 @@ def named(make):
     fails with symbolic sizes.
     """
 
-    @assume_constant_result
+    @constant_in_graphs
     def name_of(*arguments):
         # Made of the arguments, since guards look at shapes and not at numbers: wherever a graph comes from, and after
         # `clear` too, an equal name means equal values.

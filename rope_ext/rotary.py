@@ -8,11 +8,11 @@ import sys
 import warnings
 
 import torch
-from torch.compiler import assume_constant_result, is_compiling
+from torch.compiler import is_compiling
 
 from . import _config, _kept, _keywords, _numbers, _shared_tables, frequencies
 from ._float64 import may_lack_float64, widest
-from ._torch.private import has_static_value
+from ._torch.private import constant_in_graphs, has_static_value
 from .angles import Turns, cos_sin, turns
 from .ops import apply
 from .reference import LAYOUTS
@@ -495,12 +495,12 @@ def _turns_of_graphs(schedule, precision, texts, seqlen, dtype, device):
     return high, low, per_axis, repr(scaling)
 
 
-@assume_constant_result
+@constant_in_graphs
 def _is_exporting():
     return torch.compiler.is_exporting()  # asked of Python: the dynamo of torch 2.11 answers True in torch.compile too
 
 
-@assume_constant_result
+@constant_in_graphs
 def _warn_of_export():
     rule = "be an int in torch.export for tables that are a constant of the program"
     got = "a symbolic length, so that every call of the program computes them"

@@ -111,6 +111,15 @@ outside_modes = _optional("torch.utils._python_dispatch._disable_current_modes",
 # ---- torch.compile and torch.export ----
 
 
+def constant_in_graphs(function):
+    """Decorates function as torch.compiler.assume_constant_result does: dynamo calls it, and does not look inside.
+
+    That decorator imports torch._dynamo, with sympy and numpy, which a program that compiles nothing does not need.
+    """
+    function._dynamo_marked_constant = True
+    return function
+
+
 def has_static_value(value):
     """Whether value is a number of Python, or None, and not a symbol of a graph.
 
