@@ -109,7 +109,8 @@ def run(python, torch, root, options):
         code = subprocess.run(command, env=environment, stdout=output, stderr=subprocess.STDOUT, cwd=root).returncode
     counts = log.read_text().strip().splitlines()[-1].strip("= ")
     print(f"{time.monotonic() - start:.0f} s, {log}", flush=True)
-    return [version, torch_version, " ".join([re.sub(r" in [\d.:s ()]+$", "", counts), *options])], code
+    counts = re.sub(r" in [\d.:s ()]+$", "", counts)
+    return [version, torch_version, f"{' '.join(options)}: {counts}" if options else counts], code
 
 
 def commit():
