@@ -82,8 +82,13 @@ def rotates(candidate):
     arguments = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
     if not re.match(r"_*(apply|rotate)|.*rope_apply", code.co_name) and not {"cos", "sin"} <= set(arguments):
         return False
-    products = _MULTIPLIES & set(code.co_names) or any(i.argrepr == "*" for i in dis.get_instructions(code))
+    products = _MULTIPLIES & set(code.co_names) or any(map(_multiplies, dis.get_instructions(code)))
     return bool(products) and len(arguments) > 1
+
+
+def _multiplies(instruction):
+    """Whether it is x * y or x *= y: an operation with an argument since Python 3.11, before one with a name."""
+    return instruction.argrepr in ("*", "*=") or instruction.opname in ("BINARY_MULTIPLY", "INPLACE_MULTIPLY")
 
 
 class Reach:
