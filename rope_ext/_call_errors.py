@@ -12,7 +12,7 @@ import sys
 import torch
 from torch import is_inference_mode_enabled
 
-from ._numbers import shown
+from ._numbers import converted, shown
 from ._torch.errors import allocators, typed
 from ._torch.library import REBUILD, build_info
 from ._torch.private import NEWEST, OLDEST, functorch_is_active, is_newer_than_tested
@@ -164,7 +164,7 @@ def _cure(name, value, cos):
         return ": apply(x, cos, sin), or apply(x, inv_freq=inv_freq)"
     if name == "positions" and isinstance(value, int):
         return ": offset takes an int"
-    return ""
+    return converted(name, value)
 
 
 def given_by_position(function, too_many):
@@ -176,12 +176,15 @@ def given_by_position(function, too_many):
 
 def not_tensors(name, x):
     """The TypeError of an x, or an out, that does not hold tensors."""
-    return TypeError(f"rope_ext: {name} must be a Tensor or a tuple or list of Tensors, like x, got {_kind(x)}")
+    like = ", like x" if name == "out" else ""
+    cure = converted(name, x) if name == "x" and not isinstance(x, (tuple, list)) else ""
+    return TypeError(f"rope_ext: {name} must be a Tensor or a tuple or list of Tensors{like}, got {_kind(x)}{cure}")
 
 
-def _kind(x, depth=3):
+def _kind(x):
+    """The type, and those of what a tuple or list holds; what these hold would take a line for each row of a tensor."""
     name = type(x).__name__
-    if not isinstance(x, (tuple, list)) or not x or not depth:
+    if not isinstance(x, (tuple, list)) or not x:
         return name
-    kinds = [_kind(item, depth - 1) for item in x[:8]] + ["..."] * (len(x) > 8)
+    kinds = [type(item).__name__ for item in x[:8]] + ["..."] * (len(x) > 8)
     return f"{name} of {', '.join(kinds)}"

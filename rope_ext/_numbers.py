@@ -174,9 +174,15 @@ def tensor(**arguments):
     """Each must be a Tensor; what torch.tensor makes one of is answered with it."""
     for name, value in arguments.items():
         if not isinstance(value, torch.Tensor):
-            is_convertible = isinstance(value, (list, tuple, range, numbers.Number)) or hasattr(value, "__array__")
-            cure = f": torch.tensor({name}) makes one" if is_convertible else ""
+            is_number = isinstance(value, numbers.Number)
+            cure = f": torch.tensor({name}) makes one" if is_number else converted(name, value)
             raise TypeError(f"rope_ext: {name} must be a Tensor, got {shown(value)}{cure}")
+
+
+def converted(name, value):
+    """The end of an error about what is no Tensor: how a list of numbers or an array becomes one."""
+    is_listed = isinstance(value, (list, tuple, range)) and not any(isinstance(v, torch.Tensor) for v in value[:8])
+    return f": torch.tensor({name}) makes one" if is_listed or hasattr(value, "__array__") else ""
 
 
 def floating_point(dtype):

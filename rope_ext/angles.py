@@ -8,7 +8,7 @@ import torch
 
 from . import reference
 from ._float64 import may_lack_float64
-from ._numbers import shown
+from ._numbers import converted, shown
 from ._torch.autograd import FROM_POSITIONS
 from ._torch.errors import raises_typed
 from ._torch.library import torch_ops as _ops
@@ -128,7 +128,7 @@ def check_scaling(attention_scaling):
 
 def _check_strided(name, value):
     if not isinstance(value, torch.Tensor):
-        cure = ": its own apply(x) uses them" if hasattr(value, "inv_freq") else ""
+        cure = ": its own apply(x) uses them" if hasattr(value, "inv_freq") else converted(name, value)
         raise TypeError(f"rope_ext: {name} must be a Tensor, got {shown(value)}{cure}")
     is_lazy = isinstance(value, torch.nn.parameter.UninitializedTensorMixin)
     if is_lazy or value.is_nested or value.layout != torch.strided:

@@ -244,7 +244,7 @@ def _arguments(
     # The type first: isinstance() with two classes takes longer.
     tensors = x if type(x) is tuple or isinstance(x, (tuple, list)) else [x]
     if inv_freq is not None or attention_scaling is not _ONE:
-        cos, sin, from_positions = _frequencies(tensors, cos, sin, inv_freq, attention_scaling)
+        cos, sin, from_positions = _frequencies(x, tensors, cos, sin, inv_freq, attention_scaling)
         flags |= from_positions
     if type(offset) is int:
         # `is`: 0.0 and False equal 0, but are refused below; a 0 that is another object only takes longer
@@ -284,7 +284,7 @@ if _table_widths.is_wanted():
     _arguments = _table_widths.checked(_arguments)
 
 
-def _frequencies(x, cos, sin, inv_freq, attention_scaling):
+def _frequencies(x, tensors, cos, sin, inv_freq, attention_scaling):
     """cos, sin and a flag for the op: frequencies that it makes cos and sin of."""
     check_scaling(attention_scaling)
     if inv_freq is None:
@@ -294,9 +294,9 @@ def _frequencies(x, cos, sin, inv_freq, attention_scaling):
         return cos, sin, 0
     if cos is not None or sin is not None:
         raise ValueError("rope_ext: inv_freq must be None when cos and sin are given, got both")
-    if not x or not isinstance(x[0], torch.Tensor):
+    if not tensors or not isinstance(tensors[0], torch.Tensor):
         raise not_tensors("x", x)
-    high, low, _ = turns(inv_freq, torch.float64 if x[0].dtype == torch.float64 else torch.float32)
+    high, low, _ = turns(inv_freq, torch.float64 if tensors[0].dtype == torch.float64 else torch.float32)
     return high, low, FROM_POSITIONS
 
 

@@ -374,7 +374,8 @@ def _check_device(name, t, x):
 
 def _check_positions(positions):
     if not isinstance(positions, torch.Tensor):
-        raise TypeError(f"rope_ext: positions must be a Tensor, got {_numbers.shown(positions)}")
+        got = _numbers.shown(positions) + _numbers.converted("positions", positions)
+        raise TypeError(f"rope_ext: positions must be a Tensor, got {got}")
     if positions.layout != torch.strided:
         raise TypeError(f"rope_ext: positions must be strided, got {positions.layout}")
     dtype, is_float = positions.dtype, positions.is_floating_point()

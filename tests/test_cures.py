@@ -282,7 +282,8 @@ CURES = {
     **{
         f"array as {name}": (
             lambda name=name: apply(**{"x": Q, "cos": COS, "sin": SIN} | {name: np.zeros((40, 40))}),
-            f"{name} must be {rule}, got ndarray of shape (40, 40), float64",
+            f"{name} must be {rule}, got ndarray of shape (40, 40), float64"
+            + f": torch.tensor({name}) makes one" * (rule == "a Tensor"),
             None,
         )
         for name, rule in {
@@ -304,7 +305,7 @@ CURES = {
     },
     "array as frequencies": (
         lambda: apply(Q, inv_freq=np.zeros((40, 40))),
-        "inv_freq must be a Tensor, got ndarray of shape (40, 40), float64",
+        "inv_freq must be a Tensor, got ndarray of shape (40, 40), float64: torch.tensor(inv_freq) makes one",
         None,
     ),
     "array as out": (
@@ -312,9 +313,39 @@ CURES = {
         "out must be a Tensor or a tuple or list of Tensors, like x, got ndarray",
         None,
     ),
+    "array as x": (
+        lambda: apply(np.zeros((1, 5, 2, 8)), COS, SIN),
+        "x must be a Tensor or a tuple or list of Tensors, got ndarray: torch.tensor(x) makes one",
+        None,
+    ),
+    "array as x without a table": (
+        lambda: ROPE.apply(np.zeros((1, 5, 2, 8))),
+        "x must be a Tensor or a tuple or list of Tensors, got ndarray: torch.tensor(x) makes one",
+        None,
+    ),
+    "rows of numbers as x": (
+        lambda: apply(Q.tolist(), COS, SIN),
+        "x must be a Tensor or a tuple or list of Tensors, got list of " + ", ".join(["list"] * len(Q)),
+        None,
+    ),
+    "pairs as x": (
+        lambda: apply([(Q, Q), (Q, Q)], COS, SIN),
+        "x must be a Tensor or a tuple or list of Tensors, got list of tuple, tuple",
+        None,
+    ),
+    "list as positions": (
+        lambda: apply(Q, COS, SIN, positions=[0, 1, 2]),
+        "positions must be a Tensor, got [0, 1, 2]: torch.tensor(positions) makes one",
+        None,
+    ),
+    "list of Tensors as cos": (
+        lambda: apply(Q, [COS], SIN),
+        f"cos must be a Tensor, got [Tensor of shape {tuple(COS.shape)}, float32]",
+        None,
+    ),
     "long list as x": (
         lambda: apply([Q] * 100 + [None], COS, SIN),
-        "x must be a Tensor or a tuple or list of Tensors, like x, got list of " + "Tensor, " * 8 + "...",
+        "x must be a Tensor or a tuple or list of Tensors, got list of " + "Tensor, " * 8 + "...",
         None,
     ),
     "dtype by name": (

@@ -58,8 +58,8 @@ MISTAKES = [
     (V, call(rounding="never"), "rounding must be 'once' or 'eager', got 'never'"),
     (V, call(rounding=np.zeros(2)), "rounding must be 'once' or 'eager', got ndarray of shape (2,), float64"),
     # x
-    (Y, call(3.0), "x must be a Tensor or a tuple or list of Tensors, like x, got float"),
-    (Y, call(("x", None)), "x must be a Tensor or a tuple or list of Tensors, like x, got tuple of Tensor, NoneType"),
+    (Y, call(3.0), "x must be a Tensor or a tuple or list of Tensors, got float"),
+    (Y, call(("x", None)), "x must be a Tensor or a tuple or list of Tensors, got tuple of Tensor, NoneType"),
     (V, call(()), "x must hold 1 to 8 tensors, got 0"),
     (V, call(("x",) * 9), "x must hold 1 to 8 tensors, got 9"),
     (
@@ -101,7 +101,7 @@ MISTAKES = [
     (Y, call(interleaved="yes"), "interleaved must be True or False, got 'yes'"),
     (Y, call(inverse="no"), "inverse must be True or False, got 'no'"),
     # tables
-    (Y, call(cos=[1.0], sin="sin"), "cos must be a Tensor, got [1.0]"),
+    (Y, call(cos=[1.0], sin="sin"), "cos must be a Tensor, got [1.0]: torch.tensor(cos) makes one"),
     (Y, call(cos="cos", sin=0.5), "sin must be a Tensor, got 0.5"),
     (Y, call(cos="complex"), "cos must be float64, float32, bfloat16 or float16, got complex64"),
     (Y, call(cos="cos64"), "cos must be float32 or the dtype of x, float32, got float64"),
@@ -146,7 +146,7 @@ MISTAKES = [
     ),
     # positions
     (Y, call(positions=torch.arange(5.0)), "positions must be int32 or int64, got float32"),
-    (Y, call(positions=[0, 1]), "positions must be a Tensor, got [0, 1]"),
+    (Y, call(positions=[0, 1]), "positions must be a Tensor, got [0, 1]: torch.tensor(positions) makes one"),
     (V, call(positions=torch.arange(4)), "positions must have shape (5,) or (2, 5), got (4,)"),
     (V, call(positions=torch.zeros(3, 5, dtype=INT64)), "positions must have shape (5,) or (2, 5), got (3, 5)"),
     (V, call(positions=torch.zeros(3, 2, 5, dtype=INT64)), "positions must have shape (5,) or (2, 5), got (3, 2, 5)"),
@@ -473,7 +473,10 @@ def test_a_seqlen_that_is_no_int():
         ({"offset": torch.tensor([0.0, 1.0])}, "offset must be int32 or int64, got float32"),
         ({"offset": torch.tensor([[1]])}, "offset must be an int or have shape (2,), got (1, 1)"),
         ({"offset": torch.tensor([1, 2, 3])}, "offset must be an int or have shape (2,), got (3,)"),
-        ({"positions": [0, 1, 2, 3, 4]}, "positions must be a Tensor, got [0, 1, 2, 3, 4]"),
+        (
+            {"positions": [0, 1, 2, 3, 4]},
+            "positions must be a Tensor, got [0, 1, 2, 3, 4]: torch.tensor(positions) makes one",
+        ),
         ({"layout": "bsdh"}, "layout must be one of bshd, bhsd, sbhd, thd, shd, got 'bsdh'"),
         ({"layout": 4}, "layout must be one of bshd, bhsd, sbhd, thd, shd, got 4"),
         (

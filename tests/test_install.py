@@ -210,7 +210,11 @@ def test_import_without_the_compiled_file(tmp_path):
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(tmp_path)},
     )
-    assert last_line(printed).startswith("ImportError: rope_ext: _ops.so must lie beside")
+    error = last_line(printed)
+    assert error.startswith("ImportError: rope_ext: _ops.so must lie beside")
+    assert error.endswith(
+        ": pip install -e . in the checkout, or start Python in another folder, if rope_ext is installed"
+    )
 
 
 def test_import_with_a_compiled_file_that_does_not_load(tmp_path):

@@ -27,8 +27,8 @@ def _load():
     path = PACKAGE / "_ops.so"
     if not path.exists():
         package = PACKAGE / "__init__.py"
-        never_built = "a package that was never built: pip install -e . in the checkout"
-        raise ImportError(f"rope_ext: _ops.so must lie beside {package}, got {never_built}")
+        cure = "pip install -e . in the checkout, or start Python in another folder, if rope_ext is installed"
+        raise ImportError(f"rope_ext: _ops.so must lie beside {package}, got a package that was never built: {cure}")
     once = "rope_ext: one copy of the package must be loaded in a process, got"
     if other := _other_copy(path):
         raise ImportError(f"{once} {path} after {other}")
