@@ -66,15 +66,18 @@ class RotaryEmbedding:
             raise _keywords.given_by_position("RotaryEmbedding", "head_dim", too_many, cure)
         if head_dim is _keywords.REQUIRED:
             raise _keywords.no_head_dim(parameters)
+        _numbers.integer(head_dim=head_dim)
+        if not 2 <= head_dim <= _numbers.MAX_CHANNELS:
+            rule = "at least 2" if head_dim < 2 else f"at most {_numbers.MAX_CHANNELS}"
+            raise ValueError(f"rope_ext: head_dim must be {rule}, got {_numbers.shown(head_dim)}")
+        if rotary_dim is None and head_dim % 2:
+            got = f"{_numbers.shown(head_dim)}: rotary_dim={head_dim - 1} leaves one channel as it is"
+            raise ValueError(f"rope_ext: head_dim must be even where rotary_dim is not given, got {got}")
         rotary_dim = head_dim if rotary_dim is None else rotary_dim
-        _numbers.integer(head_dim=head_dim, rotary_dim=rotary_dim)
+        _numbers.integer(rotary_dim=rotary_dim)
         if rotary_dim % 2 or not 2 <= rotary_dim <= head_dim:
             raise ValueError(
                 f"rope_ext: rotary_dim must be even and in 2 to head_dim {head_dim}, got {_numbers.shown(rotary_dim)}"
-            )
-        if head_dim > _numbers.MAX_CHANNELS:
-            raise ValueError(
-                f"rope_ext: head_dim must be at most {_numbers.MAX_CHANNELS}, got {_numbers.shown(head_dim)}"
             )
         base = base.item() if isinstance(base, torch.Tensor) and base.numel() == 1 else base
         _numbers.positive(base=base)

@@ -350,7 +350,13 @@ def test_a_bad_position_leaves_x_as_it_was():
 
 def test_constructor_of_rotary_embedding():
     for keywords, message in (
-        ({"head_dim": 7}, "rotary_dim must be even and in 2 to head_dim 7, got 7"),
+        (
+            {"head_dim": 7},
+            "head_dim must be even where rotary_dim is not given, got 7: rotary_dim=6 leaves one channel as it is",
+        ),
+        ({"head_dim": 0}, "head_dim must be at least 2, got 0"),
+        ({"head_dim": 0, "rotary_dim": 2}, "head_dim must be at least 2, got 0"),
+        ({"head_dim": 7, "rotary_dim": 7}, "rotary_dim must be even and in 2 to head_dim 7, got 7"),
         ({"head_dim": 8, "rotary_dim": 10}, "rotary_dim must be even and in 2 to head_dim 8, got 10"),
         ({"head_dim": 8, "base": 0.0}, "base must be positive, got 0.0"),
     ):
