@@ -122,7 +122,7 @@ def _unknown(name, value, schedule):
         rule = "come with schedule " if meant == name else f"be given as {meant}, with schedule "
         rule, got = rule + " or ".join(filter(None, (", ".join(others[:-1]), others[-1]))), f"{got} with {takes}"
     else:
-        got += _is_it(difflib.get_close_matches(name, (*_OWN, *own, *_MEANT), 1, 0.7))
+        got += _is_it(difflib.get_close_matches(name, (*_OWN, *own, *_MEANT), 1, 0.75))
         rule = f"be a keyword of RotaryEmbedding or of {takes}"
     return TypeError(f"rope_ext: {name} must {rule}, got {got}")
 

@@ -75,34 +75,31 @@ def as_int64(name, value, wanted="an int"):
 def positive(**arguments):
     """Each must be a finite number above 0."""
     for name, value in arguments.items():
-        _check_real(name, value)
-        if not value > 0:
+        number = _as_real(name, value)
+        if not number > 0:
             raise ValueError(f"rope_ext: {name} must be positive, got {shown(value)}")
-        if value > _LARGEST:
+        if number > _LARGEST:
             raise ValueError(f"rope_ext: {name} must be finite, got {shown(value)}")
 
 
 def not_negative(**arguments):
     """Each must be a finite number, 0 or more."""
     for name, value in arguments.items():
-        _check_real(name, value)
-        if not 0 <= value <= _LARGEST:
+        if not 0 <= _as_real(name, value) <= _LARGEST:
             raise ValueError(f"rope_ext: {name} must be finite and not negative, got {shown(value)}")
 
 
 def real(**arguments):
     """Each must be a finite number."""
     for name, value in arguments.items():
-        _check_real(name, value)
-        if not -_LARGEST <= value <= _LARGEST:
+        if not -_LARGEST <= _as_real(name, value) <= _LARGEST:
             raise ValueError(f"rope_ext: {name} must be finite, got {shown(value)}")
 
 
 def fraction(**arguments):
     """Each must be a number from 0 to 1."""
     for name, value in arguments.items():
-        _check_real(name, value)
-        if not 0 <= value <= 1:
+        if not 0 <= _as_real(name, value) <= 1:
             raise ValueError(f"rope_ext: {name} must be in 0 to 1, got {shown(value)}")
 
 
@@ -222,6 +219,8 @@ def axes_of(name, axes):
     return tuple(int(axis) for axis in axes)
 
 
-def _check_real(name, value):
+def _as_real(name, value):
+    """The number, one of Python where it is one of numpy, which warns when a float32 is compared with `_LARGEST`."""
     if not isinstance(value, numbers.Real) or isinstance(value, bool):
         raise TypeError(f"rope_ext: {name} must be a number, got {shown(value)}")
+    return value.item() if hasattr(value, "item") else value

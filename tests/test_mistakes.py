@@ -60,6 +60,10 @@ YARN = {"schedule": "yarn", "factor": 4.0}
             "schedule?",
         ),
         ({"spam": 1}, "spam must be a keyword of RotaryEmbedding or of schedule 'default', which takes none, got 1"),
+        (
+            {"num_heads": 32},  # like num_axes, but not meant for it
+            "num_heads must be a keyword of RotaryEmbedding or of schedule 'default', which takes none, got 32",
+        ),
     ],
 )
 def test_a_keyword_of_another_library_or_schedule(keywords, message):
@@ -224,3 +228,10 @@ def test_an_array_for_each_parameter_is_one_line(schedule):
             RotaryEmbedding(8, schedule=schedule, **values | {name: LONG})
         assert str(caught.value).startswith("rope_ext: ")
         assert len(str(caught.value)) < 200 and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64, np.int64, torch.tensor])
+def test_numbers_of_numpy_are_numbers(kind, recwarn):
+    """They once gave a warning of numpy, which does not fit the largest float64 into the float32 it is compared with."""
+    assert RotaryEmbedding(8, base=kind(100)) == RotaryEmbedding(8, base=100.0)
+    assert not list(recwarn)
