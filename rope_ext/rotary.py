@@ -509,7 +509,8 @@ def _warn_of_export():
     rule = "be an int in torch.export for tables that are a constant of the program"
     got = "a symbolic length, so that every call of the program computes them"
     cure = "give an int no less than every length, or call apply of the RotaryEmbedding, which needs no table"
-    warnings.warn(f"rope_ext: max_position must {rule}, got {got}: {cure}", UserWarning, stacklevel=2)
+    message = f"rope_ext: max_position must {rule}, got {got}: {cure}"
+    warnings.warn(message, UserWarning, stacklevel=4)  # names the line that called `tables`
 
 
 def _frozen(value):
