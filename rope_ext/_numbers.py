@@ -60,7 +60,9 @@ def as_int(name, value, wanted="an int"):
     if torch.jit.is_tracing() and isinstance(value, torch.Tensor) and value.dim() == 0:  # a size of a tensor
         value = value.item()
     if not isinstance(value, numbers.Integral) or isinstance(value, bool):
-        raise TypeError(f"rope_ext: {name} must be {wanted}, got {shown(value)}")
+        is_one = getattr(value, "dtype", None) in (torch.int32, torch.int64) and _shape_of(value) in ((), (1,))
+        cure = f": int({name}) is one" if is_one else ""
+        raise TypeError(f"rope_ext: {name} must be {wanted}, got {shown(value)}{cure}")
     return int(value)
 
 

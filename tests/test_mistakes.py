@@ -230,6 +230,18 @@ def test_an_array_for_each_parameter_is_one_line(schedule):
         assert len(str(caught.value)) < 200 and "\n" not in str(caught.value)
 
 
+def test_a_length_that_is_a_tensor():
+    positions = torch.arange(16)
+    says(
+        "max_position must be an int, got Tensor of shape (), int64: int(max_position) is one",
+        TypeError,
+        ROPE.tables,
+        positions.max() + 1,
+    )
+    says("max_position must be an int, got Tensor of shape (16,), int64", TypeError, ROPE.tables, positions)
+    says("max_position must be an int, got Tensor of shape (), float32", TypeError, ROPE.tables, torch.tensor(16.0))
+
+
 @pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64, np.int64, torch.tensor])
 def test_numbers_of_numpy_are_numbers(kind, recwarn):
     """They once gave a warning of numpy, which does not fit the largest float64 into the float32 it is compared with."""
