@@ -180,7 +180,8 @@ def tensor(**arguments):
 
 def converted(name, value):
     """The end of an error about what is no Tensor: how a list of numbers or an array becomes one."""
-    is_listed = isinstance(value, (list, tuple, range)) and not any(isinstance(v, torch.Tensor) for v in value[:8])
+    is_listed = isinstance(value, (list, tuple, range))
+    is_listed = is_listed and all(isinstance(item, (numbers.Number, list, tuple)) for item in value[:8])
     return f": torch.tensor({name}) makes one" if is_listed or hasattr(value, "__array__") else ""
 
 

@@ -338,6 +338,11 @@ CURES = {
         "positions must be a Tensor, got [0, 1, 2]: torch.tensor(positions) makes one",
         None,
     ),
+    "list of texts as positions": (
+        lambda: apply(Q, COS, SIN, positions=["0", "1"]),
+        "positions must be a Tensor, got ['0', '1']",
+        None,
+    ),
     "list of Tensors as cos": (
         lambda: apply(Q, [COS], SIN),
         f"cos must be a Tensor, got [Tensor of shape {tuple(COS.shape)}, float32]",
