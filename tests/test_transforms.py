@@ -285,3 +285,24 @@ def test_a_view_of_a_tensor_from_outside_is_not_written(transform):
 
     expected = grad(lambda c: rope_ext.apply(k[:, :, :1], c, sin).sum())(cos)
     assert_same_bits(grad(made_inside)(cos), expected)
+
+
+# ---- jit ----
+
+
+def into_out(_, x, cos, sin):
+    out = torch.zeros_like(x)
+    return rope_ext.apply(x, cos, sin, layout="shd", offset=1, out=out)
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+@pytest.mark.parametrize("rotate", [out_of_place, in_place, into_out])
+def test_a_jit_trace(rotate, recorded):
+    """torch.jit.trace compares with a trace made in no_grad mode, and drops ops that write into lists of tensors."""
+    x = X.clone().requires_grad_(recorded and rotate is not into_out)
+    traced = torch.jit.trace(lambda x: rotate(rope_ext.apply, x, COS, SIN), x)
+    wanted = rotate(rope_ext.apply, x, COS, SIN)
+    assert_same_bits(traced(x), wanted)
+    if x.requires_grad:
+        grads = [torch.autograd.grad(y.square().sum(), x)[0] for y in (traced(x), wanted)]
+        assert torch.equal(*grads)

@@ -38,6 +38,7 @@ from .private import (
     forward_mode_enabled,
     function_of,
     functorch_is_active,
+    is_tracing,
     level_of,  # -1: no transform wraps the tensor
     one_level,
     unpack_dual,  # (value, tangent or None)
@@ -117,6 +118,8 @@ def call(op, arguments):
         if writes:
             _check_captured(arguments[0], arguments[at_x + 1 :], at_x)
         return recorded(*arguments)
+    if is_tracing():
+        return _traced(op, arguments)
     x, cos, sin = arguments[at_x : at_x + 3]
     if needs_derivative((*x, *arguments[0]) if at_x else x, cos, sin) or (
         len(arguments) > at_x + 8 and _positions_need_derivative(arguments[at_x + 3 :])
@@ -127,6 +130,15 @@ def call(op, arguments):
     _check_writable(arguments[0], False, at_x)
     unrecorded(*arguments)
     count_write(arguments[0])  # autograd refuses to use a saved tensor that was written since
+
+
+def _traced(op, arguments):
+    """In torch.jit.trace: always the recorded op, since the trace is compared with one made in no_grad mode; and none
+    that writes into a list of tensors, which the optimiser of the graph takes for dead code."""
+    if not op.writes:
+        return op.recorded(*arguments)
+    for t, y in zip(arguments[0], ROTATE.recorded(*arguments[op.at_x :])):
+        t.copy_(y)
 
 
 def check_in_place(arguments, recorded):

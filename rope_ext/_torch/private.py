@@ -65,6 +65,7 @@ def _optional(path, purpose):
 # ---- every call ----
 
 functorch_is_active = _needed("torch._C._are_functorch_transforms_active", "which finds calls under a transform")
+is_tracing = _needed("torch._C._is_tracing", "which finds calls of torch.jit.trace")
 count_write = _needed("torch._C._increment_version", "which tells autograd that a tensor was written")
 forward_ad = _needed("torch.autograd.forward_ad", "the levels of forward mode")
 _needed("torch.autograd.forward_ad._current_level", "the levels of forward mode")  # an attribute: what hot code reads
