@@ -85,8 +85,13 @@ MISTAKES = [
         "rotary_dim must be given when the head_dim of the tensors differ, got None with 8 and 6",
     ),
     # channels
-    (V, call(rotary_dim=5), "rotary_dim must be even (channels turn in pairs), got 5"),
-    (V, call(T["x"][..., :7]), "rotary_dim must be even (channels turn in pairs), got 7"),
+    (V, call(rotary_dim=5), "rotary_dim must be even (channels are rotated in pairs), got 5"),
+    (V, call(T["x"][..., :7]), "x must have an even number of channels where no rotary_dim is given, got 7"),
+    (
+        V,
+        call(rotary_offset=3),
+        "rotary_offset must leave an even number of channels where no rotary_dim is given, got 3",
+    ),
     (V, call(rotary_dim=0), "rotary_dim must be at least 2, got 0"),
     (V, call(rotary_dim=-2), "rotary_dim must be at least 2, got -2"),
     (V, call(rotary_dim=10), "rotary_dim must fit head_dim 8 from rotary_offset 0, got 10"),

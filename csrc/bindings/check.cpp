@@ -44,8 +44,14 @@ void check_channels(const Arguments& a, Params* p) {
     bad_value("rotary_offset", text("lie in the head, 0 to ", head_dim - 1), a.rotary_offset);
   }
   const int64_t rotary_dim = a.rotary_dim.value_or(head_dim - a.rotary_offset);
-  if (rotary_dim % 2) bad_value("rotary_dim", "be even (channels turn in pairs)", rotary_dim);
-  if (rotary_dim < 2) bad_value("rotary_dim", "be at least 2", rotary_dim);
+  if (a.rotary_dim) {
+    if (rotary_dim < 2) bad_value("rotary_dim", "be at least 2", rotary_dim);
+    if (rotary_dim % 2) bad_value("rotary_dim", "be even (channels are rotated in pairs)", rotary_dim);
+  } else if (rotary_dim % 2) {
+    const std::string rule = "an even number of channels where no rotary_dim is given";
+    if (a.rotary_offset) bad_value("rotary_offset", "leave " + rule, a.rotary_offset);
+    bad_value("x", "have " + rule, head_dim);
+  }
   for (const Tensor& x : a.x) {
     if (!a.rotary_dim && x.size(-1) != head_dim) {
       bad_value("rotary_dim", "be given when the head_dim of the tensors differ",

@@ -220,7 +220,7 @@ def _about_apply(error, about, rest, given, x):
     rule, _, got = rest.partition(": ")[0].partition(", got ")  # without a cure, which is in the words of apply
     if "rotary_offset" not in words:
         rule = rule.removesuffix(" from rotary_offset 0")
-    if about.startswith("rotary_") and about not in words:
+    if (about.startswith("rotary_") and about not in words) or rule.startswith("have an even number of channels"):
         return _about_head_dim(x) if x else None
     name = _culprit(x, got) if about == "x" and x else words.get(about) or next(iter(x), about)
     value, wanted = given.get(name, (None, None))
