@@ -66,7 +66,8 @@ def turns(inv_freq, dtype=torch.float32):
 def cos_sin(positions, inv_freq, attention_scaling=1.0, *, dtype=torch.float32):
     """cos and sin of positions * inv_freq, times attention_scaling.
 
-    positions: int32, int64 or `dtype`, negative ones too, of any shape; (axes, ...) when inv_freq has three axes.
+    positions: int32, int64 or `dtype`, negative ones too, of any shape (of `dtype`: at most 3 axes, more would be x by
+        mistake); (axes, ...) when inv_freq has three axes.
     inv_freq: radians per position: (pairs,), (heads, pairs), or (axes, heads or 1, pairs), whose angle is the sum over
         axes of positions[axis] * inv_freq[axis]: see `frequencies.per_axis`. Or what `turns` made of it.
     dtype: of the result and of the arithmetic, float32 or float64.
@@ -90,6 +91,9 @@ def cos_sin(positions, inv_freq, attention_scaling=1.0, *, dtype=torch.float32):
         return tuple(t.to(positions.device) for t in found)
     if positions.dtype not in (torch.int32, torch.int64, dtype):
         raise TypeError(f"rope_ext: positions must be int32, int64 or {_name(dtype)}, got {_name(positions.dtype)}")
+    if positions.is_floating_point() and positions.dim() > 3:
+        got = f"shape {tuple(positions.shape)}: apply(x, inv_freq=inv_freq) rotates x"
+        raise ValueError(f"rope_ext: positions must have at most 3 axes where they are {_name(dtype)}, got {got}")
     if high.dim() != 3 or high.shape != low.shape:
         got = f"{tuple(high.shape)} and {tuple(low.shape)}"
         raise ValueError(f"rope_ext: inv_freq must be Turns of two tensors (axes, heads or 1, pairs), got {got}")
