@@ -252,7 +252,8 @@ class RotaryEmbedding:
     def apply(self, x, *too_many, positions=None, offset=0, seqlen=None, rotary_offset=0, **options):
         """`rope_ext.apply` with these frequencies, rotary_dim and attention_scaling: no table, angles in the kernel.
 
-        x, positions, offset, rotary_offset, options: as there (layout, interleaved, cu_seqlens, inverse, rounding,
+        x: as there, of this head_dim. Part of another head: with rotary_offset, or with the rotary_dim that this has.
+        positions, offset, rotary_offset, options: as there (layout, interleaved, cu_seqlens, inverse, rounding,
             out_interleaved, out).
         seqlen: the length that "dynamic_ntk" and "longrope" choose by, an int, and then to be given.
         Keys that are in a cache hold attention_scaling: to move them rotate by the frequencies alone,
@@ -267,12 +268,18 @@ class RotaryEmbedding:
         elif self.schedule in _BY_LENGTH:
             raise ValueError(f"rope_ext: seqlen must be given for schedule {self.schedule!r}, got None")
         seqlen = self._deciding(seqlen)
+        if options:
+            self._check_options(options)
         said = options.pop("rotary_dim", None)
-        if said is not None and _numbers.as_int("rotary_dim", said) != self.rotary_dim:
-            raise ValueError(f"rope_ext: rotary_dim must be that of the frequencies, {self.rotary_dim}, got {said}")
         options.setdefault("per_channel", False)
         options |= {"rotary_offset": rotary_offset, "rotary_dim": self.rotary_dim}
-        first = x[0] if isinstance(x, (tuple, list)) and x else x
+        tensors = x if isinstance(x, (tuple, list)) else [x]
+        if said is None and rotary_offset == 0:
+            for t in tensors:
+                if isinstance(t, torch.Tensor) and t.dim() and t.size(-1) != self.head_dim:
+                    got, cure = t.size(-1), f"rotary_dim={self.rotary_dim} rotates its first {self.rotary_dim} channels"
+                    raise ValueError(f"rope_ext: x must have head_dim {self.head_dim}, got {got}: {cure}")
+        first = tensors[0] if tensors else x
         if not isinstance(first, torch.Tensor):
             return apply(x, inv_freq=self.inv_freq, **options)  # raises
         if self.precision == "exact":
@@ -288,6 +295,15 @@ class RotaryEmbedding:
         positions = _with_offset(first, layout, axes, positions, offset)
         cos, sin = self(positions, dtype=first.dtype if first.dtype == torch.float64 else torch.float32, seqlen=seqlen)
         return apply(x, *((t if t.dim() == 3 else t[None]) for t in (cos, sin)), **options)
+
+    def _check_options(self, options):
+        said = options.get("rotary_dim")
+        if said is not None and _numbers.as_int("rotary_dim", said) != self.rotary_dim:
+            raise ValueError(f"rope_ext: rotary_dim must be that of the frequencies, {self.rotary_dim}, got {said}")
+        for name in ("cos", "sin", "inv_freq", "attention_scaling"):
+            if name in options:
+                cure = "rope_ext.apply takes it, this apply has frequencies of its own"
+                raise TypeError(f"rope_ext: {name} must not be given, got {_numbers.shown(options[name])}: {cure}")
 
     @_keywords.by_name
     def __call__(self, positions, *too_many, dtype=torch.float32, seqlen=None):

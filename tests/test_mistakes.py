@@ -247,3 +247,32 @@ def test_numbers_of_numpy_are_numbers(kind, recwarn):
     """They once gave a warning of numpy, which does not fit the largest float64 into the float32 it is compared with."""
     assert RotaryEmbedding(8, base=kind(100)) == RotaryEmbedding(8, base=100.0)
     assert not list(recwarn)
+
+
+def test_rope_apply_takes_heads_of_its_own_size():
+    """A table is refused where its width is not that of the head; so are frequencies, unless a part is asked for."""
+    rope, q, k = rope_ext.RotaryEmbedding(8), torch.randn(1, 3, 2, 16), torch.randn(1, 3, 2, 8)
+    for x in (q, [k, q], (q, k)):
+        with pytest.raises(
+            ValueError, match=r"^rope_ext: x must have head_dim 8, got 16: rotary_dim=8 rotates its first 8"
+        ):
+            rope.apply(x)
+    part = rope_ext.apply(q, inv_freq=rope.inv_freq, rotary_dim=8)
+    assert torch.equal(rope.apply(q, rotary_dim=8), part)
+    assert torch.equal(rope.apply(q, rotary_offset=8)[..., :8], q[..., :8])
+
+
+@pytest.mark.parametrize("name", ["cos", "sin", "inv_freq", "attention_scaling"])
+def test_rope_apply_has_frequencies_of_its_own(name):
+    rope, x = rope_ext.RotaryEmbedding(8), torch.randn(1, 3, 2, 8)
+    with pytest.raises(TypeError, match=rf"^rope_ext: {name} must not be given, got "):
+        rope.apply(x, **{name: torch.ones(4)})
+
+
+def test_cos_sin_of_x():
+    x, inv_freq = torch.randn(1, 3, 2, 8), torch.ones(4)
+    with pytest.raises(
+        ValueError, match=r"^rope_ext: positions must have at most 3 axes where they are float32, got sh"
+    ):
+        rope_ext.cos_sin(x, inv_freq)
+    assert rope_ext.cos_sin(x.long(), inv_freq)[0].shape == (1, 3, 2, 8, 4)
