@@ -3,9 +3,10 @@
 from collections import OrderedDict
 
 import torch
+from torch.utils.dlpack import to_dlpack
 
 from . import _kept
-from ._torch.private import dispatch_modes, functorch_is_active, version_of
+from ._torch.private import below_in_place, dispatch_modes, functorch_is_active, version_of
 
 _lock = _kept.lock()
 _tables = OrderedDict()  # the last used one last
@@ -32,9 +33,8 @@ class _Table:
             self.sin.record_stream(stream)
         rows = self.cos[:count], self.sin[:count]
         if count < self.length and _may_set_storage(self.cos.device):
-            for t in rows:
-                _end_storage(t)
-            self.versions = [version + 1 for version in self.versions]  # `set_` counts as a write
+            _end_storage(rows[0], self.cos[:count])
+            _end_storage(rows[1], self.sin[:count])
         return rows
 
 
@@ -44,13 +44,16 @@ def _may_set_storage(device):
     return not recorded and device.type in ("cpu", "cuda")
 
 
-def _end_storage(rows):
+def _end_storage(rows, same):
     """Gives rows, the first ones of a table, a storage that ends with them, in the memory that they have.
 
-    torch.save and copy.deepcopy write the whole storage of a tensor. The storage of a tensor from DLPack ends with it;
-    `set_` puts it under rows, which still share the version counter of the table: see `is_untouched`.
+    torch.save and copy.deepcopy write the whole storage of a tensor. The storage of a tensor from DLPack ends with it,
+    and keeps the tensor that went there: `same`, another slice of the table, since rows would then keep themselves.
+    `to_dlpack`, unlike `__dlpack__`, takes tensors of a GPU that is not the current one.
     """
-    rows.set_(torch.from_dlpack(rows).untyped_storage(), 0, rows.shape, rows.stride())
+    storage = torch.from_dlpack(to_dlpack(same)).untyped_storage()
+    with below_in_place():  # not a write: the table and rows that autograd has saved share this version counter
+        rows.set_(storage, 0, rows.shape, rows.stride())
 
 
 def rows(key, count, device, build):

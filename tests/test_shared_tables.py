@@ -5,6 +5,7 @@ import io
 import itertools
 import pickle
 import threading
+import weakref
 
 import pytest
 import torch
@@ -220,6 +221,28 @@ def test_a_table_is_saved_without_the_rows_it_shares():
     module.cos.mul_(2)  # seen through the storage of its own
     assert torch.equal(rope.tables(16)[0], rope(torch.arange(16))[0])
     assert rope.tables(16)[0].data_ptr() != cos.data_ptr()
+
+
+def test_handing_out_rows_is_no_write():
+    """Autograd has saved rows of the table, and would refuse them after a write."""
+    rope = rope_ext.RotaryEmbedding(8, base=float(next(UNSEEN)))
+    rope.tables(64)
+    x = torch.randn(1, 5, 2, 8, requires_grad=True)
+    y = rope_ext.apply(x, *rope.tables(5)) + x * torch.cat(rope.tables(5), -1)[:, None] * rope.tables(5)[0][:, :1, None]
+    rope.tables(4)
+    y.sum().backward()
+    assert x.grad is not None
+
+
+def test_rows_are_freed_with_their_last_tensor():
+    rope = rope_ext.RotaryEmbedding(8, base=float(next(UNSEEN)))
+    table, rows = rope.tables(64), rope.tables(5)
+    held = [weakref.ref(t) for t in (*table, *rows)]
+    rope_ext.clear_tables()
+    del table
+    assert torch.equal(rows[0], rope(torch.arange(5))[0])
+    del rows
+    assert not any(tensor() is not None for tensor in held)
 
 
 def test_a_graph_that_is_captured_makes_nothing(monkeypatch):
