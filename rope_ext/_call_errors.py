@@ -167,13 +167,6 @@ def _cure(name, value, cos):
     return converted(name, value)
 
 
-def given_by_position(function, too_many):
-    """The TypeError of a call with more arguments by position than x, cos and sin."""
-    cure = f"several tensors go in a tuple, {function}((q, k), cos, sin), and all others by name, positions=positions"
-    got = f"{3 + len(too_many)}: {cure}"
-    return TypeError(f"rope_ext: {function} must get 1 to 3 arguments by position, x, cos and sin, got {got}")
-
-
 def not_tensors(name, x):
     """The TypeError of an x, or an out, that does not hold tensors."""
     like = ", like x" if name == "out" else ""

@@ -18,7 +18,6 @@ SCHEDULES = (
     "axial",
     "warped",
 )
-REQUIRED = object()  # default of what must be given, and may have been given by another name
 _OWN = ("head_dim", "base", "rotary_dim", "schedule", "pair_axis", "precision")
 
 _SYNONYMS = {  # keyword here -> what transformers, flash-attn, vLLM, torchtune, Megatron and llama.cpp call it
@@ -82,23 +81,6 @@ def no_head_dim(parameters):
         if _MEANT.get(name) == "head_dim":
             return TypeError(f"rope_ext: {name} must be given as head_dim, got {shown(value)}")
     return TypeError("rope_ext: head_dim must be given, RotaryEmbedding(head_dim), got none")
-
-
-def given_by_position(function, name, too_many, cure):
-    """The TypeError of a call with more than one argument by position."""
-    got = f"{1 + len(too_many)}: {cure}"
-    return TypeError(f"rope_ext: {function} must get one argument by position, {name}, got {got}")
-
-
-def by_name(function):
-    """A decorator for functions that take `*too_many` only to refuse it: their signature shows the rule itself."""
-    shown_parameters = []
-    for parameter in inspect.signature(function).parameters.values():
-        if parameter.kind is not inspect.Parameter.VAR_POSITIONAL:
-            is_required = parameter.default is REQUIRED
-            shown_parameters.append(parameter.replace(default=inspect.Parameter.empty) if is_required else parameter)
-    function.__signature__ = inspect.Signature(shown_parameters)
-    return function
 
 
 def _keywords_of(schedule):

@@ -1,13 +1,12 @@
 """The public functions: from the user's words to the arguments of the ops."""
 
-import inspect
-
 import torch
 from torch.compiler import is_compiling
 
 from . import _table_widths
-from ._call_errors import explained, given_by_position, not_tensors
+from ._call_errors import explained, not_tensors
 from ._numbers import as_int, shown
+from ._signatures import by_name, given_by_position
 from ._torch import autograd
 from ._torch.autograd import (
     FROM_POSITIONS,
@@ -32,6 +31,7 @@ _ZERO, _ONE, _ONCE = 0, 1, "once"
 _FAILURES = (RuntimeError, AttributeError, TypeError, ValueError)  # of torch and of the ops
 
 
+@by_name
 def apply(
     x,
     cos=None,
@@ -109,7 +109,7 @@ def apply(
     Source: Su et al. 2021, RoFormer, arXiv 2104.09864, equation 34.
     """
     if too_many:
-        raise given_by_position("apply", too_many)
+        raise _given_by_position("apply", too_many)
     arguments = _arguments(
         x,
         cos,
@@ -137,6 +137,7 @@ def apply(
     return tuple(y) if isinstance(x, tuple) else y
 
 
+@by_name
 def apply_(
     x,
     cos=None,
@@ -164,7 +165,7 @@ def apply_(
     Equivalent to: x.copy_(rope_ext.apply(x, cos, sin, ...))
     """
     if too_many:
-        raise given_by_position("apply_", too_many)
+        raise _given_by_position("apply_", too_many)
     arguments = _arguments(
         x,
         cos,
@@ -186,15 +187,9 @@ def apply_(
     return x
 
 
-def _without_too_many(function):
-    """The signature that help() shows: three arguments by position, all others by name."""
-    signature = inspect.signature(function)
-    kept = [p for p in signature.parameters.values() if p.kind != inspect.Parameter.VAR_POSITIONAL]
-    return signature.replace(parameters=kept)
-
-
-apply.__signature__ = _without_too_many(apply)
-apply_.__signature__ = _without_too_many(apply_)
+def _given_by_position(function, too_many):
+    cure = f"several tensors go in a tuple, {function}((q, k), cos, sin), and all others by name, positions=positions"
+    return given_by_position(function, ("x", "cos", "sin"), too_many, cure)
 
 
 def check_in_place(x, cos, sin, *, interleaved, rotary_dim, per_channel, offset, recorded=False):

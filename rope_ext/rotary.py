@@ -12,6 +12,7 @@ from torch.compiler import is_compiling
 
 from . import _config, _kept, _keywords, _numbers, _shared_tables, frequencies
 from ._float64 import may_lack_float64, widest
+from ._signatures import REQUIRED, by_name, given_by_position
 from ._torch.private import constant_in_graphs, has_static_value
 from .angles import Turns, cos_sin, turns
 from .ops import apply
@@ -49,10 +50,10 @@ class RotaryEmbedding:
     parameters: tuple  # of (name, value), in the order of the names
     _texts: tuple = dataclasses.field(compare=False)  # names and values of what frequencies() needs, see there
 
-    @_keywords.by_name
+    @by_name
     def __init__(
         self,
-        head_dim=_keywords.REQUIRED,
+        head_dim=REQUIRED,
         *too_many,
         base=10000.0,
         rotary_dim=None,
@@ -63,8 +64,8 @@ class RotaryEmbedding:
     ):
         if too_many:
             cure = "all others go by name, such as base=500000.0"
-            raise _keywords.given_by_position("RotaryEmbedding", "head_dim", too_many, cure)
-        if head_dim is _keywords.REQUIRED:
+            raise given_by_position("RotaryEmbedding", ["head_dim"], too_many, cure)
+        if head_dim is REQUIRED:
             raise _keywords.no_head_dim(parameters)
         _numbers.integer(head_dim=head_dim)
         if not 2 <= head_dim <= _numbers.MAX_CHANNELS:
@@ -248,7 +249,7 @@ class RotaryEmbedding:
             return None
         return seqlen if self.schedule == "dynamic_ntk" else 2**63 - 1
 
-    @_keywords.by_name
+    @by_name
     def apply(self, x, *too_many, positions=None, offset=0, seqlen=None, rotary_offset=0, **options):
         """`rope_ext.apply` with these frequencies, rotary_dim and attention_scaling: no table, angles in the kernel.
 
@@ -262,7 +263,7 @@ class RotaryEmbedding:
         """
         if too_many:
             cure = "several tensors go in a tuple, rope.apply((q, k)), positions by name, and tables nowhere"
-            raise _keywords.given_by_position("rope.apply", "x", too_many, cure)
+            raise given_by_position("rope.apply", ["x"], too_many, cure)
         if seqlen is not None:
             _numbers.seqlen(seqlen)
         elif self.schedule in _BY_LENGTH:
@@ -305,7 +306,7 @@ class RotaryEmbedding:
                 cure = "rope_ext.apply takes it, this apply has frequencies of its own"
                 raise TypeError(f"rope_ext: {name} must not be given, got {_numbers.shown(options[name])}: {cure}")
 
-    @_keywords.by_name
+    @by_name
     def __call__(self, positions, *too_many, dtype=torch.float32, seqlen=None):
         """(cos, sin) for positions of any shape, negative ones too: each (*positions.shape, rotary_dim / 2).
 
@@ -319,7 +320,7 @@ class RotaryEmbedding:
         GPU and does not go into one graph of torch.compile: give it.
         """
         if too_many:
-            raise _keywords.given_by_position("rope", "positions", too_many, "rope(position_ids) needs no x")
+            raise given_by_position("rope", ["positions"], too_many, "rope(position_ids) needs no x")
         if isinstance(positions, (tuple, list)) and any(isinstance(p, torch.Tensor) for p in positions):
             got = f"{_numbers.shown(positions)}: rope.apply(x) rotates x"
             raise TypeError(f"rope_ext: positions must be a Tensor, got {got}")
