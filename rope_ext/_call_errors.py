@@ -12,7 +12,7 @@ import sys
 import torch
 from torch import is_inference_mode_enabled
 
-from ._numbers import converted, shown
+from ._numbers import converted, name_of, shown
 from ._torch.errors import allocators, typed
 from ._torch.library import REBUILD, build_info
 from ._torch.private import NEWEST, OLDEST, functorch_is_active, is_newer_than_tested
@@ -120,7 +120,7 @@ def _about_lazy(name, t, _words):
     if name not in ("x", "out"):
         return None
     if t.is_complex():
-        got = str(t.dtype).removeprefix("torch.")
+        got = name_of(t.dtype)
         return TypeError(f"rope_ext: {name} must be float64, float32, bfloat16 or float16, got {got}")
     if t.is_neg():
         got = f"a lazy negation of shape {tuple(t.shape)}; resolve_neg() makes an ordinary copy"

@@ -28,7 +28,7 @@ class _Short(reprlib.Repr):
         shape = _shape_of(value)
         if isinstance(value, torch.Tensor) or shape:  # arrays and data frames too
             of_shape = "" if shape is None else f" of shape {tuple(shape)}"
-            dtype = str(getattr(value, "dtype", "")).removeprefix("torch.")
+            dtype = name_of(getattr(value, "dtype", ""))
             return f"{type(value).__name__}{of_shape}" + (f", {dtype}" if dtype else "")
         return super().repr1(value, level)
 
@@ -43,6 +43,11 @@ def shown(value):
     """What the user gave, for an error: its repr, cut where it is long; of a tensor or an array its type and shape."""
     line = _short.repr(value)
     return line if len(line) <= 200 else f"{line[:160]} ... {line[-32:]}"
+
+
+def name_of(dtype):
+    """The name of a dtype without "torch."."""
+    return str(dtype).removeprefix("torch.")
 
 
 def _shape_of(value):

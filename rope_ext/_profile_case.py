@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from ._numbers import shown
+from ._numbers import name_of, shown
 from .reference import LAYOUTS
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -49,7 +49,7 @@ class Case:
         rotated = "all" if self.rotary_dim is None else self.rotary_dim
         pairs = "(2i, 2i + 1)" if self.interleaved else "(i, i + rotary_dim / 2)"
         channels = f"head_dim {self.head_dim}, rotary_dim {rotated}, pairs {pairs}"
-        return f"{sizes}, {channels}, {str(self.dtype).removeprefix('torch.')} on {self.device}, layout {self.layout}"
+        return f"{sizes}, {channels}, {name_of(self.dtype)} on {self.device}, layout {self.layout}"
 
 
 def check(holds, name, rule, got, error=ValueError):

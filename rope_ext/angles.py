@@ -8,7 +8,7 @@ import torch
 
 from . import reference
 from ._float64 import may_lack_float64
-from ._numbers import converted, shown
+from ._numbers import converted, name_of, shown
 from ._torch.autograd import FROM_POSITIONS
 from ._torch.errors import raises_typed
 from ._torch.library import torch_ops as _ops
@@ -34,17 +34,17 @@ def turns(inv_freq, dtype=torch.float32):
     Equivalent to: high = (inv_freq.double() / (2 * pi)).to(dtype); low = what that rounding loses
     """
     if not isinstance(dtype, torch.dtype) or dtype not in (torch.float32, torch.float64):
-        got = _name(dtype) if isinstance(dtype, torch.dtype) else shown(dtype)
+        got = name_of(dtype) if isinstance(dtype, torch.dtype) else shown(dtype)
         raise TypeError(f"rope_ext: dtype must be torch.float32 or torch.float64, got {got}")
     if isinstance(inv_freq, Turns):
         if inv_freq.high.dtype != dtype:
-            made = f"made for {_name(inv_freq.high.dtype)}"
-            raise TypeError(f"rope_ext: inv_freq must be made for the arithmetic of x, {_name(dtype)}, got {made}")
+            made = f"made for {name_of(inv_freq.high.dtype)}"
+            raise TypeError(f"rope_ext: inv_freq must be made for the arithmetic of x, {name_of(dtype)}, got {made}")
         return inv_freq
     _check_strided("inv_freq", inv_freq)
     if not 1 <= inv_freq.dim() <= 3 or not inv_freq.is_floating_point() or inv_freq.dtype == _PACKED:
         rule = "be floating point of shape (pairs,), (heads, pairs) or (axes, heads or 1, pairs)"
-        raise ValueError(f"rope_ext: inv_freq must {rule}, got {_name(inv_freq.dtype)} of {tuple(inv_freq.shape)}")
+        raise ValueError(f"rope_ext: inv_freq must {rule}, got {name_of(inv_freq.dtype)} of {tuple(inv_freq.shape)}")
     if may_lack_float64(inv_freq.device):
         high, low, per_axis = turns(inv_freq.cpu(), dtype)
         return Turns(high.to(inv_freq.device), low.to(inv_freq.device), per_axis)
@@ -90,10 +90,10 @@ def cos_sin(positions, inv_freq, attention_scaling=1.0, *, dtype=torch.float32):
         found = cos_sin(positions.cpu(), Turns(high.cpu(), low.cpu(), per_axis), attention_scaling, dtype=dtype)
         return tuple(t.to(positions.device) for t in found)
     if positions.dtype not in (torch.int32, torch.int64, dtype):
-        raise TypeError(f"rope_ext: positions must be int32, int64 or {_name(dtype)}, got {_name(positions.dtype)}")
+        raise TypeError(f"rope_ext: positions must be int32, int64 or {name_of(dtype)}, got {name_of(positions.dtype)}")
     if positions.is_floating_point() and positions.dim() > 3:
         got = f"shape {tuple(positions.shape)}: apply(x, inv_freq=inv_freq) rotates x"
-        raise ValueError(f"rope_ext: positions must have at most 3 axes where they are {_name(dtype)}, got {got}")
+        raise ValueError(f"rope_ext: positions must have at most 3 axes where they are {name_of(dtype)}, got {got}")
     if high.dim() != 3 or high.shape != low.shape:
         got = f"{tuple(high.shape)} and {tuple(low.shape)}"
         raise ValueError(f"rope_ext: inv_freq must be Turns of two tensors (axes, heads or 1, pairs), got {got}")
@@ -138,7 +138,3 @@ def _check_strided(name, value):
     if is_lazy or value.is_nested or value.layout != torch.strided:
         got = type(value).__name__ if is_lazy else "a nested one" if value.is_nested else value.layout
         raise TypeError(f"rope_ext: {name} must be strided, got {got}")
-
-
-def _name(dtype):
-    return str(dtype).removeprefix("torch.")

@@ -378,7 +378,7 @@ def _with_offset(x, layout, axes, positions, offset):
     if not isinstance(offset, torch.Tensor):
         return positions + _numbers.as_int64("offset", offset, "an int or a Tensor")
     if offset.dtype not in (torch.int32, torch.int64):
-        raise TypeError(f"rope_ext: offset must be int32 or int64, got {str(offset.dtype).removeprefix('torch.')}")
+        raise TypeError(f"rope_ext: offset must be int32 or int64, got {_numbers.name_of(offset.dtype)}")
     if tuple(offset.shape) not in ((), (1,), (batch,)):
         cure = ": offset.flatten() fits" if offset.dim() > 1 and offset.numel() == (batch or 1) else ""
         got = f"{tuple(offset.shape)}{cure}"
@@ -401,7 +401,7 @@ def _check_positions(positions):
     dtype, is_float = positions.dtype, positions.is_floating_point()
     if dtype in (torch.int64, torch.int32) or (dtype == torch.float32 and positions.dim() <= 3):
         return
-    name, cure = str(dtype).removeprefix("torch."), ""
+    name, cure = _numbers.name_of(dtype), ""
     if dtype == torch.float32:
         got = f"shape {tuple(positions.shape)}: rope.apply(x) rotates x"
         raise ValueError(f"rope_ext: positions must have at most 3 axes where they are float32, got {got}")

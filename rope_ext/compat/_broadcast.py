@@ -5,7 +5,8 @@ import math
 import torch
 from torch.compiler import is_compiling
 
-from ._errors import check_dtype, name_of, refused, refused_type
+from .._numbers import name_of
+from ._errors import check_dtype, refused, refused_type
 from ._results import rotated
 
 

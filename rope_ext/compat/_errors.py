@@ -17,6 +17,8 @@ from typing import NamedTuple
 
 import torch
 
+from .._numbers import name_of, shown
+
 _MAX_RANK = 64  # of a Tensor
 _APPLY = {"x", "cos", "sin", "rotary_dim", "rotary_offset", "positions", "offset", "cu_seqlens"}
 _ERRORS = (TypeError, ValueError, AttributeError, IndexError, OverflowError, RuntimeError)
@@ -31,11 +33,6 @@ def refused(argument, rule, got):
 def refused_type(argument, rule, got):
     """The TypeError of that form."""
     return TypeError(f"rope_ext: {argument} must {rule}, got {_text(got)}")
-
-
-def name_of(dtype):
-    """The name of a dtype without "torch."."""
-    return str(dtype).removeprefix("torch.")
 
 
 def check_dtype(argument, t):
@@ -53,9 +50,7 @@ def check_axis(argument, axis, ranks):
 def _text(got):
     if isinstance(got, torch.Tensor):
         return f"shape {tuple(got.shape)}"
-    if isinstance(got, int) and not _is_int64(got):
-        return f"an int of {got.bit_length()} bits"  # Python does not print very long ones
-    return got
+    return shown(got) if isinstance(got, int) else got
 
 
 def _is_int64(value):

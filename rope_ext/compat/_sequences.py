@@ -5,7 +5,8 @@ from itertools import pairwise
 import torch
 from torch.compiler import is_compiling
 
-from ._errors import name_of, refused, refused_type
+from .._numbers import name_of
+from ._errors import refused, refused_type
 
 
 def in_sequences(tokens, cu_seqlens, start=None, parts=1, part=0):

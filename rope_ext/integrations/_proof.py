@@ -4,6 +4,7 @@ import functools
 
 import torch
 
+from .._numbers import name_of
 from .._torch.private import outside_modes, tree
 from ._fingerprint import helpers
 
@@ -25,7 +26,7 @@ def proof(candidate, dialect):
 def _difference(candidate, dialect):
     for dtype in (torch.float32, torch.bfloat16):
         for index, (args, kwargs) in enumerate(dialect.examples(0, dtype)):
-            call = f"example {index} in {str(dtype).removeprefix('torch.')}"
+            call = f"example {index} in {name_of(dtype)}"
             with torch.no_grad():
                 expected, expected_args = _run(candidate.original, args, kwargs)
                 adapter = functools.partial(dialect.adapter, candidate.original, "eager")
