@@ -217,8 +217,8 @@ ERRORS = {
         "cu_seqlens must end at 10, the tokens of all parts, got 8",
     ),
     "TE: dtype of boundaries": (
-        lambda: of_two_ranks([0, 8], dtype=torch.int64),
-        "cu_seqlens must be int32, got int64",
+        lambda: of_two_ranks([0, 8], dtype=torch.int16),
+        "cu_seqlens must be int32 or int64, got int16",
     ),
     "TE: start_positions of packed": (
         lambda: of_two_ranks([0, 8], tokens=4, start_positions=START),

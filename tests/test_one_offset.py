@@ -6,6 +6,7 @@ from conftest import assert_same_bits, random, random_integers
 
 import rope_ext
 from rope_ext import reference
+from rope_ext.compat import flash_attn, transformer_engine
 
 pytestmark = pytest.mark.devices("cpu")  # on a GPU: test_values.py, test_angles.py
 SHAPES = {"bshd": (2, 5, 3, 8), "bhsd": (2, 3, 5, 8), "sbhd": (5, 2, 3, 8), "thd": (5, 3, 8), "shd": (5, 3, 8)}
@@ -48,6 +49,20 @@ def test_boundaries_of_either_type(dtype, offset):
     wanted = rope_ext.apply(x, inv_freq=frequencies, layout="thd", positions=positions)
     wanted[5:] = x[5:]
     assert_same_bits(rope_ext.apply(x, inv_freq=frequencies, **options), wanted)
+
+
+def test_boundaries_of_either_type_in_functions_of_other_libraries():
+    x, cu_seqlens, offsets = random((8, 3, 8), torch.float32), torch.tensor([0, 0, 4, 8]), torch.tensor([0, 3, 1])
+    freqs = ROPES[0].inv_freq.float().repeat(2) * torch.arange(8.0)[:, None, None, None]
+
+    def results(cu_seqlens):
+        options = {"cu_seqlens": cu_seqlens, "max_seqlen": 4, "seqlen_offsets": offsets}
+        yield flash_attn.apply_rotary_emb(x, *TABLES, **options)
+        options = {"tensor_format": "thd", "cu_seqlens": cu_seqlens, "cp_size": 2}
+        yield transformer_engine.apply_rotary_pos_emb(x[:4], freqs, **options)
+
+    for of_int64, of_int32 in zip(results(cu_seqlens), results(cu_seqlens.int())):
+        assert_same_bits(of_int64, of_int32)
 
 
 @pytest.mark.parametrize("of", ["tables", "frequencies"])

@@ -12,8 +12,8 @@ from ._errors import refused, refused_type
 def in_sequences(tokens, cu_seqlens, start=None, parts=1, part=0):
     """(tokens,) int64: the position of each packed token in its sequence, plus start[its sequence].
 
-    cu_seqlens: (nseq + 1,) int32, boundaries of the whole sequences. start: (nseq,) or None. parts, part: each sequence
-    was cut in 2 * parts pieces, and the tokens are its piece `part` followed by piece 2 * parts - 1 - part.
+    cu_seqlens: (nseq + 1,), boundaries of the whole sequences. start: (nseq,) or None. parts, part: each sequence was
+    cut in 2 * parts pieces, and the tokens are its piece `part` followed by piece 2 * parts - 1 - part.
     Boundaries on the CPU are checked. Those of another device are not waited for: there tokens outside every sequence,
     and those of a sequence that cannot be cut, get -1, which is no row of a table.
     Errors name the arguments cu_seqlens and offset.
@@ -50,8 +50,8 @@ def in_parts(index, length, parts, part):
 def _check_forms(cu_seqlens, start):
     if cu_seqlens.dim() != 1 or cu_seqlens.numel() < 1:
         raise refused("cu_seqlens", "have shape (nseq + 1,)", cu_seqlens)
-    if cu_seqlens.dtype != torch.int32:
-        raise refused_type("cu_seqlens", "be int32", name_of(cu_seqlens.dtype))
+    if cu_seqlens.dtype not in (torch.int32, torch.int64):
+        raise refused_type("cu_seqlens", "be int32 or int64", name_of(cu_seqlens.dtype))
     if start is None:
         return
     nseq = cu_seqlens.numel() - 1

@@ -31,8 +31,8 @@ def apply_rotary_emb(x, cos, sin, interleaved=False, inplace=False, seqlen_offse
     """Turns the first 2 * cos.shape[-1] channels of each head.
 
     x: (batch, seqlen, heads, head_dim); with cu_seqlens (tokens, heads, head_dim). cos, sin: (rows, rotary_dim / 2),
-    rows at least seqlen plus offset. seqlen_offsets: int or (batch,). cu_seqlens: (batch + 1,) int32. max_seqlen: must
-    be given with cu_seqlens, as there; not used. inplace: writes to x and returns it.
+    rows at least seqlen plus offset. seqlen_offsets: int or (batch,). cu_seqlens: (batch + 1,) integers. max_seqlen:
+    must be given with cu_seqlens, as there; not used. inplace: writes to x and returns it.
 
     Source: flash_attn/layers/rotary.py, apply_rotary_emb.
     """
