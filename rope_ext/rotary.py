@@ -12,6 +12,7 @@ from torch.compiler import is_compiling
 
 from . import _config, _kept, _keywords, _numbers, _shared_tables, frequencies
 from ._float64 import may_lack_float64, widest
+from ._positions import check_positions, with_offset
 from ._signatures import REQUIRED, by_name, given_by_position
 from ._torch.private import constant_in_graphs, has_static_value
 from .angles import Turns, cos_sin, turns
@@ -293,7 +294,7 @@ class RotaryEmbedding:
         if not isinstance(layout, str) or layout not in LAYOUTS or first.dim() != len(layout):
             return apply(x, inv_freq=self.inv_freq, **options)  # raises
         axes = inv_freq.shape[0] if (inv_freq := self.frequencies(seqlen).inv_freq).dim() == 3 else None
-        positions = _with_offset(first, layout, axes, positions, offset)
+        positions = with_offset(first, layout, axes, positions, offset)
         cos, sin = self(positions, dtype=first.dtype if first.dtype == torch.float64 else torch.float32, seqlen=seqlen)
         return apply(x, *((t if t.dim() == 3 else t[None]) for t in (cos, sin)), **options)
 
@@ -325,7 +326,7 @@ class RotaryEmbedding:
             got = f"{_numbers.shown(positions)}: rope.apply(x) rotates x"
             raise TypeError(f"rope_ext: positions must be a Tensor, got {got}")
         _numbers.tensor(positions=positions)
-        _check_positions(positions)
+        check_positions(positions)
         if seqlen is not None:
             _numbers.seqlen(seqlen)
         elif self.schedule in _BY_LENGTH and positions.numel():
@@ -353,65 +354,6 @@ def _device(device):
 def _check_precision(precision):
     if not isinstance(precision, str) or precision not in _DTYPES:
         raise ValueError(f"rope_ext: precision must be 'exact' or 'hf', got {_numbers.shown(precision)}")
-
-
-def _with_offset(x, layout, axes, positions, offset):
-    """The positions of each token of x, as `apply` adds them up: (seqlen,), (batch, seqlen), or with axes first."""
-    seqlen = x.shape[layout.replace("t", "s").index("s")]
-    batch = x.shape[layout.index("b")] if "b" in layout else None
-    if positions is None:
-        positions = torch.arange(seqlen, device=x.device)
-    _check_positions(positions)
-    shape, sequences = tuple(positions.shape), (1, batch)
-    fits = shape[-1:] == (seqlen,) and (
-        len(shape) == 1
-        or (len(shape) == 2 and batch is not None and shape[0] in sequences)
-        or (len(shape) == 3 and shape[0] == axes and shape[1] in sequences)
-    )
-    if not fits:
-        of_batch = "" if batch is None else f" or ({batch}, {seqlen})"
-        cure = ": positions[:, None] fits" if seqlen == 1 and shape == (batch,) else ""
-        raise ValueError(f"rope_ext: positions must have shape ({seqlen},){of_batch}, got {shape}{cure}")
-    _check_device("positions", positions, x)
-    if not positions.is_floating_point():
-        positions = positions.to(torch.int64)  # in which the sum does not wrap
-    if not isinstance(offset, torch.Tensor):
-        return positions + _numbers.as_int64("offset", offset, "an int or a Tensor")
-    if offset.dtype not in (torch.int32, torch.int64):
-        raise TypeError(f"rope_ext: offset must be int32 or int64, got {_numbers.name_of(offset.dtype)}")
-    if tuple(offset.shape) not in ((), (1,), (batch,)):
-        cure = ": offset.flatten() fits" if offset.dim() > 1 and offset.numel() == (batch or 1) else ""
-        got = f"{tuple(offset.shape)}{cure}"
-        raise ValueError(f"rope_ext: offset must be an int or have shape ({batch or 1},), got {got}")
-    _check_device("offset", offset, x)
-    return positions + offset.reshape(-1, 1)
-
-
-def _check_device(name, t, x):
-    if t.device != x.device:
-        raise ValueError(f"rope_ext: {name} must be on the device of x, {x.device}, got {t.device}")
-
-
-def _check_positions(positions):
-    if not isinstance(positions, torch.Tensor):
-        got = _numbers.shown(positions) + _numbers.converted("positions", positions)
-        raise TypeError(f"rope_ext: positions must be a Tensor, got {got}")
-    if positions.layout != torch.strided:
-        raise TypeError(f"rope_ext: positions must be strided, got {positions.layout}")
-    dtype, is_float = positions.dtype, positions.is_floating_point()
-    if dtype in (torch.int64, torch.int32) or (dtype == torch.float32 and positions.dim() <= 3):
-        return
-    name, cure = _numbers.name_of(dtype), ""
-    if dtype == torch.float32:
-        got = f"shape {tuple(positions.shape)}: rope.apply(x) rotates x"
-        raise ValueError(f"rope_ext: positions must have at most 3 axes where they are float32, got {got}")
-    if is_float and positions.dim() > 3:
-        cure = f" of shape {tuple(positions.shape)}: rope.apply(x) rotates x"
-    elif dtype in (torch.bfloat16, torch.float16):
-        cure = f", which skips integers above {round(2 / torch.finfo(dtype).eps)}"
-    elif dtype != torch.bool and not dtype.is_complex:
-        cure = f": positions.to(torch.{'float32' if is_float else 'int64'}) is one"
-    raise TypeError(f"rope_ext: positions must be int32, int64 or float32, got {name}{cure}")
 
 
 def _rows(found, start, stop, dtype, device):
