@@ -345,7 +345,9 @@ def _device(device):
     """The device, with its index."""
     try:
         return torch.empty(0, device=device).device
-    except (RuntimeError, TypeError) as error:
+    except (RuntimeError, TypeError, AssertionError) as error:  # the last from a torch without CUDA
+        if "out of memory" in str(error):
+            raise
         raise ValueError(
             f"rope_ext: device must be one that torch can use, got {_numbers.shown(device)}: {error}"
         ) from error

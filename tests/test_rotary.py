@@ -400,6 +400,25 @@ def test_values_that_no_table_has(call, message):
     assert str(caught.value).startswith("rope_ext: " + message)
 
 
+@pytest.mark.parametrize(
+    ("error", "shown"),
+    [
+        (AssertionError("Torch not compiled with CUDA enabled"), ValueError),
+        (torch.OutOfMemoryError("CUDA out of memory."), torch.OutOfMemoryError),
+    ],
+)
+def test_a_device_that_torch_cannot_use(error, shown, monkeypatch):
+    """As said by a torch without CUDA, and by a GPU that is full."""
+
+    def empty(*_arguments, device):
+        raise error
+
+    rope = rope_ext.RotaryEmbedding(8)
+    monkeypatch.setattr(torch, "empty", empty)
+    with pytest.raises(shown, match=str(error)):
+        rope.tables(4, device="cuda")
+
+
 # ---- files ----
 
 
