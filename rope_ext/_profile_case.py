@@ -69,8 +69,8 @@ def check_file(trace):
     """Raises OSError where the file cannot be written. Opening it is the only proof; a file made so is removed."""
     path = Path(trace) if isinstance(trace, (str, os.PathLike)) else None
     check(path is not None, "trace", "be a path or None", trace, TypeError)
-    is_new = not path.exists()
     try:
+        is_new = not path.exists()  # raises for a name that is too long, or a folder that may not be read
         path.open("a").close()
     except OSError as error:
         rule = "be a file that can be written"

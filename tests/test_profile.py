@@ -156,7 +156,7 @@ def test_a_wrong_name_is_answered_with_the_right_one():
         profile(seq_len=8)
 
 
-@pytest.mark.parametrize("trace", ["missing/trace.json", ""])
+@pytest.mark.parametrize("trace", ["missing/trace.json", "", "long" * 100])
 def test_a_trace_that_cannot_be_written_is_refused_before_the_measurement(trace, tmp_path, monkeypatch):
     monkeypatch.setattr(rope_ext.profile, "_calls", lambda case: pytest.fail("measured"))
     with pytest.raises(OSError, match=r"^rope_ext: trace must be a file that can be written, got '"):
