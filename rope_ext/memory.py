@@ -29,7 +29,8 @@ def set_table_limit(max_bytes):
 
     max_bytes: int, 256 MiB at the start. Beyond it the tables that were not used for longest are dropped; the last used
         one is kept, however large. Tables in use elsewhere stay valid: dropping one frees its memory when the last
-        tensor that shares it is gone.
+        tensor that shares it is gone. Tables that are constants of compiled graphs are not counted; `clear_tables`
+        drops them too.
 
     Raises TypeError or ValueError if max_bytes is not an int >= 0.
     """

@@ -36,8 +36,8 @@ void check_offset_without_table(int64_t offset, const Params& p) {
   }
 }
 
-// Blames the table where it has fewer rows than a sequence has tokens: the offset is not the cause then. `of`: of what
-// they are the tokens.
+// Blames the table where it has fewer rows than a sequence has tokens: the offset is not the cause then. `of`: what the
+// tokens belong to.
 void check_enough_rows(int64_t rows, int64_t tokens, int64_t offset, const std::string& of) {
   if (offset < 0 || tokens <= rows) return;
   const std::string from = offset ? text(" from offset ", offset) : "";

@@ -40,7 +40,7 @@ int64_t rows_of(const Tensor& cos) {
   return wide == 1 ? rows : 0;
 }
 
-// "layout='...'" for each layout in which the condition holds. That of the call is known to be wrong.
+// "layout='...'" for each layout in which the condition holds. The layout of the call is known to be wrong.
 template <class Condition>
 std::vector<std::string> layouts_where(const Arguments& a, Condition condition) {
   std::vector<std::string> found;
