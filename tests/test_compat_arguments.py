@@ -153,7 +153,7 @@ def is_right(function, name, label, default):
         "key": is_vllm and label in ("None", "empty"),
         "query": is_vllm and label == "empty",  # no head
         # narrow: no sequence
-        "cu_seqlens": function is apex.fused_apply_rotary_pos_emb_thd and label in ("narrow", "torch.int64"),
+        "cu_seqlens": label == "torch.int64" or (function is apex.fused_apply_rotary_pos_emb_thd and label == "narrow"),
         "seqlen_offsets": label == "torch.int64",
         "start_positions": label == "torch.int64",
         "positions": label == "torch.int64",
