@@ -6,7 +6,7 @@ import torch
 from torch.utils.dlpack import to_dlpack
 
 from . import _kept
-from ._torch.private import below_in_place, dispatch_modes, functorch_is_active, version_of
+from ._torch.private import dispatch_modes, functorch_is_active, version_of
 
 _lock = _kept.lock()
 _tables = OrderedDict()  # the last used one last
@@ -33,27 +33,27 @@ class _Table:
             self.sin.record_stream(stream)
         rows = self.cos[:count], self.sin[:count]
         if count < self.length and _may_set_storage(self.cos.device):
-            _end_storage(rows[0], self.cos[:count])
-            _end_storage(rows[1], self.sin[:count])
+            for t in rows:
+                _end_storage(t)
         return rows
 
 
 def _may_set_storage(device):
-    """Whether `set_` does no more than it says: nobody records or transforms it."""
+    """Whether `_end_storage` does no more than it says: nobody records or transforms it."""
     recorded = dispatch_modes() or functorch_is_active() or torch.jit.is_tracing()
     return not recorded and device.type in ("cpu", "cuda")
 
 
-def _end_storage(rows, same):
+def _end_storage(rows):
     """Gives rows, the first ones of a table, a storage that ends with them, in the memory that they have.
 
     torch.save and copy.deepcopy write the whole storage of a tensor. The storage of a tensor from DLPack ends with it,
-    and keeps the tensor that went there: `same`, another slice of the table, since rows would then keep themselves.
-    `to_dlpack`, unlike `__dlpack__`, takes tensors of a GPU that is not the current one.
+    and keeps the tensor that went there: a detached one, since rows would then keep themselves. `to_dlpack`, unlike
+    `__dlpack__`, takes tensors of a GPU that is not the current one. Assigned to `data` the storage leaves rows the
+    version counter of the table (see `is_untouched`), and is no write, as `set_` would be, after which autograd
+    refuses what it has saved of the table.
     """
-    storage = torch.from_dlpack(to_dlpack(same)).untyped_storage()
-    with below_in_place():  # not a write: the table and rows that autograd has saved share this version counter
-        rows.set_(storage, 0, rows.shape, rows.stride())
+    rows.data = torch.from_dlpack(to_dlpack(rows.detach()))
 
 
 def rows(key, count, device, build):

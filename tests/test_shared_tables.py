@@ -64,6 +64,19 @@ def test_requires_grad_of_a_caller_stays_with_it():
     assert cos.grad is not None and not any(t.requires_grad for t in rope.tables(5))
 
 
+def test_handing_out_more_rows_is_no_write():
+    """Layers that take slices of one table, as they run, and then a backward pass through all of them."""
+    rope = rope_ext.RotaryEmbedding(16, base=782.0)
+    rope.tables(100)
+    x = torch.randn(1, 5, 2, 16, requires_grad=True)
+    y, table = x, rope.tables(100)[0]
+    version = table._version
+    for rows in (5, 6, 5, 100, 7):
+        y = rope_ext.apply(y, *rope.tables(rows))
+    (y[..., :8] * rope.tables(5)[0][:, None]).sum().backward()
+    assert x.grad is not None and table._version == version
+
+
 def test_tables_of_inference_mode_can_be_trained_with():
     rope = rope_ext.RotaryEmbedding(8, base=781.0)
     with torch.inference_mode():
