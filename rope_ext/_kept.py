@@ -24,7 +24,11 @@ def made_apart(make, *arguments):
     belong to a thread. In a new one none of them is active, so what is made there is the same for every caller.
     """
     with ThreadPoolExecutor(1) as pool:
-        return pool.submit(make, *arguments).result()
+        try:
+            made = pool.submit(make, *arguments)
+        except RuntimeError:  # an interpreter that ends starts no thread, and what is made then is not kept for long
+            return make(*arguments)
+        return made.result()
 
 
 def kept(make):

@@ -75,10 +75,10 @@ def rows(key, count, device, build):
                     f"arguments, got {length} of {count} positions"
                 )
             table = _kept.made_apart(_grown, table, build, max(count, 2 * length))
-            _tables.pop(key, None)
-            _tables[key] = table
+            _put_last(key, table)
             _drop_beyond_limit()
-        _tables.move_to_end(key)
+        else:
+            _put_last(key, table)
         if capturing:
             _kept.keep_for_graph(table)
         return table.rows(count)
@@ -90,9 +90,15 @@ def _grown(table, build, count):
     return _Table(*map(torch.cat, zip((table.cos, table.sin), build(table.length, count))))
 
 
+def _put_last(key, table):
+    """Also where a signal handler, which no lock keeps out, has cleared the tables since table was found."""
+    _tables.pop(key, None)
+    _tables[key] = table
+
+
 def _drop_beyond_limit():
     """Drops the tables that were not used for longest. The last used one stays, however large."""
-    total = sum(table.nbytes for table in _tables.values())
+    total = sum(table.nbytes for table in list(_tables.values()))
     while total > _limit and len(_tables) > 1:
         total -= _tables.popitem(last=False)[1].nbytes
 

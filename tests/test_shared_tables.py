@@ -3,7 +3,10 @@
 import copy
 import io
 import itertools
+import os
 import pickle
+import subprocess
+import sys
 import threading
 import weakref
 
@@ -270,6 +273,29 @@ def test_a_graph_that_is_captured_makes_nothing(monkeypatch):
         rope.tables(50)
     with pytest.raises(RuntimeError, match=r"^rope_ext: frequencies must be made before a CUDA graph is captured"):
         other.apply(x)
+
+
+def test_a_signal_handler_clears_the_tables(monkeypatch):
+    """It runs in the thread that holds the lock."""
+    rope = rope_ext.RotaryEmbedding(8, base=float(next(UNSEEN)))
+    wanted = rope.tables(5)[0]
+    monkeypatch.setattr(_shared_tables._Table, "is_untouched", lambda table: rope_ext.clear_tables() is None)
+    assert torch.equal(rope.tables(5)[0], wanted)
+    assert torch.equal(rope.tables(9)[0][:5], wanted)
+
+
+def test_first_calls_while_the_interpreter_ends():
+    """Functions of atexit run when no thread can be started any more."""
+    program = """
+import atexit, torch, rope_ext
+@atexit.register
+def work():
+    rope = rope_ext.RotaryEmbedding(8, base=123.0)
+    print(torch.equal(rope.tables(5)[0], rope(torch.arange(5))[0]), rope.apply(torch.ones(1, 2, 1, 8)).shape)
+"""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, timeout=60)
+    assert done.stdout + done.stderr == "True torch.Size([1, 2, 1, 8])\n"
 
 
 def test_tables_from_many_threads():
