@@ -293,9 +293,10 @@ class RotaryEmbedding:
         layout = options.get("layout", "bshd")
         if not isinstance(layout, str) or layout not in LAYOUTS or first.dim() != len(layout):
             return apply(x, inv_freq=self.inv_freq, **options)  # raises
-        axes = inv_freq.shape[0] if (inv_freq := self.frequencies(seqlen).inv_freq).dim() == 3 else None
+        found = self.frequencies(seqlen)
+        axes = len(found.inv_freq) if found.inv_freq.dim() == 3 else None
         positions = with_offset(first, layout, axes, positions, offset)
-        cos, sin = self(positions, dtype=first.dtype if first.dtype == torch.float64 else torch.float32, seqlen=seqlen)
+        cos, sin = _cos_sin(positions, found, first.dtype if first.dtype == torch.float64 else torch.float32)
         return apply(x, *((t if t.dim() == 3 else t[None]) for t in (cos, sin)), **options)
 
     def _check_options(self, options):

@@ -349,6 +349,17 @@ def test_apply_on_several_axes_and_by_length():
         rope.apply(None)
 
 
+@pytest.mark.parametrize("seqlen", [8, 9])
+def test_seqlen_decides_and_not_the_positions(seqlen):
+    """The length of the sequence is within that of the training, where its positions are not."""
+    rope = rope_ext.RotaryEmbedding(12, schedule="dynamic_ntk", factor=2.0, max_position=8, precision="hf")
+    x, positions = torch.randn(2, 5, 3, 12), torch.arange(100, 105)
+    cos, sin = rope(positions[None], seqlen=seqlen)
+    assert_same_bits(rope.apply(x, positions=positions, seqlen=seqlen), rope_ext.apply(x, cos, sin))
+    compiled = torch.compile(rope.apply, backend="aot_eager", fullgraph=True)
+    assert_same_bits(compiled(x, positions=positions, seqlen=seqlen), rope_ext.apply(x, cos, sin))
+
+
 def test_apply_compiles_and_leaves_inference_mode():
     rope = rope_ext.RotaryEmbedding(16, base=12345.0)
     x = torch.randn(1, 5, 2, 16)
