@@ -5,7 +5,7 @@ import hashlib
 import os
 import threading
 import types
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 
 import torch
 
@@ -23,12 +23,22 @@ def made_apart(make, *arguments):
     Modes such as FakeTensorMode, a default device, transforms of torch.func, jit traces, inference mode and autocast
     belong to a thread. In a new one none of them is active, so what is made there is the same for every caller.
     """
-    with ThreadPoolExecutor(1) as pool:
+    made = Future()
+
+    def run():
         try:
-            made = pool.submit(make, *arguments)
-        except RuntimeError:  # an interpreter that ends starts no thread, and what is made then is not kept for long
-            return make(*arguments)
-        return made.result()
+            made.set_result(make(*arguments))
+        except BaseException as error:
+            made.set_exception(error)
+
+    # Unlike an executor it takes no lock of the process, which a signal handler that comes here would wait for.
+    thread = threading.Thread(target=run, daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:  # an interpreter that ends starts no thread, and what is made then is not kept for long
+        return make(*arguments)
+    thread.join()
+    return made.result()
 
 
 def kept(make):
