@@ -190,6 +190,19 @@ def test_tables_are_bounded_by_bytes(limit):
     assert torch.equal(rope.tables(9000)[0], large)
 
 
+def test_tables_that_were_dropped_are_freed(limit):
+    """With the last of the tensors that share them, also where these were slices."""
+    rope = rope_ext.RotaryEmbedding(64, base=float(next(UNSEEN)))
+    rope.tables(50)
+    first, few = rope.tables(60), rope.tables(7)
+    tables = [weakref.ref(t) for table in _shared_tables._tables.values() for t in (table.cos, table.sin)]
+    assert len(tables) == 2 and few[0]._base is tables[0]()
+    rope_ext.clear_tables()
+    assert torch.equal(few[0], first[0][:7])
+    del first, few
+    assert [table() for table in tables] == [None, None]
+
+
 def test_many_rotations_keep_their_tables(limit):
     ropes = [rope_ext.RotaryEmbedding(64, base=1001.0 + i) for i in range(60)]
     addresses = [rope.tables(1024)[0].data_ptr() for rope in ropes]
