@@ -68,8 +68,8 @@ def named(make):
 
     @constant_in_graphs
     def name_of(*arguments):
-        # Made of the arguments, since guards look at shapes and not at numbers: wherever a graph comes from, and after
-        # `clear` too, an equal name means equal values.
+        # Made of the arguments, since guards look at shapes and not at numbers: wherever a graph comes from, an equal
+        # name means equal values.
         name = f"{make.__name__}_{hashlib.sha256(repr(arguments).encode()).hexdigest()}"
         if not hasattr(in_graphs, name):
             values = made_apart(make, *arguments)
@@ -83,11 +83,9 @@ def named(make):
 
 
 def clear():
-    """Forgets every value. What captured CUDA graphs read stays; compiled graphs are compiled again."""
+    """Forgets every value but those that graphs read: compiling again would end at the recompile limit of dynamo."""
     for forget in _caches:
         forget()
-    for name in [name for name in vars(in_graphs) if not name.startswith("__")]:
-        delattr(in_graphs, name)
 
 
 def clears(forget):

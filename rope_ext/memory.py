@@ -41,7 +41,7 @@ def set_table_limit(max_bytes):
 def clear_tables():
     """Drop all tables and frequencies that the process keeps; the next calls make them again, with the same bits.
 
-    Tables that a captured CUDA graph reads stay.
+    Tables that a captured CUDA graph or a graph of torch.compile reads stay.
     """
     _kept.clear()
 

@@ -143,7 +143,8 @@ def test_a_graph_outlives_the_tables_that_it_reads():
     wanted = call(X)
     rope.tables(5)[0].zero_()
     assert_same_bits(call(X), wanted)
-    rope_ext.clear_tables()
-    rope_ext.RotaryEmbedding(16, base=4325.0).tables(9)
-    assert_same_bits(call(X), wanted)
-    assert len(backend.graphs) == 2  # compiled again
+    for _ in range(10):  # more often than dynamo would compile the function again
+        rope_ext.clear_tables()
+        rope_ext.RotaryEmbedding(16, base=4325.0).tables(9)
+        assert_same_bits(call(X), wanted)
+    assert len(backend.graphs) == 1
