@@ -12,7 +12,7 @@ import torch
 from ._torch.private import constant_in_graphs, dispatch_modes, mark_static_address
 
 in_graphs = types.ModuleType("rope_ext.in_graphs")  # attributes: what compiled graphs read, see `named`
-_CPU, _META = torch.device("cpu"), torch.device("meta")  # compared: `device.type` takes six times as long
+CPU, _META = torch.device("cpu"), torch.device("meta")  # compared: `device.type` takes six times as long
 _caches = []
 _read_by_graphs = []  # a captured CUDA graph reads its addresses for as long as the process lives
 
@@ -101,7 +101,7 @@ def takes_ordinary(device):
 
 def is_capturing(device):
     """Whether the work of this thread on device goes into a CUDA graph."""
-    return device != _CPU and device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+    return device != CPU and device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
 def keep_for_graph(value):

@@ -14,7 +14,7 @@ from . import _config, _kept, _keywords, _numbers, _shared_tables, frequencies
 from ._float64 import may_lack_float64, widest
 from ._positions import check_positions, with_offset
 from ._signatures import REQUIRED, by_name, given_by_position
-from ._torch.private import constant_in_graphs, has_static_value
+from ._torch.private import constant_in_graphs, dispatch_modes, has_static_value
 from .angles import Turns, cos_sin, turns
 from .ops import apply
 from .reference import LAYOUTS
@@ -50,6 +50,7 @@ class RotaryEmbedding:
     precision: str
     parameters: tuple  # of (name, value), in the order of the names
     _texts: tuple = dataclasses.field(compare=False)  # names and values of what frequencies() needs, see there
+    _trained: str | None = dataclasses.field(compare=False)  # of _texts, the length of the training: see `_deciding`
 
     @by_name
     def __init__(
@@ -101,6 +102,7 @@ class RotaryEmbedding:
         }
         texts = {name: values[name] for name in ("rotary_dim", "base", "pair_axis")} | dict(values["parameters"])
         values["_texts"] = tuple((name, repr(value)) for name, value in texts.items())
+        values["_trained"] = dict(values["_texts"]).get(_BY_LENGTH.get(schedule))
         for name, value in values.items():
             object.__setattr__(self, name, value)
         self._check_frequencies()
@@ -243,10 +245,7 @@ class RotaryEmbedding:
     def _deciding(self, seqlen):
         """The seqlen that stands for all with these frequencies: None up to the length of the training, and beyond it
         one for all of "longrope"."""
-        if self.schedule not in _BY_LENGTH or seqlen is None:
-            return None
-        trained = _read(dict(self._texts)[_BY_LENGTH[self.schedule]])
-        if seqlen <= trained:
+        if self._trained is None or seqlen is None or seqlen <= _read(self._trained):
             return None
         return seqlen if self.schedule == "dynamic_ntk" else 2**63 - 1
 
@@ -272,15 +271,10 @@ class RotaryEmbedding:
         seqlen = self._deciding(seqlen)
         if options:
             self._check_options(options)
-        said = options.pop("rotary_dim", None)
-        options.setdefault("per_channel", False)
-        options |= {"rotary_offset": rotary_offset, "rotary_dim": self.rotary_dim}
         tensors = x if isinstance(x, (tuple, list)) else [x]
-        if said is None and rotary_offset == 0:
-            for t in tensors:
-                if isinstance(t, torch.Tensor) and t.dim() and t.size(-1) != self.head_dim:
-                    got, cure = t.size(-1), f"rotary_dim={self.rotary_dim} rotates its first {self.rotary_dim} channels"
-                    raise ValueError(f"rope_ext: x must have head_dim {self.head_dim}, got {got}: {cure}")
+        if rotary_offset == 0 and options.get("rotary_dim") is None:
+            self._check_heads(tensors)
+        options = {"per_channel": False, **options, "rotary_offset": rotary_offset, "rotary_dim": self.rotary_dim}
         first = tensors[0] if tensors else x
         if not isinstance(first, torch.Tensor):
             return apply(x, inv_freq=self.inv_freq, **options)  # raises
@@ -298,6 +292,15 @@ class RotaryEmbedding:
         positions = with_offset(first, layout, axes, positions, offset)
         cos, sin = _cos_sin(positions, found, first.dtype if first.dtype == torch.float64 else torch.float32)
         return apply(x, *((t if t.dim() == 3 else t[None]) for t in (cos, sin)), **options)
+
+    def _check_heads(self, tensors):
+        try:
+            for t in tensors:
+                if (got := t.size(-1)) != self.head_dim:
+                    cure = f"rotary_dim={self.rotary_dim} rotates its first {self.rotary_dim} channels"
+                    raise ValueError(f"rope_ext: x must have head_dim {self.head_dim}, got {got}: {cure}")
+        except (AttributeError, IndexError):
+            pass  # no tensors, or without axes: `apply` says so
 
     def _check_options(self, options):
         said = options.get("rotary_dim")
@@ -418,6 +421,8 @@ def _kept_turns(rope, seqlen, dtype, device):
         name = _turns_of_graphs(rope.schedule, rope.precision, rope._texts, seqlen, dtype, device)
         high, low, per_axis, attention_scaling = getattr(_kept.in_graphs, name)
         return Turns(high, low, per_axis), _read(attention_scaling)
+    if device == _kept.CPU and not dispatch_modes():  # the two questions below in one: this is asked at every call
+        return _made_turns(rope, seqlen, dtype, device)
     if not _kept.takes_ordinary(device):
         return _make_turns(rope, seqlen, dtype, device)
     if not _kept.is_capturing(device):
