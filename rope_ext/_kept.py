@@ -76,6 +76,8 @@ def named(make):
             for value in values:
                 if isinstance(value, torch.Tensor):
                     mark_static_address(value)
+                    if value.is_cuda:  # the graph may run on another stream than the one it was made on
+                        torch.cuda.synchronize(value.device)
             setattr(in_graphs, name, values)
         return name
 

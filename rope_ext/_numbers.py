@@ -166,12 +166,13 @@ def text(**arguments):
 
 
 def seqlen(value):
-    """An int, or None; what torch.compile traces through is an int too."""
+    """An int, or None; what torch.compile traces through is an int too. Returns it."""
     if value is None or isinstance(value, torch.SymInt):
-        return
-    integer(seqlen=value)
+        return value
+    value = as_int("seqlen", value)
     if not 0 <= value < 2**63:
         raise ValueError(f"rope_ext: seqlen must be in 0 to 2 ** 63 - 1, got {shown(value)}")
+    return value
 
 
 def tensor(**arguments):

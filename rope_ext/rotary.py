@@ -219,7 +219,7 @@ class RotaryEmbedding:
         _numbers.floating_point(dtype)
         device = _device(device)
         if seqlen is not None:
-            _numbers.seqlen(seqlen)
+            seqlen = _numbers.seqlen(seqlen)
         seqlen = self._deciding(max_position if seqlen is None else seqlen)
         if is_compiling():
             return self._tables_of_graph(max_position, dtype, device, seqlen)
@@ -265,7 +265,7 @@ class RotaryEmbedding:
             cure = "several tensors go in a tuple, rope.apply((q, k)), positions by name, and tables nowhere"
             raise given_by_position("rope.apply", ["x"], too_many, cure)
         if seqlen is not None:
-            _numbers.seqlen(seqlen)
+            seqlen = _numbers.seqlen(seqlen)
         elif self.schedule in _BY_LENGTH:
             raise ValueError(f"rope_ext: seqlen must be given for schedule {self.schedule!r}, got None")
         seqlen = self._deciding(seqlen)
@@ -332,7 +332,7 @@ class RotaryEmbedding:
         _numbers.tensor(positions=positions)
         check_positions(positions)
         if seqlen is not None:
-            _numbers.seqlen(seqlen)
+            seqlen = _numbers.seqlen(seqlen)
         elif self.schedule in _BY_LENGTH and positions.numel():
             longest = positions.max().item()
             if not math.isfinite(longest):

@@ -306,3 +306,15 @@ def test_a_jit_trace(rotate, recorded):
     if x.requires_grad:
         grads = [torch.autograd.grad(y.square().sum(), x)[0] for y in (traced(x), wanted)]
         assert torch.equal(*grads)
+
+
+def test_sizes_in_a_jit_trace():
+    """torch.jit.trace makes 0-dim tensors of sizes; whatever takes an int takes them."""
+    rope = rope_ext.RotaryEmbedding(4, schedule="dynamic_ntk", factor=2.0, max_position=3)
+    x = X.float()[None]
+
+    def function(x):
+        y = rope.apply(x, seqlen=x.shape[1], offset=x.shape[1], rotary_dim=x.shape[3])
+        return rope_ext.apply(y, *rope.tables(x.shape[1], seqlen=x.shape[1]), rotary_dim=x.shape[3])
+
+    assert_same_bits(torch.jit.trace(function, x)(x), function(x))
