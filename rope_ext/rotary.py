@@ -299,8 +299,8 @@ class RotaryEmbedding:
                 if (got := t.size(-1)) != self.head_dim:
                     cure = f"rotary_dim={self.rotary_dim} rotates its first {self.rotary_dim} channels"
                     raise ValueError(f"rope_ext: x must have head_dim {self.head_dim}, got {got}: {cure}")
-        except (AttributeError, IndexError):
-            pass  # no tensors, or without axes: `apply` says so
+        except (AttributeError, IndexError, TypeError):
+            pass  # no tensors (`size` of an array is an int), or without axes: `apply` says so
 
     def _check_options(self, options):
         said = options.get("rotary_dim")
