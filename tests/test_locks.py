@@ -78,9 +78,16 @@ def work(model):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_children_patch_while_a_thread_patches():
     program = f"""
-import os, signal, threading, torch, rope_ext
+import os, signal, threading, time, torch, rope_ext
+from rope_ext.integrations import _patch
 torch.set_num_threads(1)
+survey = _patch.Survey
+def survey_of_a_large_model(*arguments):
+    time.sleep(0.02)
+    return survey(*arguments)
+_patch.Survey = survey_of_a_large_model
 {MODEL}
+work(model)  # what torch does once, under locks of its own that a child may find taken
 ends = threading.Event()
 def patch_again_and_again():
     while not ends.is_set():
