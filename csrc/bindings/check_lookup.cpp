@@ -46,7 +46,8 @@ void check_enough_rows(int64_t rows, int64_t tokens, int64_t offset, const std::
             text(rows, " rows: rope.tables(", wanted, ") makes enough"));
 }
 
-// What is added to the positions of packed sequences; not on a GPU, where nobody looks at it.
+// The int that is added to every position of packed sequences, with an offset tensor of one number in it. On a GPU the
+// tensor is left out: its value is not read by the host, and the rows are not checked here.
 int64_t packed_offset(const Arguments& a, const Positions& p) {
   if (!p.offsets.data || !on_host(a)) return a.offset;
   const auto sum = sum_of(a.offset, load(p.offsets, 0));

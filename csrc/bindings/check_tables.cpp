@@ -8,7 +8,8 @@
 namespace rope {
 namespace {
 
-// Of 16-bit x and float32 cos PyTorch makes float32 products, and gradients of x in 16 bits of each.
+// Whether each product is rounded to 16 bits. PyTorch multiplies 16-bit x and float32 cos in float32 and rounds nothing
+// there; the backward pass, which is the transposed rotation, rounds each product in the gradient of x.
 bool rounds_products(const Arguments& a, DType x, DType cos) {
   return a.round_products() && bytes_of(x) == 2 && (cos == x || a.transposed());
 }
