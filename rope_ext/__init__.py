@@ -17,10 +17,11 @@ with warnings.catch_warnings():
     warnings.filterwarnings("ignore", "Failed to initialize NumPy: No module named 'numpy'", UserWarning)
     importlib.import_module("torch")
 
-from . import angles, compat, frequencies, memory, reference
+from . import angles, compat, errors, frequencies, memory, reference
 from ._torch.library import build_info
 from ._version import __version__ as __version__
 from .angles import cos_sin
+from .errors import ArgumentError, ArgumentTypeError
 from .integrations import Report, patch, patched, unpatch
 from .memory import clear_tables, set_output_pool, set_table_limit, tune_malloc
 from .ops import apply, apply_
@@ -28,6 +29,8 @@ from .rotary import RotaryEmbedding
 from .weights import permute_weights
 
 __all__ = [
+    "ArgumentError",
+    "ArgumentTypeError",
     "Report",
     "RotaryEmbedding",
     "angles",
@@ -37,6 +40,7 @@ __all__ = [
     "clear_tables",
     "compat",
     "cos_sin",
+    "errors",
     "frequencies",
     "memory",
     "patch",

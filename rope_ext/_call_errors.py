@@ -16,6 +16,7 @@ from ._numbers import converted, name_of, shown
 from ._torch.errors import allocators, typed
 from ._torch.library import REBUILD, build_info
 from ._torch.private import NEWEST, OLDEST, functorch_is_active, is_newer_than_tested
+from .errors import ArgumentError, ArgumentTypeError
 
 _INT = (int, torch.SymInt)
 _OPTIONAL_TENSOR = (torch.Tensor, type(None))
@@ -55,13 +56,13 @@ def _about_arguments(error, op, arguments, x, out):
     for (name, value), (_, types, wanted) in zip(given, _EXPECTED):
         if not isinstance(value, types):
             cure = _cure(name, value, cos=given[0][1])
-            return TypeError(f"rope_ext: {name} must be {wanted}, got {shown(value)}{cure}")
+            return ArgumentTypeError(name, f"be {wanted}", shown(value), cure)
         if isinstance(value, int) and not -(2**63) <= value < 2**63:  # what the dispatcher takes for no int
-            return ValueError(f"rope_ext: {name} must be at least -2^63 and below 2^63, got {shown(value)}")
+            return ArgumentError(name, "be at least -2^63 and below 2^63", shown(value))
     outs = [("out", t) for t in arguments[0]] if op.at_x else []
     words = str(error)
     if op.at_x and functorch_is_active() and "rope_ext::rotate_out" in words:
-        return ValueError("rope_ext: out must be None under a transform of torch.func, got tensors")
+        return ArgumentError("out", "be None under a transform of torch.func", "tensors")
     tensors = [*outs, *(("x", t) for t in arguments[op.at_x])]  # out first: _about_lazy takes x for written
     tensors += [(name, value) for name, value in given if isinstance(value, torch.Tensor)]
     for kind, words_of_torch, about in _REFUSALS:
@@ -112,7 +113,7 @@ def _about_inference(name, t, _words):
     if not t.is_inference() or is_inference_mode_enabled():
         return None
     got = f"one of shape {tuple(t.shape)}; clone() makes an ordinary copy"
-    return ValueError(f"rope_ext: {name} must not be an inference tensor while a derivative is recorded, got {got}")
+    return ArgumentError(name, "not be an inference tensor while a derivative is recorded", got)
 
 
 def _about_lazy(name, t, _words):
@@ -121,10 +122,10 @@ def _about_lazy(name, t, _words):
         return None
     if t.is_complex():
         got = name_of(t.dtype)
-        return TypeError(f"rope_ext: {name} must be float64, float32, bfloat16 or float16, got {got}")
+        return ArgumentTypeError(name, "be float64, float32, bfloat16 or float16", got)
     if t.is_neg():
         got = f"a lazy negation of shape {tuple(t.shape)}; resolve_neg() makes an ordinary copy"
-        return ValueError(f"rope_ext: {name} must not be a lazy negation when it is written, got {got}")
+        return ArgumentError(name, "not be a lazy negation when it is written", got)
     return None
 
 
@@ -152,18 +153,18 @@ def _cure(name, value, cos):
     """What to write instead of a value of a wrong type, where that can be told."""
     if name == "sin" and value is None and isinstance(cos, torch.Tensor):
         if cos.is_complex():
-            return ": cos.real and cos.imag are cos and sin"
+            return "cos.real and cos.imag are cos and sin"
         if cos.dim() == 1:
-            return ": apply(x, inv_freq=inv_freq) takes frequencies"
-        return ": apply(x, cos, sin) needs both; several tensors go in a tuple, apply((q, k), cos, sin)"
+            return "apply(x, inv_freq=inv_freq) takes frequencies"
+        return "apply(x, cos, sin) needs both; several tensors go in a tuple, apply((q, k), cos, sin)"
     if name == "cos" and isinstance(value, (tuple, list)) and len(value) == 2:
-        return ": apply(x, *tables) passes the two of them"
+        return "apply(x, *tables) passes the two of them"
     if name == "cos" and hasattr(value, "tables"):
-        return ": its own apply(x) needs no table, and its tables(max_position) are cos and sin"
+        return "its own apply(x) needs no table, and its tables(max_position) are cos and sin"
     if name in ("cos", "sin") and value is None:
-        return ": apply(x, cos, sin), or apply(x, inv_freq=inv_freq)"
+        return "apply(x, cos, sin), or apply(x, inv_freq=inv_freq)"
     if name == "positions" and isinstance(value, int):
-        return ": offset takes an int"
+        return "offset takes an int"
     return converted(name, value)
 
 
@@ -171,7 +172,7 @@ def not_tensors(name, x):
     """The TypeError of an x, or an out, that does not hold tensors."""
     like = ", like x" if name == "out" else ""
     cure = converted(name, x) if name == "x" and not isinstance(x, (tuple, list)) else ""
-    return TypeError(f"rope_ext: {name} must be a Tensor or a tuple or list of Tensors{like}, got {_kind(x)}{cure}")
+    return ArgumentTypeError(name, f"be a Tensor or a tuple or list of Tensors{like}", _kind(x), cure)
 
 
 def _kind(x):

@@ -27,6 +27,7 @@ from . import _config_keys, _numbers
 from ._config_schedule import pair_axis, schedule_of
 from ._config_source import Source, first, missing, null, refuse_nulls
 from ._numbers import shown
+from .errors import ArgumentError
 
 _TYPES = {"mrope": "default", "su": "longrope", "xdrope": "dynamic"}  # older names
 _BASE_OF_LAYER_TYPE = (
@@ -84,7 +85,7 @@ def _rope_parameters(source, layer_type):
     """(the dict of the rotation that is asked for, the keys beside the layer types, or None where there are none)."""
     new, old = source.get("rope_parameters"), source.get("rope_scaling")
     if new and old and not _agree(new, old):
-        raise ValueError(f"rope_ext: rope_scaling must agree with rope_parameters {shown(new)}, got {shown(old)}")
+        raise ArgumentError("rope_scaling", f"agree with rope_parameters {shown(new)}", shown(old))
     rope = dict(new or old or {})
     if not rope and (base := source.get("memory_attention_rope_theta")) is not None:  # SAM 2 in transformers 4
         rope = {"rope_type": "axial", "rope_theta": base}
@@ -94,24 +95,20 @@ def _rope_parameters(source, layer_type):
     if not rope and source.get(*bases) is None and source.facts.get("base") is None:
         refuse_nulls(source, bases)
         if source.parts():
-            raise ValueError(
-                f"rope_ext: config must be the part that has the attention, got one of {', '.join(source.parts())}"
-            )
+            raise ArgumentError("config", "be the part that has the attention", f"one of {', '.join(source.parts())}")
         raise missing("rope_parameters, rope_scaling or rope_theta", source)
     refuse_nulls(source, ("global_rope_theta", "local_rope_theta", "rope_local_base_freq", "compress_rope_theta"))
     rope = _by_layer_type(source, rope, layer_type)
     unknown = {name: value for name, value in rope.items() if name not in _config_keys.INNER}
     if not any(isinstance(value, Mapping) for value in unknown.values()):
         if layer_type is not None and layer_type not in (source.get("layer_types") or ()):
-            raise ValueError(
-                f"rope_ext: layer_type must be None for a config with one rotation, got {shown(layer_type)}"
-            )
+            raise ArgumentError("layer_type", "be None for a config with one rotation", shown(layer_type))
         return rope, None
     nested = {name: value for name, value in unknown.items() if isinstance(value, Mapping) or value is None}
     if layer_type not in nested:
-        raise ValueError(f"rope_ext: layer_type must be one of {', '.join(map(str, nested))}, got {shown(layer_type)}")
+        raise ArgumentError("layer_type", f"be one of {', '.join(map(str, nested))}", shown(layer_type))
     if nested[layer_type] is None:
-        raise ValueError(f"rope_ext: layer_type must have a rotation, got {shown(layer_type)}, which has none")
+        raise ArgumentError("layer_type", "have a rotation", f"{shown(layer_type)}, which has none")
     return dict(nested[layer_type]), {name: value for name, value in rope.items() if name not in nested}
 
 
@@ -128,7 +125,7 @@ def _by_layer_type(source, rope, layer_type):
         for key, name in _BASE_OF_LAYER_TYPE:
             inside = rope[name].get("rope_theta") if isinstance(rope.get(name), Mapping) else None
             if inside is not None and source.get(key) not in (None, inside):
-                raise ValueError(f"rope_ext: {key} must agree with rope_parameters' {inside}, got {source.get(key)}")
+                raise ArgumentError(key, f"agree with rope_parameters' {inside}", source.get(key))
         return rope
 
     def scaled(base):
@@ -159,13 +156,13 @@ def _rope_type(source, rope):
             _numbers.text(**{key: rope[key]})
     kind, old = rope.get("rope_type"), rope.get("type")
     if "mrope" in (kind, old) and rope.get("mrope_section") is None and "mrope" not in source.facts:
-        raise ValueError("rope_ext: mrope_section must be in the config where rope_type is 'mrope', got None")
+        raise ArgumentError("mrope_section", "be in the config where rope_type is 'mrope'", "None")
     kind, old = _TYPES.get(kind, kind), _TYPES.get(old, old)
     if kind is not None and old is not None and kind != old:
-        raise ValueError(f"rope_ext: type must agree with rope_type {kind!r}, got {shown(old)}")
+        raise ArgumentError("type", f"agree with rope_type {kind!r}", shown(old))
     kind = first(kind, old, "default")
     if kind not in _KNOWN_TYPES:
-        raise ValueError(f"rope_ext: rope_type must be one of {', '.join(_KNOWN_TYPES)}, got {shown(kind)}")
+        raise ArgumentError("rope_type", f"be one of {', '.join(_KNOWN_TYPES)}", shown(kind))
     if kind == "yarn" and rope.get("short_factor"):  # as Phi-3 once called it
         kind = "longrope"
     if kind == "dynamic" and rope.get("alpha"):  # HunYuan
@@ -175,7 +172,7 @@ def _rope_type(source, rope):
             return "axial"
         for key in ("factor", "short_factor", "long_factor", "low_freq_factor"):
             if rope.get(key) not in (None, 1, 1.0):
-                raise ValueError(f"rope_ext: {key} must be absent where rope_type is 'default', got {shown(rope[key])}")
+                raise ArgumentError(key, "be absent where rope_type is 'default'", shown(rope[key]))
     return kind
 
 
@@ -189,7 +186,7 @@ def _base(source, rope, is_nested):
         _numbers.positive(rope_theta=base)
         for name, value in outside.items():
             if value != base and not is_nested:
-                raise ValueError(f"rope_ext: {name} must agree with rope_parameters' {base}, got {value}")
+                raise ArgumentError(name, f"agree with rope_parameters' {base}", value)
         return base
     if not outside:
         refuse_nulls(source, _config_keys.BASES)
@@ -199,7 +196,7 @@ def _base(source, rope, is_nested):
     other, base = next(iter(outside.items()))
     for name, value in outside.items():
         if value != base:
-            raise ValueError(f"rope_ext: {name} must agree with {other} {base}, got {value}")
+            raise ArgumentError(name, f"agree with {other} {base}", value)
     return base
 
 
@@ -225,7 +222,7 @@ def _head_dim(source):
     if width is None or heads is None:
         raise missing("head_dim, or hidden_size and num_attention_heads", source)
     if heads > width:
-        raise ValueError(f"rope_ext: num_attention_heads must be at most the width of the model {width}, got {heads}")
+        raise ArgumentError("num_attention_heads", f"be at most the width of the model {width}", heads)
     return width // heads
 
 
@@ -245,10 +242,10 @@ def _partial(source, rope, kind, is_nested):
     partial = inside if inside is not None else next(iter(outside.values()))
     for name, value in ((names[0], partial), *outside.items()):
         if not 0 < value <= 1:
-            raise ValueError(f"rope_ext: {name} must be in 0 to 1, got {value}")
+            raise ArgumentError(name, "be in 0 to 1", value)
         if value != partial and not (is_nested and inside is not None):
             where = f"partial_rotary_factor {partial}" if inside is None else f"rope_parameters' {partial}"
-            raise ValueError(f"rope_ext: {name} must agree with {where}, got {value}")
+            raise ArgumentError(name, f"agree with {where}", value)
     return partial
 
 
@@ -263,5 +260,5 @@ def _rotary_dim(source, head_dim, partial, precision):
     if rotary_dim is None:
         return first(latent, head_dim)
     if named is not None and partial is not None and int(head_dim * partial) != named:
-        raise ValueError(f"rope_ext: rotary_dim must agree with partial_rotary_factor {partial}, got {named}")
+        raise ArgumentError("rotary_dim", f"agree with partial_rotary_factor {partial}", named)
     return rotary_dim

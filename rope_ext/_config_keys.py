@@ -14,6 +14,7 @@ import warnings
 
 from . import _numbers
 from ._numbers import shown
+from .errors import ArgumentError, ArgumentTypeError
 
 
 def _words(text):
@@ -39,20 +40,20 @@ _LENGTHS = _words("max_position_embeddings n_positions original_max_position_emb
 def _is_a_dict(**arguments):
     for name, value in arguments.items():
         if not hasattr(value, "keys"):
-            raise TypeError(f"rope_ext: {name} must be a dict, got {shown(value)}")
+            raise ArgumentTypeError(name, "be a dict", shown(value))
 
 
 def _number_of_pairs(**arguments):
     for name, values in arguments.items():
         if not isinstance(values, (list, tuple)):
-            raise TypeError(f"rope_ext: {name} must be a list of ints, got {shown(values)}")
+            raise ArgumentTypeError(name, "be a list of ints", shown(values))
         _numbers.integers(name, values)
 
 
 def _names(**arguments):
     for name, values in arguments.items():
         if not isinstance(values, (list, tuple)) or not all(isinstance(value, str) for value in values):
-            raise TypeError(f"rope_ext: {name} must be a list of str, got {shown(values)}")
+            raise ArgumentTypeError(name, "be a list of str", shown(values))
 
 
 READ = {
@@ -174,18 +175,16 @@ def check_names(names, value_of):
             continue
         if harmless is not None:
             if not (type(value) in (type(harmless), float) and value == harmless):
-                raise ValueError(f"rope_ext: {name} must be {harmless} or absent to be read, got {shown(value)}")
+                raise ArgumentError(name, f"be {harmless} or absent to be read", shown(value))
         elif name == "layer_rope_theta":
             _check_base_of_layers(value, value_of)
         elif name in _ROTATES_WHERE:
             _check_that_it_rotates(name, value)
         elif name in _ONLY_INSIDE:
-            raise ValueError(
-                f"rope_ext: {name} must be inside rope_parameters or rope_scaling, got {shown(value)} outside"
-            )
+            raise ArgumentError(name, "be inside rope_parameters or rope_scaling", f"{shown(value)} outside")
         else:
             hint = f" (is it {meant}?)" if meant else _did_you_mean(name, READ)
-            raise ValueError(f"rope_ext: {name} must be a key that from_config knows{hint}, got {shown(value)}")
+            raise ArgumentError(name, f"be a key that from_config knows{hint}", shown(value))
 
 
 def check_inner_values(rope):
@@ -205,13 +204,13 @@ def check_inner_names(rope, kind, layer_types):
             if kinds is not None and kind not in kinds.split():
                 _warn(f"{name} has no effect where rope_type is {kind!r}, got {shown(value)}")
         elif name in layer_types:
-            raise TypeError(f"rope_ext: {name} must be a dict or None, got {shown(value)}")
+            raise ArgumentTypeError(name, "be a dict or None", shown(value))
         elif not isinstance(name, str) or not (_LIKE_A_KEY_OF_ROPE.search(name) or _did_you_mean(name, INNER)):
             _warn(f"rope_parameters must have keys that from_config knows, got {name!r}: {shown(value)}")
         elif not (name.endswith("factor") and type(value) in (int, float) and value == 1):
             hint = _did_you_mean(name, INNER)
             rule = f"be a key of rope_parameters that from_config knows{hint}"
-            raise ValueError(f"rope_ext: {name} must {rule}, got {shown(value)}")
+            raise ArgumentError(name, rule, shown(value))
 
 
 def check_scaled_layers(value_of, kind):
@@ -225,7 +224,7 @@ def check_names_beside_layer_types(beside, layer_types):
     """Keys beside the dicts of the layer types of rope_parameters: only truncate is read there."""
     for name, value in beside.items():
         if name in layer_types:
-            raise TypeError(f"rope_ext: {name} must be a dict or None, got {shown(value)}")
+            raise ArgumentTypeError(name, "be a dict or None", shown(value))
         if name != "truncate" and value is not None:
             _warn(f"{name} has no effect beside the layer types of rope_parameters, got {shown(value)}")
         elif value is not None:
@@ -238,14 +237,14 @@ def _check_that_it_rotates(name, value):
     if is_plain and value in rotates:
         return
     if not is_plain or value not in does_not:
-        raise ValueError(f"rope_ext: {name} must be {rotates[0]!r} in a model that rotates, got {shown(value)}")
+        raise ArgumentError(name, f"be {rotates[0]!r} in a model that rotates", shown(value))
     _warn(f"{name} must be {rotates[0]!r} in a model that rotates, got {shown(value)}: read as if it were")
 
 
 def _check_base_of_layers(values, value_of):
     """layer_rope_theta: a base per layer, 0 where the layer does not rotate. One rotation is all that can be read."""
     if not isinstance(values, (list, tuple)):
-        raise TypeError(f"rope_ext: layer_rope_theta must be a list of numbers, got {shown(values)}")
+        raise ArgumentTypeError("layer_rope_theta", "be a list of numbers", shown(values))
     for value in values:
         _numbers.not_negative(layer_rope_theta=value)
     rope = value_of("rope_parameters") or value_of("rope_scaling")
@@ -253,7 +252,7 @@ def _check_base_of_layers(values, value_of):
     base = value_of("rope_theta") if inner is None else inner
     others = [value for value in values if value not in (0, base)]
     if others:
-        raise ValueError(f"rope_ext: layer_rope_theta must be rope_theta {base}, or 0, in every layer, got {others[0]}")
+        raise ArgumentError("layer_rope_theta", f"be rope_theta {base}, or 0, in every layer", others[0])
 
 
 def _did_you_mean(name, known):

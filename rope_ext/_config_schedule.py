@@ -3,6 +3,7 @@
 from . import frequencies
 from ._config_source import first, missing
 from ._numbers import shown
+from .errors import ArgumentError
 
 
 def schedule_of(kind, source, rope, beside, partial, precision):
@@ -12,7 +13,7 @@ def schedule_of(kind, source, rope, beside, partial, precision):
     def needed(*keys):
         for key in keys:
             if rope.get(key) is None:
-                raise ValueError(f"rope_ext: {key} must be in the config where rope_type is {kind!r}, got None")
+                raise ArgumentError(key, f"be in the config where rope_type is {kind!r}", "None")
         return {key: rope[key] for key in keys}
 
     def given(*keys):
@@ -25,7 +26,7 @@ def schedule_of(kind, source, rope, beside, partial, precision):
         hides_inside = beside is None and source.is_null(name)
         is_null = name in rope and rope[name] is None and (outside is None or kind != "longrope")
         if hides_inside or is_null:
-            raise ValueError(f"rope_ext: {name} must be in the config where rope_type is {kind!r}, got None")
+            raise ArgumentError(name, f"be in the config where rope_type is {kind!r}", "None")
         found = first(outside, rope.get(name), length)
         if found is None:
             raise missing(name, source)
@@ -75,9 +76,10 @@ def pair_axis(source, rope, pairs):
     """Which axis of the positions each pair follows; None where there is one axis."""
     default_sections, convention = source.facts.get("mrope", (None, None))
     if rope.get("xdrope_section") is not None or (convention == "axes of channels" and rope.get("mrope_section")):
-        raise ValueError(
-            "rope_ext: mrope_section must give both channels of a pair one axis, got HunYuan-VL's, which does not "
-            "(make tables of width rotary_dim)"
+        raise ArgumentError(
+            "mrope_section",
+            "give both channels of a pair one axis",
+            "HunYuan-VL's, which does not (make tables of width rotary_dim)",
         )
     if default_sections is not None and "mrope_section" in rope:
         _numbers_of_pairs(rope["mrope_section"])
@@ -87,14 +89,12 @@ def pair_axis(source, rope, pairs):
     _numbers_of_pairs(sections)
     interleaved = rope.get("mrope_interleaved")
     if interleaved is not None and convention is not None and interleaved != (convention == "interleaved"):
-        raise ValueError(f"rope_ext: mrope_interleaved must agree with model_type, got {interleaved}")
+        raise ArgumentError("mrope_interleaved", "agree with model_type", interleaved)
     if sum(sections) != pairs:
-        raise ValueError(f"rope_ext: mrope_section must sum to rotary_dim / 2 = {pairs}, got {shown(list(sections))}")
+        raise ArgumentError("mrope_section", f"sum to rotary_dim / 2 = {pairs}", shown(list(sections)))
     if convention == "height and width alternate, then time":
         if len(sections) != 3 or sections[0] != sections[1]:
-            raise ValueError(
-                f"rope_ext: mrope_section must be [n, n, m] for this model_type, got {shown(list(sections))}"
-            )
+            raise ArgumentError("mrope_section", "be [n, n, m] for this model_type", shown(list(sections)))
         return (1, 2) * sections[0] + (0,) * sections[2]
     return frequencies.mrope_pair_axis(sections, interleaved=bool(interleaved) or convention == "interleaved")
 

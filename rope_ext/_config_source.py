@@ -9,6 +9,7 @@ import torch
 from . import _config_keys
 from ._config_facts import MODELS
 from ._numbers import shown
+from .errors import ArgumentError, ArgumentTypeError
 
 _NO_PARTS = {"quantization_config", "compression_config", "per_layer_config", "mtp_per_layer_config"}
 _NO_CONFIGS = (str, bytes, numbers.Number, list, tuple, set, frozenset, type)
@@ -45,7 +46,7 @@ class Source:
         first_name, value = next(iter(found.items()), (None, None))
         for name, other in found.items():
             if other != value:
-                raise ValueError(f"rope_ext: {name} must agree with {first_name} {value}, got {other}")
+                raise ArgumentError(name, f"agree with {first_name} {value}", other)
         return value
 
     def required(self, name):
@@ -71,12 +72,12 @@ class Source:
         """The configuration of a layer of this type: transformers 5's per_layer_config, Gemma 4's global_head_dim."""
         per_layer, types = self.raw("per_layer_config"), self.get("layer_types") or ()
         if isinstance(per_layer, _NO_CONFIGS):
-            raise TypeError(f"rope_ext: per_layer_config must be a dict, got {shown(per_layer)}")
+            raise ArgumentTypeError("per_layer_config", "be a dict", shown(per_layer))
         if isinstance(per_layer, Mapping) and layer_type in types:
             index = list(types).index(layer_type)
             found = [values for key, values in per_layer.items() if str(key).isdigit() and int(key) == index]
             if found and not isinstance(found[0], Mapping):
-                raise TypeError(f"rope_ext: per_layer_config must have dicts, got {shown(found[0])}")
+                raise ArgumentTypeError("per_layer_config", "have dicts", shown(found[0]))
             return Source(self.config, dict(found[0]) if found else None)
         if per_layer is not None and not isinstance(per_layer, Mapping) and layer_type in types:
             try:
@@ -92,9 +93,9 @@ def _check_config(config):
     is_file, is_model = isinstance(config, (str, bytes, os.PathLike)), isinstance(config, torch.nn.Module)
     if not (is_file or is_model or isinstance(config, _NO_CONFIGS) or config is None or hasattr(config, "__array__")):
         return
-    cure = ": json.load reads a config.json, AutoConfig.from_pretrained of transformers takes a name" if is_file else ""
-    cure = ": model.config is one" if is_model and hasattr(config, "config") else cure
-    raise TypeError(f"rope_ext: config must be a configuration object or a dict, got {shown(config)}{cure}")
+    cure = "json.load reads a config.json, AutoConfig.from_pretrained of transformers takes a name" if is_file else ""
+    cure = "model.config is one" if is_model and hasattr(config, "config") else cure
+    raise ArgumentTypeError("config", "be a configuration object or a dict", shown(config), cure)
 
 
 def refuse_nulls(source, names):
@@ -109,7 +110,7 @@ def first(*values):
 
 def null(name, wanted):
     """The error of a null: a value that is missing, as an absent key is, and so no TypeError."""
-    return ValueError(f"rope_ext: {name} must be {wanted}, got None")
+    return ArgumentError(name, f"be {wanted}", "None")
 
 
 def missing(key, source):
@@ -118,4 +119,4 @@ def missing(key, source):
     else:
         names = sorted(name for name in source.names() if source.raw(name) is not None)
         got = f"one with {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}" if names else shown(source.config)
-    return ValueError(f"rope_ext: config must have {key}, got {got}")
+    return ArgumentError("config", f"have {key}", got)

@@ -5,6 +5,7 @@ import inspect
 
 from . import frequencies, ops
 from ._numbers import shown
+from .errors import ArgumentError, ArgumentTypeError
 
 SCHEDULES = (
     "default",
@@ -59,9 +60,7 @@ def check_schedule(schedule):
     if not isinstance(schedule, str) or schedule not in SCHEDULES:
         meant = {"dynamic": ["dynamic_ntk"], "su": ["longrope"], "none": ["default"]}.get(str(schedule).lower())
         meant = meant or difflib.get_close_matches(str(schedule).lower(), SCHEDULES, 1)
-        raise ValueError(
-            f"rope_ext: schedule must be one of {', '.join(SCHEDULES)}, got {shown(schedule)}{_is_it(meant)}"
-        )
+        raise ArgumentError("schedule", f"be one of {', '.join(SCHEDULES)}", shown(schedule), _is_it(meant))
 
 
 def check_keywords(schedule, parameters):
@@ -72,15 +71,15 @@ def check_keywords(schedule, parameters):
             raise _unknown(name, parameters[name], schedule)
     for name, parameter in known.items():
         if parameter.default is inspect.Parameter.empty and name not in parameters:
-            raise TypeError(f"rope_ext: {name} must be given for schedule {schedule!r}, got None")
+            raise ArgumentTypeError(name, f"be given for schedule {schedule!r}", "None")
 
 
 def no_head_dim(parameters):
     """The TypeError of a call without head_dim; it may have been given by the name of another library."""
     for name, value in parameters.items():
         if _MEANT.get(name) == "head_dim":
-            return TypeError(f"rope_ext: {name} must be given as head_dim, got {shown(value)}")
-    return TypeError("rope_ext: head_dim must be given, RotaryEmbedding(head_dim), got none")
+            return ArgumentTypeError(name, "be given as head_dim", shown(value))
+    return ArgumentTypeError("head_dim", "be given, RotaryEmbedding(head_dim)", "none")
 
 
 def _keywords_of(schedule):
@@ -93,7 +92,7 @@ def _unknown(name, value, schedule):
     own = _keywords_of(schedule)
     meant = _MEANT.get(name, name)
     others = [repr(other) for other in SCHEDULES if meant in _keywords_of(other)]
-    got, takes = shown(value), f"schedule {schedule!r}, which takes {', '.join(own) or 'none'}"
+    got, cure, takes = shown(value), "", f"schedule {schedule!r}, which takes {', '.join(own) or 'none'}"
     if name in _PARTS_OF_HEAD and schedule != "proportional":
         rule = "be given as rotary_dim, a number of channels"
     elif meant != name and (meant in own or meant in _OWN):
@@ -104,10 +103,10 @@ def _unknown(name, value, schedule):
         rule = "come with schedule " if meant == name else f"be given as {meant}, with schedule "
         rule, got = rule + " or ".join(filter(None, (", ".join(others[:-1]), others[-1]))), f"{got} with {takes}"
     else:
-        got += _is_it(difflib.get_close_matches(name, (*_OWN, *own, *_MEANT), 1, 0.75))
+        cure = _is_it(difflib.get_close_matches(name, (*_OWN, *own, *_MEANT), 1, 0.75))
         rule = f"be a keyword of RotaryEmbedding or of {takes}"
-    return TypeError(f"rope_ext: {name} must {rule}, got {got}")
+    return ArgumentTypeError(name, rule, got, cure)
 
 
 def _is_it(names):
-    return f": is it {_MEANT.get(names[0], names[0])}?" if names else ""
+    return f"is it {_MEANT.get(names[0], names[0])}?" if names else ""

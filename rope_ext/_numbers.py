@@ -8,6 +8,8 @@ from collections.abc import Iterable
 
 import torch
 
+from .errors import ArgumentError, ArgumentTypeError
+
 MAX_CHANNELS = 2**20  # of a head: frequencies of more would take seconds and gigabytes, for no model
 MAX_AXES = 64  # of positions
 _SHORT_NAMES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32", "fp64": "float64"}
@@ -66,8 +68,8 @@ def as_int(name, value, wanted="an int"):
         value = value.item()
     if not isinstance(value, numbers.Integral) or isinstance(value, bool):
         is_one = getattr(value, "dtype", None) in (torch.int32, torch.int64) and _shape_of(value) in ((), (1,))
-        cure = f": int({name}) is one" if is_one else ""
-        raise TypeError(f"rope_ext: {name} must be {wanted}, got {shown(value)}{cure}")
+        cure = f"int({name}) is one" if is_one else ""
+        raise ArgumentTypeError(name, f"be {wanted}", shown(value), cure)
     return int(value)
 
 
@@ -75,7 +77,7 @@ def as_int64(name, value, wanted="an int"):
     """The same within 64 bits."""
     value = as_int(name, value, wanted)
     if not isinstance(value, torch.SymInt) and not -(2**63) <= value < 2**63:
-        raise ValueError(f"rope_ext: {name} must be at least -2^63 and below 2^63, got {shown(value)}")
+        raise ArgumentError(name, "be at least -2^63 and below 2^63", shown(value))
     return value
 
 
@@ -84,37 +86,37 @@ def positive(**arguments):
     for name, value in arguments.items():
         number = _as_real(name, value)
         if not number > 0:
-            raise ValueError(f"rope_ext: {name} must be positive, got {shown(value)}")
+            raise ArgumentError(name, "be positive", shown(value))
         if number > _LARGEST:
-            raise ValueError(f"rope_ext: {name} must be finite, got {shown(value)}")
+            raise ArgumentError(name, "be finite", shown(value))
 
 
 def not_negative(**arguments):
     """Each must be a finite number, 0 or more."""
     for name, value in arguments.items():
         if not 0 <= _as_real(name, value) <= _LARGEST:
-            raise ValueError(f"rope_ext: {name} must be finite and not negative, got {shown(value)}")
+            raise ArgumentError(name, "be finite and not negative", shown(value))
 
 
 def real(**arguments):
     """Each must be a finite number."""
     for name, value in arguments.items():
         if not -_LARGEST <= _as_real(name, value) <= _LARGEST:
-            raise ValueError(f"rope_ext: {name} must be finite, got {shown(value)}")
+            raise ArgumentError(name, "be finite", shown(value))
 
 
 def fraction(**arguments):
     """Each must be a number from 0 to 1."""
     for name, value in arguments.items():
         if not 0 <= _as_real(name, value) <= 1:
-            raise ValueError(f"rope_ext: {name} must be in 0 to 1, got {shown(value)}")
+            raise ArgumentError(name, "be in 0 to 1", shown(value))
 
 
 def all_positive(**arguments):
     """Each must be a list or tuple of finite numbers above 0."""
     for name, values in arguments.items():
         if not isinstance(values, (list, tuple)):
-            raise TypeError(f"rope_ext: {name} must be a list of numbers, got {shown(values)}")
+            raise ArgumentTypeError(name, "be a list of numbers", shown(values))
         are_plain = all(type(value) in (int, float) for value in values)
         if are_plain and min(values, default=1) > 0 and sum(values) < math.inf:  # one pass in C; NaN fails the last
             continue
@@ -126,7 +128,7 @@ def integer(**arguments):
     """Each must be an int."""
     for name, value in arguments.items():
         if not isinstance(value, numbers.Integral) or isinstance(value, bool):
-            raise TypeError(f"rope_ext: {name} must be an int, got {shown(value)}")
+            raise ArgumentTypeError(name, "be an int", shown(value))
 
 
 def count(**arguments):
@@ -134,14 +136,14 @@ def count(**arguments):
     integer(**arguments)
     for name, value in arguments.items():
         if not 1 <= value <= 2**40:
-            raise ValueError(f"rope_ext: {name} must be in 1 to 2 ** 40, got {shown(value)}")
+            raise ArgumentError(name, "be in 1 to 2 ** 40", shown(value))
 
 
 def integers(name, values):
     """Each of values must be an int."""
     for value in values:
         if type(value) is not int and (not isinstance(value, numbers.Integral) or isinstance(value, bool)):
-            raise TypeError(f"rope_ext: {name} must be a list of ints, got {shown(value)} in it")
+            raise ArgumentTypeError(name, "be a list of ints", f"{shown(value)} in it")
 
 
 def not_negative_integer(**arguments):
@@ -155,14 +157,14 @@ def boolean(**arguments):
     """Each must be True or False."""
     for name, value in arguments.items():
         if not isinstance(value, bool):
-            raise TypeError(f"rope_ext: {name} must be True or False, got {shown(value)}")
+            raise ArgumentTypeError(name, "be True or False", shown(value))
 
 
 def text(**arguments):
     """Each must be a str."""
     for name, value in arguments.items():
         if not isinstance(value, str):
-            raise TypeError(f"rope_ext: {name} must be a str, got {shown(value)}")
+            raise ArgumentTypeError(name, "be a str", shown(value))
 
 
 def seqlen(value):
@@ -171,7 +173,7 @@ def seqlen(value):
         return value
     value = as_int("seqlen", value)
     if not 0 <= value < 2**63:
-        raise ValueError(f"rope_ext: seqlen must be in 0 to 2 ** 63 - 1, got {shown(value)}")
+        raise ArgumentError("seqlen", "be in 0 to 2 ** 63 - 1", shown(value))
     return value
 
 
@@ -180,15 +182,15 @@ def tensor(**arguments):
     for name, value in arguments.items():
         if not isinstance(value, torch.Tensor):
             is_number = isinstance(value, numbers.Number)
-            cure = f": torch.tensor({name}) makes one" if is_number else converted(name, value)
-            raise TypeError(f"rope_ext: {name} must be a Tensor, got {shown(value)}{cure}")
+            cure = f"torch.tensor({name}) makes one" if is_number else converted(name, value)
+            raise ArgumentTypeError(name, "be a Tensor", shown(value), cure)
 
 
 def converted(name, value):
     """The end of an error about what is no Tensor: how a list of numbers or an array becomes one."""
     is_listed = isinstance(value, (list, tuple, range))
     is_listed = is_listed and all(isinstance(item, (numbers.Number, list, tuple)) for item in value[:8])
-    return f": torch.tensor({name}) makes one" if is_listed or hasattr(value, "__array__") else ""
+    return f"torch.tensor({name}) makes one" if is_listed or hasattr(value, "__array__") else ""
 
 
 def floating_point(dtype):
@@ -197,17 +199,17 @@ def floating_point(dtype):
         return
     name = dtype if isinstance(dtype, str) else getattr(dtype, "name", getattr(dtype, "__name__", ""))
     meant = getattr(torch, _SHORT_NAMES.get(name, name), None) if isinstance(name, str) else None
-    cure = f": {meant} is one" if isinstance(meant, torch.dtype) and meant.is_floating_point else ""
-    raise TypeError(f"rope_ext: dtype must be a floating point type, got {shown(dtype)}{cure}")
+    cure = f"{meant} is one" if isinstance(meant, torch.dtype) and meant.is_floating_point else ""
+    raise ArgumentTypeError("dtype", "be a floating point type", shown(dtype), cure)
 
 
 def channels(rotary_dim, at_least=2):
     """rotary_dim must be an even int."""
     integer(rotary_dim=rotary_dim)
     if rotary_dim % 2 or rotary_dim < at_least:
-        raise ValueError(f"rope_ext: rotary_dim must be even and at least {at_least}, got {shown(rotary_dim)}")
+        raise ArgumentError("rotary_dim", f"be even and at least {at_least}", shown(rotary_dim))
     if rotary_dim > MAX_CHANNELS:
-        raise ValueError(f"rope_ext: rotary_dim must be at most {MAX_CHANNELS}, got {shown(rotary_dim)}")
+        raise ArgumentError("rotary_dim", f"be at most {MAX_CHANNELS}", shown(rotary_dim))
 
 
 def as_tuple(name, values, of="numbers"):
@@ -215,7 +217,7 @@ def as_tuple(name, values, of="numbers"):
     if hasattr(values, "tolist"):
         values = values.tolist()
     if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
-        raise TypeError(f"rope_ext: {name} must be a list of {of}, got {shown(values)}")
+        raise ArgumentTypeError(name, f"be a list of {of}", shown(values))
     return tuple(values)
 
 
@@ -224,12 +226,12 @@ def axes_of(name, axes):
     axes = as_tuple(name, axes, of="ints")
     integers(name, axes)
     if max(axes, default=0) >= MAX_AXES:
-        raise ValueError(f"rope_ext: {name} must be in 0 to {MAX_AXES - 1}, got {max(axes)}")
+        raise ArgumentError(name, f"be in 0 to {MAX_AXES - 1}", max(axes))
     return tuple(int(axis) for axis in axes)
 
 
 def _as_real(name, value):
     """The number, one of Python where it is one of numpy, which warns when a float32 is compared with `_LARGEST`."""
     if not isinstance(value, numbers.Real) or isinstance(value, bool):
-        raise TypeError(f"rope_ext: {name} must be a number, got {shown(value)}")
+        raise ArgumentTypeError(name, "be a number", shown(value))
     return value.item() if hasattr(value, "item") else value

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from ._numbers import name_of, shown
+from .errors import ArgumentError, ArgumentTypeError
 from .reference import LAYOUTS
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -36,7 +37,7 @@ class Case:
             check(isinstance(size, int) and 0 < size < 2**40, name, "be an int in 1 to 2^40 - 1", size)
         dtypes = list(DTYPES.values())
         is_known = isinstance(self.dtype, torch.dtype) and self.dtype in dtypes
-        check(is_known, "dtype", f"be one of {', '.join(map(str, dtypes))}", self.dtype, TypeError)
+        check(is_known, "dtype", f"be one of {', '.join(map(str, dtypes))}", self.dtype, ArgumentTypeError)
         elements = self.batch * self.seqlen * sum(self.heads) * self.head_dim
         check(elements < 2**56, "seqlen", "keep batch * seqlen * heads * head_dim below 2^56", self.seqlen)
         check(self.layout in LAYOUTS, "layout", f"be one of {', '.join(LAYOUTS)}", self.layout)
@@ -52,9 +53,9 @@ class Case:
         return f"{sizes}, {channels}, {name_of(self.dtype)} on {self.device}, layout {self.layout}"
 
 
-def check(holds, name, rule, got, error=ValueError):
+def check(holds, name, rule, got, error=ArgumentError):
     if not holds:
-        raise error(f"rope_ext: {name} must {rule}, got {shown(got)}")
+        raise error(name, rule, shown(got))
 
 
 def check_names(case):
@@ -62,13 +63,15 @@ def check_names(case):
     for name in case:
         meant = difflib.get_close_matches(name, names, 1)
         hint = f" (is it {meant[0]}?)" if meant else ""
-        check(name in names, name, f"be one of {', '.join(names)}, rounds or trace{hint}", case[name], TypeError)
+        check(
+            name in names, name, f"be one of {', '.join(names)}, rounds or trace{hint}", case[name], ArgumentTypeError
+        )
 
 
 def check_file(trace):
     """Raises OSError where the file cannot be written. Opening it is the only proof; a file made so is removed."""
     path = Path(trace) if isinstance(trace, (str, os.PathLike)) else None
-    check(path is not None, "trace", "be a path or None", trace, TypeError)
+    check(path is not None, "trace", "be a path or None", trace, ArgumentTypeError)
     try:
         is_new = not path.exists()  # raises for a name that is too long, or a folder that may not be read
         path.open("a").close()

@@ -2,6 +2,8 @@
 
 import inspect
 
+from .errors import ArgumentTypeError
+
 REQUIRED = object()  # default of what must be given, and may have been given by another name
 
 
@@ -22,4 +24,4 @@ def given_by_position(function, names, too_many, cure):
     rule = f"one argument by position, {last}"
     if others:
         rule = f"1 to {len(names)} arguments by position, {', '.join(others)} and {last}"
-    return TypeError(f"rope_ext: {function} must get {rule}, got {len(names) + len(too_many)}: {cure}")
+    return ArgumentTypeError(function, f"get {rule}", len(names) + len(too_many), cure)

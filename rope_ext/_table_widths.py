@@ -11,6 +11,7 @@ import torch
 
 from ._torch.autograd import FROM_POSITIONS, INTERLEAVED, OTHER_PAIRING, WIDTH_OF
 from ._torch.private import functorch_is_active
+from .errors import ArgumentError
 
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
 
@@ -73,4 +74,4 @@ def _repeats(table, interleaved):
 
 
 def _misread(got, cure):
-    return ValueError(f"rope_ext: per_channel must be given for a table that looks misread, got {got}: {cure}")
+    return ArgumentError("per_channel", "be given for a table that looks misread", got, cure)

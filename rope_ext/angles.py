@@ -12,6 +12,7 @@ from ._numbers import converted, name_of, shown
 from ._torch.autograd import FROM_POSITIONS
 from ._torch.errors import raises_typed
 from ._torch.library import torch_ops as _ops
+from .errors import ArgumentError, ArgumentTypeError
 
 _SHD = reference.LAYOUTS.index("shd")
 _PACKED = getattr(torch, "float4_e2m1fn_x2", None)  # two numbers in one element, which torch does not convert
@@ -35,16 +36,16 @@ def turns(inv_freq, dtype=torch.float32):
     """
     if not isinstance(dtype, torch.dtype) or dtype not in (torch.float32, torch.float64):
         got = name_of(dtype) if isinstance(dtype, torch.dtype) else shown(dtype)
-        raise TypeError(f"rope_ext: dtype must be torch.float32 or torch.float64, got {got}")
+        raise ArgumentTypeError("dtype", "be torch.float32 or torch.float64", got)
     if isinstance(inv_freq, Turns):
         if inv_freq.high.dtype != dtype:
             made = f"made for {name_of(inv_freq.high.dtype)}"
-            raise TypeError(f"rope_ext: inv_freq must be made for the arithmetic of x, {name_of(dtype)}, got {made}")
+            raise ArgumentTypeError("inv_freq", f"be made for the arithmetic of x, {name_of(dtype)}", made)
         return inv_freq
     _check_strided("inv_freq", inv_freq)
     if not 1 <= inv_freq.dim() <= 3 or not inv_freq.is_floating_point() or inv_freq.dtype == _PACKED:
         rule = "be floating point of shape (pairs,), (heads, pairs) or (axes, heads or 1, pairs)"
-        raise ValueError(f"rope_ext: inv_freq must {rule}, got {name_of(inv_freq.dtype)} of {tuple(inv_freq.shape)}")
+        raise ArgumentError("inv_freq", rule, f"{name_of(inv_freq.dtype)} of {tuple(inv_freq.shape)}")
     if may_lack_float64(inv_freq.device):
         high, low, per_axis = turns(inv_freq.cpu(), dtype)
         return Turns(high.to(inv_freq.device), low.to(inv_freq.device), per_axis)
@@ -90,19 +91,19 @@ def cos_sin(positions, inv_freq, attention_scaling=1.0, *, dtype=torch.float32):
         found = cos_sin(positions.cpu(), Turns(high.cpu(), low.cpu(), per_axis), attention_scaling, dtype=dtype)
         return tuple(t.to(positions.device) for t in found)
     if positions.dtype not in (torch.int32, torch.int64, dtype):
-        raise TypeError(f"rope_ext: positions must be int32, int64 or {name_of(dtype)}, got {name_of(positions.dtype)}")
+        raise ArgumentTypeError("positions", f"be int32, int64 or {name_of(dtype)}", name_of(positions.dtype))
     if positions.is_floating_point() and positions.dim() > 3:
-        got = f"shape {tuple(positions.shape)}: apply(x, inv_freq=inv_freq) rotates x"
-        raise ValueError(f"rope_ext: positions must have at most 3 axes where they are {name_of(dtype)}, got {got}")
+        got, cure = f"shape {tuple(positions.shape)}", "apply(x, inv_freq=inv_freq) rotates x"
+        raise ArgumentError("positions", f"have at most 3 axes where they are {name_of(dtype)}", got, cure)
     if high.dim() != 3 or high.shape != low.shape:
         got = f"{tuple(high.shape)} and {tuple(low.shape)}"
-        raise ValueError(f"rope_ext: inv_freq must be Turns of two tensors (axes, heads or 1, pairs), got {got}")
+        raise ArgumentError("inv_freq", "be Turns of two tensors (axes, heads or 1, pairs)", got)
     axes, heads, pairs = high.shape
     if not (axes and heads and pairs):
-        raise ValueError(f"rope_ext: inv_freq must have an axis, a head and a pair, got {axes}, {heads} and {pairs}")
+        raise ArgumentError("inv_freq", "have an axis, a head and a pair", f"{axes}, {heads} and {pairs}")
     if per_axis and (positions.dim() == 0 or positions.shape[0] != axes):
         got = f"shape {tuple(positions.shape)}"
-        raise ValueError(f"rope_ext: positions must have the {axes} axes of inv_freq first, got {got}")
+        raise ArgumentError("positions", f"have the {axes} axes of inv_freq first", got)
     shape = positions.shape[1:] if per_axis else positions.shape
     count = math.prod(shape)  # shape.numel() would make the symbolic sizes of torch.export static
     flat = positions.reshape(axes, 1, count) if per_axis else positions.reshape(count)
@@ -114,27 +115,27 @@ def cos_sin(positions, inv_freq, attention_scaling=1.0, *, dtype=torch.float32):
         if positions.device == high.device:
             raise
         rule = f"be on the device of inv_freq, {high.device}"
-        raise ValueError(f"rope_ext: positions must {rule}, got {positions.device}") from None
+        raise ArgumentError("positions", rule, positions.device) from None
     shape = (*shape, heads, pairs) if heads > 1 else (*shape, pairs)
     return cos.reshape(shape), sin.reshape(shape)
 
 
 def check_scaling(attention_scaling):
     if not isinstance(attention_scaling, numbers.Real) or isinstance(attention_scaling, bool):
-        raise TypeError(f"rope_ext: attention_scaling must be a number, got {shown(attention_scaling)}")
+        raise ArgumentTypeError("attention_scaling", "be a number", shown(attention_scaling))
     try:
         is_finite = math.isfinite(attention_scaling)
     except OverflowError:
         is_finite = False
     if not is_finite:
-        raise ValueError(f"rope_ext: attention_scaling must be finite, got {shown(attention_scaling)}")
+        raise ArgumentError("attention_scaling", "be finite", shown(attention_scaling))
 
 
 def _check_strided(name, value):
     if not isinstance(value, torch.Tensor):
-        cure = ": its own apply(x) uses them" if hasattr(value, "inv_freq") else converted(name, value)
-        raise TypeError(f"rope_ext: {name} must be a Tensor, got {shown(value)}{cure}")
+        cure = "its own apply(x) uses them" if hasattr(value, "inv_freq") else converted(name, value)
+        raise ArgumentTypeError(name, "be a Tensor", shown(value), cure)
     is_lazy = isinstance(value, torch.nn.parameter.UninitializedTensorMixin)
     if is_lazy or value.is_nested or value.layout != torch.strided:
         got = type(value).__name__ if is_lazy else "a nested one" if value.is_nested else value.layout
-        raise TypeError(f"rope_ext: {name} must be strided, got {got}")
+        raise ArgumentTypeError(name, "be strided", got)

@@ -14,6 +14,7 @@ import torch
 from . import _numbers
 from ._float64 import may_lack_float64, widest
 from ._numbers import shown
+from .errors import ArgumentError, ArgumentTypeError
 
 
 class Frequencies(NamedTuple):
@@ -54,7 +55,7 @@ def ntk(rotary_dim, base=10000.0, *, alpha, dtype=torch.float64):
     except OverflowError:
         base = math.inf
     if not 0 < base < math.inf:
-        raise ValueError(f"rope_ext: alpha must keep the base positive and finite, got {alpha}")
+        raise ArgumentError("alpha", "keep the base positive and finite", alpha)
     return default(rotary_dim, base, dtype=dtype)
 
 
@@ -114,16 +115,16 @@ def yarn(
     if attention_factor is not None:
         _numbers.positive(attention_factor=attention_factor)
     if beta_fast < beta_slow:
-        raise ValueError(f"rope_ext: beta_fast must be at least beta_slow {beta_slow}, got {beta_fast}")
+        raise ArgumentError("beta_fast", f"be at least beta_slow {beta_slow}", beta_fast)
     wavelengths = _wavelengths(rotary_dim, base, dtype)
     if base <= 1:
-        raise ValueError(f"rope_ext: base must be above 1 for yarn, got {base}")
+        raise ArgumentError("base", "be above 1 for yarn", base)
 
     def pair_that_turns(times):
         revolutions = original_max_position / (times * 2 * math.pi)
         if not 0 < revolutions < math.inf:
             rule = f"be a number of positions in which {times} revolutions fit"
-            raise ValueError(f"rope_ext: original_max_position must {rule}, got {original_max_position}")
+            raise ArgumentError("original_max_position", rule, original_max_position)
         return rotary_dim * math.log(revolutions) / (2 * math.log(base))
 
     low, high = pair_that_turns(beta_fast), pair_that_turns(beta_slow)
@@ -174,21 +175,19 @@ def longrope(
     long_factor = _numbers.as_tuple("long_factor", long_factor)
     for name, divisors in (("short_factor", short_factor), ("long_factor", long_factor)):
         if len(divisors) != rotary_dim // 2:
-            raise ValueError(
-                f"rope_ext: {name} must have rotary_dim / 2 = {rotary_dim // 2} numbers, got {len(divisors)}"
-            )
+            raise ArgumentError(name, f"have rotary_dim / 2 = {rotary_dim // 2} numbers", len(divisors))
         _numbers.all_positive(**{name: divisors})
     is_long = seqlen is not None and seqlen > original_max_position
     divisors = torch.tensor(long_factor if is_long else short_factor, dtype=dtype, device="cpu")
     if attention_factor is None:
         factor = _needed_ratio(factor, max_position, original_max_position)
         if factor > 1 and not original_max_position > 1:
-            raise ValueError(f"rope_ext: original_max_position must be above 1, got {original_max_position}")
+            raise ArgumentError("original_max_position", "be above 1", original_max_position)
         attention_factor = 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(original_max_position))
     elif isinstance(attention_factor, (list, tuple)):
         _numbers.all_positive(attention_factor=attention_factor)
         if len(attention_factor) != 2:
-            raise ValueError(f"rope_ext: attention_factor must be one number or two, got {len(attention_factor)}")
+            raise ArgumentError("attention_factor", "be one number or two", len(attention_factor))
         attention_factor = attention_factor[is_long]
     else:
         _numbers.positive(attention_factor=attention_factor)
@@ -216,9 +215,7 @@ def llama3(
     _numbers.positive(factor=factor, low_freq_factor=low_freq_factor, high_freq_factor=high_freq_factor)
     _numbers.positive(original_max_position=original_max_position)
     if not high_freq_factor > low_freq_factor:
-        raise ValueError(
-            f"rope_ext: high_freq_factor must be above low_freq_factor {low_freq_factor}, got {high_freq_factor}"
-        )
+        raise ArgumentError("high_freq_factor", f"be above low_freq_factor {low_freq_factor}", high_freq_factor)
     inv_freq = 1.0 / _wavelengths(rotary_dim, base, dtype)
     wavelength = 2 * math.pi / inv_freq
     is_low, is_high = (
@@ -266,7 +263,7 @@ def warped(rotary_dim, base=10000.0, *, factor, dtype=torch.float64):
     _numbers.positive(factor=factor)
     inv_freq = 1.0 / _wavelengths(rotary_dim, base, dtype)
     if base < 1:
-        raise ValueError(f"rope_ext: base must be at least 1 for warped, got {base}")
+        raise ArgumentError("base", "be at least 1 for warped", base)
     return Frequencies(2 * torch.atan(torch.tan(inv_freq / 2) / factor), 1.0)
 
 
@@ -297,12 +294,12 @@ def axial(
     _numbers.integer(axes=axes)
     _numbers.boolean(alternate=alternate, divide=divide)
     if not 1 <= axes <= _numbers.MAX_AXES:
-        raise ValueError(f"rope_ext: axes must be in 1 to {_numbers.MAX_AXES}, got {shown(axes)}")
+        raise ArgumentError("axes", f"be in 1 to {_numbers.MAX_AXES}", shown(axes))
     if rotary_dim % (2 * axes):
-        raise ValueError(f"rope_ext: rotary_dim must be a multiple of 2 * axes = {2 * axes}, got {rotary_dim}")
+        raise ArgumentError("rotary_dim", f"be a multiple of 2 * axes = {2 * axes}", rotary_dim)
     order = tuple(range(axes)) if axis_order is None else _numbers.axes_of("axis_order", axis_order)
     if sorted(order) != list(range(axes)):
-        raise ValueError(f"rope_ext: axis_order must hold each of 0 to axes - 1 = {axes - 1} once, got {shown(order)}")
+        raise ArgumentError("axis_order", f"hold each of 0 to axes - 1 = {axes - 1} once", shown(order))
     n = rotary_dim // (2 * axes)
     if divide:
         natural = default(rotary_dim, base, dtype=dtype).inv_freq
@@ -324,15 +321,15 @@ def per_axis(inv_freq, pair_axis, *, axes=None):
     pair_axis = _numbers.axes_of("pair_axis", pair_axis)
     _numbers.tensor(inv_freq=inv_freq)
     if inv_freq.dim() not in (1, 2):
-        raise ValueError(f"rope_ext: inv_freq must be (pairs,) or (heads, pairs), got {tuple(inv_freq.shape)}")
+        raise ArgumentError("inv_freq", "be (pairs,) or (heads, pairs)", tuple(inv_freq.shape))
     if len(pair_axis) != inv_freq.shape[-1]:
-        raise ValueError(f"rope_ext: pair_axis must have {inv_freq.shape[-1]} entries, got {len(pair_axis)}")
+        raise ArgumentError("pair_axis", f"have {inv_freq.shape[-1]} entries", len(pair_axis))
     axes = max(pair_axis, default=0) + 1 if axes is None else axes
     _numbers.integer(axes=axes)
     if axes > _numbers.MAX_AXES:
-        raise ValueError(f"rope_ext: axes must be at most {_numbers.MAX_AXES}, got {shown(axes)}")
+        raise ArgumentError("axes", f"be at most {_numbers.MAX_AXES}", shown(axes))
     if not all(0 <= axis < axes for axis in pair_axis):
-        raise ValueError(f"rope_ext: pair_axis must be in 0 to axes - 1 = {axes - 1}, got {shown(pair_axis)}")
+        raise ArgumentError("pair_axis", f"be in 0 to axes - 1 = {axes - 1}", shown(pair_axis))
     follows = torch.tensor(pair_axis, device=inv_freq.device) == torch.arange(axes, device=inv_freq.device)[:, None]
     return torch.where(follows[:, None], inv_freq.reshape(1, -1, inv_freq.shape[-1]), 0)
 
@@ -347,13 +344,11 @@ def mrope_pair_axis(sections, interleaved=False):
     sections = _numbers.as_tuple("mrope_section", sections, of="ints")
     _numbers.integers("mrope_section", sections)
     if not sections or min(sections) < 0 or sum(sections) > _numbers.MAX_CHANNELS:
-        raise ValueError(f"rope_ext: mrope_section must be numbers of pairs, got {shown(list(sections))}")
+        raise ArgumentError("mrope_section", "be numbers of pairs", shown(list(sections)))
     if not interleaved:
         return tuple(i % 3 for i, n in enumerate(sections) for _ in range(n))
     if len(sections) != 3:
-        raise ValueError(
-            f"rope_ext: mrope_section must have 3 entries where it is interleaved, got {shown(list(sections))}"
-        )
+        raise ArgumentError("mrope_section", "have 3 entries where it is interleaved", shown(list(sections)))
     return tuple(p % 3 if p < 3 * sections[p % 3] else 0 for p in range(sum(sections)))
 
 
@@ -386,7 +381,7 @@ def _wavelengths(rotary_dim, base, dtype, pairs=None):
     """base ** (2 i / rotary_dim): positions per radian."""
     _numbers.channels(rotary_dim)
     if not isinstance(dtype, torch.dtype) or dtype not in (torch.float64, torch.float32):
-        raise TypeError(f"rope_ext: dtype must be torch.float64 or torch.float32, got {shown(dtype)}")
+        raise ArgumentTypeError("dtype", "be torch.float64 or torch.float32", shown(dtype))
     if not (isinstance(base, torch.Tensor) and base.numel() == 1):
         _numbers.positive(base=base)
     # Integers first, as transformers has it; "cpu" for the same bits wherever torch's default device is.
@@ -405,5 +400,5 @@ def _ratio(factor, max_position, original_max_position):
 
 def _needed_ratio(*arguments):
     if (ratio := _ratio(*arguments)) is None:
-        raise ValueError("rope_ext: factor must be given where max_position is not, got None")
+        raise ArgumentError("factor", "be given where max_position is not", "None")
     return ratio

@@ -9,6 +9,7 @@ import ctypes
 from . import _kept, _shared_tables
 from ._numbers import shown
 from ._torch.library import native
+from .errors import ArgumentError, ArgumentTypeError
 
 
 def set_output_pool(max_bytes):
@@ -48,9 +49,9 @@ def clear_tables():
 
 def _check_bytes(max_bytes):
     if isinstance(max_bytes, bool) or not isinstance(max_bytes, int):
-        raise TypeError(f"rope_ext: max_bytes must be an int, got {shown(max_bytes)}")
+        raise ArgumentTypeError("max_bytes", "be an int", shown(max_bytes))
     if not 0 <= max_bytes < 2**63:
-        raise ValueError(f"rope_ext: max_bytes must be at least 0 and below 2**63, got {shown(max_bytes)}")
+        raise ArgumentError("max_bytes", "be at least 0 and below 2**63", shown(max_bytes))
 
 
 def tune_malloc():

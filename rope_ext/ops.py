@@ -18,6 +18,7 @@ from ._torch.autograd import (
     WIDTH_OF,
 )
 from .angles import check_scaling, turns
+from .errors import ArgumentError, ArgumentTypeError
 from .reference import LAYOUTS
 
 # The argument `flags` of the ops (csrc/bindings/check.h).
@@ -225,16 +226,16 @@ def _arguments(
     try:
         flags = _FLAGS[layout, interleaved, inverse]
     except (KeyError, TypeError):  # TypeError: it has no hash
-        raise ValueError(f"rope_ext: layout must be one of {', '.join(LAYOUTS)}, got {shown(layout)}") from None
+        raise ArgumentError("layout", f"be one of {', '.join(LAYOUTS)}", shown(layout)) from None
     if rounding is not _ONCE:
         flags |= _rounding(rounding)
     if out_interleaved is not None and out_interleaved is not interleaved:
         if out_interleaved is not (not interleaved):
-            raise TypeError(f"rope_ext: out_interleaved must be True, False or None, got {shown(out_interleaved)}")
+            raise ArgumentTypeError("out_interleaved", "be True, False or None", shown(out_interleaved))
         flags |= OTHER_PAIRING
     if per_channel is not None:
         if not isinstance(per_channel, bool):
-            raise TypeError(f"rope_ext: per_channel must be True, False or None, got {shown(per_channel)}")
+            raise ArgumentTypeError("per_channel", "be True, False or None", shown(per_channel))
         flags |= WIDTH_OF[per_channel]
     # The type first: isinstance() with two classes takes longer.
     tensors = x if type(x) is tuple or isinstance(x, (tuple, list)) else [x]
@@ -285,10 +286,10 @@ def _frequencies(x, tensors, cos, sin, inv_freq, attention_scaling):
     if inv_freq is None:
         if attention_scaling != 1:
             got = f"{shown(attention_scaling)} with tables, which hold it already"
-            raise ValueError(f"rope_ext: attention_scaling must come with inv_freq, got {got}")
+            raise ArgumentError("attention_scaling", "come with inv_freq", got)
         return cos, sin, 0
     if cos is not None or sin is not None:
-        raise ValueError("rope_ext: inv_freq must be None when cos and sin are given, got both")
+        raise ArgumentError("inv_freq", "be None when cos and sin are given", "both")
     if not tensors or not isinstance(tensors[0], torch.Tensor):
         raise not_tensors("x", x)
     high, low, _ = turns(inv_freq, torch.float64 if tensors[0].dtype == torch.float64 else torch.float32)
@@ -297,13 +298,13 @@ def _frequencies(x, tensors, cos, sin, inv_freq, attention_scaling):
 
 def _rounding(rounding):
     if not isinstance(rounding, str) or rounding not in ("once", "eager"):
-        raise ValueError(f"rope_ext: rounding must be 'once' or 'eager', got {shown(rounding)}")
+        raise ArgumentError("rounding", "be 'once' or 'eager'", shown(rounding))
     return ROUND_PRODUCTS if rounding == "eager" else 0
 
 
 def _not_a_bool(interleaved, inverse):
     name, value = ("inverse", inverse) if isinstance(interleaved, bool) else ("interleaved", interleaved)
-    return TypeError(f"rope_ext: {name} must be True or False, got {shown(value)}")
+    return ArgumentTypeError(name, "be True or False", shown(value))
 
 
 def _listed(x, out):

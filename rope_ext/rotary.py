@@ -16,6 +16,7 @@ from ._positions import check_positions, with_offset
 from ._signatures import REQUIRED, by_name, given_by_position
 from ._torch.private import constant_in_graphs, dispatch_modes, has_static_value
 from .angles import Turns, cos_sin, turns
+from .errors import ArgumentError, ArgumentTypeError
 from .ops import apply
 from .reference import LAYOUTS
 
@@ -72,16 +73,14 @@ class RotaryEmbedding:
         _numbers.integer(head_dim=head_dim)
         if not 2 <= head_dim <= _numbers.MAX_CHANNELS:
             rule = "at least 2" if head_dim < 2 else f"at most {_numbers.MAX_CHANNELS}"
-            raise ValueError(f"rope_ext: head_dim must be {rule}, got {_numbers.shown(head_dim)}")
+            raise ArgumentError("head_dim", f"be {rule}", _numbers.shown(head_dim))
         if rotary_dim is None and head_dim % 2:
-            got = f"{_numbers.shown(head_dim)}: rotary_dim={head_dim - 1} leaves one channel as it is"
-            raise ValueError(f"rope_ext: head_dim must be even where rotary_dim is not given, got {got}")
+            got, cure = _numbers.shown(head_dim), f"rotary_dim={head_dim - 1} leaves one channel as it is"
+            raise ArgumentError("head_dim", "be even where rotary_dim is not given", got, cure)
         rotary_dim = head_dim if rotary_dim is None else rotary_dim
         _numbers.integer(rotary_dim=rotary_dim)
         if rotary_dim % 2 or not 2 <= rotary_dim <= head_dim:
-            raise ValueError(
-                f"rope_ext: rotary_dim must be even and in 2 to head_dim {head_dim}, got {_numbers.shown(rotary_dim)}"
-            )
+            raise ArgumentError("rotary_dim", f"be even and in 2 to head_dim {head_dim}", _numbers.shown(rotary_dim))
         base = base.item() if isinstance(base, torch.Tensor) and base.numel() == 1 else base
         _numbers.positive(base=base)
         _keywords.check_schedule(schedule)
@@ -90,7 +89,7 @@ class RotaryEmbedding:
         if pair_axis is not None:
             pair_axis = _numbers.axes_of("pair_axis", pair_axis)
             if schedule == "axial":
-                raise ValueError(f"rope_ext: pair_axis must be None with schedule 'axial', got {pair_axis}")
+                raise ArgumentError("pair_axis", "be None with schedule 'axial'", pair_axis)
         values = {
             "head_dim": int(head_dim),
             "rotary_dim": int(rotary_dim),
@@ -121,7 +120,7 @@ class RotaryEmbedding:
                 f"{name}={_numbers.shown(value)}" for name, value in (("base", self.base), *self.parameters)
             )
             rule = f"give finite frequencies in schedule {self.schedule!r} at precision {self.precision!r}"
-            raise ValueError(f"rope_ext: parameters must {rule}, got {said}") from error
+            raise ArgumentError("parameters", rule, said) from error
 
     @classmethod
     def from_config(cls, config, layer_type=None, *, precision="exact"):
@@ -215,7 +214,7 @@ class RotaryEmbedding:
         """
         max_position = _numbers.as_int64("max_position", max_position)
         if max_position < 0:
-            raise ValueError(f"rope_ext: max_position must not be negative, got {max_position}")
+            raise ArgumentError("max_position", "not be negative", max_position)
         _numbers.floating_point(dtype)
         device = _device(device)
         if seqlen is not None:
@@ -267,7 +266,7 @@ class RotaryEmbedding:
         if seqlen is not None:
             seqlen = _numbers.seqlen(seqlen)
         elif self.schedule in _BY_LENGTH:
-            raise ValueError(f"rope_ext: seqlen must be given for schedule {self.schedule!r}, got None")
+            raise ArgumentError("seqlen", f"be given for schedule {self.schedule!r}", "None")
         seqlen = self._deciding(seqlen)
         if options:
             self._check_options(options)
@@ -283,7 +282,7 @@ class RotaryEmbedding:
             turns, scaling = _kept_turns(self, seqlen, dtype, first.device)
             return apply(x, inv_freq=turns, attention_scaling=scaling, positions=positions, offset=offset, **options)
         if options.get("cu_seqlens") is not None:
-            raise ValueError("rope_ext: cu_seqlens must be None with precision 'hf', got a Tensor")
+            raise ArgumentError("cu_seqlens", "be None with precision 'hf'", "a Tensor")
         layout = options.get("layout", "bshd")
         if not isinstance(layout, str) or layout not in LAYOUTS or first.dim() != len(layout):
             return apply(x, inv_freq=self.inv_freq, **options)  # raises
@@ -298,18 +297,18 @@ class RotaryEmbedding:
             for t in tensors:
                 if (got := t.size(-1)) != self.head_dim:
                     cure = f"rotary_dim={self.rotary_dim} rotates its first {self.rotary_dim} channels"
-                    raise ValueError(f"rope_ext: x must have head_dim {self.head_dim}, got {got}: {cure}")
+                    raise ArgumentError("x", f"have head_dim {self.head_dim}", got, cure)
         except (AttributeError, IndexError, TypeError):
             pass  # no tensors (`size` of an array is an int), or without axes: `apply` says so
 
     def _check_options(self, options):
         said = options.get("rotary_dim")
         if said is not None and _numbers.as_int("rotary_dim", said) != self.rotary_dim:
-            raise ValueError(f"rope_ext: rotary_dim must be that of the frequencies, {self.rotary_dim}, got {said}")
+            raise ArgumentError("rotary_dim", f"be that of the frequencies, {self.rotary_dim}", said)
         for name in ("cos", "sin", "inv_freq", "attention_scaling"):
             if name in options:
                 cure = "rope_ext.apply takes it, this apply has frequencies of its own"
-                raise TypeError(f"rope_ext: {name} must not be given, got {_numbers.shown(options[name])}: {cure}")
+                raise ArgumentTypeError(name, "not be given", _numbers.shown(options[name]), cure)
 
     @by_name
     def __call__(self, positions, *too_many, dtype=torch.float32, seqlen=None):
@@ -327,8 +326,8 @@ class RotaryEmbedding:
         if too_many:
             raise given_by_position("rope", ["positions"], too_many, "rope(position_ids) needs no x")
         if isinstance(positions, (tuple, list)) and any(isinstance(p, torch.Tensor) for p in positions):
-            got = f"{_numbers.shown(positions)}: rope.apply(x) rotates x"
-            raise TypeError(f"rope_ext: positions must be a Tensor, got {got}")
+            got, cure = _numbers.shown(positions), "rope.apply(x) rotates x"
+            raise ArgumentTypeError("positions", "be a Tensor", got, cure)
         _numbers.tensor(positions=positions)
         check_positions(positions)
         if seqlen is not None:
@@ -336,7 +335,7 @@ class RotaryEmbedding:
         elif self.schedule in _BY_LENGTH and positions.numel():
             longest = positions.max().item()
             if not math.isfinite(longest):
-                raise ValueError(f"rope_ext: positions must be finite where no seqlen is given, got {longest}")
+                raise ArgumentError("positions", "be finite where no seqlen is given", longest)
             seqlen = max(int(longest) + 1, 0)
         return _cos_sin(positions, self.frequencies(seqlen), dtype)
 
@@ -352,14 +351,12 @@ def _device(device):
     except (RuntimeError, TypeError, AssertionError) as error:  # the last from a torch without CUDA
         if "out of memory" in str(error):
             raise
-        raise ValueError(
-            f"rope_ext: device must be one that torch can use, got {_numbers.shown(device)}: {error}"
-        ) from error
+        raise ArgumentError("device", "be one that torch can use", _numbers.shown(device), str(error)) from error
 
 
 def _check_precision(precision):
     if not isinstance(precision, str) or precision not in _DTYPES:
-        raise ValueError(f"rope_ext: precision must be 'exact' or 'hf', got {_numbers.shown(precision)}")
+        raise ArgumentError("precision", "be 'exact' or 'hf'", _numbers.shown(precision))
 
 
 def _rows(found, start, stop, dtype, device):
@@ -375,7 +372,7 @@ def _cos_sin(positions, found, dtype):
     per_axis = inv_freq.dim() == 3 and positions.dim() >= 3
     if per_axis and (len(positions) != len(inv_freq) or positions.dim() > 3):
         shape = tuple(positions.shape)
-        raise ValueError(f"rope_ext: positions must be (axes = {len(inv_freq)}, batch, seqlen), got {shape}")
+        raise ArgumentError("positions", f"be (axes = {len(inv_freq)}, batch, seqlen)", shape)
     if inv_freq.dim() == 3 and not per_axis:  # the same position on every axis, and a pair follows one
         inv_freq = inv_freq.sum(0)[0]
     if inv_freq.dtype == torch.float64:

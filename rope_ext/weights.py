@@ -6,6 +6,7 @@ import torch
 
 from . import _numbers
 from ._numbers import shown
+from .errors import ArgumentError, ArgumentTypeError
 
 
 def permute_weights(weight, num_heads, rotary_dim=None, *, to, rotary_offset=0):
@@ -28,28 +29,28 @@ def permute_weights(weight, num_heads, rotary_dim=None, *, to, rotary_offset=0):
     Source: transformers/models/llama/convert_llama_weights_to_hf.py, permute.
     """
     if not isinstance(to, str) or to not in ("half", "interleaved"):
-        raise ValueError(f"rope_ext: to must be 'half' or 'interleaved', got {shown(to)}")
+        raise ArgumentError("to", "be 'half' or 'interleaved'", shown(to))
     _numbers.tensor(weight=weight)
     if weight.layout != torch.strided:
-        raise TypeError(f"rope_ext: weight must be strided, got {weight.layout}")
+        raise ArgumentTypeError("weight", "be strided", weight.layout)
     integers = {"num_heads": num_heads, "rotary_offset": rotary_offset}
     if rotary_dim is not None:
         integers["rotary_dim"] = rotary_dim
     for name, value in integers.items():
         if not isinstance(value, (numbers.Integral, torch.SymInt)) or isinstance(value, bool):
-            raise TypeError(f"rope_ext: {name} must be an int, got {shown(value)}")
+            raise ArgumentTypeError(name, "be an int", shown(value))
     if num_heads < 1:
-        raise ValueError(f"rope_ext: num_heads must be positive, got {shown(num_heads)}")
+        raise ArgumentError("num_heads", "be positive", shown(num_heads))
     if weight.dim() == 0 or weight.shape[0] % num_heads:
         rule = f"have a multiple of num_heads {num_heads} rows"
-        raise ValueError(f"rope_ext: weight must {rule}, got shape {tuple(weight.shape)}")
+        raise ArgumentError("weight", rule, f"shape {tuple(weight.shape)}")
     head_dim = weight.shape[0] // num_heads
     if not 0 <= rotary_offset <= head_dim:
-        raise ValueError(f"rope_ext: rotary_offset must lie in the head, 0 to {head_dim}, got {shown(rotary_offset)}")
+        raise ArgumentError("rotary_offset", f"lie in the head, 0 to {head_dim}", shown(rotary_offset))
     rotary_dim = head_dim - rotary_offset if rotary_dim is None else rotary_dim
     if rotary_dim % 2 or not 0 <= rotary_dim <= head_dim - rotary_offset:
         rule = f"be even and fit head_dim {head_dim} from rotary_offset {rotary_offset}"
-        raise ValueError(f"rope_ext: rotary_dim must {rule}, got {shown(rotary_dim)}")
+        raise ArgumentError("rotary_dim", rule, shown(rotary_dim))
     if head_dim == 0:
         return weight.clone()  # num_heads may be more than unflatten takes
     channels = torch.arange(head_dim, device=weight.device)

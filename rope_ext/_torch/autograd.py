@@ -22,6 +22,7 @@ import torch
 from torch import is_grad_enabled, is_inference_mode_enabled
 from torch.compiler import is_compiling
 
+from ..errors import ArgumentError
 from ..reference import LAYOUTS
 from ..reference import TWO_PI as _TWO_PI
 from .errors import raises_typed
@@ -210,7 +211,7 @@ def _check_writable(tensors, recorded=False, at_x=0):
 def _not_written(rule, t, at_x, place=""):
     """The error of a tensor of x or, where x comes after it, of out."""
     name = "out" if at_x else "x"
-    return ValueError(f"rope_ext: {name} must {rule} when it is written, got one of shape {tuple(t.shape)}{place}")
+    return ArgumentError(name, f"{rule} when it is written", f"one of shape {tuple(t.shape)}{place}")
 
 
 # ---- the two Functions ----
@@ -473,7 +474,7 @@ def _rotate_in_place(x, cos, sin, *rest):
 def _rotate_out(out, x, cos, sin, *rest):
     if _needs_derivative((*x, *out), cos, sin, rest):
         got = "tensors while x, cos, sin or out requires grad"
-        raise ValueError(f"rope_ext: out must be None when a derivative is recorded, got {got}")
+        raise ArgumentError("out", "be None when a derivative is recorded", got)
     with below_autograd():
         _ops.rotate_out(out, x, cos, sin, *rest)
 

@@ -9,11 +9,14 @@ import functools
 
 import torch
 
+from ..errors import ArgumentError, ArgumentTypeError, parts_of
 from .library import native
 
 _PREFIX = "rope_ext: "
-_TYPES = {1: ValueError, 2: TypeError}  # enum class ErrorType in csrc/bindings/errors.h
+_TYPES = {1: ArgumentError, 2: ArgumentTypeError}  # enum class ErrorType in csrc/bindings/errors.h
 _OUT_OF_MEMORY = 3
+
+_OF_KERNELS = (RuntimeError, ValueError)  # what torch makes of them
 
 # Name of an op -> a function of its arguments that allocates what the op does, in Python (fake.py).
 allocators = {}
@@ -25,11 +28,11 @@ def typed(error, allocate=lambda: None):
     if not message.startswith(_PREFIX):
         return error
     kind = native.rope_ext_take_error_type()
-    if type(error) is not RuntimeError:  # raised in Python, and the remembered type is that of an older error
+    if type(error) not in _OF_KERNELS:  # raised in Python, and the remembered type is that of an older error
         return error
     if kind == _OUT_OF_MEMORY:
         return _out_of_memory(error, allocate)
-    return _TYPES[kind](message) if kind in _TYPES else error
+    return _TYPES[kind](*parts_of(message)) if kind in _TYPES else error
 
 
 def _out_of_memory(error, allocate):
@@ -49,7 +52,7 @@ def raises_typed(op, function):
     def wrapper(*arguments):
         try:
             return function(*arguments)
-        except RuntimeError as error:
+        except _OF_KERNELS as error:
             found = typed(error, functools.partial(allocators[op], *arguments))
             if found is error:
                 raise

@@ -5,6 +5,7 @@ On real tensors these functions allocate what the op allocates, with the errors 
 
 import torch
 
+from ..errors import ArgumentError
 from . import errors
 from .autograd import FROM_POSITIONS, layout_of
 
@@ -15,12 +16,12 @@ _FREQUENCIES = ("inv_freq", "inv_freq", *_NAMES[2:])
 
 def _same_device(x, *rest, out=(), **named):
     if not x:
-        raise ValueError("rope_ext: x must hold 1 to 8 tensors, got 0")
+        raise ArgumentError("x", "hold 1 to 8 tensors", "0")
     names = _FREQUENCIES if len(rest) > 3 and rest[3] & FROM_POSITIONS else _NAMES
     given = [*(("every tensor of x", t) for t in x), *(("out", t) for t in out), *zip(names, rest), *named.items()]
     for name, t in given:
         if isinstance(t, torch.Tensor) and t.device != x[0].device:
-            raise ValueError(f"rope_ext: {name} must be on the device of x, {x[0].device}, got {t.device}")
+            raise ArgumentError(name, f"be on the device of x, {x[0].device}", t.device)
 
 
 def _fake_rotate(x, *rest):

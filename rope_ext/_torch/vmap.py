@@ -2,6 +2,7 @@
 
 import torch
 
+from ..errors import ArgumentError
 from .autograd import FROM_POSITIONS, layout_of
 from .library import torch_ops as _ops
 from .private import schema_of, tree
@@ -14,11 +15,11 @@ def _vmap_by_loop(op, writes=False):
 
     def rule(info, in_dims, *arguments):
         if info.batch_size == 0:
-            raise ValueError("rope_ext: torch.func.vmap must map over at least one sample, got none")
+            raise ArgumentError("torch.func.vmap", "map over at least one sample", "none")
         for t, d in zip(arguments[0], in_dims[0]) if writes else ():
             if d is None:  # it would be written once for each sample
                 rule = "be inside torch.func.vmap when it is written"
-                raise ValueError(f"rope_ext: x must {rule}, got one of shape {tuple(t.shape)} from outside")
+                raise ArgumentError("x", rule, f"one of shape {tuple(t.shape)} from outside")
         flat, spec = tree.tree_flatten(list(arguments), is_leaf=lambda a: a is None)
         dims, _ = tree.tree_flatten(list(in_dims), is_leaf=lambda d: d is None)
 

@@ -18,6 +18,7 @@ from typing import NamedTuple
 import torch
 
 from .._numbers import name_of, shown
+from ..errors import ArgumentError, ArgumentTypeError
 
 _MAX_RANK = 64  # of a Tensor
 _APPLY = {"x", "cos", "sin", "rotary_dim", "rotary_offset", "positions", "offset", "cu_seqlens"}
@@ -27,12 +28,12 @@ _DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 def refused(argument, rule, got):
     """The ValueError "rope_ext: <argument> must <rule>, got <got>"; for a Tensor its shape is named."""
-    return ValueError(f"rope_ext: {argument} must {rule}, got {_text(got)}")
+    return ArgumentError(argument, rule, _text(got))
 
 
 def refused_type(argument, rule, got):
     """The TypeError of that form."""
-    return TypeError(f"rope_ext: {argument} must {rule}, got {_text(got)}")
+    return ArgumentTypeError(argument, rule, _text(got))
 
 
 def check_dtype(argument, t):
@@ -186,12 +187,11 @@ def _explained(error, arguments, signature, args, kwargs):
     given = {wanted.shown or name: (values[name], wanted) for name, wanted in arguments.items() if name in values}
     tensors = {name: value for name, (value, _) in given.items() if isinstance(value, torch.Tensor)}
     x = {name: t for name, t in tensors.items() if "x" in given[name][1].stands_for}
-    about, must, rest = str(error).removeprefix("rope_ext: ").partition(" must ")
-    of_apply = must and str(error).startswith("rope_ext: ")
+    of_apply = isinstance(error, (ArgumentError, ArgumentTypeError))
     return (
         next(filter(None, (wanted.refusal(name, value) for name, (value, wanted) in given.items())), None)
         or (_about_place(tensors, x) if x else None)
-        or (_about_apply(error, about, rest, given, x) if of_apply else _about_values(given))
+        or (_about_apply(error, given, x) if of_apply else _about_values(given))
         or error
     )
 
@@ -207,12 +207,15 @@ def _about_place(tensors, x):
     return None
 
 
-def _about_apply(error, about, rest, given, x):
-    """An error of `rope_ext.apply` in the words of the user; None where it is not about an argument of apply."""
+def _about_apply(error, given, x):
+    """An error of `rope_ext.apply` in the words of the user; None where it is not about an argument of apply.
+
+    Its cure is left out, which is in the words of apply.
+    """
+    about, rule, got = error.argument, error.rule, error.got
     if about not in _APPLY:
         return None
     words = _words(given)
-    rule, _, got = rest.partition(": ")[0].partition(", got ")  # without a cure, which is in the words of apply
     if "rotary_offset" not in words:
         rule = rule.removesuffix(" from rotary_offset 0")
     if (about.startswith("rotary_") and about not in words) or rule.startswith("have an even number of channels"):
@@ -226,7 +229,7 @@ def _about_apply(error, about, rest, given, x):
         if rule.startswith("be even") and width % 2 == 0:
             return _about_head_dim(x)  # which is smaller than the width
         rule, got = _of_width(rule, "" if got == str(width) else ", an entry per pair"), width
-    return type(error)(f"rope_ext: {name} must {_translated(rule, words, x)}, got {got}")
+    return type(error)(name, _translated(rule, words, x), got)
 
 
 def _words(given):

@@ -16,6 +16,7 @@ from torch import nn
 from .._kept import lock
 from .._numbers import shown
 from .._torch.library import build_info
+from ..errors import ArgumentError, ArgumentTypeError
 from ._calls import Survey
 from ._find import Candidate, rotates
 from ._fingerprint import callable_of, function_of
@@ -67,7 +68,7 @@ def unpatch(model):
         for made in reversed(_patches):
             if made.model() is model:
                 return _undo(made)
-    raise ValueError(f"rope_ext: model must be patched, got a {type(model).__name__} that is not")
+    raise ArgumentError("model", "be patched", f"a {type(model).__name__} that is not")
 
 
 @contextlib.contextmanager
@@ -142,7 +143,7 @@ def _patch(model, rounding, stacklevel):
             there = _replaced.get(candidate.key)
             if there is not None and there.rounding != rounding:
                 rule = f"be {there.rounding!r} while {there.candidate.name} is patched with it"
-                raise ValueError(f"rope_ext: rounding must {rule}, got {rounding!r}")
+                raise ArgumentError("rounding", rule, repr(rounding))
         layers = layers_of(survey, {c.key: c.name for c, _ in (*accepted, *left_alone)})
         left_alone, warning = tuple(entry for _, entry in left_alone), ""
         if not any(candidate.seen for candidate, _ in accepted):
@@ -158,13 +159,13 @@ def _check_model(model):
     if not isinstance(model, nn.Module):
         modules = [name for name, value in getattr(model, "__dict__", {}).items() if isinstance(value, nn.Module)]
         got = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
-        cure = f": its {' and its '.join(modules[:4])} can be given" if modules and not isinstance(model, type) else ""
-        raise TypeError(f"rope_ext: model must be a torch.nn.Module, got {got}{cure}")
+        cure = f"its {' and its '.join(modules[:4])} can be given" if modules and not isinstance(model, type) else ""
+        raise ArgumentTypeError("model", "be a torch.nn.Module", got, cure)
 
 
 def check_rounding(rounding):
     if not isinstance(rounding, str) or rounding not in _ROUNDINGS:
-        raise ValueError(f"rope_ext: rounding must be one of {', '.join(_ROUNDINGS)}, got {shown(rounding)}")
+        raise ArgumentError("rounding", f"be one of {', '.join(_ROUNDINGS)}", shown(rounding))
 
 
 def _verdict(candidate, rounding):

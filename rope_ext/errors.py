@@ -1,0 +1,52 @@
+"""Errors about arguments: "rope_ext: <argument> must <rule>, got <got>", then ": <cure>" where one is known.
+
+    try:
+        q = rope_ext.apply(q, cos, sin, layout="hbsd")
+    except rope_ext.ArgumentError as error:
+        error.argument, error.rule, error.got  # "layout", "be one of bshd, bhsd, sbhd, thd, shd", "'hbsd'"
+
+Sizes and values raise ArgumentError, a ValueError; types and dtypes raise ArgumentTypeError, a TypeError.
+"""
+
+import re
+
+
+class _AboutArgument(Exception):
+    """What the two classes share; each also derives from the exception of Python that it stands for.
+
+    argument: name of the argument that the user gave.
+    rule: what the argument must do or be, such as "be positive".
+    got: the value, as the message shows it.
+    cure: what to write instead, or "".
+    """
+
+    argument: str
+    rule: str
+    got: str
+    cure: str
+
+    def __init__(self, argument: str, rule: str, got: object, cure: str = "") -> None:
+        self.argument, self.rule, self.got, self.cure = argument, rule, str(got), cure
+        # Not super().__init__(message), which torch.compile does not trace.
+        self.args = (f"rope_ext: {argument} must {rule}, got {got}" + (f": {cure}" if cure else ""),)
+
+    def __reduce__(self) -> tuple[type["_AboutArgument"], tuple[str, str, str, str]]:
+        return type(self), (self.argument, self.rule, self.got, self.cure)
+
+
+class ArgumentError(_AboutArgument, ValueError):
+    """An argument has a size or a value that the function does not take."""
+
+
+class ArgumentTypeError(_AboutArgument, TypeError):
+    """An argument has a type or a dtype that the function does not take."""
+
+
+_MESSAGE = re.compile(r"rope_ext: (.+?) must (.+?), got (.+?)(?:: (.+))?", re.DOTALL)
+
+
+def parts_of(message: str) -> tuple[str, str, str, str] | None:
+    """(argument, rule, got, cure) of the message of an ArgumentError; None of any other. For errors of csrc, which
+    reach Python as text; no `got` there holds ": "."""
+    found = _MESSAGE.fullmatch(message)
+    return (found[1], found[2], found[3], found[4] or "") if found else None
