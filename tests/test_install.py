@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import types
 import zipfile
 from pathlib import Path
 
@@ -56,7 +57,7 @@ def wheel(unpacked):
 
 
 def test_source_distribution_is_complete(unpacked):
-    """Trap C13: a header or source that the sdist forgets shows only where there is no checkout."""
+    """A header or source that the sdist forgets shows only where there is no checkout."""
     suffixes = {".h", ".cpp", ".cuh", ".cu", ".py", ".txt", ".sh"}
     for folder in ("csrc", "tests", "benchmarks", "examples", "tools"):
         there, packed = (
@@ -200,37 +201,33 @@ def test_no_compiler(tmp_path):
     )
 
 
-def test_import_without_the_compiled_file(tmp_path):
-    shutil.copytree(ROOT / "rope_ext", tmp_path / "rope_ext", ignore=shutil.ignore_patterns("*.so"))
-    printed = run(
-        sys.executable,
-        "-c",
-        "import rope_ext",
-        check=False,
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(tmp_path)},
-    )
-    error = last_line(printed)
+@pytest.fixture
+def import_of_copy(tmp_path):
+    """Imports a copy of the package that lacks its compiled files; returns the folder and a function, which returns the
+    last line that Python prints."""
+    package = tmp_path / "rope_ext"
+    shutil.copytree(ROOT / "rope_ext", package, ignore=shutil.ignore_patterns("*.so"))
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+
+    def error():
+        return last_line(run(sys.executable, "-c", "import rope_ext", check=False, cwd=tmp_path, env=environment))
+
+    return package, error
+
+
+def test_import_without_the_compiled_file(import_of_copy):
+    error = import_of_copy[1]()
     assert error.startswith("ImportError: rope_ext: _ops.so must lie beside")
     assert error.endswith(
         ": pip install -e . in the checkout, or start Python in another folder, if rope_ext is installed"
     )
 
 
-def test_import_with_a_compiled_file_that_does_not_load(tmp_path):
-    shutil.copytree(ROOT / "rope_ext", tmp_path / "rope_ext", ignore=shutil.ignore_patterns("*.so"))
-    (tmp_path / "rope_ext" / "_ops.so").write_bytes(b"not a library")
-    printed = run(
-        sys.executable,
-        "-c",
-        "import rope_ext",
-        check=False,
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(tmp_path)},
-    )
-    assert "ImportError: rope_ext: _ops.so must load in torch" in last_line(
-        printed
-    ) and "rebuild: pip install" in last_line(printed)
+def test_import_with_a_compiled_file_that_does_not_load(import_of_copy):
+    package, import_error = import_of_copy
+    (package / "_ops.so").write_bytes(b"not a library")
+    error = import_error()
+    assert "ImportError: rope_ext: _ops.so must load in torch" in error and "rebuild: pip install" in error
 
 
 def test_import_with_old_torch():
@@ -242,12 +239,38 @@ def test_import_with_old_torch():
 
 
 def test_build_requirements_leave_torch_alone():
-    """Traps C2 and C17: a build requirement fetches a second torch, and an exact pin replaces the user's."""
+    """A build requirement would fetch a second torch, and an exact pin would replace the user's."""
     project = (ROOT / "pyproject.toml").read_text()
     assert "torch" not in re.search(r"^requires = \[(.*)\]", project, re.MULTILINE).group(1)
     assert re.search(r"^dependencies = (\[.*?\])", project, re.MULTILINE).group(1) == '["torch>=2.11"]'
 
 
 def test_setup_imports_without_torch():
-    """Trap C1: under build isolation `import torch` fails."""
+    """Under build isolation `import torch` fails."""
     assert "import torch" not in (ROOT / "setup.py").read_text()
+
+
+def test_importing_the_package_is_enough():
+    """extension-cpp#6: the library needs torch loaded first; the package sees to it."""
+    run(sys.executable, "-c", "import rope_ext; rope_ext.apply")
+
+
+@pytest.mark.parametrize(("gigabytes", "jobs"), [(1, 1), (8, 4), (64, 32), (1024, 64)])
+def test_jobs_are_capped_by_memory(gigabytes, jobs):
+    """FA#317: ninja on all cores, 64 here, froze machines."""
+    setup = ast.parse((ROOT / "setup.py").read_text())
+    (function,) = (node for node in setup.body if getattr(node, "name", None) == "default_jobs")
+    sizes = {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": gigabytes * 2**30 // 4096}
+    machine = types.SimpleNamespace(sysconf=sizes.__getitem__, cpu_count=lambda: 64)
+    names = {"os": machine}
+    exec(compile(ast.Module([function], []), "setup.py", "exec"), names)
+    assert names["default_jobs"]() == jobs
+
+
+def test_nothing_is_compiled_at_run_time():
+    for path in (ROOT / "rope_ext").rglob("*.py"):
+        assert not re.search(r"cpp_extension|torch_extensions|load_inline|subprocess", path.read_text()), path
+
+
+def test_editable_installation_is_documented():
+    assert "pip install --no-build-isolation -e ." in (ROOT / "README.md").read_text()

@@ -79,6 +79,11 @@ def test_ops_needs_nothing_newer_than_torch_2_11():
     assert not [s for s in shims if any(re.search(rf"\b{s}\(", block) for block in newer)]
 
 
+def test_ops_is_built_for_torch_2_11():
+    """pytorch#187727: a C++ symbol vanished in 2.13."""
+    assert "TORCH_TARGET_VERSION=0x020b000000000000ULL" in (ROOT / "CMakeLists.txt").read_text()
+
+
 def test_hardened():
     """As PyTorch's own wheels, and with every address read-only once the library is loaded."""
     for path in (OPS, Path(_introspect.__file__)):
@@ -119,7 +124,7 @@ def test_one_openmp_runtime():
 
 
 def test_import_is_light():
-    """torch aside, importing rope_ext imports nothing that has to be installed: trap C20."""
+    """torch aside, importing rope_ext imports nothing that has to be installed."""
     program = "import sys, torch; before = set(sys.modules); import rope_ext; print(*{m.split('.')[0] for m in set(sys.modules) - before})"
     imported = set(run(sys.executable, "-c", program).split())
     assert imported <= {"rope_ext", "torch"} | set(sys.stdlib_module_names) | {
@@ -135,7 +140,7 @@ def included(path):
 
 
 def test_layers_include_only_what_lies_below():
-    """DESIGN: core, cpu, cuda and introspect know no Torch; bindings know it through the stable ABI only."""
+    """core, cpu, cuda and introspect know no Torch; bindings know it through the stable ABI only."""
     below = {
         "core": ["core"],
         "cpu": ["core", "cpu"],
@@ -166,7 +171,7 @@ def test_one_formula():
 
 
 def test_portable_cpp():
-    """No `long`, whose size differs between systems (trap C15), and no flag that breaks sines or NaN (trap B6)."""
+    """`long` has another size on other systems; flags of fast math break sines and NaN."""
     for path in SOURCES:
         assert not re.search(r"\b(unsigned )?long\b(?! as)", re.sub(r"//.*", "", path.read_text())), path
     assert not re.search(r"fast-math|Ofast|ffinite-math|fassociative-math", (ROOT / "CMakeLists.txt").read_text())

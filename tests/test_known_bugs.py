@@ -1,10 +1,4 @@
-"""Bugs that shipped in other libraries, one test each. B: correctness, C: installation; C1, C2, C13, C15, C17 and C20
-are in test_install.py and test_library.py, B6's flags in test_library.py."""
-
-import re
-import subprocess
-import sys
-from pathlib import Path
+"""Bugs that shipped in other libraries, one test each. Those of installation are in test_install.py."""
 
 import pytest
 import torch
@@ -13,7 +7,6 @@ from conftest import assert_same_bits, in_memory, random, shape_of
 import rope_ext
 from rope_ext import reference
 
-ROOT = Path(__file__).resolve().parents[1]
 F32, BF16, F64 = torch.float32, torch.bfloat16, torch.float64
 LONG = torch.tensor([4095, 16384, 131071, 1_000_000])
 
@@ -23,7 +16,7 @@ def tables(rows=9, width=4, dtype=F32):
 
 
 def angles_of(positions, head_dim, base):
-    """In float64, written out: the oracle of B1 to B7. Powers by the CPU, as a GPU's may differ in the last bit."""
+    """cos and sin of positions * base ** -exponent in float64. The CPU makes the powers: a GPU's may differ in the last bit."""
     exponent = -torch.arange(0, head_dim, 2, dtype=F64, device="cpu") / head_dim
     angles = positions.to(F64)[:, None] * (base**exponent).to(positions.device)
     return angles.cos().float(), angles.sin().float()
@@ -32,7 +25,7 @@ def angles_of(positions, head_dim, base):
 # ---- numerics ----
 
 
-def test_B1_B2_angles_stay_exact_in_a_half_precision_model():
+def test_angles_stay_exact_in_a_half_precision_model():
     """gpt-neox#1003, HF#25681: inv_freq in 16 bits; a later .float() cannot repair it."""
     model = torch.nn.Sequential(torch.nn.Linear(2, 2))
     model.rope = rope_ext.RotaryEmbedding(128, base=500000.0)
@@ -40,13 +33,13 @@ def test_B1_B2_angles_stay_exact_in_a_half_precision_model():
     assert_same_bits(model.rope(LONG), angles_of(LONG, 128, 500000.0))
 
 
-def test_B3_angles_under_autocast():
+def test_angles_under_autocast():
     """diffusers#13922: positions beyond 65536 collapse when autocast rounds them to bfloat16."""
     with torch.autocast(LONG.device.type, BF16):
         assert_same_bits(rope_ext.RotaryEmbedding(64)(LONG), angles_of(LONG, 64, 10000.0))
 
 
-def test_B4_angles_with_reduced_matmul_precision():
+def test_angles_with_reduced_matmul_precision():
     """HF#48428: an outer product by matmul loses the bits of positions above 2048 in TF32 or bfloat16."""
     before = torch.get_float32_matmul_precision()
     try:
@@ -56,13 +49,13 @@ def test_B4_angles_with_reduced_matmul_precision():
         torch.set_float32_matmul_precision(before)
 
 
-def test_B5_module_boundaries_can_cast_only_integers():
+def test_module_boundaries_can_cast_only_integers():
     """torchtitan#2881: FSDP2 casts floating inputs of a module; positions are integers, and go in as such."""
     cos, _ = rope_ext.RotaryEmbedding(64)(LONG.to(torch.int32))
     assert cos.dtype == F32
 
 
-def test_B6_no_fast_math_at_position_131071():
+def test_no_fast_math_at_position_131071():
     """kekzl/imp#1325: fast sines are off by 1e-2 there; tests up to position 40 hid it."""
     x = random((1, 1, 2, 128), F32)
     cos, sin = rope_ext.RotaryEmbedding(128).tables(131072)
@@ -72,7 +65,7 @@ def test_B6_no_fast_math_at_position_131071():
     assert (rope_ext.apply(x, cos, sin, offset=131071).double() - wanted).abs().max() < 4 * 4 * 2**-24
 
 
-def test_B7_exact_angles_are_not_those_of_fp32_arithmetic():
+def test_exact_angles_are_not_those_of_fp32_arithmetic():
     """The float32 product is off by 2e-3 at position 131071: exact and "as Hugging Face" are two things; this is exact."""
     inv_freq = 1.0 / (10000.0 ** (torch.arange(0, 64, 2, dtype=F32) / 64))
     hf = (LONG[2:3, None].float() * inv_freq).cos()
@@ -80,7 +73,7 @@ def test_B7_exact_angles_are_not_those_of_fp32_arithmetic():
     assert 1e-4 < (cos - hf).abs().max() < 1e-2
 
 
-def test_B8_one_rounding_in_bf16():
+def test_one_rounding_in_bf16():
     """FA#823: rotating in bfloat16 rounds three times. Against float64, each result is the nearest bfloat16."""
     x, (cos, sin) = random((1, 64, 4, 64), BF16), rope_ext.RotaryEmbedding(64).tables(64)
     exact = reference.apply(x.double(), cos.double(), sin.double()).to(BF16)
@@ -93,14 +86,14 @@ def test_B8_one_rounding_in_bf16():
     )
 
 
-def test_B9_result_keeps_the_dtype_of_x():
+def test_result_keeps_the_dtype_of_x():
     """xformers#742, vllm#40180: float32 tables promoted the result."""
     q, k = random((1, 5, 2, 8), BF16), random((1, 5, 1, 8), BF16)
     assert [t.dtype for t in rope_ext.apply((q, k), *tables())] == [BF16, BF16]
 
 
 @pytest.mark.parametrize("interleaved", [False, True])
-def test_B10_entries_that_differ_within_a_pair(interleaved):
+def test_entries_that_differ_within_a_pair(interleaved):
     """unsloth#775: kernels read one half of a full-width table. In the gradient each channel meets its partner's sine."""
     x, (cos, sin) = random((1, 5, 2, 8), F64).requires_grad_(), tables(5, 8, F64)
     apply = [f(x, cos, sin, interleaved=interleaved) for f in (rope_ext.apply, reference.apply)]
@@ -111,7 +104,7 @@ def test_B10_entries_that_differ_within_a_pair(interleaved):
     assert (apply[0] - rope_ext.apply(x, *symmetric, interleaved=interleaved)).abs().max() > 0.1
 
 
-def test_B12_tables_are_never_written():
+def test_tables_are_never_written():
     """sglang#33117: a shared cache was cast down on first use."""
     cos, sin = tables()
     kept = cos.clone(), sin.clone()
@@ -125,13 +118,13 @@ def test_B12_tables_are_never_written():
 # ---- semantics ----
 
 
-def test_B13_pairings_differ_beyond_position_0():
+def test_pairings_differ_beyond_position_0():
     x, (cos, sin) = random((1, 1, 1, 8), F32), rope_ext.RotaryEmbedding(8).tables(1001)
     both = [[rope_ext.apply(x, cos, sin, interleaved=i, offset=o) for i in (False, True)] for o in (0, 1000)]
     assert torch.equal(*both[0]) and not torch.equal(*both[1])
 
 
-def test_B14_partial_rotary_on_applied_q():
+def test_partial_rotary_on_applied_q():
     """cascadia#69: cos and sin were right and 112 of 128 channels of q wrong; pie#603: the frequencies' denominator."""
     rope = rope_ext.RotaryEmbedding(128, rotary_dim=32)
     assert torch.equal(rope.inv_freq, rope_ext.RotaryEmbedding(32).inv_freq)
@@ -146,7 +139,7 @@ def test_B14_partial_rotary_on_applied_q():
 
 
 @pytest.mark.parametrize("heads", [1, 3])
-def test_B16_packed_sequences_restart(heads):
+def test_packed_sequences_restart(heads):
     """Megatron-LM#5243: later sequences reused positions of the first; Automodel#2674: one head; tokens past the end."""
     x, (cos, sin) = random((7, heads, 8), F32), tables()
     y = rope_ext.apply(x, cos, sin, layout="thd", cu_seqlens=torch.tensor([0, 2, 2, 5], dtype=torch.int32))
@@ -155,7 +148,7 @@ def test_B16_packed_sequences_restart(heads):
     assert_same_bits(y[5:], x[5:])
 
 
-def test_B17_decode_one_token_of_many_sequences():
+def test_decode_one_token_of_many_sequences():
     """mlx#3795: wrong for batch > 1; mlx-rs#357: all heads but the first were not rotated; emlx#121: position + head."""
     x, (cos, sin) = random((3, 1, 4, 8), F32), tables()
     y = rope_ext.apply(x, cos, sin, offset=torch.tensor([2, 7, 4]))
@@ -169,7 +162,7 @@ def test_B17_decode_one_token_of_many_sequences():
 
 
 @pytest.mark.parametrize("sizes", [(1, 5, 3, 8), (2, 1, 3, 8), (2, 5, 1, 8), (2, 5, 3, 2), (1, 1, 1, 2)])
-def test_B18_dimensions_of_size_one(sizes):
+def test_dimensions_of_size_one(sizes):
     """Liger#342: with one head k was not rotated at all."""
     x, (cos, sin) = random(sizes, F32), tables(9, sizes[3] // 2)
     y = rope_ext.apply(x, cos, sin, offset=1)
@@ -178,7 +171,7 @@ def test_B18_dimensions_of_size_one(sizes):
 
 
 @pytest.mark.parametrize("layout", reference.LAYOUTS)
-def test_B19_axes_are_named_not_guessed(layout):
+def test_axes_are_named_not_guessed(layout):
     """xformers#841: rotated along the heads. With seqlen equal to heads, shapes cannot tell."""
     for heads in (3, 5):
         x, (cos, sin) = random(shape_of(layout, 2, 5, heads, 8), F32), tables()
@@ -189,7 +182,7 @@ def test_B19_axes_are_named_not_guessed(layout):
             assert_same_bits(y[token], turned)
 
 
-def test_B20_tables_made_in_inference_mode_do_not_stick():
+def test_tables_made_in_inference_mode_do_not_stick():
     """FA#299: a cache made in inference mode broke training later."""
     rope = rope_ext.RotaryEmbedding(8)
     with torch.inference_mode():
@@ -202,7 +195,7 @@ def test_B20_tables_made_in_inference_mode_do_not_stick():
     assert x.grad is not None
 
 
-def test_B21_positions_written_between_forward_and_backward():
+def test_positions_written_between_forward_and_backward():
     """mlx-lm#1713: the position variable was changed before it was used. Backward refuses instead of turning wrongly."""
     x, positions = random((1, 5, 2, 8), F32).requires_grad_(), torch.arange(5)
     y = rope_ext.apply(x, *tables(), positions=positions)
@@ -212,13 +205,13 @@ def test_B21_positions_written_between_forward_and_backward():
 
 
 @pytest.mark.devices("cpu")  # on a GPU such rows give NaN: test_cuda_positions.py
-def test_B21_left_padding_by_a_negative_offset_is_refused():
+def test_left_padding_by_a_negative_offset_is_refused():
     """fla#902: rows before the table were read."""
     with pytest.raises(ValueError, match="offset must lead to a row of the table, 0 to 8, got row -2"):
         rope_ext.apply(random((2, 5, 2, 8), F32), *tables(), offset=torch.tensor([0, -2]))
 
 
-def test_B23_float_positions_are_refused():
+def test_float_positions_are_refused():
     """prime-rl#518: float positions were truncated."""
     with pytest.raises(TypeError, match="positions must be int32 or int64, got float32"):
         rope_ext.apply(random((1, 5, 2, 8), F32), *tables(), positions=torch.arange(5.0))
@@ -227,7 +220,7 @@ def test_B23_float_positions_are_refused():
 # ---- autograd ----
 
 
-def test_B25_backward_uses_every_argument_of_forward():
+def test_backward_uses_every_argument_of_forward():
     """llama.cpp#3974: scaling was added to the forward only. Each keyword changes the gradient as it changes the result."""
     g, (cos, sin) = random((1, 4, 2, 8), F64), tables(dtype=F64)
     for keywords in (
@@ -243,7 +236,7 @@ def test_B25_backward_uses_every_argument_of_forward():
 
 
 @pytest.mark.parametrize("use", ["sum", "cat", "transpose", "expand", "slice of packed qkv"])
-def test_B26_incoming_gradients_of_any_stride(use):
+def test_incoming_gradients_of_any_stride(use):
     """pytorch#194719: first row right, second wrong. gradcheck feeds contiguous gradients and cannot see it."""
     x, (cos, sin) = random((2, 5, 3, 8), F32).requires_grad_(), tables()
     g = random((2, 5, 3, 8), F32, 7)
@@ -258,7 +251,7 @@ def test_B26_incoming_gradients_of_any_stride(use):
     assert_same_bits(got, reference.apply(strided.contiguous(), cos, sin, transposed=True))
 
 
-def test_B27_B29_who_needs_a_gradient_gets_it():
+def test_who_needs_a_gradient_gets_it():
     """candle#3568: detached results, no error. Every tensor alone: q, k, cos, sin."""
     for needing in range(4):
         inputs = [random((1, 5, 2, 8), F32), random((1, 5, 1, 8), F32), *tables(5)]
@@ -268,7 +261,7 @@ def test_B27_B29_who_needs_a_gradient_gets_it():
         assert [t.grad is not None and bool(t.grad.any()) for t in inputs] == [i == needing for i in range(4)]
 
 
-def test_B28_functional_calls_leave_x_alone():
+def test_functional_calls_leave_x_alone():
     """unsloth#837: an equivalence script reused the tensor that the first call had overwritten."""
     x, (cos, sin) = random((1, 5, 2, 8), F32), tables()
     kept = x.clone()
@@ -276,7 +269,7 @@ def test_B28_functional_calls_leave_x_alone():
     assert_same_bits(x, kept)
 
 
-def test_B30_composes_with_torch_func():
+def test_composes_with_torch_func():
     """FA#2071: an autograd.Function without setup_context."""
     (cos, sin), x = tables(dtype=F64), random((3, 5, 2, 8), F64)
     per_sample = torch.func.vmap(torch.func.grad(lambda x: rope_ext.apply(x, cos, sin, layout="shd").pow(2).sum()))(x)
@@ -289,7 +282,7 @@ def test_B30_composes_with_torch_func():
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
-def test_B31_offsets_beyond_2_to_the_31(axis):
+def test_offsets_beyond_2_to_the_31(axis):
     """fla#1080, mamba#1015: finite, plausible, wrong. Memory that is not touched costs nothing."""
     far = 2**31 + 64
     memory = torch.empty(far + 4096, dtype=BF16)
@@ -303,14 +296,14 @@ def test_B31_offsets_beyond_2_to_the_31(axis):
     assert_same_bits(x, wanted)
 
 
-def test_B31_many_heads_times_batch():
+def test_many_heads_times_batch():
     """FastVideo#1245: more than 65535 of them."""
     x, (cos, sin) = random((70000, 1, 1, 4), BF16), tables(9, 2)
     assert_same_bits(rope_ext.apply(x, cos, sin, offset=4), reference.apply(x, cos, sin, offset=4))
 
 
 @pytest.mark.parametrize("head_dim", [2, 6, 20, 72, 80, 96])
-def test_B32_head_dims_that_no_vector_fits(head_dim):
+def test_head_dims_that_no_vector_fits(head_dim):
     """FA#1195 (72), sglang#4064 (80), aiter#3078: the last lane ran over the row of the table, NaN here."""
     memory = torch.full((5, head_dim), torch.nan)
     cos, sin = memory[:, : head_dim // 2].fill_(0.6), torch.full((5, head_dim // 2), 0.8)
@@ -318,7 +311,7 @@ def test_B32_head_dims_that_no_vector_fits(head_dim):
     assert_same_bits(rope_ext.apply(x, cos, sin), reference.apply(x, cos, sin))
 
 
-def test_B33_B34_grouped_heads_and_different_strides_of_q_and_k():
+def test_grouped_heads_and_different_strides_of_q_and_k():
     """sglang#20559: k read with q's head index; vllm#17091: one stride for both."""
     q, k = (
         in_memory(random((2, 5, 8, 16), F32, 0), "sliced"),
@@ -330,7 +323,7 @@ def test_B33_B34_grouped_heads_and_different_strides_of_q_and_k():
 
 
 @pytest.mark.parametrize("interleaved", [False, True])
-def test_B36_in_place_reads_both_channels_before_it_writes(interleaved):
+def test_in_place_reads_both_channels_before_it_writes(interleaved):
     """FlagGems#5143: one element per lane reads what its neighbour has overwritten."""
     for head_dim in (2, 16, 130):
         x, (cos, sin) = random((1, 5, 2, head_dim), F32), tables(9, head_dim // 2)
@@ -340,20 +333,20 @@ def test_B36_in_place_reads_both_channels_before_it_writes(interleaved):
 
 @pytest.mark.devices("cpu")  # on a GPU such rows give NaN: test_cuda_positions.py
 @pytest.mark.parametrize("positions", [[0, 1, 2, 3, 9], [-1, 0, 1, 2, 3]])
-def test_B37_positions_outside_the_table(positions):
+def test_positions_outside_the_table(positions):
     """vllm#47407: a position beyond the cache crashed the server."""
     with pytest.raises(ValueError, match="rope_ext: positions must"):
         rope_ext.apply(random((1, 5, 2, 8), F32), *tables(), positions=torch.tensor(positions))
 
 
-def test_B37_positions_of_three_axes():
+def test_positions_of_three_axes():
     """sgl-kernel-xpu#202: (3, T) into a 1-D kernel."""
     with pytest.raises(ValueError, match="rope_ext: positions must"):
         rope_ext.apply(random((1, 5, 2, 8), F32), *tables(), positions=torch.zeros(3, 1, 5, dtype=torch.int64))
 
 
 @pytest.mark.parametrize("memory", ["contiguous", "transposed", "sliced", "last stride 2", "reversed strides"])
-def test_B38_fake_strides_equal_real_strides(memory):
+def test_fake_strides_equal_real_strides(memory):
     """pytorch#177115: the compiled program asserts the strides that the fake kernel promised."""
     inputs = (in_memory(random((2, 5, 3, 8), F32), memory), *tables())
     with torch._subclasses.FakeTensorMode() as mode:
@@ -362,11 +355,11 @@ def test_B38_fake_strides_equal_real_strides(memory):
 
 
 @pytest.mark.parametrize("shape", [(0, 5, 2, 8), (2, 0, 2, 8), (2, 5, 0, 8)])
-def test_B39_zero_sizes(shape):
+def test_zero_sizes(shape):
     assert rope_ext.apply(torch.empty(shape), *tables()).shape == shape
 
 
-def test_B39_no_sequences_and_empty_ones():
+def test_no_sequences_and_empty_ones():
     x, (cos, sin) = random((4, 2, 8), F32), tables()
     for boundaries in ([0], [0, 0, 0]):
         cu_seqlens = torch.tensor(boundaries, dtype=torch.int32)
@@ -376,36 +369,3 @@ def test_B39_no_sequences_and_empty_ones():
         2,
         8,
     )
-
-
-# ---- installation ----
-
-
-@pytest.mark.devices("cpu")
-def test_C3_C4_one_binary_for_every_torch():
-    """pytorch#187727: a C++ symbol vanished in 2.13. Built for the stable ABI as of 2.11."""
-    assert "TORCH_TARGET_VERSION=0x020b000000000000ULL" in (ROOT / "CMakeLists.txt").read_text()
-
-
-@pytest.mark.devices("cpu")
-def test_C6_importing_the_package_is_enough():
-    """extension-cpp#6: the library needs torch loaded first; the package sees to it."""
-    subprocess.run([sys.executable, "-c", "import rope_ext; rope_ext.apply"], check=True)
-
-
-@pytest.mark.devices("cpu")
-def test_C10_jobs_are_capped_by_memory():
-    """FA#317: ninja on all cores froze machines."""
-    setup = (ROOT / "setup.py").read_text()
-    assert "MAX_JOBS" in setup and "SC_PHYS_PAGES" in setup
-
-
-@pytest.mark.devices("cpu")
-def test_C18_nothing_is_compiled_at_run_time():
-    for path in (ROOT / "rope_ext").rglob("*.py"):
-        assert not re.search(r"cpp_extension|torch_extensions|load_inline|subprocess", path.read_text()), path
-
-
-@pytest.mark.devices("cpu")
-def test_C19_editable_installation_is_documented():
-    assert "pip install --no-build-isolation -e ." in (ROOT / "README.md").read_text()
