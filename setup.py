@@ -18,7 +18,7 @@ from pathlib import Path
 
 import setuptools
 
-if int(setuptools.__version__.split(".")[0]) < 77:  # without isolation it is the user's
+if int(setuptools.__version__.split(".")[0]) < 77:  # without build isolation, setuptools is the user's
     sys.exit(f"rope_ext: setuptools must be at least 77, got {setuptools.__version__}: pip install 'setuptools>=77'.")
 
 from setuptools import Extension, setup
@@ -29,7 +29,7 @@ from setuptools.command.dist_info import dist_info
 ROOT = Path(__file__).resolve().parent
 OLDEST_TORCH = (2, 11)
 NEEDED = "'torch>=2.11' 'setuptools>=77' cmake ninja pybind11"  # torch, and build-system.requires of pyproject.toml
-SECONDS = 3  # of processor time, about, to compile a file for the CPU or for one GPU architecture
+SECONDS_PER_FILE = 3  # rough processor time to compile one file for the CPU, or for one GPU architecture
 
 
 def fail(sentence):
@@ -37,8 +37,8 @@ def fail(sentence):
 
 
 def torch_first():
-    """What to do about a missing torch, in the words of the program that runs this build."""
-    if "PIP_BUILD_TRACKER" in os.environ:  # pip's isolation leaves the packages of its own environment in sight
+    """The cure for a missing torch, with the option of the program that runs this build: pip, uv or build."""
+    if "PIP_BUILD_TRACKER" in os.environ:  # under pip's isolation, packages of the outer environment can be found
         return "pip install 'torch>=2.11' and repeat; if it is installed elsewhere, repeat with --no-build-isolation."
     if "UV_INTERNAL__BUILD_DIR" in os.environ:
         return f"uv pip install {NEEDED}, and repeat with --no-build-isolation."
@@ -50,7 +50,7 @@ def torch_first():
 
 
 def find_torch():
-    """(folder, version) of the installed torch, found by path: an isolated build cannot import it, and need not."""
+    """Folder and version of the installed torch, found by path: an isolated build cannot import it."""
     places = [sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), site.getusersitepackages(), *sys.path]
     for place in places:
         version_file = Path(place) / "torch" / "version.py"
@@ -63,32 +63,36 @@ def find_torch():
 
 
 def find_tool(name, apt):
-    """Path of a build tool: on PATH, or in the Python packages that pyproject.toml asks for."""
+    """Path of a build tool, from PATH or from the Python packages that pyproject.toml requires."""
     path = shutil.which(name, path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
     return path or fail(f"{name} must be installed to build rope_ext, got none on PATH: {apt}.")
 
 
 def find_compiler():
-    wish = os.environ.get("CXX", "").split()
-    compilers = wish[:1] or ["c++", "g++", "clang++"]
+    requested = os.environ.get("CXX", "").split()
+    compilers = requested[:1] or ["c++", "g++", "clang++"]
     if not any(map(shutil.which, compilers)):
         fail(f"a C++17 compiler must be on PATH, got no {' or '.join(compilers)}: apt install g++, or set CXX.")
 
 
 def cuda_arguments():
-    """For CMake: whether CUDA kernels are built, by which nvcc and for which GPUs. Says so, whatever it decides."""
-    wish = os.environ.get("ROPE_EXT_CUDA", "")
-    if wish not in ("", "0", "1"):
-        fail(f"ROPE_EXT_CUDA must be 0, 1 or unset, got {wish!r}.")
+    """CMake's arguments about CUDA: whether kernels are built, by which nvcc, for which GPUs. Prints the decision."""
+    requested = os.environ.get("ROPE_EXT_CUDA", "")
+    if requested not in ("", "0", "1"):
+        fail(f"ROPE_EXT_CUDA must be 0, 1 or unset, got {requested!r}.")
     home, path = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH"), os.environ.get("PATH", "")
     places = [os.path.join(home, "bin"), path] if home else [path, "/usr/local/cuda/bin"]
-    nvcc = None if wish == "0" else shutil.which("nvcc", path=os.pathsep.join(places))
+    nvcc = None if requested == "0" else shutil.which("nvcc", path=os.pathsep.join(places))
     if nvcc is None:
-        if wish == "1":
+        if requested == "1":
             fail(
                 "nvcc must be in CUDA_HOME/bin or on PATH when ROPE_EXT_CUDA is 1, got none: install the CUDA toolkit."
             )
-        print("rope_ext: building without CUDA kernels:", "ROPE_EXT_CUDA is 0" if wish else "no nvcc found", flush=True)
+        print(
+            "rope_ext: building without CUDA kernels:",
+            "ROPE_EXT_CUDA is 0" if requested else "no nvcc found",
+            flush=True,
+        )
         return ["-DROPE_EXT_CUDA=OFF"]
     print(f"rope_ext: building CUDA kernels with {nvcc}", flush=True)
     architectures = cmake_architectures(os.environ.get("TORCH_CUDA_ARCH_LIST", ""))
@@ -103,7 +107,7 @@ def cuda_arguments():
 
 
 def cmake_architectures(torch_list):
-    """PyTorch's way to write a list of architectures, "8.0;9.0a+PTX", as CMake's, "80-real;90a"."""
+    """Translates a list of GPU architectures from PyTorch's form, "8.0;9.0a+PTX", to CMake's, "80-real;90a"."""
     found = []
     for entry in torch_list.replace(";", " ").split():
         match = re.fullmatch(r"(\d+)\.(\d+[af]?)(\+PTX)?", entry)
@@ -115,7 +119,7 @@ def cmake_architectures(torch_list):
 
 
 def index_page():
-    """README.md as a package index shows it: relative links would lead nowhere, so they become their text."""
+    """README.md for a package index, where relative links would lead nowhere: each becomes its text."""
     page = re.sub(r"^!\[.*\]\((?!https?:).*\)\n+", "", (ROOT / "README.md").read_text(), flags=re.MULTILINE)
     return re.sub(r"\[([^][]+)\]\((?!https?:|#)[^)\s]+\)", r"\1", page)
 
@@ -127,7 +131,7 @@ def default_jobs():
 
 
 def introspect_arguments():
-    """For CMake: the module _introspect, for this Python."""
+    """CMake's arguments for the module _introspect of this Python."""
     try:
         import pybind11
     except ImportError:
@@ -140,26 +144,26 @@ def introspect_arguments():
 
 
 def build_name(torch_version, arguments):
-    """A folder for each configuration: builds that alternate between two of them compile nothing again."""
+    """The build folder of a configuration. Builds that alternate between two configurations reuse both folders."""
     flags = [os.environ.get(name) for name in ("CXX", "CXXFLAGS", "CUDAFLAGS", "CUDAHOSTCXX", "LDFLAGS")]
     digest = hashlib.sha256(repr((arguments, flags)).encode()).hexdigest()
     return f"cmake-{sys.implementation.cache_tag}-torch{torch_version}-{digest[:8]}"
 
 
 def forecast(steps, jobs):
-    """What ninja will compile, from the commands it lists, and about how long that takes."""
+    """The number of files that ninja will compile, read from its list of commands, and a rough duration."""
     files = re.findall(r" -c \S+\.(cpp|cu)\b", steps)
     if not files:
         return "nothing to compile"
     for_gpus = max(steps.count("--generate-code="), files.count("cu"))
-    minutes, seconds = divmod(SECONDS * (files.count("cpp") + for_gpus) // jobs, 60)
+    minutes, seconds = divmod(SECONDS_PER_FILE * (files.count("cpp") + for_gpus) // jobs, 60)
     what = f"{files.count('cpp')} files for the CPU, {for_gpus} for GPUs (one per architecture)"
     return f"compiling {what}, about {f'{minutes} min ' * bool(minutes)}{seconds} s with {jobs} jobs"
 
 
 class CMakeBuild(build_ext):
     def get_ext_filename(self, name):
-        # _ops holds no Python symbol, so its name carries no Python version.
+        # The name of _ops.so carries no Python version because the file holds no Python symbol.
         return str(Path(*name.split("."))) + ".so" if name.endswith("_ops") else super().get_ext_filename(name)
 
     def run(self):
@@ -174,7 +178,7 @@ class CMakeBuild(build_ext):
             arguments += [f"-DCMAKE_{language}_COMPILER_LAUNCHER=ccache" for language in ("CXX", "CUDA")]
         build = Path(os.environ.get("ROPE_EXT_BUILD_DIR") or ROOT / "build" / build_name(version, arguments))
         print(f"rope_ext: building for torch {version} in {torch}", flush=True)
-        # A build directory that an isolated environment configured names tools that are gone by now.
+        # The cache of an isolated build names tools that were deleted with its environment.
         (build / "CMakeCache.txt").unlink(missing_ok=True)
         arguments += [f"-DROPE_EXT_TORCH_DIR={torch}", f"-DCMAKE_MAKE_PROGRAM={ninja}", f"-DROPE_EXT_JOBS={jobs}"]
         if len(self.extensions) > 1:
@@ -186,7 +190,7 @@ class CMakeBuild(build_ext):
         for extension in self.extensions:
             target = Path(self.get_ext_fullpath(extension.name))
             target.parent.mkdir(parents=True, exist_ok=True)
-            # A new file in place of the old one: a process that has the old one mapped keeps it.
+            # The rename leaves the old file to processes that have it mapped.
             temporary = target.with_name(target.name + ".new")
             shutil.copy2(build / target.name, temporary)
             temporary.replace(target)
@@ -194,25 +198,25 @@ class CMakeBuild(build_ext):
 
 class Wheel(bdist_wheel):
     def run(self):
-        # setuptools packs what earlier builds left there: modules that are gone, and what tests need.
+        # setuptools would pack the leftovers of earlier builds: deleted modules, and _introspect.
         shutil.rmtree(Path(self.get_finalized_command("build").build_lib, "rope_ext"), ignore_errors=True)
         super().run()
 
     def get_tag(self):
-        # _ops.so has neither Python's ABI nor torch's C++ ABI in it: one file for all of them.
+        # One wheel serves every Python and torch: _ops.so uses neither Python's ABI nor torch's C++ ABI.
         python, abi, platform = super().get_tag()
         return (python, abi, platform) if len(extensions) > 1 else ("py3", "none", platform)
 
 
 class DistInfo(dist_info):
     def run(self):
-        # pip asks for the metadata first: fail here, before it downloads gigabytes to satisfy the dependency on torch.
+        # pip asks for the metadata first. A missing torch must fail here, before pip downloads gigabytes of it.
         find_torch()
         super().run()
 
 
 extensions = [Extension("rope_ext._ops", [])]
-# For tests only: `make test` asks for it. The lack of Python's headers is no reason to fail.
+# `make test` asks for _introspect, which only tests need. Without Python's headers it is left out.
 test_hooks = re.search(r"-DROPE_EXT_TEST_HOOKS(:BOOL)?=(?i:ON|1|TRUE|YES)\b", os.environ.get("CMAKE_ARGS", ""))
 if test_hooks and Path(sysconfig.get_path("include"), "Python.h").exists():
     extensions.append(Extension("rope_ext._introspect", []))
