@@ -3,7 +3,8 @@
 from types import SimpleNamespace
 
 import torch
-from conftest import random, random_integers
+
+from tests.conftest import random, random_integers
 
 F64, F32, BF16 = torch.float64, torch.float32, torch.bfloat16
 B, S, H, HK, D, P, ROWS = 2, 5, 3, 2, 8, 4, 12

@@ -7,13 +7,13 @@ from decimal import Decimal, getcontext
 import numpy as np
 import pytest
 import torch
-from conftest import assert_same_bits, random, random_integers, shape_of
-from pairwise import pairwise
 
 import rope_ext
 from rope_ext import _introspect, angles, reference
 from rope_ext._torch.autograd import FROM_POSITIONS
 from rope_ext._torch.library import native, torch_ops
+from tests.conftest import assert_same_bits, random, random_integers, shape_of
+from tests.pairwise import pairwise
 
 FLOATS = [torch.float32, torch.float64]
 FAR = [0, 1, -1, 4095, 131071, 1_000_000, -1_000_000, 2**24, -(2**24)]

@@ -6,10 +6,10 @@ numbers, so that reading one shows.
 
 import pytest
 import torch
-from conftest import DTYPES, assert_same_bits, random
-from test_instruction_sets import params_of
 
 from rope_ext import _introspect, reference
+from tests.conftest import DTYPES, assert_same_bits, random
+from tests.test_instruction_sets import params_of
 
 pytestmark = pytest.mark.devices("cpu")
 ISAS = [*_introspect.supported_isas(), "cuda"]

@@ -7,7 +7,23 @@ from functools import partial
 
 import pytest
 import torch
-from compat_cases import (
+
+from rope_ext.compat import (
+    _sequences,
+    apex,
+    flash_attn,
+    liger,
+    meta_llama,
+    rotary_embedding_torch,
+    timm,
+    torchtitan,
+    torchtune,
+    transformer_engine,
+    transformers,
+    vllm,
+    x_transformers,
+)
+from tests.compat_cases import (
     BF16,
     BHSD,
     CU,
@@ -30,24 +46,8 @@ from compat_cases import (
     module,
     vllm_arguments,
 )
-from conftest import assert_same_bits, in_memory, random
-from pairwise import pairwise
-
-from rope_ext.compat import (
-    _sequences,
-    apex,
-    flash_attn,
-    liger,
-    meta_llama,
-    rotary_embedding_torch,
-    timm,
-    torchtitan,
-    torchtune,
-    transformer_engine,
-    transformers,
-    vllm,
-    x_transformers,
-)
+from tests.conftest import assert_same_bits, in_memory, random
+from tests.pairwise import pairwise
 
 # ---- the published definitions: x cos + rotate_half(x) sin, for the part of x and the rows that each library takes ----
 

@@ -9,9 +9,6 @@ import re
 
 import pytest
 import torch
-from compat_cases import F32, B, D, H, P, module
-from conftest import random
-from test_compat_errors import SIGNATURES
 
 from rope_ext.compat import (
     apex,
@@ -27,6 +24,9 @@ from rope_ext.compat import (
     vllm,
     x_transformers,
 )
+from tests.compat_cases import F32, B, D, H, P, module
+from tests.conftest import random
+from tests.test_compat_errors import SIGNATURES
 
 pytestmark = pytest.mark.devices("cpu")  # positions on a GPU are not looked at
 S, ROWS = 4, 8

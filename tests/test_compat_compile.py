@@ -11,9 +11,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from compat_cases import F32, module
-from conftest import assert_same_bits, random, random_integers
-from test_compat_errors import SIGNATURES
 from torch._dynamo.utils import counters
 
 from rope_ext.compat import (
@@ -30,6 +27,9 @@ from rope_ext.compat import (
     vllm,
     x_transformers,
 )
+from tests.compat_cases import F32, module
+from tests.conftest import assert_same_bits, random, random_integers
+from tests.test_compat_errors import SIGNATURES
 
 pytestmark = pytest.mark.devices("cpu")
 

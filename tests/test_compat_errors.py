@@ -8,20 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from compat_cases import (
-    BF16,
-    CU,
-    F32,
-    F64,
-    START,
-    B,
-    D,
-    H,
-    P,
-    S,
-    module,
-)
-from conftest import random
 
 from rope_ext import compat
 from rope_ext.compat import (
@@ -38,6 +24,20 @@ from rope_ext.compat import (
     vllm,
     x_transformers,
 )
+from tests.compat_cases import (
+    BF16,
+    CU,
+    F32,
+    F64,
+    START,
+    B,
+    D,
+    H,
+    P,
+    S,
+    module,
+)
+from tests.conftest import random
 
 SIGNATURES = {
     apex.fused_apply_rotary_pos_emb: "(t, freqs, transpose_output_memory=False, *, rounding='once')",

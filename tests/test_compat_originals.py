@@ -6,7 +6,21 @@ import os
 
 import pytest
 import torch
-from compat_cases import (
+
+from rope_ext.compat import (
+    apex,
+    flash_attn,
+    liger,
+    rotary_embedding_torch,
+    timm,
+    torchtitan,
+    torchtune,
+    transformer_engine,
+    transformers,
+    vllm,
+    x_transformers,
+)
+from tests.compat_cases import (
     BF16,
     BHSD,
     CU,
@@ -27,22 +41,8 @@ from compat_cases import (
     module,
     vllm_arguments,
 )
-from conftest import assert_same_bits, random
-from pairwise import pairwise
-
-from rope_ext.compat import (
-    apex,
-    flash_attn,
-    liger,
-    rotary_embedding_torch,
-    timm,
-    torchtitan,
-    torchtune,
-    transformer_engine,
-    transformers,
-    vllm,
-    x_transformers,
-)
+from tests.conftest import assert_same_bits, random
+from tests.pairwise import pairwise
 
 
 def tables_of(shape, *more):

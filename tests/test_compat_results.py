@@ -3,9 +3,6 @@ originals allocate them so, whatever the strides of x."""
 
 import pytest
 import torch
-from compat_cases import CU, F32, HK, ROWS, B, D, H, S
-from conftest import assert_same_bits, in_memory, random
-from test_compat import CASES, is_rotated, tensors_of
 
 from rope_ext.compat import (
     apex,
@@ -17,6 +14,9 @@ from rope_ext.compat import (
     transformers,
     x_transformers,
 )
+from tests.compat_cases import CU, F32, HK, ROWS, B, D, H, S
+from tests.conftest import assert_same_bits, in_memory, random
+from tests.test_compat import CASES, is_rotated, tensors_of
 
 
 def complex_of(t):

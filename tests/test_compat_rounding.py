@@ -5,9 +5,6 @@ from functools import partial
 
 import pytest
 import torch
-from compat_cases import BF16, CU, F32, LENGTHS, ROWS, B, D, H, P, S, module, vllm_arguments
-from conftest import assert_same_bits, random, random_integers
-from test_compat import CASES, apex_2d_definition, is_rotated, leading, te_definition, turned
 
 from rope_ext.compat import (
     apex,
@@ -20,6 +17,9 @@ from rope_ext.compat import (
     vllm,
     x_transformers,
 )
+from tests.compat_cases import BF16, CU, F32, LENGTHS, ROWS, B, D, H, P, S, module, vllm_arguments
+from tests.conftest import assert_same_bits, random, random_integers
+from tests.test_compat import CASES, apex_2d_definition, is_rotated, leading, te_definition, turned
 
 F16 = torch.float16
 LIBRARIES = ("flash_attn", "TE", "apex", "liger", "torchtitan", "meta_llama")

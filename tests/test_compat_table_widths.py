@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from compat_cases import F32, module
-from conftest import random
-from test_compat_arguments import CALLS
 
 from rope_ext.compat import flash_attn, liger, meta_llama, torchtitan, torchtune, vllm
 from rope_ext.integrations._turn import turn
+from tests.compat_cases import F32, module
+from tests.conftest import random
+from tests.test_compat_arguments import CALLS
 
 X = random((2, 5, 3, 64), F32)
 HALF = random((5, 16), F32, seed=1)

@@ -7,14 +7,14 @@ import re
 
 import pytest
 import torch
-from conftest import DEVICES, DTYPES, assert_same_bits, in_memory, moved, random, random_integers
-from pairwise import pairwise
-from test_derivatives import CASES as DERIVATIVES
-from test_derivatives import problem
-from test_values import PARAMETERS, inputs_of
 
 import rope_ext
 import rope_ext.profile
+from tests.conftest import DEVICES, DTYPES, assert_same_bits, in_memory, moved, random, random_integers
+from tests.pairwise import pairwise
+from tests.test_derivatives import CASES as DERIVATIVES
+from tests.test_derivatives import problem
+from tests.test_values import PARAMETERS, inputs_of
 
 if "cuda" not in DEVICES:
     pytest.skip("no GPU with kernels for it", allow_module_level=True)

@@ -4,10 +4,10 @@ import itertools
 
 import pytest
 import torch
-from conftest import DEVICES, assert_same_bits, moved, random, random_integers
 
 import rope_ext
 from rope_ext import reference
+from tests.conftest import DEVICES, assert_same_bits, moved, random, random_integers
 
 if "cuda" not in DEVICES:
     pytest.skip("no GPU with kernels for it", allow_module_level=True)

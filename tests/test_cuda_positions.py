@@ -10,10 +10,10 @@ import sys
 
 import pytest
 import torch
-from conftest import DEVICES, DTYPES, assert_same_bits, random
 
 import rope_ext
 from rope_ext import reference
+from tests.conftest import DEVICES, DTYPES, assert_same_bits, random
 
 if "cuda" not in DEVICES:
     pytest.skip("no GPU with kernels for it", allow_module_level=True)

@@ -4,10 +4,10 @@ import itertools
 
 import pytest
 import torch
-from conftest import DEVICES, DTYPES, assert_same_bits, random, random_integers, shape_of
 
 import rope_ext
 from rope_ext import reference
+from tests.conftest import DEVICES, DTYPES, assert_same_bits, random, random_integers, shape_of
 
 if "cuda" not in DEVICES:
     pytest.skip("no GPU with kernels for it", allow_module_level=True)

@@ -5,9 +5,9 @@ import inspect
 import numpy as np
 import pytest
 import torch
-from conftest import random
 
 import rope_ext
+from tests.conftest import random
 
 pytestmark = pytest.mark.devices("cpu")
 B, S, H, D = 2, 5, 3, 8

@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from conftest import DTYPES, assert_same_bits, random
-from pairwise import pairwise
 from torch.autograd import gradcheck, gradgradcheck
 from torch.utils.checkpoint import checkpoint
 
 import rope_ext
 from rope_ext import reference
+from tests.conftest import DTYPES, assert_same_bits, random
+from tests.pairwise import pairwise
 
 F64 = torch.float64
 # On a GPU, where the order of tokens that read one row changes from call to call (PyTorch's index_add_): difference of

@@ -7,12 +7,12 @@ beyond that is not tested.
 
 import pytest
 import torch
-from conftest import assert_same_bits
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 import rope_ext
 from rope_ext import RotaryEmbedding, angles, frequencies
+from tests.conftest import assert_same_bits
 
 pytestmark = pytest.mark.devices("cpu")
 

@@ -11,16 +11,16 @@ import sys
 from pathlib import Path
 
 import pytest
-import test_angles
 import torch
-from conftest import DTYPES, assert_same_bits, random
-from pairwise import pairwise
-from test_instruction_sets import params_of
-from test_values import PARAMETERS, test_equals_reference
 
 import rope_ext
 from rope_ext import _introspect, reference
 from rope_ext._torch.library import native
+from tests import test_angles
+from tests.conftest import DTYPES, assert_same_bits, random
+from tests.pairwise import pairwise
+from tests.test_instruction_sets import params_of
+from tests.test_values import PARAMETERS, test_equals_reference
 
 pytestmark = pytest.mark.devices("cpu")
 ROOT = Path(__file__).resolve().parents[1]

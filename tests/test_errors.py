@@ -5,9 +5,9 @@ import re
 import numpy as np
 import pytest
 import torch
-from conftest import WITHOUT_KERNELS, moved, random, why_no_cuda
 
 import rope_ext
+from tests.conftest import WITHOUT_KERNELS, moved, random, why_no_cuda
 
 INT32, INT64 = torch.int32, torch.int64
 T = {

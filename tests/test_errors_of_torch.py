@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from conftest import random
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import rope_ext
+from tests.conftest import random
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*(nested|quantize|CSR).*:UserWarning")
 X, COS, SIN = random((1, 3, 2, 8), torch.float32), *rope_ext.RotaryEmbedding(8).tables(3)

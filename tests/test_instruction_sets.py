@@ -5,12 +5,12 @@ import itertools
 
 import pytest
 import torch
-from conftest import BITS, DTYPES, assert_same_bits, random
-from test_values import CASES, test_equals_reference
 
 import rope_ext
 from rope_ext import _introspect, reference
 from rope_ext._torch.library import native
+from tests.conftest import BITS, DTYPES, assert_same_bits, random
+from tests.test_values import CASES, test_equals_reference
 
 native.rope_ext_use_cpu_kernels.argtypes = (ctypes.c_void_p,)
 

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from conftest import random
 
 import rope_ext
+from tests.conftest import random
 
 pytestmark = pytest.mark.devices("cpu")
 LOWEST, HIGHEST = -(2**63), 2**63 - 1

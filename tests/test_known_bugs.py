@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from conftest import assert_same_bits, in_memory, random, shape_of
 
 import rope_ext
 from rope_ext import reference
+from tests.conftest import assert_same_bits, in_memory, random, shape_of
 
 F32, BF16, F64 = torch.float32, torch.bfloat16, torch.float64
 LONG = torch.tensor([4095, 16384, 131071, 1_000_000])

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from conftest import DTYPES, assert_same_bits, in_memory, random
 
 import rope_ext
 from rope_ext import reference
+from tests.conftest import DTYPES, assert_same_bits, in_memory, random
 
 COS, SIN = random((9, 4), torch.float32, 1), random((9, 4), torch.float32, 2)
 

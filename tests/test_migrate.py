@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import random
 
 import rope_ext
+from tests.conftest import random
 
 DOC = (Path(__file__).parents[1] / "docs" / "migrate.md").read_text()
 B, S, H, D = 2, 5, 3, 16

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from conftest import assert_same_bits, random, random_integers
 
 import rope_ext
 from rope_ext import reference
 from rope_ext.compat import flash_attn, transformer_engine
+from tests.conftest import assert_same_bits, random, random_integers
 
 pytestmark = pytest.mark.devices("cpu")  # on a GPU: test_values.py, test_angles.py
 SHAPES = {"bshd": (2, 5, 3, 8), "bhsd": (2, 3, 5, 8), "sbhd": (5, 2, 3, 8), "thd": (5, 3, 8), "shd": (5, 3, 8)}

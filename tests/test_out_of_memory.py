@@ -6,12 +6,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import random
 
 import rope_ext
 from rope_ext._torch import errors
 from rope_ext._torch.library import torch_ops
 from rope_ext.compat import flash_attn, rotary_embedding_torch
+from tests.conftest import random
 
 ROPE = rope_ext.RotaryEmbedding(8)
 X, COS, SIN = random((1, 3, 2, 8), torch.float32), *ROPE.tables(3)

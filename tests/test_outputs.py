@@ -7,10 +7,10 @@ import sys
 
 import pytest
 import torch
-from conftest import assert_same_bits, in_memory, random
 
 import rope_ext
 from rope_ext import _introspect, reference
+from tests.conftest import assert_same_bits, in_memory, random
 
 pytestmark = pytest.mark.devices("cpu")
 COS, SIN = rope_ext.RotaryEmbedding(64).tables(8192)

@@ -14,9 +14,9 @@ import threading
 
 import pytest
 import torch
-from conftest import assert_same_bits
 
 import rope_ext
+from tests.conftest import assert_same_bits
 
 transformers = pytest.importorskip("transformers", exc_type=ImportError)
 

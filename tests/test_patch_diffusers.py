@@ -14,13 +14,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 import diffusers
 import diffusion_configs
 import diffusion_models
-from conftest import assert_same_bits, random
 from diffusers.models import embeddings
 from torch.utils._pytree import tree_leaves
 
 import rope_ext
 from rope_ext.integrations import _find, _patch, _proof
 from rope_ext.integrations.diffusers import DIALECTS
+from tests.conftest import assert_same_bits, random
 
 pytestmark = [
     pytest.mark.devices("cpu"),

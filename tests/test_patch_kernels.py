@@ -24,12 +24,12 @@ importlib.metadata.version = lambda name: max("0.18.2", version(name)) if name =
 
 import torch
 import transformers
-from conftest import assert_same_bits
 from kernels import Mode, kernelize
-from test_patch_behaviour import Graphs, built, function, gradients, rotations, tokens
 
 import rope_ext
 from rope_ext.integrations.kernels import register
+from tests.conftest import assert_same_bits
+from tests.test_patch_behaviour import Graphs, built, function, gradients, rotations, tokens
 
 ids = tokens()
 
@@ -148,7 +148,7 @@ for step in register, register_kernel_mapping_transformers, register:
 @installed
 @pytest.mark.parametrize("program", ["FAMILIES", "USE_KERNELS", "OTHERS"])
 def test_route(program):
-    folders = Path(__file__).parent, Path(rope_ext.__file__).parents[1]
+    folders = Path(rope_ext.__file__).parents[1], Path(__file__).parents[1]
     path = os.pathsep.join([*map(str, folders), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
         [sys.executable, "-c", BEGIN + globals()[program]],

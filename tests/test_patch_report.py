@@ -10,12 +10,12 @@ import warnings
 import weakref
 
 import pytest
-import test_patch
 import torch
-from test_patch import inputs, traced
 from torch import nn
 
 import rope_ext
+from tests import test_patch
+from tests.test_patch import inputs, traced
 
 remote = test_patch.remote
 

@@ -11,13 +11,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
 import diffusion_models
 import timm
-from conftest import assert_same_bits
 from timm.layers import pos_embed_sincos
 from timm.models import gemma4_vit
 from torch.utils._pytree import tree_leaves, tree_map
 
 import rope_ext
 from rope_ext.integrations import _fingerprint, _patch
+from tests.conftest import assert_same_bits
 
 pytestmark = [
     pytest.mark.devices("cpu"),

@@ -9,10 +9,10 @@ import types
 
 import pytest
 import torch
-from conftest import DTYPES
 
 import rope_ext.profile
 from rope_ext.profile import profile
+from tests.conftest import DTYPES
 
 pytestmark = pytest.mark.devices("cpu")
 TINY = {"seqlen": 16, "heads": (3, 1), "head_dim": 8, "dtype": torch.float16, "rounds": 2}

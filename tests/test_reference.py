@@ -5,10 +5,10 @@ from fractions import Fraction
 
 import pytest
 import torch
-from conftest import random
 
 import rope_ext
 from rope_ext import reference
+from tests.conftest import random
 
 
 def test_numbers_worked_by_hand():

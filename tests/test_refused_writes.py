@@ -4,9 +4,9 @@ import re
 
 import pytest
 import torch
-from conftest import random
 
 import rope_ext
+from tests.conftest import random
 
 X, COS, SIN = random((1, 3, 2, 8), torch.float32), *rope_ext.RotaryEmbedding(8).tables(3)
 

@@ -8,9 +8,9 @@ import pickle
 
 import pytest
 import torch
-from conftest import assert_same_bits, random
 
 import rope_ext
+from tests.conftest import assert_same_bits, random
 
 POSITIONS = [0, 1, 4095, 16384, 131071, 1_000_000]
 

@@ -12,12 +12,12 @@ import weakref
 
 import pytest
 import torch
-from conftest import assert_same_bits
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import rope_ext
 from rope_ext import _kept, _shared_tables, rotary
+from tests.conftest import assert_same_bits
 
 LONGROPE = {
     "schedule": "longrope",

@@ -6,10 +6,10 @@ import sys
 
 import pytest
 import torch
-from conftest import assert_same_bits, random
 
 import rope_ext
 from rope_ext import reference
+from tests.conftest import assert_same_bits, random
 
 X = random((2, 5, 3, 64), torch.float32)
 PER_PAIR = rope_ext.RotaryEmbedding(64).tables(8)  # width 32: fits rotary_dim 64, and 32 with an entry per channel

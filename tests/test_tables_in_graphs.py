@@ -5,9 +5,9 @@ import warnings
 
 import pytest
 import torch
-from conftest import assert_same_bits
 
 import rope_ext
+from tests.conftest import assert_same_bits
 
 DYNAMIC = {"schedule": "dynamic_ntk", "factor": 2.0, "max_position": 40}
 X = torch.randn(2, 9, 3, 16, generator=torch.Generator().manual_seed(0))

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-from test_patch import ROTARY
+
+from tests.test_patch import ROTARY
 
 pytestmark = pytest.mark.devices("cpu")
 ROOT = Path(__file__).resolve().parents[1]

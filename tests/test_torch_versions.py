@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import random
 
 import rope_ext
 from rope_ext._torch import errors, private
 from rope_ext._torch.autograd import ROTATE
 from rope_ext._torch.library import torch_ops
+from tests.conftest import random
 
 pytestmark = pytest.mark.devices("cpu")
 PACKAGE = Path(rope_ext.__file__).parent

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from conftest import assert_same_bits, in_memory, random, random_integers, shape_of
 from torch.func import grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import rope_ext
 from rope_ext import reference
+from tests.conftest import assert_same_bits, in_memory, random, random_integers, shape_of
 
 F64 = torch.float64
 X, COS, SIN = random((5, 2, 4), F64, 0), random((7, 2), F64, 1), random((7, 2), F64, 2)

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from conftest import DTYPES, assert_same_bits, in_memory, random, random_integers, shape_of
-from pairwise import pairwise
 
 import rope_ext
 from rope_ext import reference
+from tests.conftest import DTYPES, assert_same_bits, in_memory, random, random_integers, shape_of
+from tests.pairwise import pairwise
 
 BATCH, SEQLEN, ROWS = 3, 7, 16
 PARAMETERS = {

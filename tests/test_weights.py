@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from conftest import assert_same_bits, random, random_integers
-from pairwise import pairwise
 
 import rope_ext
+from tests.conftest import assert_same_bits, random, random_integers
+from tests.pairwise import pairwise
 
 F64, F32, BF16 = torch.float64, torch.float32, torch.bfloat16
 PARTS = {
