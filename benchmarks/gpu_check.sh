@@ -159,12 +159,12 @@ sanitizer() {
 bench() {
   local budget=$(($(left) - allowed * 13 / 100))
   # It ends by itself, unless something hangs.
-  part bench 100 5 "$python" benchmarks/bench.py --device cuda --peers --budget "$budget" --output "$OUT"
+  part bench 100 5 "$python" -m benchmarks.bench --device cuda --peers --budget "$budget" --output "$OUT"
 }
 
 ncu_counters() {
   [[ $OUT/gpu.json -nt $temporary/started ]] || wanted bench || echo "ncu: of the gpu.json that is there"
-  part ncu 13 1 "$python" benchmarks/counters.py "$OUT/gpu"
+  part ncu 13 1 "$python" -m benchmarks.harness.counters "$OUT/gpu"
 }
 
 echo "gpu_check.sh: $gpu, $("$python" -c 'import torch; print("torch", torch.__version__)'), at most $allowed s"
@@ -183,7 +183,7 @@ if build; then
   if wanted ncu; then ncu_counters; fi
 fi
 if [[ $OUT/gpu.json -nt $temporary/started ]]; then
-  "$python" benchmarks/results.py "$OUT/gpu"
+  "$python" -m benchmarks.report.files "$OUT/gpu"
 fi
 echo "gpu_check.sh: $SECONDS s; ${failed[*]+FAILED: }${failed[*]-all passed}; files in $OUT"
 ((${#failed[@]} == 0))

@@ -1,18 +1,13 @@
 """The benchmark's judgements: a wrong result is found, leads are computed right. Nothing is timed here."""
 
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
-
-import cases
-import exactness
-import report
-from shapes import Shape
+from benchmarks.harness import cases, exactness
+from benchmarks.harness.shapes import Shape
+from benchmarks.report import markdown as report
 
 pytestmark = pytest.mark.devices("cpu")
 SHAPE = Shape("small", "for tests", batch=2, seqlen=16, heads_q=4, heads_k=2, head_dim=32, first_position=3)

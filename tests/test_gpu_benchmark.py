@@ -1,25 +1,17 @@
 """The benchmark on a GPU, as far as it goes without one. Every figure here is made up, and none is kept."""
 
 import contextlib
-import sys
 import types
-from pathlib import Path
 
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
-
-import baselines
-import bench
-import cases
-import clocks
-import counters
-import exactness
-import measure
-import results
-import targets
-from shapes import Shape
+from benchmarks import bench
+from benchmarks.baselines import pytorch as baselines
+from benchmarks.harness import cases, clocks, counters, exactness, measure
+from benchmarks.harness.shapes import Shape
+from benchmarks.report import files as results
+from benchmarks.report import targets
 
 pytestmark = pytest.mark.devices("cpu")
 SHAPE = Shape("decode", "for tests", batch=2, seqlen=16, heads_q=4, heads_k=2, head_dim=32, first_position=3)

@@ -39,8 +39,8 @@ case "$*" in
   "- "*) echo loads ;;
   *"-m pytest"*"-m sanitizer"*) echo "========= ERROR SUMMARY: 0 errors" ;;
   *"-m pytest"*) [[ $ROPE_EXT_REQUIRE_CUDA ]] && echo "1 failed, 5 passed in 1.00s"; ${HANG:+sleep 30}; exit 1 ;;
-  *bench.py*) echo "{}" >"$OUT/gpu.json" ;;
-  *results.py*) echo "the table" ;;
+  *benchmarks.bench*) echo "{}" >"$OUT/gpu.json" ;;
+  *benchmarks.report*) echo "the table" ;;
 esac
 """
 PARTS = ["tests", "sanitizer", "bench", "ncu"]

@@ -2,19 +2,14 @@
 
 import sys
 import types
-from pathlib import Path
 
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
-
-import cases
-import clocks
-import measure
-import peers
-import peers_gpu
-from shapes import Shape
+from benchmarks.baselines import peers_cpu as peers
+from benchmarks.baselines import peers_gpu
+from benchmarks.harness import cases, clocks, measure
+from benchmarks.harness.shapes import Shape
 
 pytestmark = pytest.mark.devices("cpu")
 SHAPE = Shape("decode", "for tests", batch=2, seqlen=16, heads_q=4, heads_k=2, head_dim=32, first_position=3)

@@ -1,15 +1,10 @@
-"""Models of transformers, eager against patched: the types of benchmarks/models.py that stand for a convention each."""
-
-import sys
-from pathlib import Path
+"""Models of transformers, eager against patched: the types of tests/conformance that stand for a convention each."""
 
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
-
-import bits
-import models_page
+from tests.conformance.transformers import compare as bits
+from tests.conformance.transformers import page as models_page
 
 pytestmark = pytest.mark.devices("cpu")
 TYPES = {

@@ -1,25 +1,22 @@
 """rope_ext.patch on diffusers: each function of a known source against its dialect, and models of every kind of call."""
 
 import importlib
-import sys
-from pathlib import Path
 from unittest import mock
 
 import pytest
 import torch
 
 pytest.importorskip("diffusers")
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
 import diffusers
-import diffusion_configs
-import diffusion_models
 from diffusers.models import embeddings
 from torch.utils._pytree import tree_leaves
 
 import rope_ext
 from rope_ext.integrations import _find, _patch, _proof
 from rope_ext.integrations.diffusers import DIALECTS
+from tests.conformance.diffusers_timm import configs as diffusion_configs
+from tests.conformance.diffusers_timm import run as diffusion_models
 from tests.conftest import assert_same_bits, random
 
 pytestmark = [

@@ -1,15 +1,10 @@
 """rope_ext.patch on timm: its functions, forward and gradients, and models of every kind."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
 pytest.importorskip("timm", exc_type=ImportError)  # which needs torchvision
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
-import diffusion_models
 import timm
 from timm.layers import pos_embed_sincos
 from timm.models import gemma4_vit
@@ -17,6 +12,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 import rope_ext
 from rope_ext.integrations import _fingerprint, _patch
+from tests.conformance.diffusers_timm import run as diffusion_models
 from tests.conftest import assert_same_bits
 
 pytestmark = [

@@ -1,6 +1,6 @@
 """The test suite on each torch and each Python of some folders: `make matrix TORCHES=<folders>`, by hand.
 
-    python tools/torch_matrix.py <folders> [--wheel <file>] [--table docs/support.md] [-- <options of pytest>]
+    python -m tools.torch_matrix <folders> [--wheel <file>] [--table docs/support.md] [-- <options of pytest>]
 
 A folder holds, in any number, installations of torch for the Python that runs this program, and virtual environments
 of any Python, with torch and what the Makefile installs for tests:

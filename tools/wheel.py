@@ -1,4 +1,4 @@
-"""The wheel to publish, and its source distribution, in dist/: `make wheel`, or python tools/wheel.py.
+"""The wheel to publish, and its source distribution, in dist/: `make wheel`, or python -m tools.wheel.
 
 Builds with the CUDA kernels where nvcc is found, makes the library loadable with the glibc of manylinux_2_28, and has
 auditwheel check and name the wheel. What torch brings stays outside: its libraries and its OpenMP runtime. twine checks
@@ -16,7 +16,8 @@ from pathlib import Path
 
 from auditwheel.wheeltools import InWheel
 from elftools.elf.elffile import ELFFile
-from torch_matrix import ROOT, build_wheel
+
+from tools.torch_matrix import ROOT, build_wheel
 
 GLIBC = (2, 28)  # of manylinux_2_28, the tag of torch's own wheels
 DIST = ROOT / "dist"

@@ -1,6 +1,6 @@
 """What is bit-equal between rope_ext.compat and the originals, and how far off the rest: the table in docs/migrate.md.
 
-    python benchmarks/compat.py         # originals that are not installed are left out
+    python -m tests.conformance.functions         # originals that are not installed are left out
 
 Real angles (base 10000, positions 0 to 255), x standard normal. Difference: largest, in units of the last place (eps of
 the dtype) of the largest element. Error: that of the original and of ours against float64, in the same units.

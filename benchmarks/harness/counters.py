@@ -1,8 +1,8 @@
 """Why a kernel is slower than a copy: DRAM throughput, occupancy, registers, by Nsight Compute's ncu.
 
-`python benchmarks/counters.py benchmarks/results/gpu` counts in the cases of that report in which ours is furthest
-below its target, and adds the figures to it. With --watched it is the program that ncu watches. Like instructions.py,
-it marks where a case begins with a call that nothing else makes: an empty kernel.
+`python -m benchmarks.harness.counters benchmarks/results/gpu` counts in the cases of that report in which ours is
+furthest below its target, and adds the figures to it. With --watched it is the program that ncu watches. Like
+instructions.py, it marks where a case begins with a call that nothing else makes: an empty kernel.
 """
 
 import csv
@@ -13,9 +13,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from report import label
-from results import read, write
-from targets import below_copy
+from benchmarks.report.files import read, write
+from benchmarks.report.markdown import label
+from benchmarks.report.targets import below_copy
 
 MOST_CASES = 4  # ncu runs each kernel a dozen times, but what takes long is to start
 MARK = "spin_kernel"  # of torch.cuda._sleep
@@ -36,8 +36,8 @@ def count(report):
         log = Path(folder, "counters.csv")
         options = ["--profile-from-start", "off", "--clock-control", "none", "--csv", "--page", "details"]
         options += [part for name in SECTIONS for part in ("--section", name)] + ["--log-file", str(log)]
-        command = ["ncu", *options, sys.executable, __file__, "--watched", json.dumps(wanted)]
-        run = subprocess.run(command, capture_output=True, text=True, check=False)
+        program = [sys.executable, "-m", "benchmarks.harness.counters", "--watched", json.dumps(wanted)]
+        run = subprocess.run(["ncu", *options, *program], capture_output=True, text=True, check=False)
         text = log.read_text() if log.exists() else ""
     rows = rows_of(text, [f"{label(row, report)} {name}" for row, name in cases])
     if run.returncode or not rows:
@@ -65,9 +65,10 @@ def rows_of(text, names):
 
 def watched(wanted):
     import torch
-    from baselines import VARIANTS
-    from cases import Case
-    from shapes import Shape
+
+    from benchmarks.baselines.pytorch import VARIANTS
+    from benchmarks.harness.cases import Case
+    from benchmarks.harness.shapes import Shape
 
     builders = {variant.name: variant.build for variant in VARIANTS if variant.ours}
     for dtype, pairing, which, memory, shape, name in wanted:

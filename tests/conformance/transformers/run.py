@@ -1,6 +1,6 @@
 """Every rotary model type of transformers, small and random: eager against `rope_ext.patched`, bit for bit.
 
-    python benchmarks/models.py [--types llama gptj ...] [--jobs 2] [--json build/models.jsonl] [--out docs/models.md]
+    python -m tests.conformance.transformers.run [--types llama gptj ...] [--jobs 2] [--json build/models.jsonl] [--out docs/models.md]
 
 Results are added to the JSON file after each type, and types that it holds are not run again unless their process died:
 delete it to begin anew.
@@ -86,8 +86,8 @@ def _ask(process, pipe, model_type):
 
 def _serve(pipe, gradients):
     """What a process does: measures the types that come through the pipe, in silence."""
-    import zoo_inputs  # noqa: F401  transformers with it
-    from bits import measure
+    from tests.conformance.transformers import inputs as zoo_inputs  # noqa: F401  transformers with it
+    from tests.conformance.transformers.compare import measure
 
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     silence()
@@ -122,8 +122,8 @@ def main():
     parser.add_argument("--no-gradients", action="store_true")
     options = parser.parse_args()
 
-    import models_page
-    import zoo
+    from tests.conformance.transformers import page as models_page
+    from tests.conformance.transformers import small_models as zoo
 
     run(options.types or zoo.model_types(), options.json, options.jobs, not options.no_gradients)
     text = models_page.page(read(options.json))

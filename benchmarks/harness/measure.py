@@ -5,8 +5,9 @@ import statistics
 import time
 
 import torch
-from cases import DTYPES, NotOffered
-from exactness import check, copied, expect
+
+from benchmarks.harness.cases import DTYPES, NotOffered
+from benchmarks.harness.exactness import check, copied, expect
 
 MIN_ROUNDS = 5
 PATIENCE = 1.0  # seconds; a variant that has used them has two rounds at least: it is far behind, by 2 % or by 3

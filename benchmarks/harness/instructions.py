@@ -24,7 +24,7 @@ def count():
         return {"missing": "valgrind is not installed: no instruction counts"}
     with tempfile.TemporaryDirectory() as folder:
         options = ["--tool=callgrind", "--dump-before=getppid", f"--callgrind-out-file={folder}/counts"]
-        command = ["valgrind", *options, sys.executable, __file__]
+        command = ["valgrind", *options, sys.executable, "-m", "benchmarks.harness.instructions"]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
         run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         if run.returncode:
@@ -45,9 +45,10 @@ def _dump(folder, number):
 
 def watched():
     import torch
-    from baselines import VARIANTS as ALL
-    from cases import Case
-    from shapes import SHAPES as ALL_SHAPES
+
+    from benchmarks.baselines.pytorch import VARIANTS as ALL
+    from benchmarks.harness.cases import Case
+    from benchmarks.harness.shapes import SHAPES as ALL_SHAPES
 
     torch.set_num_threads(1)
     for shape in (s for name in SHAPES for s in ALL_SHAPES if s.name == name):

@@ -1,4 +1,4 @@
-"""Other people's implementations on a GPU, for `bench.py --peers --device cuda`: as peers.py, and with its rules.
+"""Other people's implementations on a GPU, for `bench.py --peers --device cuda`: as peers_cpu.py, and with its rules.
 
 Each is called as its own users call it, on the tables it wants. Like is compared with like: in place with in place.
 """
@@ -9,9 +9,10 @@ import types
 from functools import partial
 
 import torch
-from baselines import refill
-from cases import NotOffered, Step, Variant, forward_only, of_tensors
-from peers import load, on_rows
+
+from benchmarks.baselines.peers_cpu import load, on_rows
+from benchmarks.baselines.pytorch import refill
+from benchmarks.harness.cases import NotOffered, Step, Variant, forward_only, of_tensors
 
 OF_X = "a table in the dtype of x"
 BSHD, SBHD = (0, 2, 1, 3), (2, 0, 1, 3)  # of (batch, heads, seqlen, head_dim)

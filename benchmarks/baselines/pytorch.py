@@ -6,9 +6,9 @@ All formulas are (q, k, tables) -> (q, k), with q and k (batch, heads, seqlen, h
 from functools import cache, partial
 
 import torch
-from cases import NotOffered, Step, Variant, forward_only, of_tensors
 
 import rope_ext
+from benchmarks.harness.cases import NotOffered, Step, Variant, forward_only, of_tensors
 
 # ---- the yardstick ----
 

@@ -1,9 +1,10 @@
 """The picture: how fast, in percent of a copy of the same bytes, on a log axis; a line per case, a panel per form."""
 
 import matplotlib
-from cases import PAIRINGS
 from matplotlib.patheffects import withStroke
-from report import forms_of, label, title
+
+from benchmarks.harness.cases import PAIRINGS
+from benchmarks.report.markdown import forms_of, label, title
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

@@ -1,12 +1,12 @@
-"""docs/models.md from the records of `models.py`."""
+"""docs/models.md from the records of `run.py`."""
 
 from importlib.metadata import version
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 HEAD = """# transformers on rope_ext, model by model
 
-Made by `python benchmarks/models.py --out docs/models.md` and nothing else. transformers {transformers}, torch {torch},
-CPU, one thread per process; {seconds:.0f} seconds of computing.
+Made by `python -m tests.conformance.transformers.run --out docs/models.md` and nothing else. transformers {transformers},
+torch {torch}, CPU, one thread per process; {seconds:.0f} seconds of computing.
 
 Each type of model is built small, with random weights, and run on the same input eager, eager again and inside
 `with rope_ext.patched(model)`. All tensors that a forward returns, caches too, must have the same bits, in float32 and

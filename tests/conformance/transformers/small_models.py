@@ -1,6 +1,6 @@
 """Every model type of the installed transformers that rotates, small and random: configuration, class and inputs.
 
-Nothing is downloaded. The default configuration of a type is shrunk by the names of its fields; `zoo_overrides.py`
+Nothing is downloaded. The default configuration of a type is shrunk by the names of its fields; `overrides.py`
 holds what that gets wrong, type by type.
 """
 
@@ -14,7 +14,8 @@ import torch
 import transformers
 from transformers import AutoConfig, PreTrainedModel  # noqa: F401  AutoConfig: so that the mappings exist
 from transformers.models.auto import configuration_auto, modeling_auto
-from zoo_overrides import CLASSES, CONFIGS
+
+from tests.conformance.transformers.overrides import CLASSES, CONFIGS
 
 ROTARY = re.compile(r"rotary|rotate_half|rot_emb|freqs_cis|RoPE|(?<![a-z])rope")
 LARGEST = 100_000_000  # parameters

@@ -1,4 +1,4 @@
-"""One small model of `zoo.py`, eager against patched: which bits differ, and whether rope_ext was on the way at all."""
+"""One small model, eager against patched: which bits differ, and whether rope_ext was on the way at all."""
 
 import contextlib
 import sys
@@ -13,8 +13,8 @@ EAGER_ERRORS = (RuntimeError, TypeError, NotImplementedError)  # of models that 
 
 
 def measure(model_type, gradients=True):
-    """What becomes of one type: a record for the JSON file, see `models_page.py`."""
-    import zoo
+    """What becomes of one type: a record for the JSON file, see `page.py`."""
+    from tests.conformance.transformers import small_models as zoo
 
     record, start = {"type": model_type}, time.perf_counter()
     try:
@@ -46,10 +46,9 @@ def _compare(model_type, dtype, record, gradients, disturb):
     disturb: whether to change the results of rope_ext, which those of the model should show.
     Returns {"equal", "largest", "finite", ...} of the forward, and "gradients"; None where there is nothing to compare.
     """
-    import zoo
-    import zoo_inputs
-
     import rope_ext
+    from tests.conformance.transformers import inputs as zoo_inputs
+    from tests.conformance.transformers import small_models as zoo
 
     model = zoo.build(model_type, dtype)
     record["class"] = type(model).__name__

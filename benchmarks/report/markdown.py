@@ -2,8 +2,8 @@
 
 import statistics
 
-from cases import FORMS
-from measure import BUSY
+from benchmarks.harness.cases import FORMS
+from benchmarks.harness.measure import BUSY
 
 AHEAD = 1.05  # a peer this many times as fast as ours is listed
 

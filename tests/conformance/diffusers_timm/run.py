@@ -1,8 +1,8 @@
 """Models of diffusers and timm, eager against rope_ext.patched: writes docs/models_diffusers.md.
 
-    python benchmarks/diffusion_models.py              # all, or the names given; what is not installed is left out
+    python -m tests.conformance.diffusers_timm.run              # all, or the names given; what is not installed is left out
 
-Small configurations (diffusion_configs.py) with random weights, on the CPU. Each model runs forward and backward in
+Small configurations (configs.py) with random weights, on the CPU. Each model runs forward and backward in
 float32 and bfloat16, and once more without any rotation, which must change the result. Ends with 1 if a result is not
 bit-equal although all that was replaced should be.
 """
@@ -14,14 +14,14 @@ import pathlib
 import sys
 from unittest import mock
 
-import diffusion_configs
 import torch
 
 import rope_ext
 from rope_ext.compat import _results
 from rope_ext.integrations import _turn
+from tests.conformance.diffusers_timm import configs as diffusion_configs
 
-PAGE = pathlib.Path(__file__).parents[1] / "docs" / "models_diffusers.md"
+PAGE = pathlib.Path(__file__).parents[3] / "docs" / "models_diffusers.md"
 DTYPES = (torch.float32, torch.bfloat16)
 SMALL = {"depth": 2, "embed_dim": 128, "num_heads": 2, "img_size": 64}
 TIMM = {
@@ -202,7 +202,7 @@ def page(rows):
 HEADING = """# Models of diffusers and timm on rope_ext
 
 `with rope_ext.patched(model): ...` against the same model in eager PyTorch (torch TORCH, CPU), small configurations
-with random weights. `python benchmarks/diffusion_models.py` makes this page.
+with random weights. `python -m tests.conformance.diffusers_timm.run` makes this page.
 
 * *replaced*: functions that were recognised and proven equal, and what they were recognised as
   (`rope_ext/integrations/diffusers.py`, `timm.py`). *only with once*: those that `rounding="once"` adds. They multiply

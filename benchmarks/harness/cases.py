@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from shapes import Shape
 
 import rope_ext
+from benchmarks.harness.shapes import Shape
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 PAIRINGS, PASSES = ["half", "interleaved"], ["forward", "forward+backward"]

@@ -11,8 +11,9 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from baselines import refill
-from cases import DTYPES, NotOffered, Step, Variant, forward_only, of_tensors
+
+from benchmarks.baselines.pytorch import refill
+from benchmarks.harness.cases import DTYPES, NotOffered, Step, Variant, forward_only, of_tensors
 
 
 def find(peers, threads):

@@ -1,4 +1,4 @@
-"""What the generic way of `zoo.py` gets wrong, by model type: fields of the configuration, and classes."""
+"""What the generic way of `small_models.py` gets wrong, by model type: fields of the configuration, and classes."""
 
 _MAMBA = {"mamba_n_heads": 8, "mamba_d_head": 32}
 _SECTIONS = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [6, 5, 5]}

@@ -1,14 +1,14 @@
 """The files of a report: NAME.md, NAME.json with all figures, NAME.png. path: folder and NAME.
 
-`python benchmarks/results.py benchmarks/results/gpu` prints the short tables of a report from a GPU.
+`python -m benchmarks.report.files benchmarks/results/gpu` prints the short tables of a report from a GPU.
 """
 
 import json
 import sys
 from pathlib import Path
 
-from report import markdown, summary
-from targets import brief, sections
+from benchmarks.report.markdown import markdown, summary
+from benchmarks.report.targets import brief, sections
 
 
 def write(report, path):
@@ -23,7 +23,7 @@ def read(path):
 
 
 def draw(report, path):
-    from picture import draw  # imports matplotlib, which takes its time
+    from benchmarks.report.picture import draw  # imports matplotlib, which takes its time
 
     draw(report, _file(path, ".png"))
 

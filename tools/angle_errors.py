@@ -1,13 +1,13 @@
-"""How far cos and sin are off at long positions: `python benchmarks/angles.py` prints the table of the README.
+"""How far cos and sin are off at long positions: `python -m tools.angle_errors` prints the table of the README.
 
 The truth is rope_ext.cos_sin in float64, which the tests compare with arithmetic of 60 digits: off by less than 1e-15.
 """
 
 import torch
-from report import grid
 from tqdm import tqdm
 
 import rope_ext
+from benchmarks.report.markdown import grid
 
 HEAD_DIM, BASE, POSITIONS = 128, 10000.0, 20_000  # positions before each of ENDS
 ENDS = [2048, 32768, 131072, 1 << 20, 1 << 24]

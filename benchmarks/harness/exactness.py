@@ -4,7 +4,8 @@ import math
 from dataclasses import asdict, dataclass
 
 import torch
-from cases import DTYPES
+
+from benchmarks.harness.cases import DTYPES
 
 MOST = 0.999  # share of our 16-bit results that must be the exact ones rounded once: the table and products are float32
 

@@ -1,9 +1,10 @@
-"""Random arguments for the forward of a small model of `zoo.py`, made by the names in its signature."""
+"""Random arguments for the forward of a small model of `small_models.py`, made by the names in its signature."""
 
 import inspect
 
 import torch
-from zoo import NoModel
+
+from tests.conformance.transformers.small_models import NoModel
 
 BATCH, TOKENS = 2, 12
 IDS = (3, 200)  # of tokens with no special meaning

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import torch
 
-HERE = Path(__file__).resolve().parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def machine(device):
     """{...} for the report; device: "cpu" or "cuda"."""
     described = _gpu() if device == "cuda" else _cpu()
-    git = _output("git", "--no-optional-locks", "-C", str(HERE), "describe", "--always", "--dirty", "--abbrev=12")
+    git = _output("git", "--no-optional-locks", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12")
     commit = git or os.environ.get("COMMIT")  # an unpacked archive has no git: its user may know
     return {**described, "torch": torch.__version__, "commit": commit, "date": datetime.date.today().isoformat()}
 

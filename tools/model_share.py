@@ -1,7 +1,7 @@
 """What rotary position embedding costs in a model of transformers, before and after `rope_ext.patch`.
 
-    python benchmarks/model_share.py            # two to three minutes; CPU time of one thread, whatever else is running
-    python benchmarks/model_share.py --threads 2 --seconds 20
+    python -m tools.model_share            # two to three minutes; CPU time of one thread, whatever else is running
+    python -m tools.model_share --threads 2 --seconds 20
 
 A Llama of 8 layers (hidden 1024, 16 heads of 64 for q, 8 for k and v), random weights, no LM head, on the CPU. The
 function is timed where the model calls it, in backward between marks in the graph. Eager and patched runs take turns.
@@ -15,10 +15,10 @@ import statistics
 import time
 
 import torch
-from machine import machine
 from tqdm import tqdm
 
 import rope_ext
+from benchmarks.harness.machine import machine
 
 CACHED = 512  # tokens that are in the KV cache where one is decoded
 SEQLENS = 1, 128, 1024
