@@ -25,9 +25,7 @@ import torch
 from tqdm import tqdm
 
 import rope_ext
-from benchmarks.baselines import peers_cpu as peers
-from benchmarks.baselines import peers_gpu
-from benchmarks.baselines.pytorch import POOLED, VARIANTS
+from benchmarks.baselines import POOLED, VARIANTS, peers, peers_cpu, peers_gpu
 from benchmarks.harness import instructions
 from benchmarks.harness.cases import DTYPES, MEMORIES, PAIRINGS, PASSES, Case
 from benchmarks.harness.clocks import CudaClock, HostClock
@@ -60,11 +58,8 @@ def parse(arguments=None):
     parser.add_argument("--memory", nargs="+", choices=MEMORIES, default=["bshd"], help="forms of q and k in memory")
     parser.add_argument("--threads", nargs="+", type=int, default=[torch.get_num_threads()], help="of the CPU")
     parser.add_argument("--peers", action="store_true", help="also other people's implementations, if installed")
-    parser.add_argument(
-        *["--malloc"],
-        **{"nargs": "+", "choices": ["default", "tuned", "pool"], "default": ["default"]},
-        help="where fresh results lie; pool: a row with rope_ext.set_output_pool; tuned: all with rope_ext.tune_malloc",
-    )
+    malloc = "where fresh results lie; pool: a row with rope_ext.set_output_pool; tuned: all with rope_ext.tune_malloc"
+    parser.add_argument("--malloc", nargs="+", choices=["default", "tuned", "pool"], default=["default"], help=malloc)
     parser.add_argument("--instructions", action="store_true", help="also count those of a call, if valgrind is there")
     parser.add_argument("--rounds", type=int, default=301, help="at most, per case; time per case is bounded too")
     parser.add_argument("--budget", type=float, help="seconds after which no case begins")
@@ -115,13 +110,7 @@ def main():
 def settings_of(options):
     """[(threads, malloc)]: what a whole process has in common."""
     malloc = ["default"] if {"default", "pool"} & set(options.malloc) else []
-    if "tuned" in options.malloc:
-        if hasattr(rope_ext, "tune_malloc"):
-            malloc.append("tuned")
-        else:
-            print("this rope_ext has no tune_malloc: no rows with it", file=sys.stderr)
-    if not malloc:
-        raise SystemExit("nothing to measure")
+    malloc += ["tuned"] if "tuned" in options.malloc else []
     return list(itertools.product(options.threads, malloc))
 
 
@@ -186,12 +175,9 @@ def chosen_variants(options, threads):
     """([Variant], {peer: why it is missing})."""
     variants, missing = list(VARIANTS), {}
     if "pool" in options.malloc:
-        if hasattr(rope_ext, "set_output_pool"):
-            variants.insert(2, POOLED)
-        else:
-            print("this rope_ext has no set_output_pool: no rows with it", file=sys.stderr)
+        variants.insert(2, POOLED)
     if options.peers:
-        found, missing = peers.find(peers_gpu.PEERS if options.device == "cuda" else peers.PEERS, threads)
+        found, missing = peers.find(peers_gpu.PEERS if options.device == "cuda" else peers_cpu.PEERS, threads)
         variants += found
         if missing:
             print("left out:", "; ".join(f"{name} ({why})" for name, why in missing.items()), file=sys.stderr)

@@ -5,13 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from benchmarks.harness import cases, exactness
+from benchmarks.harness import cases, exactness, variants
 from benchmarks.harness.shapes import Shape
-from benchmarks.report import markdown as report
+from benchmarks.report import summary
 
 pytestmark = pytest.mark.devices("cpu")
 SHAPE = Shape("small", "for tests", batch=2, seqlen=16, heads_q=4, heads_k=2, head_dim=32, first_position=3)
-PEER = cases.Variant("peer", "functional", None, roundings=1, foreign=True)
+PEER = variants.Variant("peer", "functional", None, roundings=1, foreign=True)
 
 
 def results_of(case):
@@ -39,7 +39,7 @@ def test_check_accepts_the_rotation_and_finds_one_wrong_element(dtype, pairing, 
 def test_check_ends_the_program_for_ours_when_wrong_or_not_correctly_rounded():
     case = cases.Case(SHAPE, "bf16", "half", "forward", "bshd", threads=1)
     expected, results = exactness.expect(case), results_of(case)
-    ours = cases.Variant("ours", "functional", None, roundings=1, ours=True)
+    ours = variants.Variant("ours", "functional", None, roundings=1, ours=True)
     exactness.check(ours, results, expected, case)
     # small numbers: within the bound, which is that of the largest one
     neighbours = [torch.where(y.abs() < 0.1, torch.nextafter(y, torch.zeros_like(y)), y) for y in results]
@@ -84,7 +84,7 @@ def test_summary_compares_with_the_same_form_only():
             slow=("functional", False, 30.0),
         ),
     ]
-    found = report.summary({"rows": rows})
+    found = summary.summary({"rows": rows})
     best = {s["ours"]: s for s in found["best_peer"]}
     assert (best["mine"]["smallest"], best["mine"]["median"], best["mine"]["cases"]) == (2.0, 2.5, 2)
     assert best["mine"]["smallest_at"] == "a bf16 half forward"
@@ -103,7 +103,7 @@ def test_summary_counts_no_disturbed_case_but_lists_it_where_a_peer_is_ahead():
     flattering = row("a", busy=0.5, mine=("functional", True, 10.0), peer=("functional", False, 900.0))
     behind = row("b", busy=0.5, mine=("functional", True, 10.0), peer=("functional", False, 8.0))
     calm = row("c", mine=("functional", True, 10.0), peer=("functional", False, 9.6))  # within 5 %
-    found = report.summary({"rows": [flattering, behind, calm]})
+    found = summary.summary({"rows": [flattering, behind, calm]})
     assert [(s["cases"], s["median"]) for s in found["best_peer"]] == [(1, 0.96)]
     assert [(b["case"], b["disturbed"]) for b in found["behind"]] == [("b bf16 half forward", True)]
     assert found["disturbed"] == 2

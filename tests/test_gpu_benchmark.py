@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from benchmarks import bench
-from benchmarks.baselines import pytorch as baselines
+from benchmarks.baselines import VARIANTS, pytorch
 from benchmarks.harness import cases, clocks, counters, exactness, measure
 from benchmarks.harness.shapes import Shape
-from benchmarks.report import files as results
-from benchmarks.report import targets
+from benchmarks.harness.variants import Step, Variant
+from benchmarks.report import files, targets
 
 pytestmark = pytest.mark.devices("cpu")
 SHAPE = Shape("decode", "for tests", batch=2, seqlen=16, heads_q=4, heads_k=2, head_dim=32, first_position=3)
@@ -85,7 +85,7 @@ def gpu(monkeypatch):
 def test_cuda_clock_times_the_call_alone_and_keeps_the_host_ahead(gpu):
     clock, order = clocks.CudaClock("cpu"), []
     clock.flushed = types.SimpleNamespace(zero_=lambda: order.append("flush") or gpu.run(40e-6), nbytes=1 << 17)
-    step = cases.Step(
+    step = Step(
         call=lambda: order.append("call") or gpu.run(3e-3),
         before=lambda: order.append("before") or gpu.run(1.0),
         after=lambda: order.append("after") or gpu.run(1.0),
@@ -114,14 +114,14 @@ def test_cuda_clock_takes_turns_among_more_inputs_than_the_l2_holds(gpu):
 
 def test_launches_of_a_graph_and_of_the_host(gpu):
     clock = clocks.CudaClock("cpu")
-    found = clock.launches([cases.Step(lambda: gpu.run(2e-6), forward=lambda: None)])
+    found = clock.launches([Step(lambda: gpu.run(2e-6), forward=lambda: None)])
     assert found["graph_us"] == pytest.approx(2.01, abs=0.01)  # 0.01: an event, by 100 calls
     assert 0 < found["host_us"] < 1000 and 0 < found["host_forward_us"] < 1000
 
     def refuses():
         raise RuntimeError("operation not permitted when stream is capturing\nsecond line")
 
-    steps = [cases.Step(lambda: refuses() if gpu.captured is not None else None)]
+    steps = [Step(lambda: refuses() if gpu.captured is not None else None)]
     found = clock.launches(steps)
     assert found["graph_missing"] == "RuntimeError: operation not permitted when stream is capturing"
     assert clock.empty_launch()["graph_us"] < 1
@@ -130,7 +130,7 @@ def test_launches_of_a_graph_and_of_the_host(gpu):
 @pytest.mark.parametrize("which", cases.PASSES)
 def test_run_case_with_a_gpu_clock(gpu, which):
     case = cases.Case(SHAPE, "bf16", "interleaved", which, "bshd", threads=1)
-    variants = [v for v in baselines.VARIANTS if v.name != "torch.compile"]
+    variants = [v for v in VARIANTS if v.name != "torch.compile"]
     found = measure.run_case(case, variants, clocks.CudaClock("cpu"), 5, 0.01, 1)["results"]
     assert {"copy", "rope_ext", "eager", "complex"} <= found.keys()
     for name, r in found.items():
@@ -142,10 +142,10 @@ def test_run_case_with_a_gpu_clock(gpu, which):
 def test_copy_on_a_gpu_is_one_copy_per_direction():
     case = cases.Case(SHAPE, "fp16", "half", "forward+backward", "qkv", threads=1)
     case.device = "cuda"  # the tensors are not: the yardstick asks for nothing else
-    step = baselines.copy(case)
+    step = pytorch.copy(case)
     copies = step.call()
     assert len(copies) == 2
-    variant = cases.Variant("copy", "copy", None, 0)
+    variant = Variant("copy", "copy", None, 0)
     assert not exactness.check(variant, step.fetch(copies), exactness.copied(case), case).wrong
 
 
@@ -199,8 +199,8 @@ def test_files_of_a_report(tmp_path):
     more = {"counters": {"rows": counted}, "not_measured": ["video fp16"], "failed": ["long fp32: wrong"]}
     found = made_up_report(*rows, **more)
     path = tmp_path / "some.gpu"
-    results.write(found, path)
-    results.draw(found, path)
+    files.write(found, path)
+    files.draw(found, path)
     text = path.with_name("some.gpu.md").read_text()
     for part in (
         "a made-up GPU, driver 1",
@@ -213,7 +213,7 @@ def test_files_of_a_report(tmp_path):
         assert part in text
     assert "flash-attn reads a table in the dtype of x" in text
     assert path.with_name("some.gpu.png").stat().st_size > 10_000
-    brief = targets.brief(results.read(path))
+    brief = targets.brief(files.read(path))
     assert "101 1000 99%" in brief and "flash-attn 1.49x" in brief and "failed: long fp32: wrong" in brief
     assert brief.splitlines()[-1].startswith("* ahead of every peer of the same form: met")
     assert targets.sections({"machine": {"cpu": "any"}}) == []
@@ -314,7 +314,7 @@ def test_a_case_that_fails_and_the_end_of_the_time_leave_the_others(gpu, monkeyp
     found = made_up_report(failed=[], not_measured=[])
     bench.measure(bench.parse([*arguments, "--budget", "100"]), 2, "default", bench.time.monotonic(), found)
     assert len(found["rows"]) == 1 and found["failed"][0].endswith("wrong by much")
-    assert (tmp_path / "gpu.md").exists() and results.read(tmp_path / "gpu")["rows"] == found["rows"]
+    assert (tmp_path / "gpu.md").exists() and files.read(tmp_path / "gpu")["rows"] == found["rows"]
     late = made_up_report(failed=[], not_measured=[])
     bench.measure(bench.parse([*arguments, "--budget", "1"]), 2, "default", bench.time.monotonic() - 2, late)
     assert late["not_measured"] == [f"decode bf16 half {which} bshd" for which in cases.PASSES] and not late["rows"]

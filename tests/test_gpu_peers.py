@@ -6,8 +6,7 @@ import types
 import pytest
 import torch
 
-from benchmarks.baselines import peers_cpu as peers
-from benchmarks.baselines import peers_gpu
+from benchmarks.baselines import peers, peers_gpu
 from benchmarks.harness import cases, clocks, measure
 from benchmarks.harness.shapes import Shape
 
@@ -15,7 +14,7 @@ pytestmark = pytest.mark.devices("cpu")
 SHAPE = Shape("decode", "for tests", batch=2, seqlen=16, heads_q=4, heads_k=2, head_dim=32, first_position=3)
 
 
-def turn(x, cos, sin, interleaved=False):
+def rotate(x, cos, sin, interleaved=False):
     """(..., seqlen, 1, head_dim / 2) tables, or wide ones of which the first half, or every second entry, is read."""
     if cos.shape[-1] == x.shape[-1]:
         cos, sin = ((t[..., ::2] if interleaved else t.chunk(2, -1)[0]) for t in (cos, sin))
@@ -28,7 +27,7 @@ def turn(x, cos, sin, interleaved=False):
 def apply_rotary_emb(x, cos, sin, interleaved=False, inplace=False, seqlen_offsets=0):
     assert x.dtype == cos.dtype and cos.dim() == 2
     cos, sin = (t[seqlen_offsets:][: x.shape[1], None].float() for t in (cos, sin))
-    y = turn(x, cos, sin, interleaved)
+    y = rotate(x, cos, sin, interleaved)
     return x.copy_(y) if inplace else y
 
 
@@ -36,25 +35,25 @@ def liger_rotary_pos_emb(q, k, cos, sin, position_ids=None, unsqueeze_dim=1):
     with torch.no_grad():
         for x in (q, k):
             assert x.transpose(1, 2).is_contiguous()
-            x.copy_(turn(x, cos.float()[:, None], sin.float()[:, None]))
+            x.copy_(rotate(x, cos.float()[:, None], sin.float()[:, None]))
     return q, k
 
 
 def apply_rotary_pos_emb(t, freqs, tensor_format="sbhd", start_positions=None, interleaved=False, fused=False):
     assert tensor_format == "bshd" and fused and freqs.dtype == torch.float32 and freqs.dim() == 4
-    return turn(t, freqs.cos()[:, 0], freqs.sin()[:, 0], interleaved)
+    return rotate(t, freqs.cos()[:, 0], freqs.sin()[:, 0], interleaved)
 
 
 def fused_apply_rotary_pos_emb_cached(t, cos_, sin_, transpose_output_memory=False):
     assert cos_.dtype == t.dtype and cos_.shape == (t.shape[0], 1, 1, t.shape[-1]) and transpose_output_memory
-    return turn(t, cos_.float(), sin_.float())
+    return rotate(t, cos_.float(), sin_.float())
 
 
 def apply_rope_with_cos_sin_cache(positions, query, key, head_size, cos_sin_cache, is_neox=True):
     assert cos_sin_cache.dtype == torch.float32 and positions.shape == query.shape[:1]
     cos, sin = (t[:, None] for t in cos_sin_cache[positions].chunk(2, -1))
     q, k = (x.view(len(x), -1, head_size) for x in (query, key))
-    return [turn(x, cos, sin, not is_neox).flatten(1) for x in (q, k)]
+    return [rotate(x, cos, sin, not is_neox).flatten(1) for x in (q, k)]
 
 
 def apply_rope_with_cos_sin_cache_inplace(positions, query, key, *rest):

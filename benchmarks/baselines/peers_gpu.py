@@ -1,4 +1,4 @@
-"""Other people's implementations on a GPU, for `bench.py --peers --device cuda`: as peers_cpu.py, and with its rules.
+"""Other people's implementations on a GPU, for `bench.py --peers --device cuda`: the rules are in peers.py.
 
 Each is called as its own users call it, on the tables it wants. Like is compared with like: in place with in place.
 """
@@ -10,17 +10,16 @@ from functools import partial
 
 import torch
 
-from benchmarks.baselines.peers_cpu import load, on_rows
-from benchmarks.baselines.pytorch import refill
-from benchmarks.harness.cases import NotOffered, Step, Variant, forward_only, of_tensors
+from benchmarks.baselines.peers import load, on_rows
+from benchmarks.harness.variants import NotOffered, Step, Variant, forward_only, of_tensors, refill
 
 OF_X = "a table in the dtype of x"
 BSHD, SBHD = (0, 2, 1, 3), (2, 0, 1, 3)  # of (batch, heads, seqlen, head_dim)
 
 
-def each(turn):
+def each(rotate):
     """(q, k, tables) -> (q, k), of what rotates one tensor."""
-    return lambda q, k, _tables: (turn(q), turn(k))
+    return lambda q, k, _tables: (rotate(q), rotate(k))
 
 
 def flash_attention():
@@ -28,18 +27,18 @@ def flash_attention():
     bare_package("flash_attn")
     from flash_attn.layers.rotary import apply_rotary_emb
 
-    def turn_of(case, inplace):
+    def rotation_of(case, inplace):
         cos, sin = (t.to(case.inputs[0].dtype) for t in (case.tables.cos, case.tables.sin))
         options = {"interleaved": case.interleaved, "inplace": inplace, "seqlen_offsets": case.shape.first_position}
         return partial(apply_rotary_emb, cos=cos, sin=sin, **options)
 
     def functional(case):
-        return of_tensors(each(turn_of(case, False)), BSHD)(case)
+        return of_tensors(each(rotation_of(case, False)), BSHD)(case)
 
     def in_place(case):
-        x, turn = case.fresh_inputs(), turn_of(case, True)
+        x, rotate = case.fresh_inputs(), rotation_of(case, True)
         by_token = [t.permute(BSHD) for t in x]
-        return Step(lambda: [turn(t) for t in by_token], before=partial(refill, x, case.inputs), fetch=lambda _: x)
+        return Step(lambda: [rotate(t) for t in by_token], before=partial(refill, x, case.inputs), fetch=lambda _: x)
 
     return [
         Variant("flash-attn", "functional", functional, 2, reads=OF_X),
@@ -108,10 +107,10 @@ def apex():
     def build(case):
         cos, sin = (t[0, 0, :, None, None] for t in (case.tables.channel_cos, case.tables.channel_sin))
 
-        def turn(t):  # by place: releases differ in the names cos and cos_
+        def rotate(t):  # by place: releases differ in the names cos and cos_
             return fused_apply_rotary_pos_emb_cached(t, cos, sin, True)
 
-        return of_tensors(each(turn), SBHD)(case)
+        return of_tensors(each(rotate), SBHD)(case)
 
     return [Variant("apex", "functional", build, 3, "half", reads="one entry per channel, in the dtype of x")]
 

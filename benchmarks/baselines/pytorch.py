@@ -1,14 +1,13 @@
-"""What bench.py always measures: a copy, rope_ext in its three forms, and the PyTorch formulas that models run.
+"""What PyTorch itself offers: a copy, which is the yardstick, and the formulas that models run.
 
 All formulas are (q, k, tables) -> (q, k), with q and k (batch, heads, seqlen, head_dim).
 """
 
-from functools import cache, partial
+from functools import cache
 
 import torch
 
-import rope_ext
-from benchmarks.harness.cases import NotOffered, Step, Variant, forward_only, of_tensors
+from benchmarks.harness.variants import Step, Variant, of_tensors
 
 # ---- the yardstick ----
 
@@ -77,10 +76,10 @@ def _times(x, unit):
 
 
 def _pairs_formula(q, k, cos, sin):
-    return _turn_pairs(q, cos, sin), _turn_pairs(k, cos, sin)
+    return _rotate_pairs(q, cos, sin), _rotate_pairs(k, cos, sin)
 
 
-def _turn_pairs(x, cos, sin):
+def _rotate_pairs(x, cos, sin):
     x1, x2 = x.float().unflatten(-1, (-1, 2)).unbind(-1)
     return torch.stack((x1 * cos - x2 * sin, x2 * cos + x1 * sin), dim=-1).flatten(-2).type_as(x)
 
@@ -96,77 +95,11 @@ def _compiled(formula):
     return torch.compile(formula, dynamic=False)
 
 
-# ---- ours ----
-
-
-def _options(case):
-    return {"layout": "bhsd", "interleaved": case.interleaved, "offset": case.shape.first_position}
-
-
-def ours(case):
-    options = _options(case)
-    if not case.backward:  # no Python function of the benchmark in between: it would be a tenth of the shortest call
-        return Step(partial(rope_ext.apply, case.inputs, case.tables.cos, case.tables.sin, **options))
-    return of_tensors(lambda q, k, tables: rope_ext.apply((q, k), tables.cos, tables.sin, **options))(case)
-
-
-def ours_out(case):
-    out, options = case.outputs(), _options(case)
-    return Step(partial(rope_ext.apply, case.inputs, case.tables.cos, case.tables.sin, out=out, **options))
-
-
-def ours_in_place(case):
-    return _in_place(case, case.tables.cos, case.tables.sin)
-
-
-def ours_without_table(case):
-    """cos and sin are made in the kernel, at each call again."""
-    return _in_place(case, inv_freq=rope_ext.angles.turns(case.tables.inv_freq.to(case.device)))
-
-
-def ours_rounding_products(case):
-    """The bits of eager code, with its tables of 16 bits."""
-    dtype = case.inputs[0].dtype
-    if dtype == torch.float32:
-        raise NotOffered("the same bits anyway")
-    cos, sin = (t.to(dtype) for t in (case.tables.cos, case.tables.sin))
-    return _in_place(case, cos, sin, rounding="eager")
-
-
-def _in_place(case, *tables, **options):
-    x = case.fresh_inputs()
-    call = partial(rope_ext.apply_, x, *tables, **options, **_options(case))
-    return Step(call, before=partial(refill, x, case.inputs))
-
-
-def refill(targets, sources):
-    """Before each sample: 16-bit tables change the norm a little, and 10,000 turns would end in infinities or zeros."""
-    for target, source in zip(targets, sources):
-        target.copy_(source)
-
-
-def ours_pooled(case):
-    """apply with its results in memory that rope_ext keeps. Off around every sample, so that no other row has it."""
-    step, payload = ours(case), sum(x.nbytes for x in (*case.inputs, *case.grads))
-
-    def fill():
-        rope_ext.set_output_pool(4 * payload)
-        step.call()
-
-    return Step(step.call, before=fill, after=partial(rope_ext.set_output_pool, 0))
-
-
-VARIANTS = [
-    Variant("copy", "copy", copy, 0),
-    Variant("rope_ext", "functional", ours, 1, ours=True),
-    Variant("rope_ext out=", "out=", forward_only(ours_out), 1, ours=True),
-    Variant("rope_ext in place", "in place", forward_only(ours_in_place), 1, ours=True),
-    Variant("rope_ext without table", "in place", forward_only(ours_without_table), 1, ours=True),
-    Variant("rope_ext eager bits", "in place", forward_only(ours_rounding_products), 3, ours=True),
+COPY = Variant("copy", "copy", copy, 0)
+FORMULAS = [
     Variant("eager", "functional", of_tensors(eager_half), 3, "half"),
     Variant("eager", "functional", of_tensors(eager_interleaved), 3, "interleaved"),
     Variant("torch.compile", "functional", of_tensors(compiled_half), 3, "half"),
     Variant("torch.compile", "functional", of_tensors(compiled_interleaved), 1, "interleaved"),
     Variant("complex", "functional", of_tensors(eager_complex), 1, "interleaved"),
 ]
-POOLED = Variant("rope_ext (pool)", "functional", ours_pooled, 1, ours=True)

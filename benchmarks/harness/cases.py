@@ -1,10 +1,8 @@
-"""One case: q and k in a form of memory, the tables of their angles, and what a variant makes of them for the clock."""
+"""One case: q and k in a form of memory, and the tables of their angles."""
 
 import copy
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 
@@ -16,7 +14,6 @@ PAIRINGS, PASSES = ["half", "interleaved"], ["forward", "forward+backward"]
 # Of (batch, heads, seqlen, head_dim) views. qkv: q and k are slices of one (batch, seqlen, (heads_q + 2 heads_k) *
 # head_dim) projection, as a fused linear layer leaves them.
 MEMORIES = ["bshd", "bhsd", "qkv"]
-FORMS = ["functional", "out=", "in place"]  # compared with their like only: they move different numbers of bytes
 
 
 @dataclass
@@ -90,13 +87,13 @@ class Case:
         cos, sin = rope.tables(end, device=self.device)
 
         def per_channel(t):
-            wide = t[first:].repeat_interleave(2, dim=-1) if self.interleaved else torch.cat((t[first:],) * 2, dim=-1)
+            wide = t.repeat_interleave(2, dim=-1) if self.interleaved else torch.cat((t, t), dim=-1)
             return wide.to(DTYPES[self.dtype])[None, None]
 
         angles = torch.outer(torch.arange(first, end, dtype=torch.float64), rope.inv_freq).to(self.device)
         of_tokens = cos[first:], sin[first:]
-        per_channel = per_channel(cos), per_channel(sin)
-        return Tables(angles, rope.inv_freq, cos, sin, *of_tokens, *per_channel, torch.complex(*of_tokens))
+        of_channels = map(per_channel, of_tokens)
+        return Tables(angles, rope.inv_freq, cos, sin, *of_tokens, *of_channels, torch.complex(*of_tokens))
 
 
 def in_memory(q, k, memory):
@@ -110,76 +107,3 @@ def in_memory(q, k, memory):
     else:
         copies = [x.clone(memory_format=torch.contiguous_format) for x in by_token]
     return tuple(x.transpose(1, 2) for x in copies)
-
-
-# ---- variants ----
-
-
-class NotOffered(Exception):
-    """A variant does not do this case; the message says why."""
-
-
-def nothing():
-    pass
-
-
-@dataclass
-class Step:
-    """call() is what the clock sees. before() and after() are not timed, and surround every sample of calls."""
-
-    call: Callable  # () -> results: rotated q and k, and with derivatives their gradients
-    before: Callable = nothing
-    after: Callable = nothing
-    forward: Callable | None = None  # with derivatives: the part of call that records them
-    fetch: Callable = tuple  # results -> torch tensors, (batch, heads, seqlen, head_dim)
-
-
-@dataclass(frozen=True)
-class Variant:
-    """roundings: to the dtype of x, on the way from x and exact angles to a result (exactness.error_bound)."""
-
-    name: str
-    form: str
-    build: Callable  # Case -> Step, or raises NotOffered
-    roundings: int
-    pairing: str | None = None  # None: both
-    float32_angles: bool = False  # it computes the angles itself, in float32
-    reads: str = ""  # where that is not the table of cos and sin in float32 that ours reads
-    ours: bool = False
-    foreign: bool = False  # its failures and wrong results are reported; those of the others end the program
-
-
-def of_tensors(call, order=(0, 1, 2, 3)):
-    """build of call(q, k, tables) -> (q, k) of torch tensors, which autograd differentiates.
-
-    order: of the axes (batch, heads, seqlen, head_dim) in the tensors that call takes and returns.
-    """
-    back = [order.index(axis) for axis in range(4)]
-
-    def fetch(results):
-        return [y.permute(back) for y in results]
-
-    def build(case):
-        inputs, grads = ([x.permute(order) for x in group] for group in (case.inputs, case.grads))
-        if not case.backward:
-            return Step(partial(call, *inputs, case.tables), fetch=fetch)
-        leaves = [x.detach().requires_grad_() for x in inputs]
-
-        def forward_backward():  # autograd.grad of given gradients: nothing is accumulated, no loss is computed
-            y = call(*leaves, case.tables)
-            return *y, *torch.autograd.grad(y, leaves, grads)
-
-        return Step(forward_backward, forward=partial(call, *leaves, case.tables), fetch=fetch)
-
-    return build
-
-
-def forward_only(build):
-    """build, for what has no derivative."""
-
-    def checked(case):
-        if case.backward:
-            raise NotOffered("no derivative")
-        return build(case)
-
-    return checked

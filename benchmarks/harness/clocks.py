@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.harness.cases import Step
+from benchmarks.harness.variants import Step
 
 SHORTEST_SAMPLE = 200e-6  # seconds; shorter calls are timed in batches
 SLOW = 0.05  # seconds; a call that takes longer is not repeated untimed first: caches and threads no longer show in it

@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.report.files import read, write
-from benchmarks.report.markdown import label
+from benchmarks.report.summary import label
 from benchmarks.report.targets import below_copy
 
 MOST_CASES = 4  # ncu runs each kernel a dozen times, but what takes long is to start
@@ -66,7 +66,7 @@ def rows_of(text, names):
 def watched(wanted):
     import torch
 
-    from benchmarks.baselines.pytorch import VARIANTS
+    from benchmarks.baselines import VARIANTS
     from benchmarks.harness.cases import Case
     from benchmarks.harness.shapes import Shape
 

@@ -93,7 +93,8 @@ def error_bound(variant, dtype, largest, case):
     * those whose tables are stored in the dtype of x: 1 more;
     * the formulas of Hugging Face store table, products and sum in the dtype of x: 3 (compiled: up to 3). They may be
       3 times as far off; that is the formula, not an error.
-    Angles computed in float32 add frequency, its reciprocal and product, 3 u of the largest angle, which turn the pair.
+    Angles computed in float32 come from a frequency, its reciprocal and a product, each rounded: the pair is rotated by
+    up to 3 u of the largest angle too far.
     The last term is for float16 below its normal range, where two table entries or products are off by a constant.
     """
     if variant.name == "copy":

@@ -46,7 +46,7 @@ def _dump(folder, number):
 def watched():
     import torch
 
-    from benchmarks.baselines.pytorch import VARIANTS as ALL
+    from benchmarks.baselines import VARIANTS as ALL
     from benchmarks.harness.cases import Case
     from benchmarks.harness.shapes import SHAPES as ALL_SHAPES
 

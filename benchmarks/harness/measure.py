@@ -6,8 +6,9 @@ import time
 
 import torch
 
-from benchmarks.harness.cases import DTYPES, NotOffered
+from benchmarks.harness.cases import DTYPES
 from benchmarks.harness.exactness import check, copied, expect
+from benchmarks.harness.variants import NotOffered
 
 MIN_ROUNDS = 5
 PATIENCE = 1.0  # seconds; a variant that has used them has two rounds at least: it is far behind, by 2 % or by 3
@@ -82,13 +83,13 @@ def measure(steps, clock, rounds, seconds):
 
     samples = {name: [clock.first(sets[0])] for name, sets in steps.items()}
     spent = dict.fromkeys(steps, 0.0)
-    for turn in range(rounds):
+    for i in range(rounds):
         active = [name for name in steps if wants_more(name)]
         if not active:
             break
         for name in active:
             start, sets = time.perf_counter(), steps[name]
-            samples[name].append(clock.sample(sets[turn % len(sets)], samples[name]))
+            samples[name].append(clock.sample(sets[i % len(sets)], samples[name]))
             spent[name] += time.perf_counter() - start
     return {name: times[1:] for name, times in samples.items()}
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of q and k. first_position: of token 0; decoding reads the end of the tables (at 0 nothing would turn)."""
+    """Sizes of q and k. first_position: of token 0; decoding reads the end of the tables (at 0 nothing rotates)."""
 
     name: str
     why: str

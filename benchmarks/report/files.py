@@ -7,7 +7,8 @@ import json
 import sys
 from pathlib import Path
 
-from benchmarks.report.markdown import markdown, summary
+from benchmarks.report.markdown import markdown
+from benchmarks.report.summary import summary
 from benchmarks.report.targets import brief, sections
 
 

@@ -4,7 +4,7 @@ import matplotlib
 from matplotlib.patheffects import withStroke
 
 from benchmarks.harness.cases import PAIRINGS
-from benchmarks.report.markdown import forms_of, label, title
+from benchmarks.report.summary import forms_of, label, title
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

@@ -1,6 +1,7 @@
 """What we want of a GPU, whether it holds, and the short tables that gpu_check.sh prints."""
 
-from benchmarks.report.markdown import best_peer, grid, label, leads, microseconds
+from benchmarks.report.markdown import grid, microseconds
+from benchmarks.report.summary import best_peer, label, leads
 
 COPY_SHARE, OF_SHAPES, OF_DTYPES = 95, ["prefill", "train", "long", "video"], ["bf16", "fp32"]  # percent of a copy
 OVER_EMPTY = 1.0  # microseconds of the GPU over an empty kernel, for decode

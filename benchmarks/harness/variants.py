@@ -1,0 +1,85 @@
+"""A variant: one implementation in one form, and what it makes of a case for the clock."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+
+FORMS = ["functional", "out=", "in place"]  # compared with their like only: they move different numbers of bytes
+
+
+class NotOffered(Exception):
+    """A variant does not do this case; the message says why."""
+
+
+def nothing():
+    pass
+
+
+@dataclass
+class Step:
+    """call() is what the clock sees. before() and after() are not timed, and surround every sample of calls."""
+
+    call: Callable  # () -> results: rotated q and k, and with derivatives their gradients
+    before: Callable = nothing
+    after: Callable = nothing
+    forward: Callable | None = None  # with derivatives: the part of call that records them
+    fetch: Callable = tuple  # results -> torch tensors, (batch, heads, seqlen, head_dim)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """roundings: to the dtype of x, on the way from x and exact angles to a result (exactness.error_bound)."""
+
+    name: str
+    form: str
+    build: Callable  # Case -> Step, or raises NotOffered
+    roundings: int
+    pairing: str | None = None  # None: both
+    float32_angles: bool = False  # it computes the angles itself, in float32
+    reads: str = ""  # where that is not the table of cos and sin in float32 that ours reads
+    ours: bool = False
+    foreign: bool = False  # its failures and wrong results are reported; those of the others end the program
+
+
+def of_tensors(call, order=(0, 1, 2, 3)):
+    """build of call(q, k, tables) -> (q, k) of torch tensors, which autograd differentiates.
+
+    order: of the axes (batch, heads, seqlen, head_dim) in the tensors that call takes and returns.
+    """
+    back = [order.index(axis) for axis in range(4)]
+
+    def fetch(results):
+        return [y.permute(back) for y in results]
+
+    def build(case):
+        inputs, grads = ([x.permute(order) for x in group] for group in (case.inputs, case.grads))
+        if not case.backward:
+            return Step(partial(call, *inputs, case.tables), fetch=fetch)
+        leaves = [x.detach().requires_grad_() for x in inputs]
+
+        def forward_backward():  # autograd.grad of given gradients: nothing is accumulated, no loss is computed
+            y = call(*leaves, case.tables)
+            return *y, *torch.autograd.grad(y, leaves, grads)
+
+        return Step(forward_backward, forward=partial(call, *leaves, case.tables), fetch=fetch)
+
+    return build
+
+
+def forward_only(build):
+    """build, for what has no derivative."""
+
+    def checked(case):
+        if case.backward:
+            raise NotOffered("no derivative")
+        return build(case)
+
+    return checked
+
+
+def refill(targets, sources):
+    """Before each sample: 16-bit tables change the norm a little, and 10,000 rotations give infinities or zeros."""
+    for target, source in zip(targets, sources):
+        target.copy_(source)
