@@ -32,9 +32,7 @@ from benchmarks.harness.clocks import CudaClock, HostClock
 from benchmarks.harness.machine import machine
 from benchmarks.harness.measure import run_case
 from benchmarks.harness.shapes import SHAPES
-from benchmarks.report.files import draw, write
-from benchmarks.report.markdown import markdown
-from benchmarks.report.targets import brief
+from benchmarks.report.files import draw, printed, write
 
 RESULTS = Path(__file__).resolve().parent / "results"
 NAMES = [shape.name for shape in SHAPES]
@@ -101,7 +99,7 @@ def main():
         report["instructions"] = instructions.count()
     path = options.output / options.name
     write(report, path)
-    print(brief(report) if options.device == "cuda" else markdown(report), end="")
+    print(printed(report), end="")
     draw(report, path)
     if report["failed"]:
         raise SystemExit("\n".join(["cases that failed:", *report["failed"]]))

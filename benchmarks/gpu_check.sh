@@ -183,7 +183,7 @@ if build; then
   if wanted ncu; then ncu_counters; fi
 fi
 if [[ $OUT/gpu.json -nt $temporary/started ]]; then
-  "$python" -m benchmarks.report.files "$OUT/gpu"
+  "$python" -m benchmarks.report "$OUT/gpu"
 fi
 echo "gpu_check.sh: $SECONDS s; ${failed[*]+FAILED: }${failed[*]-all passed}; files in $OUT"
 ((${#failed[@]} == 0))

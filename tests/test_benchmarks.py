@@ -1,13 +1,16 @@
 """The benchmark's judgements: a wrong result is found, leads are computed right. Nothing is timed here."""
 
+import itertools
 from dataclasses import replace
 
 import pytest
 import torch
 
+from benchmarks.baselines import POOLED, VARIANTS, peers_cpu, peers_gpu
+from benchmarks.bench import RESULTS
 from benchmarks.harness import cases, exactness, variants
 from benchmarks.harness.shapes import Shape
-from benchmarks.report import summary
+from benchmarks.report import files, summary
 
 pytestmark = pytest.mark.devices("cpu")
 SHAPE = Shape("small", "for tests", batch=2, seqlen=16, heads_q=4, heads_k=2, head_dim=32, first_position=3)
@@ -107,3 +110,28 @@ def test_summary_counts_no_disturbed_case_but_lists_it_where_a_peer_is_ahead():
     assert [(s["cases"], s["median"]) for s in found["best_peer"]] == [(1, 0.96)]
     assert [(b["case"], b["disturbed"]) for b in found["behind"]] == [("b bf16 half forward", True)]
     assert found["disturbed"] == 2
+
+
+# ---- the picture ----
+
+
+def test_each_implementation_has_a_colour_of_its_own():
+    pytest.importorskip("matplotlib")
+    from benchmarks.report.picture import STYLES
+
+    ours_and_formulas = {v.name.removesuffix(" in place").removesuffix(" out=") for v in (*VARIANTS, POOLED)}
+    assert {*ours_and_formulas, *peers_cpu.PEERS, *peers_gpu.PEERS} - {"copy"} <= STYLES.keys()
+    assert len({color for color, _ in STYLES.values()}) == len(STYLES)
+
+
+def test_figures_in_the_picture_of_the_committed_report_do_not_overlap():
+    pytest.importorskip("matplotlib")
+    from benchmarks.report.picture import picture, plt
+
+    figure = picture(files.read(RESULTS / "cpu"))
+    figure.canvas.draw()
+    for axis in figure.axes:
+        boxes = [text.get_window_extent() for text in axis.texts]
+        assert boxes and all(box.x1 <= axis.bbox.x1 for box in boxes)
+        assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
+    plt.close(figure)

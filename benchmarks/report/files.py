@@ -1,11 +1,6 @@
-"""The files of a report: NAME.md, NAME.json with all figures, NAME.png. path: folder and NAME.
-
-`python -m benchmarks.report.files benchmarks/results/gpu` prints the short tables of a report from a GPU.
-"""
+"""The files of a report: NAME.md, NAME.json with all figures, NAME.png. path: folder and NAME."""
 
 import json
-import sys
-from pathlib import Path
 
 from benchmarks.report.markdown import markdown
 from benchmarks.report.summary import summary
@@ -29,9 +24,10 @@ def draw(report, path):
     draw(report, _file(path, ".png"))
 
 
+def printed(report):
+    """What a terminal shows: all of it, or the short tables of a GPU."""
+    return brief(report) if report["device"] == "cuda" else markdown(report)
+
+
 def _file(path, suffix):
     return path.with_name(path.name + suffix)
-
-
-if __name__ == "__main__":
-    print(brief(read(Path(sys.argv[1]))), end="")
