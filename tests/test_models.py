@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from tests.conformance.transformers import compare as bits
-from tests.conformance.transformers import page as models_page
+from tests.conformance import bits
+from tests.conformance.transformers import page
 
 pytestmark = pytest.mark.devices("cpu")
 TYPES = {
@@ -38,14 +38,16 @@ def test_patched_has_the_bits_of_eager(model_type):
     transformers = pytest.importorskip("transformers", reason="transformers is not installed")
     if model_type not in transformers.CONFIG_MAPPING:
         pytest.skip(f"transformers {transformers.__version__} has no {model_type}")
-    record = bits.measure(model_type)
+    from tests.conformance.transformers import compare
+
+    record = compare.measure(model_type)
     assert record["status"] == "patched", record
-    assert not models_page.wrong(record), record
+    assert not page.wrong(record), record
     assert record["fp32"]["noticed"] and record["fp32"]["finite"] and record["bf16"]["finite"]
-    assert record["fp32"]["launches"] and not record["fp32"]["went_on"]
-    for name, dtype in bits.DTYPES.items():
+    assert record["fp32"]["rotations"] and not record["fp32"]["went_on"]
+    for name, dtype in compare.DTYPES.items():
         gradients = record[name]["gradients"]  # of norms: sums over tokens, in another order
-        assert gradients["equal"] or models_page.only_norms(gradients), gradients
+        assert gradients["equal"] or page.only_norms(gradients), gradients
         assert gradients["largest"] <= 8 * torch.finfo(dtype).eps, gradients
 
 
@@ -69,7 +71,7 @@ def test_page_puts_what_is_wrong_first():
         {"type": "gone", "status": "died", "error": "took | long"},
     ]
     pytest.importorskip("transformers", reason="transformers is not installed")
-    text = models_page.page({r["type"]: r for r in records})
+    text = page.page({r["type"]: r for r in records})
     assert "| **wrong** | 2 |" in text
     listed = text.partition("## Wrong")[2].partition("\n## ")[0]
     assert "`bad`" in listed and "`fails`" in listed and "`good`" not in listed

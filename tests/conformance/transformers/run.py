@@ -1,10 +1,9 @@
 """Every rotary model type of transformers, small and random: eager against `rope_ext.patched`, bit for bit.
 
-    python -m tests.conformance.transformers.run [--types llama gptj ...] [--jobs 2] [--json build/models.jsonl] [--out docs/models.md]
+    python -m tests.conformance.transformers.run --out docs/models.md [--types llama gptj ...] [--jobs 2]
 
-Results are added to the JSON file after each type, and types that it holds are not run again unless their process died:
-delete it to begin anew.
-The page is made of that file alone.
+Results are added to a JSON file (--json, build/models.jsonl) after each type, and types that it holds are not run again
+unless their process died: delete it to begin anew. The page is made of that file alone.
 """
 
 import argparse
@@ -18,6 +17,11 @@ import threading
 import warnings
 
 import torch
+import transformers
+from tqdm import tqdm
+
+from tests.conformance.transformers import page, small_models
+from tests.conformance.transformers.compare import measure
 
 LIMIT_S, MEMORY = 120, 24 << 30  # of one type; addresses of a process
 
@@ -30,12 +34,7 @@ def run(types, path, jobs, gradients):
     for model_type in todo:
         waiting.put(model_type)
     path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        from tqdm import tqdm
-
-        bar = tqdm(total=len(todo), unit="type", smoothing=0.05)
-    except ImportError:
-        bar = None
+    bar = tqdm(total=len(todo), unit="type", smoothing=0.05)
 
     def work():
         process = None
@@ -49,9 +48,8 @@ def run(types, path, jobs, gradients):
                 process = None
             with lock, path.open("a") as file:
                 file.write(json.dumps(record) + "\n")
-                if bar is not None:
-                    bar.set_postfix_str(model_type)
-                    bar.update()
+                bar.set_postfix_str(model_type)
+                bar.update()
         if process is not None:
             pipe.send(None)
 
@@ -86,9 +84,6 @@ def _ask(process, pipe, model_type):
 
 def _serve(pipe, gradients):
     """What a process does: measures the types that come through the pipe, in silence."""
-    from tests.conformance.transformers import inputs as zoo_inputs  # noqa: F401  transformers with it
-    from tests.conformance.transformers.compare import measure
-
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     silence()
     torch.set_num_threads(1)
@@ -99,8 +94,6 @@ def _serve(pipe, gradients):
 
 def silence():
     """transformers warns of defaults that the small models take on purpose."""
-    import transformers
-
     transformers.logging.set_verbosity_error()
     warnings.filterwarnings("ignore")
     devnull = os.open(os.devnull, os.O_WRONLY)
@@ -122,11 +115,8 @@ def main():
     parser.add_argument("--no-gradients", action="store_true")
     options = parser.parse_args()
 
-    from tests.conformance.transformers import page as models_page
-    from tests.conformance.transformers import small_models as zoo
-
-    run(options.types or zoo.model_types(), options.json, options.jobs, not options.no_gradients)
-    text = models_page.page(read(options.json))
+    run(options.types or small_models.model_types(), options.json, options.jobs, not options.no_gradients)
+    text = page.page(read(options.json))
     if options.out:
         options.out.write_text(text)
     print(text.partition("\n## ")[0])

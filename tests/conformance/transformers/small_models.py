@@ -12,7 +12,7 @@ import re
 
 import torch
 import transformers
-from transformers import AutoConfig, PreTrainedModel  # noqa: F401  AutoConfig: so that the mappings exist
+from transformers import PreTrainedModel
 from transformers.models.auto import configuration_auto, modeling_auto
 
 from tests.conformance.transformers.overrides import CLASSES, CONFIGS
