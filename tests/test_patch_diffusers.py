@@ -15,8 +15,9 @@ from torch.utils._pytree import tree_leaves
 import rope_ext
 from rope_ext.integrations import _find, _patch, _proof
 from rope_ext.integrations.diffusers import DIALECTS
-from tests.conformance.diffusers_timm import configs as diffusion_configs
-from tests.conformance.diffusers_timm import run as diffusion_models
+from tests.conformance.diffusers_timm import compare
+from tests.conformance.diffusers_timm.models import DIFFUSERS
+from tests.conformance.rotations import rotations
 from tests.conftest import assert_same_bits, random
 
 pytestmark = [
@@ -140,31 +141,31 @@ MODELS = {
 @pytest.mark.parametrize("dtype", [F32, BF16])
 @pytest.mark.parametrize("name", MODELS)
 def test_models_have_the_bits_of_eager_code(name, dtype):
-    config, inputs = diffusion_configs.CASES[name]
-    model = diffusion_models.made(lambda: getattr(diffusers, name)(**config), dtype)
-    eager = diffusion_models.run(model, inputs, dtype)
-    with rope_ext.patched(model) as report, diffusion_models.rotations() as counted:
-        patched = diffusion_models.run(model, inputs, dtype)
+    config, inputs = DIFFUSERS[name]
+    model = compare.made(lambda: getattr(diffusers, name)(**config), dtype)
+    eager = compare.run(model, inputs, dtype)
+    with rope_ext.patched(model) as report, rotations() as counted:
+        patched = compare.run(model, inputs, dtype)
     assert report.replaced and not report.left_alone and counted
     for ours, theirs in zip(patched, eager, strict=True):
         assert_same_bits(ours, theirs)
-    with rope_ext.patched(model), diffusion_models.rotations(skip=True):
-        assert diffusion_models.difference(diffusion_models.run(model, inputs, dtype), eager)
-    with diffusion_models.rotations() as counted:
-        diffusion_models.run(model, inputs, dtype)
+    with rope_ext.patched(model), rotations(change=lambda y, x: x):
+        assert compare.difference(compare.run(model, inputs, dtype), eager)
+    with rotations() as counted:
+        compare.run(model, inputs, dtype)
     assert not counted  # all is as before
 
 
 @pytest.mark.parametrize("name", ["ZImageTransformer2DModel", "LTX2VideoTransformer3DModel split"])
 def test_fused_products_are_replaced_with_once_only(name):
-    config, inputs = diffusion_configs.CASES[name]
-    model = diffusion_models.made(lambda: getattr(diffusers, name.split()[0])(**config), F32)
-    eager = diffusion_models.run(model, inputs, F32)
-    with rope_ext.patched(model) as report, diffusion_models.rotations() as counted:
-        assert diffusion_models.difference(diffusion_models.run(model, inputs, F32), eager) is None
+    config, inputs = DIFFUSERS[name]
+    model = compare.made(lambda: getattr(diffusers, name.split()[0])(**config), F32)
+    eager = compare.run(model, inputs, F32)
+    with rope_ext.patched(model) as report, rotations() as counted:
+        assert compare.difference(compare.run(model, inputs, F32), eager) is None
     assert not counted and "once" in report.left_alone[0].reason
-    with rope_ext.patched(model, "once") as report, diffusion_models.rotations() as counted:
-        off = diffusion_models.difference(diffusion_models.run(model, inputs, F32), eager)
+    with rope_ext.patched(model, "once") as report, rotations() as counted:
+        off = compare.difference(compare.run(model, inputs, F32), eager)
     assert counted and not report.left_alone
     assert off is None or off < 1e-5
 
@@ -238,9 +239,9 @@ def test_learned_tables_get_their_gradients():
 
 @pytest.mark.parametrize("name", ["FluxTransformer2DModel", "WanTransformer3DModel"])
 def test_compiled_models_take_one_graph(name):
-    config, inputs = diffusion_configs.CASES[name]
-    model = diffusion_models.made(lambda: getattr(diffusers, name)(**config), F32)
-    eager = diffusion_models.run(model, inputs, F32)
+    config, inputs = DIFFUSERS[name]
+    model = compare.made(lambda: getattr(diffusers, name)(**config), F32)
+    eager = compare.run(model, inputs, F32)
     kind = next(type(m) for m in model.modules() if type(m).__name__ in ("FluxAttention", "WanAttention"))
     graphs = []
 
@@ -250,7 +251,7 @@ def test_compiled_models_take_one_graph(name):
 
     compiled = torch.compile(kind.forward, fullgraph=True, backend=backend)
     with mock.patch.object(kind, "forward", compiled), rope_ext.patched(model):
-        patched = diffusion_models.run(model, inputs, F32)
+        patched = compare.run(model, inputs, F32)
     torch._dynamo.reset()
     assert any("rope_ext.rotate" in str(node.target) for graph in graphs for node in graph.graph.nodes)
     for ours, theirs in zip(patched, eager, strict=True):
