@@ -1,11 +1,10 @@
-"""python -m rope_ext.integrations.known transformers diffusers timm: writes _known.json.
+"""Writes _known.json, for the maintainers' command `python -m tools.known_functions`.
 
 Imports every module of the installed libraries, fingerprints all functions that look rotary, tries each against every
 dialect, and keeps those that one equals. Prints the others. Entries of libraries that are not named stay,
 as do those of other releases ("seen" begins with library and version), which came from the functions of their files.
 """
 
-import argparse
 import importlib
 import inspect
 import json
@@ -64,11 +63,9 @@ def _calls(function):
     return [(p.name, p.kind, p.default) for p in inspect.signature(function).parameters.values()]
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("libraries", nargs="+", choices=_patch.LIBRARIES)
+def update(libraries):
     entries = _patch.read_known()
-    for library in parser.parse_args().libraries:
+    for library in libraries:
         entries = {key: e for key, e in entries.items() if e["seen"].partition(".")[0] != library}
         found, count = functions(library), 0
         for candidate in found:
@@ -94,7 +91,3 @@ def _progress(items):
     except ImportError:
         return items
     return tqdm(items, disable=None, leave=False)
-
-
-if __name__ == "__main__":
-    main()
