@@ -1,0 +1,4 @@
+"""Speed: python -m benchmarks.bench, from the root of the checkout; on a GPU benchmarks/gpu_check.sh.
+
+harness: cases, clocks, exactness. baselines: what is measured. report: figures, Markdown, picture.
+"""

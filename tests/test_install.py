@@ -97,6 +97,7 @@ def test_wheel_packs_nothing_of_earlier_builds(unpacked, wheel, tmp_path):
     (again,) = tmp_path.glob("*.whl")
     names = [set(zipfile.ZipFile(path).namelist()) for path in (wheel, again)]
     assert names[0] == names[1]
+    assert {name.partition("/")[0].partition("-")[0] for name in names[0]} == {"rope_ext"}  # no tests, no benchmarks
 
 
 def test_editable_installation_is_found_from_the_folder_above(unpacked, wheel, tmp_path):

@@ -13,6 +13,7 @@ import pytest
 import setuptools
 
 import rope_ext
+from tools import torch_matrix
 
 pytestmark = pytest.mark.devices("cpu")
 ROOT = Path(__file__).resolve().parents[1]
@@ -139,16 +140,11 @@ def test_library_asks_for_nothing_that_manylinux_lacks():
     assert newest and max(newest) <= (3, 4, 24) and "__libc_single_threaded" not in listed
 
 
-@pytest.fixture
-def torch_matrix():
-    return runpy.run_path(str(ROOT / "tools" / "torch_matrix.py"))
-
-
-def test_matrix_finds_torches_and_environments(torch_matrix, tmp_path):
+def test_matrix_finds_torches_and_environments(tmp_path):
     for name in ("2.9.0/torch/version.py", "2.15.0/torch/version.py", "3.12/bin/python", "cu/nvidia/file"):
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).touch()
-    found = [(str(python), torch and torch.name) for python, torch in torch_matrix["installations"](tmp_path)]
+    found = [(str(python), torch and torch.name) for python, torch in torch_matrix.installations(tmp_path)]
     assert found == [
         (sys.executable, "2.9.0"),
         (sys.executable, "2.15.0"),
@@ -156,15 +152,15 @@ def test_matrix_finds_torches_and_environments(torch_matrix, tmp_path):
     ]
 
 
-def test_matrix_writes_a_row_in_place_of_its_older_one(torch_matrix, tmp_path):
+def test_matrix_writes_a_row_in_place_of_its_older_one(tmp_path):
     table = tmp_path / "support.md"
     table.write_text("before\n<!-- matrix -->\n<!-- end of matrix -->\nafter\n")
     for version, tests in (("2.15.0", "1 failed"), ("2.9.0", "1 passed"), ("2.15.0", "2 passed")):
-        torch_matrix["write"](table, ["3.12.1", version, "wheel", "abc", tests])
+        torch_matrix.write(table, ["3.12.1", version, "wheel", "abc", tests])
     assert table.read_text().splitlines() == [
         "before",
         "<!-- matrix -->",
-        *torch_matrix["HEADER"],
+        *torch_matrix.HEADER,
         "| 3.12.1 | 2.9.0 | wheel | abc | 1 passed |",
         "| 3.12.1 | 2.15.0 | wheel | abc | 2 passed |",
         "<!-- end of matrix -->",
@@ -172,8 +168,8 @@ def test_matrix_writes_a_row_in_place_of_its_older_one(torch_matrix, tmp_path):
     ]
 
 
-def test_table_in_the_docs_is_one_that_the_command_can_write(torch_matrix, tmp_path):
+def test_table_in_the_docs_is_one_that_the_command_can_write(tmp_path):
     table = tmp_path / "support.md"
     table.write_text((ROOT / "docs" / "support.md").read_text())
-    torch_matrix["write"](table, ["3.99.0", "2.99.0", "wheel", "abc", "1 passed"])
+    torch_matrix.write(table, ["3.99.0", "2.99.0", "wheel", "abc", "1 passed"])
     assert "| 3.99.0 | 2.99.0 | wheel | abc | 1 passed |\n<!-- end of matrix -->" in table.read_text()
