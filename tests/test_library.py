@@ -11,6 +11,7 @@ import torch
 
 import rope_ext
 from rope_ext import _introspect
+from rope_ext._torch import flags
 
 pytestmark = pytest.mark.devices("cpu")
 ROOT = Path(__file__).resolve().parents[1]
@@ -160,6 +161,12 @@ def test_layers_include_only_what_lies_below():
         for header in included(path):
             standard = "/" not in header and "." not in header  # <cstdint>
             assert standard or header.startswith(allowed), f"{path} includes {header}"
+
+
+def test_flags_of_python_are_those_of_the_ops():
+    in_python = {name: value for name, value in vars(flags).items() if name.isupper()}
+    in_cpp = {re.sub(r"\B(?=[A-Z])", "_", name.removeprefix("k")).upper(): v for name, v in _introspect.flags.items()}
+    assert in_python == in_cpp
 
 
 def test_one_formula():

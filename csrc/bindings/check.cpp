@@ -1,9 +1,8 @@
 // Rules for tensors, channels and what is written. Tables: check_tables.cpp; where tokens read them: check_lookup.cpp.
-#include "bindings/cures.h"
-
 #include <algorithm>
 #include <string>
 
+#include "bindings/cures.h"
 #include "bindings/overlap.h"
 
 namespace rope {
@@ -113,7 +112,7 @@ Params check_arguments(const Arguments& a) {
 }
 
 void check_cos_sin(const Arguments& a) {
-  if (!a.from_positions()) bad_value("inv_freq", "be given", "tables");
+  if (!a.from_frequencies()) bad_value("inv_freq", "be given", "tables");
 }
 
 void check_written(const Arguments& a, const Tensors& out, const char* name) {
@@ -153,7 +152,7 @@ void check_written(const Arguments& a, const Tensors& out, const char* name) {
 
 void check_table_grad(const Arguments& a, const Tensors& grad) {
   check_like_x(a, grad, "grad");
-  if (a.cos.dim() < 3 || a.from_positions()) bad_value("cos", "have one row per token", shape_of(a.cos));
+  if (a.cos.dim() < 3 || a.from_frequencies()) bad_value("cos", "have one row per token", shape_of(a.cos));
 }
 
 RotatedTensor rotated_tensor(const Arguments& a, const Tensor& in, const Tensor& out) {

@@ -6,6 +6,7 @@
 
 #include "bindings/errors.h"
 #include "bindings/tensor.h"
+#include "core/flags.h"
 #include "core/params.h"
 
 namespace rope {
@@ -15,7 +16,7 @@ struct Arguments {
   Tensors x;
   Tensor cos, sin;
   int64_t offset;
-  int64_t flags;  // bits 0 to 2: the layout; then one bit for each question below
+  int64_t flags;  // core/flags.h
   std::optional<int64_t> rotary_dim;
   int64_t rotary_offset;
   double attention_scaling;
@@ -23,16 +24,15 @@ struct Arguments {
   OptionalTensor offsets;  // `offset` as a Tensor: one number, or (batch,)
   OptionalTensor cu_seqlens;
 
-  int64_t layout() const { return flags & 7; }  // index into kLayouts
-  bool interleaved() const { return flags & 8; }
-  bool inverse() const { return flags & 16; }
-  bool transposed() const { return flags & 32; }
-  bool from_positions() const { return flags & 64; }   // cos and sin: see schema.cpp
-  bool round_products() const { return flags & 128; }  // rounding="eager"
-  bool other_pairing() const { return flags & 256; }   // the result has the other pairing than x
-  // The user says how wide the tables are: with an entry per channel, or per pair.
-  bool says_width() const { return flags & 512; }
-  bool says_per_channel() const { return flags & 1024; }
+  int64_t layout() const { return flags & kLayoutMask; }  // index into kLayouts
+  bool interleaved() const { return flags & kInterleaved; }
+  bool inverse() const { return flags & kInverse; }
+  bool transposed() const { return flags & kTransposed; }
+  bool from_frequencies() const { return flags & kFrequencies; }
+  bool round_products() const { return flags & kRoundProducts; }
+  bool other_pairing() const { return flags & kOtherPairing; }
+  bool says_width() const { return flags & kSaysWidth; }
+  bool says_per_channel() const { return flags & kPerChannel; }
   // Whether the offset may differ between the sequences of a batch.
   bool offset_per_batch() const { return offsets && offsets->numel() != 1; }
   // A table with an entry per channel has the order of the result, in the transposed op too, which reads it.

@@ -124,7 +124,7 @@ void check_cos_and_sin(const Arguments& a, Params* p) {
 }  // namespace
 
 void check_tables(const Arguments& a, Params* p) {
-  if (a.from_positions()) return check_frequencies(a, p);
+  if (a.from_frequencies()) return check_frequencies(a, p);
   check_cos_and_sin(a, p);
 }
 
@@ -134,11 +134,11 @@ void set_tables(const Arguments& a, const Tensor& cos, const Tensor& sin, Params
   const auto table_of = [&](const Tensor& t) {
     const uint64_t channel = t.stride(-1);  // unsigned: a table without rows may have any strides, and they wrap
     void* first = const_cast<void*>(t.const_data_ptr());
-    Table to{first, first, stride_of(t, layout.batch), stride_of(t, layout.seqlen), stride_of(t, layout.heads),
+    Table to{first,       first, stride_of(t, layout.batch), stride_of(t, layout.seqlen), stride_of(t, layout.heads),
              t.stride(-1)};
     if (p->per_channel) {
-      to.second = reinterpret_cast<void*>(reinterpret_cast<uintptr_t>(first) +
-                                          pairing.partner * channel * t.element_size());
+      to.second =
+          reinterpret_cast<void*>(reinterpret_cast<uintptr_t>(first) + pairing.partner * channel * t.element_size());
       to.pair_stride = static_cast<int64_t>(pairing.step * channel);
     }
     return to;

@@ -6,11 +6,12 @@
 
 #include "bindings/library.h"
 
-// Shared by all ops: struct Arguments in check.h, field by field. An argument that is given costs 0.2 to 0.3 us a call,
-// a default at the end 0.04 us: hence their order, and that `flags` packs four small ones. (A str would leak its
-// memory.)
-// With flags & 64 cos and sin are no tables: they are the high and low part of inv_freq in turns per position, (axes,
-// heads or 1, pairs), and cos and sin are made from the positions (csrc/core/angles.h), times attention_scaling.
+// The arguments that all ops share: struct Arguments in check.h, field by field. An argument that is given costs 0.2 to
+// 0.3 us a call, a default at the end 0.04 us: hence their order, and hence `flags`, which packs the small ones
+// (core/flags.h; a str would leak its memory).
+// With kFrequencies in `flags` cos and sin are not tables but the high and low part of inv_freq in revolutions per
+// position, each (axes, heads or 1, pairs); the kernels make cos and sin from the positions (core/angles.h) and
+// multiply them by attention_scaling.
 #define ROPE_ARGUMENTS(X)                                                                                         \
   X " x, Tensor cos, Tensor sin, SymInt offset=0, int flags=0, SymInt? rotary_dim=None, SymInt rotary_offset=0, " \
     "float attention_scaling=1.0, Tensor? positions=None, Tensor? offsets=None, Tensor? cu_seqlens=None"
@@ -31,8 +32,8 @@ struct Definitions {
 };
 
 void define_all(Definitions m) {
-  // The rotated x, each with the strides of torch.empty_like(x). `transposed` applies the transposed 2x2 blocks, which
-  // is the gradient with respect to x.
+  // The rotated x, each with the strides of torch.empty_like(x); with kTransposed in `flags`, applied to the gradient of
+  // a result, the gradient of x.
   ROPE_DEF("rotate", ROPE_ARGUMENTS("Tensor[]"), "Tensor[]");
   ROPE_DEF("rotate_", ROPE_ARGUMENTS("Tensor(a!)[]"), "()");
   ROPE_DEF("rotate_out", "Tensor(a!)[] out, " ROPE_ARGUMENTS("Tensor[]"), "()");

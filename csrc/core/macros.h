@@ -11,9 +11,9 @@
 #define ROPE_INLINE static inline
 #endif
 
-// *data, of type T, in one load that the compiler neither repeats nor splits: the value that was compared is the one that is used,
-// even while another thread writes there. On a GPU a plain load, which the compiler may repeat in principle: a volatile
-// one spills registers of cos_sin_kernel<double>.
+// *data, of type T, in one load that the compiler neither repeats nor splits: the value that was compared is the one
+// that is used, even while another thread writes there. On a GPU a plain load, which the compiler may repeat in
+// principle: a volatile one spills registers of cos_sin_kernel<double>.
 #if defined(__CUDA_ARCH__)
 #define ROPE_LOAD_ONCE(T, data) (*static_cast<const T*>(data))
 #else

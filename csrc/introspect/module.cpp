@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "core/flags.h"
 #include "cpu/isa.h"
 
 namespace py = pybind11;
@@ -37,10 +38,29 @@ std::vector<std::string> supported_isas() {
   return names;
 }
 
+// The enumerators of core/flags.h by name.
+py::dict flags() {
+  py::dict named;
+#define ROPE_FLAG(name) named[#name] = static_cast<int64_t>(name)
+  ROPE_FLAG(kLayoutMask);
+  ROPE_FLAG(kInterleaved);
+  ROPE_FLAG(kInverse);
+  ROPE_FLAG(kTransposed);
+  ROPE_FLAG(kFrequencies);
+  ROPE_FLAG(kRoundProducts);
+  ROPE_FLAG(kOtherPairing);
+  ROPE_FLAG(kSaysWidth);
+  ROPE_FLAG(kPerChannel);
+#undef ROPE_FLAG
+  return named;
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_introspect, m) {
   m.doc() = "rope_ext's kernels on raw pointers, for tests";
+
+  m.attr("flags") = flags();
 
   py::enum_<DType>(m, "DType")
       .value("float64", DType::kFloat64)
