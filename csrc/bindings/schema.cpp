@@ -32,8 +32,8 @@ struct Definitions {
 };
 
 void define_all(Definitions m) {
-  // The rotated x, each with the strides of torch.empty_like(x); with kTransposed in `flags`, applied to the gradient of
-  // a result, the gradient of x.
+  // The rotated x, each with the strides of torch.empty_like(x); with kTransposed in `flags`, applied to the gradient
+  // of a result, the gradient of x.
   ROPE_DEF("rotate", ROPE_ARGUMENTS("Tensor[]"), "Tensor[]");
   ROPE_DEF("rotate_", ROPE_ARGUMENTS("Tensor(a!)[]"), "()");
   ROPE_DEF("rotate_out", "Tensor(a!)[] out, " ROPE_ARGUMENTS("Tensor[]"), "()");

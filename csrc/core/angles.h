@@ -1,15 +1,17 @@
 // cos and sin of position * frequency, without a table: a second source of the entries that core/math.h multiplies by.
 //
-// A frequency is given in turns per position, as the sum of two numbers (high and low), and the position too where one
-// number does not hold it. Whole turns are dropped as soon as they appear, which is exact, so the error of the angle
-// does not grow with the position but for what the two numbers do not hold of the frequency: 2^-49 of it in float.
-// Then cos and sin of the rest are Taylor series on an eighth of a turn to either side.
+// A frequency is given in revolutions per position, as the sum of two numbers (high and low); a position that one
+// number cannot hold is such a sum too. Whole revolutions are dropped as soon as they appear, which is exact, so the
+// error of the angle grows with the position only by what the two numbers miss of the frequency: 2^-49 of it in float.
+// cos and sin of the rest are Taylor series on an eighth of a revolution to either side.
 //
-// Errors in float, absolute, for frequencies up to 1 radian per position: 1e-7 up to position 2^20, 1.5e-7 up to 2^24,
+// Absolute errors in float, for frequencies up to 1 radian per position: 1e-7 up to position 2^20, 1.5e-7 up to 2^24,
 // and position * 2^-48 beyond; cos^2 + sin^2 stays 1.
 //
-// The same bits everywhere: only products, sums, fused multiply-adds where they are written, rint, trunc and
-// comparisons, each rounded once; no sine of a math library. reference.cos_sin is the same in PyTorch.
+// Every device and instruction set computes the same bits: the operations are products, sums, rint, trunc, comparisons
+// and the fused multiply-adds that are written out, each rounded once; no sine of a math library is called.
+// reference.cos_sin is the same in PyTorch. two_sum and two_prod are the error-free transformations of the literature
+// (Dekker 1971, Knuth 1969).
 #pragma once
 
 #include <cmath>
@@ -24,16 +26,16 @@ struct CosSin {
   A cos, sin;
 };
 
-// high + low: a number of more precision than one A has.
+// The number high + low, with more precision than one A has.
 template <class A>
 struct Two {
   A high, low;
 };
 
-// To the nearest integer, halves to the even one.
+// The nearest integer; halves go to the even one.
 ROPE_INLINE float nearest(float value) { return rintf(value); }
 ROPE_INLINE double nearest(double value) { return rint(value); }
-// Towards zero.
+// The integer towards zero.
 ROPE_INLINE float truncated(float value) { return truncf(value); }
 ROPE_INLINE double truncated(double value) { return trunc(value); }
 
@@ -50,27 +52,27 @@ ROPE_INLINE Two<A> position_of(const Positions& p, int64_t batch, int64_t token,
   }
   const A position = static_cast<const A*>(p.positions.data)[position_index(p, batch, token, axis)] +
                      static_cast<A>(static_cast<int64_t>(offset_of(p, batch)));
-  if (position != position) return {0, static_cast<A>(NAN)};  // one with zeros in its low half, for bfloat16_rounded
+  if (position != position) return {0, static_cast<A>(NAN)};  // its low half is zero: see bfloat16_rounded
   const A multiple = truncated(position * A(1.0 / kExactInFloat)) * A(kExactInFloat);
   return {multiple, position - multiple};
 }
 
-// ---- turns ----
+// ---- exact products and sums ----
 
 #if defined(__CUDA_ARCH__) || defined(__FP_FAST_FMAF)
-#define ROPE_FUSED 1
+#define ROPE_HAS_FMA 1
 #else
-#define ROPE_FUSED 0
+#define ROPE_HAS_FMA 0
 #endif
 
-// a * b + c, rounded once. With the instruction for it a fifth of the operations below is saved, whose number decides
+// a * b + c, rounded once. The instruction for it saves a fifth of the operations in this file; their number decides
 // whether making cos and sin keeps up with reading them.
-ROPE_INLINE float fused(float a, float b, float c) {
-#if ROPE_FUSED
+ROPE_INLINE float fma(float a, float b, float c) {
+#if ROPE_HAS_FMA
   return fmaf(a, b, c);
 #else
-  // The C library takes up to 250 times as long, and is no vector code. The product is exact in double; the sum is
-  // rounded to odd, so that rounding it to float is the only rounding.
+  // fmaf of the C library takes up to 250 times as long and does not vectorise. Here the product is exact in double and
+  // the sum is rounded to odd, so that rounding it to float is the only rounding.
   const double product = static_cast<double>(a) * b, sum = product + c, c_of_sum = sum - product;
   const double lost = (product - (sum - c_of_sum)) + (c - c_of_sum);
   const uint64_t bits = bits_as<uint64_t>(sum), is_even = ~bits & 1;
@@ -79,50 +81,57 @@ ROPE_INLINE float fused(float a, float b, float c) {
   return static_cast<float>(bits_as<double>(lost < 0 || lost > 0 ? (away ? outwards : inwards) : bits));
 #endif
 }
-ROPE_INLINE double fused(double a, double b, double c) { return fma(a, b, c); }
+ROPE_INLINE double fma(double a, double b, double c) { return ::fma(a, b, c); }
 
-// a * b - product, exactly, where `product` is a * b rounded.
-ROPE_INLINE float product_error(float a, float b, float product) {
-#if ROPE_FUSED
-  return fmaf(a, b, -product);
+// a * b, exactly: the rounded product and its error.
+ROPE_INLINE Two<float> two_prod(float a, float b) {
+  const float product = a * b;
+#if ROPE_HAS_FMA
+  return {product, fmaf(a, b, -product)};
 #else
-  return static_cast<float>(static_cast<double>(a) * b - product);
+  return {product, static_cast<float>(static_cast<double>(a) * b - product)};
 #endif
 }
-ROPE_INLINE double product_error(double a, double b, double product) { return fma(a, b, -product); }
+ROPE_INLINE Two<double> two_prod(double a, double b) {
+  const double product = a * b;
+  return {product, ::fma(a, b, -product)};
+}
 
-// a + b, exactly.
+// a + b, exactly: the rounded sum and its error.
 template <class A>
-ROPE_INLINE Two<A> sum_of(A a, A b) {
+ROPE_INLINE Two<A> two_sum(A a, A b) {
   const A sum = a + b, b_of_sum = sum - a;
   return {sum, (a - (sum - b_of_sum)) + (b - b_of_sum)};
 }
 
-// position * rate without its whole turns, for positions below kExactInFloat: |high| <= 1/2, |low| < 1/4.
+// ---- revolutions ----
+
+// position * frequency without its whole revolutions, for positions below kExactInFloat: |high| <= 1/2, |low| < 1/4.
 template <class A>
-ROPE_INLINE Two<A> turns_of(A position, Two<A> rate) {
-  const A product = position * rate.high;
-  return {product - nearest(product), fused(position, rate.low, product_error(position, rate.high, product))};
+ROPE_INLINE Two<A> revolutions_of(A position, Two<A> frequency) {
+  const Two<A> product = two_prod(position, frequency.high);
+  return {product.high - nearest(product.high), fma(position, frequency.low, product.low)};
 }
 
-// For multiples of it, whose low part has whole turns too.
+// revolutions_of for multiples of kExactInFloat, where the low part has whole revolutions too.
 template <class A>
-ROPE_INLINE Two<A> turns_of_multiple(A position, Two<A> rate) {
-  const A product = position * rate.high, error = product_error(position, rate.high, product);
-  const A product_low = position * rate.low;
-  return {product - nearest(product), (error - nearest(error)) + (product_low - nearest(product_low))};
+ROPE_INLINE Two<A> revolutions_of_multiple(A position, Two<A> frequency) {
+  const Two<A> product = two_prod(position, frequency.high);
+  const A of_low = position * frequency.low;
+  return {product.high - nearest(product.high), (product.low - nearest(product.low)) + (of_low - nearest(of_low))};
 }
 
 template <class A>
 ROPE_INLINE Two<A> add(Two<A> a, Two<A> b) {
-  const Two<A> high = sum_of(a.high, b.high);
+  const Two<A> high = two_sum(a.high, b.high);
   return {high.high, high.low + (a.low + b.low)};
 }
 
+// sum + position * frequency, up to whole revolutions; `position` is that of position_of.
 template <class A>
-ROPE_INLINE Two<A> add_turns(Two<A> sum, Two<A> position, Two<A> rate) {
-  if (position.high != 0) sum = add(sum, turns_of_multiple(position.high, rate));
-  return add(sum, turns_of(position.low, rate));
+ROPE_INLINE Two<A> add_revolutions(Two<A> sum, Two<A> position, Two<A> frequency) {
+  if (position.high != 0) sum = add(sum, revolutions_of_multiple(position.high, frequency));
+  return add(sum, revolutions_of(position.low, frequency));
 }
 
 // ---- cos and sin ----
@@ -131,7 +140,7 @@ ROPE_INLINE Two<A> add_turns(Two<A> sum, Two<A> position, Two<A> rate) {
 ROPE_INLINE Two<float> two_pi(float) { return {6.2831855f, -1.7484555e-7f}; }
 ROPE_INLINE Two<double> two_pi(double) { return {6.283185307179586, 2.4492935982947064e-16}; }
 
-// Terms of the series of sin and cos after the first: the next would be below 2e-9 in float, 5e-17 in double.
+// Number of terms of the series of sin and cos after the first: the next one is below 2e-9 in float, 5e-17 in double.
 template <class A>
 constexpr int kSinTerms = sizeof(A) == 4 ? 4 : 8;
 template <class A>
@@ -142,42 +151,42 @@ constexpr double kFactorial = n * kFactorial<n - 1>;
 template <>
 constexpr double kFactorial<0> = 1;
 
-// (-1 / first! + x2 / (first + 2)! - x2^2 / (first + 4)! ...), kTerms of them.
+// The sum of kTerms terms -1 / first! + x2 / (first + 2)! - x2^2 / (first + 4)! ...
 template <int kFirst, int kTerms, class A>
 ROPE_INLINE A series(A x2) {
   constexpr A coefficient = static_cast<A>(-1 / kFactorial<kFirst>);
   if constexpr (kTerms == 1) {
     return coefficient;
   } else {
-    return fused(-x2, series<kFirst + 2, kTerms - 1>(x2), coefficient);
+    return fma(-x2, series<kFirst + 2, kTerms - 1>(x2), coefficient);
   }
 }
 
-// For numbers below 2^20 in size the last bits of number + rounder<A> are those of the nearest integer, and
-// (number + rounder<A>) - rounder<A> is that integer.
+// For |number| < 2^20 the last bits of number + rounder(A()) are those of the nearest integer, and
+// (number + rounder(A())) - rounder(A()) is that integer.
 ROPE_INLINE float rounder(float) { return 0x1.8p23f; }
 ROPE_INLINE double rounder(double) { return 0x1.8p52; }
 ROPE_INLINE uint32_t bits_of(float value) { return bits_as<uint32_t>(value); }
 ROPE_INLINE uint64_t bits_of(double value) { return bits_as<uint64_t>(value); }
 
-// value, or -value where the bit with that number is set in `bits`.
+// value, or -value where bit number `bit` of `bits` is set.
 template <class A, class Bits>
 ROPE_INLINE A signed_by(A value, Bits bits, int bit) {
   return bits_as<A>(bits_of(value) ^ (bits << (8 * sizeof(A) - 1 - bit) & Bits{1} << (8 * sizeof(A) - 1)));
 }
 
-// turns: a few of them, added: |high + low| below 2^18.
+// cos and sin of an angle in revolutions, |high + low| < 2^18.
 template <class A>
-ROPE_INLINE CosSin<A> cos_sin(Two<A> turns) {
-  const A rounded = fused(4, turns.high + turns.low, rounder(A()));
-  const auto quarters = bits_of(rounded);                              // from the first axis, modulo 4 in the last bits
-  const A high = fused(A(-0.25), rounded - rounder(A()), turns.high);  // exact
-  const A rest = high + turns.low;      // at most 1/8; half a unit in its last place is lost
-  const A x = rest * two_pi(A()).high;  // radians; x + x_low more exactly
-  const A x_low = fused(rest, two_pi(A()).low, product_error(rest, two_pi(A()).high, x));
+ROPE_INLINE CosSin<A> cos_sin(Two<A> revolutions) {
+  const A rounded = fma(4, revolutions.high + revolutions.low, rounder(A()));
+  const auto quarters = bits_of(rounded);                                  // of a revolution, modulo 4 in the last bits
+  const A high = fma(A(-0.25), rounded - rounder(A()), revolutions.high);  // exact
+  const A rest = high + revolutions.low;  // at most 1/8; half a unit in its last place is lost
+  const Two<A> product = two_prod(rest, two_pi(A()).high);
+  const A x = product.high, x_low = fma(rest, two_pi(A()).low, product.low);  // x + x_low: the rest in radians
   const A x2 = x * x;
-  const A sin = x + fused(x, x2 * series<3, kSinTerms<A>>(x2), x_low);
-  const A cos = 1 + fused(x2, series<2, kCosTerms<A>>(x2), -x_low * x);
+  const A sin = x + fma(x, x2 * series<3, kSinTerms<A>>(x2), x_low);
+  const A cos = 1 + fma(x2, series<2, kCosTerms<A>>(x2), -x_low * x);
   const bool odd = quarters & 1;
   return {signed_by(odd ? sin : cos, quarters + 1, 1), signed_by(odd ? cos : sin, quarters, 1)};
 }

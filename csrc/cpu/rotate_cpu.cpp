@@ -60,21 +60,22 @@ void make_entries(const Params& p, int64_t batch, int64_t token, int64_t sequenc
   // Of positions in one number on one axis, the most frequent ones, nothing is added up.
   A high[kPairBlock], low[kPairBlock];
   for (int64_t axis = 0; axis < p.axes; ++axis) {
-    const A* rate_high = at<A>(p.cos.first, entry(p.cos, 0, axis, head, begin));
-    const A* rate_low = at<A>(p.sin.first, entry(p.sin, 0, axis, head, begin));
+    const A* frequency_high = at<A>(p.cos.first, entry(p.cos, 0, axis, head, begin));
+    const A* frequency_low = at<A>(p.sin.first, entry(p.sin, 0, axis, head, begin));
     const Two<A> position = position_of<A>(p.positions, batch, token, sequence_start, axis);
-    const auto finish = [&](Two<A> turns, int64_t i) {
-      const CosSin<A> made = cos_sin(turns);
+    const auto finish = [&](Two<A> revolutions, int64_t i) {
+      const CosSin<A> made = cos_sin(revolutions);
       cos[i] = made.cos;
       sin[i] = made.sin;
     };
     if (p.axes == 1 && position.high == 0) {
-      for (int64_t i = 0; i < n; ++i) finish(turns_of(position.low, Two<A>{rate_high[i], rate_low[i]}), i);
+      for (int64_t i = 0; i < n; ++i)
+        finish(revolutions_of(position.low, Two<A>{frequency_high[i], frequency_low[i]}), i);
       continue;
     }
     for (int64_t i = 0; i < n; ++i) {
       const Two<A> before = axis ? Two<A>{high[i], low[i]} : Two<A>{};
-      const Two<A> sum = add_turns(before, position, Two<A>{rate_high[i], rate_low[i]});
+      const Two<A> sum = add_revolutions(before, position, Two<A>{frequency_high[i], frequency_low[i]});
       high[i] = sum.high;
       low[i] = sum.low;
     }

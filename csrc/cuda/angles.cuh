@@ -110,13 +110,14 @@ ROPE_INLINE void fill(A value, Angles<A, kPairs, kSource>* to) {
 template <class A>
 ROPE_INLINE CosSin<A> make_entries(const Params& p, int64_t batch, int64_t token, int64_t sequence_start, int64_t head,
                                    int64_t pair) {
-  Two<A> turns = {};
+  Two<A> revolutions = {};
   for (int64_t axis = 0; axis < p.axes; ++axis) {
-    const Two<A> rate = {*at<A>(p.cos.first, entry(p.cos, 0, axis, head, pair)),
-                         *at<A>(p.sin.first, entry(p.sin, 0, axis, head, pair))};
-    turns = add_turns(turns, position_of<A>(p.positions, batch, token, sequence_start, axis), rate);
+    const Two<A> frequency = {*at<A>(p.cos.first, entry(p.cos, 0, axis, head, pair)),
+                              *at<A>(p.sin.first, entry(p.sin, 0, axis, head, pair))};
+    revolutions =
+        add_revolutions(revolutions, position_of<A>(p.positions, batch, token, sequence_start, axis), frequency);
   }
-  CosSin<A> made = cos_sin(turns);
+  CosSin<A> made = cos_sin(revolutions);
   const A scale = static_cast<A>(p.attention_scaling);
   made.cos *= scale;
   made.sin *= p.negate_sin ? -scale : scale;

@@ -7,9 +7,7 @@
 
 namespace rope::cuda {
 
-ROPE_INLINE int64_t table_entries(const Params& p) {
-  return p.pairs * p.seqlen * p.table_heads * p.table_batches;
-}
+ROPE_INLINE int64_t table_entries(const Params& p) { return p.pairs * p.seqlen * p.table_heads * p.table_batches; }
 
 // One entry of cos and of sin (two each with one per channel) has one thread, which adds in a fixed order: the sums are
 // those of the CPU, bit for bit. x.in is x, x.out the gradient of the result, p.cos and p.sin what is written.
