@@ -15,6 +15,7 @@
 #include <mutex>
 
 #include "bindings/errors.h"
+#include "core/integer.h"
 
 namespace rope {
 namespace {
@@ -28,8 +29,6 @@ constexpr int64_t kPooledBytes = 1 << 20;
 
 // Above any possible allocation; only an expanded x gets there.
 constexpr int64_t kMostElements = int64_t{1} << 56;
-
-int64_t round_up(int64_t bytes, int64_t multiple) { return (bytes + multiple - 1) / multiple * multiple; }
 
 // All state of the CPU part is initialised when the library is loaded. A static variable of a function, initialised at
 // the first call, would stay locked in a child that another thread forked meanwhile.

@@ -4,20 +4,11 @@
 #include <type_traits>
 
 #include "core/params.h"
+#include "cpu/elements.h"
 #include "cpu/plan.h"
-#include "cpu/vector.h"
 
 namespace rope::cpu {
 namespace {
-
-template <class T>
-T* at(void* data, int64_t offset) {
-  return static_cast<T*>(data) + offset;
-}
-template <class T>
-const T* at(const void* data, int64_t offset) {
-  return static_cast<const T*>(data) + offset;
-}
 
 // How to reach pair `begin` of head 0 of a token, and to step from there.
 template <class T>

@@ -11,15 +11,6 @@
 
 namespace rope::cuda {
 
-template <class T>
-ROPE_INLINE T* at(void* data, int64_t offset) {
-  return static_cast<T*>(data) + offset;
-}
-template <class T>
-ROPE_INLINE const T* at(const void* data, int64_t offset) {
-  return static_cast<const T*>(data) + offset;
-}
-
 // Where the entries come from. Of its own in the kernel for the registers: an entry per channel takes twice as many,
 // and to make them from positions takes more than to read them.
 enum class Source { kPerPair, kPerChannel, kPositions };
@@ -92,10 +83,6 @@ ROPE_INLINE void write_entry(const Params& p, void* data, int64_t offset, Arithm
   } else {
     *at<Arithmetic<T>>(data, offset) = value;
   }
-}
-
-ROPE_INLINE int64_t entry(const Table& t, int64_t batch, int64_t row, int64_t head, int64_t pair) {
-  return batch * t.batch_stride + row * t.row_stride + head * t.head_stride + pair * t.pair_stride;
 }
 
 template <class A, int kPairs, Source kSource>

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "core/integer.h"
+
 namespace rope::cuda {
 namespace {
 
@@ -18,8 +20,6 @@ constexpr int64_t kHeadsPerThread = 4;
 
 // Indices below it may be doubled, or added to one another, in 32 bits.
 constexpr int64_t kLargest = 1 << 30;
-
-int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
 bool multiple(int64_t n, int64_t of) { return n % of == 0; }
 

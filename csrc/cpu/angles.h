@@ -1,0 +1,141 @@
+// cos and sin of the pairs of a token, from tables or positions to the order of lanes that the rows of x have.
+#pragma once
+
+#include <cmath>
+#include <initializer_list>
+
+#include "core/angles.h"
+#include "core/dispatch.h"
+#include "core/params.h"
+#include "cpu/rows.h"
+
+namespace rope::cpu {
+namespace {
+
+// Pairs of a token whose cos/sin are held converted in L1.
+constexpr int64_t kPairBlock = 128;
+
+// cos and sin of the pairs of a token, in arithmetic type, with zeros up to whole vectors. Of a pair's two channels;
+// those of the second are only filled in tables with one entry per channel.
+template <class A>
+struct Angles {
+  alignas(64) A entries[4][kPairBlock];  // cos and sin of the first channel, cos and sin of the second
+  bool per_channel;
+
+  const A* cos_first() const { return entries[0]; }
+  const A* sin_first() const { return entries[1]; }
+  const A* cos_second() const { return entries[per_channel ? 2 : 0]; }
+  const A* sin_second() const { return entries[per_channel ? 3 : 1]; }
+};
+
+// kMultiple: zeros follow up to a multiple of it. A NaN becomes one with zeros in its low half (bfloat16_rounded).
+template <int64_t kMultiple, class A>
+void load_entries(DType dtype, const void* data, int64_t offset, int64_t stride, int64_t n, bool negate, A* to) {
+  dispatch_dtype(dtype, [&](auto tag) {
+    const auto* from = at<typename decltype(tag)::type>(data, offset);
+    for (int64_t i = 0; i < n; ++i) {
+      const A value = static_cast<A>(widen(from[i * stride]));
+      const A number = value == value ? value : static_cast<A>(NAN);
+      to[i] = negate ? -number : number;
+    }
+  });
+  for (int64_t i = n; i % kMultiple; ++i) to[i] = 0;
+}
+
+// cos and sin of n pairs at a token, from its positions.
+template <class A>
+void make_entries(const Params& p, int64_t batch, int64_t token, int64_t sequence_start, int64_t head, int64_t begin,
+                  int64_t n, A* cos, A* sin) {
+  // Of positions in one number on one axis, the most frequent ones, nothing is added up.
+  A high[kPairBlock], low[kPairBlock];
+  for (int64_t axis = 0; axis < p.axes; ++axis) {
+    const A* frequency_high = at<A>(p.cos.first, entry(p.cos, 0, axis, head, begin));
+    const A* frequency_low = at<A>(p.sin.first, entry(p.sin, 0, axis, head, begin));
+    const Two<A> position = position_of<A>(p.positions, batch, token, sequence_start, axis);
+    const auto finish = [&](Two<A> revolutions, int64_t i) {
+      const CosSin<A> made = cos_sin(revolutions);
+      cos[i] = made.cos;
+      sin[i] = made.sin;
+    };
+    if (p.axes == 1 && position.high == 0) {
+      for (int64_t i = 0; i < n; ++i)
+        finish(revolutions_of(position.low, Two<A>{frequency_high[i], frequency_low[i]}), i);
+      continue;
+    }
+    for (int64_t i = 0; i < n; ++i) {
+      const Two<A> before = axis ? Two<A>{high[i], low[i]} : Two<A>{};
+      const Two<A> sum = add_revolutions(before, position, Two<A>{frequency_high[i], frequency_low[i]});
+      high[i] = sum.high;
+      low[i] = sum.low;
+    }
+    if (axis + 1 < p.axes) continue;
+    for (int64_t i = 0; i < n; ++i) finish(Two<A>{high[i], low[i]}, i);
+  }
+  const A scale = static_cast<A>(p.attention_scaling);
+  if (scale == 1 && !p.negate_sin) return;  // two of forty operations
+  for (int64_t i = 0; i < n; ++i) {
+    cos[i] *= scale;
+    sin[i] *= p.negate_sin ? -scale : scale;
+  }
+}
+
+// From tables or positions. row: as of table_row, but not kNotRotated; with positions, the start of the sequence. A row
+// outside the table is not read: NaN.
+template <class T, Access kAccess, class A>
+void load_angles(const Params& p, int64_t batch, int64_t token, int64_t row, int64_t head, int64_t begin, int64_t n,
+                 A (&to)[4][kPairBlock]) {
+  const auto order = [&](A* entries) {
+    for (int64_t i = 0; i < n; i += kStep<T>) {
+      const auto in_order = read_lanes<Lanes<T>>(entries + i);
+      write_lanes(entries + i, kAccess == Access::kInterleaved ? interleaved_order(in_order) : run_order(in_order));
+    }
+  };
+  const auto load = [&](const Table& table, const void* data, bool negate, A* entries) {
+    if (row == kOutside) {
+      for (int64_t i = 0; i < kPairBlock; ++i) entries[i] = static_cast<A>(NAN);
+      return;
+    }
+    const int64_t from = entry(table, batch, row, head, begin);
+    load_entries<kStep<T>>(p.table_dtype, data, from, table.pair_stride, n, negate, entries);
+    order(entries);
+  };
+  if (p.axes) {
+    make_entries(p, batch, token, row, head, begin, n, to[0], to[1]);
+    for (A* entries : {to[0], to[1]}) {
+      for (int64_t i = n; i % kStep<T>; ++i) entries[i] = 0;
+      order(entries);
+    }
+    return;
+  }
+  load(p.cos, p.cos.first, false, to[0]);
+  load(p.sin, p.sin.first, p.negate_sin, to[1]);
+  if (!p.per_channel) return;
+  load(p.cos, p.cos.second, false, to[2]);
+  load(p.sin, p.sin.second, p.negate_sin, to[3]);
+}
+
+// ---- cos_sin ----
+
+template <class A>
+void cos_sin_token(const Params& p, int64_t batch, int64_t token) {
+  const int64_t start = sequence_of(p.positions, token), at_token = batch * p.seqlen + token;
+  for (int64_t head = 0; head < p.x[0].heads; ++head) {
+    const int64_t to = (at_token * p.x[0].heads + head) * p.pairs;
+    A *cos = at<A>(p.x[0].out, to), *sin = at<A>(p.x[1].out, to);
+    for (int64_t begin = 0; begin < p.pairs; begin += kPairBlock) {
+      const int64_t n = p.pairs - begin < kPairBlock ? p.pairs - begin : kPairBlock;
+      if (start == kNotRotated) {
+        for (int64_t i = begin; i < begin + n; ++i) cos[i] = 1, sin[i] = 0;
+      } else {
+        make_entries(p, batch, token, start, head, begin, n, cos + begin, sin + begin);
+      }
+    }
+  }
+  for (int64_t axis = 0; axis < p.axes; ++axis) {
+    const Two<A> position = start == kNotRotated ? Two<A>{} : position_of<A>(p.positions, batch, token, start, axis);
+    *at<A>(p.x[2].out, axis * p.batch * p.seqlen + at_token) = position.high + position.low;
+  }
+}
+
+}  // namespace
+}  // namespace rope::cpu
