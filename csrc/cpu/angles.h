@@ -86,8 +86,9 @@ void load_angles(const Params& p, int64_t batch, int64_t token, int64_t row, int
                  A (&to)[4][kPairBlock]) {
   const auto order = [&](A* entries) {
     for (int64_t i = 0; i < n; i += kStep<T>) {
-      const auto in_order = read_lanes<Lanes<T>>(entries + i);
-      write_lanes(entries + i, kAccess == Access::kInterleaved ? interleaved_order(in_order) : run_order(in_order));
+      const auto v = read_lanes<Lanes<T>>(entries + i);
+      write_lanes(entries + i,
+                  kAccess == Access::kInterleaved ? interleaved_from_pair_order(v) : run_from_pair_order(v));
     }
   };
   const auto load = [&](const Table& table, const void* data, bool negate, A* entries) {

@@ -15,7 +15,7 @@
 namespace rope::cpu {
 namespace {
 
-// What a vector of channels is computed in. Of 16-bit types it can be two vectors, channels 0, 2, 4 .. and 1, 3, 5 ..:
+// Two vectors in which the channels of one vector of 16-bit elements are computed: channels 0, 2, 4 .. and 1, 3, 5 ..,
 // as they come out of 32-bit words by a shift and a mask, without moving a lane.
 template <class V>
 struct EvenOdd {
@@ -38,7 +38,7 @@ ROPE_INLINE EvenOdd<V> operator*(EvenOdd<V> a, EvenOdd<V> b) {
   return {a.even * b.even, a.odd * b.odd};
 }
 
-// Neighbouring vectors of (a b a b ..) -> the a, the b: here each word already holds one of both.
+// deinterleave and interleave of vector.h for EvenOdd, whose words hold one a and one b each: no lane moves.
 template <class V>
 ROPE_INLINE Pair<EvenOdd<V>> deinterleave(EvenOdd<V> low, EvenOdd<V> high) {
   return {{low.even, high.even}, {low.odd, high.odd}};
@@ -48,36 +48,48 @@ ROPE_INLINE Pair<EvenOdd<V>> interleave(EvenOdd<V> a, EvenOdd<V> b) {
   return {{a.even, b.even}, {a.odd, b.odd}};
 }
 
-// The order of the lanes that interleaved rows give <-> the order of the pairs.
+// ---- orders of lanes ----
+// Lanes that hold a value for each of kStep pairs have one of three orders:
+//   pair order         pair i in lane i, counted through `even` and then `odd`: as read_lanes reads an array
+//   run order          as `unpack` makes of a run of channels, one for each pair
+//   interleaved order  as `deinterleave` makes of two unpacked runs of (first, second, first, second ..)
+
 template <class V>
-ROPE_INLINE V interleaved_order(V v) {
-  return swap_middle(v);
+ROPE_INLINE V interleaved_from_pair_order(V v) {
+  return exchange_middle(v);
 }
 template <class V>
-ROPE_INLINE EvenOdd<V> interleaved_order(EvenOdd<V> v) {
+ROPE_INLINE EvenOdd<V> interleaved_from_pair_order(EvenOdd<V> v) {
   return v;
 }
-// The order of the lanes that runs of channels give <-> the order of the pairs.
-template <class V>
-ROPE_INLINE V run_order(V v) {
-  return v;
-}
-template <class V>
-ROPE_INLINE EvenOdd<V> run_order(EvenOdd<V> in_order) {
-  const Pair<V> sorted = deinterleave(in_order.even, in_order.odd);
-  return {swap_middle(sorted.first), swap_middle(sorted.second)};
-}
-template <class V>
-ROPE_INLINE V order_of_run(V v) {
-  return v;
-}
-template <class V>
-ROPE_INLINE EvenOdd<V> order_of_run(EvenOdd<V> v) {
-  const Pair<V> in_order = interleave(swap_middle(v.even), swap_middle(v.odd));
-  return {in_order.first, in_order.second};
+template <class L>
+ROPE_INLINE L pair_from_interleaved_order(L v) {
+  return interleaved_from_pair_order(v);  // it is its own inverse
 }
 
-// kStep<T> numbers of arithmetic type in memory. (A memcpy of EvenOdd as a whole makes gcc 12 go through the stack.)
+template <class V>
+ROPE_INLINE V run_from_pair_order(V v) {
+  return v;
+}
+template <class V>
+ROPE_INLINE EvenOdd<V> run_from_pair_order(EvenOdd<V> v) {
+  const Pair<V> run = deinterleave(v.even, v.odd);
+  return {exchange_middle(run.first), exchange_middle(run.second)};
+}
+template <class V>
+ROPE_INLINE V pair_from_run_order(V v) {
+  return v;
+}
+template <class V>
+ROPE_INLINE EvenOdd<V> pair_from_run_order(EvenOdd<V> v) {
+  const Pair<V> pairs = interleave(exchange_middle(v.even), exchange_middle(v.odd));
+  return {pairs.first, pairs.second};
+}
+
+// ---- memory ----
+
+// Lanes from and to kStep<T> numbers of arithmetic type in memory. (gcc 12 takes a memcpy of a whole EvenOdd through
+// the stack.)
 template <class L, class A>
 ROPE_INLINE L read_lanes(const A* from) {
   if constexpr (std::is_same_v<L, Vector<A>>) {
@@ -96,7 +108,9 @@ ROPE_INLINE void write_lanes(A* to, EvenOdd<Vector<A>> v) {
   write<true>(to + kVectorBytes / sizeof(A), v.odd, 0);
 }
 
-// Packed: elements as they lie in memory, one vector of them; Lanes: what they are computed in.
+// ---- element types ----
+
+// Packed: one vector of elements as they lie in memory. Lanes: what they are computed in.
 template <class T>
 struct Elements {  // float, double
   using Packed = Vector<T>;
@@ -112,17 +126,17 @@ struct Elements<BFloat16> {
   ROPE_INLINE Lanes unpack(Packed v) {
     return {bits_as<Vector<float>>(v << 16), bits_as<Vector<float>>(v & 0xffff0000u)};
   }
-  // Every NaN here has zeros in its low half: those of x are widened, those of the tables are made so (load_entries).
+  // Every NaN that comes here has zeros in its low half: x is widened to such ones, load_entries makes them of tables.
   ROPE_INLINE Packed pack(Lanes v) {
 #if defined(__AVX512BF16__)
-    // The instruction flushes denormals: vectors with one (or with a zero, which costs less to tell) go the other way.
+    // vcvtne2ps2bf16 flushes denormals: vectors with one (or with a zero, which costs less to tell) take the path
+    // below.
     const __m512i exponents = _mm512_set1_epi32(0x7f800000);
     const __mmask16 normal = _mm512_mask_test_epi32_mask(_mm512_test_epi32_mask(bits_as<__m512i>(v.even), exponents),
                                                          bits_as<__m512i>(v.odd), exponents);
     if (__builtin_expect(normal == 0xffff, true)) {
       const auto halves = bits_as<Vector<uint16_t>>(_mm512_cvtne2ps_pbh(v.odd, v.even));
-      return bits_as<Words>(ROPE_SHUFFLE(Vector<uint16_t>, halves, halves, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6,
-                                         22, 7, 23, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31));
+      return bits_as<Words>(shuffle(halves, halves, [](int i) { return i / 2 + i % 2 * 16; }));  // even, odd, even ..
     }
 #endif
     return bfloat16_rounded(bits_as<Words>(v.even)) >> 16 | (bfloat16_rounded(bits_as<Words>(v.odd)) & 0xffff0000u);
@@ -151,7 +165,7 @@ struct Elements<Float16> {
 #endif
 };
 
-// Channels of one Packed: pairs that are rotated at once.
+// Elements of one Packed, which is the number of pairs that are rotated at once.
 template <class T>
 constexpr int64_t kStep = sizeof(typename Elements<T>::Packed) / sizeof(T);
 

@@ -29,7 +29,7 @@ constexpr int64_t kPrefetchAheadOfHead = 1024;
 
 // Results of more bytes go past the caches: 0.6 to 0.8 copies instead of 1.0 to 1.4 (2.5 MiB to 160 MiB). Less stay,
 // for whoever reads them next: written past an L2 that holds them they take 1.3 to 1.9 times as long.
-constexpr int64_t kStreamBytes = 16 << 20;
+constexpr int64_t kNonTemporalBytes = 16 << 20;
 
 // Bytes, of any instruction set.
 constexpr int64_t kLargestVector = 64;
@@ -55,12 +55,12 @@ int64_t bytes_of_x(const Params& p) {
   return elements * p.batch * p.seqlen * bytes_of(p.dtype);
 }
 
-const int64_t stream_bytes = [] {
+const int64_t non_temporal_bytes = [] {
 #if defined(_SC_LEVEL3_CACHE_SIZE)
   const int64_t half_of_l3 = sysconf(_SC_LEVEL3_CACHE_SIZE) / 2;
-  if (half_of_l3 > 0 && half_of_l3 < kStreamBytes) return half_of_l3;
+  if (half_of_l3 > 0 && half_of_l3 < kNonTemporalBytes) return half_of_l3;
 #endif
-  return kStreamBytes;
+  return kNonTemporalBytes;
 }();
 
 // Whether every vector written to x.out begins at a multiple of its size.
@@ -79,11 +79,11 @@ Plan plan_of(const Params& p) {
   plan.access = access_of_all(p);
   plan.threads = forked ? 1 : bytes / kGrainBytes;
   // A new page has just been filled with zeros, in the cache.
-  plan.stream = !p.fresh && plan.access != Access::kAny && bytes > stream_bytes;
+  plan.non_temporal = !p.fresh && plan.access != Access::kAny && bytes > non_temporal_bytes;
   for (int t = 0; t < p.num_tensors; ++t) {
     const RotatedTensor& x = p.x[t];
     const Strides& s = x.in_stride;
-    plan.stream = plan.stream && x.in != x.out && aligned(p, x);
+    plan.non_temporal = plan.non_temporal && x.in != x.out && aligned(p, x);
     if (bytes < kPrefetchBytes) continue;
     const int64_t next_token = p.seqlen > 1 ? s.token : s.batch;
     if (x.heads > 1 && p.seqlen > 1 && s.head > s.token) {

@@ -16,7 +16,7 @@ ROPE_INLINE Access access_of(Pairing pairing) {
 
 struct Plan {
   Access access;                  // of all tensors
-  bool stream;                    // results go past the caches
+  bool non_temporal;              // results go past the caches
   int64_t threads;                // that have enough to do; 0: not even one, so the calling one does it
   int64_t prefetch[kMaxTensors];  // bytes from a row to the row that is asked for meanwhile; 0: none
 };

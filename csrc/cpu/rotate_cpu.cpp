@@ -19,8 +19,9 @@ void rotate(const Params& p, int num_threads) {
   dispatch_dtype(p.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
     with_access(plan.access, [&](auto access) {
-      constexpr bool kStreams = access != Access::kAny;
-      const auto rotate = plan.stream ? rotate_token<access, kStreams, T> : rotate_token<access, false, T>;
+      constexpr bool kMayBeNonTemporal = access != Access::kAny;
+      const auto rotate =
+          plan.non_temporal ? rotate_token<access, kMayBeNonTemporal, T> : rotate_token<access, false, T>;
       for_each_token(p, plan, p.batch, num_threads,
                      [&](int64_t batch, int64_t token) { rotate(p, plan, batch, token); });
     });

@@ -42,7 +42,8 @@ void with_access(Access access, const Function& function) {
 template <class T>
 using Lanes = typename Elements<T>::Lanes;
 
-// n pairs, at most kStep; kFull: exactly kStep.
+// n pairs, at most kStep; kFull: exactly kStep. Lanes are in interleaved order with Access::kInterleaved, else in run
+// order; store_pairs expects the same.
 template <Access kAccess, bool kFull, class T>
 ROPE_INLINE Pair<Lanes<T>> load_pairs(const T* row, Pairing pairing, int64_t n) {
   using E = Elements<T>;
@@ -60,7 +61,8 @@ ROPE_INLINE Pair<Lanes<T>> load_pairs(const T* row, Pairing pairing, int64_t n) 
     if (access == Access::kHalf) return load_pairs<Access::kHalf, kFull>(row, pairing, n);
     if (access == Access::kInterleaved) {
       const auto x = load_pairs<Access::kInterleaved, kFull>(row, pairing, n);
-      return {run_order(interleaved_order(x.first)), run_order(interleaved_order(x.second))};
+      return {run_from_pair_order(pair_from_interleaved_order(x.first)),
+              run_from_pair_order(pair_from_interleaved_order(x.second))};
     }
     T first[kStep<T>] = {}, second[kStep<T>] = {};
     for (int64_t i = 0; i < n; ++i) {
@@ -71,32 +73,33 @@ ROPE_INLINE Pair<Lanes<T>> load_pairs(const T* row, Pairing pairing, int64_t n) 
   }
 }
 
-template <bool kFull, bool kStream, class V>
+template <bool kFull, bool kNonTemporal, class V>
 ROPE_INLINE void put(void* to, V v, int64_t bytes) {
-  if constexpr (kFull && kStream) {
-    stream(to, v);
+  if constexpr (kFull && kNonTemporal) {
+    write_non_temporal(to, v);
   } else {
     write<kFull>(to, v, bytes);
   }
 }
 
-template <Access kAccess, bool kFull, bool kStream, class T>
+template <Access kAccess, bool kFull, bool kNonTemporal, class T>
 ROPE_INLINE void store_pairs(Pair<Lanes<T>> y, T* row, Pairing pairing, int64_t n) {
   using E = Elements<T>;
   constexpr int64_t size = sizeof(T);
   if constexpr (kAccess == Access::kHalf) {
-    put<kFull, kStream>(row, E::pack(y.first), n * size);
-    put<kFull, kStream>(row + pairing.partner, E::pack(y.second), n * size);
+    put<kFull, kNonTemporal>(row, E::pack(y.first), n * size);
+    put<kFull, kNonTemporal>(row + pairing.partner, E::pack(y.second), n * size);
   } else if constexpr (kAccess == Access::kInterleaved) {
     const int64_t low = 2 * n < kStep<T> ? 2 * n : kStep<T>;
     const auto mixed = interleave(y.first, y.second);
-    put<kFull, kStream>(row, E::pack(mixed.first), low * size);
-    put<kFull, kStream>(row + kStep<T>, E::pack(mixed.second), (2 * n - low) * size);
+    put<kFull, kNonTemporal>(row, E::pack(mixed.first), low * size);
+    put<kFull, kNonTemporal>(row + kStep<T>, E::pack(mixed.second), (2 * n - low) * size);
   } else {
     const Access access = access_of(pairing);
     if (access == Access::kHalf) return store_pairs<Access::kHalf, kFull, false>(y, row, pairing, n);
     if (access == Access::kInterleaved) {
-      const Pair<Lanes<T>> v = {interleaved_order(order_of_run(y.first)), interleaved_order(order_of_run(y.second))};
+      const Pair<Lanes<T>> v = {interleaved_from_pair_order(pair_from_run_order(y.first)),
+                                interleaved_from_pair_order(pair_from_run_order(y.second))};
       return store_pairs<Access::kInterleaved, kFull, false>(v, row, pairing, n);
     }
     T first[kStep<T>], second[kStep<T>];

@@ -76,7 +76,8 @@ void table_grad_token(const Params& p, int64_t table_batch, int64_t token) {
       for (A* sum : {sums.cos_first, sums.cos_second, sums.sin_first, sums.sin_second}) {
         for (int64_t i = 0; i < n; i += kStep<T>) {
           const auto v = read_lanes<Lanes<T>>(sum + i);
-          write_lanes(sum + i, kAccess == Access::kInterleaved ? interleaved_order(v) : order_of_run(v));
+          write_lanes(sum + i,
+                      kAccess == Access::kInterleaved ? pair_from_interleaved_order(v) : pair_from_run_order(v));
         }
       }
       const int64_t to = entry(p.cos, table_batch, token, table_head, begin);

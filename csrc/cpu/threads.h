@@ -19,7 +19,7 @@ void for_each_token(const Params& p, const Plan& plan, int64_t batch, int num_th
   if (num_threads > tokens) num_threads = static_cast<int>(tokens);
   const auto share = [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) function(i / p.seqlen, i % p.seqlen);
-    fence_streams();
+    fence_non_temporal_stores();
   };
   if (num_threads <= 1 || omp_in_parallel()) return share(0, tokens);
 #pragma omp parallel num_threads(num_threads)

@@ -1,6 +1,5 @@
-// Vectors of the instruction set this file is compiled for: memory to arithmetic type and back, a vector at a time.
+// Vectors of the instruction set that this file is compiled for: to and from memory, and the order of their lanes.
 // Arithmetic itself is the compiler's (GCC and clang vectors have +, - and *), so core/math.h serves vectors as it is.
-// Promise: the bits of core/dtype.h, whichever instructions do it; but for the payload of NaN.
 #pragma once
 
 #if defined(__x86_64__)
@@ -8,6 +7,7 @@
 #endif
 
 #include <type_traits>
+#include <utility>
 
 #include "core/dtype.h"
 #include "core/math.h"
@@ -34,7 +34,7 @@ using Words = Vector<uint32_t>;  // the bits of Vector<float>, or twice as many 
 
 // ---- memory ----
 
-// `bytes` counts when !kFull (a tail): then only that many are read, the others are 0; or only that many are written.
+// kFull: the whole vector. Else a tail: only `bytes` bytes are read, the others being 0, or written.
 template <class V, bool kFull>
 ROPE_INLINE V read(const void* from, int64_t bytes) {
   V v{};
@@ -67,9 +67,10 @@ ROPE_INLINE void write(void* to, V v, int64_t bytes) {
   }
 }
 
-// Past the caches; `to` is aligned to the size of V. A fence follows before another thread may read it.
+// A non-temporal store, past the caches; `to` is aligned to the size of V. fence_non_temporal_stores() comes before
+// another thread may read it.
 template <class V>
-ROPE_INLINE void stream(void* to, V v) {
+ROPE_INLINE void write_non_temporal(void* to, V v) {
 #if defined(__AVX512F__)
   if constexpr (sizeof(V) == 64) return _mm512_stream_si512(static_cast<__m512i*>(to), bits_as<__m512i>(v));
 #endif
@@ -82,7 +83,7 @@ ROPE_INLINE void stream(void* to, V v) {
   write<true>(to, v, sizeof(v));
 }
 
-ROPE_INLINE void fence_streams() {
+ROPE_INLINE void fence_non_temporal_stores() {
 #if defined(__x86_64__)
   _mm_sfence();
 #endif
@@ -90,65 +91,55 @@ ROPE_INLINE void fence_streams() {
 
 // ---- order of lanes ----
 
-#if defined(__clang__) || __GNUC__ >= 12
-#define ROPE_SHUFFLE(V, a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
-#else
-#define ROPE_SHUFFLE(V, a, b, ...) __builtin_shuffle(a, b, Vector<IndexOf<V>, sizeof(V)>{__VA_ARGS__})
 template <class V>
-using IndexOf =
-    std::conditional_t<sizeof(V{}[0]) == 8, int64_t, std::conditional_t<sizeof(V{}[0]) == 4, int32_t, int16_t> >;
-#endif
+constexpr int kLanes = sizeof(V) / sizeof(V{}[0]);
 
-// (a0 b0 a1 b1 ..) as two vectors -> the a, the b; and `interleave` back. In the order of the pairs, but with 32-byte
-// vectors: there lanes stay in their half of the vector (else twice the instructions), in the order that `swap_middle`
-// makes.
+// Interleaving happens within blocks of this many lanes: the whole vector, or a half of one of 32 bytes, because moving
+// lanes between its halves takes twice the instructions.
+template <class V>
+constexpr int kBlockLanes = sizeof(V) == 32 ? kLanes<V> / 2 : kLanes<V>;
+
+// Lane i of the result is lane index(i) of a and b, counted through both.
+template <class V, class Index, int... i>
+ROPE_INLINE V shuffle(V a, V b, Index index, std::integer_sequence<int, i...>) {
+#if defined(__clang__) || __GNUC__ >= 12
+  return __builtin_shufflevector(a, b, index(i)...);
+#else
+  using I = std::conditional_t<sizeof(V{}[0]) == 8, int64_t, std::conditional_t<sizeof(V{}[0]) == 4, int32_t, int16_t>>;
+  return __builtin_shuffle(a, b, Vector<I, sizeof(V)>{static_cast<I>(index(i))...});
+#endif
+}
+template <class V, class Index>
+ROPE_INLINE V shuffle(V a, V b, Index index) {
+  return shuffle(a, b, index, std::make_integer_sequence<int, kLanes<V>>{});
+}
+
+// (a0 b0 a1 b1 ..) as two vectors -> the a, the b; lanes in interleaved order (see elements.h).
 template <class V>
 ROPE_INLINE Pair<V> deinterleave(V low, V high) {
-  constexpr int n = sizeof(V) / sizeof(low[0]);
-  if constexpr (n == 2) return {ROPE_SHUFFLE(V, low, high, 0, 2), ROPE_SHUFFLE(V, low, high, 1, 3)};
-  if constexpr (n == 4 && sizeof(V) == 32)
-    return {ROPE_SHUFFLE(V, low, high, 0, 4, 2, 6), ROPE_SHUFFLE(V, low, high, 1, 5, 3, 7)};
-  if constexpr (n == 4 && sizeof(V) == 16)
-    return {ROPE_SHUFFLE(V, low, high, 0, 2, 4, 6), ROPE_SHUFFLE(V, low, high, 1, 3, 5, 7)};
-  if constexpr (n == 8 && sizeof(V) == 32) {
-    return {ROPE_SHUFFLE(V, low, high, 0, 2, 8, 10, 4, 6, 12, 14),
-            ROPE_SHUFFLE(V, low, high, 1, 3, 9, 11, 5, 7, 13, 15)};
-  }
-  if constexpr (n == 8 && sizeof(V) == 64) {
-    return {ROPE_SHUFFLE(V, low, high, 0, 2, 4, 6, 8, 10, 12, 14),
-            ROPE_SHUFFLE(V, low, high, 1, 3, 5, 7, 9, 11, 13, 15)};
-  }
-  if constexpr (n == 16) {
-    return {ROPE_SHUFFLE(V, low, high, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30),
-            ROPE_SHUFFLE(V, low, high, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31)};
-  }
+  constexpr int lanes = kLanes<V>, block = kBlockLanes<V>, half = block / 2;
+  const auto first = [](int i) { return (i % block < half ? 0 : lanes) + i / block * block + i % half * 2; };
+  const auto second = [first](int i) { return first(i) + 1; };
+  return {shuffle(low, high, first), shuffle(low, high, second)};
 }
+// The inverse of deinterleave.
 template <class V>
 ROPE_INLINE Pair<V> interleave(V a, V b) {
-  constexpr int n = sizeof(V) / sizeof(a[0]);
-  if constexpr (n == 2) return {ROPE_SHUFFLE(V, a, b, 0, 2), ROPE_SHUFFLE(V, a, b, 1, 3)};
-  if constexpr (n == 4 && sizeof(V) == 32)
-    return {ROPE_SHUFFLE(V, a, b, 0, 4, 2, 6), ROPE_SHUFFLE(V, a, b, 1, 5, 3, 7)};
-  if constexpr (n == 4 && sizeof(V) == 16)
-    return {ROPE_SHUFFLE(V, a, b, 0, 4, 1, 5), ROPE_SHUFFLE(V, a, b, 2, 6, 3, 7)};
-  if constexpr (n == 8 && sizeof(V) == 32) {
-    return {ROPE_SHUFFLE(V, a, b, 0, 8, 1, 9, 4, 12, 5, 13), ROPE_SHUFFLE(V, a, b, 2, 10, 3, 11, 6, 14, 7, 15)};
-  }
-  if constexpr (n == 8 && sizeof(V) == 64) {
-    return {ROPE_SHUFFLE(V, a, b, 0, 8, 1, 9, 2, 10, 3, 11), ROPE_SHUFFLE(V, a, b, 4, 12, 5, 13, 6, 14, 7, 15)};
-  }
-  if constexpr (n == 16) {
-    return {ROPE_SHUFFLE(V, a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23),
-            ROPE_SHUFFLE(V, a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31)};
-  }
+  constexpr int lanes = kLanes<V>, block = kBlockLanes<V>, half = block / 2;
+  const auto first = [](int i) { return (i % 2 ? lanes : 0) + i / block * block + i % block / 2; };
+  const auto second = [first](int i) { return first(i) + half; };
+  return {shuffle(a, b, first), shuffle(a, b, second)};
 }
 
-// Exchanges the middle quarters of a 32-byte vector: the order of deinterleave <-> the order of the pairs.
+// The two middle quarters of a 32-byte vector change places: interleaved order -> pair order, and back.
 template <class V>
-ROPE_INLINE V swap_middle(V v) {
-  if constexpr (sizeof(V) != 32) return v;
-  if constexpr (sizeof(V) == 32 && sizeof(v[0]) == 8) return ROPE_SHUFFLE(V, v, v, 0, 2, 1, 3);
-  if constexpr (sizeof(V) == 32 && sizeof(v[0]) == 4) return ROPE_SHUFFLE(V, v, v, 0, 1, 4, 5, 2, 3, 6, 7);
+ROPE_INLINE V exchange_middle(V v) {
+  constexpr int block = kBlockLanes<V>, half = block / 2;
+  if constexpr (block == kLanes<V>) {
+    return v;
+  } else {
+    return shuffle(v, v, [](int i) { return i / half == 1 ? i + half : i / half == 2 ? i - half : i; });
+  }
 }
 
 }  // namespace
