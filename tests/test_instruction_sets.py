@@ -27,11 +27,23 @@ def params_of(x, y, cos, sin, interleaved, positions=None, **more):
     i, (batch, seqlen, heads, channels) = _introspect, x.shape
     strides = i.Strides(*x.stride())
     tables = [i.Table(t.data_ptr(), t.data_ptr(), 0, t.stride(0), 0, 1) for t in (cos, sin)]
-    return i.Params(
+    return i.RotateParams(
         x=[i.RotatedTensor(x.data_ptr(), y.data_ptr(), strides, strides, heads, channels)],
         dtype=dtype_name(x), table_dtype=dtype_name(cos), batch=batch, seqlen=seqlen, rotary_offset=0, pairs=cos.shape[1],
         interleaved=interleaved, cos=tables[0], sin=tables[1], rows=cos.shape[0],
         positions=0 if positions is None else positions.data_ptr(), **more,
+    )  # fmt: skip
+
+
+def table_grad_params_of(x, grad, cos, sin, interleaved):
+    """x, grad: (batch, seqlen, heads, channels) contiguous; cos, sin, which are written: (seqlen, pairs) contiguous."""
+    i, (batch, seqlen, heads, channels) = _introspect, x.shape
+    strides = i.Strides(*x.stride())
+    tables = [i.WrittenTable(t.data_ptr(), t.data_ptr(), 0, t.stride(0), 0, 1) for t in (cos, sin)]
+    return i.TableGradParams(
+        x=[i.GradTensor(x.data_ptr(), grad.data_ptr(), strides, strides, heads, channels)],
+        dtype=dtype_name(x), table_dtype=dtype_name(cos), batch=batch, seqlen=seqlen, rotary_offset=0, pairs=cos.shape[1],
+        interleaved=interleaved, cos=tables[0], sin=tables[1],
     )  # fmt: skip
 
 
@@ -50,7 +62,7 @@ def test_instruction_sets_give_the_same_bits(dtype, interleaved):
             _introspect.rotate(isa, params_of(x, y, cos, sin, interleaved))
             assert_same_bits(y, wanted)
             grad_cos, grad_sin = torch.full_like(cos, torch.nan), torch.full_like(sin, torch.nan)
-            _introspect.table_grad(isa, params_of(x, g, grad_cos, grad_sin, interleaved))
+            _introspect.table_grad(isa, table_grad_params_of(x, g, grad_cos, grad_sin, interleaved))
             gradients.append((grad_cos, grad_sin))
         for other in gradients[1:]:
             assert_same_bits(other, gradients[0])
@@ -104,7 +116,7 @@ def test_channels_that_lie_differently(dtype, order):
                 )
                 for a, b in zip(ins, outs)
             ]
-            params = i.Params(
+            params = i.RotateParams(
                 x=both, dtype=dtype_name(x[0]), table_dtype=dtype_name(cos), batch=2, seqlen=17, rotary_offset=0,
                 pairs=pairs, interleaved=interleaved, cos=tables[0], sin=tables[1],
             )  # fmt: skip

@@ -9,7 +9,7 @@ namespace rope {
 
 namespace {
 
-void check_x(const Arguments& a, Params* p) {
+void check_x(const Arguments& a, RotateParams* p) {
   if (a.layout() >= int64_t(std::size(kLayouts))) bad_value("flags", "name one of LAYOUTS", a.flags);
   if (a.x.empty() || a.x.size() > kMaxTensors) {
     bad_value("x", text("hold 1 to ", kMaxTensors, " tensors"), a.x.size());
@@ -37,7 +37,7 @@ void check_x(const Arguments& a, Params* p) {
   p->seqlen = first.size(layout.seqlen);
 }
 
-void check_channels(const Arguments& a, Params* p) {
+void check_channels(const Arguments& a, RotateParams* p) {
   const int64_t head_dim = a.x[0].size(-1);
   if (a.rotary_offset < 0 || a.rotary_offset >= head_dim) {
     bad_value("rotary_offset", text("lie in the head, 0 to ", head_dim - 1), a.rotary_offset);
@@ -100,10 +100,14 @@ void check_like_x(const Arguments& a, const Tensors& others, const char* name) {
   }
 }
 
+Strides strides_in(const Layout& layout, const Tensor& t) {
+  return {stride_of(t, layout.batch), stride_of(t, layout.seqlen), stride_of(t, layout.heads), t.stride(-1)};
+}
+
 }  // namespace
 
-Params check_arguments(const Arguments& a) {
-  Params p{};
+RotateParams check_arguments(const Arguments& a) {
+  RotateParams p{};
   check_x(a, &p);
   check_channels(a, &p);
   check_tables(a, &p);
@@ -157,11 +161,14 @@ void check_table_grad(const Arguments& a, const Tensors& grad) {
 
 RotatedTensor rotated_tensor(const Arguments& a, const Tensor& in, const Tensor& out) {
   const Layout& layout = layout_of(a);
-  const auto strides = [&](const Tensor& t) {
-    return Strides{stride_of(t, layout.batch), stride_of(t, layout.seqlen), stride_of(t, layout.heads), t.stride(-1)};
-  };
   void* const to = out.mutable_data_ptr();  // first: memory shared by copy-on-write moves here
-  return {in.const_data_ptr(), to, strides(in), strides(out), in.size(layout.heads), in.size(-1)};
+  return {in.const_data_ptr(), to, strides_in(layout, in), strides_in(layout, out), in.size(layout.heads), in.size(-1)};
+}
+
+GradTensor grad_tensor(const Arguments& a, const Tensor& x, const Tensor& grad) {
+  const Layout& layout = layout_of(a);
+  return {x.const_data_ptr(),       grad.const_data_ptr(), strides_in(layout, x),
+          strides_in(layout, grad), x.size(layout.heads),  x.size(-1)};
 }
 
 }  // namespace rope

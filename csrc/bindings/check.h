@@ -86,17 +86,17 @@ inline Pairing pairing_of(bool interleaved, int64_t pairs) {
 }
 
 // All rules but those of outputs. Raises ValueError or TypeError (errors.h), "rope_ext: <argument> must <rule>, got
-// <value>", before anything is written. Returns Params without the tensors.
-Params check_arguments(const Arguments& a);
+// <value>", before anything is written. The tensors are left out of the result.
+RotateParams check_arguments(const Arguments& a);
 
 // Raises unless cos and sin are frequencies.
 void check_cos_sin(const Arguments& a);
 
 // The cos and sin part of check_arguments: tables, or frequencies (check_tables.cpp).
-void check_tables(const Arguments& a, Params* p);
+void check_tables(const Arguments& a, RotateParams* p);
 
 // The positions, offset and cu_seqlens part of check_arguments (check_lookup.cpp).
-void check_lookup(const Arguments& a, Params* p);
+void check_lookup(const Arguments& a, RotateParams* p);
 
 // Raises unless out[i] has the shape, dtype and device of x[i], and nothing that is written shares memory with itself
 // or anything else that is read or written; out[i] may be x[i]. `name`: of the argument that is written.
@@ -107,7 +107,8 @@ void check_table_grad(const Arguments& a, const Tensors& grad);
 
 // `in` must not be empty: its strides are used.
 RotatedTensor rotated_tensor(const Arguments& a, const Tensor& in, const Tensor& out);
-// cos and sin of p, and how many of their rows differ, from tensors like a.cos.
-void set_tables(const Arguments& a, const Tensor& cos, const Tensor& sin, Params* p);
+GradTensor grad_tensor(const Arguments& a, const Tensor& x, const Tensor& grad);
+// Lets p write the gradients of the tables to cos and sin, tensors like a.cos.
+void set_table_grad(const Arguments& a, const Tensor& cos, const Tensor& sin, TableGradParams* p);
 
 }  // namespace rope

@@ -15,7 +15,7 @@ Index index_of(const char* argument, const Tensor& t) {
 }
 
 // Whether a row of a table must be there for each position.
-bool looks_up(const Params& p) { return p.axes == 0; }
+bool looks_up(const RotateParams& p) { return p.source != Source::kFrequencies; }
 
 // Whether positions can be looked at here. On a GPU that would make the host wait for it.
 bool on_host(const Arguments& a) { return a.x[0].device_type() == aoti_torch_device_type_cpu(); }
@@ -30,7 +30,7 @@ std::optional<int64_t> sum_of(int64_t a, int64_t b) {
 
 std::string row_text(std::optional<int64_t> row) { return row ? text("row ", *row) : "a row beyond int64"; }
 
-void check_offset_without_table(int64_t offset, const Params& p) {
+void check_offset_without_table(int64_t offset, const RotateParams& p) {
   if (offset > 0 && p.seqlen - 1 > INT64_MAX - offset) {
     bad_value("offset", text("keep the positions of ", p.seqlen, " tokens below 2^63"), offset);
   }
@@ -55,7 +55,7 @@ int64_t packed_offset(const Arguments& a, const Positions& p) {
   return *sum;
 }
 
-void check_cu_seqlens(const Arguments& a, Params* p, int64_t rows) {
+void check_cu_seqlens(const Arguments& a, RotateParams* p, int64_t rows) {
   const Tensor& t = *a.cu_seqlens;
   Positions& to = p->positions;
   same_device("cu_seqlens", t, a.x[0]);
@@ -85,7 +85,7 @@ void check_cu_seqlens(const Arguments& a, Params* p, int64_t rows) {
             text(row_text(sum_of(offset, all_outside ? 0 : longest - 1)), " for sequence ", sequence));
 }
 
-void check_offsets(const Arguments& a, Params* p) {
+void check_offsets(const Arguments& a, RotateParams* p) {
   const Tensor& t = *a.offsets;
   same_device("offset", t, a.x[0]);
   p->positions.offsets = index_of("offset", t);
@@ -96,7 +96,7 @@ void check_offsets(const Arguments& a, Params* p) {
   p->positions.offsets_stride = t.dim() ? stride_of(t, 0) : 0;
 }
 
-void check_positions_tensor(const Arguments& a, Params* p) {
+void check_positions_tensor(const Arguments& a, RotateParams* p) {
   const Tensor& t = *a.positions;
   same_device("positions", t, a.x[0]);
   const bool is_64 = p->table_dtype == DType::kFloat64;
@@ -110,14 +110,14 @@ void check_positions_tensor(const Arguments& a, Params* p) {
     p->positions.positions = index_of("positions", t);
   }
   const int64_t rank = t.dim();
-  const bool per_axis = rank == 3 && !looks_up(*p) && t.size(0) == p->axes;
+  const bool per_axis = rank == 3 && !looks_up(*p) && t.size(0) == p->frequencies.axes;
   const bool batched = per_axis || (rank == 2 && layout_of(a).batch >= 0);
   const bool fits =
       (rank == 1 || (batched && (t.size(rank - 2) == 1 || t.size(rank - 2) == p->batch))) && t.size(-1) == p->seqlen;
   if (!fits) {
     const std::string of_batch = layout_of(a).batch < 0 ? "" : text(" or (", p->batch, ", ", p->seqlen, ")");
     const std::string of_axes =
-        looks_up(*p) ? "" : text(" or (", p->axes, ", ", p->batch, ", ", p->seqlen, "), axes first");
+        looks_up(*p) ? "" : text(" or (", p->frequencies.axes, ", ", p->batch, ", ", p->seqlen, "), axes first");
     bad_value("positions", text("have shape (", p->seqlen, ",)", of_batch, of_axes),
               shape_of(t) + cure_of_positions(a, *p));
   }
@@ -164,12 +164,12 @@ int64_t highest_offset(const Positions& p, int64_t batches) {
 }
 
 // Without a table any integer is a position, but no sum may wrap. On a GPU, where nothing is looked at, it does.
-void check_sums(const Arguments& a, const Params& p) {
+void check_sums(const Arguments& a, const RotateParams& p) {
   const Positions& at = p.positions;
   if (!a.positions && !a.offsets) return check_offset_without_table(a.offset, p);
   if (at.fractional || !on_host(a) || !p.batch || !p.seqlen || (a.positions && !a.offsets && !a.offset)) return;
   const int64_t batches = at.positions_batch_stride || at.offsets_stride ? p.batch : 1;
-  for (int64_t axis = 0; axis < (at.positions_axis_stride ? p.axes : 1); ++axis) {
+  for (int64_t axis = 0; axis < (at.positions_axis_stride ? p.frequencies.axes : 1); ++axis) {
     for (int64_t b = 0; b < batches; ++b) {
       const Ends ends = ends_of(at, b, p.seqlen, axis);
       for (const int64_t s : {ends.lowest, ends.highest}) {
@@ -183,7 +183,7 @@ void check_sums(const Arguments& a, const Params& p) {
 
 // Rows outside the table are found here, before anything is written; those that a GPU's tensors lead to are kOutside
 // instead. Reads each stored number once, however many tokens an expanded tensor claims.
-void check_rows(const Arguments& a, const Params& p, int64_t rows) {
+void check_rows(const Arguments& a, const RotateParams& p, int64_t rows) {
   if (!looks_up(p)) return check_sums(a, p);
   if (((a.positions || a.offsets) && !on_host(a)) || !p.batch || !p.seqlen) return;
   if (!a.positions && !a.offsets && a.offset >= 0 && p.seqlen <= rows - a.offset) return;  // nearly every call
@@ -203,7 +203,7 @@ void check_rows(const Arguments& a, const Params& p, int64_t rows) {
 
 }  // namespace
 
-void check_lookup(const Arguments& a, Params* p) {
+void check_lookup(const Arguments& a, RotateParams* p) {
   p->positions.offset = a.offset;
   p->positions.rows = a.cos.dim() == 2 ? a.cos.size(0) : p->seqlen;
   if (a.cos.dim() == 2 || !looks_up(*p)) {

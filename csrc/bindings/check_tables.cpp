@@ -19,8 +19,24 @@ int64_t rows_that_differ(int64_t size, int64_t cos_stride, int64_t sin_stride) {
   return size && !cos_stride && !sin_stride ? 1 : size;
 }
 
-// cos and sin are the high and low part of inv_freq in turns per position.
-void check_frequencies(const Arguments& a, Params* p) {
+// `data`: of `t`.
+template <class Data>
+TableView<Data> table_view(const Arguments& a, const Rotation& p, const Tensor& t, Data* data) {
+  const Layout layout = table_layout(layout_of(a), t);
+  const uint64_t channel = t.stride(-1);  // unsigned: a table without rows may have any strides, and they wrap
+  TableView<Data> view{
+      data, data, stride_of(t, layout.batch), stride_of(t, layout.seqlen), stride_of(t, layout.heads), t.stride(-1)};
+  if (p.source == Source::kPerChannel) {
+    const Pairing pairing = pairing_of(a.tables_interleaved(), p.pairs);
+    const uint64_t partner = pairing.partner * channel * t.element_size();
+    view.second = reinterpret_cast<Data*>(reinterpret_cast<uintptr_t>(data) + partner);
+    view.pair_stride = static_cast<int64_t>(pairing.step * channel);
+  }
+  return view;
+}
+
+// cos and sin are the high and low part of inv_freq in revolutions per position.
+void check_frequencies(const Arguments& a, RotateParams* p) {
   const bool is_64 = p->dtype == DType::kFloat64;
   same_device("inv_freq", a.cos, a.x[0]);
   same_device("inv_freq", a.sin, a.x[0]);
@@ -47,23 +63,19 @@ void check_frequencies(const Arguments& a, Params* p) {
     if (!t.empty() && t.size(-1) > 1 && t.stride(-1) != 1) {
       bad_value("inv_freq", "be contiguous along the pairs", strides_of(t));
     }
-    void* data = const_cast<void*>(t.const_data_ptr());
-    return Table{data, data, 0, stride_of(t, 0), stride_of(t, 1), 1};
+    return FrequencyPart{t.const_data_ptr(), stride_of(t, 0), stride_of(t, 1)};
   };
-  p->cos = frequencies(a.cos);
-  p->sin = frequencies(a.sin);
-  p->table_batches = 1;
-  p->table_heads = rows_that_differ(a.cos.size(1), p->cos.head_stride, p->sin.head_stride);
-  p->axes = a.cos.size(0);
+  p->source = Source::kFrequencies;
+  p->frequencies = {frequencies(a.cos), frequencies(a.sin), a.cos.size(0), a.attention_scaling};
+  p->table_heads = rows_that_differ(a.cos.size(1), p->frequencies.high.head_stride, p->frequencies.low.head_stride);
   if (!is_64 && std::fabs(a.attention_scaling) > std::numeric_limits<float>::max()) {
     bad_value("attention_scaling", "be a number that float32 holds", a.attention_scaling);
   }
-  p->attention_scaling = a.attention_scaling;
   p->round_products = rounds_products(a, p->dtype, p->table_dtype);
   p->negate_sin = a.inverse() != a.transposed();
 }
 
-void check_cos_and_sin(const Arguments& a, Params* p) {
+void check_cos_and_sin(const Arguments& a, RotateParams* p) {
   const DType dtype = dtype_of("cos", a.cos);
   if (a.sin.scalar_type() != a.cos.scalar_type()) {
     bad_type("sin", text("have the dtype of cos, ", name_of(a.cos.scalar_type())), name_of(a.sin.scalar_type()));
@@ -98,13 +110,15 @@ void check_cos_and_sin(const Arguments& a, Params* p) {
               text("width ", width, cure_of_width(a, 2)));
   }
   p->table_dtype = dtype;
-  p->per_channel = width == 2 * pairs;
+  p->source = width == 2 * pairs ? Source::kPerChannel : Source::kPerPair;
   p->round_products = rounds_products(a, p->dtype, dtype);
   p->negate_sin = a.inverse() != a.transposed();
-  set_tables(a, a.cos, a.sin, p);
+  p->cos = table_view(a, *p, a.cos, a.cos.const_data_ptr());
+  p->sin = table_view(a, *p, a.sin, a.sin.const_data_ptr());
   if (a.transposed()) std::swap(p->sin.first, p->sin.second);
-  if (rank == 2) return;
   const Layout layout = table_layout(layout_of(a), a.cos);
+  p->table_heads = rows_that_differ(size_of(a.cos, layout.heads), p->cos.head_stride, p->sin.head_stride);
+  if (rank == 2) return;
   const int64_t batch = a.cos.size(layout.batch), seqlen = a.cos.size(layout.seqlen);
   if ((batch != 1 && batch != p->batch) || seqlen != p->seqlen) {
     bad_value("cos",
@@ -123,28 +137,15 @@ void check_cos_and_sin(const Arguments& a, Params* p) {
 
 }  // namespace
 
-void check_tables(const Arguments& a, Params* p) {
+void check_tables(const Arguments& a, RotateParams* p) {
   if (a.from_frequencies()) return check_frequencies(a, p);
   check_cos_and_sin(a, p);
 }
 
-void set_tables(const Arguments& a, const Tensor& cos, const Tensor& sin, Params* p) {
+void set_table_grad(const Arguments& a, const Tensor& cos, const Tensor& sin, TableGradParams* p) {
   const Layout layout = table_layout(layout_of(a), cos);
-  const Pairing pairing = pairing_of(a.tables_interleaved(), p->pairs);
-  const auto table_of = [&](const Tensor& t) {
-    const uint64_t channel = t.stride(-1);  // unsigned: a table without rows may have any strides, and they wrap
-    void* first = const_cast<void*>(t.const_data_ptr());
-    Table to{first,       first, stride_of(t, layout.batch), stride_of(t, layout.seqlen), stride_of(t, layout.heads),
-             t.stride(-1)};
-    if (p->per_channel) {
-      to.second =
-          reinterpret_cast<void*>(reinterpret_cast<uintptr_t>(first) + pairing.partner * channel * t.element_size());
-      to.pair_stride = static_cast<int64_t>(pairing.step * channel);
-    }
-    return to;
-  };
-  p->cos = table_of(cos);
-  p->sin = table_of(sin);
+  p->cos = table_view(a, *p, cos, cos.mutable_data_ptr());
+  p->sin = table_view(a, *p, sin, sin.mutable_data_ptr());
   p->table_batches = rows_that_differ(size_of(cos, layout.batch), p->cos.batch_stride, p->sin.batch_stride);
   p->table_heads = rows_that_differ(size_of(cos, layout.heads), p->cos.head_stride, p->sin.head_stride);
 }

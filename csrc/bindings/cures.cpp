@@ -74,7 +74,7 @@ std::string cure_of_width(const Arguments& a, int entries) {
   return joined(found);
 }
 
-std::string cure_of_tables(const Arguments& a, const Params& p) {
+std::string cure_of_tables(const Arguments& a, const RotateParams& p) {
   auto found = layouts_where(a, [&](const Layout& layout) { return fits(a, layout); });
   const int last = static_cast<int>(a.cos.dim()) - 1;
   for (int axis = 1; last == 3 && axis < last; ++axis) {  // (batch, seqlen, width) with an axis of one between
@@ -91,7 +91,7 @@ std::string cure_of_lookup(const Arguments& a) {
   return rows_of(a.cos) ? ": cos.flatten(0, -2) has rows to look up" : "";
 }
 
-std::string cure_of_positions(const Arguments& a, const Params& p) {
+std::string cure_of_positions(const Arguments& a, const RotateParams& p) {
   const Tensor& t = *a.positions;
   const int64_t rank = t.dim();
   const bool has_batch = layout_of(a).batch >= 0, one_each = rank == 1 && has_batch && t.size(0) == p.batch;
@@ -103,7 +103,7 @@ std::string cure_of_positions(const Arguments& a, const Params& p) {
   return "";
 }
 
-std::string cure_of_offset(const Params& p, const Tensor& offset) {
+std::string cure_of_offset(const RotateParams& p, const Tensor& offset) {
   return offset.dim() > 1 && offset.numel() == p.batch ? ": offset.flatten() fits" : "";
 }
 

@@ -17,13 +17,13 @@ std::string cure_of_x(const Arguments& a);
 std::string cure_of_width(const Arguments& a, int entries);
 
 // For tables of three or four axes whose batch, seqlen or heads are not those of x.
-std::string cure_of_tables(const Arguments& a, const Params& p);
+std::string cure_of_tables(const Arguments& a, const RotateParams& p);
 
 // For positions or an offset where the tables have one row per token.
 std::string cure_of_lookup(const Arguments& a);
 
 // For positions, or an offset, of a wrong shape.
-std::string cure_of_positions(const Arguments& a, const Params& p);
-std::string cure_of_offset(const Params& p, const Tensor& offset);
+std::string cure_of_positions(const Arguments& a, const RotateParams& p);
+std::string cure_of_offset(const RotateParams& p, const Tensor& offset);
 
 }  // namespace rope

@@ -9,15 +9,15 @@ namespace rope {
 namespace {
 
 struct Cpu {
-  static Tensor empty_like(const Tensor& x, bool* fresh) { return empty_like_output(x, fresh); }
+  static Tensor empty_like(const Tensor& x, bool* unmapped) { return empty_like_output(x, unmapped); }
 
-  static void rotate(const Params& p, const Tensor&) { cpu::best_kernels().rotate(p, num_threads()); }
+  static void rotate(const RotateParams& p, const Tensor&) { cpu::best_kernels().rotate(p, num_threads()); }
 
-  static void table_grad(const Params& p, const Tensor&) { cpu::best_kernels().table_grad(p, num_threads()); }
+  static void table_grad(const TableGradParams& p, const Tensor&) { cpu::best_kernels().table_grad(p, num_threads()); }
 
-  static void cos_sin(const Params& p, const Tensor&) { cpu::best_kernels().cos_sin(p, num_threads()); }
+  static void cos_sin(const CosSinParams& p, const Tensor&) { cpu::best_kernels().cos_sin(p, num_threads()); }
 
-  static void table_rows(const Params& p, int64_t* rows, bool checked, const Tensor&) {
+  static void table_rows(const Tokens& p, int64_t* rows, bool checked, const Tensor&) {
     for (int64_t b = 0; b < p.batch; ++b) {
       for (int64_t s = 0; s < p.seqlen; ++s) {
         const int64_t row = *rows++ = table_row(p.positions, b, s);

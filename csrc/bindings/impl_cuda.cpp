@@ -77,24 +77,26 @@ bool checks_positions() {
   return wanted;
 }
 
-void check_positions(const Params& p, const Queue& queue) {
-  if (checks_positions() && !p.axes) check_launch(cuda::assert_positions(p, queue.stream));
+void check_positions(const Tokens& p, const Queue& queue) {
+  if (checks_positions()) check_launch(cuda::assert_positions(p, queue.stream));
 }
 
 struct Cuda {
   static Tensor empty_like(const Tensor& x, bool*) { return rope::empty_like(x); }
 
-  static void rotate(const Params& p, const Tensor& x) {
+  static void rotate(const RotateParams& p, const Tensor& x) {
     const Queue queue(x);
-    check_positions(p, queue);
+    if (p.source != Source::kFrequencies) check_positions(p, queue);
     check_launch(cuda::rotate(p, queue.device, queue.stream));
   }
 
-  static void table_grad(const Params& p, const Tensor& x) { check_launch(cuda::table_grad(p, Queue(x).stream)); }
+  static void table_grad(const TableGradParams& p, const Tensor& x) {
+    check_launch(cuda::table_grad(p, Queue(x).stream));
+  }
 
-  static void cos_sin(const Params& p, const Tensor& x) { check_launch(cuda::cos_sin(p, Queue(x).stream)); }
+  static void cos_sin(const CosSinParams& p, const Tensor& x) { check_launch(cuda::cos_sin(p, Queue(x).stream)); }
 
-  static void table_rows(const Params& p, int64_t* rows, bool, const Tensor& x) {
+  static void table_rows(const Tokens& p, int64_t* rows, bool, const Tensor& x) {
     const Queue queue(x);
     check_positions(p, queue);
     check_launch(cuda::table_rows(p, rows, queue.stream));

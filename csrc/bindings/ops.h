@@ -1,9 +1,9 @@
 // The ops as the dispatcher calls them, once for all devices. A Device has
-//   static Tensor empty_like(const Tensor& x, bool* fresh);               the memory of a result (see output.h)
-//   static void rotate(const Params&, const Tensor& x);                   the kernels, on the device of x
-//   static void table_grad(const Params&, const Tensor& x);
-//   static void table_rows(const Params&, int64_t* rows, bool checked, const Tensor& x);   checked: none is outside
-//   static void cos_sin(const Params&, const Tensor& x);
+//   static Tensor empty_like(const Tensor& x, bool* unmapped);              the memory of a result (see output.h)
+//   static void rotate(const RotateParams&, const Tensor& x);               the kernels, on the device of x
+//   static void table_grad(const TableGradParams&, const Tensor& x);
+//   static void table_rows(const Tokens&, int64_t* rows, bool checked, const Tensor& x);   checked: none is outside
+//   static void cos_sin(const CosSinParams&, const Tensor& x);
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
@@ -13,22 +13,14 @@
 
 namespace rope {
 
-// Skips empty tensors: their strides and addresses are arbitrary.
-inline const Params& with_tensors(Params& p, const Arguments& a, const Tensors& out) {
-  for (size_t i = 0; i < out.size(); ++i) {
-    if (!out[i].empty()) p.x[p.num_tensors++] = rotated_tensor(a, a.x[i], out[i]);
-  }
-  return p;
-}
-
 template <class Device>
 struct Ops {
   static void rotate(StableIValue* stack, uint64_t, uint64_t) {
     const Arguments a = unbox(stack);
-    Params p = check_arguments(a);
+    RotateParams p = check_arguments(a);
     Tensors out;
     out.reserve(a.x.size());
-    for (const Tensor& x : a.x) out.push_back(Device::empty_like(x, &p.fresh));
+    for (const Tensor& x : a.x) out.push_back(Device::empty_like(x, &p.output_unmapped));
     rotate_tensors(p, a, out);
     stack[0] = box(std::move(out));
   }
@@ -36,14 +28,14 @@ struct Ops {
   static void rotate_out(StableIValue* stack, uint64_t, uint64_t) {
     const Tensors out = unbox_list(stack[0]);
     const Arguments a = unbox(stack + 1);
-    Params p = check_arguments(a);
+    RotateParams p = check_arguments(a);
     check_written(a, out, "out");
     rotate_tensors(p, a, out);
   }
 
   static void rotate_(StableIValue* stack, uint64_t, uint64_t) {
     const Arguments a = unbox(stack);
-    Params p = check_arguments(a);
+    RotateParams p = check_arguments(a);
     check_written(a, a.x, "x");
     rotate_tensors(p, a, a.x);
   }
@@ -57,18 +49,22 @@ struct Ops {
   static void table_grad(StableIValue* stack, uint64_t, uint64_t) {
     const Tensors grad = unbox_list(stack[0]);
     const Arguments a = unbox(stack + 1);
-    Params p = check_arguments(a);
+    TableGradParams p{};
+    static_cast<Rotation&>(p) = check_arguments(a);
     check_table_grad(a, grad);
     Tensor cos = empty_like(a.cos), sin = empty_like(a.cos);
-    set_tables(a, cos, sin, &p);
-    if (!cos.empty()) Device::table_grad(with_tensors(p, a, grad), a.x[0]);
+    set_table_grad(a, cos, sin, &p);
+    for (size_t i = 0; i < grad.size(); ++i) {
+      if (!grad[i].empty()) p.x[p.num_tensors++] = grad_tensor(a, a.x[i], grad[i]);
+    }
+    if (!cos.empty()) Device::table_grad(p, a.x[0]);
     stack[0] = box(std::move(cos));
     stack[1] = box(std::move(sin));
   }
 
   static void table_rows(StableIValue* stack, uint64_t, uint64_t) {
     const Arguments a = unbox(stack);
-    Params p = check_arguments(a);
+    Tokens p = check_arguments(a);
     if (a.from_frequencies()) bad_value("inv_freq", "be None where rows of a table are asked for", "frequencies");
     const bool checked = p.batch;
     const bool per_batch =
@@ -82,27 +78,35 @@ struct Ops {
   static void cos_sin(StableIValue* stack, uint64_t, uint64_t) {
     const Arguments a = unbox(stack);
     check_cos_sin(a);
-    Params p = check_arguments(a);
+    const RotateParams checked = check_arguments(a);
+    CosSinParams p{};
+    static_cast<Tokens&>(p) = checked;
+    p.dtype = checked.table_dtype;
+    p.heads = a.cos.size(1);
+    p.pairs = checked.pairs;
+    p.frequencies = checked.frequencies;
     const int64_t rank = a.positions ? a.positions->dim() : 1;
     if (!a.offset_per_batch() && (rank == 1 || a.positions->size(rank - 2) == 1)) p.batch = 1;
-    p.negate_sin = false;
-    const int64_t heads = a.cos.size(1);
-    const auto result = [&](int i, std::initializer_list<int64_t> sizes) {
+    const auto result = [&](std::initializer_list<int64_t> sizes, void** data) {
       Tensor t = new_empty(a.cos, sizes, a.cos.scalar_type());
-      p.x[i].out = t.mutable_data_ptr();
-      p.x[i].heads = heads;
+      *data = t.mutable_data_ptr();
       return t;
     };
-    Tensor cos = result(0, {p.batch, p.seqlen, heads, p.pairs}), sin = result(1, {p.batch, p.seqlen, heads, p.pairs});
-    Tensor positions = result(2, {p.axes, p.batch, p.seqlen});
+    Tensor cos = result({p.batch, p.seqlen, p.heads, p.pairs}, &p.cos_out);
+    Tensor sin = result({p.batch, p.seqlen, p.heads, p.pairs}, &p.sin_out);
+    Tensor positions = result({p.frequencies.axes, p.batch, p.seqlen}, &p.positions_out);
     if (!positions.empty()) Device::cos_sin(p, a.x[0]);
     stack[0] = box(std::move(cos));
     stack[1] = box(std::move(sin));
     stack[2] = box(std::move(positions));
   }
 
-  static void rotate_tensors(Params& p, const Arguments& a, const Tensors& out) {
-    if (with_tensors(p, a, out).num_tensors) Device::rotate(p, a.x[0]);
+  // Skips empty tensors: their strides and addresses are arbitrary.
+  static void rotate_tensors(RotateParams& p, const Arguments& a, const Tensors& out) {
+    for (size_t i = 0; i < out.size(); ++i) {
+      if (!out[i].empty()) p.x[p.num_tensors++] = rotated_tensor(a, a.x[i], out[i]);
+    }
+    if (p.num_tensors) Device::rotate(p, a.x[0]);
   }
 
   template <class Library>

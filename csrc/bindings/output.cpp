@@ -195,7 +195,7 @@ Tensor pooled(const Tensor& x, int64_t bytes) {
 
 }  // namespace
 
-Tensor empty_like_output(const Tensor& x, bool* fresh) {
+Tensor empty_like_output(const Tensor& x, bool* unmapped) {
   const int64_t elements = x.numel();
   if (elements > kMostElements) return empty_like(x);  // torch raises
   const int64_t bytes = elements * x.element_size();
@@ -203,7 +203,7 @@ Tensor empty_like_output(const Tensor& x, bool* fresh) {
   if (bytes >= kHugeBytes) {
     char* data = static_cast<char*>(out.mutable_data_ptr());
     if (!resident(data + bytes / 2)) {
-      *fresh = true;
+      *unmapped = true;
       ask_for_huge_pages(data, bytes);
     }
   }

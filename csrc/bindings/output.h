@@ -14,9 +14,9 @@ Tensor empty_like(const Tensor& x);
 Tensor new_empty(const Tensor& x, std::initializer_list<int64_t> sizes, ScalarType dtype);
 
 // `empty_like` for the memory of a CPU. On Linux large memory whose pages do not exist yet is asked for in huge pages
-// (a fault per 2 MiB instead of one per 4 KiB), unless the environment says ROPE_EXT_HUGEPAGES=0. `fresh` becomes true
-// when it is such memory.
-Tensor empty_like_output(const Tensor& x, bool* fresh);
+// (a fault per 2 MiB instead of one per 4 KiB), unless the environment says ROPE_EXT_HUGEPAGES=0. `unmapped` becomes
+// true when it is such memory.
+Tensor empty_like_output(const Tensor& x, bool* unmapped);
 
 }  // namespace rope
 

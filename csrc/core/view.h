@@ -1,4 +1,4 @@
-// Tensors and tables as kernels see them: pointers and strides.
+// Tensors and tables as kernels see them: pointers, and strides in elements.
 #pragma once
 
 #include <cstdint>
@@ -28,21 +28,49 @@ struct RotatedTensor {
   const void* in;
   void* out;
   Strides in_stride, out_stride;
-  int64_t heads, head_dim;  // at least 1 in rotate and table_grad; cos_sin allows 0
+  int64_t heads, head_dim;  // at least 1
 };
 
-// cos or sin. Entry of pair p for the two channels of the pair: first[p * pair_stride], second[p * pair_stride].
-// With one entry per pair `second` equals `first`; so it may with one per channel, in a table that repeats (stride 0).
-struct Table {
-  void* first;
-  void* second;
-  int64_t batch_stride, row_stride, head_stride, pair_stride;  // elements; 0 repeats
+// One tensor x that was rotated, and the gradient of the result.
+struct GradTensor {
+  const void *x, *grad;
+  Strides x_stride, grad_stride;
+  int64_t heads, head_dim;  // at least 1
 };
 
-// Offset of an entry from Table::first and Table::second.
-ROPE_INLINE int64_t entry(const Table& t, int64_t batch, int64_t row, int64_t head, int64_t pair) {
+// cos or sin: the entries of a pair for its two channels are first[i] and second[i] with i of `entry`. With one entry
+// per pair `second` equals `first`; it may with one per channel too, in a table that repeats (stride 0).
+template <class Data>
+struct TableView {
+  Data *first, *second;
+  int64_t batch_stride, row_stride, head_stride, pair_stride;  // 0 repeats
+};
+using Table = TableView<const void>;
+using WrittenTable = TableView<void>;
+
+template <class Data>
+ROPE_INLINE int64_t entry(const TableView<Data>& t, int64_t batch, int64_t row, int64_t head, int64_t pair) {
   return batch * t.batch_stride + row * t.row_stride + head * t.head_stride + pair * t.pair_stride;
 }
+
+// One of the two numbers that a frequency is the sum of, for each axis of the positions, head and pair: the pairs lie
+// side by side.
+struct FrequencyPart {
+  const void* data;
+  int64_t axis_stride, head_stride;  // 0 repeats
+};
+
+ROPE_INLINE int64_t entry(const FrequencyPart& f, int64_t axis, int64_t head, int64_t pair) {
+  return axis * f.axis_stride + head * f.head_stride + pair;
+}
+
+// What angles.h makes cos and sin of, instead of tables: high + low is inv_freq in revolutions per position, in the
+// type of arithmetic.
+struct Frequencies {
+  FrequencyPart high, low;
+  int64_t axes;              // of the positions, at least 1: the angles of all axes are added
+  double attention_scaling;  // factor on cos and sin
+};
 
 // Where the channels of a pair lie, in channels from rotary_offset: pair p is (p * step, p * step + partner).
 struct Pairing {

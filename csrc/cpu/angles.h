@@ -42,22 +42,21 @@ void load_entries(DType dtype, const void* data, int64_t offset, int64_t stride,
   for (int64_t i = n; i % kMultiple; ++i) to[i] = 0;
 }
 
-// cos and sin of n pairs at a token, from its positions.
+// cos and sin of n pairs at a token, from its positions. sin_scaling: factor on sin, attention_scaling or its negative.
 template <class A>
-void make_entries(const Params& p, int64_t batch, int64_t token, int64_t sequence_start, int64_t head, int64_t begin,
-                  int64_t n, A* cos, A* sin) {
-  // Of positions in one number on one axis, the most frequent ones, nothing is added up.
+void make_entries(const Frequencies& f, const Positions& positions, double sin_scaling, int64_t batch, int64_t token,
+                  int64_t sequence_start, int64_t head, int64_t begin, int64_t n, A* cos, A* sin) {
   A high[kPairBlock], low[kPairBlock];
-  for (int64_t axis = 0; axis < p.axes; ++axis) {
-    const A* frequency_high = at<A>(p.cos.first, entry(p.cos, 0, axis, head, begin));
-    const A* frequency_low = at<A>(p.sin.first, entry(p.sin, 0, axis, head, begin));
-    const Two<A> position = position_of<A>(p.positions, batch, token, sequence_start, axis);
+  for (int64_t axis = 0; axis < f.axes; ++axis) {
+    const A* frequency_high = at<A>(f.high.data, entry(f.high, axis, head, begin));
+    const A* frequency_low = at<A>(f.low.data, entry(f.low, axis, head, begin));
+    const Two<A> position = position_of<A>(positions, batch, token, sequence_start, axis);
     const auto finish = [&](Two<A> revolutions, int64_t i) {
       const CosSin<A> made = cos_sin(revolutions);
       cos[i] = made.cos;
       sin[i] = made.sin;
     };
-    if (p.axes == 1 && position.high == 0) {
+    if (f.axes == 1 && position.high == 0) {  // most calls: nothing to add up
       for (int64_t i = 0; i < n; ++i)
         finish(revolutions_of(position.low, Two<A>{frequency_high[i], frequency_low[i]}), i);
       continue;
@@ -68,22 +67,22 @@ void make_entries(const Params& p, int64_t batch, int64_t token, int64_t sequenc
       high[i] = sum.high;
       low[i] = sum.low;
     }
-    if (axis + 1 < p.axes) continue;
+    if (axis + 1 < f.axes) continue;
     for (int64_t i = 0; i < n; ++i) finish(Two<A>{high[i], low[i]}, i);
   }
-  const A scale = static_cast<A>(p.attention_scaling);
-  if (scale == 1 && !p.negate_sin) return;  // two of forty operations
+  const A cos_scale = static_cast<A>(f.attention_scaling), sin_scale = static_cast<A>(sin_scaling);
+  if (cos_scale == 1 && sin_scale == 1) return;  // saves two of forty operations
   for (int64_t i = 0; i < n; ++i) {
-    cos[i] *= scale;
-    sin[i] *= p.negate_sin ? -scale : scale;
+    cos[i] *= cos_scale;
+    sin[i] *= sin_scale;
   }
 }
 
 // From tables or positions. row: as of table_row, but not kNotRotated; with positions, the start of the sequence. A row
 // outside the table is not read: NaN.
 template <class T, Access kAccess, class A>
-void load_angles(const Params& p, int64_t batch, int64_t token, int64_t row, int64_t head, int64_t begin, int64_t n,
-                 A (&to)[4][kPairBlock]) {
+void load_angles(const RotateParams& p, int64_t batch, int64_t token, int64_t row, int64_t head, int64_t begin,
+                 int64_t n, A (&to)[4][kPairBlock]) {
   const auto order = [&](A* entries) {
     for (int64_t i = 0; i < n; i += kStep<T>) {
       const auto v = read_lanes<Lanes<T>>(entries + i);
@@ -100,8 +99,10 @@ void load_angles(const Params& p, int64_t batch, int64_t token, int64_t row, int
     load_entries<kStep<T>>(p.table_dtype, data, from, table.pair_stride, n, negate, entries);
     order(entries);
   };
-  if (p.axes) {
-    make_entries(p, batch, token, row, head, begin, n, to[0], to[1]);
+  if (p.source == Source::kFrequencies) {
+    const double scaling = p.frequencies.attention_scaling;
+    make_entries(p.frequencies, p.positions, p.negate_sin ? -scaling : scaling, batch, token, row, head, begin, n,
+                 to[0], to[1]);
     for (A* entries : {to[0], to[1]}) {
       for (int64_t i = n; i % kStep<T>; ++i) entries[i] = 0;
       order(entries);
@@ -110,7 +111,7 @@ void load_angles(const Params& p, int64_t batch, int64_t token, int64_t row, int
   }
   load(p.cos, p.cos.first, false, to[0]);
   load(p.sin, p.sin.first, p.negate_sin, to[1]);
-  if (!p.per_channel) return;
+  if (p.source == Source::kPerPair) return;
   load(p.cos, p.cos.second, false, to[2]);
   load(p.sin, p.sin.second, p.negate_sin, to[3]);
 }
@@ -118,23 +119,24 @@ void load_angles(const Params& p, int64_t batch, int64_t token, int64_t row, int
 // ---- cos_sin ----
 
 template <class A>
-void cos_sin_token(const Params& p, int64_t batch, int64_t token) {
+void cos_sin_token(const CosSinParams& p, int64_t batch, int64_t token) {
   const int64_t start = sequence_of(p.positions, token), at_token = batch * p.seqlen + token;
-  for (int64_t head = 0; head < p.x[0].heads; ++head) {
-    const int64_t to = (at_token * p.x[0].heads + head) * p.pairs;
-    A *cos = at<A>(p.x[0].out, to), *sin = at<A>(p.x[1].out, to);
+  for (int64_t head = 0; head < p.heads; ++head) {
+    const int64_t to = (at_token * p.heads + head) * p.pairs;
+    A *cos = at<A>(p.cos_out, to), *sin = at<A>(p.sin_out, to);
     for (int64_t begin = 0; begin < p.pairs; begin += kPairBlock) {
       const int64_t n = p.pairs - begin < kPairBlock ? p.pairs - begin : kPairBlock;
       if (start == kNotRotated) {
         for (int64_t i = begin; i < begin + n; ++i) cos[i] = 1, sin[i] = 0;
       } else {
-        make_entries(p, batch, token, start, head, begin, n, cos + begin, sin + begin);
+        make_entries(p.frequencies, p.positions, p.frequencies.attention_scaling, batch, token, start, head, begin, n,
+                     cos + begin, sin + begin);
       }
     }
   }
-  for (int64_t axis = 0; axis < p.axes; ++axis) {
+  for (int64_t axis = 0; axis < p.frequencies.axes; ++axis) {
     const Two<A> position = start == kNotRotated ? Two<A>{} : position_of<A>(p.positions, batch, token, start, axis);
-    *at<A>(p.x[2].out, axis * p.batch * p.seqlen + at_token) = position.high + position.low;
+    *at<A>(p.positions_out, axis * p.batch * p.seqlen + at_token) = position.high + position.low;
   }
 }
 

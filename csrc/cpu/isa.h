@@ -10,14 +10,13 @@ struct Kernels {
   const char* isa;
   // x[i].out = rotated x[i].in, on at most `num_threads` threads. Rows outside the table are not read: the rotated
   // channels of the token become NaN.
-  void (*rotate)(const Params&, int num_threads);
-  // cos and sin are written with the gradient of the tables, one row per token: x[i].in is x, x[i].out is only read and
-  // holds the gradient of the rotated x. Where all share a row (table_batches, table_heads 1) it gets the sum.
-  void (*table_grad)(const Params&, int num_threads);
-  // cos and sin are frequencies (axes > 0). Written, contiguous and in the type of arithmetic: x[0].out and x[1].out
-  // with their cos and sin, (batch, seqlen, x[0].heads, pairs), 1 and 0 for tokens past the last boundary of
-  // cu_seqlens; and x[2].out with the positions, (axes, batch, seqlen).
-  void (*cos_sin)(const Params&, int num_threads);
+  void (*rotate)(const RotateParams&, int num_threads);
+  // cos and sin receive the gradients of the tables: sums over all x[i], and over batch and heads where they share a
+  // row (table_batches, table_heads 1).
+  void (*table_grad)(const TableGradParams&, int num_threads);
+  // cos_out and sin_out receive cos and sin of the angles, 1 and 0 for tokens past the last boundary of cu_seqlens;
+  // positions_out the positions with their offsets, 0 for those tokens.
+  void (*cos_sin)(const CosSinParams&, int num_threads);
 };
 
 // All instruction sets compiled in, best first; `count` receives their number.

@@ -10,6 +10,9 @@ namespace {
 // instead of one: 27 -> 22 us in place, and no change for threads that were asleep.
 constexpr int64_t kGrainBytes = 128 * 1024;
 
+// Minimum cos/sin entries per thread.
+constexpr int64_t kGrainEntries = 16384;
+
 // In a forked child the threads of the parent are gone, but the OpenMP runtime waits for them (PyTorch's own ops hang
 // there with more than one thread): the child does all by itself. Registered at load: the first call may come after the
 // fork.
@@ -34,26 +37,21 @@ constexpr int64_t kNonTemporalBytes = 16 << 20;
 // Bytes, of any instruction set.
 constexpr int64_t kLargestVector = 64;
 
-// Of all tensors of a call.
-Access access_of_all(const Params& p) {
-  const auto scaled = [](Pairing pairing, int64_t stride) {
-    return Pairing{pairing.step * stride, pairing.partner * stride};
-  };
-  Access common{};
-  for (int t = 0; t < p.num_tensors; ++t) {
-    const Access access = access_of(scaled(p.pairing, p.x[t].in_stride.channel));
-    if (access != access_of(scaled(p.out_pairing, p.x[t].out_stride.channel))) return Access::kAny;
-    if (t && access != common) return Access::kAny;
-    common = access;
-  }
-  return common;
+// The access of rows whose channels are `s.channel` apart.
+Access strided_access(Pairing pairing, const Strides& s) {
+  return access_of(Pairing{pairing.step * s.channel, pairing.partner * s.channel});
 }
 
+Access common(Access a, Access b) { return a == b ? a : Access::kAny; }
+
+template <class Params>
 int64_t bytes_of_x(const Params& p) {
   int64_t elements = 0;
   for (int t = 0; t < p.num_tensors; ++t) elements += p.x[t].heads * p.x[t].head_dim;
   return elements * p.batch * p.seqlen * bytes_of(p.dtype);
 }
+
+int64_t threads_worth_waking(int64_t work, int64_t grain) { return forked ? 1 : work / grain; }
 
 const int64_t non_temporal_bytes = [] {
 #if defined(_SC_LEVEL3_CACHE_SIZE)
@@ -64,7 +62,7 @@ const int64_t non_temporal_bytes = [] {
 }();
 
 // Whether every vector written to x.out begins at a multiple of its size.
-bool aligned(const Params& p, const RotatedTensor& x) {
+bool aligned(const RotateParams& p, const RotatedTensor& x) {
   const Strides& s = x.out_stride;
   const int64_t partner = p.out_pairing.step == 1 ? p.out_pairing.partner : 0;
   const int64_t steps = s.batch | s.token | s.head | p.rotary_offset | partner;
@@ -73,13 +71,17 @@ bool aligned(const Params& p, const RotatedTensor& x) {
 
 }  // namespace
 
-Plan plan_of(const Params& p) {
+Plan plan_of(const RotateParams& p) {
   const int64_t bytes = bytes_of_x(p), size = bytes_of(p.dtype);
   Plan plan{};
-  plan.access = access_of_all(p);
-  plan.threads = forked ? 1 : bytes / kGrainBytes;
-  // A new page has just been filled with zeros, in the cache.
-  plan.non_temporal = !p.fresh && plan.access != Access::kAny && bytes > non_temporal_bytes;
+  plan.access = strided_access(p.pairing, p.x[0].in_stride);
+  for (int t = 0; t < p.num_tensors; ++t) {
+    plan.access = common(plan.access, strided_access(p.pairing, p.x[t].in_stride));
+    plan.access = common(plan.access, strided_access(p.out_pairing, p.x[t].out_stride));
+  }
+  plan.threads = threads_worth_waking(bytes, kGrainBytes);
+  // Not for unmapped pages: the kernel fills a page with zeros when it maps it, which leaves it in the cache.
+  plan.non_temporal = !p.output_unmapped && plan.access != Access::kAny && bytes > non_temporal_bytes;
   for (int t = 0; t < p.num_tensors; ++t) {
     const RotatedTensor& x = p.x[t];
     const Strides& s = x.in_stride;
@@ -95,6 +97,21 @@ Plan plan_of(const Params& p) {
     }
   }
   return plan;
+}
+
+Plan plan_of(const TableGradParams& p) {
+  Plan plan{};
+  plan.access = strided_access(p.pairing, p.x[0].x_stride);
+  for (int t = 0; t < p.num_tensors; ++t) {
+    plan.access = common(plan.access, strided_access(p.pairing, p.x[t].x_stride));
+    plan.access = common(plan.access, strided_access(p.out_pairing, p.x[t].grad_stride));
+  }
+  plan.threads = threads_worth_waking(bytes_of_x(p), kGrainBytes);
+  return plan;
+}
+
+int64_t threads_for(const CosSinParams& p) {
+  return threads_worth_waking(p.batch * p.seqlen * p.heads * p.pairs, kGrainEntries);
 }
 
 }  // namespace rope::cpu

@@ -1,4 +1,4 @@
-// What a call decides once, from its sizes and strides; the same for every instruction set.
+// What a call decides once, from its sizes and strides, the same way for every instruction set.
 #pragma once
 
 #include "core/params.h"
@@ -16,11 +16,17 @@ ROPE_INLINE Access access_of(Pairing pairing) {
 
 struct Plan {
   Access access;                  // of all tensors
-  bool non_temporal;              // results go past the caches
-  int64_t threads;                // that have enough to do; 0: not even one, so the calling one does it
-  int64_t prefetch[kMaxTensors];  // bytes from a row to the row that is asked for meanwhile; 0: none
+  bool non_temporal;              // results are written by non-temporal stores
+  int64_t threads;                // threads worth waking; 0: run on the caller
+  int64_t prefetch[kMaxTensors];  // bytes from a row to the row that is prefetched meanwhile; 0: none
 };
 
-Plan plan_of(const Params& p);
+Plan plan_of(const RotateParams& p);
+
+// Only access and threads are set.
+Plan plan_of(const TableGradParams& p);
+
+// Threads worth waking for the angles of a call.
+int64_t threads_for(const CosSinParams& p);
 
 }  // namespace rope::cpu

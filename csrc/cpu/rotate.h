@@ -83,8 +83,9 @@ void copy_channels(const RotatedTensor& x, int64_t batch, int64_t token, int64_t
 }
 
 template <Access kAccess, bool kNonTemporal, class T>
-void rotate_token(const Params& p, const Plan& plan, int64_t batch, int64_t token) {
-  const int64_t row = p.axes ? sequence_of(p.positions, token) : table_row(p.positions, batch, token);
+void rotate_token(const RotateParams& p, const Plan& plan, int64_t batch, int64_t token) {
+  const int64_t row =
+      p.source == Source::kFrequencies ? sequence_of(p.positions, token) : table_row(p.positions, batch, token);
   const int64_t pairs = row == kNotRotated ? 0 : p.pairs;
   for (int t = 0; t < p.num_tensors; ++t) {
     copy_channels<T>(p.x[t], batch, token, 0, pairs ? p.rotary_offset : p.x[t].head_dim);
@@ -92,15 +93,15 @@ void rotate_token(const Params& p, const Plan& plan, int64_t batch, int64_t toke
   }
   const bool row_per_head = p.table_heads != 1;
   Angles<Arithmetic<T>> angles;
-  angles.per_channel = p.per_channel;
+  angles.per_channel = p.source == Source::kPerChannel;
   for (int64_t head = 0; head < p.table_heads; ++head) {
     for (int64_t begin = 0; begin < pairs; begin += kPairBlock) {
       const int64_t n = pairs - begin < kPairBlock ? pairs - begin : kPairBlock;
       load_angles<T, kAccess>(p, batch, token, row, head, begin, n, angles.entries);
       for (int t = 0; t < p.num_tensors; ++t) {
         const RotatedTensor& x = p.x[t];
-        const auto in = token_row<const T>(p, x.in, x.in_stride, p.pairing, batch, token, begin);
-        const auto out = token_row<T>(p, x.out, x.out_stride, p.out_pairing, batch, token, begin);
+        const auto in = token_row<const T>(p.rotary_offset, x.in, x.in_stride, p.pairing, batch, token, begin);
+        const auto out = token_row<T>(p.rotary_offset, x.out, x.out_stride, p.out_pairing, batch, token, begin);
         const Rows<T> rows = {in.data + head * in.head_stride,
                               out.data + head * out.head_stride,
                               in.head_stride,

@@ -1,5 +1,7 @@
 // The CPU kernels. Compiled once per instruction set (ROPE_ISA names it); everything but the table at the end has
 // internal linkage, so that no other instruction set can be linked to these copies.
+#include <algorithm>
+
 #include "core/dispatch.h"
 #include "cpu/angles.h"
 #include "cpu/isa.h"
@@ -11,40 +13,37 @@
 namespace rope::cpu {
 namespace {
 
-// Entries of cos and sin that a thread makes at least.
-constexpr int64_t kGrainEntries = 16384;
-
-void rotate(const Params& p, int num_threads) {
+void rotate(const RotateParams& p, int num_threads) {
   const Plan plan = plan_of(p);
+  const int64_t threads = std::min<int64_t>(num_threads, plan.threads);
   dispatch_dtype(p.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
     with_access(plan.access, [&](auto access) {
       constexpr bool kMayBeNonTemporal = access != Access::kAny;
       const auto rotate =
           plan.non_temporal ? rotate_token<access, kMayBeNonTemporal, T> : rotate_token<access, false, T>;
-      for_each_token(p, plan, p.batch, num_threads,
-                     [&](int64_t batch, int64_t token) { rotate(p, plan, batch, token); });
+      for_each_token(p.batch, p.seqlen, threads, [&](int64_t batch, int64_t token) { rotate(p, plan, batch, token); });
     });
   });
 }
 
-void table_grad(const Params& p, int num_threads) {
+void table_grad(const TableGradParams& p, int num_threads) {
   const Plan plan = plan_of(p);
+  const int64_t threads = std::min<int64_t>(num_threads, plan.threads);
   dispatch_dtype(p.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
     with_access(plan.access, [&](auto access) {
-      for_each_token(p, plan, p.table_batches, num_threads,
+      for_each_token(p.table_batches, p.seqlen, threads,
                      [&](int64_t batch, int64_t token) { table_grad_token<access, T>(p, batch, token); });
     });
   });
 }
 
-void cos_sin(const Params& p, int num_threads) {
-  Plan plan{};
-  plan.threads = p.batch * p.seqlen * p.x[0].heads * p.pairs / kGrainEntries;
+void cos_sin(const CosSinParams& p, int num_threads) {
+  const int64_t threads = std::min<int64_t>(num_threads, threads_for(p));
   dispatch_arithmetic(p.dtype, [&](auto tag) {
     using A = typename decltype(tag)::type;
-    for_each_token(p, plan, p.batch, num_threads,
+    for_each_token(p.batch, p.seqlen, threads,
                    [&](int64_t batch, int64_t token) { cos_sin_token<A>(p, batch, token); });
   });
 }

@@ -19,9 +19,9 @@ struct TokenRow {
 };
 
 template <class T, class Void>
-TokenRow<T> token_row(const Params& p, Void* data, const Strides& s, Pairing pairing, int64_t batch, int64_t token,
-                      int64_t begin) {
-  const int64_t channel = p.rotary_offset + begin * pairing.step;
+TokenRow<T> token_row(int64_t rotary_offset, Void* data, const Strides& s, Pairing pairing, int64_t batch,
+                      int64_t token, int64_t begin) {
+  const int64_t channel = rotary_offset + begin * pairing.step;
   return {at<std::remove_const_t<T>>(data, batch * s.batch + token * s.token + channel * s.channel),
           {pairing.step * s.channel, pairing.partner * s.channel},
           s.head};

@@ -33,8 +33,8 @@ void accumulate_row(const T* x, Pairing x_at, const T* grad, Pairing grad_at, Su
 }
 
 template <class A>
-void store_sums(DType dtype, bool per_channel, const Table& table, int64_t offset, const A* first, const A* second,
-                bool negate, int64_t n) {
+void store_sums(DType dtype, bool per_channel, const WrittenTable& table, int64_t offset, const A* first,
+                const A* second, bool negate, int64_t n) {
   const A sign = negate ? A(-1) : A(1);
   dispatch_dtype(dtype, [&](auto tag) {
     using E = typename decltype(tag)::type;
@@ -51,7 +51,7 @@ void store_sums(DType dtype, bool per_channel, const Table& table, int64_t offse
 
 // Every table entry has one writer and a fixed order of additions: the result does not depend on the thread count.
 template <Access kAccess, class T>
-void table_grad_token(const Params& p, int64_t table_batch, int64_t token) {
+void table_grad_token(const TableGradParams& p, int64_t table_batch, int64_t token) {
   using A = Arithmetic<T>;
   const bool row_per_head = p.table_heads != 1;
   const int64_t batch_end = p.table_batches == 1 ? p.batch : table_batch + 1;
@@ -62,9 +62,9 @@ void table_grad_token(const Params& p, int64_t table_batch, int64_t token) {
       memset(&sums, 0, sizeof(sums));
       for (int64_t b = table_batch; b < batch_end; ++b) {
         for (int t = 0; t < p.num_tensors; ++t) {
-          const RotatedTensor& x = p.x[t];
-          const auto in = token_row<const T>(p, x.in, x.in_stride, p.pairing, b, token, begin);
-          const auto grad = token_row<const T>(p, x.out, x.out_stride, p.out_pairing, b, token, begin);
+          const GradTensor& x = p.x[t];
+          const auto in = token_row<const T>(p.rotary_offset, x.x, x.x_stride, p.pairing, b, token, begin);
+          const auto grad = token_row<const T>(p.rotary_offset, x.grad, x.grad_stride, p.out_pairing, b, token, begin);
           const int64_t first_head = row_per_head ? table_head : 0;
           const int64_t last_head = row_per_head ? table_head + 1 : x.heads;
           for (int64_t h = first_head; h < last_head; ++h) {
@@ -81,8 +81,9 @@ void table_grad_token(const Params& p, int64_t table_batch, int64_t token) {
         }
       }
       const int64_t to = entry(p.cos, table_batch, token, table_head, begin);
-      store_sums(p.table_dtype, p.per_channel, p.cos, to, sums.cos_first, sums.cos_second, false, n);
-      store_sums(p.table_dtype, p.per_channel, p.sin, to, sums.sin_first, sums.sin_second, p.negate_sin, n);
+      const bool per_channel = p.source == Source::kPerChannel;
+      store_sums(p.table_dtype, per_channel, p.cos, to, sums.cos_first, sums.cos_second, false, n);
+      store_sums(p.table_dtype, per_channel, p.sin, to, sums.sin_first, sums.sin_second, p.negate_sin, n);
     }
   }
 }

@@ -11,10 +11,8 @@
 
 namespace rope::cuda {
 
-// Where the entries come from. Of its own in the kernel for the registers: an entry per channel takes twice as many,
-// and to make them from positions takes more than to read them.
-enum class Source { kPerPair, kPerChannel, kPositions };
-
+// kSource: a template parameter, because it decides register use. An entry per channel takes twice as many, and making
+// entries from positions takes more than reading them.
 template <class A, int kPairs, Source kSource>
 struct Angles {
   static constexpr int kEntries = kSource == Source::kPerChannel ? 2 : 1;  // of a pair
@@ -34,7 +32,7 @@ ROPE_INLINE void read_strided(const E* from, int64_t stride, E* to) {
 
 // All of cos and sin is asked for before any of it is worked with.
 template <class E, int kPairs, class A>
-ROPE_INLINE void load_entries(const Params& p, bool vectors, const E* cos, const E* sin, A* to_cos, A* to_sin) {
+ROPE_INLINE void load_entries(const RotateParams& p, bool vectors, const E* cos, const E* sin, A* to_cos, A* to_sin) {
   constexpr int kWidth = kPairs * sizeof(E) > 16 ? 16 / sizeof(E) : kPairs, kVectors = kPairs / kWidth;
   E c[kPairs], s[kPairs];
   if (vectors) {
@@ -61,13 +59,13 @@ ROPE_INLINE void load_entries(const Params& p, bool vectors, const E* cos, const
 
 // Else cos and sin have the arithmetic type.
 template <class T>
-ROPE_INLINE bool table_like_x(const Params& p) {
+ROPE_INLINE bool table_like_x(const Rotation& p) {
   return sizeof(T) == sizeof(Arithmetic<T>) || p.table_dtype == p.dtype;
 }
 
 // The entries of one channel of each pair. cos, sin: offsets.
 template <class T, int kPairs, class A>
-ROPE_INLINE void load_entries(const Params& p, const Plan& plan, const void* cos_data, int64_t cos,
+ROPE_INLINE void load_entries(const RotateParams& p, const Plan& plan, const void* cos_data, int64_t cos,
                               const void* sin_data, int64_t sin, A (&to_cos)[kPairs], A (&to_sin)[kPairs]) {
   if (table_like_x<T>(p)) {
     load_entries<T, kPairs>(p, plan.table_vectors, at<T>(cos_data, cos), at<T>(sin_data, sin), to_cos, to_sin);
@@ -77,7 +75,7 @@ ROPE_INLINE void load_entries(const Params& p, const Plan& plan, const void* cos
 }
 
 template <class T>
-ROPE_INLINE void write_entry(const Params& p, void* data, int64_t offset, Arithmetic<T> value) {
+ROPE_INLINE void write_entry(const TableGradParams& p, void* data, int64_t offset, Arithmetic<T> value) {
   if (table_like_x<T>(p)) {
     *at<T>(data, offset) = narrowed<T>(value);
   } else {
@@ -95,32 +93,33 @@ ROPE_INLINE void fill(A value, Angles<A, kPairs, kSource>* to) {
 
 // cos and sin of a pair at a token, from its positions.
 template <class A>
-ROPE_INLINE CosSin<A> make_entries(const Params& p, int64_t batch, int64_t token, int64_t sequence_start, int64_t head,
-                                   int64_t pair) {
+ROPE_INLINE CosSin<A> make_entries(const Frequencies& f, const Positions& positions, bool negate_sin, int64_t batch,
+                                   int64_t token, int64_t sequence_start, int64_t head, int64_t pair) {
   Two<A> revolutions = {};
-  for (int64_t axis = 0; axis < p.axes; ++axis) {
-    const Two<A> frequency = {*at<A>(p.cos.first, entry(p.cos, 0, axis, head, pair)),
-                              *at<A>(p.sin.first, entry(p.sin, 0, axis, head, pair))};
-    revolutions =
-        add_revolutions(revolutions, position_of<A>(p.positions, batch, token, sequence_start, axis), frequency);
+  for (int64_t axis = 0; axis < f.axes; ++axis) {
+    const Two<A> frequency = {*at<A>(f.high.data, entry(f.high, axis, head, pair)),
+                              *at<A>(f.low.data, entry(f.low, axis, head, pair))};
+    const Two<A> position = position_of<A>(positions, batch, token, sequence_start, axis);
+    revolutions = add_revolutions(revolutions, position, frequency);
   }
   CosSin<A> made = cos_sin(revolutions);
-  const A scale = static_cast<A>(p.attention_scaling);
+  const A scale = static_cast<A>(f.attention_scaling);
   made.cos *= scale;
-  made.sin *= p.negate_sin ? -scale : scale;
+  made.sin *= negate_sin ? -scale : scale;
   return made;
 }
 
 // From tables or positions. row: as of table_row; with positions, the start of the sequence or kNotRotated. A row
 // outside the table is not read: NaN.
 template <class T, int kPairs, Source kSource>
-ROPE_INLINE void load_angles(const Params& p, const Plan& plan, int64_t batch, int64_t token, int64_t row, int64_t head,
-                             int64_t pair, Angles<Arithmetic<T>, kPairs, kSource>* to) {
+ROPE_INLINE void load_angles(const RotateParams& p, const Plan& plan, int64_t batch, int64_t token, int64_t row,
+                             int64_t head, int64_t pair, Angles<Arithmetic<T>, kPairs, kSource>* to) {
   if (row == kNotRotated) return;
-  if constexpr (kSource == Source::kPositions) {
+  if constexpr (kSource == Source::kFrequencies) {
     ROPE_UNROLL
     for (int i = 0; i < kPairs; ++i) {
-      const auto made = make_entries<Arithmetic<T>>(p, batch, token, row, head, pair + i);
+      const auto made =
+          make_entries<Arithmetic<T>>(p.frequencies, p.positions, p.negate_sin, batch, token, row, head, pair + i);
       to->cos[0][i] = made.cos;
       to->sin[0][i] = made.sin;
     }
@@ -137,25 +136,27 @@ ROPE_INLINE void load_angles(const Params& p, const Plan& plan, int64_t batch, i
 // ---- cos_sin ----
 
 // With zero heads only the positions are written.
-ROPE_INLINE int64_t entry_heads(const Params& p) { return p.x[0].heads ? p.x[0].heads : 1; }
-ROPE_INLINE int64_t cos_sin_threads(const Params& p) { return p.batch * p.seqlen * entry_heads(p) * p.pairs; }
+ROPE_INLINE int64_t entry_heads(const CosSinParams& p) { return p.heads ? p.heads : 1; }
+ROPE_INLINE int64_t cos_sin_threads(const CosSinParams& p) { return p.batch * p.seqlen * entry_heads(p) * p.pairs; }
 
-// One entry of cos and of sin has one thread, and the first entry of a token its positions.
+// One thread writes one entry of cos and of sin; that of the first entry of a token writes its positions too.
 template <class A>
-ROPE_INLINE void cos_sin_thread(const Params& p, int64_t index) {
+ROPE_INLINE void cos_sin_thread(const CosSinParams& p, int64_t index) {
   if (index >= cos_sin_threads(p)) return;
   const int64_t heads = entry_heads(p), pair = index % p.pairs, head = index / p.pairs % heads;
   const int64_t at_token = index / p.pairs / heads, batch = at_token / p.seqlen, token = at_token % p.seqlen;
   const int64_t start = sequence_of(p.positions, token);
-  if (p.x[0].heads) {
-    const CosSin<A> made = start == kNotRotated ? CosSin<A>{1, 0} : make_entries<A>(p, batch, token, start, head, pair);
-    *at<A>(p.x[0].out, index) = made.cos;
-    *at<A>(p.x[1].out, index) = made.sin;
+  if (p.heads) {
+    const CosSin<A> made = start == kNotRotated
+                               ? CosSin<A>{1, 0}
+                               : make_entries<A>(p.frequencies, p.positions, false, batch, token, start, head, pair);
+    *at<A>(p.cos_out, index) = made.cos;
+    *at<A>(p.sin_out, index) = made.sin;
   }
   if (pair || head) return;
-  for (int64_t axis = 0; axis < p.axes; ++axis) {
+  for (int64_t axis = 0; axis < p.frequencies.axes; ++axis) {
     const Two<A> position = start == kNotRotated ? Two<A>{} : position_of<A>(p.positions, batch, token, start, axis);
-    *at<A>(p.x[2].out, axis * p.batch * p.seqlen + at_token) = position.high + position.low;
+    *at<A>(p.positions_out, axis * p.batch * p.seqlen + at_token) = position.high + position.low;
   }
 }
 

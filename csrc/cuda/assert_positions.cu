@@ -10,7 +10,7 @@
 namespace rope::cuda {
 namespace {
 
-__global__ void __launch_bounds__(kBlock) assert_positions_kernel(const __grid_constant__ Params p) {
+__global__ void __launch_bounds__(kBlock) assert_positions_kernel(const __grid_constant__ Tokens p) {
   const int64_t i = index_of_thread();
   if (i >= p.batch * p.seqlen) return;
   const int64_t batch = i / p.seqlen, token = i % p.seqlen;
@@ -25,7 +25,7 @@ __global__ void __launch_bounds__(kBlock) assert_positions_kernel(const __grid_c
 
 }  // namespace
 
-const char* assert_positions(const Params& p, Stream stream) {
+const char* assert_positions(const Tokens& p, Stream stream) {
   if (p.batch * p.seqlen == 0) return nullptr;
   assert_positions_kernel<<<grid_for(p.batch * p.seqlen), kBlock, 0, stream_of(stream)>>>(p);
   return launched();

@@ -15,19 +15,19 @@ int current_device();
 
 // x[i].out = rotated x[i].in. Rows outside the table are not read: the token's rotated channels become NaN. Returns
 // kTooLarge when batch, seqlen, heads or head_dim reach 2^30.
-const char* rotate(const Params& p, int device, Stream stream);
+const char* rotate(const RotateParams& p, int device, Stream stream);
 extern const char* const kTooLarge;
 
-// cos and sin are written with the gradient of the tables, one row per token, as by cpu::Kernels::table_grad.
-const char* table_grad(const Params& p, Stream stream);
+// As cpu::Kernels::table_grad.
+const char* table_grad(const TableGradParams& p, Stream stream);
 
-// rows[batch * seqlen + token] = table_row, for the `batch` of p.
-const char* table_rows(const Params& p, int64_t* rows, Stream stream);
+// rows[batch * seqlen + token] = table_row.
+const char* table_rows(const Tokens& p, int64_t* rows, Stream stream);
 
 // As cpu::Kernels::cos_sin.
-const char* cos_sin(const Params& p, Stream stream);
+const char* cos_sin(const CosSinParams& p, Stream stream);
 
 // Stops the program on the GPU, with a message for each token whose row lies outside the table.
-const char* assert_positions(const Params& p, Stream stream);
+const char* assert_positions(const Tokens& p, Stream stream);
 
 }  // namespace rope::cuda

@@ -27,7 +27,7 @@ bool aligned(const void* data, int64_t bytes) { return reinterpret_cast<uintptr_
 
 bool is_interleaved(Pairing pairing) { return pairing.step == 2 && pairing.partner == 1; }
 
-bool rows_aligned(const Params& p, const void* data, const Strides& s, int64_t width) {
+bool rows_aligned(const RotateParams& p, const void* data, const Strides& s, int64_t width) {
   return aligned(data, width * bytes_of(p.dtype)) && s.channel == 1 && multiple(s.batch, width) &&
          multiple(s.token, width) && multiple(s.head, width);
 }
@@ -37,7 +37,7 @@ bool pairing_fits(Pairing pairing, int64_t width) {
 }
 
 // Whether all of x can be read and written `width` elements at a time.
-bool fits(const Params& p, int64_t width) {
+bool fits(const RotateParams& p, int64_t width) {
   if (!pairing_fits(p.pairing, width) || !pairing_fits(p.out_pairing, width)) return false;
   if (!multiple(p.pairs, width) || !multiple(p.rotary_offset, width)) return false;
   for (int t = 0; t < p.num_tensors; ++t) {
@@ -48,7 +48,7 @@ bool fits(const Params& p, int64_t width) {
   return true;
 }
 
-int64_t vector_of(const Params& p) {
+int64_t vector_of(const RotateParams& p) {
   for (const int64_t bytes : kAccessBytes) {
     const int64_t width = bytes / bytes_of(p.dtype);
     if (width > 1 && fits(p, width)) return width;
@@ -63,7 +63,7 @@ Units units_of(Pairing pairing, int64_t vector) {
 }
 
 // Whether the entries of `vector` pairs can be read up to 16 bytes at a time.
-bool table_aligned(const Params& p, const Table& t, int64_t vector) {
+bool table_aligned(const RotateParams& p, const Table& t, int64_t vector) {
   const int64_t size = bytes_of(p.table_dtype), width = std::min(vector, 16 / size);
   return t.pair_stride == 1 && aligned(t.first, width * size) && aligned(t.second, width * size) &&
          multiple(t.batch_stride, width) && multiple(t.row_stride, width) && multiple(t.head_stride, width);
@@ -71,7 +71,7 @@ bool table_aligned(const Params& p, const Table& t, int64_t vector) {
 
 }  // namespace
 
-Plan plan_of(const Params& p, int multiprocessors) {
+Plan plan_of(const RotateParams& p, int multiprocessors) {
   const int64_t vector = vector_of(p), tokens = p.batch * p.seqlen;
   int64_t heads = 0, copied = 0, head_dim = 0;
   for (int t = 0; t < p.num_tensors; ++t) {

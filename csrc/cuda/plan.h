@@ -31,7 +31,7 @@ struct Plan {
 
 // multiprocessors: of the device. Indices are 32 bits wide, offsets into memory 64: batch, seqlen, heads of all
 // tensors, head_dim and the number of blocks must each be below 2^30, else blocks is -1.
-Plan plan_of(const Params& p, int multiprocessors);
+Plan plan_of(const RotateParams& p, int multiprocessors);
 
 // Where a thread is.
 struct Thread {

@@ -45,8 +45,8 @@ struct Unit {
 
 // head: among those of all tensors. out_units: where the rotated units go.
 template <class T>
-ROPE_INLINE Unit<T> locate(const Params& p, const Plan& plan, const Units& out_units, int batch, int token, int head,
-                           int unit) {
+ROPE_INLINE Unit<T> locate(const RotateParams& p, const Plan& plan, const Units& out_units, int batch, int token,
+                           int head, int unit) {
   if (head >= plan.heads) return {};
   int t = 0;
   for (; head >= p.x[t].heads; ++t) head -= static_cast<int>(p.x[t].heads);
@@ -119,7 +119,7 @@ ROPE_INLINE void turn(const Angles<Arithmetic<T>, kWidth, kSource>& angles, cons
 
 // plan.vector is kWidth, the source of cos and sin kSource.
 template <class T, int kWidth, Source kSource>
-ROPE_INLINE void rotate_thread(const Params& p, const Plan& plan, const Thread& thread) {
+ROPE_INLINE void rotate_thread(const RotateParams& p, const Plan& plan, const Thread& thread) {
   const int64_t token_of_all = int64_t{thread.block / plan.splits} * plan.tokens + thread.token;
   if (token_of_all >= p.batch * p.seqlen) return;
   const int batch = static_cast<int>(token_of_all / p.seqlen), token = static_cast<int>(token_of_all % p.seqlen);
@@ -128,7 +128,7 @@ ROPE_INLINE void rotate_thread(const Params& p, const Plan& plan, const Thread& 
 
   const int in_flight = plan.row_per_head ? 1 : kHeadsInFlight;
   const auto row_of_token = [&] {
-    return kSource == Source::kPositions ? sequence_of(p.positions, token) : table_row(p.positions, batch, token);
+    return kSource == Source::kFrequencies ? sequence_of(p.positions, token) : table_row(p.positions, batch, token);
   };
   // A token that is not rotated is copied as it is.
   const bool keeps_pairing = plan.in.step != plan.out.step && row_of_token() == kNotRotated;
@@ -175,19 +175,20 @@ struct Instance {
 };
 
 template <int kWidth, class T, class Run>
-void run_width(const Params& p, const Run& run) {
-  if (p.axes) {
-    run(Instance<T, kWidth, Source::kPositions>{});
-  } else if (p.per_channel) {
-    run(Instance<T, kWidth, Source::kPerChannel>{});
-  } else {
-    run(Instance<T, kWidth, Source::kPerPair>{});
+void run_width(const RotateParams& p, const Run& run) {
+  switch (p.source) {
+    case Source::kPerPair:
+      return run(Instance<T, kWidth, Source::kPerPair>{});
+    case Source::kPerChannel:
+      return run(Instance<T, kWidth, Source::kPerChannel>{});
+    case Source::kFrequencies:
+      return run(Instance<T, kWidth, Source::kFrequencies>{});
   }
 }
 
 // Calls run with the instance of rotate_thread for this call: accesses of 16 bytes, of 4, or of one element.
 template <class Run>
-void run_instance(const Params& p, const Plan& plan, const Run& run) {
+void run_instance(const RotateParams& p, const Plan& plan, const Run& run) {
   dispatch_dtype(p.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
     constexpr int kWidest = 16 / sizeof(T);

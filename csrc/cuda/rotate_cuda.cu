@@ -13,23 +13,23 @@ namespace {
 
 template <class T, int kWidth, Source kSource>
 __global__ void __launch_bounds__(kBlock, kSource == Source::kPerPair ? 3 : 2)
-    rotate_kernel(const __grid_constant__ Params p, const __grid_constant__ Plan plan) {
+    rotate_kernel(const __grid_constant__ RotateParams p, const __grid_constant__ Plan plan) {
   const Thread thread = {static_cast<int>(blockIdx.x), static_cast<int>(threadIdx.x), static_cast<int>(threadIdx.y),
                          static_cast<int>(threadIdx.z)};
   rotate_thread<T, kWidth, kSource>(p, plan, thread);
 }
 
 template <class T>
-__global__ void __launch_bounds__(kBlock) table_grad_kernel(const __grid_constant__ Params p) {
+__global__ void __launch_bounds__(kBlock) table_grad_kernel(const __grid_constant__ TableGradParams p) {
   table_grad_thread<T>(p, index_of_thread());
 }
 
 template <class A>
-__global__ void __launch_bounds__(kBlock) cos_sin_kernel(const __grid_constant__ Params p) {
+__global__ void __launch_bounds__(kBlock) cos_sin_kernel(const __grid_constant__ CosSinParams p) {
   cos_sin_thread<A>(p, index_of_thread());
 }
 
-__global__ void __launch_bounds__(kBlock) table_rows_kernel(const __grid_constant__ Params p, int64_t* rows) {
+__global__ void __launch_bounds__(kBlock) table_rows_kernel(const __grid_constant__ Tokens p, int64_t* rows) {
   const int64_t i = index_of_thread();
   if (i < p.batch * p.seqlen) rows[i] = table_row(p.positions, i / p.seqlen, i % p.seqlen);
 }
@@ -55,7 +55,7 @@ int current_device() {
   return cudaGetDevice(&device) == cudaSuccess ? device : -1;
 }
 
-const char* rotate(const Params& p, int device, Stream stream) {
+const char* rotate(const RotateParams& p, int device, Stream stream) {
   const Plan plan = plan_of(p, multiprocessors_of(device));
   if (plan.blocks == 0) return nullptr;
   if (plan.blocks < 0) return kTooLarge;
@@ -68,7 +68,7 @@ const char* rotate(const Params& p, int device, Stream stream) {
   return launched();
 }
 
-const char* table_grad(const Params& p, Stream stream) {
+const char* table_grad(const TableGradParams& p, Stream stream) {
   const int64_t entries = table_entries(p);
   if (entries == 0) return nullptr;
   dispatch_dtype(p.dtype, [&](auto tag) {
@@ -77,7 +77,7 @@ const char* table_grad(const Params& p, Stream stream) {
   return launched();
 }
 
-const char* cos_sin(const Params& p, Stream stream) {
+const char* cos_sin(const CosSinParams& p, Stream stream) {
   const int64_t threads = cos_sin_threads(p);
   if (threads == 0) return nullptr;
   dispatch_arithmetic(p.dtype, [&](auto tag) {
@@ -86,7 +86,7 @@ const char* cos_sin(const Params& p, Stream stream) {
   return launched();
 }
 
-const char* table_rows(const Params& p, int64_t* rows, Stream stream) {
+const char* table_rows(const Tokens& p, int64_t* rows, Stream stream) {
   if (p.batch * p.seqlen == 0) return nullptr;
   table_rows_kernel<<<grid_for(p.batch * p.seqlen), kBlock, 0, stream_of(stream)>>>(p, rows);
   return launched();

@@ -7,12 +7,14 @@
 
 namespace rope::cuda {
 
-ROPE_INLINE int64_t table_entries(const Params& p) { return p.pairs * p.seqlen * p.table_heads * p.table_batches; }
+ROPE_INLINE int64_t table_entries(const TableGradParams& p) {
+  return p.pairs * p.seqlen * p.table_heads * p.table_batches;
+}
 
-// One entry of cos and of sin (two each with one per channel) has one thread, which adds in a fixed order: the sums are
-// those of the CPU, bit for bit. x.in is x, x.out the gradient of the result, p.cos and p.sin what is written.
+// One thread writes one entry of cos and of sin (two each with one per channel) and adds in a fixed order: the sums are
+// those of the CPU, bit for bit.
 template <class T>
-ROPE_INLINE void table_grad_thread(const Params& p, int64_t index) {
+ROPE_INLINE void table_grad_thread(const TableGradParams& p, int64_t index) {
   using A = Arithmetic<T>;
   if (index >= table_entries(p)) return;
   const int64_t pair = index % p.pairs, token = index / p.pairs % p.seqlen;
@@ -23,7 +25,7 @@ ROPE_INLINE void table_grad_thread(const Params& p, int64_t index) {
   A cos_first = 0, cos_second = 0, sin_first = 0, sin_second = 0;
   for (int64_t batch = table_batch; batch < batch_end; ++batch) {
     for (int t = 0; t < p.num_tensors; ++t) {
-      const RotatedTensor& x = p.x[t];
+      const GradTensor& x = p.x[t];
       const int64_t begin = row_per_head ? table_head : 0, end = row_per_head ? table_head + 1 : x.heads;
       for (int64_t head = begin; head < end; ++head) {
         const auto read_pair = [&](const void* data, const Strides& s, Pairing pairing) {
@@ -31,8 +33,8 @@ ROPE_INLINE void table_grad_thread(const Params& p, int64_t index) {
           const T* row = at<T>(data, batch * s.batch + token * s.token + head * s.head);
           return Pair<A>{widened(row[first * s.channel]), widened(row[second * s.channel])};
         };
-        const Pair<A> channels = read_pair(x.in, x.in_stride, p.pairing);
-        const Pair<A> g = read_pair(x.out, x.out_stride, p.out_pairing);
+        const Pair<A> channels = read_pair(x.x, x.x_stride, p.pairing);
+        const Pair<A> g = read_pair(x.grad, x.grad_stride, p.out_pairing);
         const Pair<A> cos = cos_gradient(g, channels), sin = sin_gradient(g, channels);
         cos_first += cos.first;
         cos_second += cos.second;
@@ -41,12 +43,13 @@ ROPE_INLINE void table_grad_thread(const Params& p, int64_t index) {
       }
     }
   }
-  const auto store = [&](const Table& table, A first, A second, bool negate) {
+  const bool per_channel = p.source == Source::kPerChannel;
+  const auto store = [&](const WrittenTable& table, A first, A second, bool negate) {
     const A sign = negate ? A(-1) : A(1);
     const int64_t to = entry(table, table_batch, token, table_head, pair);
     // One entry per pair: the gradients of both channels belong to it.
-    write_entry<T>(p, table.first, to, sign * (p.per_channel ? first : first + second));
-    if (p.per_channel) write_entry<T>(p, table.second, to, sign * second);
+    write_entry<T>(p, table.first, to, sign * (per_channel ? first : first + second));
+    if (per_channel) write_entry<T>(p, table.second, to, sign * second);
   };
   store(p.cos, cos_first, cos_second, false);
   store(p.sin, sin_first, sin_second, p.negate_sin);

@@ -16,7 +16,7 @@ void for_each(int64_t count, const Function& function) {
   for (int64_t i = 0; i < count; ++i) function(backwards ? count - 1 - i : i);
 }
 
-void rotate(const Params& p, int) {
+void rotate(const RotateParams& p, int) {
   const Plan plan = plan_of(p, multiprocessors);
   run_instance(p, plan, [&](auto instance) {
     using I = decltype(instance);
@@ -32,13 +32,13 @@ void rotate(const Params& p, int) {
   });
 }
 
-void table_grad(const Params& p, int) {
+void table_grad(const TableGradParams& p, int) {
   dispatch_dtype(p.dtype, [&](auto tag) {
     for_each(table_entries(p), [&](int64_t i) { table_grad_thread<typename decltype(tag)::type>(p, i); });
   });
 }
 
-void cos_sin(const Params& p, int) {
+void cos_sin(const CosSinParams& p, int) {
   dispatch_arithmetic(p.dtype, [&](auto tag) {
     for_each(cos_sin_threads(p), [&](int64_t i) { cos_sin_thread<typename decltype(tag)::type>(p, i); });
   });

@@ -55,6 +55,34 @@ py::dict flags() {
   return named;
 }
 
+template <class Data>
+void table_class(py::module_& m, const char* name) {
+  py::class_<TableView<Data>>(m, name).def(
+      py::init([](uintptr_t first, uintptr_t second, int64_t batch, int64_t row, int64_t head, int64_t pair) {
+        return TableView<Data>{pointer(first), pointer(second), batch, row, head, pair};
+      }));
+}
+
+// RotateParams or TableGradParams for tables with one entry per pair, which all heads share.
+template <class Params, class X, class Table>
+Params params_of(const std::vector<X>& x, DType dtype, DType table_dtype, int64_t batch, int64_t seqlen,
+                 int64_t rotary_offset, int64_t pairs, bool interleaved, Table cos, Table sin) {
+  Params p{};
+  if (x.size() > kMaxTensors) throw py::value_error("x must hold at most kMaxTensors tensors");
+  for (const X& t : x) p.x[p.num_tensors++] = t;
+  p.dtype = dtype;
+  p.table_dtype = table_dtype;
+  p.batch = batch;
+  p.seqlen = seqlen;
+  p.rotary_offset = rotary_offset;
+  p.pairs = pairs;
+  p.pairing = p.out_pairing = interleaved ? interleaved_pairing() : half_pairing(pairs);
+  p.cos = cos;
+  p.sin = sin;
+  p.table_heads = 1;
+  return p;
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_introspect, m) {
@@ -78,28 +106,21 @@ PYBIND11_MODULE(_introspect, m) {
             return RotatedTensor{pointer(in), pointer(out), in_stride, out_stride, heads, head_dim};
           }));
 
-  py::class_<Table>(m, "Table")
-      .def(py::init([](uintptr_t first, uintptr_t second, int64_t batch, int64_t row, int64_t head, int64_t pair) {
-        return Table{pointer(first), pointer(second), batch, row, head, pair};
-      }));
+  py::class_<GradTensor>(m, "GradTensor")
+      .def(py::init(
+          [](uintptr_t x, uintptr_t grad, Strides x_stride, Strides grad_stride, int64_t heads, int64_t head_dim) {
+            return GradTensor{pointer(x), pointer(grad), x_stride, grad_stride, heads, head_dim};
+          }));
 
-  py::class_<Params>(m, "Params")
+  table_class<const void>(m, "Table");
+  table_class<void>(m, "WrittenTable");
+
+  py::class_<RotateParams>(m, "RotateParams")
       .def(py::init([](std::vector<RotatedTensor> x, DType dtype, DType table_dtype, int64_t batch, int64_t seqlen,
                        int64_t rotary_offset, int64_t pairs, bool interleaved, Table cos, Table sin, bool negate_sin,
                        uintptr_t positions, int64_t rows, uintptr_t offsets, uintptr_t cu_seqlens, int64_t nseq) {
-             Params p{};
-             if (x.size() > kMaxTensors) throw py::value_error("x must hold at most kMaxTensors tensors");
-             for (const RotatedTensor& t : x) p.x[p.num_tensors++] = t;
-             p.dtype = dtype;
-             p.table_dtype = table_dtype;
-             p.batch = batch;
-             p.seqlen = seqlen;
-             p.rotary_offset = rotary_offset;
-             p.pairs = pairs;
-             p.pairing = p.out_pairing = interleaved ? interleaved_pairing() : half_pairing(pairs);
-             p.cos = cos;
-             p.sin = sin;
-             p.table_batches = p.table_heads = 1;
+             auto p = params_of<RotateParams>(x, dtype, table_dtype, batch, seqlen, rotary_offset, pairs, interleaved,
+                                              cos, sin);
              p.negate_sin = negate_sin;
              // (batch, seqlen) int64, contiguous, into tables of `rows`; or none, and a row per token
              p.positions.positions = {pointer(positions), true};
@@ -118,6 +139,17 @@ PYBIND11_MODULE(_introspect, m) {
            py::arg("negate_sin") = false, py::arg("positions") = 0, py::arg("rows") = 0, py::arg("offsets") = 0,
            py::arg("cu_seqlens") = 0, py::arg("nseq") = 0);
 
+  py::class_<TableGradParams>(m, "TableGradParams")
+      .def(py::init([](std::vector<GradTensor> x, DType dtype, DType table_dtype, int64_t batch, int64_t seqlen,
+                       int64_t rotary_offset, int64_t pairs, bool interleaved, WrittenTable cos, WrittenTable sin) {
+             auto p = params_of<TableGradParams>(x, dtype, table_dtype, batch, seqlen, rotary_offset, pairs,
+                                                 interleaved, cos, sin);
+             p.table_batches = 1;
+             return p;
+           }),
+           py::kw_only(), py::arg("x"), py::arg("dtype"), py::arg("table_dtype"), py::arg("batch"), py::arg("seqlen"),
+           py::arg("rotary_offset"), py::arg("pairs"), py::arg("interleaved"), py::arg("cos"), py::arg("sin"));
+
   m.def("supported_isas", supported_isas, "Compiled instruction sets that this machine can run, best first.");
   m.def(
       "kernels", [](const std::string& isa) { return reinterpret_cast<uintptr_t>(&kernels_of(isa)); },
@@ -125,10 +157,12 @@ PYBIND11_MODULE(_introspect, m) {
   m.def("best_isa", [] { return cpu::best_kernels().isa; }, "The one that the ops use.");
   m.def(
       "rotate",
-      [](const std::string& isa, const Params& p, int num_threads) { kernels_of(isa).rotate(p, num_threads); },
+      [](const std::string& isa, const RotateParams& p, int num_threads) { kernels_of(isa).rotate(p, num_threads); },
       py::arg("isa"), py::arg("params"), py::arg("num_threads") = 1);
   m.def(
       "table_grad",
-      [](const std::string& isa, const Params& p, int num_threads) { kernels_of(isa).table_grad(p, num_threads); },
+      [](const std::string& isa, const TableGradParams& p, int num_threads) {
+        kernels_of(isa).table_grad(p, num_threads);
+      },
       py::arg("isa"), py::arg("params"), py::arg("num_threads") = 1);
 }
