@@ -80,6 +80,21 @@ print(os.waitpid(child, 0)[1])
     assert printed(program) == "0"
 
 
+def test_a_forked_child_makes_cos_and_sin():
+    program = """
+torch.set_num_threads(3)
+positions, inv_freq = torch.arange(4096), torch.ones(32)
+made = rope_ext.cos_sin(positions, inv_freq)  # the parent has threads, which the child has not
+child = os.fork()
+if child == 0:
+    again = rope_ext.cos_sin(positions, inv_freq)
+    torch.set_num_threads(1)  # PyTorch's own ops would wait for ever
+    os._exit(0 if all(map(torch.equal, made, again)) else 1)
+print(os.waitpid(child, 0)[1])
+"""
+    assert printed(program) == "0"
+
+
 def test_a_fork_meets_the_pool_in_any_state():
     """A mutex that another thread holds at the fork would stay locked in the child."""
     program = """

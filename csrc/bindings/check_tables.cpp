@@ -4,6 +4,7 @@
 #include <string>
 
 #include "bindings/cures.h"
+#include "bindings/view.h"
 
 namespace rope {
 namespace {
@@ -12,27 +13,6 @@ namespace {
 // there; the backward pass, which is the transposed rotation, rounds each product in the gradient of x.
 bool rounds_products(const Arguments& a, DType x, DType cos) {
   return a.round_products() && bytes_of(x) == 2 && (cos == x || a.transposed());
-}
-
-// Number of distinct table rows along an axis. Stride 0 means "broadcast" only where the axis has elements.
-int64_t rows_that_differ(int64_t size, int64_t cos_stride, int64_t sin_stride) {
-  return size && !cos_stride && !sin_stride ? 1 : size;
-}
-
-// `data`: of `t`.
-template <class Data>
-TableView<Data> table_view(const Arguments& a, const Rotation& p, const Tensor& t, Data* data) {
-  const Layout layout = table_layout(layout_of(a), t);
-  const uint64_t channel = t.stride(-1);  // unsigned: a table without rows may have any strides, and they wrap
-  TableView<Data> view{
-      data, data, stride_of(t, layout.batch), stride_of(t, layout.seqlen), stride_of(t, layout.heads), t.stride(-1)};
-  if (p.source == Source::kPerChannel) {
-    const Pairing pairing = pairing_of(a.tables_interleaved(), p.pairs);
-    const uint64_t partner = pairing.partner * channel * t.element_size();
-    view.second = reinterpret_cast<Data*>(reinterpret_cast<uintptr_t>(data) + partner);
-    view.pair_stride = static_cast<int64_t>(pairing.step * channel);
-  }
-  return view;
 }
 
 // cos and sin are the high and low part of inv_freq in revolutions per position.
@@ -137,17 +117,13 @@ void check_cos_and_sin(const Arguments& a, RotateParams* p) {
 
 }  // namespace
 
+void check_frequencies_given(const Arguments& a) {
+  if (!a.from_frequencies()) bad_value("inv_freq", "be given", "tables");
+}
+
 void check_tables(const Arguments& a, RotateParams* p) {
   if (a.from_frequencies()) return check_frequencies(a, p);
   check_cos_and_sin(a, p);
-}
-
-void set_table_grad(const Arguments& a, const Tensor& cos, const Tensor& sin, TableGradParams* p) {
-  const Layout layout = table_layout(layout_of(a), cos);
-  p->cos = table_view(a, *p, cos, cos.mutable_data_ptr());
-  p->sin = table_view(a, *p, sin, sin.mutable_data_ptr());
-  p->table_batches = rows_that_differ(size_of(cos, layout.batch), p->cos.batch_stride, p->sin.batch_stride);
-  p->table_heads = rows_that_differ(size_of(cos, layout.heads), p->cos.head_stride, p->sin.head_stride);
 }
 
 }  // namespace rope

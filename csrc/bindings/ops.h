@@ -8,8 +8,10 @@
 
 #include <torch/csrc/stable/ops.h>
 
+#include "bindings/check.h"
 #include "bindings/output.h"
 #include "bindings/stack.h"
+#include "bindings/view.h"
 
 namespace rope {
 
@@ -77,7 +79,7 @@ struct Ops {
 
   static void cos_sin(StableIValue* stack, uint64_t, uint64_t) {
     const Arguments a = unbox(stack);
-    check_cos_sin(a);
+    check_frequencies_given(a);
     const RotateParams checked = check_arguments(a);
     CosSinParams p{};
     static_cast<Tokens&>(p) = checked;
@@ -101,7 +103,6 @@ struct Ops {
     stack[2] = box(std::move(positions));
   }
 
-  // Skips empty tensors: their strides and addresses are arbitrary.
   static void rotate_tensors(RotateParams& p, const Arguments& a, const Tensors& out) {
     for (size_t i = 0; i < out.size(); ++i) {
       if (!out[i].empty()) p.x[p.num_tensors++] = rotated_tensor(a, a.x[i], out[i]);

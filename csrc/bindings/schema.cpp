@@ -6,8 +6,8 @@
 
 #include "bindings/library.h"
 
-// The arguments that all ops share: struct Arguments in check.h, field by field. An argument that is given costs 0.2 to
-// 0.3 us a call, a default at the end 0.04 us: hence their order, and hence `flags`, which packs the small ones
+// The arguments that all ops share: struct Arguments in arguments.h, field by field. An argument that is given costs
+// 0.2 to 0.3 us a call, a default at the end 0.04 us: hence their order, and hence `flags`, which packs the small ones
 // (core/flags.h; a str would leak its memory).
 // With kFrequencies in `flags` cos and sin are not tables but the high and low part of inv_freq in revolutions per
 // position, each (axes, heads or 1, pairs); the kernels make cos and sin from the positions (core/angles.h) and

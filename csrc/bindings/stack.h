@@ -3,7 +3,7 @@
 
 #include <torch/csrc/stable/library.h>
 
-#include "bindings/check.h"
+#include "bindings/arguments.h"
 
 namespace rope {
 

@@ -6,7 +6,7 @@
 namespace rope {
 
 enum Flag : int64_t {
-  kLayoutMask = 7,       // these bits: index of the layout in kLayouts (bindings/check.h)
+  kLayoutMask = 7,       // these bits: index of the layout in kLayouts (bindings/arguments.h)
   kInterleaved = 8,      // the pairs of x are (2i, 2i + 1); else (i, i + rotary_dim / 2)
   kInverse = 16,         // rotate by the negative angle
   kTransposed = 32,      // apply the transposed 2x2 blocks: the gradient with respect to x

@@ -1,0 +1,60 @@
+// The arguments of the ops, and the layouts of x that they name.
+#pragma once
+
+#include "bindings/tensor.h"
+#include "core/flags.h"
+
+namespace rope {
+
+// The arguments that all ops of schema.cpp share, in their order. Shapes and rules: docstring of rope_ext.apply.
+struct Arguments {
+  Tensors x;
+  Tensor cos, sin;
+  int64_t offset;
+  int64_t flags;  // core/flags.h
+  std::optional<int64_t> rotary_dim;
+  int64_t rotary_offset;
+  double attention_scaling;
+  OptionalTensor positions;
+  OptionalTensor offsets;  // `offset` as a Tensor: one number, or (batch,)
+  OptionalTensor cu_seqlens;
+
+  int64_t layout() const { return flags & kLayoutMask; }  // index into kLayouts
+  bool interleaved() const { return flags & kInterleaved; }
+  bool inverse() const { return flags & kInverse; }
+  bool transposed() const { return flags & kTransposed; }
+  bool from_frequencies() const { return flags & kFrequencies; }
+  bool round_products() const { return flags & kRoundProducts; }
+  bool other_pairing() const { return flags & kOtherPairing; }
+  bool says_width() const { return flags & kSaysWidth; }
+  bool says_per_channel() const { return flags & kPerChannel; }
+  // Whether the offset may differ between the sequences of a batch.
+  bool offset_per_batch() const { return offsets && offsets->numel() != 1; }
+  // A table with an entry per channel has the order of the result, in the transposed op too, which reads it.
+  bool tables_interleaved() const { return interleaved() != (other_pairing() && !transposed()); }
+};
+
+// Where the axes of a layout are; -1: there is no batch axis, batch is 1. In the order of LAYOUTS in
+// rope_ext/reference.py.
+struct Layout {
+  const char* name;
+  int rank, batch, seqlen, heads;  // head_dim is the last axis
+};
+constexpr Layout kLayouts[] = {
+    {"bshd", 4, 0, 1, 2}, {"bhsd", 4, 0, 2, 1}, {"sbhd", 4, 1, 0, 2}, {"thd", 3, -1, 0, 1}, {"shd", 3, -1, 0, 1},
+};
+
+inline const Layout& layout_of(const Arguments& a) { return kLayouts[a.layout()]; }
+inline int64_t size_of(const Tensor& t, int axis) { return axis < 0 ? 1 : t.size(axis); }
+// 0 along an axis of one element, whose stride may be any number.
+inline int64_t stride_of(const Tensor& t, int axis) { return axis < 0 || t.size(axis) == 1 ? 0 : t.stride(axis); }
+
+// The layout of tables for x of a layout: with a heads axis that of x, and with the batch axis (of one) that "thd" and
+// "shd" lack.
+inline Layout table_layout(const Layout& x, const Tensor& table) {
+  if (table.dim() == 2) return {"", 2, -1, 0, -1};
+  if (table.dim() == 3) return {"", 3, 0, 1, -1};
+  return x.batch < 0 ? Layout{"", 4, 0, 1, 2} : x;
+}
+
+}  // namespace rope

@@ -1,0 +1,32 @@
+#include "bindings/view.h"
+
+namespace rope {
+namespace {
+
+Strides strides_in(const Layout& layout, const Tensor& t) {
+  return {stride_of(t, layout.batch), stride_of(t, layout.seqlen), stride_of(t, layout.heads), t.stride(-1)};
+}
+
+}  // namespace
+
+RotatedTensor rotated_tensor(const Arguments& a, const Tensor& in, const Tensor& out) {
+  const Layout& layout = layout_of(a);
+  void* const to = out.mutable_data_ptr();  // first: memory shared by copy-on-write moves here
+  return {in.const_data_ptr(), to, strides_in(layout, in), strides_in(layout, out), in.size(layout.heads), in.size(-1)};
+}
+
+GradTensor grad_tensor(const Arguments& a, const Tensor& x, const Tensor& grad) {
+  const Layout& layout = layout_of(a);
+  return {x.const_data_ptr(),       grad.const_data_ptr(), strides_in(layout, x),
+          strides_in(layout, grad), x.size(layout.heads),  x.size(-1)};
+}
+
+void set_table_grad(const Arguments& a, const Tensor& cos, const Tensor& sin, TableGradParams* p) {
+  const Layout layout = table_layout(layout_of(a), cos);
+  p->cos = table_view(a, *p, cos, cos.mutable_data_ptr());
+  p->sin = table_view(a, *p, sin, sin.mutable_data_ptr());
+  p->table_batches = rows_that_differ(size_of(cos, layout.batch), p->cos.batch_stride, p->sin.batch_stride);
+  p->table_heads = rows_that_differ(size_of(cos, layout.heads), p->cos.head_stride, p->sin.head_stride);
+}
+
+}  // namespace rope
