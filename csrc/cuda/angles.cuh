@@ -1,4 +1,4 @@
-// cos and sin of the pairs that a thread turns, from the tables to registers; and entries of tables back.
+// cos and sin of the pairs that a thread rotates: from tables or positions to registers. And entries of tables back.
 #pragma once
 
 #include <cmath>
@@ -30,7 +30,7 @@ ROPE_INLINE void read_strided(const E* from, int64_t stride, E* to) {
   for (int i = 0; i < kCount; ++i) to[i] = from[i * stride];
 }
 
-// All of cos and sin is asked for before any of it is worked with.
+// Issues the loads of all cos and sin before it uses any of them.
 template <class E, int kPairs, class A>
 ROPE_INLINE void load_entries(const RotateParams& p, bool vectors, const E* cos, const E* sin, A* to_cos, A* to_sin) {
   constexpr int kWidth = kPairs * sizeof(E) > 16 ? 16 / sizeof(E) : kPairs, kVectors = kPairs / kWidth;
@@ -57,13 +57,13 @@ ROPE_INLINE void load_entries(const RotateParams& p, bool vectors, const E* cos,
   }
 }
 
-// Else cos and sin have the arithmetic type.
+// Whether cos and sin have the type T of x; else they have its type of arithmetic.
 template <class T>
 ROPE_INLINE bool table_like_x(const Rotation& p) {
   return sizeof(T) == sizeof(Arithmetic<T>) || p.table_dtype == p.dtype;
 }
 
-// The entries of one channel of each pair. cos, sin: offsets.
+// The entries for one channel of each pair. cos, sin: offsets of the first.
 template <class T, int kPairs, class A>
 ROPE_INLINE void load_entries(const RotateParams& p, const Plan& plan, const void* cos_data, int64_t cos,
                               const void* sin_data, int64_t sin, A (&to_cos)[kPairs], A (&to_sin)[kPairs]) {
@@ -91,7 +91,7 @@ ROPE_INLINE void fill(A value, Angles<A, kPairs, kSource>* to) {
   }
 }
 
-// cos and sin of a pair at a token, from its positions.
+// cos and sin of one pair at a token, from its positions.
 template <class A>
 ROPE_INLINE CosSin<A> make_entries(const Frequencies& f, const Positions& positions, bool negate_sin, int64_t batch,
                                    int64_t token, int64_t sequence_start, int64_t head, int64_t pair) {
@@ -109,8 +109,8 @@ ROPE_INLINE CosSin<A> make_entries(const Frequencies& f, const Positions& positi
   return made;
 }
 
-// From tables or positions. row: as of table_row; with positions, the start of the sequence or kNotRotated. A row
-// outside the table is not read: NaN.
+// The angles of kPairs pairs, from tables or positions. row: the result of table_row; with frequencies the start of the
+// sequence or kNotRotated. A row outside the table is not read: its entries are NaN.
 template <class T, int kPairs, Source kSource>
 ROPE_INLINE void load_angles(const RotateParams& p, const Plan& plan, int64_t batch, int64_t token, int64_t row,
                              int64_t head, int64_t pair, Angles<Arithmetic<T>, kPairs, kSource>* to) {

@@ -1,5 +1,5 @@
-// The debug mode ROPE_EXT_CHECK_POSITIONS. Its printf needs a stack, which no other kernel has.
-#undef NDEBUG  // for the assert on the device
+// The debug mode ROPE_EXT_CHECK_POSITIONS. A file of its own, because printf needs a stack, which no other kernel has.
+#undef NDEBUG  // keeps the assert on the device
 #include <cassert>
 #include <cinttypes>
 #include <cstdio>

@@ -1,20 +1,19 @@
-// The CUDA kernels, launched: like cpu/isa.h, for memory of a GPU.
+// The launches of the CUDA kernels: what cpu/isa.h is for the CPU.
 #pragma once
 
 #include "core/params.h"
 
 namespace rope::cuda {
 
-// A cudaStream_t, of the current device.
+// A cudaStream_t of the current device.
 using Stream = void*;
 
-// -1: there is none.
+// The current device; -1: there is none.
 int current_device();
 
-// The launches return null, or the CUDA runtime's name for what went wrong; none waits for the GPU.
+// A launch returns null, or the CUDA runtime's name of its error; none waits for the GPU.
 
-// x[i].out = rotated x[i].in. Rows outside the table are not read: the token's rotated channels become NaN. Returns
-// kTooLarge when batch, seqlen, heads or head_dim reach 2^30.
+// As cpu::Kernels::rotate. Returns kTooLarge when batch, seqlen, heads or head_dim reach 2^30.
 const char* rotate(const RotateParams& p, int device, Stream stream);
 extern const char* const kTooLarge;
 

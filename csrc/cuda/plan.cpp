@@ -7,18 +7,18 @@
 namespace rope::cuda {
 namespace {
 
-// Bytes of one access, widest first; elements of their own come last.
+// Bytes of one access, widest first. What fits neither is accessed element by element.
 constexpr int64_t kAccessBytes[] = {16, 4};
 
-// Threads that a multiprocessor holds at 80 registers each: three blocks, as rotate_kernel asks of the compiler.
+// Threads that a multiprocessor holds at 80 registers each: three blocks, the launch bound of rotate_kernel.
 constexpr int64_t kResidentThreads = 3 * kBlock;
 
-// A thread takes more than one head, and reads its cos and sin once for them, only when there is work for so many times
-// the threads that the device holds; then two, which it has in flight together, or four.
+// With at least kRounds full waves of work, a thread takes two heads (both in flight) or four, and reads their cos and
+// sin once.
 constexpr int64_t kRounds = 4;
 constexpr int64_t kHeadsPerThread = 4;
 
-// Indices below it may be doubled, or added to one another, in 32 bits.
+// Indices below this can be doubled, or added to one another, in 32 bits.
 constexpr int64_t kLargest = 1 << 30;
 
 bool multiple(int64_t n, int64_t of) { return n % of == 0; }
@@ -85,13 +85,13 @@ Plan plan_of(const RotateParams& p, int multiprocessors) {
 
   const int64_t rounds = work / (kRounds * kResidentThreads * multiprocessors);
   const int64_t heads_per_thread = rounds >= kHeadsPerThread ? kHeadsPerThread : rounds >= 2 ? 2 : 1;
-  const int64_t slots_of_token = (heads - 1) / heads_per_thread + 1;
+  const int64_t head_threads_of_token = (heads - 1) / heads_per_thread + 1;
   // Little work is spread over all multiprocessors.
   const int64_t threads = std::clamp<int64_t>(round_up(work / multiprocessors, 32), 64, kBlock);
-  const int64_t lanes = std::min(units, threads);
-  const int64_t splits = (slots_of_token - 1) / std::max<int64_t>(threads / lanes, 1) + 1;
-  const int64_t slots = (slots_of_token - 1) / splits + 1;
-  const int64_t block_tokens = std::clamp<int64_t>(threads / (lanes * slots), 1, 64);  // blockDim.z <= 64
+  const int64_t unit_threads = std::min(units, threads);
+  const int64_t splits = (head_threads_of_token - 1) / std::max<int64_t>(threads / unit_threads, 1) + 1;
+  const int64_t head_threads = (head_threads_of_token - 1) / splits + 1;
+  const int64_t block_tokens = std::clamp<int64_t>(threads / (unit_threads * head_threads), 1, 64);  // blockDim.z <= 64
   const int64_t blocks = ((tokens - 1) / block_tokens + 1) * splits;
   const int64_t largest = std::max({p.batch, p.seqlen, heads, head_dim, blocks});
 
@@ -108,8 +108,8 @@ Plan plan_of(const RotateParams& p, int multiprocessors) {
   plan.heads = static_cast<int>(heads);
   plan.splits = static_cast<int>(splits);
   plan.blocks = largest >= kLargest ? -1 : static_cast<int>(blocks);
-  plan.lanes = static_cast<int>(lanes);
-  plan.slots = static_cast<int>(slots);
+  plan.unit_threads = static_cast<int>(unit_threads);
+  plan.head_threads = static_cast<int>(head_threads);
   plan.tokens = static_cast<int>(block_tokens);
   return plan;
 }

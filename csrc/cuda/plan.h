@@ -1,41 +1,42 @@
-// How a call is laid over a grid: decided on the host, once, from sizes, strides and addresses. No CUDA in here.
+// How a call is laid over a grid, decided once, on the host, from sizes, strides and addresses. Plain C++, no CUDA.
 #pragma once
 
 #include "core/params.h"
 
 namespace rope::cuda {
 
-// Threads of a block, at most.
+// Maximum threads per block.
 constexpr int kBlock = 256;
 
-// How the rotated units of a head lie in memory: the two vectors of one are `partner` channels apart (half-split:
-// `pairs`; interleaved: side by side), the next unit begins `step` channels on.
+// How the rotated units of a head lie in memory: the two vectors of a unit are `partner` channels apart (half-split:
+// `pairs`; interleaved: side by side), and the next unit begins `step` channels further on.
 struct Units {
   int step, partner;
   bool interleaved;  // pairs lie within vectors; false where a vector is one element
 };
 
-// A unit is what a thread reads and writes of one head: two vectors, which are turned together or only copied.
+// A unit is what a thread reads and writes of one head: two vectors, which are rotated together or only copied.
 struct Plan {
   int vector;  // elements of one access
   Units in, out;
   bool row_per_head;   // tables have a heads axis
   bool table_vectors;  // rows of cos and sin are aligned for wide accesses
   int rotary_offset, rotary_dim;
-  int rotated_units, units;  // of a head; all of them, with those that are copied
+  int rotated_units, units;  // of a head: those that are rotated; these and those that are copied
   int heads;                 // of all tensors
-  // Block b does tokens [b / splits * tokens, + tokens), and the heads that b % splits, + splits * slots, ... leads to.
+  // Block b does tokens [b / splits * tokens, + tokens), and every splits * head_threads-th head from those of its
+  // threads on: b % splits * head_threads + Thread::head.
   int splits, blocks;
-  int lanes, slots, tokens;  // of a block: threads along units, heads and tokens
+  int unit_threads, head_threads, tokens;  // threads of a block along units, heads and tokens
 };
 
-// multiprocessors: of the device. Indices are 32 bits wide, offsets into memory 64: batch, seqlen, heads of all
-// tensors, head_dim and the number of blocks must each be below 2^30, else blocks is -1.
+// multiprocessors: their number on the device. Indices are 32 bits wide, offsets into memory 64: `blocks` is -1 unless
+// batch, seqlen, the heads of all tensors, head_dim and the number of blocks are each below 2^30.
 Plan plan_of(const RotateParams& p, int multiprocessors);
 
-// Where a thread is.
+// The indices of a thread: its block, and within the block along units, heads and tokens.
 struct Thread {
-  int block, lane, slot, token;
+  int block, unit, head, token;
 };
 
 }  // namespace rope::cuda

@@ -1,5 +1,5 @@
-// The CUDA kernels, as what one thread does: nothing is shared between threads, so tests run the same text on a CPU,
-// thread after thread (csrc/introspect/emulate_cuda.cpp).
+// What one thread of the rotate kernel does. Threads share nothing, so tests run the same text on a CPU, thread after
+// thread (csrc/introspect/emulate_cuda.cpp).
 #pragma once
 
 #include "core/dispatch.h"
@@ -11,12 +11,12 @@
 
 namespace rope::cuda {
 
-// Heads whose elements a thread asks for before it turns the first of them.
+// Heads whose loads a thread issues before it rotates the first of them.
 constexpr int kHeadsInFlight = 2;
 
 // ---- the unit of a thread ----
 
-// Channels at which the two vectors of a unit begin.
+// The channels at which the two vectors of a unit begin.
 struct Channels {
   int first, second;
 };
@@ -26,7 +26,8 @@ ROPE_INLINE Channels rotated_channels(const Plan& plan, const Units& units, int 
   return {first, first + units.partner};
 }
 
-// Of the channels outside the rotated ones; `vectors` of them. An odd one at the end makes a unit by itself, twice.
+// The unit of two vectors among the `vectors` of channels that are only copied. A leftover vector forms a unit with
+// itself.
 ROPE_INLINE Channels copied_channels(const Plan& plan, int vectors, int unit) {
   const auto channel = [&](int vector) {
     const int outside = vector * plan.vector;
@@ -35,7 +36,7 @@ ROPE_INLINE Channels copied_channels(const Plan& plan, int vectors, int unit) {
   return {channel(2 * unit), channel(2 * unit + 1 < vectors ? 2 * unit + 1 : 2 * unit)};
 }
 
-// A unit of one head in memory; null: there is nothing to do.
+// A unit of one head in memory; null pointers: there is nothing to do.
 template <class T>
 struct Unit {
   const T* in[2];
@@ -43,7 +44,7 @@ struct Unit {
   int head;  // of its tensor
 };
 
-// head: among those of all tensors. out_units: where the rotated units go.
+// head: counted through all tensors. out_units: where the rotated units go.
 template <class T>
 ROPE_INLINE Unit<T> locate(const RotateParams& p, const Plan& plan, const Units& out_units, int batch, int token,
                            int head, int unit) {
@@ -88,15 +89,15 @@ ROPE_INLINE void exchange_pairing(bool from_interleaved, T (&channels)[2 * kWidt
   for (int i = 0; i < 2 * kWidth; ++i) channels[i] = moved[i];
 }
 
-// x: the two vectors.
+// Rotates the two vectors x of a unit.
 template <class T, int kWidth, Source kSource>
-ROPE_INLINE void turn(const Angles<Arithmetic<T>, kWidth, kSource>& angles, const Plan& plan, bool round_products,
-                      Vector<T, kWidth> (&x)[2]) {
+ROPE_INLINE void rotate_unit(const Angles<Arithmetic<T>, kWidth, kSource>& angles, const Plan& plan,
+                             bool round_products, Vector<T, kWidth> (&x)[2]) {
   using A = Arithmetic<T>;
   T channels[2 * kWidth];
   unpack(x[0], channels);
   unpack(x[1], channels + kWidth);
-  const auto turn_pair = [&](int pair, T& first, T& second) {
+  const auto rotate_channels = [&](int pair, T& first, T& second) {
     const auto y = rotate_pair(
         Pair<A>{widened(first), widened(second)}, entries_of(angles.cos, pair), entries_of(angles.sin, pair),
         [&](A product) { return sizeof(T) < sizeof(A) && round_products ? widened(narrowed<T>(product)) : product; });
@@ -105,10 +106,10 @@ ROPE_INLINE void turn(const Angles<Arithmetic<T>, kWidth, kSource>& angles, cons
   };
   if (plan.in.interleaved) {
     ROPE_UNROLL
-    for (int i = 0; i < kWidth; ++i) turn_pair(i, channels[2 * i], channels[2 * i + 1]);
+    for (int i = 0; i < kWidth; ++i) rotate_channels(i, channels[2 * i], channels[2 * i + 1]);
   } else {
     ROPE_UNROLL
-    for (int i = 0; i < kWidth; ++i) turn_pair(i, channels[i], channels[kWidth + i]);
+    for (int i = 0; i < kWidth; ++i) rotate_channels(i, channels[i], channels[kWidth + i]);
   }
   if (plan.in.interleaved != plan.out.interleaved) exchange_pairing<T, kWidth>(plan.in.interleaved, channels);
   pack(channels, &x[0]);
@@ -117,26 +118,26 @@ ROPE_INLINE void turn(const Angles<Arithmetic<T>, kWidth, kSource>& angles, cons
 
 // ---- rotate ----
 
-// plan.vector is kWidth, the source of cos and sin kSource.
+// kWidth is plan.vector, kSource p.source.
 template <class T, int kWidth, Source kSource>
 ROPE_INLINE void rotate_thread(const RotateParams& p, const Plan& plan, const Thread& thread) {
   const int64_t token_of_all = int64_t{thread.block / plan.splits} * plan.tokens + thread.token;
   if (token_of_all >= p.batch * p.seqlen) return;
   const int batch = static_cast<int>(token_of_all / p.seqlen), token = static_cast<int>(token_of_all % p.seqlen);
-  const int first_head = thread.block % plan.splits * plan.slots + thread.slot;
-  const int head_step = plan.splits * plan.slots;
+  const int first_head = thread.block % plan.splits * plan.head_threads + thread.head;
+  const int head_step = plan.splits * plan.head_threads;
 
   const int in_flight = plan.row_per_head ? 1 : kHeadsInFlight;
   const auto row_of_token = [&] {
     return kSource == Source::kFrequencies ? sequence_of(p.positions, token) : table_row(p.positions, batch, token);
   };
-  // A token that is not rotated is copied as it is.
+  // A token that is not rotated keeps its pairing too.
   const bool keeps_pairing = plan.in.step != plan.out.step && row_of_token() == kNotRotated;
   const Units& out_units = keeps_pairing ? plan.in : plan.out;
 
-  for (int unit = thread.lane; unit < plan.units; unit += plan.lanes) {
+  for (int unit = thread.unit; unit < plan.units; unit += plan.unit_threads) {
     Angles<Arithmetic<T>, kWidth, kSource> angles;
-    bool turned = false;
+    bool rotated = false;
     for (int head = first_head; head < plan.heads; head += in_flight * head_step) {
       Unit<T> units[kHeadsInFlight];
       Vector<T, kWidth> x[kHeadsInFlight][2];
@@ -147,17 +148,17 @@ ROPE_INLINE void rotate_thread(const RotateParams& p, const Plan& plan, const Th
         x[i][0] = read<kWidth>(units[i].in[0]);
         x[i][1] = read<kWidth>(units[i].in[1]);
       }
-      // After the elements are asked for: the way to cos and sin leads over a position, so it takes two trips to
-      // memory.
+      // cos and sin come after the loads of x are issued, because the way to them takes two trips to memory: the
+      // position, then the row.
       if (unit < plan.rotated_units && (head == first_head || plan.row_per_head)) {
         const int64_t row = row_of_token();
-        turned = row != kNotRotated;
+        rotated = row != kNotRotated;
         load_angles<T>(p, plan, batch, token, row, units[0].head, unit * kWidth, &angles);
       }
       ROPE_UNROLL
       for (int i = 0; i < kHeadsInFlight; ++i) {
         if (!units[i].out[0]) continue;
-        if (turned) turn(angles, plan, p.round_products, x[i]);
+        if (rotated) rotate_unit(angles, plan, p.round_products, x[i]);
         write(x[i][0], units[i].out[0]);
         write(x[i][1], units[i].out[1]);
       }
@@ -186,7 +187,7 @@ void run_width(const RotateParams& p, const Run& run) {
   }
 }
 
-// Calls run with the instance of rotate_thread for this call: accesses of 16 bytes, of 4, or of one element.
+// Calls `run` with the instance of rotate_thread for this call: accesses of 16 bytes, of 4, or of one element.
 template <class Run>
 void run_instance(const RotateParams& p, const Plan& plan, const Run& run) {
   dispatch_dtype(p.dtype, [&](auto tag) {

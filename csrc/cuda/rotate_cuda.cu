@@ -1,4 +1,4 @@
-// The kernels around the threads of rotate.cuh, and their launches.
+// The kernels, whose threads run the functions of the .cuh files, and their launches.
 #include <cuda_runtime_api.h>
 
 #include <atomic>
@@ -35,7 +35,7 @@ __global__ void __launch_bounds__(kBlock) table_rows_kernel(const __grid_constan
   if (i < p.batch * p.seqlen) rows[i] = table_row(p.positions, i / p.seqlen, i % p.seqlen);
 }
 
-// Asked once per device.
+// The number of multiprocessors, which is asked of CUDA once per device.
 int multiprocessors_of(int device) {
   constexpr int kDevices = 64;
   static std::atomic<int> known[kDevices];
@@ -60,7 +60,7 @@ const char* rotate(const RotateParams& p, int device, Stream stream) {
   const Plan plan = plan_of(p, multiprocessors_of(device));
   if (plan.blocks == 0) return nullptr;
   if (plan.blocks < 0) return kTooLarge;
-  const dim3 block(plan.lanes, plan.slots, plan.tokens);
+  const dim3 block(plan.unit_threads, plan.head_threads, plan.tokens);
   run_instance(p, plan, [&](auto instance) {
     using I = decltype(instance);
     rotate_kernel<typename I::Element, I::kWidth, I::kSource>

@@ -1,4 +1,4 @@
-// Gradient of the tables, as what one thread does (see rotate.cuh).
+// What one thread of the table_grad kernel does (see rotate.cuh).
 #pragma once
 
 #include "core/math.h"

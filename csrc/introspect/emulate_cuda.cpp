@@ -1,5 +1,5 @@
-// The CUDA kernels on a CPU: thread after thread of the grid, on host memory. For tests, which put them in the place of
-// the CPU kernels (rope_ext_use_cpu_kernels), and do so once more with this file compiled for sanitizers.
+// The CUDA kernels on a CPU: thread after thread of the grid, on host memory. Tests put them in the place of the CPU
+// kernels (rope_ext_use_cpu_kernels), once more with this file compiled for sanitizers.
 #include "cpu/isa.h"
 #include "cuda/rotate.cuh"
 #include "cuda/table_grad.cuh"
@@ -9,7 +9,7 @@ namespace {
 
 int multiprocessors = 132;
 uint64_t instances = 0;
-bool backwards = false;  // last thread first: whatever one thread leaves for another shows
+bool backwards = false;  // last thread first: shows whether a thread relies on what an earlier one left
 
 template <class Function>
 void for_each(int64_t count, const Function& function) {
@@ -22,11 +22,11 @@ void rotate(const RotateParams& p, int) {
     using I = decltype(instance);
     const int width = I::kWidth == 1 ? 2 : I::kWidth * sizeof(typename I::Element) == 16 ? 0 : 1;
     instances |= uint64_t{1} << (static_cast<int>(p.dtype) * 9 + width * 3 + static_cast<int>(I::kSource));
-    const int64_t threads_of_block = plan.tokens * plan.slots * plan.lanes;
+    const int64_t threads_of_block = plan.tokens * plan.head_threads * plan.unit_threads;
     for_each(plan.blocks * threads_of_block, [&](int64_t i) {
-      const Thread thread = {static_cast<int>(i / threads_of_block), static_cast<int>(i % plan.lanes),
-                             static_cast<int>(i / plan.lanes % plan.slots),
-                             static_cast<int>(i / plan.lanes / plan.slots % plan.tokens)};
+      const Thread thread = {static_cast<int>(i / threads_of_block), static_cast<int>(i % plan.unit_threads),
+                             static_cast<int>(i / plan.unit_threads % plan.head_threads),
+                             static_cast<int>(i / plan.unit_threads / plan.head_threads % plan.tokens)};
       rotate_thread<typename I::Element, I::kWidth, I::kSource>(p, plan, thread);
     });
   });
@@ -51,14 +51,14 @@ constexpr cpu::Kernels kEmulated = {"cuda", rotate, table_grad, cos_sin};
 
 extern "C" {
 
-// As cpu::Kernels, for a GPU of so many multiprocessors: the fewer, the more heads a thread does.
+// A cpu::Kernels for a GPU of so many multiprocessors: the fewer, the more heads a thread rotates.
 __attribute__((visibility("default"))) const void* rope_ext_emulated_cuda(int multiprocessors, bool backwards) {
   rope::cuda::multiprocessors = multiprocessors;
   rope::cuda::backwards = backwards;
   return &rope::cuda::kEmulated;
 }
 
-// A bit for each instance of the kernel that has run: 9 per element type, for its accesses of 16 bytes, of 4, and of
-// one element, each with entries per pair, per channel and from positions.
+// A bit for each instance of rotate_thread that has run: 9 per element type, for accesses of 16 bytes, of 4, and of one
+// element, each with entries per pair, per channel and from positions.
 __attribute__((visibility("default"))) uint64_t rope_ext_emulated_instances() { return rope::cuda::instances; }
 }
