@@ -20,8 +20,8 @@ SETUP = ROOT / "setup.py"
 SOURCE = """
 #include "cuda/rotate.cuh"
 using namespace rope;
-extern "C" __global__ void kernel(const __grid_constant__ Params p, const __grid_constant__ cuda::Plan plan) {
-  cuda::rotate_thread<TYPE, 16 / sizeof(TYPE), cuda::Source::kPerPair>(p, plan, {int(blockIdx.x), int(threadIdx.x), 0, 0});
+extern "C" __global__ void kernel(const __grid_constant__ RotateParams p, const __grid_constant__ cuda::Plan plan) {
+  cuda::rotate_thread<TYPE, 16 / sizeof(TYPE), Source::kPerPair>(p, plan, {int(blockIdx.x), int(threadIdx.x), 0, 0});
 }
 """
 
@@ -57,7 +57,7 @@ def test_accesses_are_128_bits_wide(compiled):
 
 
 def test_accesses_do_not_wait_for_one_another(compiled):
-    """Both heads of x are asked for before anything is done with the first, and all of cos and sin likewise."""
+    """The loads of both heads of x are issued before the first is used, and so are those of cos and sin."""
     dtype, ptx = compiled
     loads = [number for number, line in enumerate(ptx) if "ld.global" in line and is_wide(line)]
     tables = [loads[4:6], loads[6:]] if dtype.endswith("16") else [loads[4:]]  # of the type of x, of float

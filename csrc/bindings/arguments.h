@@ -16,7 +16,7 @@ struct Arguments {
   int64_t rotary_offset;
   double attention_scaling;
   OptionalTensor positions;
-  OptionalTensor offsets;  // `offset` as a Tensor: one number, or (batch,)
+  OptionalTensor offsets;  // added to `offset`: one number, or (batch,)
   OptionalTensor cu_seqlens;
 
   int64_t layout() const { return flags & kLayoutMask; }  // index into kLayouts
@@ -34,7 +34,7 @@ struct Arguments {
   bool tables_interleaved() const { return interleaved() != (other_pairing() && !transposed()); }
 };
 
-// Where the axes of a layout are; -1: there is no batch axis, batch is 1. In the order of LAYOUTS in
+// The axes of a layout; -1: it has no batch axis, and batch is 1. kLayouts has the order of LAYOUTS in
 // rope_ext/reference.py.
 struct Layout {
   const char* name;
@@ -46,11 +46,11 @@ constexpr Layout kLayouts[] = {
 
 inline const Layout& layout_of(const Arguments& a) { return kLayouts[a.layout()]; }
 inline int64_t size_of(const Tensor& t, int axis) { return axis < 0 ? 1 : t.size(axis); }
-// 0 along an axis of one element, whose stride may be any number.
+// The stride along an axis; 0 where the axis has one element, because its stride may be any number.
 inline int64_t stride_of(const Tensor& t, int axis) { return axis < 0 || t.size(axis) == 1 ? 0 : t.stride(axis); }
 
-// The layout of tables for x of a layout: with a heads axis that of x, and with the batch axis (of one) that "thd" and
-// "shd" lack.
+// The layout of a table for x of layout `x`. With a heads axis a table has the layout of x, plus a batch axis (of one)
+// where x has none.
 inline Layout table_layout(const Layout& x, const Tensor& table) {
   if (table.dim() == 2) return {"", 2, -1, 0, -1};
   if (table.dim() == 3) return {"", 3, 0, 1, -1};

@@ -10,7 +10,7 @@
 
 namespace rope {
 
-// TypeError where the kernels do not know the dtype.
+// The dtype of t; raises TypeError where no kernel takes it.
 inline DType dtype_of(const char* argument, const Tensor& t) {
   switch (t.scalar_type()) {
     case ScalarType::Double:

@@ -1,4 +1,4 @@
-// Which rows of the tables the tokens read: rules for positions, offsets and cu_seqlens.
+// Rules for positions, offset and cu_seqlens, which say what row of the tables each token reads.
 #include <algorithm>
 #include <optional>
 #include <string>
@@ -14,15 +14,15 @@ Index index_of(const char* argument, const Tensor& t) {
   return {t.const_data_ptr(), type == ScalarType::Long};
 }
 
-// Whether a row of a table must be there for each position.
+// Whether positions are rows of a table, which has an end; else any integer is a position.
 bool looks_up(const RotateParams& p) { return p.source != Source::kFrequencies; }
 
-// Whether positions can be looked at here. On a GPU that would make the host wait for it.
+// Whether the checks read the values of positions: those on a GPU would force a synchronisation.
 bool on_host(const Arguments& a) { return a.x[0].device_type() == aoti_torch_device_type_cpu(); }
 
 std::string rows_of_table(int64_t rows) { return text("lead to a row of the table, 0 to ", rows - 1); }
 
-// Nothing if no int64 holds it.
+// a + b; nothing if int64 cannot hold it.
 std::optional<int64_t> sum_of(int64_t a, int64_t b) {
   int64_t sum;
   return __builtin_add_overflow(a, b, &sum) ? std::nullopt : std::optional<int64_t>(sum);
@@ -36,18 +36,18 @@ void check_offset_without_table(int64_t offset, const RotateParams& p) {
   }
 }
 
-// Blames the table where it has fewer rows than a sequence has tokens: the offset is not the cause then. `of`: what the
-// tokens belong to.
-void check_enough_rows(int64_t rows, int64_t tokens, int64_t offset, const std::string& of) {
+// Raises for `cos` where a sequence has more tokens than the table has rows: then the offset is not the cause. owner:
+// what the tokens belong to.
+void check_enough_rows(int64_t rows, int64_t tokens, int64_t offset, const std::string& owner) {
   if (offset < 0 || tokens <= rows) return;
   const std::string from = offset ? text(" from offset ", offset) : "";
   const uint64_t wanted = static_cast<uint64_t>(tokens) + static_cast<uint64_t>(offset);
-  bad_value("cos", text("have a row for each of the ", tokens, " tokens of ", of, from),
+  bad_value("cos", text("have a row for each of the ", tokens, " tokens of ", owner, from),
             text(rows, " rows: rope.tables(", wanted, ") makes enough"));
 }
 
-// The int that is added to every position of packed sequences, with an offset tensor of one number in it. On a GPU the
-// tensor is left out: its value is not read by the host, and the rows are not checked here.
+// The sum of both offsets of packed sequences. On a GPU the offset tensor is left out: the host reads no value there,
+// and the rows are not checked.
 int64_t packed_offset(const Arguments& a, const Positions& p) {
   if (!p.offsets.data || !on_host(a)) return a.offset;
   const auto sum = sum_of(a.offset, load(p.offsets, 0));
@@ -145,14 +145,14 @@ Ends ends_of(const Positions& p, int64_t batch, int64_t seqlen, int64_t axis = 0
   return ends;
 }
 
-// The position with its offsets; nothing if no int64 holds it.
+// The position with its offsets; nothing if int64 cannot hold it.
 std::optional<int64_t> sum_at(const Positions& p, int64_t batch, int64_t token, int64_t axis) {
   auto sum = sum_of(position_before_offset(p, batch, token, 0, axis), p.offset);
   if (sum && p.offsets.data) sum = sum_of(*sum, load(p.offsets, batch * p.offsets_stride));
   return sum;
 }
 
-// -1 if no int64 holds it, or one is negative.
+// The highest offset of a batch entry; -1 if one is negative, or int64 cannot hold it.
 int64_t highest_offset(const Positions& p, int64_t batches) {
   int64_t highest = 0;
   for (int64_t b = 0; b < batches; ++b) {
@@ -163,7 +163,8 @@ int64_t highest_offset(const Positions& p, int64_t batches) {
   return highest;
 }
 
-// Without a table any integer is a position, but no sum may wrap. On a GPU, where nothing is looked at, it does.
+// Raises where a sum of position and offsets wraps, for positions without a table. Sums on a GPU are not checked and do
+// wrap.
 void check_sums(const Arguments& a, const RotateParams& p) {
   const Positions& at = p.positions;
   if (!a.positions && !a.offsets) return check_offset_without_table(a.offset, p);
@@ -181,7 +182,7 @@ void check_sums(const Arguments& a, const RotateParams& p) {
   }
 }
 
-// Rows outside the table are found here, before anything is written; those that a GPU's tensors lead to are kOutside
+// Raises where a row lies outside the table, before anything is written; rows on a GPU become kOutside in the kernel
 // instead. Reads each stored number once, however many tokens an expanded tensor claims.
 void check_rows(const Arguments& a, const RotateParams& p, int64_t rows) {
   if (!looks_up(p)) return check_sums(a, p);

@@ -1,4 +1,4 @@
-// Rules for what cos and sin are made of: tables, or frequencies.
+// Rules for cos and sin: tables, or the frequencies from which kernels make them.
 #include <cmath>
 #include <limits>
 #include <string>
@@ -9,8 +9,9 @@
 namespace rope {
 namespace {
 
-// Whether each product is rounded to 16 bits. PyTorch multiplies 16-bit x and float32 cos in float32 and rounds nothing
-// there; the backward pass, which is the transposed rotation, rounds each product in the gradient of x.
+// Whether each product is rounded to 16 bits, as by eager PyTorch code. That multiplies 16-bit x and float32 cos in
+// float32, which rounds no product; but its backward pass, the transposed rotation, rounds each product in the gradient
+// of x.
 bool rounds_products(const Arguments& a, DType x, DType cos) {
   return a.round_products() && bytes_of(x) == 2 && (cos == x || a.transposed());
 }

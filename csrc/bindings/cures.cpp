@@ -23,7 +23,8 @@ bool one_batch_and_seqlen(const Arguments& a, const Layout& layout) {
   });
 }
 
-// Whether tables of three or four axes fit x in a layout. With a row for each head they fit too many.
+// Whether tables of three or four axes fit x in a layout. Tables with a row for each head count as unfit: they would
+// fit too many layouts.
 bool fits(const Arguments& a, const Layout& layout) {
   const Layout table = table_layout(layout, a.cos);
   const int64_t batch = a.cos.size(table.batch);
@@ -31,7 +32,7 @@ bool fits(const Arguments& a, const Layout& layout) {
          a.cos.size(table.seqlen) == a.x[0].size(layout.seqlen) && size_of(a.cos, table.heads) == 1;
 }
 
-// Rows to look up, of tables of three or four axes of which all but two are of one element; else 0.
+// The number of rows of a table whose axes but one and the last have one element; else 0.
 int64_t rows_of(const Tensor& cos) {
   int64_t rows = 1, wide = 0;
   for (int axis = 0; axis + 1 < cos.dim(); ++axis) {

@@ -1,4 +1,4 @@
-// What to write instead: the end of an error, ": <code> fits". Empty where nothing is known to fit.
+// What to write instead: the end of an error, ": <code> fits"; empty where nothing is known to fit.
 #pragma once
 
 #include <string>
@@ -13,7 +13,7 @@ std::string cure_of_rank(const Arguments& a);
 // For tensors of x that disagree on batch or seqlen.
 std::string cure_of_x(const Arguments& a);
 
-// For tables of a width that rotary_dim does not have. entries: how many a pair has at most.
+// For tables of a width that rotary_dim does not have. entries: most entries that a pair can have.
 std::string cure_of_width(const Arguments& a, int entries);
 
 // For tables of three or four axes whose batch, seqlen or heads are not those of x.

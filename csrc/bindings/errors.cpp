@@ -11,8 +11,8 @@ thread_local ErrorType last_type = ErrorType::kNone;
 
 void raise(ErrorType type, const std::string& message) {
   last_type = type;
-  // Up to torch 2.14 this becomes ValueError by itself, the type of most errors, also where no Python of ours stands
-  // between the kernel and the user.
+  // Up to torch 2.14 std::invalid_argument becomes ValueError, the type of most errors, even where no Python code of
+  // rope_ext lies between the kernel and the user.
   if (type == ErrorType::kValueError) throw std::invalid_argument(message);
   throw std::runtime_error(message);
 }

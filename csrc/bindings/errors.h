@@ -17,11 +17,11 @@ std::string text(const Parts&... parts) {
   return stream.str();
 }
 
-// The type of an error in Python. The type of the C++ exception does not carry it: what torch makes of that differs
-// between releases. Numbers: rope_ext/_torch/errors.py.
+// The type of an error in Python, with the numbers of rope_ext/_torch/errors.py. The type of the C++ exception cannot
+// carry it: what torch makes of that differs between releases.
 enum class ErrorType : int { kNone = 0, kValueError = 1, kTypeError = 2, kOutOfMemory = 3 };
 
-// Remembers the type, for this thread's rope_ext_take_error_type, and throws.
+// Remembers the type for rope_ext_take_error_type of this thread, and throws.
 [[noreturn]] void raise(ErrorType type, const std::string& message);
 
 template <class Got>
@@ -50,6 +50,6 @@ inline void same_device(const char* argument, const Tensor& t, const Tensor& x) 
 
 }  // namespace rope
 
-// The ErrorType of the last error of this thread; kNone from then on until the next one. For ctypes
+// Returns the ErrorType of the last error of this thread, and resets it to kNone. For ctypes
 // (rope_ext/_torch/errors.py).
 extern "C" __attribute__((visibility("default"))) int rope_ext_take_error_type();

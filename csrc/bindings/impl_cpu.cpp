@@ -39,13 +39,13 @@ struct Cpu {
 
 // ---- for ctypes ----
 
-// The name of the instruction set that is used (rope_ext/_torch/library.py).
+// The name of the instruction set whose kernels the ops use (rope_ext/_torch/library.py).
 extern "C" __attribute__((visibility("default"))) const char* rope_ext_cpu_isa() {
   return rope::cpu::best_kernels().isa;
 }
 
 #ifdef ROPE_EXT_TEST_HOOKS
-// As cpu::use_kernels; for tests. Not in an installed library, where it would let any caller run arbitrary code.
+// cpu::use_kernels, for tests. Not in an installed library, where it would let any caller run arbitrary code.
 extern "C" __attribute__((visibility("default"))) void rope_ext_use_cpu_kernels(const void* kernels) {
   rope::cpu::use_kernels(static_cast<const rope::cpu::Kernels*>(kernels));
 }

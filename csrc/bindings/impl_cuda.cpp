@@ -1,4 +1,4 @@
-// The ops on CUDA tensors. Compiled where nvcc is, also beside a torch without CUDA.
+// The ops on CUDA tensors. Compiled wherever nvcc is found, even for a torch without CUDA.
 #include <dlfcn.h>
 #include <torch/csrc/stable/accelerator.h>
 
@@ -15,8 +15,8 @@
 namespace rope {
 namespace {
 
-// torch's current stream of a device. The function lies in libtorch_cuda.so, which a torch without CUDA lacks, so it is
-// looked up at the first call: linked, this library would not load there.
+// torch's current stream of a device. Its function is looked up at the first call, because it lies in libtorch_cuda.so:
+// linked to that, this library would not load beside a torch without CUDA.
 cuda::Stream current_stream(int device) {
   using Function = AOTITorchError (*)(int32_t, void**);
   static const Function function = [] {
@@ -29,11 +29,11 @@ cuda::Stream current_stream(int device) {
   return stream;
 }
 
-// Where the launches of a call go: the device of x is the current one meanwhile.
+// The device and the stream of the launches of a call. While it lives the device of x is the current one.
 class Queue {
  public:
   explicit Queue(const Tensor& x) : device(x.device_index()) {
-    // torch's guard, which makes no context on the device it goes back to.
+    // torch's guard creates no context on the device that it restores.
     if (cuda::current_device() != device) guard_.emplace(device);
     stream = current_stream(device);
   }
@@ -108,7 +108,7 @@ struct Cuda {
 }  // namespace
 }  // namespace rope
 
-// The architectures that the kernels were compiled for, "8.0 9.0+PTX"; and the version of the compiler, "13.0". For
+// The architectures that the kernels were compiled for, "8.0 9.0+PTX", and the version of the compiler, "13.0". For
 // ctypes (rope_ext/_torch/library.py).
 extern "C" __attribute__((visibility("default"))) const char* rope_ext_cuda_architectures() {
   return ROPE_CUDA_ARCHITECTURES;

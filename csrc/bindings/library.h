@@ -5,8 +5,8 @@
 
 namespace rope {
 
-// Defines the ops of schema.cpp at the first call. False, with a line on stderr: another copy of this library did, so
-// this one registers nothing.
+// Defines the ops of schema.cpp at the first call. Returns false, after a line on stderr, where another copy of this
+// library has defined them: then this one registers nothing.
 bool defines_ops();
 
 // The path of this library.
@@ -24,5 +24,5 @@ bool register_kernels(const char* key) {
 
 }  // namespace rope
 
-// As defines_ops. For ctypes (rope_ext/_torch/library.py).
+// rope::defines_ops for ctypes (rope_ext/_torch/library.py).
 extern "C" __attribute__((visibility("default"))) bool rope_ext_defines_ops();

@@ -1,4 +1,4 @@
-// How errors name dtypes and devices: as Python does.
+// The names of dtypes and devices in errors: those of Python.
 #pragma once
 
 #include <cctype>
@@ -10,7 +10,7 @@ namespace rope {
 
 constexpr int kBComplex32 = 46;  // since torch 2.14, and so in no older header
 
-// "float8_e4m3fn" of torch.float8_e4m3fn: the name of the enumerator in lower case, except where C++ names a type.
+// The name after "torch.": that of the enumerator in lower case, except for those that C++ types name.
 inline std::string name_of(ScalarType type) {
   switch (type) {
     case ScalarType::Double:

@@ -1,5 +1,5 @@
 // The ops as the dispatcher calls them, once for all devices. A Device has
-//   static Tensor empty_like(const Tensor& x, bool* unmapped);              the memory of a result (see output.h)
+//   static Tensor empty_like(const Tensor& x, bool* unmapped);              a result (see output.h)
 //   static void rotate(const RotateParams&, const Tensor& x);               the kernels, on the device of x
 //   static void table_grad(const TableGradParams&, const Tensor& x);
 //   static void table_rows(const Tokens&, int64_t* rows, bool checked, const Tensor& x);   checked: none is outside

@@ -22,16 +22,18 @@ namespace {
 
 constexpr int64_t kHugePage = 2 << 20;
 
-// Smaller memory is rarely given back to the system by malloc, and may share its huge page with others.
+// Minimum bytes of a result in huge pages. malloc rarely returns smaller memory to the system, and its huge page may
+// hold other data.
 constexpr int64_t kHugeBytes = 2 * kHugePage;
 
+// Minimum bytes of a result from the pool.
 constexpr int64_t kPooledBytes = 1 << 20;
 
-// Above any possible allocation; only an expanded x gets there.
+// More elements than any allocation can have; only an expanded x claims so many.
 constexpr int64_t kMostElements = int64_t{1} << 56;
 
-// All state of the CPU part is initialised when the library is loaded. A static variable of a function, initialised at
-// the first call, would stay locked in a child that another thread forked meanwhile.
+// All state of the CPU part is initialised when the library is loaded. A static variable of a function is initialised
+// at the first call: if another thread forked meanwhile, it would stay locked in the child.
 const bool huge_pages_wanted = [] {
   const char* value = std::getenv("ROPE_EXT_HUGEPAGES");
   return !value || std::strcmp(value, "0");
@@ -39,7 +41,7 @@ const bool huge_pages_wanted = [] {
 
 [[maybe_unused]] const intptr_t page = sysconf(_SC_PAGESIZE);
 
-// Whether the page exists that holds this address.
+// Whether the page of this address is mapped.
 bool resident(char* address) {
 #if defined(__linux__)
   unsigned char in_core = 0;
@@ -54,20 +56,20 @@ void ask_for_huge_pages(char* data, int64_t bytes) {
   if (!huge_pages_wanted) return;
   char* begin = data + (kHugePage - reinterpret_cast<intptr_t>(data) % kHugePage) % kHugePage;
   const int64_t whole = (data + bytes - begin) / kHugePage * kHugePage;
-  if (whole > 0) madvise(begin, whole, MADV_HUGEPAGE);  // a wish: without it the memory is as good, only slower
+  if (whole > 0) madvise(begin, whole, MADV_HUGEPAGE);  // advisory; failure costs only speed
 #else
   (void)data, (void)bytes;
 #endif
 }
 
-// Freed results by size, for the next of that size.
+// Keeps freed results, by size, for the next result of that size.
 class Pool {
  public:
   bool on() const { return max_bytes_ > 0; }
   void lock() { mutex_.lock(); }
   void unlock() { mutex_.unlock(); }
 
-  // `bytes` is a multiple of kHugePage. Null: the system has no more.
+  // Memory of `bytes`, a multiple of kHugePage; null: the system has no more.
   char* take(int64_t bytes) {
     {
       const std::lock_guard<std::mutex> lock(mutex_);
@@ -79,7 +81,7 @@ class Pool {
         return data;
       }
     }
-    // One more huge page, to begin at a multiple of it.
+    // Maps one huge page more than needed and returns what lies outside the aligned part.
     void* mapped = mmap(nullptr, bytes + kHugePage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (mapped == MAP_FAILED) return nullptr;
     char* begin = static_cast<char*>(mapped);
@@ -119,14 +121,14 @@ class Pool {
   std::atomic<int64_t> max_bytes_{0};
 };
 
-// Never destroyed: results may outlive every static object.
+// The pool is never destroyed, because results may outlive every static object.
 Pool& pool = *new Pool;
 
-// Held over a fork, else the child could find it locked by a thread that it does not have.
+// The fork waits for the lock, else the child could find it held by a thread that it does not have.
 [[maybe_unused]] const int registered =
     pthread_atfork([] { pool.lock(); }, [] { pool.unlock(); }, [] { pool.unlock(); });
 
-// Whether its elements fill a run of memory, each once: then torch.empty_like gives the same strides.
+// Whether the elements of x fill a run of memory, each once: then torch.empty_like(x) has the strides of x.
 bool dense(const Tensor& x) {
   const auto sizes = x.sizes(), strides = x.strides();
   uint64_t expected = 1;  // wraps where x has no elements, and any strides
@@ -153,21 +155,22 @@ Tensor empty_strided(const Tensor& like) {
   return Tensor(made);
 }
 
-// What torch says of the error that one of its C functions has just met, on this thread; null before torch 2.13.
-const char* words_of_torch() {
+// torch's message for the error that one of its C functions just had on this thread; null before torch 2.13.
+const char* message_of_torch() {
   using Function = const char* (*)();
   const auto function = reinterpret_cast<Function>(dlsym(RTLD_DEFAULT, "torch_exception_get_what_without_backtrace"));
   return function ? function() : nullptr;
 }
 
-// torch's C functions lose the type of its error, which rope_ext/_torch/errors.py finds again.
+// Allocates, and raises kOutOfMemory where that fails: torch's C functions lose the type of the error, and
+// rope_ext/_torch/errors.py restores it.
 template <class Allocate>
 Tensor allocated(const Allocate& allocate) {
   try {
     return allocate();
   } catch (const std::exception& error) {
-    const char* words = words_of_torch();
-    raise(ErrorType::kOutOfMemory, text("rope_ext: out of memory for a result: ", words ? words : error.what()));
+    const char* message = message_of_torch();
+    raise(ErrorType::kOutOfMemory, text("rope_ext: out of memory for a result: ", message ? message : error.what()));
   }
 }
 

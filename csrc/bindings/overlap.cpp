@@ -6,12 +6,12 @@
 namespace rope {
 namespace {
 
-// `count` steps of `step` bytes are possible along one axis.
+// An axis: up to `count` steps of `step` bytes.
 struct Term {
   int64_t step, count;
 };
 
-// Those of two views and the bytes of their elements, without allocation: this runs at every call that writes.
+// The axes of two views and the bytes within their elements. Allocates nothing: this runs at every call that writes.
 struct Terms {
   Term terms[2 * (kMaxRank + 1)];
   int count = 0;

@@ -1,4 +1,4 @@
-// Do two strided views of memory share a byte? Asked before writing through one of them.
+// Do two strided views of memory share a byte? The checks ask before an op writes through one of them.
 #pragma once
 
 #include <cstdint>
@@ -7,8 +7,8 @@ namespace rope {
 
 constexpr int kMaxRank = 4;
 
-// sizes and strides: one per axis, at most kMaxRank of them; strides in elements, any sign, and along axes of one
-// element and in a view without elements any number.
+// sizes and strides: one per axis. Strides are in elements, of any sign; along axes of one element, and in a view
+// without elements, they may be any number.
 struct MemoryView {
   const char* data;
   int64_t item_size;  // bytes

@@ -1,4 +1,4 @@
-// The ops. What Python makes of them, derivatives included, is in rope_ext/.
+// The definitions of the ops. What Python adds, derivatives included, is in rope_ext/.
 #include <dlfcn.h>
 
 #include <cstdio>
@@ -16,9 +16,9 @@
   X " x, Tensor cos, Tensor sin, SymInt offset=0, int flags=0, SymInt? rotary_dim=None, SymInt rotary_offset=0, " \
     "float attention_scaling=1.0, Tensor? positions=None, Tensor? offsets=None, Tensor? cu_seqlens=None"
 
-// `unrecorded`: the same, for callers that know that no derivative is to be recorded. Nothing stands between them and
-// the device's kernel, where the other has kernels in Python (rope_ext/_torch/autograd.py). Defined after the other: a
-// call without the name of an overload takes the first that fits.
+// The overload `unrecorded` is for callers that know that no derivative is recorded: it has no kernels in Python, where
+// the default overload has those of rope_ext/_torch/autograd.py. It is defined second, because a call that names no
+// overload takes the first that fits.
 #define ROPE_DEF(NAME, ARGUMENTS, RESULT)   \
   m.def(NAME "(" ARGUMENTS ") -> " RESULT); \
   m.def(NAME ".unrecorded(" ARGUMENTS ") -> " RESULT)
@@ -37,29 +37,29 @@ void define_all(Definitions m) {
   ROPE_DEF("rotate", ROPE_ARGUMENTS("Tensor[]"), "Tensor[]");
   ROPE_DEF("rotate_", ROPE_ARGUMENTS("Tensor(a!)[]"), "()");
   ROPE_DEF("rotate_out", "Tensor(a!)[] out, " ROPE_ARGUMENTS("Tensor[]"), "()");
-  // Raises what rotate_ would raise, and does nothing else.
+  // Raises what rotate_ would raise; does nothing else.
   m.def("check_in_place(" ROPE_ARGUMENTS("Tensor[]") ") -> ()");
-  // Gradients of cos and sin, which have one row per token here: grad * d rotate(x) / d table, summed over what the
-  // tables broadcast.
+  // The gradients of cos and sin, which have one row per token: grad * d rotate(x) / d table, summed over the axes
+  // along which the tables broadcast.
   m.def("table_grad(Tensor[] grad, " ROPE_ARGUMENTS("Tensor[]") ") -> (Tensor, Tensor)");
-  // (batch or 1, seqlen) int64: the row of the table that each token reads; -1: the token is not rotated; -2: it leads
-  // outside the table (on a GPU; on a CPU that is an error, unless x has no batch).
+  // (batch or 1, seqlen) int64: the row of the table that each token reads; -1: the token is not rotated; -2: the row
+  // lies outside the table (on a GPU; on a CPU that is an error, unless batch is 0).
   m.def("table_rows(" ROPE_ARGUMENTS("Tensor[]") ") -> Tensor");
-  // cos and sin that rotate would make of frequencies, (batch or 1, seqlen, heads or 1, pairs); 1 and 0 for tokens that
-  // are not rotated. And the positions, (axes, batch or 1, seqlen), with the offset. In the type of arithmetic.
+  // cos and sin that rotate would make of frequencies, (batch or 1, seqlen, heads or 1, pairs), 1 and 0 for tokens that
+  // are not rotated; and the positions with their offsets, (axes, batch or 1, seqlen). All in the type of arithmetic.
   m.def("cos_sin(" ROPE_ARGUMENTS("Tensor[]") ") -> (Tensor, Tensor, Tensor)");
 }
 
 // Not STABLE_TORCH_LIBRARY, which ignores torch's error and continues with an invalid handle.
 bool define_ops() {
-  TorchLibraryHandle library = nullptr;  // torch's as long as the process lives
+  TorchLibraryHandle library = nullptr;  // torch keeps it as long as the process lives
   if (aoti_torch_library_init_def("rope_ext", own_file(), 0, &library) != AOTI_TORCH_SUCCESS) {
     std::fprintf(stderr, "rope_ext: %s registers nothing: another copy of it is loaded in this process\n", own_file());
     return false;
   }
   try {
     define_all({library});
-  } catch (const std::exception& error) {  // torch printed why: something else defines an op of this name
+  } catch (const std::exception& error) {  // something else defines an op of this name; torch has printed what
     std::fprintf(stderr, "rope_ext: %s registers nothing: %s\n", own_file(), error.what());
     return false;
   }

@@ -1,4 +1,4 @@
-// Arguments off the dispatcher's stack, results onto it.
+// Takes arguments from the dispatcher's stack and puts results on it.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
@@ -31,7 +31,7 @@ inline Tensors unbox_list(StableIValue value) {
   return tensors;
 }
 
-// The arguments of schema.cpp that all ops share.
+// Takes the arguments that all ops share, in the order of schema.cpp.
 inline Arguments unbox(StableIValue* stack) {
   using torch::stable::detail::to;
   return {unbox_list(stack[0]),     unbox_tensor(stack[1]),   unbox_tensor(stack[2]),

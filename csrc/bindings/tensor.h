@@ -1,5 +1,5 @@
-// A tensor as the bindings see it: its handle, and what the checks ask, read once. torch::stable::Tensor makes a call
-// for each question, and two allocations of its own.
+// A tensor as the bindings see it: its handle, and its properties, read once. torch::stable::Tensor makes a call for
+// each property, and two allocations.
 #pragma once
 
 #include <torch/csrc/stable/tensor.h>
@@ -17,7 +17,7 @@ using torch::headeronly::ScalarType;
 
 class Tensor {
  public:
-  // Takes the handle over.
+  // Takes ownership of the handle.
   explicit Tensor(AtenTensorHandle handle) : handle_(handle) {
     TORCH_ERROR_CODE_CHECK(aoti_torch_get_dim(handle, &rank_));
     TORCH_ERROR_CODE_CHECK(aoti_torch_get_sizes(handle, &sizes_));
@@ -31,13 +31,13 @@ class Tensor {
   torch::stable::Tensor stable() const { return torch::stable::Tensor(another_handle(get())); }
 
   AtenTensorHandle get() const { return handle_.get(); }
-  // For a new owner.
+  // Gives ownership up.
   AtenTensorHandle release() { return handle_.release(); }
 
   int64_t dim() const { return rank_; }
   IntHeaderOnlyArrayRef sizes() const { return {sizes_, size_t(rank_)}; }
   IntHeaderOnlyArrayRef strides() const { return {strides_, size_t(rank_)}; }
-  // -1 is the last axis.
+  // axis: -1 is the last one.
   int64_t size(int64_t axis) const { return sizes_[axis < 0 ? axis + rank_ : axis]; }
   int64_t stride(int64_t axis) const { return strides_[axis < 0 ? axis + rank_ : axis]; }
   bool empty() const {
@@ -53,7 +53,8 @@ class Tensor {
   }
 
   ScalarType scalar_type() const { return scalar_type_; }
-  int32_t dtype() const { return dtype_; }  // in the numbers of the stable ABI, as the next two
+  // Numbers of the stable ABI.
+  int32_t dtype() const { return dtype_; }
   int32_t device_type() const { return device_type_; }
   int32_t device_index() const { return device_index_; }
   int64_t element_size() const { return int64_t(aoti_torch_dtype_element_size(dtype_)); }
@@ -74,14 +75,14 @@ class Tensor {
     void operator()(AtenTensorHandle handle) const { aoti_torch_delete_tensor_object(handle); }
   };
 
-  // The stable ABI compares with one dtype after another, by a call each; the frequent ones are known here.
+  // The frequent dtypes are known here: the stable ABI compares with one dtype after another, by a call each.
   static inline const int32_t kFloat32 = aoti_torch_dtype_float32(), kBFloat16 = aoti_torch_dtype_bfloat16();
   static ScalarType scalar_type_of(int32_t dtype) {
     if (dtype == kFloat32) return ScalarType::Float;
     if (dtype == kBFloat16) return ScalarType::BFloat16;
     try {
       return torch::stable::detail::to<ScalarType>(torch::stable::detail::from(dtype));
-    } catch (const std::runtime_error&) {  // one that no kernel takes (int4, bits8); numbered alike, to be named
+    } catch (const std::runtime_error&) {  // unknown to the header (int4, bits8): same number, only to be named
       return static_cast<ScalarType>(dtype);
     }
   }
@@ -93,7 +94,7 @@ class Tensor {
   }
 
   std::unique_ptr<AtenTensorOpaque, Delete> handle_;
-  int64_t rank_, *sizes_, *strides_;  // in the tensor's memory, which nobody reshapes meanwhile
+  int64_t rank_, *sizes_, *strides_;  // the two point into the tensor, which nobody reshapes meanwhile
   int32_t dtype_, device_type_, device_index_;
   ScalarType scalar_type_;
 };

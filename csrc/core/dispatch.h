@@ -25,7 +25,7 @@ static void dispatch_dtype(DType dtype, const Function& function) {
   }
 }
 
-// The same with the type that its arithmetic is done in.
+// Calls function(TypeTag<A>{}) with the type in which elements of `dtype` are computed.
 template <class Function>
 static void dispatch_arithmetic(DType dtype, const Function& function) {
   if (dtype == DType::kFloat64) return function(TypeTag<double>{});

@@ -33,7 +33,7 @@ struct ArithmeticOf<double> {
 template <class T>
 using Arithmetic = typename ArithmeticOf<T>::type;
 
-// The same bits as another type of the same size.
+// The bits of `from` as a value of another type of the same size.
 template <class To, class From>
 ROPE_INLINE To bits_as(From from) {
   static_assert(sizeof(To) == sizeof(From), "bits_as needs types of one size");
@@ -43,10 +43,10 @@ ROPE_INLINE To bits_as(From from) {
 }
 
 // ---- 16 bits to and from the bits of fp32 ----
-// On one value (Bits = uint32_t, Float = float) or on a vector of them (csrc/cpu/vector.h); 16 bits lie in the low half
-// of Bits. Selects instead of branches, so that the same text serves both.
+// These functions work on one value (Bits = uint32_t, Float = float) or on a vector of them (csrc/cpu/vector.h), with
+// the 16 bits in the low half of Bits. They select instead of branching, so that the same text serves both.
 
-// The 16 high bits are the result. A NaN must have zeros in the low half, else it can become -0.
+// fp32 rounded to bfloat16: the 16 high bits. A NaN must have zeros in its low half, else it can become -0.
 template <class Bits>
 ROPE_INLINE Bits bfloat16_rounded(Bits bits) {
   return bits + 0x7fffu + ((bits >> 16) & 1u);

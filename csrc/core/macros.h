@@ -11,16 +11,16 @@
 #define ROPE_INLINE static inline
 #endif
 
-// *data, of type T, in one load that the compiler neither repeats nor splits: the value that was compared is the one
-// that is used, even while another thread writes there. On a GPU a plain load, which the compiler may repeat in
-// principle: a volatile one spills registers of cos_sin_kernel<double>.
+// *data, of type T, in one load that the compiler neither repeats nor splits: the value that is compared is the one
+// that is used, even while another thread writes there. On a GPU it is a plain load, which the compiler could repeat: a
+// volatile load makes cos_sin_kernel<double> spill registers.
 #if defined(__CUDA_ARCH__)
 #define ROPE_LOAD_ONCE(T, data) (*static_cast<const T*>(data))
 #else
 #define ROPE_LOAD_ONCE(T, data) __atomic_load_n(static_cast<const T*>(data), __ATOMIC_RELAXED)
 #endif
 
-// Before a loop over an array that is to stay in registers: nvcc must unroll it whole.
+// Goes before a loop over an array that must stay in registers: nvcc then unrolls the loop completely.
 #if defined(__CUDACC__)
 #define ROPE_UNROLL _Pragma("unroll")
 #else

@@ -1,6 +1,6 @@
-// The formula. Only this file multiplies by a cosine (DESIGN: one formula, one place).
+// The formula. Only this file multiplies by a cosine.
 //
-// One pair (first, second) of channels, turned by an angle:
+// The rotation of one pair (first, second) of channels by an angle:
 //     y.first  = x.first  * cos.first  - x.second * sin.first
 //     y.second = x.second * cos.second + x.first  * sin.second
 // cos and sin have one entry per channel; with one entry per pair both channels read the same one.
@@ -11,8 +11,8 @@
 // and F is linear in g, in x and in (cos, sin), so derivatives of these are again one of the three.
 //
 // Products and sums are rounded one by one (compiled without contraction into FMA), as eager PyTorch does, so that
-// results are equal bit for bit to the reference and on every instruction set. Where eager code works in 16 bits it
-// rounds the products to them too: `round`.
+// results are equal bit for bit to the reference and on every instruction set. Eager code that works in 16 bits rounds
+// the products to 16 bits too: `round` does that.
 #pragma once
 
 #include "core/macros.h"
@@ -24,7 +24,7 @@ struct Pair {
   A first, second;
 };
 
-// round(product): of each product, before the sum.
+// round: applied to each product before the sum.
 template <class A, class Round>
 ROPE_INLINE Pair<A> rotate_pair(Pair<A> x, Pair<A> cos, Pair<A> sin, const Round& round) {
   return {round(x.first * cos.first) - round(x.second * sin.first),

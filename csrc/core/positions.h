@@ -1,5 +1,5 @@
-// Which row of the cos/sin table a token reads, or what position its angles are made of (angles.h). Tables with one row
-// per token are the case without any argument.
+// Which row of the cos/sin table a token reads, or from which position its angles are made (angles.h). Tables with one
+// row per token are the case in which nothing is given.
 #pragma once
 
 #include <cstdint>
@@ -8,12 +8,13 @@
 
 namespace rope {
 
-// Instead of a row. A token past the last boundary of cu_seqlens is copied; one that leads outside the table is rotated
-// by NaN, where nobody refused it before: on a GPU, whose positions the host does not read, or where another thread has
-// changed them since.
+// Values that stand for a row. kNotRotated: the token lies past the last boundary of cu_seqlens and is copied.
+// kOutside: its row lies outside the table, and it is rotated by NaN. The checks refuse such rows on a CPU, so kOutside
+// is met on a GPU, whose positions the host does not read, or where another thread changed the positions after the
+// check.
 constexpr int64_t kNotRotated = -1, kOutside = -2;
 
-// int32 or int64 in memory, any stride.
+// int32 or int64 numbers in memory.
 struct Index {
   const void* data;  // null: absent
   bool is_64;
@@ -27,10 +28,10 @@ ROPE_INLINE int64_t load(const Index& index, int64_t at) {
 // row = (positions[batch, token], or token - start of its sequence, or token) + offset + offsets[batch]
 struct Positions {
   Index positions;
-  bool fractional;  // positions has the type of arithmetic instead; only without a table
+  bool fractional;  // positions holds floating point numbers, of the type of arithmetic; only without a table
   int64_t positions_axis_stride, positions_batch_stride, positions_token_stride;  // elements; 0 broadcasts
   Index offsets;                                                                  // one per batch entry
-  int64_t offsets_stride;                                                         // 0: one for all
+  int64_t offsets_stride;                                                         // 0: one offset for all
   Index cu_seqlens;  // (nseq + 1,) ascending, from 0: sequence i holds tokens [cu_seqlens[i], cu_seqlens[i + 1])
   int64_t cu_seqlens_stride;
   int64_t nseq;
@@ -38,8 +39,8 @@ struct Positions {
   int64_t rows;  // of the table
 };
 
-// kNotRotated, or the boundary at or below `token`; with empty sequences the last of the equal ones, which is the one
-// that holds it. If the boundaries do not ascend, the result is one of them.
+// The first token of the sequence that holds `token`, or kNotRotated. Binary search for the last boundary at or below
+// `token`; if the boundaries do not ascend, the result is one of them.
 ROPE_INLINE int64_t sequence_start(const Positions& p, int64_t token) {
   int64_t low = 0, high = p.nseq;
   while (low < high) {
@@ -53,7 +54,7 @@ ROPE_INLINE int64_t sequence_start(const Positions& p, int64_t token) {
   return low == p.nseq ? kNotRotated : load(p.cu_seqlens, low * p.cu_seqlens_stride);
 }
 
-// Unsigned: a sum out of range wraps, instead of being undefined.
+// The offset of a batch entry. Unsigned, so that a sum out of range wraps instead of being undefined.
 ROPE_INLINE uint64_t offset_of(const Positions& p, int64_t batch) {
   const uint64_t offset = p.offsets.data ? load(p.offsets, batch * p.offsets_stride) : 0;
   return offset + static_cast<uint64_t>(p.offset);
@@ -63,29 +64,30 @@ ROPE_INLINE int64_t position_index(const Positions& p, int64_t batch, int64_t to
   return axis * p.positions_axis_stride + batch * p.positions_batch_stride + token * p.positions_token_stride;
 }
 
-// The position before any offset is added. Unsigned: an int64 boundary that nobody checked may be any number.
+// The position before any offset is added. The subtraction is unsigned: an unchecked boundary may be any int64.
 ROPE_INLINE int64_t position_before_offset(const Positions& p, int64_t batch, int64_t token, int64_t sequence_start,
                                            int64_t axis = 0) {
   if (p.positions.data) return load(p.positions, position_index(p, batch, token, axis));
   return static_cast<int64_t>(static_cast<uint64_t>(token) - static_cast<uint64_t>(sequence_start));
 }
 
-// The position, or the row before it is compared with the table. Not for tokens past the last boundary, nor for
-// fractional positions.
+// The position with its offsets, which is the row before it is compared with the table. Must not be called for tokens
+// past the last boundary, nor with fractional positions.
 ROPE_INLINE int64_t wanted_row(const Positions& p, int64_t batch, int64_t token, int64_t sequence_start,
                                int64_t axis = 0) {
   const int64_t position = position_before_offset(p, batch, token, sequence_start, axis);
   return static_cast<int64_t>(static_cast<uint64_t>(position) + offset_of(p, batch));
 }
 
-// The token at which the positions of `token` begin with 0, or kNotRotated.
+// The token from which the positions of `token` are counted, or kNotRotated.
 ROPE_INLINE int64_t sequence_of(const Positions& p, int64_t token) {
   return p.cu_seqlens.data ? sequence_start(p, token) : 0;
 }
 
-// 0 to rows - 1, kNotRotated or kOutside: for whatever lies in memory, which another thread may have changed since it
-// was checked. Each number is read once, and a sum that wraps leads outside too: that of two negative numbers would be
-// the only one to come back as a row, so an offset beyond int64 becomes a negative one that no position undoes.
+// The row that a token reads: 0 to rows - 1, kNotRotated or kOutside, whatever lies in memory: another thread may have
+// changed it since it was checked. Each number is read once. A sum that wraps is outside too. Only the sum of two
+// negative numbers could wrap to a row, which the last line excludes; an offset beyond int64 becomes INT64_MIN, which
+// no position makes a row.
 ROPE_INLINE int64_t table_row(const Positions& p, int64_t batch, int64_t token) {
   const int64_t start = sequence_of(p, token);
   if (start == kNotRotated) return kNotRotated;

@@ -1,4 +1,4 @@
-// cos and sin of the pairs of a token, from tables or positions to the order of lanes that the rows of x have.
+// cos and sin of the pairs of a token: from tables or positions to the order of lanes that rows of x have.
 #pragma once
 
 #include <cmath>
@@ -12,14 +12,14 @@
 namespace rope::cpu {
 namespace {
 
-// Pairs of a token whose cos/sin are held converted in L1.
+// Pairs per block; their cos/sin stay in L1, already converted.
 constexpr int64_t kPairBlock = 128;
 
-// cos and sin of the pairs of a token, in arithmetic type, with zeros up to whole vectors. Of a pair's two channels;
-// those of the second are only filled in tables with one entry per channel.
+// cos and sin for the two channels of each pair of a block, in the type of arithmetic, with zeros up to whole vectors.
+// The entries of the second channel are filled only from tables with one entry per channel.
 template <class A>
 struct Angles {
-  alignas(64) A entries[4][kPairBlock];  // cos and sin of the first channel, cos and sin of the second
+  alignas(64) A entries[4][kPairBlock];  // cos and sin for the first channel, cos and sin for the second
   bool per_channel;
 
   const A* cos_first() const { return entries[0]; }
@@ -28,7 +28,8 @@ struct Angles {
   const A* sin_second() const { return entries[per_channel ? 3 : 1]; }
 };
 
-// kMultiple: zeros follow up to a multiple of it. A NaN becomes one with zeros in its low half (bfloat16_rounded).
+// Converts n entries, and fills with zeros up to a multiple of kMultiple. A NaN gets zeros in its low half: see
+// bfloat16_rounded.
 template <int64_t kMultiple, class A>
 void load_entries(DType dtype, const void* data, int64_t offset, int64_t stride, int64_t n, bool negate, A* to) {
   dispatch_dtype(dtype, [&](auto tag) {
@@ -78,8 +79,8 @@ void make_entries(const Frequencies& f, const Positions& positions, double sin_s
   }
 }
 
-// From tables or positions. row: as of table_row, but not kNotRotated; with positions, the start of the sequence. A row
-// outside the table is not read: NaN.
+// The angles of n pairs, from tables or positions. row: the result of table_row, but not kNotRotated; with frequencies
+// the start of the sequence. A row outside the table is not read: its entries are NaN.
 template <class T, Access kAccess, class A>
 void load_angles(const RotateParams& p, int64_t batch, int64_t token, int64_t row, int64_t head, int64_t begin,
                  int64_t n, A (&to)[4][kPairBlock]) {

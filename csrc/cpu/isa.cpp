@@ -1,4 +1,4 @@
-// Picks the kernels once. Compiled for any machine: runs before anything is known about the machine.
+// Picks the kernels once. Compiled for any machine, because it runs before anything is known about this one.
 #include "cpu/isa.h"
 
 #include <atomic>
@@ -34,7 +34,7 @@ bool supported(const Kernels& kernels) {
     return supported(kernels_avx2) && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
   }
-  if (&kernels == &kernels_avx2) {  // F16C came before all of these, and older compilers do not know its name
+  if (&kernels == &kernels_avx2) {  // implies F16C, whose name older compilers do not know
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("fma");
   }
 #endif
@@ -45,12 +45,12 @@ static const Kernels& choose() {
 #ifdef ROPE_ISA_X86
   __builtin_cpu_init();
 #endif
-  const char* wish = std::getenv("ATEN_CPU_CAPABILITY");
+  const char* requested = std::getenv("ATEN_CPU_CAPABILITY");
   int first = 0;
-  for (int i = 0; wish && i < kCount; ++i) {
-    if (!std::strcmp(wish, kCompiled[i]->isa)) first = i;
+  for (int i = 0; requested && i < kCount; ++i) {
+    if (!std::strcmp(requested, kCompiled[i]->isa)) first = i;
   }
-  while (!supported(*kCompiled[first])) ++first;  // ends at the last one, which runs everywhere
+  while (!supported(*kCompiled[first])) ++first;  // ends at kernels_default, which run everywhere
   return *kCompiled[first];
 }
 
@@ -60,7 +60,7 @@ static std::atomic<const Kernels*> replacement{nullptr};
 void use_kernels(const Kernels* kernels) { replacement.store(kernels); }
 #endif
 
-// Chosen while the library is loaded: see huge_pages_wanted in bindings/output.cpp.
+// Initialised while the library is loaded, like all state: see bindings/output.cpp.
 static const Kernels& best = choose();
 
 const Kernels& best_kernels() {

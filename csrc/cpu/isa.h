@@ -5,7 +5,7 @@
 
 namespace rope::cpu {
 
-// One per instruction set, filled by rotate_cpu.cpp compiled with that set's flags.
+// The kernels of one instruction set: rotate_cpu.cpp, compiled with that set's flags.
 struct Kernels {
   const char* isa;
   // x[i].out = rotated x[i].in, on at most `num_threads` threads. Rows outside the table are not read: the rotated
@@ -25,11 +25,11 @@ const Kernels* const* compiled_kernels(int* count);
 // Whether this machine can run `kernels`.
 bool supported(const Kernels& kernels);
 
-// The best supported ones, at most ATEN_CPU_CAPABILITY (default, avx2, avx512: PyTorch's own switch) when that is set.
-// Chosen when the library is loaded.
+// The best supported kernels, limited by ATEN_CPU_CAPABILITY (default, avx2, avx512: PyTorch's own switch) when that is
+// set. Chosen when the library is loaded.
 const Kernels& best_kernels();
 
-// Replaces them by the kernels of the caller; null: the best ones again. For tests, which build with
+// Makes best_kernels() return the kernels of the caller; null undoes it. For tests, which build with
 // ROPE_EXT_TEST_HOOKS.
 void use_kernels(const Kernels* kernels);
 

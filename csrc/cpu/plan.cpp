@@ -6,35 +6,37 @@
 namespace rope::cpu {
 namespace {
 
-// Bytes of x that occupy a thread longer than it takes to wake it. 0.3 MiB, a token of 32 sequences, on two threads
-// instead of one: 27 -> 22 us in place, and no change for threads that were asleep.
+// Minimum bytes of x per thread: less is done before the thread is awake. With 0.3 MiB (a token of 32 sequences) two
+// threads instead of one take 22 instead of 27 us in place, and as long as one if the second was asleep.
 constexpr int64_t kGrainBytes = 128 * 1024;
 
-// Minimum cos/sin entries per thread.
+// Minimum cos/sin entries per thread in cos_sin.
 constexpr int64_t kGrainEntries = 16384;
 
-// In a forked child the threads of the parent are gone, but the OpenMP runtime waits for them (PyTorch's own ops hang
-// there with more than one thread): the child does all by itself. Registered at load: the first call may come after the
-// fork.
+// Whether this process is a forked child: the threads of the parent are gone there, but the OpenMP runtime waits for
+// them (PyTorch's own ops hang with more than one thread), so everything runs on the caller. Registered when the
+// library is loaded, because the first call may come after the fork.
 bool forked = false;
 [[maybe_unused]] const int registered = pthread_atfork(nullptr, nullptr, [] { forked = true; });
 
-// Payload below which rows are in a cache anyway.
+// Below this size the data is already cached: do not prefetch.
 constexpr int64_t kPrefetchBytes = 1 << 20;
 
-// Bytes ahead, within memory that is read from end to end. In place at DRAM size, Xeon, 2 threads, in copies: 0.7 to
-// 0.9 without any prefetch, 0.5 to 0.6 with it; L3 0.6 -> 0.35 (fp32), fused qkv 1.0 -> 0.7.
+// Prefetch distance in bytes for memory that is read from end to end. Time in place relative to a copy, on a Xeon with
+// 2 threads: 0.7 to 0.9 without prefetch and 0.5 to 0.6 with it from DRAM, 0.6 -> 0.35 from L3 (fp32), 1.0 -> 0.7 for
+// fused qkv.
 constexpr int64_t kPrefetchAhead = 4096;
 
-// The same for bhsd memory, where each head is such a run, all read in turns: 1.2 -> 0.55 (bfloat16). As good as 2048,
-// and better than tokens in blocks with the next head's block prefetched (0.78).
+// Prefetch distance in bytes for bhsd memory, where each head is such a run and all runs are read side by side: 1.2 ->
+// 0.55 of a copy (bfloat16). 2048 is as good; blocks of tokens with the next head's block prefetched are worse (0.78).
 constexpr int64_t kPrefetchAheadOfHead = 1024;
 
-// Results of more bytes go past the caches: 0.6 to 0.8 copies instead of 1.0 to 1.4 (2.5 MiB to 160 MiB). Less stay,
-// for whoever reads them next: written past an L2 that holds them they take 1.3 to 1.9 times as long.
+// Larger results are written by non-temporal stores: 0.6 to 0.8 of the time of a copy instead of 1.0 to 1.4 (2.5 MiB to
+// 160 MiB). Smaller ones stay cached for their reader: where an L2 holds them, non-temporal stores take 1.3 to 1.9
+// times as long.
 constexpr int64_t kNonTemporalBytes = 16 << 20;
 
-// Bytes, of any instruction set.
+// Bytes of the largest vector of any instruction set.
 constexpr int64_t kLargestVector = 64;
 
 // The access of rows whose channels are `s.channel` apart.
@@ -53,6 +55,7 @@ int64_t bytes_of_x(const Params& p) {
 
 int64_t threads_worth_waking(int64_t work, int64_t grain) { return forked ? 1 : work / grain; }
 
+// kNonTemporalBytes, but at most half of the L3 cache.
 const int64_t non_temporal_bytes = [] {
 #if defined(_SC_LEVEL3_CACHE_SIZE)
   const int64_t half_of_l3 = sysconf(_SC_LEVEL3_CACHE_SIZE) / 2;
@@ -80,7 +83,7 @@ Plan plan_of(const RotateParams& p) {
     plan.access = common(plan.access, strided_access(p.out_pairing, p.x[t].out_stride));
   }
   plan.threads = threads_worth_waking(bytes, kGrainBytes);
-  // Not for unmapped pages: the kernel fills a page with zeros when it maps it, which leaves it in the cache.
+  // Not for unmapped pages: the operating system fills a page with zeros when it maps it, so it is in the cache.
   plan.non_temporal = !p.output_unmapped && plan.access != Access::kAny && bytes > non_temporal_bytes;
   for (int t = 0; t < p.num_tensors; ++t) {
     const RotatedTensor& x = p.x[t];
@@ -91,7 +94,7 @@ Plan plan_of(const RotateParams& p) {
     if (x.heads > 1 && p.seqlen > 1 && s.head > s.token) {
       plan.prefetch[t] = kPrefetchAheadOfHead;
     } else if (next_token != (x.heads > 1 ? x.heads * s.head : x.head_dim)) {
-      plan.prefetch[t] = next_token * size;  // the same head of the next token: other tensors lie between the two
+      plan.prefetch[t] = next_token * size;  // this head of the next token: other tensors lie between the two
     } else {
       plan.prefetch[t] = kPrefetchAhead;
     }

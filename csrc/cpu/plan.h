@@ -5,10 +5,10 @@
 
 namespace rope::cpu {
 
-// How the pairs of a row lie in memory: kHalf, two runs of channels; kInterleaved, one run of pairs; or kAny.
+// How the pairs of a row lie in memory. kHalf: two runs of channels. kInterleaved: one run of pairs. kAny: otherwise.
 enum class Access { kHalf, kInterleaved, kAny };
 
-// pairing: in elements.
+// pairing: in elements of memory, not in channels.
 ROPE_INLINE Access access_of(Pairing pairing) {
   if (pairing.step == 1) return Access::kHalf;
   return pairing.step == 2 && pairing.partner == 1 ? Access::kInterleaved : Access::kAny;

@@ -1,4 +1,4 @@
-// The rotation of one token: its cos and sin once, for the rows of all heads that share them.
+// The rotation of one token: cos and sin are loaded once for the rows of all heads that share them.
 #pragma once
 
 #include "core/math.h"
@@ -10,14 +10,14 @@
 namespace rope::cpu {
 namespace {
 
-// Rows that share angles: `count` of them, `stride` apart; and what else is the same for all rows of a tensor.
+// `count` rows of one tensor that share angles.
 template <class T>
 struct Rows {
   const T* in;
   T* out;
   int64_t in_stride, out_stride, count;
   Pairing from, to;
-  int64_t prefetch;  // bytes from a row to the one asked for meanwhile; 0: none
+  int64_t prefetch;  // as in Plan
   int64_t row_bytes;
 };
 
@@ -111,7 +111,7 @@ void rotate_token(const RotateParams& p, const Plan& plan, int64_t batch, int64_
                               out.pairing,
                               plan.prefetch[t],
                               static_cast<int64_t>(2 * n * sizeof(T))};
-        if constexpr (sizeof(T) == 2) {  // asked for each vector, bfloat16 from the caches takes 5 to 12 % longer
+        if constexpr (sizeof(T) == 2) {  // a branch for each vector instead: bfloat16 in a cache takes 5 to 12 % longer
           if (p.round_products) {
             rotate_rows<kAccess, kNonTemporal, true>(rows, angles, n);
             continue;

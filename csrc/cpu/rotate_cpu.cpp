@@ -1,4 +1,4 @@
-// The CPU kernels. Compiled once per instruction set (ROPE_ISA names it); everything but the table at the end has
+// The CPU kernels. Compiled once per instruction set, which ROPE_ISA names. Everything but the table at the end has
 // internal linkage, so that no other instruction set can be linked to these copies.
 #include <algorithm>
 

@@ -1,4 +1,4 @@
-// Rows, the rotated channels of one head at one token: where they lie, and their pairs from and to memory.
+// Rows (the rotated channels of one head at one token): where they lie, and their pairs from and to memory.
 #pragma once
 
 #include <type_traits>
@@ -10,7 +10,7 @@
 namespace rope::cpu {
 namespace {
 
-// How to reach pair `begin` of head 0 of a token, and to step from there.
+// Pair `begin` of head 0 of a token, and the steps from there.
 template <class T>
 struct TokenRow {
   T* data;
@@ -27,7 +27,7 @@ TokenRow<T> token_row(int64_t rotary_offset, Void* data, const Strides& s, Pairi
           s.head};
 }
 
-// Calls function(access) with a constant.
+// Calls function(access) with the access as a compile-time constant.
 template <class Function>
 void with_access(Access access, const Function& function) {
   if (access == Access::kHalf) {
@@ -112,7 +112,8 @@ ROPE_INLINE void store_pairs(Pair<Lanes<T>> y, T* row, Pairing pairing, int64_t 
   }
 }
 
-// Calls function(full, i, m) for each step of pairs i .. i + m of n; full is a constant: whether m is kStep<T>.
+// Calls function(full, i, m) for each step of pairs i to i + m - 1 of n; `full` is a compile-time constant: m ==
+// kStep<T>.
 template <class T, class Function>
 ROPE_INLINE void for_each_step(int64_t n, const Function& function) {
   int64_t i = 0;

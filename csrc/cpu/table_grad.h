@@ -1,4 +1,4 @@
-// Gradient of the tables at one token.
+// The gradients of the tables at one token.
 #pragma once
 
 #include <initializer_list>
@@ -12,7 +12,7 @@
 namespace rope::cpu {
 namespace {
 
-// Sums over whatever the table broadcasts over, for a block of pairs of one token.
+// Gradients of a block of pairs of one token, summed over everything that the table broadcasts over.
 template <class A>
 struct Sums {
   A cos_first[kPairBlock], cos_second[kPairBlock], sin_first[kPairBlock], sin_second[kPairBlock];
@@ -49,7 +49,7 @@ void store_sums(DType dtype, bool per_channel, const WrittenTable& table, int64_
   });
 }
 
-// Every table entry has one writer and a fixed order of additions: the result does not depend on the thread count.
+// Each table entry has one writer and a fixed order of additions, so the result does not depend on the thread count.
 template <Access kAccess, class T>
 void table_grad_token(const TableGradParams& p, int64_t table_batch, int64_t token) {
   using A = Arithmetic<T>;

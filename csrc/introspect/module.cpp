@@ -1,5 +1,4 @@
-// _introspect: the kernels as they are, on raw pointers, each instruction set by name. For tests; rope_ext never needs
-// it.
+// _introspect: the kernels of each instruction set by name, on raw pointers. For tests; rope_ext never needs it.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -153,8 +152,8 @@ PYBIND11_MODULE(_introspect, m) {
   m.def("supported_isas", supported_isas, "Compiled instruction sets that this machine can run, best first.");
   m.def(
       "kernels", [](const std::string& isa) { return reinterpret_cast<uintptr_t>(&kernels_of(isa)); },
-      "Address of those of an instruction set, for rope_ext_use_cpu_kernels.");
-  m.def("best_isa", [] { return cpu::best_kernels().isa; }, "The one that the ops use.");
+      "Address of the kernels of an instruction set, for rope_ext_use_cpu_kernels.");
+  m.def("best_isa", [] { return cpu::best_kernels().isa; }, "The instruction set that the ops use.");
   m.def(
       "rotate",
       [](const std::string& isa, const RotateParams& p, int num_threads) { kernels_of(isa).rotate(p, num_threads); },
