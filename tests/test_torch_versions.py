@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import rope_ext
+from rope_ext import ArgumentError, ArgumentTypeError
 from rope_ext._torch import errors, private
 from rope_ext._torch.autograd import ROTATE
 from rope_ext._torch.library import torch_ops
@@ -15,8 +16,12 @@ from tests.conftest import random
 pytestmark = pytest.mark.devices("cpu")
 PACKAGE = Path(rope_ext.__file__).parent
 X, COS, SIN = random((1, 3, 2, 8), torch.float32), *rope_ext.RotaryEmbedding(8).tables(3)
-TOO_SHORT = (X, COS[:2], SIN[:2]), ValueError, "rope_ext: cos must have a row for each of the 3 tokens of x, got 2 rows"
-TWO_DTYPES = (X, COS.half(), SIN), TypeError, "rope_ext: sin must have the dtype of cos, float16, got float32"
+TOO_SHORT = (
+    (X, COS[:2], SIN[:2]),
+    ArgumentError,
+    "rope_ext: cos must have a row for each of the 3 tokens of x, got 2 rows",
+)
+TWO_DTYPES = (X, COS.half(), SIN), ArgumentTypeError, "rope_ext: sin must have the dtype of cos, float16, got float32"
 
 
 @pytest.mark.parametrize("arguments, kind, message", [TOO_SHORT, TWO_DTYPES], ids=["value", "type"])
