@@ -9,7 +9,7 @@ import os
 
 import torch
 
-from ._torch.autograd import FROM_POSITIONS, INTERLEAVED, OTHER_PAIRING, WIDTH_OF
+from ._torch.flags import FREQUENCIES, INTERLEAVED, OTHER_PAIRING, SAYS_WIDTH
 from ._torch.private import functorch_is_active
 from .errors import ArgumentError
 
@@ -26,7 +26,7 @@ def checked(arguments):
     def make(*given):
         made = arguments(*given)
         tensors, cos, sin, _offset, flags, *rest = made
-        if not flags & (FROM_POSITIONS | WIDTH_OF[False]) and _can_look(tensors, cos, sin):
+        if not flags & (FREQUENCIES | SAYS_WIDTH) and _can_look(tensors, cos, sin):
             rotary_dim, rotary_offset, *_ = rest or (None, 0)
             rotary_dim = tensors[0].shape[-1] - rotary_offset if rotary_dim is None else rotary_dim
             _check(cos, sin, rotary_dim, bool(flags & INTERLEAVED) != bool(flags & OTHER_PAIRING))

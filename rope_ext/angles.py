@@ -9,8 +9,8 @@ import torch
 from . import reference
 from ._float64 import may_lack_float64
 from ._numbers import converted, name_of, shown
-from ._torch.autograd import FROM_POSITIONS
 from ._torch.errors import raises_typed
+from ._torch.flags import FREQUENCIES
 from ._torch.library import torch_ops as _ops
 from .errors import ArgumentError, ArgumentTypeError
 
@@ -108,7 +108,7 @@ def cos_sin(positions, inv_freq, attention_scaling=1.0, *, dtype=torch.float32):
     count = math.prod(shape)  # shape.numel() would make the symbolic sizes of torch.export static
     flat = positions.reshape(axes, 1, count) if per_axis else positions.reshape(count)
     x = high.detach().new_empty(()).expand(count, heads, 2 * pairs)  # for its shape
-    scalars = (0, _SHD | FROM_POSITIONS, None, 0, float(attention_scaling))
+    scalars = (0, _SHD | FREQUENCIES, None, 0, float(attention_scaling))
     try:
         cos, sin, _ = _make([x], high, low, *scalars, flat)
     except (ValueError, NotImplementedError):

@@ -8,22 +8,22 @@ from ._call_errors import explained, not_tensors
 from ._numbers import as_int, shown
 from ._signatures import by_name, given_by_position
 from ._torch import autograd
-from ._torch.autograd import (
-    FROM_POSITIONS,
+from ._torch.autograd import ROTATE, ROTATE_IN_PLACE, ROTATE_OUT
+from ._torch.flags import (
+    FREQUENCIES,
+    INTERLEAVED,
+    INVERSE,
     OTHER_PAIRING,
-    ROTATE,
-    ROTATE_IN_PLACE,
-    ROTATE_OUT,
+    PER_CHANNEL,
     ROUND_PRODUCTS,
-    WIDTH_OF,
+    SAYS_WIDTH,
 )
 from .angles import check_scaling, turns
 from .errors import ArgumentError, ArgumentTypeError
 from .reference import LAYOUTS
 
-# The argument `flags` of the ops (csrc/bindings/check.h).
 _FLAGS = {
-    (layout, interleaved, inverse): index + 8 * interleaved + 16 * inverse
+    (layout, interleaved, inverse): index | INTERLEAVED * interleaved | INVERSE * inverse
     for index, layout in enumerate(LAYOUTS)
     for interleaved in (False, True)
     for inverse in (False, True)
@@ -236,7 +236,7 @@ def _arguments(
     if per_channel is not None:
         if not isinstance(per_channel, bool):
             raise ArgumentTypeError("per_channel", "be True, False or None", shown(per_channel))
-        flags |= WIDTH_OF[per_channel]
+        flags |= SAYS_WIDTH | PER_CHANNEL if per_channel else SAYS_WIDTH
     # The type first: isinstance() with two classes takes longer.
     tensors = x if type(x) is tuple or isinstance(x, (tuple, list)) else [x]
     if inv_freq is not None or attention_scaling is not _ONE:
@@ -293,7 +293,7 @@ def _frequencies(x, tensors, cos, sin, inv_freq, attention_scaling):
     if not tensors or not isinstance(tensors[0], torch.Tensor):
         raise not_tensors("x", x)
     high, low, _ = turns(inv_freq, torch.float64 if tensors[0].dtype == torch.float64 else torch.float32)
-    return high, low, FROM_POSITIONS
+    return high, low, FREQUENCIES
 
 
 def _rounding(rounding):

@@ -10,7 +10,7 @@ import torch
 
 import rope_ext
 from rope_ext import _introspect, angles, reference
-from rope_ext._torch.autograd import FROM_POSITIONS
+from rope_ext._torch.flags import FREQUENCIES
 from rope_ext._torch.library import native, torch_ops
 from tests.conftest import assert_same_bits, random, random_integers, shape_of
 from tests.pairwise import pairwise
@@ -46,7 +46,7 @@ def op(positions, rates, attention_scaling=1.0):
     """The op, for positions (axes, tokens): two of (tokens, heads, pairs)."""
     high, low, _ = rates
     x = high.new_empty(()).expand(positions.shape[1], high.shape[1], 2 * high.shape[2])
-    flags = reference.LAYOUTS.index("shd") + FROM_POSITIONS
+    flags = reference.LAYOUTS.index("shd") + FREQUENCIES
     cos, sin, at = torch_ops.cos_sin([x], high, low, 0, flags, None, 0, attention_scaling, positions[:, None])
     assert torch.equal(at[:, 0], positions.to(high.dtype))
     return cos[0], sin[0]
@@ -345,7 +345,7 @@ def test_compiles(learned):
 def test_opcheck(layout):
     x = [random(shape_of(layout, 2 if "b" in layout else 1, 5, 2, 8), torch.float32)]
     high, low, _ = angles.turns(frequencies(4, 3, 2))
-    flags = reference.LAYOUTS.index(layout) + FROM_POSITIONS
+    flags = reference.LAYOUTS.index(layout) + FREQUENCIES
     batch = 2 if "b" in layout else 1
     for positions in (None, torch.arange(5), torch.arange(5).expand(3, batch, 5), torch.rand(3, 1, 5)):
         arguments = (x, high, low, 3, flags, None, 0, 1.5, positions)

@@ -26,6 +26,7 @@ from ..errors import ArgumentError
 from ..reference import LAYOUTS
 from ..reference import TWO_PI as _TWO_PI
 from .errors import raises_typed
+from .flags import FREQUENCIES, INTERLEAVED, LAYOUT_MASK, OTHER_PAIRING, ROUND_PRODUCTS, TRANSPOSED
 from .library import torch_ops as _ops
 from .private import (
     DEFAULT_VIEW,
@@ -51,16 +52,11 @@ _library = torch.library.Library("rope_ext", "IMPL")
 # rotary_offset, attention_scaling), and the lookup (positions, offsets, cu_seqlens). Defaults at the end do not reach
 # kernels in Python.
 _DEFAULTS = (0, 0, None, 0, 1.0, None, None, None)
-INTERLEAVED, _TRANSPOSED = 8, 32  # of flags (csrc/bindings/check.h)
-FROM_POSITIONS = 64  # cos and sin are what angles.turns made
-ROUND_PRODUCTS = 128  # to 16 bits
-OTHER_PAIRING = 256  # the result has the other pairing than x
-WIDTH_OF = {True: 512 | 1024, False: 512}  # what the user says of the tables: an entry per channel, or per pair
 _NOT_ROTATED, _OUTSIDE = -1, -2  # rows of table_rows (csrc/core/positions.h)
 
 
 def layout_of(flags):
-    return LAYOUTS[flags & 7]
+    return LAYOUTS[flags & LAYOUT_MASK]
 
 
 def needs_derivative(x, cos, sin):
@@ -324,7 +320,7 @@ def _in_forward():
 
 
 def _table_grad(x, cos, sin, scalars, grad):
-    if scalars[1] & _TRANSPOSED:  # <grad, transposed(x)> = <x, rotate(grad)>
+    if scalars[1] & TRANSPOSED:  # <grad, transposed(x)> = <x, rotate(grad)>
         x, grad, scalars = grad, x, _transposed(scalars)
     return _ops.table_grad(grad, x, cos, sin, *scalars)
 
@@ -343,7 +339,7 @@ def _rotated_only(x, cos, sin, scalars):
 
 
 def _transposed(scalars):
-    flags = scalars[1] ^ _TRANSPOSED
+    flags = scalars[1] ^ TRANSPOSED
     if flags & OTHER_PAIRING:  # from the pairing of the result to that of x
         flags ^= INTERLEAVED
     return (scalars[0], flags, *scalars[2:])
@@ -448,10 +444,10 @@ def _rotate(x, cos, sin, *rest):
         with below_autograd():
             return _ops.rotate(x, cos, sin, *rest)
     scalars, lookup, rotated = *_scalars_and_lookup(rest), None
-    from_positions = scalars[1] & FROM_POSITIONS
+    from_positions = scalars[1] & FREQUENCIES
     if (from_positions or cos.dim() == 2) and _tables_need_derivative(cos, sin, rest):
         cos, sin, rotated = (_made_per_token if from_positions else _per_token)(x, cos, sin, lookup, scalars)
-        lookup, scalars = _DEFAULTS[5:], (0, scalars[1] & ~FROM_POSITIONS, *scalars[2:4], 1.0)
+        lookup, scalars = _DEFAULTS[5:], (0, scalars[1] & ~FREQUENCIES, *scalars[2:4], 1.0)
     y = _apply(_Rotate, *x, cos, sin, scalars, *lookup)
     return list(y) if rotated is None else [torch.where(rotated, a, b) for a, b in zip(y, x)]
 

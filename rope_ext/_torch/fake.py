@@ -7,17 +7,18 @@ import torch
 
 from ..errors import ArgumentError
 from . import errors
-from .autograd import FROM_POSITIONS, layout_of
+from .autograd import layout_of
+from .flags import FREQUENCIES
 
 # The arguments after x; of those that are no tensors the name does not matter.
 _NAMES = ("cos", "sin", "offset", "flags", *["number"] * 3, "positions", "offset", "cu_seqlens")
-_FREQUENCIES = ("inv_freq", "inv_freq", *_NAMES[2:])
+_NAMES_WITH_FREQUENCIES = ("inv_freq", "inv_freq", *_NAMES[2:])
 
 
 def _same_device(x, *rest, out=(), **named):
     if not x:
         raise ArgumentError("x", "hold 1 to 8 tensors", "0")
-    names = _FREQUENCIES if len(rest) > 3 and rest[3] & FROM_POSITIONS else _NAMES
+    names = _NAMES_WITH_FREQUENCIES if len(rest) > 3 and rest[3] & FREQUENCIES else _NAMES
     given = [*(("every tensor of x", t) for t in x), *(("out", t) for t in out), *zip(names, rest), *named.items()]
     for name, t in given:
         if isinstance(t, torch.Tensor) and t.device != x[0].device:

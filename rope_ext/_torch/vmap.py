@@ -3,7 +3,8 @@
 import torch
 
 from ..errors import ArgumentError
-from .autograd import FROM_POSITIONS, layout_of
+from .autograd import layout_of
+from .flags import FREQUENCIES
 from .library import torch_ops as _ops
 from .private import schema_of, tree
 
@@ -40,7 +41,7 @@ _rotate_by_loop = _vmap_by_loop(_ops.rotate)
 
 def _rotate_vmap(info, in_dims, x, cos, sin, *rest):
     flags = rest[1] if len(rest) > 1 else 0
-    per_head = cos.dim() == 4 or (flags & FROM_POSITIONS and cos.shape[1] > 1)
+    per_head = cos.dim() == 4 or (flags & FREQUENCIES and cos.shape[1] > 1)
     if per_head or info.batch_size == 0 or any(d is not None for d in in_dims[1:]):
         return _rotate_by_loop(info, in_dims, x, cos, sin, *rest)
     heads = layout_of(flags).index("h")  # samples that share their angles are further heads
