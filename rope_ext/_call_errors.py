@@ -16,7 +16,7 @@ from ._numbers import converted, name_of, shown
 from ._torch.errors import allocators, typed
 from ._torch.library import REBUILD, build_info
 from ._torch.private import NEWEST, OLDEST, functorch_is_active, is_newer_than_tested
-from .errors import ArgumentError, ArgumentTypeError
+from .errors import ArgumentError, ArgumentTypeError, is_of_rope_ext
 
 _INT = (int, torch.SymInt)
 _OPTIONAL_TENSOR = (torch.Tensor, type(None))
@@ -39,8 +39,8 @@ _DEVICES = ("cpu", "cuda", "meta") if build_info()["cuda"] else ("cpu", "meta")
 
 def explained(error, op, arguments, x, out):
     """The error for the caller. op, arguments: what was called; x, out: as the caller gave them."""
-    if str(error).startswith("rope_ext: "):
-        return typed(error, functools.partial(allocators[op.recorded.name().split("::")[1]], *arguments))
+    if is_of_rope_ext(error):
+        return typed(error, functools.partial(allocators[op.name], *arguments))
     try:
         return _about_arguments(error, op, arguments, x, out) or _about_torch(error) or error
     except Exception:  # a subclass of Tensor may run code of its own when it is asked for its layout

@@ -42,11 +42,15 @@ class ArgumentTypeError(_AboutArgument, TypeError):
     """An argument has a type or a dtype that the function does not take."""
 
 
+def is_of_rope_ext(error: BaseException) -> bool:
+    """Whether this package has raised the error. What csrc raises reaches Python as a text with this prefix."""
+    return isinstance(error, _AboutArgument) or str(error).startswith("rope_ext: ")
+
+
 _MESSAGE = re.compile(r"rope_ext: (.+?) must (.+?), got (.+?)(?:: (.+))?", re.DOTALL)
 
 
 def parts_of(message: str) -> tuple[str, str, str, str] | None:
-    """(argument, rule, got, cure) of the message of an ArgumentError; None of any other. For errors of csrc, which
-    reach Python as text; no `got` there holds ": "."""
+    """(argument, rule, got, cure) of a message of csrc, in which no `got` holds ": "; None if it has another form."""
     found = _MESSAGE.fullmatch(message)
     return (found[1], found[2], found[3], found[4] or "") if found else None

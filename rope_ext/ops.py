@@ -7,8 +7,8 @@ from . import _table_widths
 from ._call_errors import explained, not_tensors
 from ._numbers import as_int, shown
 from ._signatures import by_name, given_by_position
-from ._torch import autograd
-from ._torch.autograd import ROTATE, ROTATE_IN_PLACE, ROTATE_OUT
+from ._torch import call
+from ._torch.call import ROTATE, ROTATE_IN_PLACE, ROTATE_OUT, dispatch
 from ._torch.flags import (
     FREQUENCIES,
     INTERLEAVED,
@@ -197,7 +197,7 @@ def check_in_place(x, cos, sin, *, interleaved, rotary_dim, per_channel, offset,
     """Raises what `apply_` would raise about these arguments, and writes nothing. recorded: x requires grad by then."""
     arguments = _arguments(x, cos, sin, "bshd", interleaved, rotary_dim, 0, per_channel, None, offset, None, False)
     try:
-        autograd.check_in_place(arguments, recorded)
+        call.check_in_place(arguments, recorded)
     except _FAILURES as error:
         raise explained(error, ROTATE_IN_PLACE, arguments, x, None) from None
 
@@ -320,7 +320,7 @@ def _call(op, arguments, x, out=None):
     if is_compiling():  # or exporting: graphs hold the ops that know their derivatives
         return op.recorded(*arguments)
     try:
-        return autograd.call(op, arguments)
+        return dispatch(op, arguments)
     except _FAILURES as error:
         found = explained(error, op, arguments, x, out)
         if found is error:

@@ -17,7 +17,7 @@
     "float attention_scaling=1.0, Tensor? positions=None, Tensor? offsets=None, Tensor? cu_seqlens=None"
 
 // The overload `unrecorded` is for callers that know that no derivative is recorded: it has no kernels in Python, where
-// the default overload has those of rope_ext/_torch/autograd.py. It is defined second, because a call that names no
+// the default overload has those of rope_ext/_torch/kernels.py. It is defined second, because a call that names no
 // overload takes the first that fits.
 #define ROPE_DEF(NAME, ARGUMENTS, RESULT)   \
   m.def(NAME "(" ARGUMENTS ") -> " RESULT); \

@@ -1,9 +1,13 @@
 """Where rope_ext meets torch beyond its documentation: private names, dispatch keys, transforms, the stable ABI.
 
 private.py: every private name of torch, what it is for, and the releases that rope_ext was tested with.
-library.py: _ops.so, loaded once. errors.py: the type of an error, which torch loses on the way.
-autograd.py: derivatives. fake.py: shapes without data. vmap.py: batches.
+library.py: _ops.so, loaded once. flags.py, arguments.py: what the ops take.
+errors.py: the type of an error, which torch loses on the way.
+call.py: recorded or not. recording.py: when a derivative is recorded. writes.py: what may be written.
+derivatives.py: the two autograd.Functions. per_token.py: derivatives of tables and angles. kernels.py: what is
+registered at the dispatch keys. fake.py: shapes without data. vmap.py: batches.
 """
 
 from . import fake as fake
+from . import kernels as kernels
 from . import vmap as vmap

@@ -6,36 +6,38 @@ what arrives is only searched for the text.
 """
 
 import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 
-from ..errors import ArgumentError, ArgumentTypeError, parts_of
+from ..errors import ArgumentError, ArgumentTypeError, is_of_rope_ext, parts_of
 from .library import native
 
-_PREFIX = "rope_ext: "
+_R = TypeVar("_R")
 _TYPES = {1: ArgumentError, 2: ArgumentTypeError}  # enum class ErrorType in csrc/bindings/errors.h
 _OUT_OF_MEMORY = 3
 
 _OF_KERNELS = (RuntimeError, ValueError)  # what torch makes of them
 
 # Name of an op -> a function of its arguments that allocates what the op does, in Python (fake.py).
-allocators = {}
+allocators: dict[str, Callable[..., object]] = {}
 
 
-def typed(error, allocate=lambda: None):
+def typed(error: Exception, allocate: Callable[[], object] = lambda: None) -> Exception:
     """The error of a kernel with its type; any other error as it is. allocate: allocates what the kernel did."""
-    message = str(error)
-    if not message.startswith(_PREFIX):
+    if not is_of_rope_ext(error):
         return error
     kind = native.rope_ext_take_error_type()
     if type(error) not in _OF_KERNELS:  # raised in Python, and the remembered type is that of an older error
         return error
     if kind == _OUT_OF_MEMORY:
         return _out_of_memory(error, allocate)
-    return _TYPES[kind](*parts_of(message)) if kind in _TYPES else error
+    parts = parts_of(str(error))
+    return _TYPES[kind](*parts) if kind in _TYPES and parts else error
 
 
-def _out_of_memory(error, allocate):
+def _out_of_memory(error: Exception, allocate: Callable[[], object]) -> Exception:
     """torch's own error, which code that retries with less knows by type and words: torch raises it a second time."""
     try:
         allocate()
@@ -45,11 +47,11 @@ def _out_of_memory(error, allocate):
     return torch.OutOfMemoryError(str(error)) if "CUDA out of memory" in str(error) else error
 
 
-def raises_typed(op, function):
+def raises_typed(op: str, function: Callable[..., _R]) -> Callable[..., _R]:
     """A function of the arguments of an op, given by name, whose errors of kernels have their types."""
 
     @functools.wraps(function)
-    def wrapper(*arguments):
+    def wrapper(*arguments: Any) -> _R:
         try:
             return function(*arguments)
         except _OF_KERNELS as error:

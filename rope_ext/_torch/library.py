@@ -2,6 +2,7 @@
 
 import ctypes
 from pathlib import Path
+from typing import TypedDict
 
 import torch
 
@@ -11,7 +12,7 @@ PACKAGE = Path(__file__).resolve().parents[1]
 REBUILD = "pip install --no-build-isolation --no-deps --force-reinstall rope_ext"
 
 
-def _other_copy(path):
+def _other_copy(path: Path) -> Path | None:
     """The file that has registered the ops, unless it is `path`; None: there is none, or not by load_library."""
     if not hasattr(torch.ops.rope_ext, "rotate"):
         return None
@@ -20,7 +21,7 @@ def _other_copy(path):
     return next(others, None)
 
 
-def _load():
+def _load() -> ctypes.CDLL:
     """Register the compiled ops with torch; errors say what to do. Returns the library for ctypes."""
     if tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 11):
         raise ImportError(f"rope_ext: torch must be at least 2.11, got {torch.__version__}: pip install 'torch>=2.11'")
@@ -51,16 +52,25 @@ native = _load()
 torch_ops = torch.ops.rope_ext  # modules that use the ops take them from here, and so after they are registered
 
 
-def _text(name):
+class BuildInfo(TypedDict):
+    version: str
+    torch: str
+    cpu_isa: str
+    cuda: str | None
+    cuda_architectures: list[str]
+
+
+def _text(name: str) -> str | None:
     """What a function of the library returns, a str; None where the build has no such function."""
     function = getattr(native, name, None)
     if function is None:
         return None
     function.restype = ctypes.c_char_p
-    return function().decode()
+    text: bytes = function()
+    return text.decode()
 
 
-def build_info():
+def build_info() -> BuildInfo:
     """What this installation is: {"version", "torch", "cpu_isa", "cuda", "cuda_architectures"}.
 
     torch: the version that is running. cpu_isa: the instruction set that the CPU kernels use on this machine,
@@ -71,7 +81,7 @@ def build_info():
     return {
         "version": __version__,
         "torch": torch.__version__,
-        "cpu_isa": _text("rope_ext_cpu_isa"),
+        "cpu_isa": _text("rope_ext_cpu_isa") or "",
         "cuda": _text("rope_ext_cuda_version"),
         "cuda_architectures": (_text("rope_ext_cuda_architectures") or "").split(),
     }

@@ -8,7 +8,7 @@ rope_ext relies on behaviours that have no name, too:
 * Python kernels can be registered at the dispatch keys Autograd, ADInplaceOrView, Python, Batched (the vmap of
   is_grads_batched) and CompositeExplicitAutograd.
 * Overloads are tried in the order of their definition: a call of `torch.ops.rope_ext.rotate` means the default one.
-* A Python kernel at a dispatch key can call the op again below that key (autograd.py).
+* A Python kernel at a dispatch key can call the op again below that key (kernels.py).
 * In csrc/bindings, beside the C shims of the stable ABI: torch::stable::detail (StableLibrary, to, from), that
   aoti_torch_library_init_def fails for a namespace that is defined already, and two functions looked up by name:
   aoti_torch_get_current_cuda_stream, and torch_exception_get_what_without_backtrace where torch has it (2.13).
@@ -19,44 +19,54 @@ rope_ext relies on behaviours that have no name, too:
 import functools
 import operator
 import re
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch._ops import OpOverload
+
+_F = TypeVar("_F", bound=Callable[..., Any])
 
 OLDEST, NEWEST = "2.11", "2.15"  # the releases that the tests were run on: CHANGELOG.md
 _ADVICE = f"rope_ext was tested with torch {OLDEST} to {NEWEST}"
 
 
-def is_newer_than_tested():
+def is_newer_than_tested() -> bool:
     """Whether this torch is a later release than the tests were run on."""
     return _release(torch.__version__) > _release(NEWEST)
 
 
-def _release(version):
+def _release(version: str) -> tuple[int, ...]:
     return tuple(map(int, re.findall(r"\d+", version)[:2]))
 
 
-def _missing(path, purpose):
+def _missing(path: str, purpose: str) -> str:
     return f"rope_ext: torch must have {path}, {purpose}, got torch {torch.__version__} without it; {_ADVICE}"
 
 
-def _find(path):
+def _find(path: str) -> Any:
     return functools.reduce(getattr, path.split(".")[1:], torch)
 
 
-def _needed(path, purpose):
+def _needed(path: str, purpose: str) -> Any:
     try:
         return _find(path)
     except AttributeError:
         raise ImportError(_missing(path, purpose)) from None
 
 
-def _optional(path, purpose):
+def _optional(path: str, purpose: str) -> Any:
     try:
         return _find(path)
     except AttributeError:
         sentence = _missing(path, purpose)
 
-    def refuse(*_args, **_keywords):
+    def refuse(*_args: object, **_keywords: object) -> None:
         raise NotImplementedError(sentence)
 
     return refuse
@@ -64,44 +74,67 @@ def _optional(path, purpose):
 
 # ---- every call ----
 
-functorch_is_active = _needed("torch._C._are_functorch_transforms_active", "which finds calls under a transform")
-is_tracing = _needed("torch._C._is_tracing", "which finds calls of torch.jit.trace")
-count_write = _needed("torch._C._increment_version", "which tells autograd that a tensor was written")
-forward_ad = _needed("torch.autograd.forward_ad", "the levels of forward mode")
+
+class _ForwardMode(Protocol):
+    _current_level: int  # -1: no level is open
+
+
+functorch_is_active: Callable[[], bool] = _needed(
+    "torch._C._are_functorch_transforms_active", "which finds calls under a transform"
+)
+is_tracing: Callable[[], bool] = _needed("torch._C._is_tracing", "which finds calls of torch.jit.trace")
+count_write: Callable[[list[Tensor]], None] = _needed(
+    "torch._C._increment_version", "which tells autograd that a tensor was written"
+)
+forward_ad: _ForwardMode = _needed("torch.autograd.forward_ad", "the levels of forward mode")
 _needed("torch.autograd.forward_ad._current_level", "the levels of forward mode")  # an attribute: what hot code reads
-_needed("torch.Tensor._is_view", "which tells a view from its base")
 _needed("torch.Tensor._base", "the base of a view")
 _needed("torch.Tensor._version", "which counts the writes to a tensor")
-dispatch_modes = _needed("torch._C._len_torch_dispatch_stack", "which finds calls under a mode, such as FakeTensorMode")
-version_of = operator.attrgetter("_version")
-tree = _needed("torch.utils._pytree", "which takes nested arguments apart")
+dispatch_modes: Callable[[], int] = _needed(
+    "torch._C._len_torch_dispatch_stack", "which finds calls under a mode, such as FakeTensorMode"
+)
+version_of: Callable[[Tensor], int] = operator.attrgetter("_version")
+tree: ModuleType = _needed("torch.utils._pytree", "which takes nested arguments apart")
 
 
-def function_of(overload):
+def function_of(overload: "OpOverload[..., Any]") -> Callable[..., Any]:
     """What an OpOverload calls: the same call, 0.4 us sooner."""
-    return getattr(overload, "_op", overload)
+    function: Callable[..., Any] = getattr(overload, "_op", overload)
+    return function
 
 
-def schema_of(overload):
+def schema_of(overload: "OpOverload[..., Any]") -> torch.FunctionSchema:
     """The FunctionSchema, whose text vmap.py rewrites."""
     return overload._schema
 
 
 # ---- derivatives ----
 
-below_autograd = _needed("torch._C._AutoDispatchBelowAutograd", "the way from a derivative's rule to the kernel")
-below_in_place = _needed("torch._C._AutoDispatchBelowADInplaceOrView", "the way from a call that writes to the kernel")
-SingleLevelFunction = _needed("torch.autograd.function._SingleLevelFunction", "the node of one level of derivatives")
+below_autograd: Callable[[], AbstractContextManager[None]] = _needed(  # ops inside skip kernels.py
+    "torch._C._AutoDispatchBelowAutograd", "the way from a derivative's rule to the kernel"
+)
+below_in_place: Callable[[], AbstractContextManager[None]] = _needed(
+    "torch._C._AutoDispatchBelowADInplaceOrView", "the way from a call that writes to the kernel"
+)
+if TYPE_CHECKING:
+    SingleLevelFunction = torch.autograd.Function  # which derives from it
+else:
+    SingleLevelFunction = _needed(
+        "torch.autograd.function._SingleLevelFunction", "the node of one level of derivatives"
+    )
 creation_meta = _needed("torch._C._autograd._get_creation_meta", "which tells how a view was made")
 DEFAULT_VIEW = _needed("torch._C._autograd.CreationMeta.DEFAULT", "which tells how a view was made")
-unpack_dual = _needed("torch._VF._unpack_dual", "which reads the tangent of a tensor")
+unpack_dual: Callable[..., tuple[Tensor, Tensor | None]] = _needed(
+    "torch._VF._unpack_dual", "which reads the tangent of a tensor"
+)
 
 compiled_autograd_key = _needed("torch.autograd.Function._compiled_autograd_key", "the key of a node that is compiled")
 
 # ---- torch.func ----
 
-level_of = _optional("torch._C._functorch.maybe_get_level", "which tells the transform that wraps a tensor")
-is_wrapped = _optional("torch._C._functorch.is_functorch_wrapped_tensor", "which tells the tensors of a transform")
+level_of: Callable[[Tensor], int] = _optional(  # -1: no transform wraps the tensor
+    "torch._C._functorch.maybe_get_level", "which tells the transform that wraps a tensor"
+)
 one_level = _optional("torch._functorch.utils.enable_single_level_autograd_function", "which records in a transform")
 forward_mode_enabled = _optional("torch.autograd.forward_ad._set_fwd_grad_enabled", "which records in a transform")
 
@@ -112,16 +145,16 @@ outside_modes = _optional("torch.utils._python_dispatch._disable_current_modes",
 # ---- torch.compile and torch.export ----
 
 
-def constant_in_graphs(function):
+def constant_in_graphs(function: _F) -> _F:
     """Decorates function as torch.compiler.assume_constant_result does: dynamo calls it, and does not look inside.
 
     That decorator imports torch._dynamo, with sympy and numpy, which a program that compiles nothing does not need.
     """
-    function._dynamo_marked_constant = True
+    vars(function)["_dynamo_marked_constant"] = True
     return function
 
 
-def has_static_value(value):
+def has_static_value(value: int | torch.SymInt | None) -> bool:
     """Whether value is a number of Python, or None, and not a symbol of a graph.
 
     Imported when it is asked for: the module loads sympy, which `import torch` does not, and dynamo traces this.
@@ -130,9 +163,10 @@ def has_static_value(value):
         return True
     from torch.fx.experimental import symbolic_shapes
 
-    return symbolic_shapes.has_static_value(value)
+    is_static: bool = symbolic_shapes.has_static_value(value)
+    return is_static
 
 
-def mark_static_address(tensor):
+def mark_static_address(tensor: Tensor) -> None:
     """Promises torch.compile that tensor stays where it is: graphs, CUDA graphs too, read it without a copy."""
     torch._dynamo.mark_static_address(tensor)

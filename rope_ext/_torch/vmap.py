@@ -1,9 +1,13 @@
 """The ops under torch.func.vmap, and under the older vmap that batches the gradients of torch.autograd.grad."""
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import torch
+from torch import Tensor
 
 from ..errors import ArgumentError
-from .autograd import layout_of
+from .arguments import flags_of, layout_of
 from .flags import FREQUENCIES
 from .library import torch_ops as _ops
 from .private import schema_of, tree
@@ -11,20 +15,20 @@ from .private import schema_of, tree
 _library = torch.library.Library("rope_ext", "IMPL")
 
 
-def _vmap_by_loop(op, writes=False):
-    """One call per sample. A rule for when the samples differ in more than x, and for an op that writes to it."""
+def _vmap_by_loop(op: Callable[..., Any], writes: bool = False) -> Callable[..., tuple[Any, Any]]:
+    """A rule that makes one call per sample: for samples that differ in more than x, and for an op that writes to x."""
 
-    def rule(info, in_dims, *arguments):
+    def rule(info: Any, in_dims: Sequence[Any], *arguments: Any) -> tuple[Any, Any]:
         if info.batch_size == 0:
             raise ArgumentError("torch.func.vmap", "map over at least one sample", "none")
         for t, d in zip(arguments[0], in_dims[0]) if writes else ():
             if d is None:  # it would be written once for each sample
-                rule = "be inside torch.func.vmap when it is written"
-                raise ArgumentError("x", rule, f"one of shape {tuple(t.shape)} from outside")
+                got = f"one of shape {tuple(t.shape)} from outside"
+                raise ArgumentError("x", "be inside torch.func.vmap when it is written", got)
         flat, spec = tree.tree_flatten(list(arguments), is_leaf=lambda a: a is None)
         dims, _ = tree.tree_flatten(list(in_dims), is_leaf=lambda d: d is None)
 
-        def sample(i):
+        def sample(i: int) -> Any:
             return tree.tree_unflatten([a if d is None else a.select(d, i) for a, d in zip(flat, dims)], spec)
 
         results = [op(*sample(i)) for i in range(info.batch_size)]
@@ -39,19 +43,20 @@ def _vmap_by_loop(op, writes=False):
 _rotate_by_loop = _vmap_by_loop(_ops.rotate)
 
 
-def _rotate_vmap(info, in_dims, x, cos, sin, *rest):
-    flags = rest[1] if len(rest) > 1 else 0
+def _rotate_vmap(
+    info: Any, in_dims: Sequence[Any], x: list[Tensor], cos: Tensor, sin: Tensor, *rest: Any
+) -> tuple[Any, Any]:
+    flags = flags_of(rest)
     per_head = cos.dim() == 4 or (flags & FREQUENCIES and cos.shape[1] > 1)
     if per_head or info.batch_size == 0 or any(d is not None for d in in_dims[1:]):
         return _rotate_by_loop(info, in_dims, x, cos, sin, *rest)
     heads = layout_of(flags).index("h")  # samples that share their angles are further heads
 
-    def fold(t, d):
-        t = (
-            t.unsqueeze(heads).expand(*t.shape[:heads], info.batch_size, *t.shape[heads:])
-            if d is None
-            else t.movedim(d, heads)
-        )
+    def fold(t: Tensor, d: int | None) -> Tensor:
+        if d is None:
+            t = t.unsqueeze(heads).expand(*t.shape[:heads], info.batch_size, *t.shape[heads:])
+        else:
+            t = t.movedim(d, heads)
         return t.flatten(heads, heads + 1)
 
     y = _ops.rotate([fold(t, d) for t, d in zip(x, in_dims[0])], cos, sin, *rest)
@@ -73,21 +78,26 @@ torch.library.register_vmap("rope_ext::table_rows", _vmap_by_loop(_ops.table_row
 _twins = torch.library.Library("rope_ext", "FRAGMENT")
 
 
-def _define_twin(name, kernel):
+def _define_twin(name: str, kernel: Callable[..., Any]) -> Callable[..., Any]:
     schema = str(schema_of(getattr(_ops, name).default)).removeprefix("rope_ext::").replace("Tensor[]", "Tensor")
     _twins.define(schema.replace(name, name + "_of_one", 1))
     _twins.impl(name + "_of_one", kernel, "CompositeExplicitAutograd")
-    return getattr(_ops, name + "_of_one").default
+    twin: Callable[..., Any] = getattr(_ops, name + "_of_one").default
+    return twin
 
 
 _rotate_of_one = _define_twin("rotate", lambda x, *rest: _ops.rotate([x], *rest)[0])
 _table_grad_of_one = _define_twin("table_grad", lambda grad, x, *rest: _ops.table_grad([grad], [x], *rest))
 
 
-def _legacy_table_grad(grad, x, *rest):
+def _legacy_rotate(x: Sequence[Tensor], *rest: Any) -> list[Tensor]:
+    return [_rotate_of_one(t, *rest) for t in x]
+
+
+def _legacy_table_grad(grad: Sequence[Tensor], x: Sequence[Tensor], *rest: Any) -> tuple[Tensor, ...]:
     pairs = [_table_grad_of_one(grad_i, x_i, *rest) for grad_i, x_i in zip(grad, x)]
     return tuple(sum(grads[1:], grads[0]) for grads in zip(*pairs))
 
 
-_library.impl("rotate", lambda x, *rest: [_rotate_of_one(t, *rest) for t in x], "Batched")
+_library.impl("rotate", _legacy_rotate, "Batched")
 _library.impl("table_grad", _legacy_table_grad, "Batched")

@@ -3,8 +3,8 @@
 import torch
 from torch.compiler import is_compiling
 
-from .._torch.autograd import needs_derivative
 from .._torch.private import functorch_is_active
+from .._torch.recording import needs_derivative
 from ..ops import apply
 
 

@@ -1,0 +1,56 @@
+"""The arguments of the ops by name. All ops share them (csrc/bindings/schema.cpp): x, cos, sin, scalars and lookup.
+
+An op hands Python kernels what comes after sin as one sequence, `rest`, in which defaults at the end are missing.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+from torch import Tensor
+
+from ..reference import LAYOUTS
+from .flags import INTERLEAVED, LAYOUT_MASK, OTHER_PAIRING, TRANSPOSED
+
+Rest: TypeAlias = Sequence[Any]
+
+
+class Scalars(NamedTuple):
+    """All but flags are symbolic in a graph of torch.compile."""
+
+    offset: int = 0
+    flags: int = 0
+    rotary_dim: int | None = None
+    rotary_offset: int = 0
+    attention_scaling: float = 1.0
+
+    def transposed(self) -> "Scalars":
+        flags = self.flags ^ TRANSPOSED
+        if flags & OTHER_PAIRING:  # from the pairing of the result to that of x
+            flags ^= INTERLEAVED
+        return self._replace(flags=flags)
+
+
+class Lookup(NamedTuple):
+    positions: Tensor | None = None
+    offsets: Tensor | None = None
+    cu_seqlens: Tensor | None = None
+
+
+_SCALARS = len(Scalars._fields)
+POSITIONS = 3 + _SCALARS  # where positions is among all arguments; the first three are x, cos and sin
+
+
+def split(rest: Rest) -> tuple[Scalars, Lookup]:
+    return Scalars(*rest[:_SCALARS]), Lookup(*rest[_SCALARS:])
+
+
+def positions_of(rest: Rest) -> Tensor | None:
+    return rest[_SCALARS] if len(rest) > _SCALARS else None
+
+
+def flags_of(rest: Rest) -> int:
+    return rest[1] if len(rest) > 1 else 0
+
+
+def layout_of(flags: int) -> str:
+    return LAYOUTS[flags & LAYOUT_MASK]

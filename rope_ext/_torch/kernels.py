@@ -1,0 +1,136 @@
+"""The kernels of the ops in Python, at the dispatch keys above a device: Autograd, ADInplaceOrView and fallbacks.
+
+They are registered by hand, since torch.library.register_autograd knows neither forward mode nor torch.func.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import ArgumentError
+from . import per_token
+from .arguments import Lookup, split
+from .call import ROTATE, ROTATE_IN_PLACE, ROTATE_OUT, Op
+from .derivatives import Rotate, TableGrad, record
+from .errors import raises_typed
+from .flags import FREQUENCIES
+from .library import torch_ops as _ops
+from .private import below_autograd, below_in_place, count_write
+from .recording import have_tangents, kernel_needs_derivative, needs_derivative, tables_need_derivative
+from .writes import check_writable
+
+_library = torch.library.Library("rope_ext", "IMPL")
+
+
+# ---- Autograd ----
+
+
+def _rotate(x: list[Tensor], cos: Tensor, sin: Tensor, *rest: Any) -> list[Tensor]:
+    if not kernel_needs_derivative(x, cos, sin, rest):
+        with below_autograd():
+            y: list[Tensor] = _ops.rotate(x, cos, sin, *rest)
+            return y
+    scalars, lookup = split(rest)
+    rotated = None
+    has_frequencies = scalars.flags & FREQUENCIES
+    if (has_frequencies or cos.dim() == 2) and tables_need_derivative(cos, sin, rest):
+        make = per_token.of_frequencies if has_frequencies else per_token.looked_up
+        cos, sin, rotated = make(x, cos, sin, scalars, lookup)
+        scalars = scalars._replace(offset=0, flags=scalars.flags & ~FREQUENCIES, attention_scaling=1.0)
+        lookup = Lookup()
+    recorded = record(Rotate.apply, cos, sin, scalars, *lookup, *x)
+    return list(recorded) if rotated is None else [torch.where(rotated, a, b) for a, b in zip(recorded, x)]
+
+
+def _rotate_in_place(x: list[Tensor], cos: Tensor, sin: Tensor, *rest: Any) -> None:
+    if not kernel_needs_derivative(x, cos, sin, rest):
+        with below_autograd():
+            _ops.rotate_(x, cos, sin, *rest)
+        return
+    # copy_ and not a Function with mark_dirty: it knows views (a Function writes at most one) and tangents. What it
+    # would refuse is refused before anything is written.
+    _ops.check_in_place(x, cos, sin, *rest)
+    tables_need = tables_need_derivative(cos, sin, rest)
+    y = _rotate([t.clone() for t in x] if tables_need else x, cos, sin, *rest)  # table_grad wants x as it was
+    for t, rotated in zip(x, y):
+        # Reading grad_fn renews it, for a view whose base the line below has written through another view.
+        _renewed = t.grad_fn
+        t.copy_(rotated)
+
+
+def _rotate_out(out: list[Tensor], x: list[Tensor], cos: Tensor, sin: Tensor, *rest: Any) -> None:
+    if kernel_needs_derivative((*x, *out), cos, sin, rest):
+        got = "tensors while x, cos, sin or out requires grad"
+        raise ArgumentError("out", "be None when a derivative is recorded", got)
+    with below_autograd():
+        _ops.rotate_out(out, x, cos, sin, *rest)
+
+
+def _table_grad(grad: list[Tensor], x: list[Tensor], cos: Tensor, sin: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    if needs_derivative((*x, *grad), x[0], grad[0]) or have_tangents((*x, *grad)):
+        grad_cos, grad_sin = record(TableGrad.apply, cos, sin, split(rest)[0], *x, *grad)
+        return grad_cos, grad_sin
+    with below_autograd():
+        grad_cos, grad_sin = _ops.table_grad(grad, x, cos, sin, *rest)
+        return grad_cos, grad_sin
+
+
+def _table_rows(*arguments: Any) -> Tensor:
+    with below_autograd():
+        rows: Tensor = _ops.table_rows(*arguments)
+        return rows
+
+
+def _check_in_place(x: list[Tensor], cos: Tensor, sin: Tensor, *rest: Any) -> None:
+    check_writable(x, recorded=tables_need_derivative(cos, sin, rest))
+    with below_autograd():
+        _ops.check_in_place(x, cos, sin, *rest)
+
+
+_KERNELS: dict[str, Callable[..., Any]] = {
+    "rotate": _rotate,
+    "rotate_": _rotate_in_place,
+    "rotate_out": _rotate_out,
+    "table_grad": _table_grad,
+    "table_rows": _table_rows,
+    "cos_sin": per_token.cos_sin,
+    "check_in_place": _check_in_place,
+}
+for _name, _kernel in _KERNELS.items():
+    _library.impl(_name, raises_typed(_name, _kernel), "Autograd")
+
+
+# ---- other keys ----
+
+
+def _write(packet: Callable[..., Any], at_x: int) -> Callable[..., None]:
+    def kernel(written: list[Tensor], *rest: Any) -> None:
+        check_writable(written, False, at_x)
+        with below_in_place():
+            packet(written, *rest)
+        count_write(written)
+
+    return kernel
+
+
+def _below(recorded: Callable[..., Any]) -> Callable[..., Any]:
+    def kernel(*arguments: Any) -> Any:
+        with below_in_place():  # call.dispatch counts the writes
+            return recorded(*arguments)
+
+    return kernel
+
+
+def _register(op: Op) -> None:
+    if op.writes:
+        _library.impl(op.name, _write(getattr(_ops, op.name), op.at_x), "ADInplaceOrView")
+    _library.impl(op.name + ".unrecorded", torch.library.fallthrough_kernel, "Autograd")
+    # Tensors without a kernel of this package, modes and subclasses of Python: they know the op itself.
+    for key in ("CompositeExplicitAutograd", "Python", "Batched"):
+        _library.impl(op.name + ".unrecorded", _below(op.recorded), key)
+
+
+for _op in (ROTATE, ROTATE_IN_PLACE, ROTATE_OUT):
+    _register(_op)

@@ -1,0 +1,85 @@
+"""Tables with one row per token, made of what `apply` looks up or computes: where derivatives go to it.
+
+Looking rows up, and adding the gradients of tokens that read the same row, is PyTorch's index_select; the derivatives
+of angles are those of PyTorch's own functions.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..reference import TWO_PI
+from .arguments import Lookup, Scalars, layout_of, split
+from .flags import ROUND_PRODUCTS
+from .library import torch_ops as _ops
+from .private import below_autograd
+from .recording import tables_need_derivative
+
+_NOT_ROTATED, _OUTSIDE = -1, -2  # rows of table_rows (csrc/core/positions.h)
+
+
+class PerToken(NamedTuple):
+    cos: Tensor
+    sin: Tensor
+    rotated: Tensor | None  # (tokens, 1, 1): which tokens are; None: all
+
+
+def looked_up(x: list[Tensor], cos: Tensor, sin: Tensor, scalars: Scalars, lookup: Lookup) -> PerToken:
+    """Of tables looked up by position."""
+    rows = _ops.table_rows(x, cos, sin, *scalars, *lookup)
+    dtype = cos.dtype
+    if dtype in (torch.bfloat16, torch.float16):
+        cos, sin = cos.float(), sin.float()  # so that gradients of tokens that share a row add up in fp32
+    if not cos.shape[0]:  # no token reads it, and index_select takes none without rows
+        cos, sin = (torch.nn.functional.pad(t, (0, 0, 0, 1)) for t in (cos, sin))
+    index = rows.clamp(min=0).flatten()
+    cos, sin = (t.index_select(0, index).reshape(*rows.shape, t.shape[-1]) for t in (cos, sin))
+    if scalars.flags & ROUND_PRODUCTS:  # which depends on the dtype of the tables
+        cos, sin = cos.to(dtype), sin.to(dtype)
+    rows = rows.unsqueeze(-1)
+    if cos.device.type != "cpu":
+        cos, sin = (torch.where(rows == _OUTSIDE, torch.nan, t) for t in (cos, sin))
+    if lookup.cu_seqlens is None:
+        return PerToken(cos, sin, None)
+    rotated = rows != _NOT_ROTATED
+    cos, sin = torch.where(rotated, cos, 1), torch.where(rotated, sin, 0)
+    return PerToken(cos, sin, rotated.reshape(-1, 1, 1))  # layout is "thd"
+
+
+def of_frequencies(x: list[Tensor], high: Tensor, low: Tensor, scalars: Scalars, lookup: Lookup) -> PerToken:
+    cos, sin, _ = _ops.cos_sin(x, high, low, *scalars, *lookup)  # (batch or 1, seqlen, heads or 1, pairs)
+    layout = layout_of(scalars.flags)
+    if cos.shape[2] == 1:
+        cos, sin = cos.squeeze(2), sin.squeeze(2)
+    elif len(layout) == 4:
+        cos, sin = (t.permute(*("bshd".index(axis) for axis in layout)) for t in (cos, sin))
+    if lookup.cu_seqlens is None:
+        return PerToken(cos, sin, None)
+    tokens = torch.arange(cos.shape[1], device=cos.device)
+    return PerToken(cos, sin, (tokens < lookup.cu_seqlens[-1]).reshape(-1, 1, 1))
+
+
+def cos_sin(x: list[Tensor], high: Tensor, low: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """The kernel of the op at the Autograd key.
+
+    cos(angle + change), sin(angle + change) of a change that is 0 and has the derivatives of the angle. So the values
+    are those of the op, bit for bit, and the derivatives those of PyTorch's own functions.
+    """
+    if not tables_need_derivative(high, low, rest):
+        with below_autograd():
+            cos, sin, at = _ops.cos_sin(x, high, low, *rest)
+            return cos, sin, at
+    scalars, lookup = split(rest)
+    positions = lookup.positions
+    if positions is not None:
+        lookup = lookup._replace(positions=positions.detach())
+    with below_autograd():
+        cos, sin, at = _ops.cos_sin([t.detach() for t in x], high.detach(), low.detach(), *scalars, *lookup)
+    per_axis = at
+    if positions is not None and positions.is_floating_point():
+        per_axis = at + (positions - positions.detach())
+    angle = sum(p[..., None, None] * (rate * TWO_PI[0]) for p, rate in zip(per_axis.unbind(0), high.unbind(0)))
+    change = angle - angle.detach()
+    c, s = change.cos(), change.sin()
+    return cos * c - sin * s, sin * c + cos * s, at

@@ -1,0 +1,49 @@
+"""Whether a derivative of an op is to be recorded."""
+
+from collections.abc import Iterable
+
+from torch import Tensor, is_grad_enabled
+
+from .arguments import Rest, positions_of
+from .private import forward_ad, functorch_is_active, unpack_dual
+
+
+def needs_derivative(x: Iterable[Tensor], cos: Tensor, sin: Tensor) -> bool:
+    """Whether anything is to be recorded for the result of an op on these tensors, outside of transforms."""
+    if forward_ad._current_level >= 0:
+        return True
+    if not is_grad_enabled():
+        return False
+    for t in x:  # not any(): a generator takes as long as all the rest
+        if t.requires_grad:
+            return True
+    return cos.requires_grad or sin.requires_grad
+
+
+def positions_need_derivative(positions: Tensor | None) -> bool:
+    """Whether anything is to be recorded for float positions, which `needs_derivative` does not see."""
+    return positions is not None and positions.requires_grad and is_grad_enabled()
+
+
+def tables_need_derivative(cos: Tensor, sin: Tensor, rest: Rest) -> bool:
+    """Whether the derivative goes to what cos and sin are made of: tables, or frequencies and float positions."""
+    positions = positions_of(rest)
+    sources = (cos, sin) if positions is None else (cos, sin, positions)
+    return (is_grad_enabled() and any(t.requires_grad for t in sources)) or have_tangents(sources)
+
+
+def kernel_needs_derivative(x: Iterable[Tensor], cos: Tensor, sin: Tensor, rest: Rest) -> bool:
+    """What a kernel at the Autograd key asks, whoever called the op."""
+    return needs_derivative(x, cos, sin) or tables_need_derivative(cos, sin, rest) or have_tangents(x)
+
+
+def may_be_forward_mode() -> bool:
+    """In a compiled graph torch.func.jvp enters a level of forward mode that Python does not count."""
+    return forward_ad._current_level >= 0 or functorch_is_active()
+
+
+def have_tangents(tensors: Iterable[Tensor]) -> bool:
+    """Whether there may be tangents."""
+    if forward_ad._current_level >= 0:
+        return True
+    return functorch_is_active() and any(unpack_dual(t, level=0)[1] is not None for t in tensors)

@@ -1,0 +1,66 @@
+"""What may be written: what autograd and torch.func ask of a tensor, asked before the first of several is written."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, is_grad_enabled, is_inference_mode_enabled
+
+from ..errors import ArgumentError
+from .private import DEFAULT_VIEW, creation_meta, level_of
+
+# How a view was made, by the names of torch, where autograd refuses to write it: what x must not be, and what helps.
+_RESTRICTED_VIEWS = {
+    "MULTI_OUTPUT_NODE": "one of several views that an op returned (split, unbind, chunk; slices are taken)",
+    "IN_CUSTOM_FUNCTION": "a view that a custom autograd.Function returned (its clone() is taken)",
+    "NO_GRAD_MODE": "a view made under torch.no_grad (make and write it both inside, or both outside)",
+    "INFERENCE_MODE": "a view made in inference mode (make and write it both inside, or both outside)",
+}
+
+
+def check_writable(tensors: Iterable[Tensor], recorded: bool = False, at_x: int = 0) -> None:
+    """Raises what autograd would. recorded: a derivative is, whatever the tensors require. at_x: see `Op`."""
+    inference, grad = is_inference_mode_enabled(), is_grad_enabled()
+    for t in tensors:
+        if not inference and t.is_inference():
+            raise _not_written("not be an inference tensor outside inference mode", t, at_x)
+        if not grad:
+            continue
+        base = t._base  # None: t is no view
+        if base is not None and (recorded or t.requires_grad) and (restriction := _restriction(t)):
+            raise _not_written(restriction, t, at_x)
+        owner = t if base is None else base
+        if owner.requires_grad and owner.is_leaf:
+            raise _not_written("not be a leaf that requires grad, or a view of one,", t, at_x)
+
+
+def check_captured(written: Iterable[Tensor], others: Sequence[Any], at_x: int = 0) -> None:
+    """A transform records nothing in a tensor from outside it: derivatives would be zero without a word."""
+    level = max(level_of(t) for t in others if isinstance(t, Tensor))
+    for t in written:
+        if level_of(t) < level or _is_view_of_captured(t):
+            rule = "be inside every transform that cos, sin or the positions are inside"
+            raise _not_written(rule, t, at_x, " from outside")
+
+
+def _is_view_of_captured(t: Tensor) -> bool:
+    """Asks torch.func, which refuses to write tensors from outside and their views, by an op that writes nothing."""
+    try:
+        with torch.no_grad():
+            t[..., :0].zero_()
+    except RuntimeError as error:
+        return "captured Tensor" in str(error)
+    return False
+
+
+def _restriction(view: Tensor) -> str | None:
+    made = creation_meta(view)
+    if made == DEFAULT_VIEW:
+        return None
+    return f"not be {_RESTRICTED_VIEWS.get(made.name, f'a view that autograd does not write ({made.name})')}"
+
+
+def _not_written(rule: str, t: Tensor, at_x: int, place: str = "") -> ArgumentError:
+    """The error of a tensor of x or, where x comes after it, of out."""
+    name = "out" if at_x else "x"
+    return ArgumentError(name, f"{rule} when it is written", f"one of shape {tuple(t.shape)}{place}")
