@@ -8,22 +8,25 @@ too, and memory runs out. An error that is not understood stays as it is.
 
 import functools
 import sys
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
-from torch import is_inference_mode_enabled
+from torch import Tensor, is_inference_mode_enabled
 
-from ._numbers import converted, name_of, shown
+from ._numbers import UNINITIALIZED, beyond_int64, converted, name_of, shown
+from ._torch.call import Op
 from ._torch.errors import allocators, typed
 from ._torch.library import REBUILD, build_info
 from ._torch.private import NEWEST, OLDEST, functorch_is_active, is_newer_than_tested
 from .errors import ArgumentError, ArgumentTypeError, is_of_rope_ext
 
 _INT = (int, torch.SymInt)
-_OPTIONAL_TENSOR = (torch.Tensor, type(None))
+_OPTIONAL_TENSOR = (Tensor, type(None))
 # Name, types and rule of the arguments after x, in the order of csrc/bindings/schema.cpp.
-_EXPECTED = [
-    ("cos", torch.Tensor, "a Tensor"),
-    ("sin", torch.Tensor, "a Tensor"),
+_EXPECTED: list[tuple[str, type | tuple[type, ...], str]] = [
+    ("cos", Tensor, "a Tensor"),
+    ("sin", Tensor, "a Tensor"),
     ("offset", _INT, "an int or a Tensor"),
     ("flags", _INT, "an int"),
     ("rotary_dim", (*_INT, type(None)), "an int"),
@@ -33,11 +36,10 @@ _EXPECTED = [
     ("offset", _OPTIONAL_TENSOR, "an int or a Tensor"),
     ("cu_seqlens", _OPTIONAL_TENSOR, "a Tensor"),
 ]
-_UNINITIALIZED = torch.nn.parameter.UninitializedTensorMixin
 _DEVICES = ("cpu", "cuda", "meta") if build_info()["cuda"] else ("cpu", "meta")
 
 
-def explained(error, op, arguments, x, out):
+def explained(error: Exception, op: Op, arguments: Sequence[Any], x: object, out: object) -> Exception:
     """The error for the caller. op, arguments: what was called; x, out: as the caller gave them."""
     if is_of_rope_ext(error):
         return typed(error, functools.partial(allocators[op.name], *arguments))
@@ -47,24 +49,24 @@ def explained(error, op, arguments, x, out):
         return error
 
 
-def _about_arguments(error, op, arguments, x, out):
+def _about_arguments(error: Exception, op: Op, arguments: Sequence[Any], x: object, out: object) -> Exception | None:
     for name, value in (("x", x), ("out", out))[: 1 + op.at_x]:
-        listed = [value] if isinstance(x, torch.Tensor) else value
-        if not isinstance(listed, (tuple, list)) or not all(isinstance(t, torch.Tensor) for t in listed):
+        listed = [value] if isinstance(x, Tensor) else value
+        if not isinstance(listed, (tuple, list)) or not all(isinstance(t, Tensor) for t in listed):
             return not_tensors(name, value)
     given = [(name, value) for (name, _, _), value in zip(_EXPECTED, arguments[op.at_x + 1 :])]
     for (name, value), (_, types, wanted) in zip(given, _EXPECTED):
         if not isinstance(value, types):
             cure = _cure(name, value, cos=given[0][1])
             return ArgumentTypeError(name, f"be {wanted}", shown(value), cure)
-        if isinstance(value, int) and not -(2**63) <= value < 2**63:  # what the dispatcher takes for no int
-            return ArgumentError(name, "be at least -2^63 and below 2^63", shown(value))
+        if isinstance(value, int) and (error_of_int := beyond_int64(name, value)):  # the dispatcher takes it for no int
+            return error_of_int
     outs = [("out", t) for t in arguments[0]] if op.at_x else []
     words = str(error)
     if op.at_x and functorch_is_active() and "rope_ext::rotate_out" in words:
         return ArgumentError("out", "be None under a transform of torch.func", "tensors")
     tensors = [*outs, *(("x", t) for t in arguments[op.at_x])]  # out first: _about_lazy takes x for written
-    tensors += [(name, value) for name, value in given if isinstance(value, torch.Tensor)]
+    tensors += [(name, value) for name, value in given if isinstance(value, Tensor)]
     for kind, words_of_torch, about in _REFUSALS:
         if isinstance(error, kind) and words_of_torch in words:
             found = next(filter(None, (about(name, t, words) for name, t in tensors)), None)
@@ -73,7 +75,7 @@ def _about_arguments(error, op, arguments, x, out):
     return None
 
 
-def _about_dtensor(name, t, words):
+def _about_dtensor(name: str, t: Tensor, words: str) -> Exception | None:
     module = sys.modules.get("torch.distributed.tensor")
     if module is None or not isinstance(t, module.DTensor):
         return None
@@ -81,13 +83,13 @@ def _about_dtensor(name, t, words):
     return _not_taken(name, "be a local tensor", f"a DTensor; where batch or heads are sharded {cure}", words)
 
 
-def _about_uninitialized(name, t, words):
-    if not isinstance(t, _UNINITIALIZED):
+def _about_uninitialized(name: str, t: Tensor, words: str) -> Exception | None:
+    if not isinstance(t, UNINITIALIZED):
         return None
     return _not_taken(name, "be an ordinary tensor", f"one that is {type(t).__name__}", words)
 
 
-def _about_kind(name, t, words):
+def _about_kind(name: str, t: Tensor, words: str) -> Exception | None:
     rule = "be an ordinary tensor"
     if t.is_nested:
         packed = 'values() makes one, for x with layout="thd" and cu_seqlens=x.offsets().int()'
@@ -103,20 +105,20 @@ def _about_kind(name, t, words):
     return None
 
 
-def _not_taken(name, rule, got, words):
-    """The error quotes torch: of a missing kernel it says everything in the first of many sentences."""
+def _not_taken(name: str, rule: str, got: object, words: str) -> NotImplementedError:
+    """The error quotes torch, whose first sentence about a missing kernel says everything."""
     first = words.split(". This could be because")[0]
     return NotImplementedError(f"rope_ext: {name} must {rule}, got {got} (torch: {first})")
 
 
-def _about_inference(name, t, _words):
+def _about_inference(name: str, t: Tensor, _words: str) -> Exception | None:
     if not t.is_inference() or is_inference_mode_enabled():
         return None
     got = f"one of shape {tuple(t.shape)}; clone() makes an ordinary copy"
     return ArgumentError(name, "not be an inference tensor while a derivative is recorded", got)
 
 
-def _about_lazy(name, t, _words):
+def _about_lazy(name: str, t: Tensor, _words: str) -> Exception | None:
     """A lazy tensor cannot be written: PyTorch gives the op a resolved copy, so what it writes would be lost."""
     if name not in ("x", "out"):
         return None
@@ -130,17 +132,17 @@ def _about_lazy(name, t, _words):
 
 
 # Type and words of an error in which torch refuses a tensor, and a function that tells whether it is this one.
-_REFUSALS = [
+_REFUSALS: list[tuple[type[Exception], str, Callable[[str, Tensor, str], Exception | None]]] = [
     (RuntimeError, "DTensor", _about_dtensor),
     (NotImplementedError, "sharding strategy", _about_dtensor),
     (ValueError, "uninitialized parameter", _about_uninitialized),
-    (NotImplementedError, "rope_ext", _about_kind),  # no kernel of that name
+    (NotImplementedError, "rope_ext", _about_kind),  # torch has no kernel of an op of this name
     (RuntimeError, "saved for", _about_inference),
     (RuntimeError, "mutable TensorList", _about_lazy),
 ]
 
 
-def _about_torch(error):
+def _about_torch(error: Exception) -> RuntimeError | None:
     if not is_newer_than_tested() or not isinstance(error, (NotImplementedError, AttributeError, TypeError)):
         return None
     return RuntimeError(
@@ -149,9 +151,9 @@ def _about_torch(error):
     )
 
 
-def _cure(name, value, cos):
+def _cure(name: str, value: object, cos: object) -> str:
     """What to write instead of a value of a wrong type, where that can be told."""
-    if name == "sin" and value is None and isinstance(cos, torch.Tensor):
+    if name == "sin" and value is None and isinstance(cos, Tensor):
         if cos.is_complex():
             return "cos.real and cos.imag are cos and sin"
         if cos.dim() == 1:
@@ -168,14 +170,14 @@ def _cure(name, value, cos):
     return converted(name, value)
 
 
-def not_tensors(name, x):
+def not_tensors(name: str, x: object) -> ArgumentTypeError:
     """The TypeError of an x, or an out, that does not hold tensors."""
     like = ", like x" if name == "out" else ""
     cure = converted(name, x) if name == "x" and not isinstance(x, (tuple, list)) else ""
     return ArgumentTypeError(name, f"be a Tensor or a tuple or list of Tensors{like}", _kind(x), cure)
 
 
-def _kind(x):
+def _kind(x: object) -> str:
     """The type, and those of what a tuple or list holds; what these hold would take a line for each row of a tensor."""
     name = type(x).__name__
     if not isinstance(x, (tuple, list)) or not x:

@@ -5,13 +5,19 @@ import numbers
 import reprlib
 import sys
 from collections.abc import Iterable
+from typing import Any, TypeAlias, TypeGuard
 
 import torch
 
+from ._torch.private import is_jit_tracing
 from .errors import ArgumentError, ArgumentTypeError
+from .reference import ROUNDINGS
+
+Int: TypeAlias = int | torch.SymInt  # torch.compile traces with symbolic ints
 
 MAX_CHANNELS = 2**20  # of a head: frequencies of more would take seconds and gigabytes, for no model
 MAX_AXES = 64  # of positions
+UNINITIALIZED = (torch.nn.parameter.UninitializedParameter, torch.nn.parameter.UninitializedBuffer)
 _SHORT_NAMES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32", "fp64": "float64"}
 _LARGEST = sys.float_info.max  # compared, not converted: float(10**400) raises OverflowError
 
@@ -19,12 +25,12 @@ _LARGEST = sys.float_info.max  # compared, not converted: float(10**400) raises 
 class _Short(reprlib.Repr):
     """The repr of a value in one short line, also inside lists and dicts."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.maxlist = self.maxtuple = self.maxset = self.maxfrozenset = self.maxdict = self.maxarray = 8
         self.maxstring = self.maxother = 100
 
-    def repr1(self, value, level):
+    def repr1(self, value: object, level: int) -> str:
         if isinstance(value, int) and value.bit_length() > 4096:  # Python prints none of more than 4300 digits
             return f"an int of {value.bit_length()} bits"
         shape = _shape_of(value)
@@ -34,54 +40,66 @@ class _Short(reprlib.Repr):
             return f"{type(value).__name__}{of_shape}" + (f", {dtype}" if dtype else "")
         return super().repr1(value, level)
 
-    def repr_instance(self, value, level):
+    def repr_instance(self, value: object, level: int) -> str:
         return " ".join(super().repr_instance(value, level).split())
 
 
 _short = _Short()
 
 
-def shown(value):
+def shown(value: object) -> str:
     """What the user gave, for an error: its repr, cut where it is long; of a tensor or an array its type and shape."""
     line = _short.repr(value)
     return line if len(line) <= 200 else f"{line[:160]} ... {line[-32:]}"
 
 
-def name_of(dtype):
+def name_of(dtype: object) -> str:
     """The name of a dtype without "torch."."""
     return str(dtype).removeprefix("torch.")
 
 
-def _shape_of(value):
+def _shape_of(value: object) -> tuple[int, ...] | None:
     try:
         shape = getattr(value, "shape", None)
-    except RuntimeError:  # of nested tensors and uninitialized parameters
+    except RuntimeError:  # nested tensors and uninitialized parameters have none
         return None
     return shape if isinstance(shape, tuple) else None
 
 
-def as_int(name, value, wanted="an int"):
+def as_int(name: str, value: object, wanted: str = "an int") -> Int:
     """An int of any kind as one of Python's: the dispatcher takes a numpy.float32 for an int, and truncates it."""
     if type(value) is int or isinstance(value, torch.SymInt):
         return value
-    if torch.jit.is_tracing() and isinstance(value, torch.Tensor) and value.dim() == 0:  # a size of a tensor
+    if is_jit_tracing() and isinstance(value, torch.Tensor) and value.dim() == 0:  # a size of a tensor
         value = value.item()
-    if not isinstance(value, numbers.Integral) or isinstance(value, bool):
+    if not _is_integral(value):
         is_one = getattr(value, "dtype", None) in (torch.int32, torch.int64) and _shape_of(value) in ((), (1,))
         cure = f"int({name}) is one" if is_one else ""
         raise ArgumentTypeError(name, f"be {wanted}", shown(value), cure)
     return int(value)
 
 
-def as_int64(name, value, wanted="an int"):
-    """The same within 64 bits."""
-    value = as_int(name, value, wanted)
-    if not isinstance(value, torch.SymInt) and not -(2**63) <= value < 2**63:
-        raise ArgumentError(name, "be at least -2^63 and below 2^63", shown(value))
-    return value
+def as_int64(name: str, value: object, wanted: str = "an int") -> Int:
+    """`as_int`, within 64 bits."""
+    number = as_int(name, value, wanted)
+    if not isinstance(number, torch.SymInt) and (error := beyond_int64(name, number)):
+        raise error
+    return number
 
 
-def positive(**arguments):
+def beyond_int64(name: str, value: int) -> ArgumentError | None:
+    """The error of an int that does not fit in 64 bits."""
+    if -(2**63) <= value < 2**63:
+        return None
+    return ArgumentError(name, "be at least -2^63 and below 2^63", shown(value))
+
+
+def _is_integral(value: object) -> TypeGuard[int]:
+    """Whether value is an int of any kind, and no bool: numpy.int64, which mypy takes for no int, too."""
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def positive(**arguments: object) -> None:
     """Each must be a finite number above 0."""
     for name, value in arguments.items():
         number = _as_real(name, value)
@@ -91,28 +109,28 @@ def positive(**arguments):
             raise ArgumentError(name, "be finite", shown(value))
 
 
-def not_negative(**arguments):
+def not_negative(**arguments: object) -> None:
     """Each must be a finite number, 0 or more."""
     for name, value in arguments.items():
         if not 0 <= _as_real(name, value) <= _LARGEST:
             raise ArgumentError(name, "be finite and not negative", shown(value))
 
 
-def real(**arguments):
+def real(**arguments: object) -> None:
     """Each must be a finite number."""
     for name, value in arguments.items():
         if not -_LARGEST <= _as_real(name, value) <= _LARGEST:
             raise ArgumentError(name, "be finite", shown(value))
 
 
-def fraction(**arguments):
+def fraction(**arguments: object) -> None:
     """Each must be a number from 0 to 1."""
     for name, value in arguments.items():
         if not 0 <= _as_real(name, value) <= 1:
             raise ArgumentError(name, "be in 0 to 1", shown(value))
 
 
-def all_positive(**arguments):
+def all_positive(**arguments: object) -> None:
     """Each must be a list or tuple of finite numbers above 0."""
     for name, values in arguments.items():
         if not isinstance(values, (list, tuple)):
@@ -124,60 +142,70 @@ def all_positive(**arguments):
             positive(**{name: value})
 
 
-def integer(**arguments):
+def integer(**arguments: object) -> None:
     """Each must be an int."""
     for name, value in arguments.items():
-        if not isinstance(value, numbers.Integral) or isinstance(value, bool):
-            raise ArgumentTypeError(name, "be an int", shown(value))
+        _integer(name, value)
 
 
-def count(**arguments):
+def _integer(name: str, value: object) -> int:
+    if not _is_integral(value):
+        raise ArgumentTypeError(name, "be an int", shown(value))
+    return value
+
+
+def count(**arguments: object) -> None:
     """Each must be an int from 1 to 2 ** 40, which products of two and floats hold."""
-    integer(**arguments)
     for name, value in arguments.items():
-        if not 1 <= value <= 2**40:
+        if not 1 <= _integer(name, value) <= 2**40:
             raise ArgumentError(name, "be in 1 to 2 ** 40", shown(value))
 
 
-def integers(name, values):
+def integers(name: str, values: Iterable[object]) -> None:
     """Each of values must be an int."""
     for value in values:
-        if type(value) is not int and (not isinstance(value, numbers.Integral) or isinstance(value, bool)):
+        if type(value) is not int and not _is_integral(value):
             raise ArgumentTypeError(name, "be a list of ints", f"{shown(value)} in it")
 
 
-def not_negative_integer(**arguments):
+def not_negative_integer(**arguments: object) -> None:
     """Each must be 0, or a count."""
     for name, value in arguments.items():
         if type(value) is not int or value != 0:
             count(**{name: value})
 
 
-def boolean(**arguments):
+def boolean(**arguments: object) -> None:
     """Each must be True or False."""
     for name, value in arguments.items():
         if not isinstance(value, bool):
             raise ArgumentTypeError(name, "be True or False", shown(value))
 
 
-def text(**arguments):
+def rounding(value: object) -> None:
+    """value must be one of `Rounding`."""
+    if not isinstance(value, str) or value not in ROUNDINGS:
+        raise ArgumentError("rounding", f"be {' or '.join(map(repr, ROUNDINGS))}", shown(value))
+
+
+def text(**arguments: object) -> None:
     """Each must be a str."""
     for name, value in arguments.items():
         if not isinstance(value, str):
             raise ArgumentTypeError(name, "be a str", shown(value))
 
 
-def seqlen(value):
-    """An int, or None; what torch.compile traces through is an int too. Returns it."""
+def seqlen(value: object) -> Int | None:
+    """The length, an int or None; what torch.compile traces through is an int too."""
     if value is None or isinstance(value, torch.SymInt):
         return value
-    value = as_int("seqlen", value)
-    if not 0 <= value < 2**63:
-        raise ArgumentError("seqlen", "be in 0 to 2 ** 63 - 1", shown(value))
-    return value
+    length = as_int("seqlen", value)
+    if not 0 <= length < 2**63:
+        raise ArgumentError("seqlen", "be in 0 to 2 ** 63 - 1", shown(length))
+    return length
 
 
-def tensor(**arguments):
+def tensor(**arguments: object) -> None:
     """Each must be a Tensor; what torch.tensor makes one of is answered with it."""
     for name, value in arguments.items():
         if not isinstance(value, torch.Tensor):
@@ -186,24 +214,25 @@ def tensor(**arguments):
             raise ArgumentTypeError(name, "be a Tensor", shown(value), cure)
 
 
-def converted(name, value):
+def converted(name: str, value: object) -> str:
     """The end of an error about what is no Tensor: how a list of numbers or an array becomes one."""
-    is_listed = isinstance(value, (list, tuple, range))
-    is_listed = is_listed and all(isinstance(item, (numbers.Number, list, tuple)) for item in value[:8])
+    is_listed = isinstance(value, (list, tuple, range)) and all(
+        isinstance(item, (numbers.Number, list, tuple)) for item in value[:8]
+    )
     return f"torch.tensor({name}) makes one" if is_listed or hasattr(value, "__array__") else ""
 
 
-def floating_point(dtype):
+def floating_point(dtype: object) -> None:
     """dtype must be a torch.dtype; the error says which one a name, or a type of numpy, means."""
     if isinstance(dtype, torch.dtype) and dtype.is_floating_point:
         return
-    name = dtype if isinstance(dtype, str) else getattr(dtype, "name", getattr(dtype, "__name__", ""))
+    name: object = dtype if isinstance(dtype, str) else getattr(dtype, "name", getattr(dtype, "__name__", ""))
     meant = getattr(torch, _SHORT_NAMES.get(name, name), None) if isinstance(name, str) else None
     cure = f"{meant} is one" if isinstance(meant, torch.dtype) and meant.is_floating_point else ""
     raise ArgumentTypeError("dtype", "be a floating point type", shown(dtype), cure)
 
 
-def channels(rotary_dim, at_least=2):
+def channels(rotary_dim: int, at_least: int = 2) -> None:
     """rotary_dim must be an even int."""
     integer(rotary_dim=rotary_dim)
     if rotary_dim % 2 or rotary_dim < at_least:
@@ -212,7 +241,7 @@ def channels(rotary_dim, at_least=2):
         raise ArgumentError("rotary_dim", f"be at most {MAX_CHANNELS}", shown(rotary_dim))
 
 
-def as_tuple(name, values, of="numbers"):
+def as_tuple(name: str, values: Any, of: str = "numbers") -> tuple[Any, ...]:
     """A list, tuple, tensor, array or other iterable as a tuple; a text is none."""
     if hasattr(values, "tolist"):
         values = values.tolist()
@@ -221,17 +250,22 @@ def as_tuple(name, values, of="numbers"):
     return tuple(values)
 
 
-def axes_of(name, axes):
+def axes_of(name: str, axes: object) -> tuple[int, ...]:
     """A list of axes of positions as a tuple of ints."""
-    axes = as_tuple(name, axes, of="ints")
-    integers(name, axes)
-    if max(axes, default=0) >= MAX_AXES:
-        raise ArgumentError(name, f"be in 0 to {MAX_AXES - 1}", max(axes))
-    return tuple(int(axis) for axis in axes)
+    listed = as_tuple(name, axes, of="ints")
+    integers(name, listed)
+    if max(listed, default=0) >= MAX_AXES:
+        raise ArgumentError(name, f"be in 0 to {MAX_AXES - 1}", max(listed))
+    return tuple(int(axis) for axis in listed)
 
 
-def _as_real(name, value):
+def _as_real(name: str, value: object) -> float:
     """The number, one of Python where it is one of numpy, which warns when a float32 is compared with `_LARGEST`."""
-    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+    if not _is_real(value):
         raise ArgumentTypeError(name, "be a number", shown(value))
-    return value.item() if hasattr(value, "item") else value
+    number: float = value.item() if hasattr(value, "item") else value
+    return number
+
+
+def _is_real(value: object) -> TypeGuard[float]:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)

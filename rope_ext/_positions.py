@@ -1,18 +1,20 @@
 """Positions and offsets as tensors of the user: what they must be, and their sum."""
 
 import torch
+from torch import Tensor
 
 from ._numbers import as_int64, converted, name_of, shown
 from .errors import ArgumentError, ArgumentTypeError
+from .reference import Layout
 
 
-def with_offset(x, layout, axes, positions, offset):
+def with_offset(x: Tensor, layout: Layout, axes: int, positions: object, offset: object) -> Tensor:
     """The positions of each token of x, as `apply` adds them up: (seqlen,), (batch, seqlen), or with axes first."""
     seqlen = x.shape[layout.replace("t", "s").index("s")]
     batch = x.shape[layout.index("b")] if "b" in layout else None
     if positions is None:
         positions = torch.arange(seqlen, device=x.device)
-    check_positions(positions)
+    positions = check_positions(positions)
     shape, sequences = tuple(positions.shape), (1, batch)
     fits = shape[-1:] == (seqlen,) and (
         len(shape) == 1
@@ -26,8 +28,8 @@ def with_offset(x, layout, axes, positions, offset):
     _check_device("positions", positions, x)
     if not positions.is_floating_point():
         positions = positions.to(torch.int64)  # in which the sum does not wrap
-    if not isinstance(offset, torch.Tensor):
-        return positions + as_int64("offset", offset, "an int or a Tensor")
+    if not isinstance(offset, Tensor):
+        return positions.add(as_int64("offset", offset, "an int or a Tensor"))
     if offset.dtype not in (torch.int32, torch.int64):
         raise ArgumentTypeError("offset", "be int32 or int64", name_of(offset.dtype))
     if tuple(offset.shape) not in ((), (1,), (batch,)):
@@ -37,19 +39,20 @@ def with_offset(x, layout, axes, positions, offset):
     return positions + offset.reshape(-1, 1)
 
 
-def _check_device(name, t, x):
+def _check_device(name: str, t: Tensor, x: Tensor) -> None:
     if t.device != x.device:
         raise ArgumentError(name, f"be on the device of x, {x.device}", t.device)
 
 
-def check_positions(positions):
-    if not isinstance(positions, torch.Tensor):
+def check_positions(positions: object) -> Tensor:
+    """positions, if they are int32, int64 or float32."""
+    if not isinstance(positions, Tensor):
         raise ArgumentTypeError("positions", "be a Tensor", shown(positions), converted("positions", positions))
     if positions.layout != torch.strided:
         raise ArgumentTypeError("positions", "be strided", positions.layout)
     dtype, is_float = positions.dtype, positions.is_floating_point()
     if dtype in (torch.int64, torch.int32) or (dtype == torch.float32 and positions.dim() <= 3):
-        return
+        return positions
     got, cure = name_of(dtype), ""
     if dtype == torch.float32:
         got, cure = f"shape {tuple(positions.shape)}", "rope.apply(x) rotates x"

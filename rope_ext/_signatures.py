@@ -1,24 +1,28 @@
 """Functions whose arguments go by name: the signature that shows it, and the error of a call that gives more."""
 
 import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 from .errors import ArgumentTypeError
 
-REQUIRED = object()  # default of what must be given, and may have been given by another name
+_F = TypeVar("_F", bound=Callable[..., Any])
+REQUIRED: Any = object()  # default of what must be given, and may have been given by another name
 
 
-def by_name(function):
+def by_name(function: _F) -> _F:
     """A decorator for functions that take `*too_many` only to refuse it: their signature shows the rule itself."""
-    shown_parameters = []
-    for parameter in inspect.signature(function).parameters.values():
-        if parameter.kind is not inspect.Parameter.VAR_POSITIONAL:
-            is_required = parameter.default is REQUIRED
-            shown_parameters.append(parameter.replace(default=inspect.Parameter.empty) if is_required else parameter)
-    function.__signature__ = inspect.Signature(shown_parameters)
+    signature = inspect.signature(function)
+    shown = [
+        parameter.replace(default=parameter.empty) if parameter.default is REQUIRED else parameter
+        for parameter in signature.parameters.values()
+        if parameter.kind is not parameter.VAR_POSITIONAL
+    ]
+    vars(function)["__signature__"] = signature.replace(parameters=shown)
     return function
 
 
-def given_by_position(function, names, too_many, cure):
+def given_by_position(function: str, names: Sequence[str], too_many: Sequence[object], cure: str) -> ArgumentTypeError:
     """The TypeError of a call with more arguments by position than there are names."""
     *others, last = names
     rule = f"one argument by position, {last}"

@@ -6,24 +6,27 @@ the values too, which synchronises with a GPU. Where `per_channel` says what is 
 """
 
 import os
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from ._torch.flags import FREQUENCIES, INTERLEAVED, OTHER_PAIRING, SAYS_WIDTH
 from ._torch.private import functorch_is_active
 from .errors import ArgumentError
 
-_PLAIN = (torch.Tensor, torch.nn.Parameter)
+_PLAIN = (Tensor, torch.nn.Parameter)
 
 
-def is_wanted():
+def is_wanted() -> bool:
     return os.environ.get("ROPE_EXT_CHECK_TABLES", "") not in ("", "0")
 
 
-def checked(arguments):
+def checked(arguments: Callable[..., tuple[Any, ...]]) -> Callable[..., tuple[Any, ...]]:
     """Wraps `arguments`, which maps the arguments of `apply` to those of an op, to refuse tables that look misread."""
 
-    def make(*given):
+    def make(*given: Any) -> tuple[Any, ...]:
         made = arguments(*given)
         tensors, cos, sin, _offset, flags, *rest = made
         if not flags & (FREQUENCIES | SAYS_WIDTH) and _can_look(tensors, cos, sin):
@@ -35,22 +38,19 @@ def checked(arguments):
     return make
 
 
-def _can_look(tensors, cos, sin):
+def _can_look(tensors: Sequence[object], cos: Tensor, sin: Tensor) -> bool:
     if torch.compiler.is_compiling() or functorch_is_active() or not tensors:
         return False
-    tables = (cos, sin)
-    return (
-        all(
-            type(t) in _PLAIN and t.dim() > 0 and t.layout == torch.strided and not t.is_meta
-            for t in (*tensors, *tables)
-        )
-        and cos.shape == sin.shape
-        and cos.dim() > 1
-        and cos.numel() > 0
-    )
+    if not all(map(_is_readable, (*tensors, cos, sin))):
+        return False
+    return cos.shape == sin.shape and cos.dim() > 1 and cos.numel() > 0
 
 
-def _check(cos, sin, rotary_dim, interleaved):
+def _is_readable(t: object) -> bool:
+    return isinstance(t, Tensor) and type(t) in _PLAIN and t.dim() > 0 and t.layout == torch.strided and not t.is_meta
+
+
+def _check(cos: Tensor, sin: Tensor, rotary_dim: int, interleaved: bool) -> None:
     width = cos.shape[-1]
     if width == rotary_dim and width % 2 == 0 and not (_repeats(cos, interleaved) and _repeats(sin, interleaved)):
         raise _misread(
@@ -67,11 +67,11 @@ def _check(cos, sin, rotary_dim, interleaved):
                 )
 
 
-def _repeats(table, interleaved):
+def _repeats(table: Tensor, interleaved: bool) -> bool:
     """Whether the two entries of each pair are equal in a table with an entry per channel."""
     first, second = (table[..., 0::2], table[..., 1::2]) if interleaved else table.chunk(2, dim=-1)
     return bool(((first == second) | (first.isnan() & second.isnan())).all())
 
 
-def _misread(got, cure):
+def _misread(got: str, cure: str) -> ArgumentError:
     return ArgumentError("per_channel", "be given for a table that looks misread", got, cure)

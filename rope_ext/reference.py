@@ -5,10 +5,14 @@ bits of rope_ext in float64 and float32; those of the gradient of 16-bit x are g
 """
 
 import math
+from typing import Literal, TypeAlias, get_args
 
 import torch
 
-LAYOUTS = ("bshd", "bhsd", "sbhd", "thd", "shd")
+Layout: TypeAlias = Literal["bshd", "bhsd", "sbhd", "thd", "shd"]
+LAYOUTS: tuple[Layout, ...] = get_args(Layout)
+Rounding: TypeAlias = Literal["once", "eager"]
+ROUNDINGS: tuple[Rounding, ...] = get_args(Rounding)
 
 
 def apply(

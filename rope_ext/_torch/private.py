@@ -145,6 +145,10 @@ outside_modes = _optional("torch.utils._python_dispatch._disable_current_modes",
 # ---- torch.compile and torch.export ----
 
 
+# As `is_tracing`, which torch.compile does not trace. torch does not say that it exports this one.
+is_jit_tracing: Callable[[], bool] = _needed("torch.jit.is_tracing", "which finds calls of torch.jit.trace")
+
+
 def constant_in_graphs(function: _F) -> _F:
     """Decorates function as torch.compiler.assume_constant_result does: dynamo calls it, and does not look inside.
 
