@@ -90,13 +90,13 @@ def test_pairings_are_a_permutation_of_each_other():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_fused_rounds_once(dtype):
+def test_fma_rounds_once(dtype):
     """By fractions; the first is a tie for whoever rounds twice."""
     eps = torch.finfo(dtype).eps
     a, b, c = (random((1000,), dtype, seed) for seed in (1, 2, 3))
     a[0], b[0], c[0] = eps / 2 * (1 + eps), 1 - eps, 1 + eps
     c[1:500] = -(a * b)[1:500] * (1 + eps * random((499,), dtype, 4).round())  # nothing but the rounding is left
-    got = reference.fused(a, b, c)
+    got = reference.fma(a, b, c)
     assert got[0] == 1 + eps
     for values in zip(a.tolist(), b.tolist(), c.tolist(), got.tolist()):
         x, y, z, rounded = map(Fraction, values)
