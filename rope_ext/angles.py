@@ -5,10 +5,12 @@ import numbers
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from . import reference
 from ._float64 import may_lack_float64
-from ._numbers import converted, name_of, shown
+from ._numbers import UNINITIALIZED, converted, name_of, shown
+from ._torch.arguments import Scalars
 from ._torch.errors import raises_typed
 from ._torch.flags import FREQUENCIES
 from ._torch.library import torch_ops as _ops
@@ -19,15 +21,15 @@ _PACKED = getattr(torch, "float4_e2m1fn_x2", None)  # two numbers in one element
 _make = raises_typed("cos_sin", _ops.cos_sin)
 
 
-class Turns(NamedTuple):
-    """inv_freq in turns per position as a sum of two numbers: what the kernels take. Made by `turns`."""
+class Revolutions(NamedTuple):
+    """inv_freq in revolutions per position, as a sum of two numbers: what the kernels take. Made by `revolutions`."""
 
-    high: torch.Tensor  # (axes, heads or 1, pairs), float32 or float64
-    low: torch.Tensor
+    high: Tensor  # (axes, heads or 1, pairs), float32 or float64
+    low: Tensor
     per_axis: bool  # inv_freq had axes, and so have positions
 
 
-def turns(inv_freq, dtype=torch.float32):
+def revolutions(inv_freq: Tensor | Revolutions, dtype: torch.dtype = torch.float32) -> Revolutions:
     """inv_freq, in radians per position, as `apply` and `cos_sin` work with it; to make once what is used often.
 
     inv_freq: (pairs,), (heads, pairs) or (axes, heads or 1, pairs), of any floating point dtype. dtype: of the
@@ -37,7 +39,7 @@ def turns(inv_freq, dtype=torch.float32):
     if not isinstance(dtype, torch.dtype) or dtype not in (torch.float32, torch.float64):
         got = name_of(dtype) if isinstance(dtype, torch.dtype) else shown(dtype)
         raise ArgumentTypeError("dtype", "be torch.float32 or torch.float64", got)
-    if isinstance(inv_freq, Turns):
+    if isinstance(inv_freq, Revolutions):
         if inv_freq.high.dtype != dtype:
             made = f"made for {name_of(inv_freq.high.dtype)}"
             raise ArgumentTypeError("inv_freq", f"be made for the arithmetic of x, {name_of(dtype)}", made)
@@ -47,13 +49,13 @@ def turns(inv_freq, dtype=torch.float32):
         rule = "be floating point of shape (pairs,), (heads, pairs) or (axes, heads or 1, pairs)"
         raise ArgumentError("inv_freq", rule, f"{name_of(inv_freq.dtype)} of {tuple(inv_freq.shape)}")
     if may_lack_float64(inv_freq.device):
-        high, low, per_axis = turns(inv_freq.cpu(), dtype)
-        return Turns(high.to(inv_freq.device), low.to(inv_freq.device), per_axis)
+        high, low, per_axis = revolutions(inv_freq.cpu(), dtype)
+        return Revolutions(high.to(inv_freq.device), low.to(inv_freq.device), per_axis)
     if inv_freq.device.type == "meta":
         high = inv_freq.to(dtype)[(None,) * (3 - inv_freq.dim())].contiguous()
-        return Turns(high, torch.empty_like(high.detach()), inv_freq.dim() == 3)
+        return Revolutions(high, torch.empty_like(high.detach()), inv_freq.dim() == 3)
     radians = inv_freq.to(torch.float64)[(None,) * (3 - inv_freq.dim())]
-    per_radian, per_radian_low = reference.ONE_TURN_PER_RADIAN
+    per_radian, per_radian_low = reference.ONE_REVOLUTION_PER_RADIAN
     high = radians * per_radian
     rounded = high.detach()
     low = reference.product_error(radians.detach(), torch.full_like(rounded, per_radian), rounded)
@@ -61,54 +63,53 @@ def turns(inv_freq, dtype=torch.float32):
     if dtype != torch.float64:
         high = high.to(dtype)
         low = (rounded - high.detach().to(torch.float64) + low).to(dtype)
-    return Turns(high.contiguous(), low.contiguous(), inv_freq.dim() == 3)
+    return Revolutions(high.contiguous(), low.contiguous(), inv_freq.dim() == 3)
 
 
-def cos_sin(positions, inv_freq, attention_scaling=1.0, *, dtype=torch.float32):
+turns, Turns = revolutions, Revolutions  # former names, for one release
+torch.serialization.add_safe_globals([(Revolutions, "rope_ext.angles.Turns")])  # the name in files saved before
+
+
+def cos_sin(
+    positions: Tensor,
+    inv_freq: Tensor | Revolutions,
+    attention_scaling: float = 1.0,
+    *,
+    dtype: torch.dtype = torch.float32,
+) -> tuple[Tensor, Tensor]:
     """cos and sin of positions * inv_freq, times attention_scaling.
 
     positions: int32, int64 or `dtype`, negative ones too, of any shape (of `dtype`: at most 3 axes, more would be x by
         mistake); (axes, ...) when inv_freq has three axes.
     inv_freq: radians per position: (pairs,), (heads, pairs), or (axes, heads or 1, pairs), whose angle is the sum over
-        axes of positions[axis] * inv_freq[axis]: see `frequencies.per_axis`. Or what `turns` made of it.
+        axes of positions[axis] * inv_freq[axis]: see `frequencies.per_axis`. Or what `revolutions` made of it.
     dtype: of the result and of the arithmetic, float32 or float64.
 
     Returns (cos, sin), each (*positions.shape, pairs), with heads (*positions.shape, heads, pairs), without the axes of
     positions. Differentiable in positions and inv_freq, to every order, in reverse and forward mode.
 
-    Exact: whole turns are dropped without error, so in float32 results are off by less than 1.5e-7 up to position 2^24
-    (float64: 3e-16), beyond by position * inv_freq * 2^-48 (float64: 2^-104), and equal bit for bit on every device.
-    That is for inv_freq up to 1; in float32 positions (below 2^24) times inv_freq must stay below 2^24 radians.
-    What `apply(inv_freq=...)` does in its kernel. For devices other than CPU and CUDA it is done on the CPU, and waits
-    for them.
+    Exact: whole revolutions are dropped without error, and every device gives the same bits. For inv_freq up to 1 the
+    error in float32 is below 1.5e-7 up to position 2^24, beyond it position * inv_freq * 2^-48 (float64: 3e-16 and
+    2^-104). In float32 positions (below 2^24) times inv_freq must stay below 2^24 radians.
+    The kernel of `apply(inv_freq=...)` computes the same. For devices other than CPU and CUDA the CPU does, which waits
+    for the device.
 
     Equivalent to: angles = positions.double()[..., None] * inv_freq.double(); (angles.cos(), angles.sin())
     """
     _check_strided("positions", positions)
     check_scaling(attention_scaling)
-    high, low, per_axis = turns(inv_freq, dtype)
+    high, low, per_axis = revolutions(inv_freq, dtype)
     if may_lack_float64(positions.device):  # nor are there kernels for it
-        found = cos_sin(positions.cpu(), Turns(high.cpu(), low.cpu(), per_axis), attention_scaling, dtype=dtype)
-        return tuple(t.to(positions.device) for t in found)
-    if positions.dtype not in (torch.int32, torch.int64, dtype):
-        raise ArgumentTypeError("positions", f"be int32, int64 or {name_of(dtype)}", name_of(positions.dtype))
-    if positions.is_floating_point() and positions.dim() > 3:
-        got, cure = f"shape {tuple(positions.shape)}", "apply(x, inv_freq=inv_freq) rotates x"
-        raise ArgumentError("positions", f"have at most 3 axes where they are {name_of(dtype)}", got, cure)
-    if high.dim() != 3 or high.shape != low.shape:
-        got = f"{tuple(high.shape)} and {tuple(low.shape)}"
-        raise ArgumentError("inv_freq", "be Turns of two tensors (axes, heads or 1, pairs)", got)
+        on_cpu = Revolutions(high.cpu(), low.cpu(), per_axis)
+        cos, sin = cos_sin(positions.cpu(), on_cpu, attention_scaling, dtype=dtype)
+        return cos.to(positions.device), sin.to(positions.device)
+    _check_shapes(positions, high, low, per_axis)
     axes, heads, pairs = high.shape
-    if not (axes and heads and pairs):
-        raise ArgumentError("inv_freq", "have an axis, a head and a pair", f"{axes}, {heads} and {pairs}")
-    if per_axis and (positions.dim() == 0 or positions.shape[0] != axes):
-        got = f"shape {tuple(positions.shape)}"
-        raise ArgumentError("positions", f"have the {axes} axes of inv_freq first", got)
     shape = positions.shape[1:] if per_axis else positions.shape
     count = math.prod(shape)  # shape.numel() would make the symbolic sizes of torch.export static
     flat = positions.reshape(axes, 1, count) if per_axis else positions.reshape(count)
     x = high.detach().new_empty(()).expand(count, heads, 2 * pairs)  # for its shape
-    scalars = (0, _SHD | FREQUENCIES, None, 0, float(attention_scaling))
+    scalars = Scalars(flags=_SHD | FREQUENCIES, attention_scaling=float(attention_scaling))
     try:
         cos, sin, _ = _make([x], high, low, *scalars, flat)
     except (ValueError, NotImplementedError):
@@ -116,11 +117,29 @@ def cos_sin(positions, inv_freq, attention_scaling=1.0, *, dtype=torch.float32):
             raise
         rule = f"be on the device of inv_freq, {high.device}"
         raise ArgumentError("positions", rule, positions.device) from None
-    shape = (*shape, heads, pairs) if heads > 1 else (*shape, pairs)
-    return cos.reshape(shape), sin.reshape(shape)
+    of_angles = (*shape, heads, pairs) if heads > 1 else (*shape, pairs)
+    return cos.reshape(of_angles), sin.reshape(of_angles)
 
 
-def check_scaling(attention_scaling):
+def _check_shapes(positions: Tensor, high: Tensor, low: Tensor, per_axis: bool) -> None:
+    dtype = high.dtype
+    if positions.dtype not in (torch.int32, torch.int64, dtype):
+        raise ArgumentTypeError("positions", f"be int32, int64 or {name_of(dtype)}", name_of(positions.dtype))
+    if positions.is_floating_point() and positions.dim() > 3:
+        got, cure = f"shape {tuple(positions.shape)}", "apply(x, inv_freq=inv_freq) rotates x"
+        raise ArgumentError("positions", f"have at most 3 axes where they are {name_of(dtype)}", got, cure)
+    if high.dim() != 3 or high.shape != low.shape:
+        got = f"{tuple(high.shape)} and {tuple(low.shape)}"
+        raise ArgumentError("inv_freq", "be Revolutions of two tensors (axes, heads or 1, pairs)", got)
+    axes, heads, pairs = high.shape
+    if not (axes and heads and pairs):
+        raise ArgumentError("inv_freq", "have an axis, a head and a pair", f"{axes}, {heads} and {pairs}")
+    if per_axis and (positions.dim() == 0 or positions.shape[0] != axes):
+        got = f"shape {tuple(positions.shape)}"
+        raise ArgumentError("positions", f"have the {axes} axes of inv_freq first", got)
+
+
+def check_scaling(attention_scaling: object) -> None:
     if not isinstance(attention_scaling, numbers.Real) or isinstance(attention_scaling, bool):
         raise ArgumentTypeError("attention_scaling", "be a number", shown(attention_scaling))
     try:
@@ -131,11 +150,11 @@ def check_scaling(attention_scaling):
         raise ArgumentError("attention_scaling", "be finite", shown(attention_scaling))
 
 
-def _check_strided(name, value):
-    if not isinstance(value, torch.Tensor):
+def _check_strided(name: str, value: object) -> None:
+    if not isinstance(value, Tensor):
         cure = "its own apply(x) uses them" if hasattr(value, "inv_freq") else converted(name, value)
         raise ArgumentTypeError(name, "be a Tensor", shown(value), cure)
-    is_lazy = isinstance(value, torch.nn.parameter.UninitializedTensorMixin)
+    is_lazy = isinstance(value, UNINITIALIZED)
     if is_lazy or value.is_nested or value.layout != torch.strided:
         got = type(value).__name__ if is_lazy else "a nested one" if value.is_nested else value.layout
         raise ArgumentTypeError(name, "be strided", got)

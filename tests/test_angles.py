@@ -1,6 +1,7 @@
 """Angles from positions, without a table: the bits of the reference, exact at any position, with derivatives."""
 
 import ctypes
+import pickle
 import re
 from decimal import Decimal, getcontext
 
@@ -56,7 +57,7 @@ def op(positions, rates, attention_scaling=1.0):
 def test_cos_sin_equals_the_reference(dtype):
     """Sizes around vectors and blocks; one and three axes; with heads; integers beyond 2^24 and fractions."""
     for pairs, heads, axes in ((1, 1, 1), (7, 3, 1), (64, 1, 3), (130, 2, 1), (36, 1, 1)):
-        rates = angles.turns(frequencies(pairs, axes, heads), dtype)
+        rates = angles.revolutions(frequencies(pairs, axes, heads), dtype)
         for positions in kinds_of_positions(axes, 50, dtype):
             wanted = reference.cos_sin(positions, *rates[:2], 0.75)
             assert_same_bits(op(positions, rates, 0.75), wanted)
@@ -67,7 +68,7 @@ def test_cos_sin_equals_the_reference(dtype):
 def test_instruction_sets_give_the_same_bits(dtype):
     """And the CUDA kernel, run on the CPU."""
     native.rope_ext_use_cpu_kernels.argtypes = (ctypes.c_void_p,)
-    rates = angles.turns(frequencies(70, 2, 1), dtype)
+    rates = angles.revolutions(frequencies(70, 2, 1), dtype)
     for positions in kinds_of_positions(2, 50, dtype):
         wanted = reference.cos_sin(positions, *rates[:2])
         for isa in [*_introspect.supported_isas(), "cuda"]:
@@ -117,7 +118,7 @@ def test_apply_makes_the_table_it_does_not_read(case):
     at = torch.arange(seqlen) if positions is None else positions
     at = at + (offset.reshape(-1, 1) if isinstance(offset, torch.Tensor) else offset)
     at = at.expand(axes, batch, seqlen)
-    cos, sin = reference.cos_sin(at.flatten(1), *angles.turns(inv_freq, arithmetic)[:2], 1.25)
+    cos, sin = reference.cos_sin(at.flatten(1), *angles.revolutions(inv_freq, arithmetic)[:2], 1.25)
     shape = (batch, seqlen, cos.shape[1], pairs)
     cos, sin = cos.reshape(shape), sin.reshape(shape)
     order = layout if batched else "bshd"
@@ -173,7 +174,7 @@ def test_several_tensors_share_angles():
 
 def test_turns_once_are_the_same():
     x, inv_freq = random((1, 5, 2, 8), torch.float32), frequencies(4)
-    rates = angles.turns(inv_freq)
+    rates = angles.revolutions(inv_freq)
     assert_same_bits(rope_ext.apply(x, inv_freq=rates), rope_ext.apply(x, inv_freq=inv_freq))
     assert_same_bits(rope_ext.cos_sin(torch.arange(9), rates), rope_ext.cos_sin(torch.arange(9), inv_freq))
 
@@ -283,7 +284,7 @@ def test_under_torch_func():
     x, inv_freq = random((3, 2, 5, 2, 8), torch.float64), frequencies(4)
     mapped = torch.func.vmap(lambda t: rope_ext.apply(t, inv_freq=inv_freq, offset=9))(x)
     assert_same_bits(mapped, torch.stack([rope_ext.apply(t, inv_freq=inv_freq, offset=9) for t in x]))
-    rates = angles.turns(frequencies(4, 2), torch.float64)  # with heads, and not differentiable
+    rates = angles.revolutions(frequencies(4, 2), torch.float64)  # with heads, and not differentiable
     mapped = torch.func.vmap(lambda t: rope_ext.apply(t, inv_freq=rates, positions=torch.arange(5)))(x)
     assert_same_bits(mapped, torch.stack([rope_ext.apply(t, inv_freq=rates) for t in x]))
     positions = torch.arange(6).reshape(3, 2)
@@ -344,7 +345,7 @@ def test_compiles(learned):
 @pytest.mark.parametrize("layout", reference.LAYOUTS)
 def test_opcheck(layout):
     x = [random(shape_of(layout, 2 if "b" in layout else 1, 5, 2, 8), torch.float32)]
-    high, low, _ = angles.turns(frequencies(4, 3, 2))
+    high, low, _ = angles.revolutions(frequencies(4, 3, 2))
     flags = reference.LAYOUTS.index(layout) + FREQUENCIES
     batch = 2 if "b" in layout else 1
     for positions in (None, torch.arange(5), torch.arange(5).expand(3, batch, 5), torch.rand(3, 1, 5)):
@@ -386,13 +387,13 @@ def test_shapes_of_positions_mean_the_same_with_derivatives(learned):
 
 def test_turns_with_derivatives_of_positions():
     x, positions = random((1, 3, 2, 8), torch.float64), torch.tensor([0.5, 2.0, 7.5], dtype=torch.float64)
-    rates = angles.turns(frequencies(4), torch.float64)
+    rates = angles.revolutions(frequencies(4), torch.float64)
     positions.requires_grad_()
     assert torch.autograd.gradcheck(lambda p: rope_ext.apply(x, inv_freq=rates, positions=p), (positions,))
     assert torch.autograd.gradcheck(lambda p: rope_ext.cos_sin(p, rates, dtype=torch.float64), (positions,))
     with pytest.raises(ValueError, match="out must be None when a derivative is recorded"):
         rope_ext.apply(x, inv_freq=rates, positions=positions, out=torch.empty_like(x))
-    per_axis = angles.turns(frequencies(4, 1, 1))
+    per_axis = angles.revolutions(frequencies(4, 1, 1))
     assert rope_ext.cos_sin(torch.arange(3)[None], per_axis)[0].shape == (3, 4)
 
 
@@ -426,7 +427,7 @@ X = torch.zeros(2, 3, 4, 8)
         ({"inv_freq": torch.ones(4, requires_grad=True), "offset": 0.5}, TypeError, "offset must be an int or a Tensor, got 0.5"),
         ({"inv_freq": torch.ones(4, requires_grad=True), "positions": torch.zeros(3).bool()}, TypeError, "positions must be int32, int64 or float32, got bool"),
         ({"inv_freq": torch.ones(3, 4, requires_grad=True)}, ValueError, "inv_freq must have 1 head or the 4 heads of x, got 3 heads"),
-        ({"inv_freq": angles.turns(torch.ones(4), torch.float64)}, TypeError, "inv_freq must be made for the arithmetic of x, float32, got made for float64"),
+        ({"inv_freq": angles.revolutions(torch.ones(4), torch.float64)}, TypeError, "inv_freq must be made for the arithmetic of x, float32, got made for float64"),
         ({"inv_freq": torch.ones(0, 1, 4)}, ValueError, r"inv_freq must have shape \(pairs,\), \(heads, pairs\)"),
         ({"attention_scaling": 2.0}, ValueError, "attention_scaling must come with inv_freq, got 2.0 with tables"),
         ({}, TypeError, "cos must be a Tensor, got None"),
@@ -471,3 +472,17 @@ def test_wrong_arguments_of_cos_sin():
 def test_what_the_fuzzer_found_in_cos_sin(arguments, error, message):
     with pytest.raises(error, match=f"^rope_ext: {re.escape(message)}$"):
         rope_ext.cos_sin(**{"positions": torch.arange(3), "inv_freq": torch.ones(4), **arguments})
+
+
+def test_former_names_stay_for_a_release_in_files_too(tmp_path):
+    rates = angles.turns(frequencies(4))
+    assert angles.Turns is angles.Revolutions and type(rates) is angles.Revolutions
+    angles.Revolutions.__qualname__ = "Turns"  # which is what older files name
+    try:
+        torch.save(rates, tmp_path / "before")
+        pickled = pickle.dumps(rates)
+    finally:
+        angles.Revolutions.__qualname__ = "Revolutions"
+    assert b"Turns" in pickled
+    for loaded in (pickle.loads(pickled), torch.load(tmp_path / "before", weights_only=True)):
+        assert type(loaded) is angles.Revolutions and all(map(torch.equal, loaded[:2], rates[:2]))

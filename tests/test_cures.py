@@ -354,7 +354,7 @@ CURES = {
         None,
     ),
     "dtype by name": (
-        lambda: rope_ext.angles.turns(ROPE.inv_freq, "float32"),
+        lambda: rope_ext.angles.revolutions(ROPE.inv_freq, "float32"),
         "dtype must be torch.float32 or torch.float64, got 'float32'",
         None,
     ),
@@ -388,7 +388,7 @@ def test_frequencies_and_positions_that_are_no_strided_tensor(kind):
     t = KINDS[kind]()
     for name, call in {
         "inv_freq": lambda: apply(Q, inv_freq=t),
-        "inv_freq ": lambda: rope_ext.angles.turns(t),
+        "inv_freq ": lambda: rope_ext.angles.revolutions(t),
         "positions": lambda: rope_ext.cos_sin(t, ROPE.inv_freq),
     }.items():
         with pytest.raises(TypeError, match=f"^rope_ext: {name.strip()} must be strided, got "):

@@ -73,7 +73,7 @@ POSITIONS = [
 def calls(move):
     """Of every function that makes angles, on tensors that `move` has moved."""
     inv_freq, positions = torch.tensor([1.0, 0.3, 1e-4]), POSITIONS[0]
-    high, low, per_axis = angles.turns(inv_freq)
+    high, low, per_axis = angles.revolutions(inv_freq)
     return {
         **{
             f"rope {i} {j}": lambda rope=rope, p=p: rope(move(p), seqlen=8)
@@ -81,10 +81,12 @@ def calls(move):
             for j, p in enumerate(POSITIONS)
         },
         "rope in bfloat16": lambda: ROPES[0](move(positions), dtype=torch.bfloat16),
-        "turns": lambda: angles.turns(move(inv_freq))[:2],
-        "turns of axes": lambda: angles.turns(move(torch.ones(2, 1, 3)))[:2],
+        "revolutions": lambda: angles.revolutions(move(inv_freq))[:2],
+        "revolutions of axes": lambda: angles.revolutions(move(torch.ones(2, 1, 3)))[:2],
         "cos_sin": lambda: rope_ext.cos_sin(move(positions), move(inv_freq), 1.5),
-        "cos_sin of turns": lambda: rope_ext.cos_sin(move(positions), angles.Turns(move(high), move(low), per_axis)),
+        "cos_sin of revolutions": lambda: rope_ext.cos_sin(
+            move(positions), angles.Revolutions(move(high), move(low), per_axis)
+        ),
         "cos_sin of axes": lambda: rope_ext.cos_sin(move(POSITIONS[2]), move(torch.full((2, 1, 3), 0.1))),
         "xpos_scale": lambda: [frequencies.xpos_scale(move(positions), 8, center=move(torch.tensor(7)))],
     }

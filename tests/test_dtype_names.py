@@ -62,7 +62,7 @@ def test_every_dtype_of_frequencies():
         for call in (
             lambda t=inv_freq: rope_ext.apply(X, inv_freq=t),
             lambda t=inv_freq: rope_ext.cos_sin(torch.arange(3), t),
-            lambda t=inv_freq: rope_ext.angles.turns(t),
+            lambda t=inv_freq: rope_ext.angles.revolutions(t),
         ):
             if dtype.is_floating_point and "float4" not in str(dtype):
                 call()

@@ -47,11 +47,11 @@ def test_tables_expanded_to_no_heads(kernels, layout):
 @pytest.mark.parametrize("shape", [(0, 3, 2, 8), (2, 0, 2, 8), (2, 3, 0, 8)])
 def test_frequencies_expanded_to_no_heads(kernels, shape):
     x = torch.zeros(shape)
-    high, low, scale = angles.turns(torch.ones(1, 4))
+    high, low, scale = angles.revolutions(torch.ones(1, 4))
     heads = shape[2]
-    turns = angles.Turns(high.expand(1, heads, 4), low.expand(1, heads, 4), scale)
-    assert rope_ext.apply(x, inv_freq=turns).shape == shape
-    assert rope_ext.apply_(x.clone(), inv_freq=turns).shape == shape
+    rates = angles.Revolutions(high.expand(1, heads, 4), low.expand(1, heads, 4), scale)
+    assert rope_ext.apply(x, inv_freq=rates).shape == shape
+    assert rope_ext.apply_(x.clone(), inv_freq=rates).shape == shape
     inv_freq = torch.ones(heads, 4, requires_grad=True)
     y = rope_ext.apply(x.requires_grad_(), inv_freq=inv_freq)
     grads = torch.autograd.grad(y.sum(), (x, inv_freq))
@@ -65,7 +65,7 @@ def test_frequencies_without_heads_may_have_any_strides(kernels):
 
 def test_positions_of_no_heads(kernels):
     """cos_sin writes its third result too, where the first two have no entries."""
-    high, low, _ = angles.turns(torch.ones(1, 4))
+    high, low, _ = angles.revolutions(torch.ones(1, 4))
     x = [torch.zeros(2, 3, 0, 8)]
     torch.full((64,), 7.0)  # memory that is freed, for the result to come from
     _, _, positions = torch_ops.cos_sin(x, high[:, :0], low[:, :0], 5, 64)
@@ -130,6 +130,6 @@ def test_gradients_of_a_table_without_rows():
 
 
 def test_rows_of_frequencies_are_refused():
-    high, low, _ = angles.turns(torch.ones(4))
+    high, low, _ = angles.revolutions(torch.ones(4))
     with pytest.raises(ValueError, match=r"^rope_ext: inv_freq must be None where rows of a table are asked for"):
         torch_ops.table_rows([torch.zeros(1, 2, 3, 8)], high, low, 0, 64)

@@ -30,7 +30,7 @@ def draw_cos_sin(r, memory):
         positions.odd = False
     keywords = {"positions": positions, "inv_freq": inv_freq}
     if r.random() < 0.3:
-        keywords["inv_freq"] = Made("rope_ext.angles.turns", angles.turns, inv_freq, dtype)
+        keywords["inv_freq"] = Made("rope_ext.angles.revolutions", angles.revolutions, inv_freq, dtype)
     if r.random() < 0.5:
         keywords["attention_scaling"] = r.choice([1, 1.0, 0.5, 1.25, 2])
     if dtype == torch.float64 or r.random() < 0.3:
@@ -61,7 +61,7 @@ class CosSin(Call):
         must(0 not in inv_freq.shape)
 
     def expected(self, a):
-        high, low, per_axis = angles.turns(a["inv_freq"], a.get("dtype", torch.float32))
+        high, low, per_axis = angles.revolutions(a["inv_freq"], a.get("dtype", torch.float32))
         positions = a["positions"]
         shape = positions.shape[1:] if per_axis else positions.shape
         flat = positions.reshape(len(high), -1) if positions.numel() else positions.new_empty(len(high), 0)

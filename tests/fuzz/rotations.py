@@ -118,7 +118,7 @@ def tables(r, memory, layout, batch, seqlen, heads, pairs, dtype, vast):
 
 
 def frequencies(r, memory, layout, batch, seqlen, heads, pairs, arithmetic):
-    """inv_freq, or what turns made of it, and positions of any size."""
+    """inv_freq, or what revolutions made of it, and positions of any size."""
     per_head = heads[0] if len(set(heads)) == 1 else 1
     rank = r.choice([1, 1, 2, 3])
     axes = r.choice([1, 2, 3])
@@ -128,7 +128,7 @@ def frequencies(r, memory, layout, batch, seqlen, heads, pairs, arithmetic):
     inv_freq.odd = False
     found = {"inv_freq": inv_freq}
     if r.random() < 0.3:
-        found["inv_freq"] = Made("rope_ext.angles.turns", angles.turns, inv_freq, arithmetic)
+        found["inv_freq"] = Made("rope_ext.angles.revolutions", angles.revolutions, inv_freq, arithmetic)
     kind = r.choice(["rows", "offset", "offsets", "positions", "positions", "fractions", "axes", "cu_seqlens"])
     reach = r.choice([4096, 10**6, 2**31 - 64, 2**60])
     if kind == "fractions":
@@ -225,7 +225,7 @@ class Rotation(Documented):
         x = _listed(a["x"])[0]
         axes = AXES[a["layout"]]
         batch, seqlen = x.shape[axes.index("b")] if "b" in axes else 1, x.shape[axes.index("s")]
-        high, low, _ = angles.turns(a["inv_freq"], torch.float64 if x.dtype == torch.float64 else torch.float32)
+        high, low, _ = angles.revolutions(a["inv_freq"], torch.float64 if x.dtype == torch.float64 else torch.float32)
         at, offset = a["positions"], a["offset"]
         if a["cu_seqlens"] is not None:
             at = reference.table_rows(1, seqlen, None, 0, a["cu_seqlens"])
