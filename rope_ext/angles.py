@@ -66,7 +66,8 @@ def revolutions(inv_freq: Tensor | Revolutions, dtype: torch.dtype = torch.float
     return Revolutions(high.contiguous(), low.contiguous(), inv_freq.dim() == 3)
 
 
-turns, Turns = revolutions, Revolutions  # former names, for one release
+turns = revolutions  # former names, for one release
+Turns = Revolutions
 torch.serialization.add_safe_globals([(Revolutions, "rope_ext.angles.Turns")])  # the name in files saved before
 
 

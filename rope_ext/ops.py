@@ -1,14 +1,18 @@
 """The public functions: from the user's words to the arguments of the ops."""
 
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
 import torch
+from torch import Tensor
 from torch.compiler import is_compiling
 
-from . import _table_widths
+from . import _numbers, _table_widths
 from ._call_errors import explained, not_tensors
-from ._numbers import as_int, shown
+from ._numbers import Int, as_int, shown
 from ._signatures import by_name, given_by_position
 from ._torch import call
-from ._torch.call import ROTATE, ROTATE_IN_PLACE, ROTATE_OUT, dispatch
+from ._torch.call import ROTATE, ROTATE_IN_PLACE, ROTATE_OUT, Op, dispatch
 from ._torch.flags import (
     FREQUENCIES,
     INTERLEAVED,
@@ -18,9 +22,9 @@ from ._torch.flags import (
     ROUND_PRODUCTS,
     SAYS_WIDTH,
 )
-from .angles import check_scaling, turns
+from .angles import Revolutions, check_scaling, revolutions
 from .errors import ArgumentError, ArgumentTypeError
-from .reference import LAYOUTS
+from .reference import LAYOUTS, Layout, Rounding, Tensors
 
 _FLAGS = {
     (layout, interleaved, inverse): index | INTERLEAVED * interleaved | INVERSE * inverse
@@ -34,26 +38,26 @@ _FAILURES = (RuntimeError, AttributeError, TypeError, ValueError)  # of torch an
 
 @by_name
 def apply(
-    x,
-    cos=None,
-    sin=None,
-    *too_many,
-    layout="bshd",
-    interleaved=False,
-    rotary_dim=None,
-    rotary_offset=0,
-    per_channel=None,
-    positions=None,
-    offset=0,
-    cu_seqlens=None,
-    inverse=False,
-    inv_freq=None,
-    attention_scaling=1,  # an int: of a float default torch.compile(dynamic=True) would make an input
-    rounding="once",
-    out_interleaved=None,
-    out=None,
-):
-    """Turn pairs of channels of x by the angles whose cosines and sines are given (rotary position embedding).
+    x: Tensors,
+    cos: Tensor | None = None,
+    sin: Tensor | None = None,
+    *too_many: NoReturn,
+    layout: Layout = "bshd",
+    interleaved: bool = False,
+    rotary_dim: int | None = None,
+    rotary_offset: int = 0,
+    per_channel: bool | None = None,
+    positions: Tensor | None = None,
+    offset: int | Tensor = 0,
+    cu_seqlens: Tensor | None = None,
+    inverse: bool = False,
+    inv_freq: Tensor | Revolutions | None = None,
+    attention_scaling: float = 1,  # an int: of a float default torch.compile(dynamic=True) would make an input
+    rounding: Rounding = "once",
+    out_interleaved: bool | None = None,
+    out: Tensors | None = None,
+) -> Tensors:
+    """Rotate pairs of channels of x by the angles whose cosines and sines are given (rotary position embedding).
 
     x: Tensor, or tuple or list of up to 8 Tensors that share angles, such as (q, k). float64, float32, bfloat16 or
         float16; any strides. Batch and seqlen agree; heads may differ, and with an explicit rotary_dim head_dim too.
@@ -75,11 +79,11 @@ def apply(
     offset: added to the row: int, or int32 or int64 Tensor of one number, () or (1,), or of one per sequence, (batch,).
     cu_seqlens: (nseq + 1,) int32 or int64, ascending from 0, with "thd": rows restart at 0 at each boundary; tokens
         past the last boundary are copied.
-    inverse: turn by the negative angle.
+    inverse: rotate by the negative angle.
     inv_freq: instead of cos and sin: the kernel makes them from the positions, exactly, without a table, so positions
         can be any integers, or float32 (float64 for float64 x). Radians per position: (pairs,), (heads, pairs), or
         (axes, heads or 1, pairs), and then positions may be (axes, batch or 1, seqlen) and the angle is the sum over
-        axes (see frequencies.per_axis). Or what `angles.turns` made of it, which saves that work at each call.
+        axes (see frequencies.per_axis). Or what `angles.revolutions` made of it, which saves that work at each call.
     attention_scaling: factor on the cos and sin of inv_freq (tables hold it already).
     rounding: "once", or "eager": where x and cos are both of 16 bits each product is rounded to them before the sum, in
         the gradient of x also where only x is: the bits of (x * cos + rotate_half(x) * sin).to(x.dtype) in PyTorch.
@@ -111,7 +115,7 @@ def apply(
     """
     if too_many:
         raise _given_by_position("apply", too_many)
-    arguments = _arguments(
+    arguments: tuple[Any, ...] = _arguments(
         x,
         cos,
         sin,
@@ -133,30 +137,33 @@ def apply(
         _call(ROTATE_OUT, (_listed(x, out), *arguments), x, out)
         return out
     y = _call(ROTATE, arguments, x)
-    if arguments[0] is not x:  # which is one tensor
-        return y[0]
-    return tuple(y) if isinstance(x, tuple) else y
+    if arguments[0] is not x:  # x is one tensor
+        y = y[0]
+    elif isinstance(x, tuple):
+        y = tuple(y)
+    rotated: Tensors = y
+    return rotated
 
 
 @by_name
 def apply_(
-    x,
-    cos=None,
-    sin=None,
-    *too_many,
-    layout="bshd",
-    interleaved=False,
-    rotary_dim=None,
-    rotary_offset=0,
-    per_channel=None,
-    positions=None,
-    offset=0,
-    cu_seqlens=None,
-    inverse=False,
-    inv_freq=None,
-    attention_scaling=1,
-    rounding="once",
-):
+    x: Tensors,
+    cos: Tensor | None = None,
+    sin: Tensor | None = None,
+    *too_many: NoReturn,
+    layout: Layout = "bshd",
+    interleaved: bool = False,
+    rotary_dim: int | None = None,
+    rotary_offset: int = 0,
+    per_channel: bool | None = None,
+    positions: Tensor | None = None,
+    offset: int | Tensor = 0,
+    cu_seqlens: Tensor | None = None,
+    inverse: bool = False,
+    inv_freq: Tensor | Revolutions | None = None,
+    attention_scaling: float = 1,
+    rounding: Rounding = "once",
+) -> Tensors:
     """`apply` in place: overwrites the tensors of x with what `apply` would return, and returns x.
 
     Arguments and errors as there. Channels that are not rotated are not touched. The tensors of x must not overlap one
@@ -188,12 +195,22 @@ def apply_(
     return x
 
 
-def _given_by_position(function, too_many):
+def _given_by_position(function: str, too_many: Sequence[object]) -> ArgumentTypeError:
     cure = f"several tensors go in a tuple, {function}((q, k), cos, sin), and all others by name, positions=positions"
     return given_by_position(function, ("x", "cos", "sin"), too_many, cure)
 
 
-def check_in_place(x, cos, sin, *, interleaved, rotary_dim, per_channel, offset, recorded=False):
+def check_in_place(
+    x: Tensor | tuple[Tensor, ...] | list[Tensor],
+    cos: Tensor,
+    sin: Tensor,
+    *,
+    interleaved: bool,
+    rotary_dim: int | None,
+    per_channel: bool | None,
+    offset: int | Tensor,
+    recorded: bool = False,
+) -> None:
     """Raises what `apply_` would raise about these arguments, and writes nothing. recorded: x requires grad by then."""
     arguments = _arguments(x, cos, sin, "bshd", interleaved, rotary_dim, 0, per_channel, None, offset, None, False)
     try:
@@ -202,24 +219,24 @@ def check_in_place(x, cos, sin, *, interleaved, rotary_dim, per_channel, offset,
         raise explained(error, ROTATE_IN_PLACE, arguments, x, None) from None
 
 
-def _arguments(
-    x,
-    cos,
-    sin,
-    layout,
-    interleaved,
-    rotary_dim,
-    rotary_offset,
-    per_channel,
-    positions,
-    offset,
-    cu_seqlens,
-    inverse,
-    inv_freq=None,
-    attention_scaling=1,
-    rounding="once",
-    out_interleaved=None,
-):
+def _op_arguments(
+    x: object,
+    cos: Tensor | None,
+    sin: Tensor | None,
+    layout: Layout,
+    interleaved: bool,
+    rotary_dim: Int | None,
+    rotary_offset: Int,
+    per_channel: bool | None,
+    positions: Tensor | None,
+    offset: Int | Tensor,
+    cu_seqlens: Tensor | None,
+    inverse: bool,
+    inv_freq: Tensor | Revolutions | None = None,
+    attention_scaling: float = 1,
+    rounding: Rounding = "once",
+    out_interleaved: bool | None = None,
+) -> tuple[Any, ...]:
     """The arguments that all ops share, in the order of csrc/bindings/schema.cpp; short where the rest are defaults."""
     if not (interleaved is True or interleaved is False) or not (inverse is True or inverse is False):
         raise _not_a_bool(interleaved, inverse)  # 1 and 1.0 would be found in the dictionary
@@ -228,7 +245,8 @@ def _arguments(
     except (KeyError, TypeError):  # TypeError: it has no hash
         raise ArgumentError("layout", f"be one of {', '.join(LAYOUTS)}", shown(layout)) from None
     if rounding is not _ONCE:
-        flags |= _rounding(rounding)
+        _numbers.rounding(rounding)
+        flags |= ROUND_PRODUCTS if rounding == "eager" else 0
     if out_interleaved is not None and out_interleaved is not interleaved:
         if out_interleaved is not (not interleaved):
             raise ArgumentTypeError("out_interleaved", "be True, False or None", shown(out_interleaved))
@@ -253,7 +271,7 @@ def _arguments(
         ):
             return tensors, cos, sin, offset, flags
         offsets = None
-    elif isinstance(offset, torch.Tensor):
+    elif isinstance(offset, Tensor):
         offset, offsets = 0, offset
     else:
         offset, offsets = as_int("offset", offset, "an int or a Tensor"), None
@@ -276,12 +294,20 @@ def _arguments(
     )
 
 
-if _table_widths.is_wanted():
-    _arguments = _table_widths.checked(_arguments)
+_arguments: Callable[..., tuple[Any, ...]] = (
+    _table_widths.checked(_op_arguments) if _table_widths.is_wanted() else _op_arguments
+)
 
 
-def _frequencies(x, tensors, cos, sin, inv_freq, attention_scaling):
-    """cos, sin and a flag for the op: frequencies that it makes cos and sin of."""
+def _frequencies(
+    x: object,
+    tensors: Sequence[Any],
+    cos: Tensor | None,
+    sin: Tensor | None,
+    inv_freq: Tensor | Revolutions | None,
+    attention_scaling: float,
+) -> tuple[Tensor | None, Tensor | None, int]:
+    """What the op takes for cos and sin, and the flag that says whether these are frequencies."""
     check_scaling(attention_scaling)
     if inv_freq is None:
         if attention_scaling != 1:
@@ -290,33 +316,27 @@ def _frequencies(x, tensors, cos, sin, inv_freq, attention_scaling):
         return cos, sin, 0
     if cos is not None or sin is not None:
         raise ArgumentError("inv_freq", "be None when cos and sin are given", "both")
-    if not tensors or not isinstance(tensors[0], torch.Tensor):
+    if not tensors or not isinstance(tensors[0], Tensor):
         raise not_tensors("x", x)
-    high, low, _ = turns(inv_freq, torch.float64 if tensors[0].dtype == torch.float64 else torch.float32)
+    high, low, _ = revolutions(inv_freq, torch.float64 if tensors[0].dtype == torch.float64 else torch.float32)
     return high, low, FREQUENCIES
 
 
-def _rounding(rounding):
-    if not isinstance(rounding, str) or rounding not in ("once", "eager"):
-        raise ArgumentError("rounding", "be 'once' or 'eager'", shown(rounding))
-    return ROUND_PRODUCTS if rounding == "eager" else 0
-
-
-def _not_a_bool(interleaved, inverse):
+def _not_a_bool(interleaved: object, inverse: object) -> ArgumentTypeError:
     name, value = ("inverse", inverse) if isinstance(interleaved, bool) else ("interleaved", interleaved)
     return ArgumentTypeError(name, "be True or False", shown(value))
 
 
-def _listed(x, out):
-    """The list of the tensors of out. The op would take a Tensor for one too."""
-    if isinstance(x, torch.Tensor):
+def _listed(x: object, out: object) -> Sequence[object]:
+    """The tensors of out, as a list like x; the op would take a Tensor for a list of its rows."""
+    if isinstance(x, Tensor):
         return [out]
     if not isinstance(out, (tuple, list)):
         raise not_tensors("out", out)
     return out
 
 
-def _call(op, arguments, x, out=None):
+def _call(op: Op, arguments: tuple[Any, ...], x: object, out: object = None) -> Any:
     if is_compiling():  # or exporting: graphs hold the ops that know their derivatives
         return op.recorded(*arguments)
     try:

@@ -4,7 +4,7 @@ Read it to know what `rope_ext.apply` computes. It checks almost nothing, is slo
 bits of rope_ext in float64 and float32; those of the gradient of 16-bit x are given by `transposed`.
 """
 
-from typing import Literal, TypeAlias, TypeVar, get_args
+from typing import Any, Literal, TypeAlias, TypeVar, get_args
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ __all__ = [
     "TWO_PI",
     "Layout",
     "Rounding",
+    "Tensors",
     "apply",
     "cos_sin",
     "fma",
@@ -33,11 +34,20 @@ LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 Rounding: TypeAlias = Literal["once", "eager"]
 ROUNDINGS: tuple[Rounding, ...] = get_args(Rounding)
 
-_X = TypeVar("_X", Tensor, tuple[Tensor, ...], list[Tensor])
+# What rotations take and return: one tensor, or several in a tuple or list; last for code that does not know which.
+Tensors = TypeVar(
+    "Tensors",
+    Tensor,
+    tuple[Tensor, Tensor],
+    tuple[Tensor, Tensor, Tensor],
+    tuple[Tensor, ...],
+    list[Tensor],
+    Tensor | tuple[Tensor, ...] | list[Tensor],
+)
 
 
 def apply(
-    x: _X,
+    x: Tensors,
     cos: Tensor,
     sin: Tensor,
     *,
@@ -53,7 +63,7 @@ def apply(
     rounding: Rounding = "once",
     out_interleaved: bool | None = None,
     transposed: bool = False,
-) -> _X:
+) -> Tensors:
     """`rope_ext.apply` in plain PyTorch: its arguments and result, without `out`.
 
     A per_channel that cos contradicts is an error here too. `transposed` applies the transposed 2x2 blocks, which
@@ -90,7 +100,11 @@ def apply(
         width = head_dim - rotary_offset if rotary_dim is None else rotary_dim
         if cos.shape[-1] != (width if per_channel else width // 2):
             raise ValueError(f"per_channel {per_channel} contradicts the width {cos.shape[-1]} of cos")
-    return one(x) if isinstance(x, Tensor) else type(x)(one(t) for t in x)
+    if isinstance(x, Tensor):
+        return one(x)
+    structure: Any = type(x)
+    rotated: Tensors = structure(one(t) for t in x)
+    return rotated
 
 
 def rotate(
