@@ -52,3 +52,7 @@ __all__ = [
     "tune_malloc",
     "unpatch",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})
