@@ -142,6 +142,15 @@ forward_mode_enabled = _optional("torch.autograd.forward_ad._set_fwd_grad_enable
 
 outside_modes = _optional("torch.utils._python_dispatch._disable_current_modes", "which leaves the modes of the user")
 
+# Attributes of a Module that its call runs before forward; if torch renames them, patch overlooks what they hold.
+COMPILED_CALL, CALL = "_compiled_call_impl", "_call_impl"
+
+
+def before_script(value: Any) -> Any:
+    """The function that torch.jit.script was given to make value; value, if that made none of it."""
+    return getattr(value, "_torchdynamo_inline", value)
+
+
 # ---- torch.compile and torch.export ----
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch.fx
 
+from .._torch.private import CALL, COMPILED_CALL
 from ._find import ENTRIES
 from ._fingerprint import callable_of, package_of
 from ._held import OUTSIDE, bound_values, package, readable, takes_part
@@ -37,12 +38,12 @@ def entry_of(module):
     if isinstance(module, COMPILED):
         return None
     for name in ENTRIES:
-        base, method = method_of(type(module), "_call_impl" if name == "_compiled_call_impl" else name)
+        base, method = method_of(type(module), CALL if name == COMPILED_CALL else name)
         value = vars(module).get(name) if name != "__call__" else None  # Python reads that from the class only
         if value is not None:
             if _bare(value) is not _bare(method):
                 return EntryPoint(name, value, module)
-        elif name != "_compiled_call_impl" and method is not None and not _is_of_class(method, base):
+        elif name != COMPILED_CALL and method is not None and not _is_of_class(method, base):
             return EntryPoint(name, method, base)
     return None
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
+from .._torch.private import CALL, COMPILED_CALL
 from ._code import code_of, codes_inside, globals_of, names_in
 from ._fingerprint import callable_of, default_arguments, fingerprint, function_of, package_of
 from ._held import (
@@ -26,8 +27,8 @@ from ._held import (
     takes_part,
 )
 
-ENTRIES = ("__call__", "_compiled_call_impl", "_call_impl", "forward")  # what a call of a module runs, in this order
-_RUN_FORWARD = {nn.Module.__call__, getattr(nn.Module, "_call_impl", None)}
+ENTRIES = ("__call__", COMPILED_CALL, CALL, "forward")  # what a call of a module runs, in this order
+_RUN_FORWARD = {nn.Module.__call__, getattr(nn.Module, CALL, None)}
 _CONSTRUCTORS = {"__init__", "__new__"}
 _DEPTH = 8
 _ROTARY = re.compile(r"rotary|rope|rot_emb|freqs_c|multidimensional|rotat")

@@ -8,6 +8,7 @@ import linecache
 import textwrap
 import types
 
+from .._torch.private import before_script
 from ._held import package, readable
 
 # Decorators that leave the function as it is, or hold it (see `function_of`).
@@ -49,7 +50,7 @@ def function_of(value):
         cells = getattr(type(value).forward, "__closure__", None) or ()
         value = next((c.cell_contents for c in cells if isinstance(c.cell_contents, types.FunctionType)), None)
     if isinstance(value, types.FunctionType) or package(type(value)) == "torch":  # others may run code of their own
-        value = getattr(value, "_torchdynamo_inline", value)  # what torch.jit.script has made a ScriptFunction of
+        value = before_script(value)
     return value if isinstance(value, types.FunctionType) else None
 
 
