@@ -4,8 +4,8 @@
     cos, sin = rope.tables(max_position=8192)
     q, k = rope_ext.apply((q, k), cos, sin)         # q, k: (batch, seqlen, heads, head_dim)
 
-`apply`, `apply_`: rope_ext.ops. The same in plain PyTorch: rope_ext.reference. Angles: rope_ext.RotaryEmbedding.
-Functions of other libraries: rope_ext.compat. Whole models: `patch`, `patched`, `unpatch` (rope_ext.integrations).
+`apply`, `apply_`: rope_ext.ops. `apply` in plain PyTorch: rope_ext.reference. Angles: rope_ext.RotaryEmbedding.
+Signatures of other libraries: rope_ext.compat. Whole models: `patch`, `patched`, `unpatch` (rope_ext.integrations).
 Memory of large results: rope_ext.memory. What a call costs: python -m rope_ext.profile.
 """
 
@@ -13,7 +13,7 @@ import importlib
 import warnings
 
 with warnings.catch_warnings():
-    # torch warns at its import where numpy is missing, which neither requires and rope_ext does without.
+    # torch warns at import if numpy is missing. Neither torch nor rope_ext requires numpy.
     warnings.filterwarnings("ignore", "Failed to initialize NumPy: No module named 'numpy'", UserWarning)
     importlib.import_module("torch")
 

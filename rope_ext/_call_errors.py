@@ -40,7 +40,7 @@ _DEVICES = ("cpu", "cuda", "meta") if build_info()["cuda"] else ("cpu", "meta")
 
 
 def explained(error: Exception, op: Op, arguments: Sequence[Any], x: object, out: object) -> Exception:
-    """The error for the caller. op, arguments: what was called; x, out: as the caller gave them."""
+    """The error to raise for the caller. op, arguments: the call that failed; x, out: as the user gave them."""
     if is_of_rope_ext(error):
         return typed(error, functools.partial(allocators[op.name], *arguments))
     try:
@@ -65,7 +65,7 @@ def _about_arguments(error: Exception, op: Op, arguments: Sequence[Any], x: obje
     words = str(error)
     if op.at_x and functorch_is_active() and "rope_ext::rotate_out" in words:
         return ArgumentError("out", "be None under a transform of torch.func", "tensors")
-    tensors = [*outs, *(("x", t) for t in arguments[op.at_x])]  # out first: _about_lazy takes x for written
+    tensors = [*outs, *(("x", t) for t in arguments[op.at_x])]  # out first: _about_lazy assumes that x is written
     tensors += [(name, value) for name, value in given if isinstance(value, Tensor)]
     for kind, words_of_torch, about in _REFUSALS:
         if isinstance(error, kind) and words_of_torch in words:
@@ -119,7 +119,7 @@ def _about_inference(name: str, t: Tensor, _words: str) -> Exception | None:
 
 
 def _about_lazy(name: str, t: Tensor, _words: str) -> Exception | None:
-    """A lazy tensor cannot be written: PyTorch gives the op a resolved copy, so what it writes would be lost."""
+    """A lazy tensor cannot be written: PyTorch hands the op a resolved copy, so the result would be lost."""
     if name not in ("x", "out"):
         return None
     if t.is_complex():
@@ -131,7 +131,7 @@ def _about_lazy(name: str, t: Tensor, _words: str) -> Exception | None:
     return None
 
 
-# Type and words of an error in which torch refuses a tensor, and a function that tells whether it is this one.
+# How torch refuses a tensor: type and words of its error, and a function that makes ours if this tensor is the cause.
 _REFUSALS: list[tuple[type[Exception], str, Callable[[str, Tensor, str], Exception | None]]] = [
     (RuntimeError, "DTensor", _about_dtensor),
     (NotImplementedError, "sharding strategy", _about_dtensor),
@@ -152,7 +152,7 @@ def _about_torch(error: Exception) -> RuntimeError | None:
 
 
 def _cure(name: str, value: object, cos: object) -> str:
-    """What to write instead of a value of a wrong type, where that can be told."""
+    """What to write instead of a value of a wrong type; "" where nothing can be suggested."""
     if name == "sin" and value is None and isinstance(cos, Tensor):
         if cos.is_complex():
             return "cos.real and cos.imag are cos and sin"
@@ -171,14 +171,14 @@ def _cure(name: str, value: object, cos: object) -> str:
 
 
 def not_tensors(name: str, x: object) -> ArgumentTypeError:
-    """The TypeError of an x, or an out, that does not hold tensors."""
+    """The error of an x or out that is neither a Tensor nor a tuple or list of Tensors."""
     like = ", like x" if name == "out" else ""
     cure = converted(name, x) if name == "x" and not isinstance(x, (tuple, list)) else ""
     return ArgumentTypeError(name, f"be a Tensor or a tuple or list of Tensors{like}", _kind(x), cure)
 
 
 def _kind(x: object) -> str:
-    """The type, and those of what a tuple or list holds; what these hold would take a line for each row of a tensor."""
+    """The type of x, with those of its items if it is a tuple or list; nested items would make the line too long."""
     name = type(x).__name__
     if not isinstance(x, (tuple, list)) or not x:
         return name

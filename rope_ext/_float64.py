@@ -4,10 +4,10 @@ import torch
 
 
 def may_lack_float64(device: torch.device) -> bool:
-    """Whether what needs float64 has to be made on the CPU, and moved to this device when it is float32."""
+    """Whether float64 arithmetic for this device must run on the CPU, before the float32 result moves there."""
     return device.type not in ("cpu", "cuda", "meta")
 
 
 def widest(device: torch.device) -> torch.dtype:
-    """The dtype of exact arithmetic on this device: on meta, which stands for any device, nothing is computed."""
+    """The dtype of exact arithmetic on this device; float32 on meta, which computes nothing."""
     return torch.float32 if device.type == "meta" else torch.float64

@@ -1,4 +1,4 @@
-"""Checks of single arguments: numbers that are finite, ints that are ints. True is no number, nor is "1"."""
+"""Checks of single arguments: numbers that are finite, ints that are ints. True and "1" are not numbers."""
 
 import math
 import numbers
@@ -15,11 +15,11 @@ from .reference import ROUNDINGS
 
 Int: TypeAlias = int | torch.SymInt  # torch.compile traces with symbolic ints
 
-MAX_CHANNELS = 2**20  # of a head: frequencies of more would take seconds and gigabytes, for no model
-MAX_AXES = 64  # of positions
+MAX_CHANNELS = 2**20  # per head: no model has more, and their frequencies would take seconds and gigabytes
+MAX_AXES = 64  # axes of positions
 UNINITIALIZED = (torch.nn.parameter.UninitializedParameter, torch.nn.parameter.UninitializedBuffer)
 _SHORT_NAMES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32", "fp64": "float64"}
-_LARGEST = sys.float_info.max  # compared, not converted: float(10**400) raises OverflowError
+_LARGEST = sys.float_info.max  # values are compared with it, not converted: float(10**400) raises OverflowError
 
 
 class _Short(reprlib.Repr):
@@ -31,7 +31,7 @@ class _Short(reprlib.Repr):
         self.maxstring = self.maxother = 100
 
     def repr1(self, value: object, level: int) -> str:
-        if isinstance(value, int) and value.bit_length() > 4096:  # Python prints none of more than 4300 digits
+        if isinstance(value, int) and value.bit_length() > 4096:  # Python prints no int of more than 4300 digits
             return f"an int of {value.bit_length()} bits"
         shape = _shape_of(value)
         if isinstance(value, torch.Tensor) or shape:  # arrays and data frames too
@@ -48,7 +48,7 @@ _short = _Short()
 
 
 def shown(value: object) -> str:
-    """What the user gave, for an error: its repr, cut where it is long; of a tensor or an array its type and shape."""
+    """A value as errors show it: its repr, cut to one line; for a tensor or an array its type, shape and dtype."""
     line = _short.repr(value)
     return line if len(line) <= 200 else f"{line[:160]} ... {line[-32:]}"
 
@@ -67,7 +67,7 @@ def _shape_of(value: object) -> tuple[int, ...] | None:
 
 
 def as_int(name: str, value: object, wanted: str = "an int") -> Int:
-    """An int of any kind as one of Python's: the dispatcher takes a numpy.float32 for an int, and truncates it."""
+    """Any kind of int as a Python int. The check is needed: the dispatcher truncates a numpy.float32 to an int."""
     if type(value) is int or isinstance(value, torch.SymInt):
         return value
     if is_jit_tracing() and isinstance(value, torch.Tensor) and value.dim() == 0:  # a size of a tensor
@@ -95,7 +95,7 @@ def beyond_int64(name: str, value: int) -> ArgumentError | None:
 
 
 def _is_integral(value: object) -> TypeGuard[int]:
-    """Whether value is an int of any kind, and no bool: numpy.int64, which mypy takes for no int, too."""
+    """Whether value is an int of any kind (numpy.int64 too, which is no int to mypy) and not a bool."""
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
@@ -155,7 +155,7 @@ def _integer(name: str, value: object) -> int:
 
 
 def count(**arguments: object) -> None:
-    """Each must be an int from 1 to 2 ** 40, which products of two and floats hold."""
+    """Each must be an int from 1 to 2 ** 40, so that floats can hold products of two."""
     for name, value in arguments.items():
         if not 1 <= _integer(name, value) <= 2**40:
             raise ArgumentError(name, "be in 1 to 2 ** 40", shown(value))
@@ -196,7 +196,7 @@ def text(**arguments: object) -> None:
 
 
 def seqlen(value: object) -> Int | None:
-    """The length, an int or None; what torch.compile traces through is an int too."""
+    """seqlen as an int; None and the symbolic ints of torch.compile pass."""
     if value is None or isinstance(value, torch.SymInt):
         return value
     length = as_int("seqlen", value)
@@ -206,7 +206,7 @@ def seqlen(value: object) -> Int | None:
 
 
 def tensor(**arguments: object) -> None:
-    """Each must be a Tensor; what torch.tensor makes one of is answered with it."""
+    """Each must be a Tensor. The error suggests torch.tensor for values that it converts."""
     for name, value in arguments.items():
         if not isinstance(value, torch.Tensor):
             is_number = isinstance(value, numbers.Number)
@@ -215,7 +215,7 @@ def tensor(**arguments: object) -> None:
 
 
 def converted(name: str, value: object) -> str:
-    """The end of an error about what is no Tensor: how a list of numbers or an array becomes one."""
+    """The cure for a value that is no Tensor: how a list of numbers or an array becomes one; "" for other values."""
     is_listed = isinstance(value, (list, tuple, range)) and all(
         isinstance(item, (numbers.Number, list, tuple)) for item in value[:8]
     )
@@ -223,7 +223,7 @@ def converted(name: str, value: object) -> str:
 
 
 def floating_point(dtype: object) -> None:
-    """dtype must be a torch.dtype; the error says which one a name, or a type of numpy, means."""
+    """dtype must be a floating point torch.dtype. The error names the one that a str or a numpy type means."""
     if isinstance(dtype, torch.dtype) and dtype.is_floating_point:
         return
     name: object = dtype if isinstance(dtype, str) else getattr(dtype, "name", getattr(dtype, "__name__", ""))
@@ -242,7 +242,7 @@ def channels(rotary_dim: int, at_least: int = 2) -> None:
 
 
 def as_tuple(name: str, values: Any, of: str = "numbers") -> tuple[Any, ...]:
-    """A list, tuple, tensor, array or other iterable as a tuple; a text is none."""
+    """A list, tuple, tensor, array or other iterable as a tuple; a str is refused."""
     if hasattr(values, "tolist"):
         values = values.tolist()
     if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
@@ -251,7 +251,7 @@ def as_tuple(name: str, values: Any, of: str = "numbers") -> tuple[Any, ...]:
 
 
 def axes_of(name: str, axes: object) -> tuple[int, ...]:
-    """A list of axes of positions as a tuple of ints."""
+    """Axes of positions as a tuple of ints, each below MAX_AXES."""
     listed = as_tuple(name, axes, of="ints")
     integers(name, listed)
     if max(listed, default=0) >= MAX_AXES:
@@ -260,7 +260,7 @@ def axes_of(name: str, axes: object) -> tuple[int, ...]:
 
 
 def _as_real(name: str, value: object) -> float:
-    """The number, one of Python where it is one of numpy, which warns when a float32 is compared with `_LARGEST`."""
+    """value as a Python number: comparing a numpy.float32 with `_LARGEST` would warn."""
     if not _is_real(value):
         raise ArgumentTypeError(name, "be a number", shown(value))
     number: float = value.item() if hasattr(value, "item") else value

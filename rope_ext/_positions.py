@@ -1,4 +1,4 @@
-"""Positions and offsets as tensors of the user: what they must be, and their sum."""
+"""Checks of positions and offsets, and their sum."""
 
 import torch
 from torch import Tensor
@@ -27,7 +27,7 @@ def with_offset(x: Tensor, layout: Layout, axes: int, positions: object, offset:
         raise ArgumentError("positions", f"have shape ({seqlen},){of_batch}", shape, cure)
     _check_device("positions", positions, x)
     if not positions.is_floating_point():
-        positions = positions.to(torch.int64)  # in which the sum does not wrap
+        positions = positions.to(torch.int64)  # an int32 sum could wrap
     if not isinstance(offset, Tensor):
         return positions.add(as_int64("offset", offset, "an int or a Tensor"))
     if offset.dtype not in (torch.int32, torch.int64):
@@ -45,7 +45,7 @@ def _check_device(name: str, t: Tensor, x: Tensor) -> None:
 
 
 def check_positions(positions: object) -> Tensor:
-    """positions, if they are int32, int64 or float32."""
+    """Returns positions; raises unless they are an int32, int64 or float32 Tensor."""
     if not isinstance(positions, Tensor):
         raise ArgumentTypeError("positions", "be a Tensor", shown(positions), converted("positions", positions))
     if positions.layout != torch.strided:

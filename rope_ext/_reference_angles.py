@@ -66,7 +66,7 @@ def fma(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
     first, first_lost = two_sum(c, product_lost)
     total, lost = two_sum(product, first)
     rest, beyond = two_sum(lost, first_lost)
-    # rounded to odd, so that the last sum is rounded as if all of it were there
+    # Round `rest` to odd, so that the last sum rounds as the exact sum would.
     even = rest.view(torch.int32 if rest.dtype == torch.float32 else torch.int64) & 1 == 0
     rest = torch.where((beyond != 0) & even, torch.nextafter(rest, beyond * torch.inf), rest)
     return total + rest
@@ -101,7 +101,7 @@ def two_sum(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _add(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """Numbers of two parts, a high and a low one: Knuth, The Art of Computer Programming, volume 2, section 4.2.2."""
+    """a + b of numbers in two parts, high and low: Knuth, The Art of Computer Programming, volume 2, section 4.2.2."""
     total, lost = two_sum(a[0], b[0])
     return total, lost + (a[1] + b[1])
 

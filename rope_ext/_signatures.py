@@ -1,4 +1,4 @@
-"""Functions whose arguments go by name: the signature that shows it, and the error of a call that gives more."""
+"""Functions with keyword arguments: their signature, and the error of a call with too many arguments by position."""
 
 import inspect
 from collections.abc import Callable, Sequence
@@ -7,11 +7,11 @@ from typing import Any, TypeVar
 from .errors import ArgumentTypeError
 
 _F = TypeVar("_F", bound=Callable[..., Any])
-REQUIRED: Any = object()  # default of what must be given, and may have been given by another name
+REQUIRED: Any = object()  # default of an argument that must be given, perhaps by another name
 
 
 def by_name(function: _F) -> _F:
-    """A decorator for functions that take `*too_many` only to refuse it: their signature shows the rule itself."""
+    """Decorates a function that takes `*too_many` only to refuse it: leaves this parameter out of its signature."""
     signature = inspect.signature(function)
     shown = [
         parameter.replace(default=parameter.empty) if parameter.default is REQUIRED else parameter

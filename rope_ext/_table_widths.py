@@ -1,4 +1,4 @@
-"""The debug mode ROPE_EXT_CHECK_TABLES: tables that fit one rotary_dim, and look as if they were made for another.
+"""The debug mode ROPE_EXT_CHECK_TABLES: refuses tables that fit rotary_dim but look made for another one.
 
 The width of cos decides how `apply` reads it: rotary_dim / 2 is an entry per pair, rotary_dim an entry per channel. So
 a table of width 32 fits rotary_dim 64 and rotary_dim 32, and a wrong rotary_dim is no error. The debug mode looks at

@@ -1,4 +1,4 @@
-"""Angles from positions: cos and sin of position * inv_freq, exact, on every device the same bits."""
+"""Angles from positions: exact cos and sin of position * inv_freq, with the same bits on every device."""
 
 import math
 import numbers
@@ -17,20 +17,20 @@ from ._torch.library import torch_ops as _ops
 from .errors import ArgumentError, ArgumentTypeError
 
 _SHD = reference.LAYOUTS.index("shd")
-_PACKED = getattr(torch, "float4_e2m1fn_x2", None)  # two numbers in one element, which torch does not convert
+_PACKED = getattr(torch, "float4_e2m1fn_x2", None)  # packs two numbers in one element; torch cannot convert it
 _make = raises_typed("cos_sin", _ops.cos_sin)
 
 
 class Revolutions(NamedTuple):
-    """inv_freq in revolutions per position, as a sum of two numbers: what the kernels take. Made by `revolutions`."""
+    """inv_freq in revolutions per position, as the kernels take it: the sum of two numbers. Made by `revolutions`."""
 
     high: Tensor  # (axes, heads or 1, pairs), float32 or float64
     low: Tensor
-    per_axis: bool  # inv_freq had axes, and so have positions
+    per_axis: bool  # inv_freq has an axis per axis of positions
 
 
 def revolutions(inv_freq: Tensor | Revolutions, dtype: torch.dtype = torch.float32) -> Revolutions:
-    """inv_freq, in radians per position, as `apply` and `cos_sin` work with it; to make once what is used often.
+    """inv_freq, in radians per position, as `apply` and `cos_sin` compute with it: converting it once saves time.
 
     inv_freq: (pairs,), (heads, pairs) or (axes, heads or 1, pairs), of any floating point dtype. dtype: of the
     arithmetic, float32 (float64 for float64 x). Differentiable, on the device of inv_freq.
@@ -100,7 +100,7 @@ def cos_sin(
     _check_strided("positions", positions)
     check_scaling(attention_scaling)
     high, low, per_axis = revolutions(inv_freq, dtype)
-    if may_lack_float64(positions.device):  # nor are there kernels for it
+    if may_lack_float64(positions.device):  # such a device has no kernels either
         on_cpu = Revolutions(high.cpu(), low.cpu(), per_axis)
         cos, sin = cos_sin(positions.cpu(), on_cpu, attention_scaling, dtype=dtype)
         return cos.to(positions.device), sin.to(positions.device)
@@ -109,7 +109,7 @@ def cos_sin(
     shape = positions.shape[1:] if per_axis else positions.shape
     count = math.prod(shape)  # shape.numel() would make the symbolic sizes of torch.export static
     flat = positions.reshape(axes, 1, count) if per_axis else positions.reshape(count)
-    x = high.detach().new_empty(()).expand(count, heads, 2 * pairs)  # for its shape
+    x = high.detach().new_empty(()).expand(count, heads, 2 * pairs)  # only its shape is read
     scalars = Scalars(flags=_SHD | FREQUENCIES, attention_scaling=float(attention_scaling))
     try:
         cos, sin, _ = _make([x], high, low, *scalars, flat)

@@ -12,7 +12,7 @@ import re
 
 
 class _AboutArgument(Exception):
-    """What the two classes share; each also derives from the exception of Python that it stands for.
+    """The part that both classes share; each also derives from a built-in exception.
 
     argument: name of the argument that the user gave.
     rule: what the argument must do or be, such as "be positive".

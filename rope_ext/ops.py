@@ -1,4 +1,4 @@
-"""The public functions: from the user's words to the arguments of the ops."""
+"""The public functions apply and apply_: they translate keywords into the arguments of the ops."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
@@ -33,7 +33,7 @@ _FLAGS = {
     for inverse in (False, True)
 }
 _ZERO, _ONE, _ONCE = 0, 1, "once"
-_FAILURES = (RuntimeError, AttributeError, TypeError, ValueError)  # of torch and of the ops
+_FAILURES = (RuntimeError, AttributeError, TypeError, ValueError)  # what torch and the ops raise
 
 
 @by_name
@@ -52,7 +52,7 @@ def apply(
     cu_seqlens: Tensor | None = None,
     inverse: bool = False,
     inv_freq: Tensor | Revolutions | None = None,
-    attention_scaling: float = 1,  # an int: of a float default torch.compile(dynamic=True) would make an input
+    attention_scaling: float = 1,  # an int: torch.compile(dynamic=True) would make a graph input of a float
     rounding: Rounding = "once",
     out_interleaved: bool | None = None,
     out: Tensors | None = None,
@@ -71,10 +71,10 @@ def apply(
         (GPT-NeoX, Llama in Hugging Face).
     rotary_dim, rotary_offset: channels [rotary_offset, rotary_offset + rotary_dim) are rotated, the others copied bit
         for bit. Even. Default: all from rotary_offset on.
-    per_channel: whether cos and sin have an entry per channel (True) or per pair (False): the width must then be that
-        one. Default: the width decides. Say it where rotary_dim could be wrong: a table of width 32 fits rotary_dim 64
-        with an entry per pair and rotary_dim 32 with one per channel.
-    positions: row of the table for each token instead of 0, 1, 2, ...; int32 or int64, (seqlen,), (batch, seqlen) or
+    per_channel: whether cos and sin have one entry per channel (True) or per pair (False); their width must agree.
+        Default: the width decides. Give it if rotary_dim could be wrong: a table of width 32 fits rotary_dim 64 with
+        one entry per pair and rotary_dim 32 with one per channel.
+    positions: row of the table for each token, instead of 0, 1, 2, ...; int32 or int64, (seqlen,), (batch, seqlen) or
         (1, seqlen); (tokens,) with "thd".
     offset: added to the row: int, or int32 or int64 Tensor of one number, () or (1,), or of one per sequence, (batch,).
     cu_seqlens: (nseq + 1,) int32 or int64, ascending from 0, with "thd": rows restart at 0 at each boundary; tokens
@@ -99,12 +99,12 @@ def apply(
     Differentiable in x, cos, sin, inv_freq and float positions, to every order, in reverse and forward mode, under
     torch.func and torch.compile.
 
-    Raises ValueError or TypeError, "rope_ext: <argument> must <rule>, got <value>", with nothing written. A position
-    that leads outside the table is such an error, negative ones too: a table has no rows for them. But what lies on a
-    GPU is not looked at, since that would wait for it: there a token whose positions, offset or cu_seqlens lead outside
-    the table gets NaN in its rotated channels, and with ROPE_EXT_CHECK_POSITIONS=1 in the environment stops the program
-    with a message that names it. NotImplementedError for tensors that this build has no kernel for (another device,
-    sparse, quantized, nested, DTensor). Where memory runs out: the error of torch, with its type and words.
+    Raises ArgumentError (a ValueError) or ArgumentTypeError (a TypeError), "rope_ext: <argument> must <rule>, got
+    <value>", with nothing written. A position outside the table is such an error, negative ones too. CUDA tensors are
+    not validated, since that would force a synchronisation: there a token whose positions, offset or cu_seqlens lead
+    outside the table gets NaN in its rotated channels; with ROPE_EXT_CHECK_POSITIONS=1 in the environment it stops the
+    program with a message that names the token. NotImplementedError for tensors that this build has no kernel for
+    (another device, sparse, quantized, nested, DTensor). If memory runs out: torch's own error.
 
     Equivalent to, for layout "bshd" and the default pairing (all of it: rope_ext.reference):
         x1, x2 = x.float().chunk(2, dim=-1)
@@ -211,7 +211,7 @@ def check_in_place(
     offset: int | Tensor,
     recorded: bool = False,
 ) -> None:
-    """Raises what `apply_` would raise about these arguments, and writes nothing. recorded: x requires grad by then."""
+    """Raises what `apply_` would for these arguments, and writes nothing. recorded: x will require grad by then."""
     arguments = _arguments(x, cos, sin, "bshd", interleaved, rotary_dim, 0, per_channel, None, offset, None, False)
     try:
         call.check_in_place(arguments, recorded)
@@ -242,7 +242,7 @@ def _op_arguments(
         raise _not_a_bool(interleaved, inverse)  # 1 and 1.0 would be found in the dictionary
     try:
         flags = _FLAGS[layout, interleaved, inverse]
-    except (KeyError, TypeError):  # TypeError: it has no hash
+    except (KeyError, TypeError):  # TypeError: the layout is unhashable
         raise ArgumentError("layout", f"be one of {', '.join(LAYOUTS)}", shown(layout)) from None
     if rounding is not _ONCE:
         _numbers.rounding(rounding)
@@ -255,13 +255,13 @@ def _op_arguments(
         if not isinstance(per_channel, bool):
             raise ArgumentTypeError("per_channel", "be True, False or None", shown(per_channel))
         flags |= SAYS_WIDTH | PER_CHANNEL if per_channel else SAYS_WIDTH
-    # The type first: isinstance() with two classes takes longer.
+    # type() first: isinstance() with two classes takes longer.
     tensors = x if type(x) is tuple or isinstance(x, (tuple, list)) else [x]
     if inv_freq is not None or attention_scaling is not _ONE:
         cos, sin, from_positions = _frequencies(x, tensors, cos, sin, inv_freq, attention_scaling)
         flags |= from_positions
     if type(offset) is int:
-        # `is`: 0.0 and False equal 0, but are refused below; a 0 that is another object only takes longer
+        # `is`, not ==: 0.0 and False equal 0 but must be refused below. A 0 that is another object only takes longer.
         if (
             positions is None
             and rotary_dim is None

@@ -1,7 +1,7 @@
 """The rotation in plain PyTorch: what every kernel must equal, bit for bit.
 
-Read it to know what `rope_ext.apply` computes. It checks almost nothing, is slow, and PyTorch differentiates it: to the
-bits of rope_ext in float64 and float32; those of the gradient of 16-bit x are given by `transposed`.
+Read it to know what `rope_ext.apply` computes. It checks almost nothing, is slow, and PyTorch differentiates it. These
+derivatives have the bits of rope_ext in float64 and float32; for 16-bit x, `transposed` gives the bits of the gradient.
 """
 
 from typing import Any, Literal, TypeAlias, TypeVar, get_args
@@ -34,7 +34,7 @@ LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 Rounding: TypeAlias = Literal["once", "eager"]
 ROUNDINGS: tuple[Rounding, ...] = get_args(Rounding)
 
-# What rotations take and return: one tensor, or several in a tuple or list; last for code that does not know which.
+# What rotations take and return: a tensor, or a tuple or list of them. The last is for code that takes all three.
 Tensors = TypeVar(
     "Tensors",
     Tensor,

@@ -8,14 +8,14 @@ from typing import Any, NamedTuple, TypeAlias
 
 from torch import Tensor
 
-from ..reference import LAYOUTS
+from ..reference import LAYOUTS, Layout
 from .flags import INTERLEAVED, LAYOUT_MASK, OTHER_PAIRING, TRANSPOSED
 
 Rest: TypeAlias = Sequence[Any]
 
 
 class Scalars(NamedTuple):
-    """All but flags are symbolic in a graph of torch.compile."""
+    """Numbers that all ops take. The ints, except flags, may be symbolic in a graph of torch.compile."""
 
     offset: int = 0
     flags: int = 0
@@ -25,7 +25,7 @@ class Scalars(NamedTuple):
 
     def transposed(self) -> "Scalars":
         flags = self.flags ^ TRANSPOSED
-        if flags & OTHER_PAIRING:  # from the pairing of the result to that of x
+        if flags & OTHER_PAIRING:  # x and the result swap their pairings
             flags ^= INTERLEAVED
         return self._replace(flags=flags)
 
@@ -52,5 +52,5 @@ def flags_of(rest: Rest) -> int:
     return rest[1] if len(rest) > 1 else 0
 
 
-def layout_of(flags: int) -> str:
+def layout_of(flags: int) -> Layout:
     return LAYOUTS[flags & LAYOUT_MASK]

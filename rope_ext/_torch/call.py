@@ -1,4 +1,4 @@
-"""From the arguments of `apply` to an op: recorded or not, with the checks and the count of what is written."""
+"""The call of an op: recorded by autograd or not; if it writes, with the checks before and the count after."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ from .writes import check_captured, check_writable
 
 
 class Op(NamedTuple):
-    """An op of two overloads. One that writes does so to its first argument."""
+    """An op and its two overloads. Ops that write do so to their first argument."""
 
     recorded: Callable[..., Any]
     unrecorded: Callable[..., Any]  # skips the kernels of kernels.py, which cost 5 to 10 us
@@ -34,7 +34,7 @@ ROTATE_OUT = _op_of("rotate_out", 1, True)
 
 
 def dispatch(op: Op, arguments: Sequence[Any]) -> Any:
-    """Calls the op, unrecorded where no derivative is to be recorded."""
+    """Calls the op, its unrecorded overload if no derivative is to be recorded."""
     recorded, unrecorded, at_x, writes, _name = op
     if functorch_is_active():
         if writes:
@@ -51,13 +51,16 @@ def dispatch(op: Op, arguments: Sequence[Any]) -> Any:
         return unrecorded(*arguments)
     check_writable(arguments[0], False, at_x)
     unrecorded(*arguments)
-    count_write(arguments[0])  # autograd refuses to use a saved tensor that was written since
+    count_write(arguments[0])  # so that autograd refuses to use a tensor that it saved before
     return None
 
 
 def _traced(op: Op, arguments: Sequence[Any]) -> Any:
-    """In torch.jit.trace: always the recorded op, since the trace is compared with one made in no_grad mode; and none
-    that writes into a list of tensors, which the optimiser of the graph takes for dead code."""
+    """The call in torch.jit.trace.
+
+    Always the recorded op, since torch compares the trace with one made in no_grad mode. Never an op that writes into a
+    list of tensors: the graph optimiser takes it for dead code.
+    """
     if not op.writes:
         return op.recorded(*arguments)
     for t, y in zip(arguments[0], ROTATE.recorded(*arguments[op.at_x :])):
@@ -66,7 +69,7 @@ def _traced(op: Op, arguments: Sequence[Any]) -> Any:
 
 
 def check_in_place(arguments: Sequence[Any], recorded: bool) -> None:
-    """Raises what `dispatch` of ROTATE_IN_PLACE would, and writes nothing. recorded: x requires grad by then."""
+    """Raises what `dispatch` of ROTATE_IN_PLACE would, and writes nothing. recorded: x will require grad by then."""
     x, cos, sin, *rest = arguments
     if not is_compiling():
         if functorch_is_active():
@@ -76,5 +79,5 @@ def check_in_place(arguments: Sequence[Any], recorded: bool) -> None:
             if is_grad_enabled() and not is_inference_mode_enabled() and not tables_need_derivative(cos, sin, rest):
                 saved = [t for t in arguments[1:] if isinstance(t, Tensor)]
                 if (recorded or any(t.requires_grad for t in x)) and any(t.is_inference() for t in saved):
-                    raise RuntimeError("an inference tensor cannot be saved for a derivative")  # see _call_errors
+                    raise RuntimeError("an inference tensor cannot be saved for a derivative")  # for _call_errors
     _ops.check_in_place(*arguments)

@@ -35,13 +35,13 @@ _T = TypeVar("_T")
 
 
 def record(apply: Callable[..., tuple[Tensor, ...]], *inputs: Any) -> tuple[Tensor, ...]:
-    """The outputs of the Function whose `apply` it is."""
+    """Runs a Function, given by its `apply`, at the level of the innermost transform."""
     with one_level() if functorch_is_active() else nullcontext():
         return apply(*inputs)
 
 
 class _Function(SingleLevelFunction):
-    """The base of the Functions that torch.func itself makes: `apply` records one node, at the level of one transform.
+    """The base of torch.func's own Functions: `apply` records one node, at the level of one transform.
 
     torch.autograd.Function.apply would hand the call back to torch.func, which has dispatched it to kernels.py already
     and has none for its own operator here (in Python up to torch 2.13, in C++ since).
@@ -101,7 +101,7 @@ class Rotate(_Function):
 
 
 class TableGrad(_Function):
-    """Inputs: cos and sin (only for shape and dtype), scalars, *x, *grad."""
+    """Inputs: cos and sin (only their shape and dtype are read), scalars, *x, *grad."""
 
     @staticmethod
     def forward(cos: Tensor, sin: Tensor, scalars: Scalars, *x_and_grad: Tensor) -> tuple[Tensor, Tensor]:
@@ -143,8 +143,8 @@ class TableGrad(_Function):
 
 @contextmanager
 def _in_forward() -> Iterator[None]:
-    """Ops inside belong to the level below this derivative: the device's kernel, or the next torch.func transform."""
-    if functorch_is_active():  # the outer transform would not record anything in the no_grad mode of a forward
+    """Ops inside run one level below this derivative: in the device's kernel, or in the next torch.func transform."""
+    if functorch_is_active():  # in the no_grad mode of a forward the outer transform would record nothing
         with torch.enable_grad(), forward_mode_enabled(True), below_autograd():
             yield
     else:
@@ -162,7 +162,7 @@ def _table_grad(
 
 
 def _rotated_only(x: Sequence[Tensor], cos: Tensor, sin: Tensor, scalars: Scalars) -> list[Tensor]:
-    """rotate with zeros instead of copies in the channels outside rotary_dim."""
+    """rotate, with zeros in the channels that it would copy."""
     offset, flags, rotary_dim, rotary_offset, _ = scalars
 
     def one(t: Tensor) -> Tensor:
@@ -186,6 +186,6 @@ def _pick(tensors: Sequence[Tensor | None], wanted: Sequence[bool]) -> list[Tens
 def _on_subset(
     function: Callable[[list[Tensor]], list[Tensor]], wanted: Sequence[bool], tensors: Sequence[Tensor | None]
 ) -> list[Tensor | None]:
-    """function(list of the wanted tensors), spread back over the places of all; None elsewhere."""
+    """Applies function to the list of wanted tensors; returns its results at their places, None at the others."""
     results = iter(function(_pick(tensors, wanted)) if any(wanted) else ())
     return [next(results) if take else None for take in wanted]

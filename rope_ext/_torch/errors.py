@@ -18,9 +18,9 @@ _R = TypeVar("_R")
 _TYPES = {1: ArgumentError, 2: ArgumentTypeError}  # enum class ErrorType in csrc/bindings/errors.h
 _OUT_OF_MEMORY = 3
 
-_OF_KERNELS = (RuntimeError, ValueError)  # what torch makes of them
+_OF_KERNELS = (RuntimeError, ValueError)  # what torch makes of C++ exceptions
 
-# Name of an op -> a function of its arguments that allocates what the op does, in Python (fake.py).
+# Name of an op -> a Python function of the same arguments that allocates what the op allocates (fake.py).
 allocators: dict[str, Callable[..., object]] = {}
 
 
@@ -29,7 +29,7 @@ def typed(error: Exception, allocate: Callable[[], object] = lambda: None) -> Ex
     if not is_of_rope_ext(error):
         return error
     kind = native.rope_ext_take_error_type()
-    if type(error) not in _OF_KERNELS:  # raised in Python, and the remembered type is that of an older error
+    if type(error) not in _OF_KERNELS:  # raised in Python: the remembered type belongs to an older error
         return error
     if kind == _OUT_OF_MEMORY:
         return _out_of_memory(error, allocate)
@@ -38,17 +38,17 @@ def typed(error: Exception, allocate: Callable[[], object] = lambda: None) -> Ex
 
 
 def _out_of_memory(error: Exception, allocate: Callable[[], object]) -> Exception:
-    """torch's own error, which code that retries with less knows by type and words: torch raises it a second time."""
+    """torch's own error, raised by allocating again: code that retries with less memory knows its type and words."""
     try:
         allocate()
     except Exception as of_torch:
         return of_torch
-    # Memory was freed meanwhile, or no tensor lacked it.
+    # Memory was freed in the meantime, or something other than a tensor ran out of it.
     return torch.OutOfMemoryError(str(error)) if "CUDA out of memory" in str(error) else error
 
 
 def raises_typed(op: str, function: Callable[..., _R]) -> Callable[..., _R]:
-    """A function of the arguments of an op, given by name, whose errors of kernels have their types."""
+    """Wraps a function of the arguments of the op of this name: errors of kernels get their types."""
 
     @functools.wraps(function)
     def wrapper(*arguments: Any) -> _R:

@@ -45,7 +45,7 @@ def _batch_and_seqlen(
     offsets: Tensor | None = None,
     cu_seqlens: Tensor | None = None,
 ) -> tuple[int, int]:
-    """The sizes of one row or position per token; batch is 1 where all sequences have the same."""
+    """(batch, seqlen) of rows or positions, one per token; batch is 1 if all sequences share them."""
     axes = layout_of(flags)
     seqlen = x[0].shape[axes.index("t" if "t" in axes else "s")]
     if "b" in axes and positions is not None and positions.dim() > 1 and positions.shape[-2] != 1:
@@ -87,5 +87,5 @@ _FAKES: dict[str, Callable[..., object]] = {
 for _name, _fake in _FAKES.items():
     torch.library.register_fake(f"rope_ext::{_name}", _fake)
 
-# A recorded rotate_ makes its result in a temporary.
+# A recorded rotate_ allocates a temporary for its result.
 errors.allocators.update(_FAKES, rotate_=_fake_rotate)

@@ -49,13 +49,13 @@ def _rotate_in_place(x: list[Tensor], cos: Tensor, sin: Tensor, *rest: Any) -> N
         with below_autograd():
             _ops.rotate_(x, cos, sin, *rest)
         return
-    # copy_ and not a Function with mark_dirty: it knows views (a Function writes at most one) and tangents. What it
-    # would refuse is refused before anything is written.
+    # copy_, not a Function with mark_dirty: copy_ handles views (a Function writes at most one) and tangents. Whatever
+    # it would refuse is refused before anything is written.
     _ops.check_in_place(x, cos, sin, *rest)
     tables_need = tables_need_derivative(cos, sin, rest)
-    y = _rotate([t.clone() for t in x] if tables_need else x, cos, sin, *rest)  # table_grad wants x as it was
+    y = _rotate([t.clone() for t in x] if tables_need else x, cos, sin, *rest)  # table_grad reads the x of before
     for t, rotated in zip(x, y):
-        # Reading grad_fn renews it, for a view whose base the line below has written through another view.
+        # Reading grad_fn renews it: the line below may have written the base of this view through another one.
         _renewed = t.grad_fn
         t.copy_(rotated)
 
@@ -127,7 +127,7 @@ def _register(op: Op) -> None:
     if op.writes:
         _library.impl(op.name, _write(getattr(_ops, op.name), op.at_x), "ADInplaceOrView")
     _library.impl(op.name + ".unrecorded", torch.library.fallthrough_kernel, "Autograd")
-    # Tensors without a kernel of this package, modes and subclasses of Python: they know the op itself.
+    # For tensors without a kernel here, and for Python modes and subclasses, which know only the recorded op.
     for key in ("CompositeExplicitAutograd", "Python", "Batched"):
         _library.impl(op.name + ".unrecorded", _below(op.recorded), key)
 

@@ -33,7 +33,7 @@ def _load() -> ctypes.CDLL:
     once = "rope_ext: one copy of the package must be loaded in a process, got"
     if other := _other_copy(path):
         raise ImportError(f"{once} {path} after {other}")
-    if hasattr(torch.ops.rope_ext, "rotate_of_one"):  # which vmap.py defines
+    if hasattr(torch.ops.rope_ext, "rotate_of_one"):  # vmap.py defines it
         raise ImportError(f"{once} {path} again: what an import registers with torch stays, so it cannot be repeated")
     try:
         torch.ops.load_library(path)
@@ -49,7 +49,7 @@ def _load() -> ctypes.CDLL:
 
 
 native = _load()
-torch_ops = torch.ops.rope_ext  # modules that use the ops take them from here, and so after they are registered
+torch_ops = torch.ops.rope_ext  # import the ops from here: then they are registered
 
 
 class BuildInfo(TypedDict):
@@ -61,7 +61,7 @@ class BuildInfo(TypedDict):
 
 
 def _text(name: str) -> str | None:
-    """What a function of the library returns, a str; None where the build has no such function."""
+    """The text that a function of the library returns; None if the build lacks the function."""
     function = getattr(native, name, None)
     if function is None:
         return None

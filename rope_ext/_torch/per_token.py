@@ -1,7 +1,6 @@
-"""Tables with one row per token, made of what `apply` looks up or computes: where derivatives go to it.
+"""Tables with one row per token, for derivatives of tables that are looked up, and of frequencies and positions.
 
-Looking rows up, and adding the gradients of tokens that read the same row, is PyTorch's index_select; the derivatives
-of angles are those of PyTorch's own functions.
+PyTorch differentiates both: index_select looks rows up, and adds the gradients of tokens that read the same row.
 """
 
 from typing import Any, NamedTuple
@@ -26,16 +25,16 @@ class PerToken(NamedTuple):
 
 
 def looked_up(x: list[Tensor], cos: Tensor, sin: Tensor, scalars: Scalars, lookup: Lookup) -> PerToken:
-    """Of tables looked up by position."""
+    """The rows of tables that tokens look up by position."""
     rows = _ops.table_rows(x, cos, sin, *scalars, *lookup)
     dtype = cos.dtype
     if dtype in (torch.bfloat16, torch.float16):
-        cos, sin = cos.float(), sin.float()  # so that gradients of tokens that share a row add up in fp32
-    if not cos.shape[0]:  # no token reads it, and index_select takes none without rows
+        cos, sin = cos.float(), sin.float()  # gradients of tokens that share a row add up in float32
+    if not cos.shape[0]:  # no token reads the table, and index_select refuses an empty one
         cos, sin = (torch.nn.functional.pad(t, (0, 0, 0, 1)) for t in (cos, sin))
     index = rows.clamp(min=0).flatten()
     cos, sin = (t.index_select(0, index).reshape(*rows.shape, t.shape[-1]) for t in (cos, sin))
-    if scalars.flags & ROUND_PRODUCTS:  # which depends on the dtype of the tables
+    if scalars.flags & ROUND_PRODUCTS:  # whether products are rounded depends on the dtype of the tables
         cos, sin = cos.to(dtype), sin.to(dtype)
     rows = rows.unsqueeze(-1)
     if cos.device.type != "cpu":
@@ -44,10 +43,11 @@ def looked_up(x: list[Tensor], cos: Tensor, sin: Tensor, scalars: Scalars, looku
         return PerToken(cos, sin, None)
     rotated = rows != _NOT_ROTATED
     cos, sin = torch.where(rotated, cos, 1), torch.where(rotated, sin, 0)
-    return PerToken(cos, sin, rotated.reshape(-1, 1, 1))  # layout is "thd"
+    return PerToken(cos, sin, rotated.reshape(-1, 1, 1))  # cu_seqlens implies the layout "thd"
 
 
 def of_frequencies(x: list[Tensor], high: Tensor, low: Tensor, scalars: Scalars, lookup: Lookup) -> PerToken:
+    """cos and sin that the kernel would make of frequencies."""
     cos, sin, _ = _ops.cos_sin(x, high, low, *scalars, *lookup)  # (batch or 1, seqlen, heads or 1, pairs)
     layout = layout_of(scalars.flags)
     if cos.shape[2] == 1:
@@ -63,8 +63,8 @@ def of_frequencies(x: list[Tensor], high: Tensor, low: Tensor, scalars: Scalars,
 def cos_sin(x: list[Tensor], high: Tensor, low: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
     """The kernel of the op at the Autograd key.
 
-    cos(angle + change), sin(angle + change) of a change that is 0 and has the derivatives of the angle. So the values
-    are those of the op, bit for bit, and the derivatives those of PyTorch's own functions.
+    Returns cos(angle + change), sin(angle + change), where change is 0 and has the derivatives of the angle: values are
+    those of the op, bit for bit, and derivatives those of PyTorch's own functions.
     """
     if not tables_need_derivative(high, low, rest):
         with below_autograd():

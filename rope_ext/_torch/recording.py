@@ -26,24 +26,24 @@ def positions_need_derivative(positions: Tensor | None) -> bool:
 
 
 def tables_need_derivative(cos: Tensor, sin: Tensor, rest: Rest) -> bool:
-    """Whether the derivative goes to what cos and sin are made of: tables, or frequencies and float positions."""
+    """Whether a derivative with respect to cos and sin, or to float positions, is to be recorded."""
     positions = positions_of(rest)
     sources = (cos, sin) if positions is None else (cos, sin, positions)
     return (is_grad_enabled() and any(t.requires_grad for t in sources)) or have_tangents(sources)
 
 
 def kernel_needs_derivative(x: Iterable[Tensor], cos: Tensor, sin: Tensor, rest: Rest) -> bool:
-    """What a kernel at the Autograd key asks, whoever called the op."""
+    """The question of a kernel at the Autograd key, which transforms and other callers may have reached."""
     return needs_derivative(x, cos, sin) or tables_need_derivative(cos, sin, rest) or have_tangents(x)
 
 
 def may_be_forward_mode() -> bool:
-    """In a compiled graph torch.func.jvp enters a level of forward mode that Python does not count."""
+    """Whether forward mode may be on. In a compiled graph torch.func.jvp opens a level that Python does not count."""
     return forward_ad._current_level >= 0 or functorch_is_active()
 
 
 def have_tangents(tensors: Iterable[Tensor]) -> bool:
-    """Whether there may be tangents."""
+    """Whether some of the tensors may have tangents."""
     if forward_ad._current_level >= 0:
         return True
     return functorch_is_active() and any(unpack_dual(t, level=0)[1] is not None for t in tensors)

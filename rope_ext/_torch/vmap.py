@@ -22,7 +22,7 @@ def _vmap_by_loop(op: Callable[..., Any], writes: bool = False) -> Callable[...,
         if info.batch_size == 0:
             raise ArgumentError("torch.func.vmap", "map over at least one sample", "none")
         for t, d in zip(arguments[0], in_dims[0]) if writes else ():
-            if d is None:  # it would be written once for each sample
+            if d is None:  # every sample would write to it
                 got = f"one of shape {tuple(t.shape)} from outside"
                 raise ArgumentError("x", "be inside torch.func.vmap when it is written", got)
         flat, spec = tree.tree_flatten(list(arguments), is_leaf=lambda a: a is None)
@@ -50,7 +50,7 @@ def _rotate_vmap(
     per_head = cos.dim() == 4 or (flags & FREQUENCIES and cos.shape[1] > 1)
     if per_head or info.batch_size == 0 or any(d is not None for d in in_dims[1:]):
         return _rotate_by_loop(info, in_dims, x, cos, sin, *rest)
-    heads = layout_of(flags).index("h")  # samples that share their angles are further heads
+    heads = layout_of(flags).index("h")  # samples that share their angles become further heads
 
     def fold(t: Tensor, d: int | None) -> Tensor:
         if d is None:
@@ -72,8 +72,8 @@ torch.library.register_vmap("rope_ext::cos_sin", _vmap_by_loop(_ops.cos_sin), li
 torch.library.register_vmap("rope_ext::table_rows", _vmap_by_loop(_ops.table_rows), lib=_library)
 
 
-# is_grads_batched, and so gradcheck's check_batched_grad, uses an older vmap with one generic rule, a loop, which can
-# not take lists of tensors apart. So each op with a list has a twin for a list of one, which it can loop over.
+# is_grads_batched, and so gradcheck's check_batched_grad, uses an older vmap. Its only rule, a loop, cannot take lists
+# of tensors apart. So each op that takes a list has a twin that takes one tensor, for the loop.
 
 _twins = torch.library.Library("rope_ext", "FRAGMENT")
 

@@ -9,7 +9,7 @@ from torch import Tensor, is_grad_enabled, is_inference_mode_enabled
 from ..errors import ArgumentError
 from .private import DEFAULT_VIEW, creation_meta, level_of
 
-# How a view was made, by the names of torch, where autograd refuses to write it: what x must not be, and what helps.
+# torch's name for the way a view was made, if autograd refuses to write it -> what x must not be, and the cure.
 _RESTRICTED_VIEWS = {
     "MULTI_OUTPUT_NODE": "one of several views that an op returned (split, unbind, chunk; slices are taken)",
     "IN_CUSTOM_FUNCTION": "a view that a custom autograd.Function returned (its clone() is taken)",
@@ -19,7 +19,7 @@ _RESTRICTED_VIEWS = {
 
 
 def check_writable(tensors: Iterable[Tensor], recorded: bool = False, at_x: int = 0) -> None:
-    """Raises what autograd would. recorded: a derivative is, whatever the tensors require. at_x: see `Op`."""
+    """Raises where autograd would. recorded: a derivative is recorded, whether or not the tensors require grad."""
     inference, grad = is_inference_mode_enabled(), is_grad_enabled()
     for t in tensors:
         if not inference and t.is_inference():
@@ -35,7 +35,7 @@ def check_writable(tensors: Iterable[Tensor], recorded: bool = False, at_x: int 
 
 
 def check_captured(written: Iterable[Tensor], others: Sequence[Any], at_x: int = 0) -> None:
-    """A transform records nothing in a tensor from outside it: derivatives would be zero without a word."""
+    """Refuses tensors from outside a transform: it records nothing in them, so derivatives would silently be zero."""
     level = max(level_of(t) for t in others if isinstance(t, Tensor))
     for t in written:
         if level_of(t) < level or _is_view_of_captured(t):
@@ -44,7 +44,7 @@ def check_captured(written: Iterable[Tensor], others: Sequence[Any], at_x: int =
 
 
 def _is_view_of_captured(t: Tensor) -> bool:
-    """Asks torch.func, which refuses to write tensors from outside and their views, by an op that writes nothing."""
+    """Whether torch.func refuses to write t, asked by a write of no elements: it does so for views from outside too."""
     try:
         with torch.no_grad():
             t[..., :0].zero_()
@@ -61,6 +61,6 @@ def _restriction(view: Tensor) -> str | None:
 
 
 def _not_written(rule: str, t: Tensor, at_x: int, place: str = "") -> ArgumentError:
-    """The error of a tensor of x or, where x comes after it, of out."""
+    """The error of a tensor of x or, if at_x says that another argument comes before x, of out."""
     name = "out" if at_x else "x"
     return ArgumentError(name, f"{rule} when it is written", f"one of shape {tuple(t.shape)}{place}")
