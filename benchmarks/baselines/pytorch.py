@@ -86,7 +86,9 @@ def _rotate_pairs(x, cos, sin):
 
 @cache
 def _compiled(formula):
-    """Of tensors only: guards on a dataclass would cost time at each call. Late: the compiler takes seconds to import.
+    """The formula, compiled when first needed, as the compiler takes seconds to import.
+
+    It takes tensors only: guards on a dataclass would cost time at each call.
 
     Interleaved: the formula of gpt-fast, written for torch.compile. Inductor makes no code for complex numbers, and
     compiled, those of Meta and GPT-J take 1.2 to 2.6 and 1.2 to 2.4 times as long as this one (0.9 in the smallest

@@ -11,8 +11,8 @@ from benchmarks.harness.shapes import Shape
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 PAIRINGS, PASSES = ["half", "interleaved"], ["forward", "forward+backward"]
-# Of (batch, heads, seqlen, head_dim) views. qkv: q and k are slices of one (batch, seqlen, (heads_q + 2 heads_k) *
-# head_dim) projection, as a fused linear layer leaves them.
+# How (batch, heads, seqlen, head_dim) views lie in memory. qkv: q and k are slices of one projection (batch, seqlen,
+# (heads_q + 2 heads_k) * head_dim), as a fused linear layer leaves them.
 MEMORIES = ["bshd", "bhsd", "qkv"]
 
 
@@ -63,7 +63,7 @@ class Case:
         return in_memory(*self.grads, self._memory_of_grads()) if self.backward else ()
 
     def again(self, times):
-        """As many copies of this case, each with inputs and gradients in memory of its own."""
+        """Copies of this case, each with inputs and gradients in memory of its own."""
         found = [copy.copy(self) for _ in range(times)]
         for case in found:
             case.inputs, case.grads = self.fresh_inputs(), self.fresh_grads()

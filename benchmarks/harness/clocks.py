@@ -75,7 +75,7 @@ class CudaClock:
         self.hertz = cycles / min(self._timed(partial(torch.cuda._sleep, cycles)) for _ in range(30))
 
     def sets(self, case):
-        """So many that a set is out of the L2 when its turn comes again."""
+        """Enough sets of inputs that one is out of the L2 by the time it is used again."""
         payload = sum(x.nbytes for x in (*case.inputs, *case.grads))
         return min(MOST_SETS, math.ceil(self.flushed.nbytes / payload))
 

@@ -21,7 +21,7 @@ class Shape:
 
     @property
     def elements(self):
-        """Of q and k."""
+        """The number of elements of q and k together."""
         return self.batch * self.seqlen * (self.heads_q + self.heads_k) * self.head_dim
 
 

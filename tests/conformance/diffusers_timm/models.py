@@ -66,7 +66,7 @@ def wan_animate_2():
     return {"kv_cache": WanAnimate2KVCache(2)}
 
 
-INPUTS = {  # those that no word makes
+INPUTS = {  # {class: arguments that no word makes}
     "Krea2Transformer2DModel": lambda: {"position_ids": torch.cat((torch.zeros(4, 3), grid(1, 2, 2)))},
     "OmniGenTransformer2DModel": omnigen,
     "MiniMaxH3Transformer3DModel": lambda: {"position_ids": torch.arange(18)[:, None].expand(18, 3).float()},

@@ -41,7 +41,7 @@ def pixels(model):
 
 
 def patches(model):
-    """As many as two images have, each flat."""
+    """The patches of two images, each patch flat."""
     patch = field(model, "patch_size", default=14)
     frames = field(model, "temporal_patch_size", "patch_temporal", default=1)
     rows, columns = GRID[1:]
