@@ -706,7 +706,7 @@ def test_head_dim_of_the_class_where_the_configuration_has_none(name):
 
 def test_every_key_of_transformers_that_is_named_like_a_rotation_is_known():
     """Read, unrelated, or refused for a reason: rotations whose frequencies are not those of a head."""
-    from rope_ext import _config_keys as keys
+    from rope_ext._config import names as keys
 
     refused = {
         "num_spatial_rope_pairs_per_axis",  # ESMFold 2: two rotations with bases of their own, side by side

@@ -1,30 +1,38 @@
-"""A configuration that can be asked: a dict, or any object with attributes."""
+"""A configuration that can be asked: a dict, or any object with attributes. Every value of a known key is checked."""
 
 import numbers
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 
-from . import _config_keys
-from ._config_facts import MODELS
-from ._numbers import shown
-from .errors import ArgumentError, ArgumentTypeError
+from .._numbers import shown
+from ..errors import ArgumentError, ArgumentTypeError
+from . import values
+from .facts import MODELS, PLAIN, ModelFacts
 
 _NO_PARTS = {"quantization_config", "compression_config", "per_layer_config", "mtp_per_layer_config"}
 _NO_CONFIGS = (str, bytes, numbers.Number, list, tuple, set, frozenset, type)
 
 
 class Source:
-    """One way to ask dicts and objects; None: not there, or null. Where a null is an error, that is asked for apart."""
+    """One way to ask dicts and objects. None stands for absent and for null; `is_null` tells the two apart.
 
-    def __init__(self, config, overrides=None):
+    config: as the user gave it. overrides: values of single layers, which count more. facts: those of its model_type.
+    """
+
+    config: Any
+    overrides: Mapping[str, Any]
+    facts: ModelFacts
+
+    def __init__(self, config: object, overrides: Mapping[str, Any] | None = None) -> None:
         _check_config(config)
         self.config, self.overrides = config, overrides or {}
-        self.facts = MODELS.get(self.get("model_type"), {})
+        self.facts = MODELS.get(self.get("model_type"), PLAIN)
 
-    def raw(self, name):
-        """The value as it is. Of a model whose layers differ transformers gives no head_dim: that is None too."""
+    def raw(self, name: str) -> Any:
+        """The value, unchecked. Objects of transformers whose layers differ in head_dim give none: None too."""
         if name in self.overrides:
             return self.overrides[name]
         if isinstance(self.config, Mapping):
@@ -33,15 +41,15 @@ class Source:
         is_method = callable(value) and callable(getattr(type(self.config), name, None))
         return None if is_method else value
 
-    def get(self, *names):
-        """The first that is there, checked."""
+    def get(self, *names: str) -> Any:
+        """The checked value of the first of these keys that has one."""
         for name in names:
             if (value := self.raw(name)) is not None:
-                return _config_keys.checked(name, value)
+                return values.checked(name, value)
         return None
 
-    def one_of(self, *names):
-        """The value of keys that are names of one thing; ValueError where two of them disagree."""
+    def one_of(self, *names: str) -> Any:
+        """The value of keys that mean the same; an ArgumentError where two of them disagree."""
         found = {name: value for name in names if (value := self.get(name)) is not None}
         first_name, value = next(iter(found.items()), (None, None))
         for name, other in found.items():
@@ -49,27 +57,29 @@ class Source:
                 raise ArgumentError(name, f"agree with {first_name} {value}", other)
         return value
 
-    def required(self, name):
+    def required(self, name: str) -> Any:
         if (value := self.get(name)) is None:
             raise missing(name, self)
         return value
 
-    def is_null(self, name):
+    def is_null(self, name: str) -> bool:
         has = name in self.config if isinstance(self.config, Mapping) else hasattr(self.config, name)
         return has and self.raw(name) is None
 
-    def names(self):
+    def names(self) -> list[str]:
+        """All keys of a dict, or attributes of an object."""
         if isinstance(self.config, Mapping):
             return [name for name in self.config if isinstance(name, str)]
-        kind = type(self.config)  # a property says again what an attribute says
+        kind = type(self.config)  # a property repeats what an attribute says
         return [n for n in dir(self.config) if n[0] != "_" and not isinstance(getattr(kind, n, None), property)]
 
-    def parts(self):
+    def parts(self) -> list[str]:
+        """Keys of inner configurations, such as "text_config"."""
         names = sorted(name for name in self.names() if name.endswith("_config") and name not in _NO_PARTS)
         return [name for name in names if not isinstance(self.raw(name), (*_NO_CONFIGS, type(None)))]
 
-    def of_layer(self, layer_type):
-        """The configuration of a layer of this type: transformers 5's per_layer_config, Gemma 4's global_head_dim."""
+    def of_layer(self, layer_type: str) -> "Source":
+        """The configuration of a layer of this type: per_layer_config of transformers 5, global_head_dim of Gemma 4."""
         per_layer, types = self.raw("per_layer_config"), self.get("layer_types") or ()
         if isinstance(per_layer, _NO_CONFIGS):
             raise ArgumentTypeError("per_layer_config", "be a dict", shown(per_layer))
@@ -82,14 +92,14 @@ class Source:
         if per_layer is not None and not isinstance(per_layer, Mapping) and layer_type in types:
             try:
                 return Source(per_layer[layer_type])
-            except ValueError:  # layers of this type differ, in something else
+            except ValueError:  # layers of this type differ in something that is no rotation
                 return self
         if layer_type == "full_attention" and (width := self.get("global_head_dim")) is not None:
             return Source(self.config, {"head_dim": width})
         return self
 
 
-def _check_config(config):
+def _check_config(config: object) -> None:
     is_file, is_model = isinstance(config, (str, bytes, os.PathLike)), isinstance(config, torch.nn.Module)
     if not (is_file or is_model or isinstance(config, _NO_CONFIGS) or config is None or hasattr(config, "__array__")):
         return
@@ -98,22 +108,25 @@ def _check_config(config):
     raise ArgumentTypeError("config", "be a configuration object or a dict", shown(config), cure)
 
 
-def refuse_nulls(source, names):
+def refuse_nulls(source: Source, names: Iterable[str]) -> None:
+    """Raises an ArgumentError for the first of these keys that is null."""
     for name in names:
         if source.is_null(name):
             raise null(name, "a number")
 
 
-def first(*values):
-    return next((value for value in values if value is not None), None)
+def first(*candidates: Any) -> Any:
+    """The first that is not None."""
+    return next((value for value in candidates if value is not None), None)
 
 
-def null(name, wanted):
-    """The error of a null: a value that is missing, as an absent key is, and so no TypeError."""
+def null(name: str, wanted: str) -> ArgumentError:
+    """The error of a null: a missing value, as an absent key is one, and so no ArgumentTypeError."""
     return ArgumentError(name, f"be {wanted}", "None")
 
 
-def missing(key, source):
+def missing(key: str, source: Source) -> ArgumentError:
+    """The error of a configuration without a key that is needed. It shows which configuration was meant."""
     if (model_type := source.get("model_type")) is not None:
         got = f"a config of {model_type!r} without"
     else:

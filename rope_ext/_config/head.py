@@ -1,0 +1,93 @@
+"""The base of a rotation, and which channels of a head rotate."""
+
+from ..errors import ArgumentError
+from . import values
+from .rotation import Rotation
+from .source import Source, first, missing, null, refuse_nulls
+
+
+def base_of(source: Source, rotation: Rotation) -> float:
+    """rope_theta. One inside rope_parameters counts, and so does a null there: transformers does not replace it."""
+    is_nested = rotation.beside is not None
+    names = values.BASES if is_nested else (*values.BASES, "global_rope_theta")
+    outside = {name: value for name in names if (value := source.get(name)) is not None}
+    if "rope_theta" in rotation.parameters:
+        if (base := rotation.parameters["rope_theta"]) is None:
+            raise null("rope_theta", "a number")
+        for name, value in outside.items():
+            if value != base and not is_nested:
+                raise ArgumentError(name, f"agree with rope_parameters' {base}", value)
+        return base
+    if not outside:
+        refuse_nulls(source, values.BASES)
+        if (base := source.facts.base) is None:
+            raise missing("rope_theta", source)
+        return base
+    other, base = next(iter(outside.items()))
+    for name, value in outside.items():
+        if value != base:
+            raise ArgumentError(name, f"agree with {other} {base}", value)
+    return base
+
+
+def head_dim_of(source: Source) -> int:
+    """Channels of a head; with multi-head latent attention only those that rotate, which have tensors of their own."""
+    if (channels := source.get("memory_attention_hidden_size")) is not None:  # the video models of SAM 2 and 3
+        rate = source.required("memory_attention_downsample_rate")
+        return channels // (rate * source.required("memory_attention_num_attention_heads"))
+    for name in ("hidden_size", "num_attention_heads"):  # a 0 or a text is a mistake even where head_dim says enough
+        if not isinstance(source.raw(name), (list, tuple)):  # one per stage, or per layer
+            source.get(name)
+    head_dim = source.one_of("head_dim", "attention_head_dim")
+    if head_dim is None:  # not in one_of: Zamba 2 has kv_channels for other layers
+        head_dim = source.get("kv_channels")
+    if head_dim is None and not source.facts.whole_head:
+        head_dim = source.get("qk_rope_head_dim")
+    if head_dim is None and (head_dim := source.facts.head_dim) is not None and source.is_null("head_dim"):
+        raise null("head_dim", f"an int for model_type {source.get('model_type')!r}")
+    if head_dim is not None:
+        return head_dim
+    key = source.facts.width_key
+    width = source.get(key) if key else source.one_of("hidden_size", "n_embd", "d_model", "embed_dim", "dim")
+    heads = source.one_of("num_attention_heads", "n_head", "num_heads", "n_heads", "encoder_num_attention_heads")
+    if width is None or heads is None:
+        raise missing("head_dim, or hidden_size and num_attention_heads", source)
+    if heads > width:
+        raise ArgumentError("num_attention_heads", f"be at most the width of the model {width}", heads)
+    return width // heads
+
+
+def partial_of(source: Source, rotation: Rotation) -> float | None:
+    """partial_rotary_factor, the rotated share of the head; None where the configuration and the model have none."""
+    (name, *older_names), default = values.PARTS_OF_HEAD, source.facts.partial
+    outside = {name: value for name in values.PARTS_OF_HEAD if (value := source.get(name)) is not None}
+    inside = rotation.parameters.get(name)
+    is_null = inside is None and name in rotation.parameters
+    if is_null and (rotation.kind not in ("default", "axial") or default or set(outside.values()) - {1}):
+        raise null(name, "a number")
+    if inside is None and not outside:
+        refuse_nulls(source, older_names if default is None or source.facts.null_partial else values.PARTS_OF_HEAD)
+        return default
+    partial = inside if inside is not None else next(iter(outside.values()))
+    for other, value in ((name, partial), *outside.items()):
+        if not 0 < value <= 1:
+            raise ArgumentError(other, "be in 0 to 1", value)
+        if value != partial and not (rotation.beside is not None and inside is not None):
+            where = f"partial_rotary_factor {partial}" if inside is None else f"rope_parameters' {partial}"
+            raise ArgumentError(other, f"agree with {where}", value)
+    return partial
+
+
+def rotary_dim_of(source: Source, head_dim: int, partial: float | None, precision: str) -> int:
+    """Rotated channels: rotary_dim counts them in some models (GPT-J), in all others they are a share of the head."""
+    named = source.get("rotary_dim")
+    if named is None and (named := source.facts.rotary_dim) is not None and source.is_null("rotary_dim"):
+        raise null("rotary_dim", f"an int for model_type {source.get('model_type')!r}")
+    if precision == "hf" and source.facts.unused_rotary_dim:
+        named = None
+    latent = source.get("qk_rope_head_dim")
+    of_share = None if partial is None else int(head_dim * partial)
+    if named is not None and of_share is not None and of_share != named:
+        raise ArgumentError("rotary_dim", f"agree with partial_rotary_factor {partial}", named)
+    rotary_dim: int = first(named, of_share, latent, head_dim)
+    return rotary_dim
