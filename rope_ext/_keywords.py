@@ -6,19 +6,8 @@ import inspect
 from . import frequencies, ops
 from ._numbers import shown
 from .errors import ArgumentError, ArgumentTypeError
+from .frequencies import SCHEDULES
 
-SCHEDULES = (
-    "default",
-    "linear",
-    "ntk",
-    "dynamic_ntk",
-    "yarn",
-    "longrope",
-    "llama3",
-    "proportional",
-    "axial",
-    "warped",
-)
 _OWN = ("head_dim", "base", "rotary_dim", "schedule", "pair_axis", "precision")
 
 _SYNONYMS = {  # keyword here -> what transformers, flash-attn, vLLM, torchtune, Megatron and llama.cpp call it

@@ -31,5 +31,6 @@ def pair_axis_of(facts: ModelFacts, rope: Mapping[Any, Any], pairs: int) -> tupl
     if convention == "spatial first":
         if len(sections) != 3 or sections[0] != sections[1]:
             raise ArgumentError("mrope_section", "be [n, n, m] for this model_type", shown(list(sections)))
-        return (1, 2) * sections[0] + (0,) * sections[2]
-    return frequencies.mrope_pair_axis(sections, interleaved=bool(interleaved) or convention == "interleaved")
+        followed: tuple[int, ...] = (1, 2) * sections[0] + (0,) * sections[2]
+        return followed
+    return frequencies.mrope_pair_axis(sections, bool(interleaved) or convention == "interleaved")

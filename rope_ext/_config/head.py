@@ -5,24 +5,28 @@ from . import values
 from .rotation import Rotation
 from .source import Source, first, missing, null, refuse_nulls
 
+_WIDTHS = ("hidden_size", "n_embd", "d_model", "embed_dim", "dim")
+_HEADS = ("num_attention_heads", "n_head", "num_heads", "n_heads", "encoder_num_attention_heads")
+
 
 def base_of(source: Source, rotation: Rotation) -> float:
     """rope_theta. One inside rope_parameters counts, and so does a null there: transformers does not replace it."""
     is_nested = rotation.beside is not None
     names = values.BASES if is_nested else (*values.BASES, "global_rope_theta")
-    outside = {name: value for name in names if (value := source.get(name)) is not None}
+    outside: dict[str, float] = {name: value for name in names if (value := source.get(name)) is not None}
     if "rope_theta" in rotation.parameters:
-        if (base := rotation.parameters["rope_theta"]) is None:
+        inside: float | None = rotation.parameters["rope_theta"]
+        if inside is None:
             raise null("rope_theta", "a number")
         for name, value in outside.items():
-            if value != base and not is_nested:
-                raise ArgumentError(name, f"agree with rope_parameters' {base}", value)
-        return base
+            if value != inside and not is_nested:
+                raise ArgumentError(name, f"agree with rope_parameters' {inside}", value)
+        return inside
     if not outside:
         refuse_nulls(source, values.BASES)
-        if (base := source.facts.base) is None:
+        if source.facts.base is None:
             raise missing("rope_theta", source)
-        return base
+        return source.facts.base
     other, base = next(iter(outside.items()))
     for name, value in outside.items():
         if value != base:
@@ -32,13 +36,12 @@ def base_of(source: Source, rotation: Rotation) -> float:
 
 def head_dim_of(source: Source) -> int:
     """Channels of a head; with multi-head latent attention only those that rotate, which have tensors of their own."""
-    if (channels := source.get("memory_attention_hidden_size")) is not None:  # the video models of SAM 2 and 3
-        rate = source.required("memory_attention_downsample_rate")
-        return channels // (rate * source.required("memory_attention_num_attention_heads"))
+    if source.get("memory_attention_hidden_size") is not None:
+        return _of_memory_attention(source)
     for name in ("hidden_size", "num_attention_heads"):  # a 0 or a text is a mistake even where head_dim says enough
         if not isinstance(source.raw(name), (list, tuple)):  # one per stage, or per layer
             source.get(name)
-    head_dim = source.one_of("head_dim", "attention_head_dim")
+    head_dim: int | None = source.one_of("head_dim", "attention_head_dim")
     if head_dim is None:  # not in one_of: Zamba 2 has kv_channels for other layers
         head_dim = source.get("kv_channels")
     if head_dim is None and not source.facts.whole_head:
@@ -48,8 +51,8 @@ def head_dim_of(source: Source) -> int:
     if head_dim is not None:
         return head_dim
     key = source.facts.width_key
-    width = source.get(key) if key else source.one_of("hidden_size", "n_embd", "d_model", "embed_dim", "dim")
-    heads = source.one_of("num_attention_heads", "n_head", "num_heads", "n_heads", "encoder_num_attention_heads")
+    width: int | None = source.get(key) if key else source.one_of(*_WIDTHS)
+    heads: int | None = source.one_of(*_HEADS)
     if width is None or heads is None:
         raise missing("head_dim, or hidden_size and num_attention_heads", source)
     if heads > width:
@@ -57,11 +60,21 @@ def head_dim_of(source: Source) -> int:
     return width // heads
 
 
+def _of_memory_attention(source: Source) -> int:
+    """head_dim of the video models of SAM 2 and 3."""
+    width: int = source.required("memory_attention_hidden_size")
+    rate: int = source.required("memory_attention_downsample_rate")
+    heads: int = source.required("memory_attention_num_attention_heads")
+    return width // (rate * heads)
+
+
 def partial_of(source: Source, rotation: Rotation) -> float | None:
     """partial_rotary_factor, the rotated share of the head; None where the configuration and the model have none."""
     (name, *older_names), default = values.PARTS_OF_HEAD, source.facts.partial
-    outside = {name: value for name in values.PARTS_OF_HEAD if (value := source.get(name)) is not None}
-    inside = rotation.parameters.get(name)
+    outside: dict[str, float] = {
+        name: value for name in values.PARTS_OF_HEAD if (value := source.get(name)) is not None
+    }
+    inside: float | None = rotation.parameters.get(name)
     is_null = inside is None and name in rotation.parameters
     if is_null and (rotation.kind not in ("default", "axial") or default or set(outside.values()) - {1}):
         raise null(name, "a number")

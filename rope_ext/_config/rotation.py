@@ -114,7 +114,8 @@ def _kind(source: Source, rope: Mapping[Any, Any]) -> str:
             if rope[key] is None:
                 raise null(key, "a str")
             text(**{key: rope[key]})
-    kind, old = rope.get("rope_type"), rope.get("type")
+    kind: Any = rope.get("rope_type")
+    old: Any = rope.get("type")
     if "mrope" in (kind, old) and rope.get("mrope_section") is None and source.facts.mrope is None:
         raise ArgumentError("mrope_section", "be in the config where rope_type is 'mrope'", "None")
     kind, old = _OLDER_NAMES.get(kind, kind), _OLDER_NAMES.get(old, old)

@@ -1,0 +1,57 @@
+"""Frequencies: by how many radians each pair of channels rotates from one position to the next.
+
+The schedules are pure functions that return Frequencies(inv_freq, attention_scaling):
+rotary_dim: rotated channels, even. base: the ratio that sets the slowest frequency, "rope_theta" in configurations.
+dtype: float64 is exact to its last bits; float32 does the operations of transformers 5.23 (modeling_rope_utils.py) in
+their order, for equal bits. One text serves both.
+They raise ArgumentError, a ValueError, for sizes and values, and ArgumentTypeError, a TypeError, for types.
+
+To add a schedule: a file here, its name in Schedule and __all__.
+"""
+
+from typing import Literal, get_args
+
+from ._axes import axial, mrope_pair_axis, per_axis
+from ._default import Frequencies, default, linear
+from ._llama3 import llama3
+from ._longrope import longrope
+from ._ntk import dynamic_ntk, ntk
+from ._proportional import proportional
+from ._warped import warped
+from ._xpos import xpos_scale
+from ._yarn import yarn
+
+Schedule = Literal[
+    "default",
+    "linear",
+    "ntk",
+    "dynamic_ntk",
+    "yarn",
+    "longrope",
+    "llama3",
+    "proportional",
+    "axial",
+    "warped",
+]
+SCHEDULES: tuple[Schedule, ...] = get_args(Schedule)
+
+Frequencies.__module__ = __name__  # where pickles look for it
+
+__all__ = [
+    "SCHEDULES",
+    "Frequencies",
+    "Schedule",
+    "axial",
+    "default",
+    "dynamic_ntk",
+    "linear",
+    "llama3",
+    "longrope",
+    "mrope_pair_axis",
+    "ntk",
+    "per_axis",
+    "proportional",
+    "warped",
+    "xpos_scale",
+    "yarn",
+]

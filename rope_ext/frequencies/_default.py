@@ -1,0 +1,56 @@
+"""Frequencies without a schedule, and divided by one factor; and what every schedule is made of."""
+
+from typing import NamedTuple
+
+import torch
+
+from .. import _numbers
+from .._numbers import shown
+from ..errors import ArgumentTypeError
+
+
+class Frequencies(NamedTuple):
+    """What a schedule returns.
+
+    inv_freq: radians per position, on the CPU: (pairs,), or (axes, heads or 1, pairs) for positions with several axes,
+        where the angle is the sum over axes of positions[axis] * inv_freq[axis].
+    attention_scaling: the factor on cos and sin.
+    """
+
+    inv_freq: torch.Tensor
+    attention_scaling: float
+
+
+def default(rotary_dim: int, base: float = 10000.0, *, dtype: torch.dtype = torch.float64) -> Frequencies:
+    """The original RoPE: inv_freq[i] = base ** (-2 i / rotary_dim), from 1 down to nearly 1 / base.
+
+    Equivalent to: inv_freq = base ** -(torch.arange(0, rotary_dim, 2, dtype=dtype) / rotary_dim)
+    Source: Su et al. 2021, RoFormer, section 3.3.2; base 10000 from Vaswani et al. 2017, section 3.5.
+    """
+    return Frequencies(1.0 / wavelengths(rotary_dim, base, dtype), 1.0)
+
+
+def linear(rotary_dim: int, base: float = 10000.0, *, factor: float, dtype: torch.dtype = torch.float64) -> Frequencies:
+    """Position interpolation: every frequency is divided by factor, which has the effect of dividing the positions.
+
+    Equivalent to: inv_freq = default(rotary_dim, base).inv_freq / factor
+    Source: Chen et al. 2023, Extending Context Window of Large Language Models via Positional Interpolation, eq. 4.
+    """
+    _numbers.positive(factor=factor)
+    return Frequencies(1.0 / wavelengths(rotary_dim, base, dtype) / factor, 1.0)
+
+
+def wavelengths(
+    rotary_dim: int, base: float | torch.Tensor, dtype: torch.dtype, pairs: int | None = None
+) -> torch.Tensor:
+    """base ** (2 i / rotary_dim), positions per radian, for the first pairs (default: all). Checks the arguments."""
+    _numbers.channels(rotary_dim)
+    if not isinstance(dtype, torch.dtype) or dtype not in (torch.float64, torch.float32):
+        raise ArgumentTypeError("dtype", "be torch.float64 or torch.float32", shown(dtype))
+    if not (isinstance(base, torch.Tensor) and base.numel() == 1):
+        _numbers.positive(base=base)
+    pairs = rotary_dim // 2 if pairs is None else pairs
+    # Integers first, as in transformers; "cpu" for the same bits wherever torch's default device is.
+    exponents = torch.arange(0, 2 * pairs, 2, device="cpu").to(dtype) / rotary_dim
+    found: torch.Tensor = base**exponents
+    return found

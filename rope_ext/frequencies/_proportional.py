@@ -1,0 +1,32 @@
+"""The schedule of pruned RoPE, p-RoPE."""
+
+import torch
+
+from .. import _numbers
+from ._default import Frequencies, wavelengths
+
+
+def proportional(
+    rotary_dim: int,
+    base: float = 10000.0,
+    *,
+    partial_rotary_factor: float,
+    factor: float = 1.0,
+    dtype: torch.dtype = torch.float64,
+) -> Frequencies:
+    """Pruned RoPE: the first n = floor(partial_rotary_factor * rotary_dim / 2) frequencies of `default`, then zeros.
+
+    rotary_dim is the whole head, in the exponent too. A pair with frequency 0 is copied: with halves as pairs the
+    channels that rotate are 0 to n - 1 and rotary_dim / 2 to rotary_dim / 2 + n - 1, not a prefix. All frequencies are
+    divided by factor.
+    Equivalent to: inv_freq = default(rotary_dim, base).inv_freq / factor; inv_freq[n:] = 0
+    Source: Barbero et al. 2024, Round and Round We Go, section 6 (p-RoPE); Gemma 4 (a quarter, base 1e6, its global
+    layers); transformers _compute_proportional_rope_parameters.
+    """
+    _numbers.channels(rotary_dim)
+    _numbers.positive(factor=factor)
+    _numbers.fraction(partial_rotary_factor=partial_rotary_factor)
+    rotated = int(partial_rotary_factor * rotary_dim // 2)
+    inv_freq = 1.0 / wavelengths(rotary_dim, base, dtype, pairs=rotated)
+    zeros = torch.zeros(rotary_dim // 2 - rotated, dtype=dtype, device="cpu")
+    return Frequencies(torch.cat((inv_freq, zeros)) / factor, 1.0)
