@@ -2,15 +2,66 @@
 
 import difflib
 import inspect
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, TypedDict
+
+import torch
 
 from . import frequencies, ops
 from ._numbers import shown
 from .errors import ArgumentError, ArgumentTypeError
 from .frequencies import SCHEDULES
 
+if TYPE_CHECKING:
+    from .reference import Layout, Rounding
+
+
+class Parameters(TypedDict, total=False):
+    """Keywords of the schedules, as RotaryEmbedding takes them. Each schedule says what it means by them."""
+
+    factor: float
+    alpha: float
+    max_position: float | None
+    original_max_position: float
+    attention_factor: float | list[float] | tuple[float, ...] | None
+    beta_fast: float
+    beta_slow: float
+    truncate: bool
+    mscale: float | None
+    mscale_all_dim: float | None
+    short_factor: Iterable[float] | torch.Tensor
+    long_factor: Iterable[float] | torch.Tensor
+    low_freq_factor: float
+    high_freq_factor: float
+    partial_rotary_factor: float
+    axes: int
+    alternate: bool
+    divide: bool
+    axis_order: Iterable[int] | torch.Tensor | None
+
+
+class ApplyOptions(TypedDict, total=False):
+    """Keywords of `rope.apply`: those of `rope_ext.apply` that say nothing about frequencies, and seqlen."""
+
+    layout: "Layout"
+    interleaved: bool
+    rotary_dim: int | None
+    rotary_offset: int
+    per_channel: bool | None
+    positions: torch.Tensor | None
+    offset: int | torch.Tensor
+    cu_seqlens: torch.Tensor | None
+    inverse: bool
+    rounding: "Rounding"
+    out_interleaved: bool | None
+    out: torch.Tensor | Sequence[torch.Tensor] | None
+    seqlen: int | None
+
+
 _OWN = ("head_dim", "base", "rotary_dim", "schedule", "pair_axis", "precision")
 
-_SYNONYMS = {  # keyword here -> what transformers, flash-attn, vLLM, torchtune, Megatron and llama.cpp call it
+# keyword here -> what transformers, flash-attn, vLLM, torchtune, Megatron and llama.cpp call it
+_SYNONYMS = {
     "head_dim": "dim dims dim_head d_head head_size head_dimension",
     "base": "theta rope_theta rope_base rotary_base rotary_emb_base freq_base rope_freq_base rope_freq_constant",
     "rotary_dim": "rot_dim rope_dim rotary_ndims rotary_channels n_rot",
@@ -25,7 +76,8 @@ _SYNONYMS = {  # keyword here -> what transformers, flash-attn, vLLM, torchtune,
     "axes": "n_axes num_axes",
 }
 _MEANT = {name: meant for meant, names in _SYNONYMS.items() for name in names.split()}
-_ELSEWHERE = {  # keyword -> how it is given instead
+# keyword -> how it is given instead
+_ELSEWHERE = {
     "dtype": "to rope(positions, dtype=...) or rope.tables(max_position, dtype=...)",
     "device": "to rope.tables(max_position, device=...)",
     "seqlen": "to rope(positions, seqlen=...), rope.tables or rope.apply",
@@ -45,15 +97,16 @@ _ELSEWHERE |= {
 _PARTS_OF_HEAD = ("partial_rotary_factor", "rotary_pct", "rope_pct", "rotary_percent", "rotary_emb_fraction")
 
 
-def check_schedule(schedule):
+def check_schedule(schedule: object) -> None:
+    """schedule must be one of SCHEDULES; the error says what the name of another library means."""
     if not isinstance(schedule, str) or schedule not in SCHEDULES:
         meant = {"dynamic": ["dynamic_ntk"], "su": ["longrope"], "none": ["default"]}.get(str(schedule).lower())
         meant = meant or difflib.get_close_matches(str(schedule).lower(), SCHEDULES, 1)
         raise ArgumentError("schedule", f"be one of {', '.join(SCHEDULES)}", shown(schedule), _is_it(meant))
 
 
-def check_keywords(schedule, parameters):
-    """Raises TypeError for a keyword that the schedule does not take, or lacks."""
+def check_keywords(schedule: str, parameters: Mapping[str, object]) -> None:
+    """Raises an ArgumentTypeError for a keyword that the schedule does not take, or lacks."""
     known = _keywords_of(schedule)
     for name in parameters:
         if name not in known:
@@ -63,20 +116,20 @@ def check_keywords(schedule, parameters):
             raise ArgumentTypeError(name, f"be given for schedule {schedule!r}", "None")
 
 
-def no_head_dim(parameters):
-    """The TypeError of a call without head_dim; it may have been given by the name of another library."""
+def no_head_dim(parameters: Mapping[str, object]) -> ArgumentTypeError:
+    """The error of a call without head_dim, which may have been given by the name of another library."""
     for name, value in parameters.items():
         if _MEANT.get(name) == "head_dim":
             return ArgumentTypeError(name, "be given as head_dim", shown(value))
     return ArgumentTypeError("head_dim", "be given, RotaryEmbedding(head_dim)", "none")
 
 
-def _keywords_of(schedule):
+def _keywords_of(schedule: str) -> dict[str, inspect.Parameter]:
     parameters = inspect.signature(getattr(frequencies, schedule)).parameters
     return {name: p for name, p in parameters.items() if name not in ("rotary_dim", "base", "dtype", "seqlen")}
 
 
-def _unknown(name, value, schedule):
+def _unknown(name: str, value: object, schedule: str) -> ArgumentTypeError:
     """The error of a keyword that the schedule does not take."""
     own = _keywords_of(schedule)
     meant = _MEANT.get(name, name)
@@ -97,5 +150,5 @@ def _unknown(name, value, schedule):
     return ArgumentTypeError(name, rule, got, cure)
 
 
-def _is_it(names):
+def _is_it(names: Sequence[str]) -> str:
     return f"is it {_MEANT.get(names[0], names[0])}?" if names else ""

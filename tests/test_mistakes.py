@@ -101,7 +101,9 @@ def test_signatures_show_the_rule():
         (ROPE, "(positions, *, "),
         (ROPE.apply, "(x, *, "),
     ):
-        assert str(inspect.signature(function)).startswith(first)
+        signature = inspect.signature(function)
+        bare = [parameter.replace(annotation=parameter.empty) for parameter in signature.parameters.values()]
+        assert str(signature.replace(parameters=bare)).startswith(first)
 
 
 # ---- positions ----

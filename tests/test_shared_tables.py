@@ -16,7 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import rope_ext
-from rope_ext import _kept, _shared_tables, rotary
+from rope_ext import _kept, _rotary_apply, _rotary_tables, _shared_tables
 from tests.conftest import assert_same_bits
 
 LONGROPE = {
@@ -225,7 +225,7 @@ def test_lengths_with_equal_rows_share_a_table(keywords, lengths, limit):
         assert torch.equal(cos, rope(torch.arange(length), seqlen=length)[0])
         rope.apply(x, seqlen=length)
     assert len(_shared_tables._tables) == 1
-    assert rotary._kept_frequencies.cache_info().misses == 1 == rotary._made_turns.cache_info().misses
+    assert _rotary_tables._frequencies_with_key.cache_info().misses == 1 == _rotary_apply._made.cache_info().misses
 
 
 @pytest.mark.parametrize("value, error", [(-1, ValueError), (2**63, ValueError), (1.5, TypeError), (True, TypeError)])

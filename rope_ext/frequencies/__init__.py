@@ -9,7 +9,7 @@ They raise ArgumentError, a ValueError, for sizes and values, and ArgumentTypeEr
 To add a schedule: a file here, its name in Schedule and __all__.
 """
 
-from typing import Literal, get_args
+from typing import Literal, TypeAlias, get_args
 
 from ._axes import axial, mrope_pair_axis, per_axis
 from ._default import Frequencies, default, linear
@@ -21,7 +21,7 @@ from ._warped import warped
 from ._xpos import xpos_scale
 from ._yarn import yarn
 
-Schedule = Literal[
+Schedule: TypeAlias = Literal[
     "default",
     "linear",
     "ntk",

@@ -1,0 +1,108 @@
+"""Checks of the arguments of RotaryEmbedding and of its apply."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from . import _numbers, _positions
+from ._numbers import shown
+from ._rotary_frequencies import BY_LENGTH, DTYPES
+from .errors import ArgumentError, ArgumentTypeError
+from .frequencies import Frequencies
+
+_CUDA_OUT_OF_MEMORY = 2  # cudaErrorMemoryAllocation
+
+
+def check_channels(head_dim: int, rotary_dim: int | None) -> None:
+    """head_dim and rotary_dim must be ints that fit each other, and the rotated channels pairs."""
+    _numbers.integer(head_dim=head_dim)
+    if not 2 <= head_dim <= _numbers.MAX_CHANNELS:
+        rule = "at least 2" if head_dim < 2 else f"at most {_numbers.MAX_CHANNELS}"
+        raise ArgumentError("head_dim", f"be {rule}", shown(head_dim))
+    if rotary_dim is None:
+        if head_dim % 2:
+            cure = f"rotary_dim={head_dim - 1} leaves one channel as it is"
+            raise ArgumentError("head_dim", "be even where rotary_dim is not given", shown(head_dim), cure)
+        return
+    _numbers.integer(rotary_dim=rotary_dim)
+    if rotary_dim % 2 or not 2 <= rotary_dim <= head_dim:
+        raise ArgumentError("rotary_dim", f"be even and in 2 to head_dim {head_dim}", shown(rotary_dim))
+
+
+def check_precision(precision: object) -> None:
+    if not isinstance(precision, str) or precision not in DTYPES:
+        raise ArgumentError("precision", "be 'exact' or 'hf'", shown(precision))
+
+
+def check_frequencies(
+    frequencies: Callable[[int | None], Frequencies],
+    schedule: str,
+    precision: str,
+    named: Sequence[tuple[str, object]],
+) -> None:
+    """Runs the checks of the schedule itself; what it makes must be finite. Made once, not in each call.
+
+    frequencies: makes them for a length. named: the numbers by name, for the error.
+    """
+    try:
+        for seqlen in (None, 2**62) if schedule in BY_LENGTH else (None,):
+            inv_freq, attention_scaling = frequencies(seqlen)
+            if type(inv_freq) is not torch.Tensor or torch.compiler.is_compiling():
+                return  # a fake tensor, or a traced one: no values
+            if not (inv_freq.isfinite().all() and math.isfinite(attention_scaling)):
+                raise OverflowError("inf or nan")
+    except ArithmeticError as error:
+        got = ", ".join(f"{name}={shown(value)}" for name, value in named)
+        rule = f"give finite frequencies in schedule {schedule!r} at precision {precision!r}"
+        raise ArgumentError("parameters", rule, got) from error
+
+
+def check_heads(tensors: Sequence[Any], head_dim: int, rotary_dim: int) -> None:
+    """The tensors of x must have head_dim channels. What is no tensor passes: `apply` has the error about that."""
+    try:
+        for t in tensors:
+            if (got := t.size(-1)) != head_dim:
+                cure = f"rotary_dim={rotary_dim} rotates its first {rotary_dim} channels"
+                raise ArgumentError("x", f"have head_dim {head_dim}", got, cure)
+    except (AttributeError, IndexError, TypeError):
+        pass  # no tensor (`size` of an array is an int), or a tensor without axes
+
+
+def check_options(options: Mapping[str, Any], rotary_dim: int) -> None:
+    """The options of `rope.apply` must not contradict its frequencies."""
+    given = options.get("rotary_dim")
+    if given is not None and _numbers.as_int("rotary_dim", given) != rotary_dim:
+        raise ArgumentError("rotary_dim", f"be that of the frequencies, {rotary_dim}", given)
+    for name in ("cos", "sin", "inv_freq", "attention_scaling"):
+        if name in options:
+            cure = "rope_ext.apply takes it, this apply has frequencies of its own"
+            raise ArgumentTypeError(name, "not be given", shown(options[name]), cure)
+
+
+def check_positions(positions: object) -> None:
+    """The positions of `rope(positions)`; tensors in a list are taken for x."""
+    if isinstance(positions, (tuple, list)) and any(isinstance(p, torch.Tensor) for p in positions):
+        raise ArgumentTypeError("positions", "be a Tensor", shown(positions), "rope.apply(x) rotates x")
+    _numbers.tensor(positions=positions)
+    _positions.check_positions(positions)
+
+
+def length_of(positions: torch.Tensor) -> int:
+    """The length of a sequence with these positions, of which there is at least one."""
+    longest = positions.max().item()
+    if not math.isfinite(longest):
+        raise ArgumentError("positions", "be finite where no seqlen is given", longest)
+    return max(int(longest) + 1, 0)
+
+
+def device_of(device: Any) -> torch.device:
+    """The device with its index. device: what torch takes for one; None: torch's default device."""
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, TypeError, AssertionError) as error:  # AssertionError: a torch without CUDA
+        # A full GPU has no room for a context, which is an AcceleratorError.
+        if isinstance(error, torch.OutOfMemoryError) or getattr(error, "error_code", None) == _CUDA_OUT_OF_MEMORY:
+            raise
+        raise ArgumentError("device", "be one that torch can use", shown(device), str(error)) from error

@@ -1,0 +1,111 @@
+"""cos and sin of a RotaryEmbedding: for any positions, and as tables that the process shares."""
+
+import warnings
+from typing import TypeAlias
+
+import torch
+
+from . import _kept, _shared_tables
+from ._float64 import may_lack_float64, widest
+from ._numbers import floating_point
+from ._rotary_frequencies import Recipe, Seqlen, frequencies_of_recipe
+from ._torch.private import constant_in_graphs, has_static_value
+from .angles import cos_sin
+from .errors import ArgumentError
+from .frequencies import Frequencies
+
+Tables: TypeAlias = tuple[torch.Tensor, torch.Tensor]  # (cos, sin)
+_FEWEST_ROWS = 4096  # of a table in a compiled graph in which the number of rows is symbolic
+
+
+def tables_at(positions: torch.Tensor, found: Frequencies, dtype: torch.dtype) -> Tables:
+    """cos and sin of any positions, on their device.
+
+    float64 frequencies: exact angles, one rounding. float32 frequencies: operation by operation as in transformers.
+    """
+    floating_point(dtype)
+    inv_freq, attention_scaling = found
+    per_axis = inv_freq.dim() == 3 and positions.dim() >= 3
+    if per_axis and (len(positions) != len(inv_freq) or positions.dim() > 3):
+        shape = tuple(positions.shape)
+        raise ArgumentError("positions", f"be (axes = {len(inv_freq)}, batch, seqlen)", shape)
+    if inv_freq.dim() == 3 and not per_axis:  # the position is the same on every axis, and a pair follows one axis
+        inv_freq = inv_freq.sum(0)[0]
+    if inv_freq.dtype == torch.float64:
+        device = positions.device
+        if may_lack_float64(device):
+            cos, sin = tables_at(positions.cpu(), found, dtype)
+            return cos.to(device), sin.to(device)
+        positions = positions.to(widest(device)) if positions.is_floating_point() else positions
+        inv_freq = inv_freq.to(device, widest(device))
+        cos, sin = cos_sin(positions, inv_freq, attention_scaling, dtype=widest(device))
+        return cos.to(dtype), sin.to(dtype)
+    # Elementwise, never a matmul: TF32 and autocast would round the positions.
+    inv_freq, positions = inv_freq.to(positions.device), positions.to(torch.float32).unsqueeze(-1)
+    if per_axis:
+        angles = sum((p * f[0] for p, f in zip(positions, inv_freq)), positions.new_zeros(()))
+    else:
+        angles = positions * inv_freq
+    return (angles.cos() * attention_scaling).to(dtype), (angles.sin() * attention_scaling).to(dtype)
+
+
+def rows(found: Frequencies, start: int, stop: int, dtype: torch.dtype, device: torch.device) -> Tables:
+    """Rows start to stop - 1 of the table of these frequencies."""
+    where = "cpu" if found.inv_freq.dtype == torch.float64 and device.type != "meta" else device
+    cos, sin = tables_at(torch.arange(start, stop, device=where), found, dtype)
+    return cos.to(device), sin.to(device)
+
+
+def shared(recipe: Recipe, seqlen: Seqlen, max_position: int, dtype: torch.dtype, device: torch.device) -> Tables:
+    """The tables that the process shares. Recipes with equal frequencies have one."""
+    found, key = _frequencies_with_key(recipe, seqlen)
+    return _shared_tables.rows(
+        (key, dtype, device),
+        max_position,
+        device,
+        lambda start, stop: rows(found, start, stop, dtype, device),
+    )
+
+
+@_kept.kept
+def _frequencies_with_key(recipe: Recipe, seqlen: Seqlen) -> tuple[Frequencies, tuple[object, ...]]:
+    """(frequencies, a key that is equal where their bits are)."""
+    found = frequencies_of_recipe(recipe, seqlen)
+    inv_freq = found.inv_freq
+    in_bytes = bytes(inv_freq.contiguous().view(torch.uint8).flatten().tolist())  # without numpy
+    return found, (in_bytes, tuple(inv_freq.shape), inv_freq.dtype, found.attention_scaling)
+
+
+def in_graph(recipe: Recipe, seqlen: Seqlen, max_position: int, dtype: torch.dtype, device: torch.device) -> Tables:
+    """The tables in torch.compile and torch.export: constants of the graph, or computed where that cannot be."""
+    count = max_position
+    if not has_static_value(max_position) and not _is_exporting():
+        count = _FEWEST_ROWS
+        while count < max_position:  # a guard for each comparison: a longer sequence compiles once more
+            count *= 8
+    if not has_static_value(count):
+        _warn_of_export()
+    if not (has_static_value(count) and has_static_value(seqlen)):
+        return rows(frequencies_of_recipe(recipe, seqlen), 0, max_position, dtype, device)
+    cos, sin = getattr(_kept.in_graphs, _tables_of_graphs(recipe, seqlen, count, dtype, device))
+    return (cos, sin) if count is max_position else (cos[:max_position], sin[:max_position])
+
+
+@_kept.named
+def _tables_of_graphs(recipe: Recipe, seqlen: Seqlen, count: int, dtype: torch.dtype, device: torch.device) -> Tables:
+    cos, sin = shared(recipe, seqlen, count, dtype, device)
+    return cos.clone(), sin.clone()  # a graph does not notice a write into shared tables
+
+
+@constant_in_graphs
+def _is_exporting() -> bool:
+    return torch.compiler.is_exporting()  # asked of Python: the dynamo of torch 2.11 answers True in torch.compile too
+
+
+@constant_in_graphs
+def _warn_of_export() -> None:
+    rule = "be an int in torch.export for tables that are a constant of the program"
+    got = "a symbolic length, so that every call of the program computes them"
+    cure = "give an int no less than every length, or call apply of the RotaryEmbedding, which needs no table"
+    message = f"rope_ext: max_position must {rule}, got {got}: {cure}"
+    warnings.warn(message, UserWarning, stacklevel=4)  # names the line that called `tables`
