@@ -41,21 +41,17 @@ class Parameters(TypedDict, total=False):
 
 
 class ApplyOptions(TypedDict, total=False):
-    """Keywords of `rope.apply`: those of `rope_ext.apply` that say nothing about frequencies, and seqlen."""
+    """Keywords of `rope_ext.apply` that `rope.apply` passes on."""
 
     layout: "Layout"
     interleaved: bool
     rotary_dim: int | None
-    rotary_offset: int
     per_channel: bool | None
-    positions: torch.Tensor | None
-    offset: int | torch.Tensor
     cu_seqlens: torch.Tensor | None
     inverse: bool
     rounding: "Rounding"
     out_interleaved: bool | None
     out: torch.Tensor | Sequence[torch.Tensor] | None
-    seqlen: int | None
 
 
 _OWN = ("head_dim", "base", "rotary_dim", "schedule", "pair_axis", "precision")

@@ -1,9 +1,11 @@
-"""What `rope_ext.profile` is asked to measure, and the checks of it, which are made before anything is measured."""
+"""What `rope_ext.profile` is asked to measure, and the checks that come before the measurement."""
 
 import difflib
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -11,25 +13,36 @@ from ._numbers import name_of, shown
 from .errors import ArgumentError, ArgumentTypeError
 from .reference import LAYOUTS
 
-DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+if TYPE_CHECKING:
+    from .reference import Layout
+
+DTYPES: dict[str, torch.dtype] = {
+    "float64": torch.float64,
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
 
 
 @dataclass(frozen=True)
 class Case:
-    """What is called: one rotation of contiguous tensors. The default is q and k of a layer of Llama 3 8B."""
+    """One rotation of contiguous tensors. The default is q and k of a layer of Llama 3 8B.
 
-    batch: int = 1  # with "thd", so many packed sequences; 1 with "shd", which has none
+    Raises ArgumentError, a ValueError, or ArgumentTypeError, a TypeError.
+    """
+
+    batch: int = 1  # the number of packed sequences with "thd"; 1 with "shd", which has no batch
     seqlen: int = 4096
-    heads: tuple = (32, 8)  # of each tensor
+    heads: Sequence[int] = (32, 8)  # of each tensor
     head_dim: int = 128
-    rotary_dim: int = None  # even; None: head_dim
-    dtype: torch.dtype = torch.bfloat16  # tables: float64 for float64, else float32
-    device: str = "cpu"  # or "cuda": torch's current one
-    layout: str = "bshd"  # this and the next as in rope_ext.apply
+    rotary_dim: int | None = None  # even; None: head_dim
+    dtype: torch.dtype = torch.bfloat16  # of x; tables have float64 for float64, else float32
+    device: str = "cpu"  # or "cuda", the current device of torch
+    layout: "Layout" = "bshd"  # as in rope_ext.apply, like interleaved
     interleaved: bool = False
 
-    def __post_init__(self):
-        """What `rope_ext.apply` would not check, or would say of its own arguments."""
+    def __post_init__(self) -> None:
+        """The checks that `rope_ext.apply` would not make, or would make in words about its own arguments."""
         heads_hold = isinstance(self.heads, (tuple, list)) and 1 <= len(self.heads) <= 8
         check(heads_hold, "heads", "be 1 to 8 ints, one per tensor", self.heads)
         sizes = [(name, getattr(self, name)) for name in ("batch", "seqlen", "head_dim")]
@@ -45,7 +58,7 @@ class Case:
         devices = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
         check(self.device in devices, "device", "be cpu, or cuda where torch finds a GPU", self.device)
 
-    def __str__(self):
+    def __str__(self) -> str:
         sizes = f"batch {self.batch}, seqlen {self.seqlen}, heads {' and '.join(map(str, self.heads))}"
         rotated = "all" if self.rotary_dim is None else self.rotary_dim
         pairs = "(2i, 2i + 1)" if self.interleaved else "(i, i + rotary_dim / 2)"
@@ -53,12 +66,20 @@ class Case:
         return f"{sizes}, {channels}, {name_of(self.dtype)} on {self.device}, layout {self.layout}"
 
 
-def check(holds, name, rule, got, error=ArgumentError):
+def check(
+    holds: bool,
+    name: str,
+    rule: str,
+    got: object,
+    error: type[ArgumentError] | type[ArgumentTypeError] = ArgumentError,
+) -> None:
+    """Raises error about the argument of this name unless the rule holds."""
     if not holds:
         raise error(name, rule, shown(got))
 
 
-def check_names(case):
+def check_names(case: Mapping[str, object]) -> None:
+    """The keywords of `profile` must be fields of Case."""
     names = [field.name for field in fields(Case)]
     for name in case:
         meant = difflib.get_close_matches(name, names, 1)
@@ -68,10 +89,11 @@ def check_names(case):
         )
 
 
-def check_file(trace):
-    """Raises OSError where the file cannot be written. Opening it is the only proof; a file made so is removed."""
-    path = Path(trace) if isinstance(trace, (str, os.PathLike)) else None
-    check(path is not None, "trace", "be a path or None", trace, ArgumentTypeError)
+def check_file(trace: object) -> None:
+    """Raises an OSError where the file cannot be written. Opening it is the only proof; a file made so is removed."""
+    if not isinstance(trace, (str, os.PathLike)):
+        raise ArgumentTypeError("trace", "be a path or None", shown(trace))
+    path = Path(trace)
     try:
         is_new = not path.exists()  # raises for a name that is too long, or a folder that may not be read
         path.open("a").close()

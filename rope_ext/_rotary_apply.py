@@ -15,7 +15,6 @@ from ._rotary_tables import Tables, tables_at
 from ._torch.private import dispatch_modes, has_static_value
 from .angles import Turns, turns
 from .errors import ArgumentError
-from .frequencies import Frequencies
 from .ops import apply
 from .reference import LAYOUTS
 
@@ -63,10 +62,10 @@ def _revolutions_of_graphs(
 
 
 def tables_for(
+    recipe: Recipe,
+    seqlen: Seqlen,
     x: Any,
     first: torch.Tensor,
-    found: Frequencies,
-    dtype: torch.dtype,
     positions: torch.Tensor | None,
     offset: int | torch.Tensor,
     options: Mapping[str, Any],
@@ -74,9 +73,11 @@ def tables_for(
     """cos and sin with a row for each token, (batch or 1, seqlen, rotary_dim / 2). first: the first tensor of x."""
     if options.get("cu_seqlens") is not None:
         raise ArgumentError("cu_seqlens", "be None with precision 'hf'", "a Tensor")
+    found = frequencies_of_recipe(recipe, seqlen)
     layout = options.get("layout", "bshd")
     if not isinstance(layout, str) or layout not in LAYOUTS or first.dim() != len(layout):
         apply(x, inv_freq=found.inv_freq, **options)  # raises
     axes = len(found.inv_freq) if found.inv_freq.dim() == 3 else None
+    dtype = torch.float64 if first.dtype == torch.float64 else torch.float32
     cos, sin = tables_at(with_offset(first, layout, axes, positions, offset), found, dtype)
     return (cos, sin) if cos.dim() == 3 else (cos[None], sin[None])

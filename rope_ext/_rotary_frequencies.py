@@ -55,7 +55,8 @@ def frozen(value: Any) -> Any:
         return value
     if isinstance(value, numbers.Integral):
         return int(value)
-    return float(value) if isinstance(value, numbers.Real) and abs(value) <= sys.float_info.max else value
+    is_real = isinstance(value, numbers.Real)
+    return float(value) if is_real and abs(value) <= sys.float_info.max else value
 
 
 def read(text: str) -> Any:

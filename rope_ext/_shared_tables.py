@@ -1,35 +1,43 @@
 """Tables of cos and sin that a whole process shares: built once, grown, never changed."""
 
 from collections import OrderedDict
+from collections.abc import Callable
+from typing import TypeAlias
 
 import torch
-from torch.utils.dlpack import to_dlpack
 
 from . import _kept
-from ._torch.private import dispatch_modes, functorch_is_active, version_of
+from ._torch.private import dispatch_modes, from_dlpack, functorch_is_active, is_tracing, to_dlpack, version_of
+
+Pair: TypeAlias = tuple[torch.Tensor, torch.Tensor]  # (cos, sin)
+Key: TypeAlias = tuple[object, ...]
 
 _lock = _kept.lock()
-_tables = OrderedDict()  # the last used one last
+_tables: OrderedDict[Key, "_Table"] = OrderedDict()  # the last used one last
 _limit = 256 << 20  # bytes
 
 
 class _Table:
-    def __init__(self, cos, sin):
-        self.cos, self.sin, self.stream = cos, sin, None
+    """One table. stream: the CUDA stream that made it; None on other devices."""
+
+    def __init__(self, cos: torch.Tensor, sin: torch.Tensor) -> None:
+        self.cos, self.sin = cos, sin
+        self.stream: torch.cuda.Stream | None = None
         self.versions = [version_of(cos), version_of(sin)]
-        # Numbers now: a jit trace would record the question.
+        # Asked here and not later, when a jit trace would record the question.
         self.length, self.nbytes = len(cos), cos.nbytes + sin.nbytes
         if cos.is_cuda:  # another stream may read it next
             self.stream = torch.cuda.current_stream(cos.device)
             self.stream.synchronize()
 
-    def is_untouched(self):
-        """False after somebody wrote into what `rows` returned, in place."""
-        return [version_of(self.cos), version_of(self.sin)] == self.versions
+    def is_untouched(self) -> bool:
+        """False after somebody wrote in place into what `rows` returned."""
+        return self.versions == [version_of(self.cos), version_of(self.sin)]
 
-    def rows(self, count):
+    def rows(self, count: int) -> Pair:
+        """The first count rows, as views."""
         if self.stream is not None and (stream := torch.cuda.current_stream(self.cos.device)) != self.stream:
-            self.cos.record_stream(stream)  # should the table be dropped before that stream has read it
+            self.cos.record_stream(stream)  # the table may be dropped before that stream has read it
             self.sin.record_stream(stream)
         rows = self.cos[:count], self.sin[:count]
         if count < self.length and _may_set_storage(self.cos.device):
@@ -38,29 +46,29 @@ class _Table:
         return rows
 
 
-def _may_set_storage(device):
-    """Whether `_end_storage` does no more than it says: nobody records or transforms it."""
-    recorded = dispatch_modes() or functorch_is_active() or torch.jit.is_tracing()
+def _may_set_storage(device: torch.device) -> bool:
+    """Whether nobody records or transforms what `_end_storage` does."""
+    recorded = dispatch_modes() or functorch_is_active() or is_tracing()
     return not recorded and device.type in ("cpu", "cuda")
 
 
-def _end_storage(rows):
-    """Gives rows, the first ones of a table, a storage that ends with them, in the memory that they have.
+def _end_storage(rows: torch.Tensor) -> None:
+    """Gives rows, the first rows of a table, a storage that ends with them, in the memory that they have.
 
-    torch.save and copy.deepcopy write the whole storage of a tensor. The storage of a tensor from DLPack ends with it,
-    and keeps the tensor that went there: a detached one, since rows would then keep themselves. `to_dlpack`, unlike
-    `__dlpack__`, takes tensors of a GPU that is not the current one. Assigned to `data` the storage leaves rows the
-    version counter of the table (see `is_untouched`), and is no write, as `set_` would be, after which autograd
-    refuses what it has saved of the table.
+    torch.save and copy.deepcopy write the whole storage of a tensor. The storage of a tensor from DLPack ends with the
+    tensor and keeps alive the one that was exported, which is a detached one, since rows would keep themselves alive.
+    `to_dlpack`, unlike `__dlpack__`, takes tensors of a GPU that is not the current one. An assignment to `data` leaves
+    rows the version counter of the table (see `is_untouched`) and is no write; `set_` would be one, after which
+    autograd refuses what it has saved of the table.
     """
-    rows.data = torch.from_dlpack(to_dlpack(rows.detach()))
+    rows.data = from_dlpack(to_dlpack(rows.detach()))
 
 
-def rows(key, count, device, build):
-    """Rows 0 to count - 1 of the table of key: (cos, sin), slices that must not be written into.
+def rows(key: Key, count: int, device: torch.device, build: Callable[[int, int], Pair]) -> Pair:
+    """Rows 0 to count - 1 of the table of key: (cos, sin), views that must not be written into.
 
-    build(start, stop): (cos, sin) of these rows on device. A table that is too short is grown at least twofold; the
-    rows it had are copied, so that they keep their bits.
+    build(start, stop): (cos, sin) of rows start to stop - 1, on device. A table that is too short is grown at least
+    twofold; the rows it had are copied, so that they keep their bits.
     """
     with _lock, torch.inference_mode(False):
         table = _tables.get(key)
@@ -84,26 +92,28 @@ def rows(key, count, device, build):
         return table.rows(count)
 
 
-def _grown(table, build, count):
+def _grown(table: _Table | None, build: Callable[[int, int], Pair], count: int) -> _Table:
     if table is None:
         return _Table(*build(0, count))
-    return _Table(*map(torch.cat, zip((table.cos, table.sin), build(table.length, count))))
+    cos, sin = build(table.length, count)
+    return _Table(torch.cat((table.cos, cos)), torch.cat((table.sin, sin)))
 
 
-def _put_last(key, table):
-    """Also where a signal handler, which no lock keeps out, has cleared the tables since table was found."""
+def _put_last(key: Key, table: _Table) -> None:
+    """Works also where a signal handler, which no lock keeps out, has cleared the tables since table was found."""
     _tables.pop(key, None)
     _tables[key] = table
 
 
-def _drop_beyond_limit():
-    """Drops the tables that were not used for longest. The last used one stays, however large."""
+def _drop_beyond_limit() -> None:
+    """Drops the tables that were not used for longest. The table that was used last stays, however large."""
     total = sum(table.nbytes for table in list(_tables.values()))
     while total > _limit and len(_tables) > 1:
         total -= _tables.popitem(last=False)[1].nbytes
 
 
-def set_limit(nbytes):
+def set_limit(nbytes: int) -> None:
+    """Bounds the tables that are kept to nbytes, on all devices together."""
     global _limit
     with _lock:
         _limit = nbytes
@@ -111,6 +121,6 @@ def set_limit(nbytes):
 
 
 @_kept.clears
-def clear():
+def clear() -> None:
     with _lock:
         _tables.clear()

@@ -7,8 +7,8 @@ schedules. Configurations of models: the package _config.
 
 import dataclasses
 import inspect
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, NoReturn, overload
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch.compiler import is_compiling
@@ -34,6 +34,8 @@ from .ops import apply
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
+
+    from .reference import Tensors
 
 
 @dataclasses.dataclass(frozen=True, init=False, repr=False)
@@ -206,7 +208,7 @@ class RotaryEmbedding:
         built before.
         Equivalent to: angles = torch.outer(torch.arange(max_position), inv_freq); (angles.cos(), angles.sin())
         """
-        count = _numbers.as_int64("max_position", max_position)
+        count: Any = _numbers.as_int64("max_position", max_position)  # a SymInt in graphs, for torch an int
         if count < 0:
             raise ArgumentError("max_position", "not be negative", count)
         _numbers.floating_point(dtype)
@@ -225,23 +227,17 @@ class RotaryEmbedding:
             return None
         return seqlen if self.schedule == "dynamic_ntk" else 2**63 - 1
 
-    @overload
-    def apply(self, x: torch.Tensor, **options: "Unpack[ApplyOptions]") -> torch.Tensor: ...
-    @overload
-    def apply(self, x: tuple[torch.Tensor, ...], **options: "Unpack[ApplyOptions]") -> tuple[torch.Tensor, ...]: ...
-    @overload
-    def apply(self, x: list[torch.Tensor], **options: "Unpack[ApplyOptions]") -> list[torch.Tensor]: ...
     @by_name
     def apply(
         self,
-        x: Any,
+        x: "Tensors",
         *too_many: NoReturn,
         positions: torch.Tensor | None = None,
         offset: int | torch.Tensor = 0,
         seqlen: int | None = None,
         rotary_offset: int = 0,
-        **options: Any,
-    ) -> Any:
+        **options: "Unpack[ApplyOptions]",
+    ) -> "Tensors":
         """`rope_ext.apply` with these frequencies, rotary_dim and attention_scaling: no table, angles in the kernel.
 
         x: as there, of this head_dim. Part of another head: with rotary_offset, or with the rotary_dim that this has.
@@ -262,19 +258,24 @@ class RotaryEmbedding:
         length = None if seqlen is None else self._deciding(_numbers.seqlen(seqlen))
         if options:
             _rotary_checks.check_options(options, self.rotary_dim)
-        tensors = x if isinstance(x, (tuple, list)) else [x]
+        tensors: Sequence[Any] = x if isinstance(x, (tuple, list)) else [x]
         if rotary_offset == 0 and options.get("rotary_dim") is None:
             _rotary_checks.check_heads(tensors, self.head_dim, self.rotary_dim)
-        options = {"per_channel": False, **options, "rotary_offset": rotary_offset, "rotary_dim": self.rotary_dim}
+        passed: dict[str, Any] = {"per_channel": False, **options}
+        passed |= {"rotary_offset": rotary_offset, "rotary_dim": self.rotary_dim}
         first = tensors[0] if tensors else x
+        rotated: Tensors
         if not isinstance(first, torch.Tensor):
-            return apply(x, inv_freq=self.inv_freq, **options)  # raises
-        dtype = torch.float64 if first.dtype == torch.float64 else torch.float32
-        if self.precision == "exact":
-            inv_freq, scaling = kept_revolutions(self._recipe, length, dtype, first.device)
-            return apply(x, inv_freq=inv_freq, attention_scaling=scaling, positions=positions, offset=offset, **options)
-        found = frequencies_of_recipe(self._recipe, length)
-        return apply(x, *tables_for(x, first, found, dtype, positions, offset, options), **options)
+            rotated = apply(x, inv_freq=self.inv_freq, **passed)  # raises
+        elif self.precision == "exact":
+            dtype = torch.float64 if first.dtype == torch.float64 else torch.float32
+            found, scaling = kept_revolutions(self._recipe, length, dtype, first.device)
+            passed |= {"positions": positions, "offset": offset}
+            rotated = apply(x, inv_freq=found, attention_scaling=scaling, **passed)
+        else:
+            tables = tables_for(self._recipe, length, x, first, positions, offset, passed)
+            rotated = apply(x, *tables, **passed)
+        return rotated
 
     @by_name
     def __call__(

@@ -1,6 +1,7 @@
 """Weights of the projections to q and k, from one pairing of channels to the other."""
 
 import numbers
+from typing import Literal
 
 import torch
 
@@ -9,19 +10,28 @@ from ._numbers import shown
 from .errors import ArgumentError, ArgumentTypeError
 
 
-def permute_weights(weight, num_heads, rotary_dim=None, *, to, rotary_offset=0):
+def permute_weights(
+    weight: torch.Tensor,
+    num_heads: int,
+    rotary_dim: int | None = None,
+    *,
+    to: Literal["half", "interleaved"],
+    rotary_offset: int = 0,
+) -> torch.Tensor:
     """Rows of a projection to q or k reordered, so that the other pairing computes the same attention.
 
-    weight: (num_heads * head_dim, in_features), or a bias (num_heads * head_dim,); any dtype and device. For k,
-        num_heads is the number of heads of k. A norm of q or k with one entry per channel has to be reordered too, with
-        num_heads=1.
+    weight: (num_heads * head_dim, in_features), or a bias (num_heads * head_dim,); any dtype and device.
+    num_heads: for k the number of heads of k. A norm of q or k with one entry per channel needs the same order: permute
+        its weight with num_heads=1.
     rotary_dim, rotary_offset: the rotated channels of a head, as in `apply`; the others stay where they are.
-    to: "half": rows that made pairs (2i, 2i + 1) come to (i, i + rotary_dim / 2). From Meta's to Hugging Face's Llama.
-        "interleaved": back, exactly.
+    to: "half" moves rows that made pairs (2i, 2i + 1) to (i, i + rotary_dim / 2): from Meta's to Hugging Face's Llama.
+        "interleaved" is the exact inverse.
 
-    Returns a new tensor. With weights permuted to "half", q and k turned with interleaved=False are those that the
-    original weights give with interleaved=True, with their channels in another order, the same for q and k: so q @ k is
-    the same. Raises ValueError. Differentiable in weight.
+    Returns a new tensor, differentiable in weight. With weights permuted to "half", q and k rotated with
+    interleaved=False are those that the original weights give with interleaved=True, with their channels in another
+    order, which is the same for q and k: so q @ k is the same.
+
+    Raises ArgumentError, a ValueError, for sizes and values, and ArgumentTypeError, a TypeError, for types.
 
     Equivalent to, for "half" and full rotary:
         weight.view(num_heads, head_dim // 2, 2, -1).transpose(1, 2).reshape(weight.shape)
@@ -52,11 +62,11 @@ def permute_weights(weight, num_heads, rotary_dim=None, *, to, rotary_offset=0):
         rule = f"be even and fit head_dim {head_dim} from rotary_offset {rotary_offset}"
         raise ArgumentError("rotary_dim", rule, shown(rotary_dim))
     if head_dim == 0:
-        return weight.clone()  # num_heads may be more than unflatten takes
+        return weight.clone()  # num_heads may be more than reshape takes
     channels = torch.arange(head_dim, device=weight.device)
     rotated = channels[rotary_offset : rotary_offset + rotary_dim]
     pairs = (-1, 2) if to == "half" else (2, -1)
     order = torch.cat(
         (channels[:rotary_offset], rotated.view(pairs).t().flatten(), channels[rotary_offset + rotary_dim :])
     )
-    return weight.unflatten(0, (num_heads, head_dim)).index_select(1, order).flatten(0, 1)
+    return weight.reshape(num_heads, head_dim, *weight.shape[1:]).index_select(1, order).flatten(0, 1)

@@ -183,3 +183,10 @@ def has_static_value(value: int | torch.SymInt | None) -> bool:
 def mark_static_address(tensor: Tensor) -> None:
     """Promises torch.compile that tensor stays where it is: graphs, CUDA graphs too, read it without a copy."""
     torch._dynamo.mark_static_address(tensor)
+
+
+# ---- shared tables ----
+
+# torch does not say that it exports these two.
+to_dlpack = _needed("torch.utils.dlpack.to_dlpack", "which gives a table to `from_dlpack`")
+from_dlpack = _needed("torch.from_dlpack", "which gives rows of a table a storage that ends with them")

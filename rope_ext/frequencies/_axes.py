@@ -47,7 +47,7 @@ def axial(
         raise ArgumentError("axis_order", f"hold each of 0 to axes - 1 = {axes - 1} once", shown(order))
     n = rotary_dim // (2 * axes)
     if divide:
-        by_axis = default(rotary_dim, base, dtype=dtype).inv_freq.unflatten(0, (n, axes)).T
+        by_axis = default(rotary_dim, base, dtype=dtype).inv_freq.view(n, axes).T
     else:
         by_axis = default(rotary_dim // axes, base, dtype=dtype).inv_freq.expand(axes, n)
     inv_freq = by_axis.T.flatten() if alternate else by_axis.flatten()

@@ -1,0 +1,48 @@
+"""The command line of `python -m rope_ext.profile`: its options, and errors in the words of its options."""
+
+import argparse
+from typing import NoReturn
+
+import torch
+
+from ._profile_case import DTYPES, Case
+from .errors import ArgumentError, ArgumentTypeError
+from .reference import LAYOUTS
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One line, without the usage: --help shows that."""
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+
+def parser_of_command() -> Parser:
+    parser = Parser(
+        prog="python -m rope_ext.profile",
+        description="What a call of rope_ext costs, next to a copy.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--batch", type=int, help="sequences")
+    parser.add_argument("--seqlen", type=int, help="tokens of a sequence")
+    parser.add_argument("--heads", type=int, nargs="+", help="one number per tensor, such as those of q and k")
+    parser.add_argument("--head-dim", type=int, help="channels of a head")
+    parser.add_argument("--rotary-dim", type=int, help="rotated channels; None: all")
+    parser.add_argument("--dtype", choices=DTYPES, metavar="DTYPE", help=", ".join(DTYPES))
+    parser.add_argument("--device", help="cpu or cuda")
+    parser.add_argument("--layout", choices=LAYOUTS, metavar="LAYOUT", help=", ".join(LAYOUTS))
+    parser.add_argument("--interleaved", action="store_true", help="pairs are channels (2i, 2i + 1)")
+    parser.add_argument("--threads", type=int, help="threads of the CPU")
+    parser.add_argument("--rounds", type=int, help="upper bound; their time is bounded too")
+    parser.add_argument("--trace", metavar="FILE", help="write a few calls for chrome://tracing or ui.perfetto.dev")
+    parser.set_defaults(**vars(Case()) | {"dtype": "bfloat16"}, threads=torch.get_num_threads(), rounds=50)
+    return parser
+
+
+def about_option(error: ArgumentError | ArgumentTypeError) -> str:
+    """The sentence of an error about an argument of the command, by its name there."""
+    cure = f": {error.cure}" if error.cure else ""
+    return f"--{error.argument.replace('_', '-')} must {error.rule}, got {error.got}{cure}"
+
+
+def sentence_of(error: Exception) -> str:
+    return str(error).removeprefix("rope_ext: ")
