@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class Parameters(TypedDict, total=False):
     """Keywords of the schedules, as RotaryEmbedding takes them. Each schedule says what it means by them."""
 
-    factor: float
+    factor: float | None
     alpha: float
     max_position: float | None
     original_max_position: float

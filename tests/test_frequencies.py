@@ -51,7 +51,7 @@ def test_dynamic_ntk_by_hand():
 
 
 def test_yarn_by_hand():
-    """200 pi positions: the pair of frequency 1 turns 100 times, that of 1 / 100 once. The ramp is from one to the other."""
+    """200 pi positions: the pair of frequency 1 makes 100 revolutions, that of 1 / 100 makes one. The ramp lies between."""
     yarn = {"original_max_position": 200 * math.pi, "beta_fast": 100, "beta_slow": 1}
     close(frequencies.yarn(4, factor=4.0, **yarn), [1.0, 0.01 / 4])
     # eight channels: frequencies 1, 1/10, 1/100, 1/1000, the ramp is 0, 1/2, 1, 1
@@ -185,8 +185,8 @@ def exact_default(dim, base):
 
 
 def exact_yarn(dim, base, original, factor, fast=32, slow=1):
-    def pair(turns):
-        return dim * (Decimal(original) / (turns * 2 * PI)).ln() / (2 * Decimal(base).ln())
+    def pair(revolutions):
+        return dim * (Decimal(original) / (revolutions * 2 * PI)).ln() / (2 * Decimal(base).ln())
 
     low, high = max(math.floor(pair(fast)), 0), min(math.ceil(pair(slow)), dim - 1)
     ramp = [min(max(Decimal(i - low) / (high - low), Decimal(0)), Decimal(1)) for i in range(dim // 2)]
@@ -196,8 +196,8 @@ def exact_yarn(dim, base, original, factor, fast=32, slow=1):
 def exact_llama3(dim, base, factor, original):
     found = []
     for f in exact_default(dim, base):
-        turns = Decimal(original) * f / (2 * PI)
-        smooth = min(max((turns - 1) / 3, Decimal(0)), Decimal(1))
+        revolutions = Decimal(original) * f / (2 * PI)
+        smooth = min(max((revolutions - 1) / 3, Decimal(0)), Decimal(1))
         found.append((1 - smooth) * f / factor + smooth * f)
     return found
 

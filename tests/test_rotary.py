@@ -2,14 +2,18 @@
 
 import copy
 import dataclasses
+import inspect
 import io
 import math
 import pickle
+import types
+import typing
 
 import pytest
 import torch
 
 import rope_ext
+from rope_ext import _keywords
 from tests.conftest import assert_same_bits, random
 
 POSITIONS = [0, 1, 4095, 16384, 131071, 1_000_000]
@@ -411,15 +415,23 @@ def test_values_that_no_table_has(call, message):
     assert str(caught.value).startswith("rope_ext: " + message)
 
 
+def cuda_error(words, code):
+    error = torch.AcceleratorError(f"CUDA error: {words}")
+    error.error_code = code
+    return error
+
+
 @pytest.mark.parametrize(
     ("error", "shown"),
     [
         (AssertionError("Torch not compiled with CUDA enabled"), ValueError),
         (torch.OutOfMemoryError("CUDA out of memory."), torch.OutOfMemoryError),
+        (cuda_error("out of memory", 2), torch.AcceleratorError),
+        (cuda_error("invalid device ordinal", 101), ValueError),
     ],
 )
 def test_a_device_that_torch_cannot_use(error, shown, monkeypatch):
-    """As said by a torch without CUDA, and by a GPU that is full."""
+    """As said by a torch without CUDA, by a GPU that is full, and where there are fewer GPUs."""
 
     def empty(*_arguments, device):
         raise error
@@ -428,6 +440,24 @@ def test_a_device_that_torch_cannot_use(error, shown, monkeypatch):
     monkeypatch.setattr(torch, "empty", empty)
     with pytest.raises(shown, match=str(error)):
         rope.tables(4, device="cuda")
+
+
+# ---- types ----
+
+
+def test_typed_keywords_are_those_of_the_functions():
+    """mypy reads the two TypedDicts; at run time each schedule, and rope_ext.apply, has its own signature."""
+
+    def kinds(annotation):
+        return set(typing.get_args(annotation)) if isinstance(annotation, types.UnionType) else {annotation}
+
+    typed = typing.get_type_hints(_keywords.Parameters)
+    taken = [_keywords._keywords_of(schedule) for schedule in rope_ext.frequencies.SCHEDULES]
+    assert set(typed) == {name for keywords in taken for name in keywords}
+    assert all(kinds(p.annotation) <= kinds(typed[name]) for keywords in taken for name, p in keywords.items())
+    named = {"positions", "offset", "rotary_offset"}  # by rope.apply itself
+    options = {p.name for p in inspect.signature(rope_ext.apply).parameters.values() if p.kind is p.KEYWORD_ONLY}
+    assert set(_keywords.ApplyOptions.__annotations__) | named == options - {"inv_freq", "attention_scaling"}
 
 
 # ---- files ----

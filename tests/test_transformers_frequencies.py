@@ -600,7 +600,7 @@ def test_tables_of_gptj_and_codegen(kind):
 
 
 def test_cos_and_sin_of_dinov3():
-    """An image: float coordinates from -1 to 1, a whole turn each, given to us as radians."""
+    """An image: float coordinates from -1 to 1, a whole revolution each, given to us as radians."""
     from transformers.models.dinov3_vit import modeling_dinov3_vit as dinov3
 
     config = transformers.DINOv3ViTConfig()

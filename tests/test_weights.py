@@ -76,7 +76,7 @@ def test_same_attention_scores(part):
     x = random_integers(9, (batch, seqlen, features)).to(F64) - 4
     rotary_dim = PARTS[part].get("rotary_dim", head_dim - PARTS[part].get("rotary_offset", 0))
     cos, sin = random((seqlen, rotary_dim // 2), F64, 1), random((seqlen, rotary_dim // 2), F64, 2)
-    turned = {}
+    rotated = {}
     for interleaved in (True, False):
         qk = []
         for seed, n in ((3, heads), (4, heads_k)):
@@ -85,10 +85,10 @@ def test_same_attention_scores(part):
             if not interleaved:
                 weight, bias = (rope_ext.permute_weights(t, n, to="half", **PARTS[part]) for t in (weight, bias))
             qk.append(torch.nn.functional.linear(x, weight, bias).unflatten(-1, (n, head_dim)))
-        turned[interleaved] = rope_ext.apply(qk, cos, sin, interleaved=interleaved, **PARTS[part])
+        rotated[interleaved] = rope_ext.apply(qk, cos, sin, interleaved=interleaved, **PARTS[part])
     scores = []
     for interleaved in (True, False):
-        q, k = turned[interleaved]
+        q, k = rotated[interleaved]
         if not interleaved:  # channels back in order; the rows of a head are permuted like its channels
             order = rope_ext.permute_weights(torch.arange(head_dim), 1, to="interleaved", **PARTS[part])
             q, k = q[..., order], k[..., order]
