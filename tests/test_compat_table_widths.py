@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from rope_ext.compat import flash_attn, liger, meta_llama, torchtitan, torchtune, vllm
-from rope_ext.integrations._turn import turn
+from rope_ext.integrations._rotation import Convention, Rotation, rotate
 from tests.compat_cases import F32, module
 from tests.conftest import random
 from tests.test_compat_arguments import CALLS
@@ -45,4 +45,4 @@ def test_entries_of_pairs_may_repeat(function, make, looks):
 def test_patched_models(per_pair, axis, looks):
     table = TWICE if per_pair else DIFFERENT
     table = table[:, None] if axis is None else table.repeat(2, 1, 1)
-    assert turn(X, table, table, "eager", axis=axis, per_pair=per_pair) is not None
+    assert rotate(Rotation(X, table, table, Convention(per_pair=per_pair), axis), "eager") is not None

@@ -13,7 +13,7 @@ from diffusers.models import embeddings
 from torch.utils._pytree import tree_leaves
 
 import rope_ext
-from rope_ext.integrations import _find, _patch, _proof
+from rope_ext.integrations import _find, _proof, _registry
 from rope_ext.integrations.diffusers import DIALECTS
 from tests.conformance.diffusers_timm import compare
 from tests.conformance.diffusers_timm.models import DIFFUSERS
@@ -63,7 +63,7 @@ def known_in(module):
             walk.visit(value, (vars(module), name), _find.Reach())
         elif value.__module__ == module.__name__:
             walk.of_class(value)
-    found = {_patch.known().get(c.fingerprint, "").removeprefix("diffusers."): c for c in walk.found.values()}
+    found = {_registry.known().get(c.fingerprint, "").removeprefix("diffusers."): c for c in walk.found.values()}
     return {name: c for name, c in found.items() if c.function.__module__ == module.__name__}
 
 
@@ -73,14 +73,14 @@ def test_every_dialect_has_a_source():
 
 @pytest.mark.parametrize("name, module", [(name, m) for name, modules in SOURCES.items() for m in modules])
 def test_functions_are_recognised_and_equal(name, module):
-    assert _proof.proof(known_in(module)[name], _patch.dialects()["diffusers." + name]) is None
+    assert _proof.proof(known_in(module)[name], _registry.dialects()["diffusers." + name]) is None
 
 
 @pytest.mark.parametrize("dialect", DIALECTS, ids=lambda d: d.name)
 def test_no_example_is_left_to_the_original(dialect):
     for dtype in (F32, BF16):
         for args, kwargs in dialect.examples(0, dtype):
-            dialect.adapter(None, "once", *args, **kwargs)
+            dialect.call(None, "once", *args, **kwargs)
 
 
 def test_an_example_tells_each_dialect_from_its_neighbours():
@@ -108,11 +108,11 @@ def gradients_of_states(function, args, kwargs, dtype):
 @pytest.mark.parametrize("name", SOURCES)
 def test_gradients_have_the_bits_of_eager_code(name, dtype):
     """Those of x: q, k. Tables are added over batch and heads, in another order."""
-    dialect, original = _patch.dialects()["diffusers." + name], known_in(SOURCES[name][0])[name].original
+    dialect, original = _registry.dialects()["diffusers." + name], known_in(SOURCES[name][0])[name].original
     for args, kwargs in dialect.examples(2, dtype):
         y, expected = gradients_of_states(original, args, kwargs, dtype)
         _, ours = gradients_of_states(
-            lambda *args, **kwargs: dialect.adapter(original, "eager", *args, **kwargs), args, kwargs, dtype
+            lambda *args, **kwargs: dialect.call(original, "eager", *args, **kwargs), args, kwargs, dtype
         )
         fused = dtype == F32 and dialect.bound is not None
         for one, other, result in zip(ours, expected, [*y, None], strict=False):
@@ -173,8 +173,8 @@ def test_fused_products_are_replaced_with_once_only(name):
 @pytest.fixture
 def apply_rotary_emb():
     """(original, adapter) of the function that most models share."""
-    original, dialect = embeddings.apply_rotary_emb, _patch.dialects()["diffusers.embeddings"]
-    return original, lambda *args, rounding="eager", **kwargs: dialect.adapter(original, rounding, *args, **kwargs)
+    original, dialect = embeddings.apply_rotary_emb, _registry.dialects()["diffusers.embeddings"]
+    return original, lambda *args, rounding="eager", **kwargs: dialect.call(original, rounding, *args, **kwargs)
 
 
 def test_the_complex_branch_is_ours_with_once_only(apply_rotary_emb):
@@ -224,9 +224,12 @@ def test_unusual_calls_have_the_bits_of_eager_code(apply_rotary_emb, x, table, d
 
 
 def test_learned_tables_get_their_gradients():
-    original, dialect = known_in("models.attention_processor")["mochi"].function, _patch.dialects()["diffusers.mochi"]
+    original, dialect = (
+        known_in("models.attention_processor")["mochi"].function,
+        _registry.dialects()["diffusers.mochi"],
+    )
     gradients = []
-    for function in (original, lambda *args: dialect.adapter(original, "eager", *args)):
+    for function in (original, lambda *args: dialect.call(original, "eager", *args)):
         leaves = [
             random(shape, F32, i).requires_grad_() for i, shape in enumerate([(2, 5, 3, 8), (5, 3, 4), (5, 3, 4)])
         ]

@@ -11,7 +11,7 @@ from timm.models import gemma4_vit
 from torch.utils._pytree import tree_leaves, tree_map
 
 import rope_ext
-from rope_ext.integrations import _fingerprint, _patch
+from rope_ext.integrations import _fingerprint, _registry
 from tests.conformance.diffusers_timm import compare
 from tests.conformance.diffusers_timm.models import TIMM
 from tests.conformance.rotations import rotations
@@ -50,11 +50,11 @@ def gradients(function, args, kwargs):
 @pytest.mark.parametrize("dtype", [torch.float64, F32, BF16, torch.float16])
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_functions_forward_and_gradients(name, dtype):
-    original, dialect = FUNCTIONS[name], _patch.dialects()["timm." + name]
-    assert _patch.known()[_fingerprint.fingerprint(original)] == dialect.name
+    original, dialect = FUNCTIONS[name], _registry.dialects()["timm." + name]
+    assert _registry.known()[_fingerprint.fingerprint(original)] == dialect.name
 
     def ours(*args, **kwargs):
-        return dialect.adapter(original, "eager", *args, **kwargs)
+        return dialect.call(original, "eager", *args, **kwargs)
 
     for args, kwargs in dialect.examples(1, dtype):
         for one, other in zip(tree_leaves(ours(*args, **kwargs)), tree_leaves(original(*args, **kwargs)), strict=True):

@@ -8,11 +8,11 @@ import torch
 from torch.utils._pytree import tree_flatten
 
 import rope_ext
-from rope_ext.integrations import _patch, _proof
+from rope_ext.integrations import _proof, _registry
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
 INSTALLED = transformers.__version__ == "5.23.0"  # whose functions _known.json names
-KNOWN = {key: e for key, e in _patch.read_known().items() if e["seen"].startswith("transformers.models.")}
+KNOWN = {key: e for key, e in _registry.read_known().items() if e["seen"].startswith("transformers.models.")}
 
 # Tiny models, one for each convention that a language model can have.
 SIZES = {"vocab_size": 32, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -99,12 +99,12 @@ def refuses(*args, **kwargs):
 def test_every_known_function_is_its_dialect(key):
     from rope_ext.integrations._fingerprint import fingerprint
 
-    function, dialect = found(KNOWN[key]), _patch.dialects()[KNOWN[key]["dialect"]]
+    function, dialect = found(KNOWN[key]), _registry.dialects()[KNOWN[key]["dialect"]]
     assert fingerprint(function) == key
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         for args, kwargs in dialect.examples(1, dtype):
             bound = dialect.bound and dialect.bound(args, kwargs, function(*args, **kwargs))
-            result = dialect.adapter(refuses, "eager", *args, **kwargs)
+            result = dialect.call(refuses, "eager", *args, **kwargs)
             assert _proof._equal(result, function(*args, **kwargs), bound)
 
 
@@ -112,13 +112,13 @@ def test_every_known_function_is_its_dialect(key):
 @pytest.mark.parametrize("key", KNOWN)
 def test_gradients_of_every_known_function(key):
     """Bit-equal; but where the result is float32 of states of 16 bits, eager code rounds each term, and here the sum."""
-    function, dialect = found(KNOWN[key]), _patch.dialects()[KNOWN[key]["dialect"]]
+    function, dialect = found(KNOWN[key]), _registry.dialects()[KNOWN[key]["dialect"]]
     for dtype in (torch.float32, torch.bfloat16):
         for args, kwargs in dialect.examples(2, dtype):
             outputs = tree_flatten(function(*args, **kwargs))[0]
             expected, result = (
                 grad(f, args, kwargs, states(function))
-                for f in (function, lambda *a, **k: dialect.adapter(refuses, "eager", *a, **k))
+                for f in (function, lambda *a, **k: dialect.call(refuses, "eager", *a, **k))
             )
             rounded = dtype != torch.float32 and any(t is not None and t.dtype == torch.float32 for t in outputs)
             if dialect.bound is None and not rounded:

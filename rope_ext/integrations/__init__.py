@@ -3,10 +3,10 @@
     with rope_ext.patched(model) as report: ...  # or rope_ext.patch(model) ... rope_ext.unpatch(model)
 
 _calls.py finds what a call of a model runs, with _entry.py (whose code), _find.py (the rotary functions that code
-reaches), _code.py and _held.py (what functions and values hold). _fingerprint.py recognises a function, _proof.py
-probes it, _patch.py and _nested.py replace it, _report.py and _layers.py say what was done. transformers.py,
-diffusers.py and timm.py hold the dialects: what functions mean in terms of `rope_ext.apply`.
-_known.json: which function has which (known.py writes it).
+reaches, each a _candidate.py), _code.py and _held.py (what functions and values hold). _fingerprint.py recognises a
+function, _proof.py probes it, _registry.py decides, _patch.py and _nested.py replace it, _report.py and _layers.py say
+what was done. transformers.py, diffusers.py and timm.py hold the dialects (_dialect.py): readers of calls, which return
+what is to be rotated and how (_rotation.py). _known.json says which function has which dialect; known.py writes it.
 Nothing here imports these libraries.
 """
 

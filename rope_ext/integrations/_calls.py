@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from ._candidate import looks_rotary
 from ._entry import COMPILED, EntryPoint, entry_of, functions_behind, method_of
-from ._find import ENTRIES, Walk, looks_rotary
+from ._find import ENTRIES, Walk
 from ._fingerprint import fingerprint, function_of, package_of
 from ._held import ATOMS, CONTAINERS, OUTSIDE, package, takes_part
 

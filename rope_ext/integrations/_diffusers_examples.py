@@ -1,4 +1,4 @@
-"""Calls of the rotary functions of diffusers that together take each branch: dialect -> `calls` of `_turn.examples`."""
+"""Calls of the rotary functions of diffusers that together take each branch: dialect -> calls(x, table)."""
 
 import torch
 

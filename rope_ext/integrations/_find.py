@@ -1,15 +1,13 @@
 """Which rotary functions a model reaches, and under which names: the half of `patch` that changes nothing."""
 
-import dis
 import itertools
-import re
 import types
 import weakref
-from dataclasses import dataclass, field
 
 from torch import nn
 
 from .._torch.private import CALL, COMPILED_CALL
+from ._candidate import Candidate, looks_rotary
 from ._code import code_of, codes_inside, globals_of, names_in
 from ._fingerprint import callable_of, default_arguments, fingerprint, function_of, package_of
 from ._held import (
@@ -31,65 +29,6 @@ ENTRIES = ("__call__", COMPILED_CALL, CALL, "forward")  # what a call of a modul
 _RUN_FORWARD = {nn.Module.__call__, getattr(nn.Module, CALL, None)}
 _CONSTRUCTORS = {"__init__", "__new__"}
 _DEPTH = 8
-_ROTARY = re.compile(r"rotary|rope|rot_emb|freqs_c|multidimensional|rotat")
-_MULTIPLIES = {"mul", "mul_", "addcmul", "einsum", "matmul", "view_as_complex"}
-
-
-@dataclass
-class Candidate:
-    """A function that looks rotary.
-
-    original: what is called (`callable_of`), with `function` behind it. fingerprint: of its source, or None.
-    names: the (namespace, name) that hold it; a namespace is the dict of a module, a class, or a weak reference to a
-        submodule.
-    outer: instead of names, the function that defines it each time it is called.
-    seen: number of submodules whose code is seen to reach it. unseen: whether others may reach it as well.
-    """
-
-    name: str
-    original: object
-    function: types.FunctionType
-    fingerprint: str | None
-    names: list = field(default_factory=list, repr=False)
-    outer: types.FunctionType | None = None
-    seen: int = 0
-    unseen: bool = False
-
-    @property
-    def uses(self):
-        """Number of submodules that reach it, None where that is not known."""
-        return None if self.unseen else self.seen
-
-    def named_in(self, words):
-        """Whether some words name it. None stands for words that are not known, which may."""
-        names = {name for namespace, name in self.names if isinstance(namespace, dict)}
-        return words is None or not words.isdisjoint(names | {self.function.__name__})
-
-    @property
-    def key(self):
-        """The same while the function exists: what is inside another is made anew each time."""
-        return id(self.function if self.outer is None else self.function.__code__)
-
-
-def looks_rotary(code):
-    """True for functions whose source is worth reading."""
-    arguments = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
-    return {"cos", "sin"} <= set(code.co_varnames) or any(_ROTARY.search(word) for word in (code.co_name, *arguments))
-
-
-def rotates(candidate):
-    """True for functions of unknown source that may well be a rotation: worth a line that says they were left alone."""
-    code = candidate.function.__code__
-    arguments = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
-    if not re.match(r"_*(apply|rotate)|.*rope_apply", code.co_name) and not {"cos", "sin"} <= set(arguments):
-        return False
-    products = _MULTIPLIES & set(code.co_names) or any(map(_multiplies, dis.get_instructions(code)))
-    return bool(products) and len(arguments) > 1
-
-
-def _multiplies(instruction):
-    """Whether it is x * y or x *= y: an operation with an argument since Python 3.11, before one with a name."""
-    return instruction.argrepr in ("*", "*=") or instruction.opname in ("BINARY_MULTIPLY", "INPLACE_MULTIPLY")
 
 
 class Reach:

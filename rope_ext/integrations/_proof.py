@@ -1,4 +1,4 @@
-"""The numeric half of recognising a function: it and the adapter agree on the examples of the dialect."""
+"""The numeric half of recognising a function: it and the ours agree on the examples of the dialect."""
 
 import functools
 
@@ -14,7 +14,7 @@ _proofs = {}
 
 
 def proof(candidate, dialect):
-    """None if a function and the adapter of a dialect agree on all examples, else the first difference, in words."""
+    """None if a function and the ours of a dialect agree on all examples, else the first difference, in words."""
     key = candidate.key, helpers(candidate.function), dialect.name
     if key not in _proofs:
         # Nothing that is in force around the call of patch counts: default devices, fake tensors, autocast.
@@ -29,8 +29,8 @@ def _difference(candidate, dialect):
             call = f"example {index} in {name_of(dtype)}"
             with torch.no_grad():
                 expected, expected_args = _run(candidate.original, args, kwargs)
-                adapter = functools.partial(dialect.adapter, candidate.original, "eager")
-                result, result_args = _run(adapter, args, kwargs)
+                ours = functools.partial(dialect.call, candidate.original, "eager")
+                result, result_args = _run(ours, args, kwargs)
             if isinstance(expected, Exception) or isinstance(result, Exception):
                 failed = next(r for r in (expected, result) if isinstance(r, Exception))
                 return f"{type(failed).__name__} in {call}: {failed}"
@@ -44,8 +44,8 @@ def same_gradients(candidate, dialect):
     """True if the gradients of states of 16 bits are equal bit for bit too: those of arguments with the shape of a
     result. No condition of a proof, but tells apart dialects that are equal."""
     for args, kwargs in dialect.examples(0, torch.bfloat16):
-        adapter = functools.partial(dialect.adapter, candidate.original, "eager")
-        if not _equal(*(_gradients(f, args, kwargs) for f in (adapter, candidate.original)), None):
+        ours = functools.partial(dialect.call, candidate.original, "eager")
+        if not _equal(*(_gradients(f, args, kwargs) for f in (ours, candidate.original)), None):
             return False
     return True
 

@@ -14,9 +14,10 @@ import torch
 from torch import nn
 
 from .._torch.library import build_info
-from ._find import Candidate
+from ._candidate import Candidate
 from ._fingerprint import fingerprint, function_of
-from ._patch import _ROUNDINGS, _adapted, _verdict, check_rounding, dialects
+from ._patch import ROUNDINGS, check_rounding, replacement_of
+from ._registry import verdict
 
 LAYER = "rotary_pos_emb"
 
@@ -95,10 +96,10 @@ _LAYERS = {"eager": RotaryEager, "once": RotaryOnce}
 @torch.compiler.assume_constant_result  # runs while a graph is made, and is no part of it
 def _recognise(kind):
     """Gives a class that `use_kernel_forward_from_hub` made what runs in place of its function, for each rounding."""
-    if not hasattr(kind, f"_rope_ext_{_ROUNDINGS[-1]}"):
+    if not hasattr(kind, f"_rope_ext_{ROUNDINGS[-1]}"):
         function = function_of(kind())
         candidate = Candidate(function.__name__, function, function, fingerprint(function))
-        for rounding in _ROUNDINGS:
-            name, replace, _ = _verdict(candidate, rounding)
-            runs = _adapted(dialects()[name].adapter, function, rounding) if replace else function
+        for rounding in ROUNDINGS:
+            _, dialect, _ = verdict(candidate, rounding)
+            runs = function if dialect is None else replacement_of(function, dialect, rounding)
             setattr(kind, f"_rope_ext_{rounding}", staticmethod(runs))

@@ -11,7 +11,7 @@ import json
 import pkgutil
 import warnings
 
-from . import _find, _patch, _proof
+from . import _candidate, _find, _proof, _registry
 
 _UNUSED = (".modular_", ".exporters.")  # transformers: what modeling_*.py is generated from; patches for other tools
 
@@ -48,15 +48,12 @@ def functions(library):
 def recognised(candidate):
     """The dialects that a function equals, those first that have its gradients too.
 
-    Only those are tried whose adapter takes the same calls.
+    Only those are tried whose reader takes the same calls.
     """
     calls = _calls(candidate.function)
-    alike = (d for d in _patch.dialects().values() if _calls(d.adapter) in (calls, _ADDED + calls))
+    alike = (d for d in _registry.dialects().values() if _calls(d.read) == calls)
     equal = [d for d in alike if _proof.proof(candidate, d) is None]
     return equal if len(equal) < 2 else sorted(equal, key=lambda d: not _proof.same_gradients(candidate, d))
-
-
-_ADDED = [(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.empty) for name in ("original", "rounding")]
 
 
 def _calls(function):
@@ -64,7 +61,7 @@ def _calls(function):
 
 
 def update(libraries):
-    entries = _patch.read_known()
+    entries = _registry.read_known()
     for library in libraries:
         entries = {key: e for key, e in entries.items() if e["seen"].partition(".")[0] != library}
         found, count = functions(library), 0
@@ -76,13 +73,13 @@ def update(libraries):
             if equal:
                 entries[candidate.fingerprint] = {"dialect": equal[0].name, "seen": candidate.name}
                 count += 1
-            elif _find.rotates(candidate):
+            elif _candidate.rotates(candidate):
                 print(f"unknown: {candidate.name}{inspect.signature(candidate.function)}")
         print(f"{library}: {count} functions of {len(found)} that look rotary are equal to a dialect")
     ordered = dict(
         sorted(entries.items(), key=lambda item: (item[1]["seen"].partition(".")[0], item[1]["dialect"], item[0]))
     )
-    _patch.KNOWN.write_text(json.dumps(ordered, indent=1) + "\n")
+    _registry.KNOWN.write_text(json.dumps(ordered, indent=1) + "\n")
 
 
 def _progress(items):
