@@ -8,21 +8,7 @@ from functools import partial
 import pytest
 import torch
 
-from rope_ext.compat import (
-    _sequences,
-    apex,
-    flash_attn,
-    liger,
-    meta_llama,
-    rotary_embedding_torch,
-    timm,
-    torchtitan,
-    torchtune,
-    transformer_engine,
-    transformers,
-    vllm,
-    x_transformers,
-)
+from rope_ext import compat
 from tests.compat_cases import (
     BF16,
     BHSD,
@@ -52,7 +38,7 @@ from tests.pairwise import pairwise
 # ---- the published definitions: x cos + rotate_half(x) sin, for the part of x and the rows that each library takes ----
 
 
-def turned(x, cos, sin, interleaved=False):
+def rotated(x, cos, sin, interleaved=False):
     """Tables that broadcast to x: one entry per channel, or half as wide, one per pair."""
     if cos.shape[-1] < x.shape[-1]:
         cos, sin = (t.repeat_interleave(2, -1) if interleaved else torch.cat((t, t), -1) for t in (cos, sin))
@@ -65,7 +51,7 @@ def turned(x, cos, sin, interleaved=False):
 
 def leading(x, cos, sin, rotary_dim, interleaved=False, start=0):
     end = start + rotary_dim
-    return torch.cat((x[..., :start], turned(x[..., start:end], cos, sin, interleaved), x[..., end:]), dim=-1)
+    return torch.cat((x[..., :start], rotated(x[..., start:end], cos, sin, interleaved), x[..., end:]), dim=-1)
 
 
 def in_rows(sequences, cos, sin, rotary_dim, positions, interleaved=False):
@@ -103,8 +89,8 @@ def apex_2d_definition(t, img_h, img_w, cos_h, sin_h, cos_w, sin_w):
     for s, x in enumerate(t.unbind(1)):
         row, column = divmod(s, img_w)
         first, second = x.chunk(2, dim=-1)
-        first = turned(first, cos_h[:, row], sin_h[:, row])
-        pixels.append(torch.cat((first, turned(second, cos_w[:, column], sin_w[:, column])), dim=-1))
+        first = rotated(first, cos_h[:, row], sin_h[:, row])
+        pixels.append(torch.cat((first, rotated(second, cos_w[:, column], sin_w[:, column])), dim=-1))
     return torch.stack(pixels, dim=1)
 
 
@@ -115,144 +101,148 @@ def both(function, q, k):
 # name: (shapes of the tensors, function of compat, published definition). Tables and angles are random, and so different
 # within a pair wherever the original allows it.
 CASES = {
-    "flash_attn": (X + PAIRS, flash_attn.apply_rotary_emb, flash_definition),
-    "flash_attn partial": ([*X, (S, 3), (S, 3)], flash_attn.apply_rotary_emb, flash_definition),
+    "flash_attn": (X + PAIRS, compat.flash_attn.apply_rotary_emb, flash_definition),
+    "flash_attn partial": ([*X, (S, 3), (S, 3)], compat.flash_attn.apply_rotary_emb, flash_definition),
     "TE": (
         [(S, B, H, D), (ROWS, 1, 1, 6)],
-        partial(transformer_engine.apply_rotary_pos_emb, fused=True),
+        partial(compat.transformer_engine.apply_rotary_pos_emb, fused=True),
         te_definition,
     ),
     "TE angles per sequence": (
         [*X, (ROWS, B, 1, 6)],
-        partial(transformer_engine.apply_rotary_pos_emb, tensor_format="bshd", fused=True),
+        partial(compat.transformer_engine.apply_rotary_pos_emb, tensor_format="bshd", fused=True),
         lambda t, f: torch.stack([te_definition(t[i : i + 1], f[:, i : i + 1], "bshd")[0] for i in range(B)]),
     ),
-    "apex": ([(S, B, H, D), (ROWS, 1, 1, 6)], apex.fused_apply_rotary_pos_emb, te_definition),
+    "apex": ([(S, B, H, D), (ROWS, 1, 1, 6)], compat.apex.fused_apply_rotary_pos_emb, te_definition),
     "apex cached": (
         [(S, B, H, D), (ROWS, 1, 1, 6), (ROWS, 1, 1, 6)],
-        apex.fused_apply_rotary_pos_emb_cached,
+        compat.apex.fused_apply_rotary_pos_emb_cached,
         lambda t, c, s: leading(t, c[:S], s[:S], 6),
     ),
     "apex thd": (
         [(ROWS, H, D), (ROWS, 1, 1, 6)],
-        lambda t, f: apex.fused_apply_rotary_pos_emb_thd(t, CU, f),
+        lambda t, f: compat.apex.fused_apply_rotary_pos_emb_thd(t, CU, f),
         partial(te_definition, lengths=LENGTHS),
     ),
     "apex 2d": (
         [(B, 6, H, D), *[(1, 4, 1, P)] * 4],
-        lambda t, *tables: apex.fused_apply_rotary_pos_emb_2d(t, 2, 3, *tables),
+        lambda t, *tables: compat.apex.fused_apply_rotary_pos_emb_2d(t, 2, 3, *tables),
         lambda t, *tables: apex_2d_definition(t, 2, 3, *tables),
     ),
     "liger": (
         [*BHSD, (1, S, D), (1, S, D)],
-        liger.liger_rotary_pos_emb,
-        lambda q, k, c, s: both(lambda x: turned(x, c[:, None, :, :P], s[:, None, :, :P]), q, k),
+        compat.liger.liger_rotary_pos_emb,
+        lambda q, k, c, s: both(lambda x: rotated(x, c[:, None, :, :P], s[:, None, :, :P]), q, k),
     ),
     "liger partial, batch, 4 axes": (
         [*BHSD, (B, 1, S, 6), (B, 1, S, 6)],
-        liger.liger_rotary_pos_emb,
+        compat.liger.liger_rotary_pos_emb,
         lambda q, k, c, s: both(lambda x: leading(x, c[..., :3], s[..., :3], 6), q, k),
     ),
     "liger rotary_dim": (
         [*BHSD, (S, P), (S, P)],
-        partial(liger.liger_rotary_pos_emb, rotary_dim=D),
-        lambda q, k, c, s: both(lambda x: turned(x, c, s), q, k),
+        partial(compat.liger.liger_rotary_pos_emb, rotary_dim=D),
+        lambda q, k, c, s: both(lambda x: rotated(x, c, s), q, k),
     ),
     "torchtune": (
         [*X, (ROWS, P, 2)],
-        lambda x, cache: torchtune.forward(module(cache), x),
-        lambda x, cache: turned(x, cache[:S, None, :, 0], cache[:S, None, :, 1], True),
+        lambda x, cache: compat.torchtune.forward(module(cache), x),
+        lambda x, cache: rotated(x, cache[:S, None, :, 0], cache[:S, None, :, 1], True),
     ),
     "torchtune input_pos": (
         [*X, (ROWS, P, 2)],
-        lambda x, cache: torchtune.forward(module(cache), x, input_pos=POSITIONS),
-        lambda x, cache: turned(x, cache[POSITIONS][:, :, None, :, 0], cache[POSITIONS][:, :, None, :, 1], True),
+        lambda x, cache: compat.torchtune.forward(module(cache), x, input_pos=POSITIONS),
+        lambda x, cache: rotated(x, cache[POSITIONS][:, :, None, :, 0], cache[POSITIONS][:, :, None, :, 1], True),
     ),
     "torchtune half": (
         [*X, (ROWS, 2 * D)],
-        lambda x, cache: torchtune.forward_half(module(cache), x, POSITIONS[:1]),
-        lambda x, cache: turned(x, *cache[POSITIONS[:1]][:, :, None].chunk(2, -1)),
+        lambda x, cache: compat.torchtune.forward_half(module(cache), x, POSITIONS[:1]),
+        lambda x, cache: rotated(x, *cache[POSITIONS[:1]][:, :, None].chunk(2, -1)),
     ),
     "torchtitan cos sin": (
         [*QK, (B, S, 1, 2 * D)],
-        torchtitan.apply_rotary_emb_cos_sin,
-        lambda q, k, cache: both(lambda x: turned(x, *cache.chunk(2, -1)), q, k),
+        compat.torchtitan.apply_rotary_emb_cos_sin,
+        lambda q, k, cache: both(lambda x: rotated(x, *cache.chunk(2, -1)), q, k),
     ),
     "torchtitan complex": (
         [*QK, (1, S, 1, P, 2)],
-        lambda q, k, cache: torchtitan.apply_rotary_emb_complex(q, k, torch.view_as_complex(cache)),
-        lambda q, k, cache: both(lambda x: turned(x, *cache.unbind(-1), True), q, k),
+        lambda q, k, cache: compat.torchtitan.apply_rotary_emb_complex(q, k, torch.view_as_complex(cache)),
+        lambda q, k, cache: both(lambda x: rotated(x, *cache.unbind(-1), True), q, k),
     ),
     "meta_llama": (
         [*QK, (S, P, 2)],
-        lambda q, k, f: meta_llama.apply_rotary_emb(q, k, torch.view_as_complex(f)),
-        lambda q, k, f: both(lambda x: turned(x, f[:, None, :, 0], f[:, None, :, 1], True), q, k),
+        lambda q, k, f: compat.meta_llama.apply_rotary_emb(q, k, torch.view_as_complex(f)),
+        lambda q, k, f: both(lambda x: rotated(x, f[:, None, :, 0], f[:, None, :, 1], True), q, k),
     ),
     "rotary_embedding_torch": (
         [(ROWS, 4), (B, H, S, D)],
-        partial(rotary_embedding_torch.apply_rotary_emb, start_index=2),
+        partial(compat.rotary_embedding_torch.apply_rotary_emb, start_index=2),
         lambda f, t: leading(t, f[-S:].cos(), f[-S:].sin(), 4, True, 2),
     ),
     "rotary_embedding_torch bshd": (
         [(ROWS, 1, D), (B, S, H, D)],
-        partial(rotary_embedding_torch.apply_rotary_emb, seq_dim=-3, freqs_seq_dim=0),
-        lambda f, t: turned(t, f[-S:].cos(), f[-S:].sin(), True),
+        partial(compat.rotary_embedding_torch.apply_rotary_emb, seq_dim=-3, freqs_seq_dim=0),
+        lambda f, t: rotated(t, f[-S:].cos(), f[-S:].sin(), True),
     ),
     "rotary_embedding_torch axial": (
         [(S, HK, D), (B, H, S, HK, D)],
-        rotary_embedding_torch.apply_rotary_emb,
-        lambda f, t: turned(t, f.cos(), f.sin(), True),
+        compat.rotary_embedding_torch.apply_rotary_emb,
+        lambda f, t: rotated(t, f.cos(), f.sin(), True),
     ),
     "rotary_embedding_torch three axes": (
         [(ROWS, D), (B, S, D)],
-        rotary_embedding_torch.apply_rotary_emb,
-        lambda f, t: turned(t, f[-S:].cos(), f[-S:].sin(), True),
+        compat.rotary_embedding_torch.apply_rotary_emb,
+        lambda f, t: rotated(t, f[-S:].cos(), f[-S:].sin(), True),
     ),
     "x_transformers": (
         [(B, H, S, D), (B, ROWS, 6)],
-        x_transformers.apply_rotary_pos_emb,
+        compat.x_transformers.apply_rotary_pos_emb,
         lambda t, f: leading(t, f[:, None, -S:].cos(), f[:, None, -S:].sin(), 6, True),
     ),
     "x_transformers three axes": (
         [(B, S, D), (1, ROWS, 6)],
-        x_transformers.apply_rotary_pos_emb,
+        compat.x_transformers.apply_rotary_pos_emb,
         lambda t, f: leading(t, f[:, -S:].cos(), f[:, -S:].sin(), 6, True),
     ),
     "timm": (
         [(B, H, S, D), (S, 2 * D)],
-        timm.apply_rot_embed_cat,
-        lambda x, emb: turned(x, emb[..., D:], emb[..., :D], True),
+        compat.timm.apply_rot_embed_cat,
+        lambda x, emb: rotated(x, emb[..., D:], emb[..., :D], True),
     ),
     "timm half, per head": (
         [(B, H, S, D), (B, H, S, 2 * D)],
-        partial(timm.apply_rot_embed_cat, half=True),
-        lambda x, emb: turned(x, emb[..., D:], emb[..., :D]),
+        partial(compat.timm.apply_rot_embed_cat, half=True),
+        lambda x, emb: rotated(x, emb[..., D:], emb[..., :D]),
     ),
     "timm one row for all": (
         [(B, H, S, D), (1, 2 * D)],
-        timm.apply_rot_embed_cat,
-        lambda x, emb: turned(x, emb[..., D:], emb[..., :D], True),
+        compat.timm.apply_rot_embed_cat,
+        lambda x, emb: rotated(x, emb[..., D:], emb[..., :D], True),
     ),
-    "timm one token": ([(D,), (2 * D,)], timm.apply_rot_embed_cat, lambda x, emb: turned(x, emb[D:], emb[:D], True)),
+    "timm one token": (
+        [(D,), (2 * D,)],
+        compat.timm.apply_rot_embed_cat,
+        lambda x, emb: rotated(x, emb[D:], emb[:D], True),
+    ),
     "transformers": (
         [*BHSD, (B, S, D), (B, S, D)],
-        transformers.apply_rotary_pos_emb,
-        lambda q, k, c, s: both(lambda x: turned(x, c[:, None], s[:, None]), q, k),
+        compat.transformers.apply_rotary_pos_emb,
+        lambda q, k, c, s: both(lambda x: rotated(x, c[:, None], s[:, None]), q, k),
     ),
     "transformers one token": (
         [(B, H, 1, D), (B, HK, 1, D), (1, 1, D), (1, 1, D)],
-        transformers.apply_rotary_pos_emb,
-        lambda q, k, c, s: both(lambda x: turned(x, c[:, None], s[:, None]), q, k),
+        compat.transformers.apply_rotary_pos_emb,
+        lambda q, k, c, s: both(lambda x: rotated(x, c[:, None], s[:, None]), q, k),
     ),
     "transformers bshd, one token": (
         [(B, 1, H, D), (B, 1, HK, D), (1, 1, D), (1, 1, D)],
-        partial(transformers.apply_rotary_pos_emb, unsqueeze_dim=2),
-        lambda q, k, c, s: both(lambda x: turned(x, c[:, None], s[:, None]), q, k),
+        partial(compat.transformers.apply_rotary_pos_emb, unsqueeze_dim=2),
+        lambda q, k, c, s: both(lambda x: rotated(x, c[:, None], s[:, None]), q, k),
     ),
     "transformers three axes": (
         [(S, H, D), (S, HK, D), (S, D), (S, D)],
-        partial(transformers.apply_rotary_pos_emb, unsqueeze_dim=-2),
-        lambda q, k, c, s: both(lambda x: turned(x, c[:, None], s[:, None]), q, k),
+        partial(compat.transformers.apply_rotary_pos_emb, unsqueeze_dim=-2),
+        lambda q, k, c, s: both(lambda x: rotated(x, c[:, None], s[:, None]), q, k),
     ),
 }
 
@@ -324,7 +314,7 @@ def test_flash_attn_options(case):
         torch.tensor(offsets[: 4 if packed else B], dtype=torch.int32) if isinstance(offsets, list) else offsets or 0
     )
     y = x if case["inplace"] else x.clone()
-    got = flash_attn.apply_rotary_emb(
+    got = compat.flash_attn.apply_rotary_emb(
         y,
         cos,
         sin,
@@ -358,7 +348,7 @@ def test_transformer_engine_options(case):
     wide = t.to(F32) if dtype == BF16 and case["fused"] else t
     rounded = None if case["fused"] else dtype
     options = case["tensor_format"], starts, case["interleaved"], lengths, size, rank, rounded
-    got = transformer_engine.apply_rotary_pos_emb(
+    got = compat.transformer_engine.apply_rotary_pos_emb(
         t,
         freqs,
         tensor_format=case["tensor_format"],
@@ -374,18 +364,18 @@ def test_transformer_engine_options(case):
 
 def test_transformer_engine_angles_per_sequence_with_context_parallel():
     t, freqs = random((4, B, H, D), F32), random((8, B, 1, D), F32, 1)
-    got = transformer_engine.apply_rotary_pos_emb(t, freqs, cp_size=2, cp_rank=1)
+    got = compat.transformer_engine.apply_rotary_pos_emb(t, freqs, cp_size=2, cp_rank=1)
     one = [te_definition(t[:, i : i + 1], freqs[:, i : i + 1], cp_size=2, cp_rank=1) for i in range(B)]
     assert_same_bits(got, torch.cat(one, dim=1))
 
 
 def test_boundaries_that_are_not_looked_at(monkeypatch):
     """On a GPU that would wait for it. Only sequences of a multiple of 2 * parts can be cut, others get no row."""
-    monkeypatch.setattr(_sequences, "_check_boundaries", lambda *_: False)
+    monkeypatch.setattr(compat._sequences, "_check_boundaries", lambda *_: False)
     boundaries = torch.tensor([0, 8, 15, 24, 28], dtype=torch.int32)
-    whole = [_sequences.in_sequences(15, boundaries, None, 2, part).tolist() for part in (0, 1)]
+    whole = [compat._sequences.in_sequences(15, boundaries, None, 2, part).tolist() for part in (0, 1)]
     assert whole == [[0, 1, 6, 7, *[-1] * 8, 0, 3, -1], [2, 3, 4, 5, *[-1] * 8, 1, 2, -1]]
-    shifted = _sequences.in_sequences(5, torch.tensor([1, 3], dtype=torch.int32), torch.tensor([4]))
+    shifted = compat._sequences.in_sequences(5, torch.tensor([1, 3], dtype=torch.int32), torch.tensor([4]))
     assert shifted.tolist() == [-1, 4, 5, -1, -1]
 
 
@@ -395,7 +385,9 @@ def test_sequences_that_cannot_be_cut_become_nan_on_a_gpu():
     boundaries = torch.tensor([0, 8, 15, 20], dtype=torch.int32)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        got = transformer_engine.apply_rotary_pos_emb(t, freqs, "thd", cu_seqlens=boundaries, cp_size=2, cp_rank=1)
+        got = compat.transformer_engine.apply_rotary_pos_emb(
+            t, freqs, "thd", cu_seqlens=boundaries, cp_size=2, cp_rank=1
+        )
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert_same_bits(got[:4], te_definition(t[:4], freqs, lengths=[4], cp_size=2, cp_rank=1))
@@ -405,8 +397,8 @@ def test_sequences_that_cannot_be_cut_become_nan_on_a_gpu():
 def test_apex_results_in_transposed_memory():
     t, freqs = random((S, B, H, D), F32), random((S, 1, 1, D), F32, 1)
     for function, tables in (
-        (apex.fused_apply_rotary_pos_emb, (freqs,)),
-        (apex.fused_apply_rotary_pos_emb_cached, (freqs.cos(), freqs.sin())),
+        (compat.apex.fused_apply_rotary_pos_emb, (freqs,)),
+        (compat.apex.fused_apply_rotary_pos_emb_cached, (freqs.cos(), freqs.sin())),
     ):
         for order in ("contiguous", "transposed", "reversed strides"):
             x = in_memory(t, order)
@@ -421,12 +413,12 @@ def test_scale_of_xpos(scale, dtype):
     """t * (cos * scale) here, (t * cos) * scale there: two roundings each, of terms of at most |t| * scale."""
     t, freqs = random((B, H, S, D), dtype), random((S, D), dtype, 1)
     scale = random((S, D), dtype, 2).abs() if scale == "tensor" else scale
-    wanted = t * freqs.cos() * scale + turned(t, 0 * freqs, freqs.sin(), True) * scale
+    wanted = t * freqs.cos() * scale + rotated(t, 0 * freqs, freqs.sin(), True) * scale
     bound = 6 * torch.finfo(dtype).eps * t.abs().max() * (scale.max() if isinstance(scale, torch.Tensor) else scale)
     in_3d = scale[None] if isinstance(scale, torch.Tensor) else scale
     for got in (
-        rotary_embedding_torch.apply_rotary_emb(freqs, t, scale=scale),
-        x_transformers.apply_rotary_pos_emb(t, freqs[None], scale=in_3d),
+        compat.rotary_embedding_torch.apply_rotary_emb(freqs, t, scale=scale),
+        compat.x_transformers.apply_rotary_pos_emb(t, freqs[None], scale=in_3d),
     ):
         assert (got - wanted).abs().max() <= bound
 
@@ -437,10 +429,10 @@ def test_scale_of_xpos(scale, dtype):
 def test_dtypes_are_promoted_as_in_eager_code(x, table):
     """The result of transformers has the dtype of q * cos; those of timm and lucidrains that of x."""
     q, cos, sin = random((B, H, S, D), x), random((S, D), table, 1), random((S, D), table, 2)
-    wanted = turned(q, cos, sin)
-    got, _ = transformers.apply_rotary_pos_emb(q, q, cos, sin, unsqueeze_dim=0)
+    wanted = rotated(q, cos, sin)
+    got, _ = compat.transformers.apply_rotary_pos_emb(q, q, cos, sin, unsqueeze_dim=0)
     assert_same_bits(got, wanted)
-    assert_same_bits(timm.apply_rot_embed(q, sin, cos, half=True), wanted.to(x))
+    assert_same_bits(compat.timm.apply_rot_embed(q, sin, cos, half=True), wanted.to(x))
 
 
 def test_q_and_k_of_different_dtypes():
@@ -450,14 +442,14 @@ def test_q_and_k_of_different_dtypes():
         random((S, D), F32, 1),
         random((S, D), F32, 2),
     )
-    got = transformers.apply_rotary_pos_emb(q, k, cos, sin, unsqueeze_dim=0)
-    assert_same_bits(got, (turned(q, cos, sin), turned(k.float(), cos, sin)))
+    got = compat.transformers.apply_rotary_pos_emb(q, k, cos, sin, unsqueeze_dim=0)
+    assert_same_bits(got, (rotated(q, cos, sin), rotated(k.float(), cos, sin)))
 
 
 def test_timm_list():
     x, tables = [random((B, H, S, D), F32, i) for i in range(3)], (random((S, D), F32, 4), random((S, D), F32, 5))
-    assert_same_bits(timm.apply_rot_embed_list(x, *tables), [timm.apply_rot_embed(t, *tables) for t in x])
-    assert_same_bits(timm.apply_rot_embed_list(x[0], *tables), [timm.apply_rot_embed(x[0], *tables)])
+    assert_same_bits(compat.timm.apply_rot_embed_list(x, *tables), [compat.timm.apply_rot_embed(t, *tables) for t in x])
+    assert_same_bits(compat.timm.apply_rot_embed_list(x[0], *tables), [compat.timm.apply_rot_embed(x[0], *tables)])
 
 
 # ---- in place ----
@@ -482,7 +474,7 @@ def test_flash_attn_qkv_in_place(form, other_tables_of_k, with_gradient):
     cos_k, sin_k = tables[2:] if other_tables_of_k else tables[:2]
     leaf.requires_grad_(with_gradient)
     qkv = leaf * 1  # not a leaf
-    got = flash_attn.apply_rotary_emb_qkv_(
+    got = compat.flash_attn.apply_rotary_emb_qkv_(
         qkv, *tables[:2], *(tables[2:] if other_tables_of_k else ()), interleaved=True, seqlen_offsets=START, **options
     )
     assert got is qkv
@@ -500,7 +492,7 @@ def test_flash_attn_qkv_in_place(form, other_tables_of_k, with_gradient):
 def test_flash_attn_kv_in_place():
     leaf, cos, sin = random((B, S, 2, H, D), F64).requires_grad_(), random((ROWS, P), F64, 1), random((ROWS, P), F64, 2)
     kv = leaf * 1
-    got = flash_attn.apply_rotary_emb_kv_(kv, cos, sin, seqlen_offsets=4)
+    got = compat.flash_attn.apply_rotary_emb_kv_(kv, cos, sin, seqlen_offsets=4)
     wanted = torch.stack((flash_definition(leaf[:, :, 0], cos, sin, False, [4, 4]), leaf[:, :, 1]), dim=2)
     assert got is kv
     assert_same_bits(got, wanted)
@@ -520,13 +512,13 @@ def test_vllm_in_place(case):
             y = leading(heads, cos, sign * sin, 6, not case["is_neox"], case["rope_dim_offset"])
             wanted.append(y.reshape(x.shape).to(x.dtype))
     extra = case["rope_dim_offset"], case["inverse"]
-    assert vllm.rotary_embedding(positions, query, key, D, cache, case["is_neox"], *extra) is None
+    assert compat.vllm.rotary_embedding(positions, query, key, D, cache, case["is_neox"], *extra) is None
     assert_same_bits([x for x in (query, key) if x is not None], wanted)
 
 
 def test_vllm_without_tokens():
     query = random((0, H * D), F32)
-    vllm.rotary_embedding(torch.arange(0), query, query.clone(), D, random((ROWS, 6), F32), True)
+    compat.vllm.rotary_embedding(torch.arange(0), query, query.clone(), D, random((ROWS, 6), F32), True)
 
 
 @pytest.mark.parametrize(

@@ -10,20 +10,7 @@ import re
 import pytest
 import torch
 
-from rope_ext.compat import (
-    apex,
-    flash_attn,
-    liger,
-    meta_llama,
-    rotary_embedding_torch,
-    timm,
-    torchtitan,
-    torchtune,
-    transformer_engine,
-    transformers,
-    vllm,
-    x_transformers,
-)
+from rope_ext import compat
 from tests.compat_cases import F32, B, D, H, P, module
 from tests.conftest import random
 from tests.test_compat_errors import SIGNATURES
@@ -46,9 +33,9 @@ def ints(*values, dtype=torch.int32):
 
 # Right calls: (function, its arguments made anew).
 CALLS = [
-    (apex.fused_apply_rotary_pos_emb, lambda: {"t": T(S, B, H, D), "freqs": T(ROWS, 1, 1, D)}),
+    (compat.apex.fused_apply_rotary_pos_emb, lambda: {"t": T(S, B, H, D), "freqs": T(ROWS, 1, 1, D)}),
     (
-        apex.fused_apply_rotary_pos_emb_2d,
+        compat.apex.fused_apply_rotary_pos_emb_2d,
         lambda: {
             "t": T(B, 6, H, D),
             "img_h": 2,
@@ -57,72 +44,75 @@ CALLS = [
         },
     ),
     (
-        apex.fused_apply_rotary_pos_emb_cached,
+        compat.apex.fused_apply_rotary_pos_emb_cached,
         lambda: {"t": T(S, B, H, D), "cos_": T(ROWS, 1, 1, D), "sin_": T(ROWS, 1, 1, D)},
     ),
     (
-        apex.fused_apply_rotary_pos_emb_thd,
+        compat.apex.fused_apply_rotary_pos_emb_thd,
         lambda: {"t": T(12, H, D), "cu_seqlens": ints(0, 5, 12), "freqs": T(ROWS, 1, 1, D)},
     ),
-    (flash_attn.apply_rotary_emb, lambda: {"x": T(B, S, H, D), "cos": T(ROWS, P), "sin": T(ROWS, P)}),
+    (compat.flash_attn.apply_rotary_emb, lambda: {"x": T(B, S, H, D), "cos": T(ROWS, P), "sin": T(ROWS, P)}),
     (
-        flash_attn.apply_rotary_emb,
+        compat.flash_attn.apply_rotary_emb,
         lambda: {
             **{"x": T(12, H, D), "cos": T(ROWS, P), "sin": T(ROWS, P), "inplace": True},
             **{"seqlen_offsets": ints(1, 0), "cu_seqlens": ints(0, 5, 12), "max_seqlen": 7},
         },
     ),
-    (flash_attn.apply_rotary_emb_kv_, lambda: {"kv": T(B, S, 2, H, D), "cos": T(ROWS, P), "sin": T(ROWS, P)}),
+    (compat.flash_attn.apply_rotary_emb_kv_, lambda: {"kv": T(B, S, 2, H, D), "cos": T(ROWS, P), "sin": T(ROWS, P)}),
     (
-        flash_attn.apply_rotary_emb_qkv_,
+        compat.flash_attn.apply_rotary_emb_qkv_,
         lambda: {
             **{"qkv": T(B, S, H + 4, D), "cos": T(ROWS, P), "sin": T(ROWS, P)},
             **{"cos_k": T(S, 3), "sin_k": T(S, 3), "num_heads_q": H},
         },
     ),
     (
-        liger.liger_rotary_pos_emb,
+        compat.liger.liger_rotary_pos_emb,
         lambda: {"q": T(B, H, S, D), "k": T(B, 2, S, D), "cos": T(B, 1, S, D), "sin": T(B, 1, S, D)},
     ),
-    (meta_llama.apply_rotary_emb, lambda: {"xq": T(B, S, H, D), "xk": T(B, S, 2, D), "freqs_cis": Z(S, P)}),
-    (rotary_embedding_torch.apply_rotary_emb, lambda: {"freqs": T(ROWS, 6), "t": T(B, H, S, D), "freqs_seq_dim": 0}),
-    (timm.apply_rot_embed, lambda: {"x": T(B, H, S, D), "sin_emb": T(S, D), "cos_emb": T(S, D)}),
-    (timm.apply_rot_embed_cat, lambda: {"x": T(B, H, S, D), "emb": T(S, 2 * D)}),
-    (timm.apply_rot_embed_list, lambda: {"x": [T(B, H, S, D)], "sin_emb": T(S, D), "cos_emb": T(S, D)}),
+    (compat.meta_llama.apply_rotary_emb, lambda: {"xq": T(B, S, H, D), "xk": T(B, S, 2, D), "freqs_cis": Z(S, P)}),
     (
-        torchtitan.apply_rotary_emb_complex,
+        compat.rotary_embedding_torch.apply_rotary_emb,
+        lambda: {"freqs": T(ROWS, 6), "t": T(B, H, S, D), "freqs_seq_dim": 0},
+    ),
+    (compat.timm.apply_rot_embed, lambda: {"x": T(B, H, S, D), "sin_emb": T(S, D), "cos_emb": T(S, D)}),
+    (compat.timm.apply_rot_embed_cat, lambda: {"x": T(B, H, S, D), "emb": T(S, 2 * D)}),
+    (compat.timm.apply_rot_embed_list, lambda: {"x": [T(B, H, S, D)], "sin_emb": T(S, D), "cos_emb": T(S, D)}),
+    (
+        compat.torchtitan.apply_rotary_emb_complex,
         lambda: {"query": T(B, S, H, D), "key": T(B, S, 2, D), "rope_cache": Z(B, S, 1, P)},
     ),
     (
-        torchtitan.apply_rotary_emb_cos_sin,
+        compat.torchtitan.apply_rotary_emb_cos_sin,
         lambda: {"query": T(B, S, H, D), "key": T(B, S, 2, D), "rope_cache": T(B, S, 1, 2 * D)},
     ),
-    (torchtune.forward, lambda: {"self": module(T(ROWS, P, 2)), "x": T(B, S, H, D)}),
-    (torchtune.forward_half, lambda: {"self": module(T(ROWS, 2 * D)), "x": T(B, S, H, D)}),
-    (transformer_engine.apply_rotary_pos_emb, lambda: {"t": T(S, B, H, D), "freqs": T(ROWS, 1, 1, D)}),
+    (compat.torchtune.forward, lambda: {"self": module(T(ROWS, P, 2)), "x": T(B, S, H, D)}),
+    (compat.torchtune.forward_half, lambda: {"self": module(T(ROWS, 2 * D)), "x": T(B, S, H, D)}),
+    (compat.transformer_engine.apply_rotary_pos_emb, lambda: {"t": T(S, B, H, D), "freqs": T(ROWS, 1, 1, D)}),
     (
-        transformer_engine.apply_rotary_pos_emb,
+        compat.transformer_engine.apply_rotary_pos_emb,
         lambda: {"t": T(S, B, H, D), "freqs": T(ROWS, B, 1, D), "cp_size": 2, "cp_rank": 1},
     ),
     (
-        transformer_engine.apply_rotary_pos_emb,
+        compat.transformer_engine.apply_rotary_pos_emb,
         lambda: {
             **{"t": T(12, H, D), "freqs": T(32, 1, 1, D), "tensor_format": "thd", "start_positions": ints(1, 0, 2)},
             **{"cu_seqlens": ints(0, 8, 8, 24), "cp_size": 2, "cp_rank": 1},
         },
     ),
     (
-        transformers.apply_rotary_pos_emb,
+        compat.transformers.apply_rotary_pos_emb,
         lambda: {"q": T(B, H, S, D), "k": T(B, 2, S, D), "cos": T(B, S, D), "sin": T(B, S, D)},
     ),
     (
-        vllm.rotary_embedding,
+        compat.vllm.rotary_embedding,
         lambda: {
             **{"positions": torch.arange(S), "query": T(S, H * D), "key": T(S, 2 * D), "head_size": D},
             **{"cos_sin_cache": T(ROWS, 6), "is_neox": True},
         },
     ),
-    (x_transformers.apply_rotary_pos_emb, lambda: {"t": T(B, H, S, D), "freqs": T(1, ROWS, 6)}),
+    (compat.x_transformers.apply_rotary_pos_emb, lambda: {"t": T(B, H, S, D), "freqs": T(1, ROWS, 6)}),
 ]
 
 
@@ -145,7 +135,7 @@ def is_right(function, name, label, default):
     """Whether the value is one that the function takes, so that no error is due."""
     if label == str(default) or (label == "True" and isinstance(default, bool)):
         return True
-    is_vllm, is_int = function is vllm.rotary_embedding, label.lstrip("-").isdigit()
+    is_vllm, is_int = function is compat.vllm.rotary_embedding, label.lstrip("-").isdigit()
     return {
         "scale": is_int or label in ("1.5", "scalar"),
         "max_seqlen": label.isdigit() or label in ("no number", "scalar", "none", "six axes"),  # otherwise not used
@@ -153,7 +143,8 @@ def is_right(function, name, label, default):
         "key": is_vllm and label in ("None", "empty"),
         "query": is_vllm and label == "empty",  # no head
         # narrow: no sequence
-        "cu_seqlens": label == "torch.int64" or (function is apex.fused_apply_rotary_pos_emb_thd and label == "narrow"),
+        "cu_seqlens": label == "torch.int64"
+        or (function is compat.apex.fused_apply_rotary_pos_emb_thd and label == "narrow"),
         "seqlen_offsets": label == "torch.int64",
         "start_positions": label == "torch.int64",
         "positions": label == "torch.int64",
@@ -161,14 +152,17 @@ def is_right(function, name, label, default):
 
 
 # Not used where the right call does not give it.
-UNUSED = [(liger.liger_rotary_pos_emb, "position_ids"), (transformer_engine.apply_rotary_pos_emb, "cu_seqlens")]
+UNUSED = [
+    (compat.liger.liger_rotary_pos_emb, "position_ids"),
+    (compat.transformer_engine.apply_rotary_pos_emb, "cu_seqlens"),
+]
 # Axes that the tables broadcast over, and channels that they leave alone.
 BROADCAST = {
-    rotary_embedding_torch.apply_rotary_emb: {"t": ("six axes", "row", "axis more", "odd"), "freqs": ("row",)},
-    timm.apply_rot_embed: {"x": ("row", "axis more")},
-    timm.apply_rot_embed_cat: {"x": ("row", "axis more"), "emb": ("row", "axis more")},
-    transformers.apply_rotary_pos_emb: {"q": ("axis more",)},
-    x_transformers.apply_rotary_pos_emb: {"t": ("six axes", "row", "axis more", "odd")},
+    compat.rotary_embedding_torch.apply_rotary_emb: {"t": ("six axes", "row", "axis more", "odd"), "freqs": ("row",)},
+    compat.timm.apply_rot_embed: {"x": ("row", "axis more")},
+    compat.timm.apply_rot_embed_cat: {"x": ("row", "axis more"), "emb": ("row", "axis more")},
+    compat.transformers.apply_rotary_pos_emb: {"q": ("axis more",)},
+    compat.x_transformers.apply_rotary_pos_emb: {"t": ("six axes", "row", "axis more", "odd")},
 }
 
 

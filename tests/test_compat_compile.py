@@ -13,20 +13,7 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from rope_ext.compat import (
-    apex,
-    flash_attn,
-    liger,
-    meta_llama,
-    rotary_embedding_torch,
-    timm,
-    torchtitan,
-    torchtune,
-    transformer_engine,
-    transformers,
-    vllm,
-    x_transformers,
-)
+from rope_ext import compat
 from tests.compat_cases import F32, module
 from tests.conftest import assert_same_bits, random, random_integers
 from tests.test_compat_errors import SIGNATURES
@@ -60,105 +47,105 @@ def pairs(z):
 
 # (function, its arguments for given sizes).
 CALLS = [
-    (apex.fused_apply_rotary_pos_emb, lambda z: {"t": T(z.s, z.b, z.h, z.d), "freqs": T(z.rows, 1, 1, z.d - 2)}),
+    (compat.apex.fused_apply_rotary_pos_emb, lambda z: {"t": T(z.s, z.b, z.h, z.d), "freqs": T(z.rows, 1, 1, z.d - 2)}),
     (
-        apex.fused_apply_rotary_pos_emb_cached,
+        compat.apex.fused_apply_rotary_pos_emb_cached,
         lambda z: {
             **{"t": T(z.s, z.b, z.h, z.d), "transpose_output_memory": True, "rounding": "eager"},
             **{name: T(z.rows, 1, 1, z.d) for name in ("cos_", "sin_")},
         },
     ),
     (
-        apex.fused_apply_rotary_pos_emb_thd,
+        compat.apex.fused_apply_rotary_pos_emb_thd,
         lambda z: {"t": T(z.b * z.s, z.h, z.d), "cu_seqlens": packed(z), "freqs": T(z.rows, 1, 1, z.d)},
     ),
     (
-        apex.fused_apply_rotary_pos_emb_2d,
+        compat.apex.fused_apply_rotary_pos_emb_2d,
         lambda z: {
             **{"t": T(z.b, z.s * z.k, z.h, z.d), "img_h": z.s, "img_w": z.k},
             **{name: T(1, z.rows, 1, z.d // 2) for name in ("cos_h", "sin_h", "cos_w", "sin_w")},
         },
     ),
     (
-        flash_attn.apply_rotary_emb,
+        compat.flash_attn.apply_rotary_emb,
         lambda z: {"x": T(z.b, z.s, z.h, z.d), **pairs(z), "seqlen_offsets": z.k, "inplace": True},
     ),
     (
-        flash_attn.apply_rotary_emb,
+        compat.flash_attn.apply_rotary_emb,
         lambda z: {
             **{"x": T(z.b * z.s, z.h, z.d), **pairs(z), "cu_seqlens": packed(z), "max_seqlen": z.s},
             "seqlen_offsets": torch.arange(z.b),
         },
     ),
     (
-        flash_attn.apply_rotary_emb_qkv_,
+        compat.flash_attn.apply_rotary_emb_qkv_,
         lambda z: {"qkv": T(z.b, z.s, z.h + 2 * z.k, z.d), **pairs(z), "num_heads_q": z.h, "seqlen_offsets": z.k},
     ),
     (
-        flash_attn.apply_rotary_emb_qkv_,
+        compat.flash_attn.apply_rotary_emb_qkv_,
         lambda z: {
             **{"qkv": T(z.b, z.s, 3, z.h, z.d), **pairs(z), "interleaved": True, "seqlen_offsets": torch.arange(z.b)},
             **{"cos_k": T(z.rows, z.d // 2), "sin_k": T(z.rows, z.d // 2)},
         },
     ),
-    (flash_attn.apply_rotary_emb_kv_, lambda z: {"kv": T(z.b, z.s, 2, z.h, z.d), **pairs(z)}),
+    (compat.flash_attn.apply_rotary_emb_kv_, lambda z: {"kv": T(z.b, z.s, 2, z.h, z.d), **pairs(z)}),
     (
-        liger.liger_rotary_pos_emb,
+        compat.liger.liger_rotary_pos_emb,
         lambda z: {"q": T(z.b, z.h, z.s, z.d), "k": T(z.b, z.k, z.s, z.d), "cos": T(z.s, z.d), "sin": T(z.s, z.d)},
     ),
     (
-        meta_llama.apply_rotary_emb,
+        compat.meta_llama.apply_rotary_emb,
         lambda z: {"xq": T(z.b, z.s, z.h, z.d), "xk": T(z.b, z.s, z.k, z.d), "freqs_cis": Z(z.s, z.d // 2)},
     ),
     (
-        rotary_embedding_torch.apply_rotary_emb,
+        compat.rotary_embedding_torch.apply_rotary_emb,
         lambda z: {"freqs": T(z.rows, z.d - 4), "t": T(z.b, z.h, z.s, z.d), "start_index": 2, "scale": 1 / z.s},
     ),
     (
-        rotary_embedding_torch.apply_rotary_emb,
+        compat.rotary_embedding_torch.apply_rotary_emb,
         lambda z: {"freqs": T(z.s, z.k, z.d), "t": T(z.b, z.h, z.s, z.k, z.d)},
     ),
-    (timm.apply_rot_embed, lambda z: {"x": T(z.h, z.s, z.d), "sin_emb": T(z.s, z.d), "cos_emb": T(z.s, z.d)}),
+    (compat.timm.apply_rot_embed, lambda z: {"x": T(z.h, z.s, z.d), "sin_emb": T(z.s, z.d), "cos_emb": T(z.s, z.d)}),
     (
-        timm.apply_rot_embed_list,
+        compat.timm.apply_rot_embed_list,
         lambda z: {"x": [T(z.b, z.h, z.s, z.d)] * 2, "sin_emb": T(z.s, z.d), "cos_emb": T(z.s, z.d), "half": True},
     ),
-    (timm.apply_rot_embed_cat, lambda z: {"x": T(z.b, z.h, z.s, z.d), "emb": T(z.b, z.h, z.s, 2 * z.d)}),
+    (compat.timm.apply_rot_embed_cat, lambda z: {"x": T(z.b, z.h, z.s, z.d), "emb": T(z.b, z.h, z.s, 2 * z.d)}),
     (
-        torchtitan.apply_rotary_emb_complex,
+        compat.torchtitan.apply_rotary_emb_complex,
         lambda z: {
             **{"query": T(z.b, z.s, z.h, z.d), "key": T(z.b, z.s, z.k, z.d)},
             "rope_cache": Z(1, z.s, 1, z.d // 2),
         },
     ),
     (
-        torchtitan.apply_rotary_emb_cos_sin,
+        compat.torchtitan.apply_rotary_emb_cos_sin,
         lambda z: {
             **{"query": T(z.b, z.s, z.h, z.d), "key": T(z.b, z.s, z.k, z.d)},
             "rope_cache": T(z.b, z.s, 1, 2 * z.d),
         },
     ),
-    (torchtune.forward, lambda z: {"self": module(T(z.rows, z.d // 2, 2)), "x": T(z.b, z.s, z.h, z.d)}),
+    (compat.torchtune.forward, lambda z: {"self": module(T(z.rows, z.d // 2, 2)), "x": T(z.b, z.s, z.h, z.d)}),
     (
-        torchtune.forward_half,
+        compat.torchtune.forward_half,
         lambda z: {
             **{"self": module(T(z.rows, 2 * z.d)), "x": T(z.b, z.s, z.h, z.d)},
             "input_pos": random_integers(z.rows, (z.b, z.s)),
         },
     ),
     (
-        transformer_engine.apply_rotary_pos_emb,
+        compat.transformer_engine.apply_rotary_pos_emb,
         lambda z: {"t": T(z.b, z.s, z.h, z.d), "freqs": T(z.rows, z.b, 1, z.d), "tensor_format": "bshd"},
     ),
     (
-        transformer_engine.apply_rotary_pos_emb,
+        compat.transformer_engine.apply_rotary_pos_emb,
         lambda z: {
             **{"t": T(z.b * z.s, z.h, z.d), "freqs": T(z.rows, 1, 1, z.d), "tensor_format": "thd", "fused": True},
             **{"start_positions": torch.arange(z.b), "cu_seqlens": 2 * packed(z), "cp_size": 2, "cp_rank": 1},
         },
     ),
     (
-        transformers.apply_rotary_pos_emb,
+        compat.transformers.apply_rotary_pos_emb,
         lambda z: {
             "q": T(z.b, z.h, z.s, z.d),
             "k": T(z.b, z.k, z.s, z.d),
@@ -167,14 +154,17 @@ CALLS = [
         },
     ),
     (
-        vllm.rotary_embedding,
+        compat.vllm.rotary_embedding,
         lambda z: {
             **{"positions": random_integers(z.rows, (z.b, z.s)), "query": T(z.b, z.s, z.h, z.d), "key": None},
             **{"head_size": z.d, "cos_sin_cache": T(z.rows, z.d - 4), "is_neox": False, "rope_dim_offset": 2},
             **{"inverse": True, "rounding": "eager"},
         },
     ),
-    (x_transformers.apply_rotary_pos_emb, lambda z: {"t": T(z.b, z.h, z.s, z.d), "freqs": T(1, z.rows, z.d - 2)}),
+    (
+        compat.x_transformers.apply_rotary_pos_emb,
+        lambda z: {"t": T(z.b, z.h, z.s, z.d), "freqs": T(1, z.rows, z.d - 2)},
+    ),
 ]
 
 
@@ -221,25 +211,27 @@ def test_packed_qkv_in_one_process():
     for (dynamic, sizes), axes, interleaved in product(((True, SIZES), (False, SIZES[:1])), (5, 4), (False, True)):
         calls = [partial(packed_qkv, z, axes, interleaved) for z in sizes]
         options = {"dynamic": dynamic, "backend": "aot_eager"}
-        assert graphs_made(flash_attn.apply_rotary_emb_qkv_, calls, **options) == 1
+        assert graphs_made(compat.flash_attn.apply_rotary_emb_qkv_, calls, **options) == 1
 
 
 def test_packed_qkv_in_machine_code():
     calls = [partial(packed_qkv, z, 4, True) for z in SIZES[:2]]
-    assert graphs_made(lambda **arguments: flash_attn.apply_rotary_emb_qkv_(**arguments), calls, dynamic=True) == 1
+    assert (
+        graphs_made(lambda **arguments: compat.flash_attn.apply_rotary_emb_qkv_(**arguments), calls, dynamic=True) == 1
+    )
 
 
 # Numbers that are known when the graph runs: (function of tensors, tensors).
 FIRST = SIZES[0]
 KNOWN_LATER = {
     "max_seqlen": (
-        lambda x, cos, sin, cu: flash_attn.apply_rotary_emb(
+        lambda x, cos, sin, cu: compat.flash_attn.apply_rotary_emb(
             x, cos, sin, cu_seqlens=cu, max_seqlen=cu.diff().max().item()
         ),
         lambda: (T(FIRST.b * FIRST.s, FIRST.h, FIRST.d), *pairs(FIRST).values(), packed(FIRST)),
     ),
     "scale": (
-        lambda t, freqs, scale: x_transformers.apply_rotary_pos_emb(t, freqs, scale=scale.item()),
+        lambda t, freqs, scale: compat.x_transformers.apply_rotary_pos_emb(t, freqs, scale=scale.item()),
         lambda: (T(FIRST.b, FIRST.h, FIRST.s, FIRST.d), T(1, FIRST.s, FIRST.d), torch.tensor(0.5)),
     ),
 }
@@ -273,7 +265,7 @@ def test_export_of_packed_qkv():
     """num_heads_q comes of a size that the graph leaves open."""
 
     def function(qkv, cos, sin, k):
-        return flash_attn.apply_rotary_emb_qkv_(qkv * 1, cos, sin, num_heads_q=qkv.shape[2] - 2 * k.shape[0])
+        return compat.flash_attn.apply_rotary_emb_qkv_(qkv * 1, cos, sin, num_heads_q=qkv.shape[2] - 2 * k.shape[0])
 
     def tensors(z):
         return T(z.b, z.s, z.h + 2 * z.k, z.d), *pairs(z).values(), T(z.k)

@@ -10,20 +10,6 @@ import pytest
 import torch
 
 from rope_ext import compat
-from rope_ext.compat import (
-    apex,
-    flash_attn,
-    liger,
-    meta_llama,
-    rotary_embedding_torch,
-    timm,
-    torchtitan,
-    torchtune,
-    transformer_engine,
-    transformers,
-    vllm,
-    x_transformers,
-)
 from tests.compat_cases import (
     BF16,
     CU,
@@ -40,32 +26,37 @@ from tests.compat_cases import (
 from tests.conftest import random
 
 SIGNATURES = {
-    apex.fused_apply_rotary_pos_emb: "(t, freqs, transpose_output_memory=False, *, rounding='once')",
-    apex.fused_apply_rotary_pos_emb_2d: "(t, img_h, img_w, cos_h, sin_h, cos_w, sin_w, *, rounding='once')",
-    apex.fused_apply_rotary_pos_emb_cached: "(t, cos_, sin_, transpose_output_memory=False, *, rounding='once')",
-    apex.fused_apply_rotary_pos_emb_thd: "(t, cu_seqlens, freqs, *, rounding='once')",
-    flash_attn.apply_rotary_emb: "(x, cos, sin, interleaved=False, inplace=False, seqlen_offsets=0, cu_seqlens=None, max_seqlen=None)",
-    flash_attn.apply_rotary_emb_kv_: "(kv, cos, sin, interleaved=False, seqlen_offsets=0)",
-    flash_attn.apply_rotary_emb_qkv_: "(qkv, cos, sin, cos_k=None, sin_k=None, interleaved=False, seqlen_offsets=0, num_heads_q=None)",
-    liger.liger_rotary_pos_emb: "(q, k, cos, sin, position_ids=None, unsqueeze_dim=1, rotary_dim=None, *, rounding='once')",
-    meta_llama.apply_rotary_emb: "(xq, xk, freqs_cis)",
-    rotary_embedding_torch.apply_rotary_emb: "(freqs, t, start_index=0, scale=1.0, seq_dim=-2, freqs_seq_dim=None)",
-    timm.apply_rot_embed: "(x, sin_emb, cos_emb, half=False)",
-    timm.apply_rot_embed_cat: "(x, emb, half=False)",
-    timm.apply_rot_embed_list: "(x, sin_emb, cos_emb, half=False)",
-    torchtitan.apply_rotary_emb_complex: "(query, key, rope_cache)",
-    torchtitan.apply_rotary_emb_cos_sin: "(query, key, rope_cache)",
-    torchtune.forward: "(self, x, *, input_pos=None)",
-    torchtune.forward_half: "(self, x, input_pos=None, *, rounding='once')",
-    transformer_engine.apply_rotary_pos_emb: "(t, freqs, tensor_format='sbhd', start_positions=None, interleaved=False, fused=False, cu_seqlens=None, cp_size=1, cp_rank=0)",
-    transformers.apply_rotary_pos_emb: "(q, k, cos, sin, unsqueeze_dim=1)",
-    vllm.rotary_embedding: "(positions, query, key, head_size, cos_sin_cache, is_neox, rope_dim_offset=0, inverse=False, *, rounding='once')",
-    x_transformers.apply_rotary_pos_emb: "(t, freqs, scale=1)",
+    compat.apex.fused_apply_rotary_pos_emb: "(t, freqs, transpose_output_memory=False, *, rounding='once')",
+    compat.apex.fused_apply_rotary_pos_emb_2d: "(t, img_h, img_w, cos_h, sin_h, cos_w, sin_w, *, rounding='once')",
+    compat.apex.fused_apply_rotary_pos_emb_cached: "(t, cos_, sin_, transpose_output_memory=False, *, rounding='once')",
+    compat.apex.fused_apply_rotary_pos_emb_thd: "(t, cu_seqlens, freqs, *, rounding='once')",
+    compat.flash_attn.apply_rotary_emb: "(x, cos, sin, interleaved=False, inplace=False, seqlen_offsets=0, cu_seqlens=None, max_seqlen=None)",
+    compat.flash_attn.apply_rotary_emb_kv_: "(kv, cos, sin, interleaved=False, seqlen_offsets=0)",
+    compat.flash_attn.apply_rotary_emb_qkv_: "(qkv, cos, sin, cos_k=None, sin_k=None, interleaved=False, seqlen_offsets=0, num_heads_q=None)",
+    compat.liger.liger_rotary_pos_emb: "(q, k, cos, sin, position_ids=None, unsqueeze_dim=1, rotary_dim=None, *, rounding='once')",
+    compat.meta_llama.apply_rotary_emb: "(xq, xk, freqs_cis)",
+    compat.rotary_embedding_torch.apply_rotary_emb: "(freqs, t, start_index=0, scale=1.0, seq_dim=-2, freqs_seq_dim=None)",
+    compat.timm.apply_rot_embed: "(x, sin_emb, cos_emb, half=False)",
+    compat.timm.apply_rot_embed_cat: "(x, emb, half=False)",
+    compat.timm.apply_rot_embed_list: "(x, sin_emb, cos_emb, half=False)",
+    compat.torchtitan.apply_rotary_emb_complex: "(query, key, rope_cache)",
+    compat.torchtitan.apply_rotary_emb_cos_sin: "(query, key, rope_cache)",
+    compat.torchtune.forward: "(self, x, *, input_pos=None)",
+    compat.torchtune.forward_half: "(self, x, input_pos=None, *, rounding='once')",
+    compat.transformer_engine.apply_rotary_pos_emb: "(t, freqs, tensor_format='sbhd', start_positions=None, interleaved=False, fused=False, cu_seqlens=None, cp_size=1, cp_rank=0)",
+    compat.transformers.apply_rotary_pos_emb: "(q, k, cos, sin, unsqueeze_dim=1)",
+    compat.vllm.rotary_embedding: "(positions, query, key, head_size, cos_sin_cache, is_neox, rope_dim_offset=0, inverse=False, *, rounding='once')",
+    compat.x_transformers.apply_rotary_pos_emb: "(t, freqs, scale=1)",
 }
 
 
+def without_annotations(function):
+    parameters = inspect.signature(function).parameters.values()
+    return str(inspect.Signature([p.replace(annotation=p.empty) for p in parameters]))
+
+
 def test_names_and_defaults():
-    assert {f: str(inspect.signature(f)) for f in SIGNATURES} == SIGNATURES
+    assert {f: without_annotations(f) for f in SIGNATURES} == SIGNATURES
     modules = [importlib.import_module(f"rope_ext.compat.{name}") for name in compat.__all__]
     public = {f for m in modules for f in vars(m).values() if getattr(f, "__module__", None) == m.__name__}
     assert {f for f in public if not f.__name__.startswith("_")} == set(SIGNATURES)
@@ -85,121 +76,125 @@ def T(*shape, dtype=F32):
 
 def of_two_ranks(boundaries, tokens=5, dtype=torch.int32, **options):
     t, cu_seqlens = T(tokens, H, D), torch.tensor(boundaries, dtype=dtype)
-    transformer_engine.apply_rotary_pos_emb(t, T(12, 1, 1, D), "thd", cu_seqlens=cu_seqlens, cp_size=2, **options)
+    compat.transformer_engine.apply_rotary_pos_emb(
+        t, T(12, 1, 1, D), "thd", cu_seqlens=cu_seqlens, cp_size=2, **options
+    )
 
 
 COMPLEX = torch.complex(T(S, P), T(S, P))
 ERRORS = {
     "flash: table of one row per token": (
-        lambda: flash_attn.apply_rotary_emb(T(B, S, H, D), T(B, S, P), T(B, S, P)),
+        lambda: compat.flash_attn.apply_rotary_emb(T(B, S, H, D), T(B, S, P), T(B, S, P)),
         "cos must have shape (rows, rotary_dim / 2), got shape (2, 5, 4)",
     ),
     "flash: rows": (
-        lambda: flash_attn.apply_rotary_emb(T(B, S, H, D), T(S, P), T(S, P), seqlen_offsets=1),
+        lambda: compat.flash_attn.apply_rotary_emb(T(B, S, H, D), T(S, P), T(S, P), seqlen_offsets=1),
         "seqlen_offsets must lead to a row of the table, 0 to 4, got row 5 for token 4 of batch 0",
     ),
     "flash: max_seqlen": (
-        lambda: flash_attn.apply_rotary_emb(T(12, H, D), T(S, P), T(S, P), cu_seqlens=CU),
+        lambda: compat.flash_attn.apply_rotary_emb(T(12, H, D), T(S, P), T(S, P), cu_seqlens=CU),
         "max_seqlen must be given with cu_seqlens, got None",
     ),
     "flash: negative max_seqlen": (
-        lambda: flash_attn.apply_rotary_emb(T(12, H, D), T(S, P), T(S, P), cu_seqlens=CU, max_seqlen=-1),
+        lambda: compat.flash_attn.apply_rotary_emb(T(12, H, D), T(S, P), T(S, P), cu_seqlens=CU, max_seqlen=-1),
         "max_seqlen must not be negative, got -1",
     ),
     "flash: offsets of packed": (
-        lambda: flash_attn.apply_rotary_emb(
+        lambda: compat.flash_attn.apply_rotary_emb(
             T(12, H, D), T(S, P), T(S, P), seqlen_offsets=START, cu_seqlens=CU, max_seqlen=5
         ),
         "seqlen_offsets must be an int or have shape (4,), got shape (2,)",
     ),
     "flash: rotary_dim": (
-        lambda: flash_attn.apply_rotary_emb(T(B, S, H, D), T(S, 5), T(S, 5)),
+        lambda: compat.flash_attn.apply_rotary_emb(T(B, S, H, D), T(S, 5), T(S, 5)),
         "cos must have a width that fits head_dim 8, an entry per pair, got 5",
     ),
     "flash: qkv of 4 axes": (
-        lambda: flash_attn.apply_rotary_emb_qkv_(T(B, S, 7, D), T(S, P), T(S, P)),
+        lambda: compat.flash_attn.apply_rotary_emb_qkv_(T(B, S, 7, D), T(S, P), T(S, P)),
         "num_heads_q must be given for qkv of 4 dimensions, got None",
     ),
     "flash: heads of qkv": (
-        lambda: flash_attn.apply_rotary_emb_qkv_(T(B, S, 7, D), T(S, P), T(S, P), num_heads_q=4),
+        lambda: compat.flash_attn.apply_rotary_emb_qkv_(T(B, S, 7, D), T(S, P), T(S, P), num_heads_q=4),
         "num_heads_q must leave as many heads for k as for v of 7, got 4",
     ),
     "flash: negative heads of qkv": (
-        lambda: flash_attn.apply_rotary_emb_qkv_(T(B, S, 2, D), T(S, P), T(S, P), num_heads_q=-2),
+        lambda: compat.flash_attn.apply_rotary_emb_qkv_(T(B, S, 2, D), T(S, P), T(S, P), num_heads_q=-2),
         "num_heads_q must leave as many heads for k as for v of 2, got -2",
     ),
     "flash: tables of k": (
-        lambda: flash_attn.apply_rotary_emb_qkv_(T(B, S, 3, H, D), T(S, P), T(S, P), T(4, P), T(4, P)),
+        lambda: compat.flash_attn.apply_rotary_emb_qkv_(T(B, S, 3, H, D), T(S, P), T(S, P), T(4, P), T(4, P)),
         "cos_k must have a row for each of the 5 tokens of qkv, got 4 rows",
     ),
     "flash: sin of k": (
-        lambda: flash_attn.apply_rotary_emb_qkv_(T(B, S, 3, H, D), T(S, P), T(S, P), sin_k=T(S, 3)),
+        lambda: compat.flash_attn.apply_rotary_emb_qkv_(T(B, S, 3, H, D), T(S, P), T(S, P), sin_k=T(S, 3)),
         "sin_k must have the shape of cos_k, (5, 4), got (5, 3)",
     ),
     "flash: dtype of the tables of k": (
-        lambda: flash_attn.apply_rotary_emb_qkv_(T(B, S, 3, H, D), T(S, P), T(S, P), *[T(S, P, dtype=F64)] * 2),
+        lambda: compat.flash_attn.apply_rotary_emb_qkv_(T(B, S, 3, H, D), T(S, P), T(S, P), *[T(S, P, dtype=F64)] * 2),
         "cos_k must be float32 or the dtype of qkv, float32, got float64",
     ),
     "flash: packed tokens outside": (
-        lambda: flash_attn.apply_rotary_emb(
+        lambda: compat.flash_attn.apply_rotary_emb(
             T(13, H, D), T(9, P), T(9, P), seqlen_offsets=torch.zeros(4, dtype=torch.int64), cu_seqlens=CU, max_seqlen=5
         ),
         "cu_seqlens must end at 13, the tokens of all parts, got 12",
     ),
     "flash: three of qkv": (
-        lambda: flash_attn.apply_rotary_emb_qkv_(T(B, S, 2, H, D), T(S, P), T(S, P)),
+        lambda: compat.flash_attn.apply_rotary_emb_qkv_(T(B, S, 2, H, D), T(S, P), T(S, P)),
         "qkv must have 3 on axis 2, got shape (2, 5, 2, 3, 8)",
     ),
     "flash: axes of qkv": (
-        lambda: flash_attn.apply_rotary_emb_qkv_(T(B, S, D), T(S, P), T(S, P)),
+        lambda: compat.flash_attn.apply_rotary_emb_qkv_(T(B, S, D), T(S, P), T(S, P)),
         "qkv must have 4 or 5 dimensions, got shape (2, 5, 8)",
     ),
     "flash: kv": (
-        lambda: flash_attn.apply_rotary_emb_kv_(T(B, S, 3, H, D), T(S, P), T(S, P)),
+        lambda: compat.flash_attn.apply_rotary_emb_kv_(T(B, S, 3, H, D), T(S, P), T(S, P)),
         "kv must have shape (batch, seqlen, 2, heads, head_dim), got shape (2, 5, 3, 3, 8)",
     ),
     "TE: tensor_format": (
-        lambda: transformer_engine.apply_rotary_pos_emb(T(S, B, H, D), T(S, 1, 1, D), tensor_format="bhsd"),
+        lambda: compat.transformer_engine.apply_rotary_pos_emb(T(S, B, H, D), T(S, 1, 1, D), tensor_format="bhsd"),
         "tensor_format must be one of sbhd, bshd, thd, got 'bhsd'",
     ),
     "TE: cu_seqlens": (
-        lambda: transformer_engine.apply_rotary_pos_emb(T(S, H, D), T(S, 1, 1, D), tensor_format="thd"),
+        lambda: compat.transformer_engine.apply_rotary_pos_emb(T(S, H, D), T(S, 1, 1, D), tensor_format="thd"),
         "cu_seqlens must be given for tensor_format 'thd', got None",
     ),
     "TE: axes of freqs": (
-        lambda: transformer_engine.apply_rotary_pos_emb(T(S, B, H, D), T(S, D)),
+        lambda: compat.transformer_engine.apply_rotary_pos_emb(T(S, B, H, D), T(S, D)),
         "freqs must have shape (rows, 1, 1, rotary_dim), or (rows, batch, 1, rotary_dim) without start_positions, got shape (5, 8)",
     ),
     "TE: rows of freqs": (
-        lambda: transformer_engine.apply_rotary_pos_emb(T(S, B, H, D), T(4, 1, 1, D)),
+        lambda: compat.transformer_engine.apply_rotary_pos_emb(T(S, B, H, D), T(4, 1, 1, D)),
         "freqs must have a row for each of the 5 tokens of t, got shape (4, 1, 1, 8)",
     ),
     "TE: start_positions": (
-        lambda: transformer_engine.apply_rotary_pos_emb(T(S, B, H, D), T(8, 1, 1, D), start_positions=START),
+        lambda: compat.transformer_engine.apply_rotary_pos_emb(T(S, B, H, D), T(8, 1, 1, D), start_positions=START),
         "start_positions must lead to a row of the table, 0 to 7, got row 8 for token 4 of batch 0",
     ),
     "TE: width of freqs": (
-        lambda: transformer_engine.apply_rotary_pos_emb(T(S, B, H, D), T(S, 1, 1, 10)),
+        lambda: compat.transformer_engine.apply_rotary_pos_emb(T(S, B, H, D), T(S, 1, 1, 10)),
         "freqs must have a width that fits head_dim 8, got 10",
     ),
     "TE: odd width of freqs": (
-        lambda: transformer_engine.apply_rotary_pos_emb(T(S, B, H, D), T(S, 1, 1, 7)),
+        lambda: compat.transformer_engine.apply_rotary_pos_emb(T(S, B, H, D), T(S, 1, 1, 7)),
         "freqs must have an even width (channels rotate in pairs), got 7",
     ),
     "TE: freqs of width 0": (
-        lambda: transformer_engine.apply_rotary_pos_emb(T(S, B, H, D), T(S, 1, 1, 0)),
+        lambda: compat.transformer_engine.apply_rotary_pos_emb(T(S, B, H, D), T(S, 1, 1, 0)),
         "freqs must have a width above 0, got 0",
     ),
     "TE: number of start_positions": (
-        lambda: transformer_engine.apply_rotary_pos_emb(T(S, B, H, D), T(8, 1, 1, D), start_positions=START.repeat(2)),
+        lambda: compat.transformer_engine.apply_rotary_pos_emb(
+            T(S, B, H, D), T(8, 1, 1, D), start_positions=START.repeat(2)
+        ),
         "start_positions must have shape (2,), got (4,)",
     ),
     "TE: cp_size": (
-        lambda: transformer_engine.apply_rotary_pos_emb(T(4, B, H, D), T(8, 1, 1, D), cp_size=0),
+        lambda: compat.transformer_engine.apply_rotary_pos_emb(T(4, B, H, D), T(8, 1, 1, D), cp_size=0),
         "cp_size must be at least 1, got 0",
     ),
     "TE: odd seqlen": (
-        lambda: transformer_engine.apply_rotary_pos_emb(T(S, B, H, D), T(10, 1, 1, D), cp_size=2),
+        lambda: compat.transformer_engine.apply_rotary_pos_emb(T(S, B, H, D), T(10, 1, 1, D), cp_size=2),
         "t must have an even seqlen where cp_size > 1, got 5",
     ),
     "TE: lengths": (
@@ -225,195 +220,195 @@ ERRORS = {
         "start_positions must have shape (1,), got shape (2,)",
     ),
     "TE: rows of all ranks": (
-        lambda: transformer_engine.apply_rotary_pos_emb(T(4, B, H, D), T(7, B, 1, D), cp_size=2),
+        lambda: compat.transformer_engine.apply_rotary_pos_emb(T(4, B, H, D), T(7, B, 1, D), cp_size=2),
         "freqs must have a row for each of the 8 tokens of t, got shape (7, 2, 1, 8)",
     ),
     "TE: cp_rank": (
-        lambda: transformer_engine.apply_rotary_pos_emb(T(4, B, H, D), T(8, 1, 1, D), cp_size=2, cp_rank=2),
+        lambda: compat.transformer_engine.apply_rotary_pos_emb(T(4, B, H, D), T(8, 1, 1, D), cp_size=2, cp_rank=2),
         "cp_rank must be in 0 to cp_size - 1 = 1, got 2",
     ),
     "apex: freqs": (
-        lambda: apex.fused_apply_rotary_pos_emb(T(S, B, H, D), T(S, D)),
+        lambda: compat.apex.fused_apply_rotary_pos_emb(T(S, B, H, D), T(S, D)),
         "freqs must have shape (rows, 1, 1, rotary_dim), got shape (5, 8)",
     ),
     "apex: rows": (
-        lambda: apex.fused_apply_rotary_pos_emb_cached(T(S, B, H, D), T(4, 1, 1, D), T(4, 1, 1, D)),
+        lambda: compat.apex.fused_apply_rotary_pos_emb_cached(T(S, B, H, D), T(4, 1, 1, D), T(4, 1, 1, D)),
         "cos_ must have a row for each of the 5 tokens of t, got 4 rows",
     ),
     "apex: sin": (
-        lambda: apex.fused_apply_rotary_pos_emb_cached(T(S, B, H, D), T(S, 1, 1, D), T(S, 1, 1, 6)),
+        lambda: compat.apex.fused_apply_rotary_pos_emb_cached(T(S, B, H, D), T(S, 1, 1, D), T(S, 1, 1, 6)),
         "sin_ must have the shape of cos_, (5, 8), got (5, 6)",
     ),
     "apex: negative image": (
-        lambda: apex.fused_apply_rotary_pos_emb_2d(T(B, 6, H, D), -2, -3, *[T(1, 3, 1, P)] * 4),
+        lambda: compat.apex.fused_apply_rotary_pos_emb_2d(T(B, 6, H, D), -2, -3, *[T(1, 3, 1, P)] * 4),
         "img_h must not be negative, got -2",
     ),
     "apex: dtype of a table": (
-        lambda: apex.fused_apply_rotary_pos_emb_2d(
+        lambda: compat.apex.fused_apply_rotary_pos_emb_2d(
             T(B, 6, H, D), 2, 3, *[T(1, 3, 1, P)] * 2, *[T(1, 3, 1, P).double()] * 2
         ),
         "cos_w must be float32 or the dtype of t, float32, got float64",
     ),
     "apex: image": (
-        lambda: apex.fused_apply_rotary_pos_emb_2d(T(B, 5, H, D), 2, 3, *[T(1, 3, 1, P)] * 4),
+        lambda: compat.apex.fused_apply_rotary_pos_emb_2d(T(B, 5, H, D), 2, 3, *[T(1, 3, 1, P)] * 4),
         "t must have shape (batch, 2 * 3, heads, head_dim) with head_dim a multiple of 4, got shape (2, 5, 3, 8)",
     ),
     "apex: table of an image": (
-        lambda: apex.fused_apply_rotary_pos_emb_2d(T(B, 6, H, D), 2, 3, *[T(1, 2, 1, P)] * 4),
+        lambda: compat.apex.fused_apply_rotary_pos_emb_2d(T(B, 6, H, D), 2, 3, *[T(1, 2, 1, P)] * 4),
         "cos_w must have shape (1, 3 or more, 1, 4), got shape (1, 2, 1, 4)",
     ),
     "liger: cos": (
-        lambda: liger.liger_rotary_pos_emb(T(B, H, S, D), T(B, H, S, D), T(B, H, S, D), T(B, H, S, D)),
+        lambda: compat.liger.liger_rotary_pos_emb(T(B, H, S, D), T(B, H, S, D), T(B, H, S, D), T(B, H, S, D)),
         "cos must have an axis of size 1 at unsqueeze_dim 1, got shape (2, 3, 5, 8)",
     ),
     "liger: odd width": (
-        lambda: liger.liger_rotary_pos_emb(T(B, H, S, D), T(B, H, S, D), T(S, 7), T(S, 7)),
+        lambda: compat.liger.liger_rotary_pos_emb(T(B, H, S, D), T(B, H, S, D), T(S, 7), T(S, 7)),
         "cos must have an even width (channels rotate in pairs), got 7",
     ),
     "liger: odd head_dim": (
-        lambda: liger.liger_rotary_pos_emb(T(B, H, S, 7), T(B, H, S, 7), T(S, D), T(S, D)),
+        lambda: compat.liger.liger_rotary_pos_emb(T(B, H, S, 7), T(B, H, S, 7), T(S, D), T(S, D)),
         "q must have an even head_dim, at least 2, got shape (2, 3, 5, 7)",
     ),
     "liger: rotary_dim": (
-        lambda: liger.liger_rotary_pos_emb(T(B, H, S, D), T(B, H, S, D), T(S, D), T(S, D), rotary_dim=10),
+        lambda: compat.liger.liger_rotary_pos_emb(T(B, H, S, D), T(B, H, S, D), T(S, D), T(S, D), rotary_dim=10),
         "rotary_dim must fit head_dim 8, got 10",
     ),
     "liger: width": (
-        lambda: liger.liger_rotary_pos_emb(T(B, H, S, D), T(B, H, S, D), T(S, 3), T(S, 3), rotary_dim=D),
+        lambda: compat.liger.liger_rotary_pos_emb(T(B, H, S, D), T(B, H, S, D), T(S, 3), T(S, 3), rotary_dim=D),
         "cos must have at least 4 columns, got shape (1, 5, 3)",
     ),
     "vllm: query": (
-        lambda: vllm.rotary_embedding(torch.arange(S), T(S, H * D + 1), None, D, T(S, D), True),
+        lambda: compat.vllm.rotary_embedding(torch.arange(S), T(S, H * D + 1), None, D, T(S, D), True),
         "query must have the axes (5,) of positions and then heads * head_size or heads, head_size, got shape (5, 25) with head_size 8",
     ),
     "vllm: key": (
-        lambda: vllm.rotary_embedding(torch.arange(S), T(S, H * D), T(4, D), D, T(S, D), True),
+        lambda: compat.vllm.rotary_embedding(torch.arange(S), T(S, H * D), T(4, D), D, T(S, D), True),
         "key must have the axes (5,) of positions and then heads * head_size or heads, head_size, got shape (4, 8) with head_size 8",
     ),
     "vllm: head_size": (
-        lambda: vllm.rotary_embedding(torch.arange(S), T(S, H * D), None, 0, T(S, D), True),
+        lambda: compat.vllm.rotary_embedding(torch.arange(S), T(S, H * D), None, 0, T(S, D), True),
         "head_size must be positive, got 0",
     ),
     "vllm: odd cache": (
-        lambda: vllm.rotary_embedding(torch.arange(S), T(S, H * D), None, D, T(S, 1), True),
+        lambda: compat.vllm.rotary_embedding(torch.arange(S), T(S, H * D), None, D, T(S, 1), True),
         "cos_sin_cache must have shape (max_position, rotary_dim), got shape (5, 1)",
     ),
     "vllm: dtype of key": (
-        lambda: vllm.rotary_embedding(torch.arange(S), T(S, D), T(S, D, dtype=BF16), D, T(S, D), True),
+        lambda: compat.vllm.rotary_embedding(torch.arange(S), T(S, D), T(S, D, dtype=BF16), D, T(S, D), True),
         "key must hold tensors of one dtype, float32 like the first, got bfloat16",
     ),
     "vllm: device of key": (
-        lambda: vllm.rotary_embedding(torch.arange(S), T(S, D), T(S, D).to("meta"), D, T(S, D), True),
+        lambda: compat.vllm.rotary_embedding(torch.arange(S), T(S, D), T(S, D).to("meta"), D, T(S, D), True),
         "key must be on the device of query, cpu, got meta",
     ),
     "vllm: positions": (
-        lambda: vllm.rotary_embedding(torch.arange(S), T(S, H * D), None, D, T(4, D), True),
+        lambda: compat.vllm.rotary_embedding(torch.arange(S), T(S, H * D), None, D, T(4, D), True),
         "positions must lead to a row of the table, 0 to 3, got row 4 for token 4 of batch 0",
     ),
     "vllm: offset and width": (
-        lambda: vllm.rotary_embedding(torch.arange(S), T(S, H * D), None, D, T(S, D), True, rope_dim_offset=2),
+        lambda: compat.vllm.rotary_embedding(torch.arange(S), T(S, H * D), None, D, T(S, D), True, rope_dim_offset=2),
         "cos_sin_cache must have a width that fits head_dim 8 from rope_dim_offset 2, got 8",
     ),
     "vllm: cache": (
-        lambda: vllm.rotary_embedding(torch.arange(S), T(S, H * D), None, D, T(S, D, dtype=BF16), True),
+        lambda: compat.vllm.rotary_embedding(torch.arange(S), T(S, H * D), None, D, T(S, D, dtype=BF16), True),
         "cos_sin_cache must be float32 or the dtype of query, float32, got bfloat16",
     ),
     "meta: freqs_cis": (
-        lambda: meta_llama.apply_rotary_emb(T(B, S, H, D), T(B, S, H, D), T(S, P)),
+        lambda: compat.meta_llama.apply_rotary_emb(T(B, S, H, D), T(B, S, H, D), T(S, P)),
         "freqs_cis must be complex, got torch.float32",
     ),
     "meta: rows": (
-        lambda: meta_llama.apply_rotary_emb(T(B, 4, H, D), T(B, 4, H, D), COMPLEX),
+        lambda: compat.meta_llama.apply_rotary_emb(T(B, 4, H, D), T(B, 4, H, D), COMPLEX),
         "freqs_cis must have shape (seqlen, head_dim / 2), (4, 4), got (5, 4)",
     ),
     "meta: float64": (
-        lambda: meta_llama.apply_rotary_emb(T(B, S, H, D, dtype=F64), T(B, S, H, D, dtype=F64), COMPLEX),
+        lambda: compat.meta_llama.apply_rotary_emb(T(B, S, H, D, dtype=F64), T(B, S, H, D, dtype=F64), COMPLEX),
         "freqs_cis must be float64 for float64 xq and xk, got float32",
     ),
     "torchtitan: real": (
-        lambda: torchtitan.apply_rotary_emb_complex(T(B, S, H, D), T(B, S, H, D), T(1, S, 1, P)),
+        lambda: compat.torchtitan.apply_rotary_emb_complex(T(B, S, H, D), T(B, S, H, D), T(1, S, 1, P)),
         "rope_cache must be complex, got torch.float32",
     ),
     "torchtitan: axes": (
-        lambda: torchtitan.apply_rotary_emb_cos_sin(T(B, S, H, D), T(B, S, H, D), T(S, 2 * D)),
+        lambda: compat.torchtitan.apply_rotary_emb_cos_sin(T(B, S, H, D), T(B, S, H, D), T(S, 2 * D)),
         "rope_cache must have shape (1 or batch, seqlen, 1, 16), got shape (5, 16)",
     ),
     "torchtune: no cache": (
-        lambda: torchtune.forward(module(None), T(B, S, H, D)),
+        lambda: compat.torchtune.forward(module(None), T(B, S, H, D)),
         "self.cache must be built: call self.rope_init(), got None",
     ),
     "torchtune: partial": (
-        lambda: torchtune.forward(module(T(S, 3, 2)), T(B, S, H, D)),
+        lambda: compat.torchtune.forward(module(T(S, 3, 2)), T(B, S, H, D)),
         "self.cache must have shape (max_seq_len, 4, 2), got shape (5, 3, 2)",
     ),
     "torchtune: input_pos": (
-        lambda: torchtune.forward(module(T(S, P, 2)), T(B, S, H, D), input_pos=torch.arange(-1, S - 1)),
+        lambda: compat.torchtune.forward(module(T(S, P, 2)), T(B, S, H, D), input_pos=torch.arange(-1, S - 1)),
         "input_pos must lead to a row of the table, 0 to 4, got row -1 for token 0 of batch 0",
     ),
     "rotary_embedding_torch: freqs": (
-        lambda: rotary_embedding_torch.apply_rotary_emb(T(3, D), T(B, H, S, D)),
+        lambda: compat.rotary_embedding_torch.apply_rotary_emb(T(3, D), T(B, H, S, D)),
         "freqs must broadcast to t of shape (2, 3, 5, 8) on all axes but the last, got shape (3, 8)",
     ),
     "rotary_embedding_torch: start_index": (
-        lambda: rotary_embedding_torch.apply_rotary_emb(T(S, D), T(B, H, S, D), start_index=2),
+        lambda: compat.rotary_embedding_torch.apply_rotary_emb(T(S, D), T(B, H, S, D), start_index=2),
         "freqs must have a width that fits head_dim 8 from start_index 2, got 8",
     ),
     "x_transformers: freqs": (
-        lambda: x_transformers.apply_rotary_pos_emb(T(B, H, S, D), T(S, D)),
+        lambda: compat.x_transformers.apply_rotary_pos_emb(T(B, H, S, D), T(S, D)),
         "freqs must have 3 dimensions, got shape (5, 8)",
     ),
     "timm: per pair": (
-        lambda: timm.apply_rot_embed_cat(T(B, H, S, D), T(S, D)),
+        lambda: compat.timm.apply_rot_embed_cat(T(B, H, S, D), T(S, D)),
         "emb must have twice the head_dim 8 of x last, got shape (5, 8)",
     ),
     "timm: sin": (
-        lambda: timm.apply_rot_embed(T(B, H, S, D), T(S, D), T(1, D)),
+        lambda: compat.timm.apply_rot_embed(T(B, H, S, D), T(S, D), T(1, D)),
         "sin_emb must have the shape of cos_emb, (1, 8), got shape (5, 8)",
     ),
     "rotary_embedding_torch: seq_dim": (
-        lambda: rotary_embedding_torch.apply_rotary_emb(T(S, D), T(B, H, S, D), seq_dim=4),
+        lambda: compat.rotary_embedding_torch.apply_rotary_emb(T(S, D), T(B, H, S, D), seq_dim=4),
         "seq_dim must be an axis, -4 to 3, got 4",
     ),
     "rotary_embedding_torch: negative start_index": (
-        lambda: rotary_embedding_torch.apply_rotary_emb(T(S, 4), T(B, H, S, D), start_index=-1),
+        lambda: compat.rotary_embedding_torch.apply_rotary_emb(T(S, 4), T(B, H, S, D), start_index=-1),
         "start_index must lie in the head, 0 to 7, got -1",
     ),
     "rotary_embedding_torch: scale": (
-        lambda: rotary_embedding_torch.apply_rotary_emb(T(S, D), T(B, H, S, D), scale=T(4, D)),
+        lambda: compat.rotary_embedding_torch.apply_rotary_emb(T(S, D), T(B, H, S, D), scale=T(4, D)),
         "scale must broadcast to angles of shape (5, 8), got shape (4, 8)",
     ),
     "rotary_embedding_torch: five axes": (
-        lambda: rotary_embedding_torch.apply_rotary_emb(T(S, 4, D), T(B, H, S, 3, D)),
+        lambda: compat.rotary_embedding_torch.apply_rotary_emb(T(S, 4, D), T(B, H, S, 3, D)),
         "freqs must broadcast to t of shape (2, 3, 5, 3, 8) on all axes but the last, got shape (5, 4, 8)",
     ),
     "rotary_embedding_torch: more axes than t": (
-        lambda: rotary_embedding_torch.apply_rotary_emb(T(1, S, 1, D), T(S, D)),
+        lambda: compat.rotary_embedding_torch.apply_rotary_emb(T(1, S, 1, D), T(S, D)),
         "freqs must broadcast to t of shape (5, 8) on all axes but the last, got shape (1, 5, 1, 8)",
     ),
     "transformers: partial": (
-        lambda: transformers.apply_rotary_pos_emb(T(B, H, S, D), T(B, H, S, D), T(B, S, P), T(B, S, P)),
+        lambda: compat.transformers.apply_rotary_pos_emb(T(B, H, S, D), T(B, H, S, D), T(B, S, P), T(B, S, P)),
         "cos must have the head_dim 8 of q last, got shape (2, 5, 4)",
     ),
     "transformers: unsqueeze_dim": (
-        lambda: transformers.apply_rotary_pos_emb(
+        lambda: compat.transformers.apply_rotary_pos_emb(
             T(B, H, S, D), T(B, H, S, D), T(B, S, D), T(B, S, D), unsqueeze_dim=17
         ),
         "unsqueeze_dim must be an axis, -4 to 3, got 17",
     ),
     "transformers: head_dim of k": (
-        lambda: transformers.apply_rotary_pos_emb(T(B, H, S, D), T(B, H, S, 6), T(B, S, D), T(B, S, D)),
+        lambda: compat.transformers.apply_rotary_pos_emb(T(B, H, S, D), T(B, H, S, 6), T(B, S, D), T(B, S, D)),
         "k must have the head_dim 8 of q last, got shape (2, 3, 5, 6)",
     ),
     "transformers: no Tensor": (
-        lambda: transformers.apply_rotary_pos_emb(T(B, H, S, D), "k", T(B, S, D), T(B, S, D)),
+        lambda: compat.transformers.apply_rotary_pos_emb(T(B, H, S, D), "k", T(B, S, D), T(B, S, D)),
         "k must be a Tensor, got 'k'",
     ),
     "transformers: odd head_dim": (
-        lambda: transformers.apply_rotary_pos_emb(T(B, H, S, 7), T(B, H, S, 7), T(B, S, 7), T(B, S, 7)),
+        lambda: compat.transformers.apply_rotary_pos_emb(T(B, H, S, 7), T(B, H, S, 7), T(B, S, 7), T(B, S, 7)),
         "q must have an even head_dim, at least 2, got shape (2, 3, 5, 7)",
     ),
     "transformers: seqlen": (
-        lambda: transformers.apply_rotary_pos_emb(T(B, H, S, D), T(B, H, S, D), T(B, 4, D), T(B, 4, D)),
+        lambda: compat.transformers.apply_rotary_pos_emb(T(B, H, S, D), T(B, H, S, D), T(B, 4, D), T(B, 4, D)),
         "cos must broadcast to q and k of shape (2, 3, 5, 8) and (2, 3, 5, 8) on all axes but the last, got shape (2, 1, 4, 8)",
     ),
 }
@@ -433,7 +428,7 @@ def test_nothing_is_written_when_the_tables_of_k_are_wrong():
     before = qkv.clone()
     for cos_k, sin_k in ((T(4, P), T(4, P)), (T(S, P), T(S, 3)), (T(S, P, dtype=F64), None), ("cos", None)):
         with pytest.raises((TypeError, ValueError)):
-            flash_attn.apply_rotary_emb_qkv_(qkv, T(S, P), T(S, P), cos_k, sin_k)
+            compat.flash_attn.apply_rotary_emb_qkv_(qkv, T(S, P), T(S, P), cos_k, sin_k)
         assert torch.equal(qkv, before)
 
 
@@ -445,7 +440,7 @@ def inference(t):
 def test_one_name_for_cos_and_sin():
     query, cache = T(S, H * D), T(2, S, D)
     with pytest.raises(ValueError, match=r"that cos_sin_cache or the positions are inside"):
-        torch.func.vmap(lambda c: vllm.rotary_embedding(torch.arange(S), query, None, D, c, True))(cache)
+        torch.func.vmap(lambda c: compat.vllm.rotary_embedding(torch.arange(S), query, None, D, c, True))(cache)
 
 
 REFUSED_FOR_K = {  # (qkv -> what is written, cos_k), cos for q, and what the error says of them
@@ -475,7 +470,7 @@ def test_nothing_is_written_when_k_cannot_be(name):
     qkv, cos_k = make(T(B, S, 3, H, D))
     before = qkv.detach().clone()
     with pytest.raises(ValueError, match=f"^rope_ext: {message}"):
-        flash_attn.apply_rotary_emb_qkv_(qkv, cos, T(S, P), cos_k, T(S, P))
+        compat.flash_attn.apply_rotary_emb_qkv_(qkv, cos, T(S, P), cos_k, T(S, P))
     assert torch.equal(qkv.detach(), before)
 
 
@@ -483,11 +478,11 @@ def test_nothing_is_written_when_k_is_outside_a_transform():
     qkv, cos = T(B, S, 3, H, D), T(S, P)
     before = qkv.clone()
     with pytest.raises(ValueError, match=r"^rope_ext: qkv must be inside every transform"):
-        torch.func.vmap(lambda cos_k: flash_attn.apply_rotary_emb_qkv_(qkv, cos, cos, cos_k))(T(2, S, P))
+        torch.func.vmap(lambda cos_k: compat.flash_attn.apply_rotary_emb_qkv_(qkv, cos, cos, cos_k))(T(2, S, P))
     assert torch.equal(qkv, before)
 
 
 def test_flash_attn_in_place_on_a_leaf():
     """There it is overwritten, and its gradient is that of the result."""
     with pytest.raises(ValueError, match="x must not be a leaf that requires grad"):
-        flash_attn.apply_rotary_emb(T(B, S, H, D).requires_grad_(), T(S, P), T(S, P), inplace=True)
+        compat.flash_attn.apply_rotary_emb(T(B, S, H, D).requires_grad_(), T(S, P), T(S, P), inplace=True)

@@ -7,19 +7,7 @@ import os
 import pytest
 import torch
 
-from rope_ext.compat import (
-    apex,
-    flash_attn,
-    liger,
-    rotary_embedding_torch,
-    timm,
-    torchtitan,
-    torchtune,
-    transformer_engine,
-    transformers,
-    vllm,
-    x_transformers,
-)
+from rope_ext import compat
 from tests.compat_cases import (
     BF16,
     BHSD,
@@ -54,13 +42,13 @@ def tables_of(shape, *more):
 BOTH_DTYPES = (F32, BF16)
 ORIGINALS = [
     (
-        flash_attn.apply_rotary_emb,
+        compat.flash_attn.apply_rotary_emb,
         ("flash_attn.layers.rotary", "apply_rotary_emb", BOTH_DTYPES, False),
         (X, tables_of(*PAIRS)),
         lambda f, x, c, s: f(x, c, s, interleaved=True, seqlen_offsets=2),
     ),
     (
-        flash_attn.apply_rotary_emb,
+        compat.flash_attn.apply_rotary_emb,
         ("flash_attn.layers.rotary", "apply_rotary_emb", BOTH_DTYPES, False),
         ([(12, H, D)], tables_of((ROWS, 2), (ROWS, 2))),
         lambda f, x, c, s: f(
@@ -68,37 +56,37 @@ ORIGINALS = [
         ),
     ),
     (
-        flash_attn.apply_rotary_emb_qkv_,
+        compat.flash_attn.apply_rotary_emb_qkv_,
         ("flash_attn.layers.rotary", "apply_rotary_emb_qkv_", BOTH_DTYPES, False),
         ([(B, S, 3, H, D)], tables_of(*PAIRS)),
         lambda f, x, c, s: f(x * 1, c, s, seqlen_offsets=START.to(x.device)),
     ),
     (
-        flash_attn.apply_rotary_emb_qkv_,
+        compat.flash_attn.apply_rotary_emb_qkv_,
         ("flash_attn.layers.rotary", "apply_rotary_emb_qkv_", BOTH_DTYPES, False),
         ([(B, S, H + 2 * HK, D)], tables_of(*PAIRS, *PAIRS)),
         lambda f, x, *tables: f(x * 1, *tables, interleaved=True, num_heads_q=H),
     ),
     (
-        flash_attn.apply_rotary_emb_kv_,
+        compat.flash_attn.apply_rotary_emb_kv_,
         ("flash_attn.layers.rotary", "apply_rotary_emb_kv_", BOTH_DTYPES, False),
         ([(B, S, 2, H, D)], tables_of(*PAIRS)),
         lambda f, x, c, s: f(x * 1, c, s, seqlen_offsets=3),
     ),
     (
-        transformer_engine.apply_rotary_pos_emb,
+        compat.transformer_engine.apply_rotary_pos_emb,
         ("transformer_engine.pytorch.attention.rope", "apply_rotary_pos_emb", (F32,), True),
         ([(4, B, H, D)], tables_of((ROWS, 1, 1, 6))),
         lambda f, t, freqs: f(t, freqs, start_positions=START.to(t.device), interleaved=True),
     ),
     (
-        transformer_engine.apply_rotary_pos_emb,
+        compat.transformer_engine.apply_rotary_pos_emb,
         ("transformer_engine.pytorch.attention.rope", "apply_rotary_pos_emb", (F32,), True),
         ([(B, 4, H, D)], tables_of((ROWS, 1, 1, 6))),
         lambda f, t, freqs: f(t, freqs, tensor_format="bshd", cp_size=3, cp_rank=1),
     ),
     (
-        transformer_engine.apply_rotary_pos_emb,
+        compat.transformer_engine.apply_rotary_pos_emb,
         ("transformer_engine.pytorch.attention.rope", "apply_rotary_pos_emb", (F32,), True),
         ([(10, H, D)], tables_of((15, 1, 1, D))),
         lambda f, t, freqs: f(
@@ -112,103 +100,103 @@ ORIGINALS = [
         ),
     ),
     (
-        apex.fused_apply_rotary_pos_emb,
+        compat.apex.fused_apply_rotary_pos_emb,
         ("apex.transformer.functional", "fused_apply_rotary_pos_emb", BOTH_DTYPES, False),
         ([(S, B, H, D)], tables_of((S, 1, 1, 6))),
         lambda f, t, freqs: f(t, freqs),
     ),
     (
-        apex.fused_apply_rotary_pos_emb_cached,
+        compat.apex.fused_apply_rotary_pos_emb_cached,
         ("apex.transformer.functional", "fused_apply_rotary_pos_emb_cached", BOTH_DTYPES, False),
         ([(S, B, H, D)], tables_of((S, 1, 1, 6), (S, 1, 1, 6))),
         lambda f, t, c, s: f(t, c, s),
     ),
     (
-        apex.fused_apply_rotary_pos_emb_thd,
+        compat.apex.fused_apply_rotary_pos_emb_thd,
         ("apex.transformer.functional", "fused_apply_rotary_pos_emb_thd", BOTH_DTYPES, False),
         ([(12, H, D)], tables_of((S, 1, 1, 6))),
         lambda f, t, freqs: f(t, CU.to(t.device), freqs),
     ),
     (
-        apex.fused_apply_rotary_pos_emb_2d,
+        compat.apex.fused_apply_rotary_pos_emb_2d,
         ("apex.transformer.functional", "fused_apply_rotary_pos_emb_2d", BOTH_DTYPES, False),
         ([(B, 6, H, D)], tables_of(*[(1, 4, 1, P)] * 4)),
         lambda f, t, *tables: f(t, 2, 3, *tables),
     ),
     (
-        liger.liger_rotary_pos_emb,
+        compat.liger.liger_rotary_pos_emb,
         ("liger_kernel.transformers.rope", "liger_rotary_pos_emb", BOTH_DTYPES, False),
         (BHSD, tables_of((B, S, 6), (B, S, 6))),
         lambda f, q, k, c, s: f(q * 1, k * 1, c, s),  # it overwrites them
     ),
     (
-        rotary_embedding_torch.apply_rotary_emb,
+        compat.rotary_embedding_torch.apply_rotary_emb,
         ("rotary_embedding_torch.rotary_embedding_torch", "apply_rotary_emb", BOTH_DTYPES, True),
         ([(B, H, S, D)], tables_of((ROWS, 4))),
         lambda f, t, freqs: f(freqs, t, start_index=2),
     ),
     (
-        rotary_embedding_torch.apply_rotary_emb,
+        compat.rotary_embedding_torch.apply_rotary_emb,
         ("rotary_embedding_torch.rotary_embedding_torch", "apply_rotary_emb", BOTH_DTYPES, True),
         ([(B, H, S, 3, D)], tables_of((S, 3, D))),
         lambda f, t, freqs: f(freqs, t),
     ),
     (
-        torchtitan.apply_rotary_emb_cos_sin,
+        compat.torchtitan.apply_rotary_emb_cos_sin,
         ("torchtitan.models.common.rope", "CosSinRoPE.apply_rotary_emb", BOTH_DTYPES, True),
         (QK, tables_of((1, S, 1, 2 * D))),
         lambda f, *tensors: f(*tensors),
     ),
     (
-        torchtitan.apply_rotary_emb_complex,
+        compat.torchtitan.apply_rotary_emb_complex,
         ("torchtitan.models.common.rope", "ComplexRoPE.apply_rotary_emb", BOTH_DTYPES, False),
         (QK, tables_of((1, S, 1, P, 2))),
         lambda f, q, k, cache: f(q, k, torch.view_as_complex(cache)),
     ),
     (
-        torchtune.forward,
+        compat.torchtune.forward,
         ("torchtune.modules.position_embeddings", "RotaryPositionalEmbeddings.forward", BOTH_DTYPES, True),
         (X, tables_of((ROWS, P, 2))),
         lambda f, x, cache: f(module(cache), x, input_pos=POSITIONS.to(x.device)),
     ),
     (
-        torchtune.forward_half,
+        compat.torchtune.forward_half,
         ("torchtune.models.phi3._position_embeddings", "Phi3RotaryPositionalEmbeddings.forward", BOTH_DTYPES, True),
         (X, tables_of((ROWS, 2 * D))),
         lambda f, x, cache: f(module(cache), x),
     ),
     (
-        torchtune.forward_half,
+        compat.torchtune.forward_half,
         ("torchtune.models.qwen2._positional_embeddings", "Qwen2RotaryPositionalEmbeddings.forward", (F32,), True),
         (X, tables_of((ROWS, 2 * D))),
         lambda f, x, cache: f(module(cache), x, POSITIONS.to(x.device)),
     ),
     (
-        timm.apply_rot_embed_cat,
+        compat.timm.apply_rot_embed_cat,
         ("timm.layers.pos_embed_sincos", "apply_rot_embed_cat", BOTH_DTYPES, True),
         ([(B, H, S, D)], tables_of((S, 2 * D))),
         lambda f, x, emb: f(x, emb),
     ),
     (
-        timm.apply_rot_embed,
+        compat.timm.apply_rot_embed,
         ("timm.layers.pos_embed_sincos", "apply_rot_embed", BOTH_DTYPES, True),
         ([(B, H, S, D)], tables_of((H, S, D), (H, S, D))),
         lambda f, x, s, c: f(x, s, c, half=True),
     ),
     (
-        timm.apply_rot_embed_list,
+        compat.timm.apply_rot_embed_list,
         ("timm.layers.pos_embed_sincos", "apply_rot_embed_list", BOTH_DTYPES, True),
         ([(B, H, S, D), (B, H, S, D)], tables_of((S, D), (S, D))),
         lambda f, q, k, s, c: f([q, k], s, c),
     ),
     (
-        transformers.apply_rotary_pos_emb,
+        compat.transformers.apply_rotary_pos_emb,
         ("transformers.models.llama.modeling_llama", "apply_rotary_pos_emb", BOTH_DTYPES, True),
         (BHSD, tables_of((B, S, D), (B, S, D))),
         lambda f, q, k, c, s: f(q, k, c, s),
     ),
     (
-        x_transformers.apply_rotary_pos_emb,
+        compat.x_transformers.apply_rotary_pos_emb,
         ("x_transformers.x_transformers", "apply_rotary_pos_emb", BOTH_DTYPES, True),
         ([(B, H, S, D)], tables_of((1, ROWS, 6))),
         lambda f, t, freqs: f(t, freqs),
@@ -270,7 +258,7 @@ def test_against_vllm(case):
     batch, no gaps, and has neither rope_dim_offset nor inverse."""
     theirs = original("vllm._custom_ops", "rotary_embedding")
     results = []
-    for f in (vllm.rotary_embedding, theirs):
+    for f in (compat.vllm.rotary_embedding, theirs):
         positions, query, key, cache = vllm_arguments(case)
         f(positions, query, key, D, cache, case["is_neox"])
         results.append([x for x in (query, key) if x is not None])

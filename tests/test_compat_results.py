@@ -4,16 +4,7 @@ originals allocate them so, whatever the strides of x."""
 import pytest
 import torch
 
-from rope_ext.compat import (
-    apex,
-    meta_llama,
-    rotary_embedding_torch,
-    timm,
-    torchtitan,
-    transformer_engine,
-    transformers,
-    x_transformers,
-)
+from rope_ext import compat
 from tests.compat_cases import CU, F32, HK, ROWS, B, D, H, S
 from tests.conftest import assert_same_bits, in_memory, random
 from tests.test_compat import CASES, is_rotated, tensors_of
@@ -25,43 +16,43 @@ def complex_of(t):
 
 # Functions whose originals take heads without channels: (function, number of x, shapes of x and tables).
 EMPTY = {
-    "timm": (timm.apply_rot_embed, 1, lambda b, s, h, d: [(b, h, s, d), (s, d), (s, d)]),
+    "timm": (compat.timm.apply_rot_embed, 1, lambda b, s, h, d: [(b, h, s, d), (s, d), (s, d)]),
     "timm list": (
-        lambda x, y, *tables: timm.apply_rot_embed_list([x, y], *tables, half=True),
+        lambda x, y, *tables: compat.timm.apply_rot_embed_list([x, y], *tables, half=True),
         2,
         lambda b, s, h, d: [(b, h, s, d), (h, s, d), (s, d), (s, d)],
     ),
-    "timm cat": (timm.apply_rot_embed_cat, 1, lambda b, s, h, d: [(b, h, s, HK, d), (s, HK, 2 * d)]),
+    "timm cat": (compat.timm.apply_rot_embed_cat, 1, lambda b, s, h, d: [(b, h, s, HK, d), (s, HK, 2 * d)]),
     "transformers": (
-        transformers.apply_rotary_pos_emb,
+        compat.transformers.apply_rotary_pos_emb,
         2,
         lambda b, s, h, d: [(b, h, s, d), (b, HK, s, d), (b, s, d), (b, s, d)],
     ),
     "rotary_embedding_torch": (
-        lambda t, freqs: rotary_embedding_torch.apply_rotary_emb(freqs, t),
+        lambda t, freqs: compat.rotary_embedding_torch.apply_rotary_emb(freqs, t),
         1,
         lambda b, s, h, d: [(b, h, s, d), (s, d)],
     ),
-    "x_transformers": (x_transformers.apply_rotary_pos_emb, 1, lambda b, s, h, d: [(b, h, s, d), (1, s, d)]),
+    "x_transformers": (compat.x_transformers.apply_rotary_pos_emb, 1, lambda b, s, h, d: [(b, h, s, d), (1, s, d)]),
     "torchtitan complex": (
-        lambda q, k, cache: torchtitan.apply_rotary_emb_complex(q, k, complex_of(cache)),
+        lambda q, k, cache: compat.torchtitan.apply_rotary_emb_complex(q, k, complex_of(cache)),
         2,
         lambda b, s, h, d: [(b, s, h, d), (b, s, HK, d), (1, s, 1, d // 2, 2)],
     ),
     "torchtitan cos sin": (
-        torchtitan.apply_rotary_emb_cos_sin,
+        compat.torchtitan.apply_rotary_emb_cos_sin,
         2,
         lambda b, s, h, d: [(b, s, h, d), (b, s, HK, d), (b, s, 1, 2 * d)],
     ),
     "meta_llama": (
-        lambda q, k, cache: meta_llama.apply_rotary_emb(q, k, complex_of(cache)),
+        lambda q, k, cache: compat.meta_llama.apply_rotary_emb(q, k, complex_of(cache)),
         2,
         lambda b, s, h, d: [(b, s, h, d), (b, s, HK, d), (s, d // 2, 2)],
     ),
-    "TE": (transformer_engine.apply_rotary_pos_emb, 1, lambda b, s, h, d: [(s, b, h, d), (s, 1, 1, d)]),
-    "apex": (apex.fused_apply_rotary_pos_emb, 1, lambda b, s, h, d: [(s, b, h, d), (s, 1, 1, d)]),
+    "TE": (compat.transformer_engine.apply_rotary_pos_emb, 1, lambda b, s, h, d: [(s, b, h, d), (s, 1, 1, d)]),
+    "apex": (compat.apex.fused_apply_rotary_pos_emb, 1, lambda b, s, h, d: [(s, b, h, d), (s, 1, 1, d)]),
     "apex 2d": (
-        lambda t, *tables: apex.fused_apply_rotary_pos_emb_2d(t, t.shape[1] // 2, 2, *tables),
+        lambda t, *tables: compat.apex.fused_apply_rotary_pos_emb_2d(t, t.shape[1] // 2, 2, *tables),
         1,
         lambda b, s, h, d: [(b, 2 * s, h, d), *[(1, s + 2, 1, d // 2)] * 4],
     ),
@@ -115,4 +106,6 @@ def test_contiguous_for_any_strides_of_x(name, recorded):
 def test_contiguous_packed_sequences():
     t, freqs = random((12, H, D), F32).transpose(0, 1).contiguous().transpose(0, 1), random((ROWS, 1, 1, 6), F32, 1)
     for fused in (False, True):
-        assert transformer_engine.apply_rotary_pos_emb(t, freqs, "thd", fused=fused, cu_seqlens=CU).is_contiguous()
+        assert compat.transformer_engine.apply_rotary_pos_emb(
+            t, freqs, "thd", fused=fused, cu_seqlens=CU
+        ).is_contiguous()

@@ -6,20 +6,10 @@ from functools import partial
 import pytest
 import torch
 
-from rope_ext.compat import (
-    apex,
-    liger,
-    rotary_embedding_torch,
-    timm,
-    torchtune,
-    transformer_engine,
-    transformers,
-    vllm,
-    x_transformers,
-)
+from rope_ext import compat
 from tests.compat_cases import BF16, CU, F32, LENGTHS, ROWS, B, D, H, P, S, module, vllm_arguments
 from tests.conftest import assert_same_bits, random, random_integers
-from tests.test_compat import CASES, apex_2d_definition, is_rotated, leading, te_definition, turned
+from tests.test_compat import CASES, apex_2d_definition, is_rotated, leading, rotated, te_definition
 
 F16 = torch.float16
 LIBRARIES = ("flash_attn", "TE", "apex", "liger", "torchtitan", "meta_llama")
@@ -64,7 +54,7 @@ def test_vllm_is_rounded_once_in_place():
 
     def ours(query, cache):
         y = query * 1
-        vllm.rotary_embedding(positions, y, None, D, cache, True)
+        compat.vllm.rotary_embedding(positions, y, None, D, cache, True)
         return y
 
     def definition(query, cache):
@@ -79,12 +69,12 @@ def test_vllm_is_rounded_once_in_place():
 @pytest.mark.parametrize(
     "function",
     [
-        partial(transformer_engine.apply_rotary_pos_emb, fused=True),
-        apex.fused_apply_rotary_pos_emb,
-        lambda t, freqs: apex.fused_apply_rotary_pos_emb_cached(t, freqs.cos(), freqs.sin()),
-        lambda t, freqs: apex.fused_apply_rotary_pos_emb_thd(t[0], torch.tensor([0, 1], dtype=torch.int32), freqs)[
-            None
-        ],
+        partial(compat.transformer_engine.apply_rotary_pos_emb, fused=True),
+        compat.apex.fused_apply_rotary_pos_emb,
+        lambda t, freqs: compat.apex.fused_apply_rotary_pos_emb_cached(t, freqs.cos(), freqs.sin()),
+        lambda t, freqs: compat.apex.fused_apply_rotary_pos_emb_thd(
+            t[0], torch.tensor([0, 1], dtype=torch.int32), freqs
+        )[None],
     ],
     ids=["TE", "apex", "apex cached", "apex thd"],
 )
@@ -109,7 +99,7 @@ def cast_before(definition):
 
 def vllm_eager(query, cache):
     y = query * 1
-    vllm.rotary_embedding(VLLM_POSITIONS, y, None, D, cache, False, 2, True, rounding="eager")
+    compat.vllm.rotary_embedding(VLLM_POSITIONS, y, None, D, cache, False, 2, True, rounding="eager")
     return y
 
 
@@ -126,80 +116,80 @@ EAGER = {
     "TE": (
         [(S, B, H, D), (S, 1, 1, 6)],
         [F32],
-        transformer_engine.apply_rotary_pos_emb,
+        compat.transformer_engine.apply_rotary_pos_emb,
         lambda t, f: te_definition(t, f, rounded=t.dtype),
     ),
     "rotary_embedding_torch": (
         [(B, H, S, D), (S, 6)],
         [F32, BF16, F16],
-        lambda t, f: rotary_embedding_torch.apply_rotary_emb(f, t),
+        lambda t, f: compat.rotary_embedding_torch.apply_rotary_emb(f, t),
         cast_back(lambda t, f: leading(t, f.cos(), f.sin(), 6, True)),
     ),
     "x_transformers": (
         [(B, H, S, D), (1, S, 6)],
         [F32, BF16, F16],
-        x_transformers.apply_rotary_pos_emb,
+        compat.x_transformers.apply_rotary_pos_emb,
         cast_back(lambda t, f: leading(t, f[:, None].cos(), f[:, None].sin(), 6, True)),
     ),
     "timm": (
         [(B, H, S, D), (S, D), (S, D)],
         [F32, BF16, F16],
-        timm.apply_rot_embed,
-        cast_back(lambda x, s, c: turned(x, c, s, True)),
+        compat.timm.apply_rot_embed,
+        cast_back(lambda x, s, c: rotated(x, c, s, True)),
     ),
     "timm cat": (
         [(B, H, S, D), (S, 2 * D)],
         [F32, BF16, F16],
-        partial(timm.apply_rot_embed_cat, half=True),
-        cast_back(lambda x, emb: turned(x, *emb.chunk(2, -1)[::-1])),
+        partial(compat.timm.apply_rot_embed_cat, half=True),
+        cast_back(lambda x, emb: rotated(x, *emb.chunk(2, -1)[::-1])),
     ),
     "torchtune half": (
         [(B, S, H, D), (S, 2 * D)],
         [F32, BF16],
-        lambda x, cache: torchtune.forward_half(module(cache), x),
-        cast_back(lambda x, cache: turned(x, *cache[:, None].chunk(2, -1))),
+        lambda x, cache: compat.torchtune.forward_half(module(cache), x),
+        cast_back(lambda x, cache: rotated(x, *cache[:, None].chunk(2, -1))),
     ),
     "transformers": (
         [(B, H, S, D), (B, S, D), (B, S, D)],
         [BF16],
-        lambda q, c, s: transformers.apply_rotary_pos_emb(q, q, c, s)[0],
-        lambda q, c, s: turned(q, c[:, None], s[:, None]),
+        lambda q, c, s: compat.transformers.apply_rotary_pos_emb(q, q, c, s)[0],
+        lambda q, c, s: rotated(q, c[:, None], s[:, None]),
     ),
     "torchtune half as in Qwen 2": (
         [(B, S, H, D), (S, 2 * D)],
         [F32, BF16],
-        lambda x, cache: torchtune.forward_half(module(cache), x, rounding="eager"),
-        cast_before(lambda x, cache: turned(x, *cache[:, None].chunk(2, -1))),
+        lambda x, cache: compat.torchtune.forward_half(module(cache), x, rounding="eager"),
+        cast_before(lambda x, cache: rotated(x, *cache[:, None].chunk(2, -1))),
     ),
     "apex": (
         [(S, B, H, D), (S, 1, 1, 6)],
         [F32],
-        partial(apex.fused_apply_rotary_pos_emb, rounding="eager"),
+        partial(compat.apex.fused_apply_rotary_pos_emb, rounding="eager"),
         lambda t, f: te_definition(t, f, rounded=t.dtype),
     ),
     "apex cached": (
         [(S, B, H, D), (S, 1, 1, 6), (S, 1, 1, 6)],
         [F32, BF16],
-        partial(apex.fused_apply_rotary_pos_emb_cached, rounding="eager"),
+        partial(compat.apex.fused_apply_rotary_pos_emb_cached, rounding="eager"),
         cast_before(lambda t, c, s: leading(t, c, s, 6)),
     ),
     "apex thd": (
         [(12, H, D), (S, 1, 1, 6)],
         [F32],
-        lambda t, f: apex.fused_apply_rotary_pos_emb_thd(t, CU, f, rounding="eager"),
+        lambda t, f: compat.apex.fused_apply_rotary_pos_emb_thd(t, CU, f, rounding="eager"),
         lambda t, f: te_definition(t, f, lengths=LENGTHS, rounded=t.dtype),
     ),
     "apex 2d": (
         [(B, 6, H, D), *[(1, 4, 1, P)] * 4],
         [F32, BF16],
-        lambda t, *tables: apex.fused_apply_rotary_pos_emb_2d(t, 2, 3, *tables, rounding="eager"),
+        lambda t, *tables: compat.apex.fused_apply_rotary_pos_emb_2d(t, 2, 3, *tables, rounding="eager"),
         cast_before(lambda t, *tables: apex_2d_definition(t, 2, 3, *tables)),
     ),
     "liger": (
         [(B, H, S, D), (S, P), (S, P)],
         [F32, BF16],
-        lambda q, c, s: liger.liger_rotary_pos_emb(q, q, c, s, rotary_dim=D, rounding="eager")[0],
-        cast_back(lambda q, c, s: turned(q.to(s.dtype), c, s)),
+        lambda q, c, s: compat.liger.liger_rotary_pos_emb(q, q, c, s, rotary_dim=D, rounding="eager")[0],
+        cast_back(lambda q, c, s: rotated(q.to(s.dtype), c, s)),
     ),
     "vllm": ([(S, H, D), (ROWS, 6)], [F32, BF16], vllm_eager, cast_before(vllm_forward_native)),
 }
@@ -224,13 +214,23 @@ def test_result_and_gradient_have_the_bits_of_eager_code(name, table_dtype, x_dt
 
 
 ROUNDED = {
-    "apex": lambda t, table, **o: apex.fused_apply_rotary_pos_emb(t, table[:, None, None], **o),
-    "apex cached": lambda t, table, **o: apex.fused_apply_rotary_pos_emb_cached(t, *[table[:, None, None]] * 2, **o),
-    "apex thd": lambda t, table, **o: apex.fused_apply_rotary_pos_emb_thd(t[:, 0], CU[:2], table[:, None, None], **o),
-    "apex 2d": lambda t, table, **o: apex.fused_apply_rotary_pos_emb_2d(t, 1, 3, *[table[None, :, None, :P]] * 4, **o),
-    "liger": lambda t, table, **o: liger.liger_rotary_pos_emb(t, t, *[table[:H]] * 2, **o),
-    "torchtune half": lambda t, table, **o: torchtune.forward_half(module(torch.cat((table, table), -1)), t, **o),
-    "vllm": lambda t, table, **o: vllm.rotary_embedding(torch.arange(3), t[:, 0], None, D, table, True, **o) or t,
+    "apex": lambda t, table, **o: compat.apex.fused_apply_rotary_pos_emb(t, table[:, None, None], **o),
+    "apex cached": lambda t, table, **o: compat.apex.fused_apply_rotary_pos_emb_cached(
+        t, *[table[:, None, None]] * 2, **o
+    ),
+    "apex thd": lambda t, table, **o: compat.apex.fused_apply_rotary_pos_emb_thd(
+        t[:, 0], CU[:2], table[:, None, None], **o
+    ),
+    "apex 2d": lambda t, table, **o: compat.apex.fused_apply_rotary_pos_emb_2d(
+        t, 1, 3, *[table[None, :, None, :P]] * 4, **o
+    ),
+    "liger": lambda t, table, **o: compat.liger.liger_rotary_pos_emb(t, t, *[table[:H]] * 2, **o),
+    "torchtune half": lambda t, table, **o: compat.torchtune.forward_half(
+        module(torch.cat((table, table), -1)), t, **o
+    ),
+    "vllm": lambda t, table, **o: (
+        compat.vllm.rotary_embedding(torch.arange(3), t[:, 0], None, D, table, True, **o) or t
+    ),
 }
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from rope_ext.compat import flash_attn, liger, meta_llama, torchtitan, torchtune, vllm
+from rope_ext import compat
 from rope_ext.integrations._rotation import Convention, Rotation, rotate
 from tests.compat_cases import F32, module
 from tests.conftest import random
@@ -23,15 +23,18 @@ def test_two_entries_of_a_pair_may_differ(function, make, looks):
 
 
 PER_PAIR = [
-    (flash_attn.apply_rotary_emb, lambda: (X, TWICE, TWICE)),
-    (flash_attn.apply_rotary_emb_kv_, lambda: (torch.stack((X, X), 2), TWICE, TWICE)),
-    (flash_attn.apply_rotary_emb_qkv_, lambda: (torch.stack((X, X, X), 2), TWICE, TWICE)),
-    (flash_attn.apply_rotary_emb_qkv_, lambda: (torch.stack((X, X, X), 2), TWICE, TWICE, TWICE.clone())),
-    (liger.liger_rotary_pos_emb, lambda: (X.transpose(1, 2), X.transpose(1, 2), *[torch.cat((TWICE, TWICE), -1)] * 2)),
-    (meta_llama.apply_rotary_emb, lambda: (X, X, COMPLEX)),
-    (torchtitan.apply_rotary_emb_complex, lambda: (X, X, COMPLEX[None, :, None])),
-    (torchtune.forward, lambda: (module(torch.stack((TWICE, TWICE), -1)), X)),
-    (vllm.rotary_embedding, lambda: (POSITIONS, X.clone(), None, 64, torch.cat((TWICE, TWICE), -1), True)),
+    (compat.flash_attn.apply_rotary_emb, lambda: (X, TWICE, TWICE)),
+    (compat.flash_attn.apply_rotary_emb_kv_, lambda: (torch.stack((X, X), 2), TWICE, TWICE)),
+    (compat.flash_attn.apply_rotary_emb_qkv_, lambda: (torch.stack((X, X, X), 2), TWICE, TWICE)),
+    (compat.flash_attn.apply_rotary_emb_qkv_, lambda: (torch.stack((X, X, X), 2), TWICE, TWICE, TWICE.clone())),
+    (
+        compat.liger.liger_rotary_pos_emb,
+        lambda: (X.transpose(1, 2), X.transpose(1, 2), *[torch.cat((TWICE, TWICE), -1)] * 2),
+    ),
+    (compat.meta_llama.apply_rotary_emb, lambda: (X, X, COMPLEX)),
+    (compat.torchtitan.apply_rotary_emb_complex, lambda: (X, X, COMPLEX[None, :, None])),
+    (compat.torchtune.forward, lambda: (module(torch.stack((TWICE, TWICE), -1)), X)),
+    (compat.vllm.rotary_embedding, lambda: (POSITIONS, X.clone(), None, 64, torch.cat((TWICE, TWICE), -1), True)),
 ]
 
 

@@ -1,4 +1,4 @@
-"""docs/migrate.md: each model of its table of families turns as the table says; each function it names is there."""
+"""docs/migrate.md: each model of its table of families rotates as the table says; each function it names is there."""
 
 import importlib
 import re
@@ -26,7 +26,7 @@ def families():
 
 
 def theirs(model, x, tables, layout):
-    """x, turned by the function of the model's modeling file."""
+    """x, rotated by the function of the model's modeling file."""
     found = pytest.importorskip(f"transformers.models.{model}.modeling_{model}", exc_type=ImportError)
     names = "apply_rotary_pos_emb_interleave", "apply_rotary_pos_emb", "apply_rotary_emb"
     function = next(getattr(found, name) for name in names if hasattr(found, name))

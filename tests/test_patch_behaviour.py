@@ -299,12 +299,12 @@ def test_a_hundred_times():
     attention, original, ids = model.model.layers[0].self_attn, function(model), tokens()
     wanted = model(ids).logits.detach()
     counts = []
-    for turn in range(100):
+    for step in range(100):
         with rope_ext.patched(attention):
-            if turn % 10 == 0:
+            if step % 10 == 0:
                 assert_same_bits(model(ids).logits.detach(), wanted)
         assert function(model) is original
-        if turn in (20, 99):
+        if step in (20, 99):
             gc.collect()
             counts.append(len(gc.get_objects()))
     assert counts[1] - counts[0] < 20, counts

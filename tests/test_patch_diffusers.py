@@ -172,7 +172,7 @@ def test_fused_products_are_replaced_with_once_only(name):
 
 @pytest.fixture
 def apply_rotary_emb():
-    """(original, adapter) of the function that most models share."""
+    """(original, replacement) of the function that most models share."""
     original, dialect = embeddings.apply_rotary_emb, _registry.dialects()["diffusers.embeddings"]
     return original, lambda *args, rounding="eager", **kwargs: dialect.call(original, rounding, *args, **kwargs)
 

@@ -129,7 +129,7 @@ def test_gradients_of_every_known_function(key):
 
 
 def states(function):
-    """Position of the first argument that is turned."""
+    """Position of the first argument that is rotated."""
     names = {"q", "x", "xq", "query", "query_layer", "hidden_states", "tensor"}
     return next(i for i, name in enumerate(inspect.signature(function).parameters) if name in names)
 
