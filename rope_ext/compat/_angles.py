@@ -1,12 +1,24 @@
 """Rotation by angles that are given one per channel, as Transformer Engine and apex take them."""
 
-import torch
+from typing import Any
 
+import torch
+from torch import Tensor
+
+from ._arguments import Rounding
 from ._errors import check_dtype
 from ._results import rotated
 
 
-def rotate_by(angles, t, layout, *, rounding, contiguous=(), **options):
+def rotate_by(
+    angles: Tensor,
+    t: Tensor,
+    layout: str,
+    *,
+    rounding: Rounding,
+    contiguous: tuple[int, int] | tuple[()] = (),
+    **options: Any,
+) -> Tensor:
     """`rope_ext.apply` to t with the cosines and sines of angles, (rows, rotary_dim) or four axes.
 
     rounding: with "once" cos and sin stay float32 (float64 for float64 t), and the result and the gradient of t are

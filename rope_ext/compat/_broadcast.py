@@ -1,16 +1,29 @@
 """Tables that broadcast to x over any axes, as eager code has them, in the layouts of `rope_ext.apply`."""
 
 import math
+from typing import Any
 
 import torch
+from torch import Tensor
 from torch.compiler import is_compiling
 
 from .._numbers import name_of
+from ..errors import ArgumentError
+from ._arguments import Rounding
 from ._errors import check_dtype, refused, refused_type
-from ._results import rotated
+from ._results import X, rotated
 
 
-def rotate(x, cos, sin, *, per_channel, keep_dtype=True, rounding="eager", **options):
+def rotate(
+    x: X,
+    cos: Tensor,
+    sin: Tensor,
+    *,
+    per_channel: bool,
+    keep_dtype: bool = True,
+    rounding: Rounding = "eager",
+    **options: Any,
+) -> X:
     """`rotated` for x, or the tensors of a tuple x, with cos and sin that broadcast to it like x * cos.
 
     x: (..., head_dim). cos, sin: (..., rotary_dim) with per_channel, else (..., rotary_dim / 2); axes before the last
@@ -20,14 +33,18 @@ def rotate(x, cos, sin, *, per_channel, keep_dtype=True, rounding="eager", **opt
     options |= {"per_channel": per_channel, "rounding": rounding}
     if sin.shape != cos.shape:
         raise refused("sin", f"have the shape of cos, {tuple(cos.shape)}", sin)
+    y: Any
     if not isinstance(x, tuple):
-        return _one(x, cos, sin, keep_dtype, options)
-    if all(t.dim() == 4 and t.dtype == x[0].dtype for t in x):  # one launch
-        return _rotate4(x, cos, sin, keep_dtype, options)
-    return tuple(_one(t, cos, sin, keep_dtype, options) for t in x)
+        y = _one(x, cos, sin, keep_dtype, options)
+    elif all(t.dim() == 4 and t.dtype == x[0].dtype for t in x):  # one launch
+        y = _rotate4(x, cos, sin, keep_dtype, options)
+    else:
+        y = tuple(_one(t, cos, sin, keep_dtype, options) for t in x)
+    result: X = y
+    return result
 
 
-def _one(x, cos, sin, keep_dtype, options):
+def _one(x: Tensor, cos: Tensor, sin: Tensor, keep_dtype: bool, options: dict[str, Any]) -> Tensor:
     rank = x.dim()
     if rank == 4:
         return _rotate4((x,), cos, sin, keep_dtype, options)[0]
@@ -47,7 +64,9 @@ def _one(x, cos, sin, keep_dtype, options):
     return _rotate4((x4,), cos, sin, keep_dtype, options)[0].reshape(x.shape)
 
 
-def _rotate4(x, cos, sin, keep_dtype, options):
+def _rotate4(
+    x: tuple[Tensor, ...], cos: Tensor, sin: Tensor, keep_dtype: bool, options: dict[str, Any]
+) -> tuple[Tensor, ...]:
     sizes = (1,) * (4 - cos.dim()) + cos.shape
     for axis, size in enumerate(sizes[:3]):
         if len(sizes) > 4 or (size != 1 and any(t.shape[axis] != size for t in x)):
@@ -63,12 +82,14 @@ def _rotate4(x, cos, sin, keep_dtype, options):
     return tuple(t.to(dtype) for t in y) if keep_dtype else y
 
 
-def _does_not_broadcast(cos, x):
+def _does_not_broadcast(cos: Tensor, x: tuple[Tensor, ...]) -> ArgumentError:
     shapes = " and ".join(str(tuple(t.shape)) for t in x)
     return refused("cos", f"broadcast to x of shape {shapes} on all axes but the last", cos)
 
 
-def _promoted(x, cos, sin, keep_dtype):
+def _promoted(
+    x: tuple[Tensor, ...], cos: Tensor, sin: Tensor, keep_dtype: bool
+) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
     """Dtypes as in x * cos. The kernel itself reads float32 tables with 16-bit x, and rounds once."""
     x_dtype = x[0].dtype
     in_kernel = keep_dtype and x_dtype.itemsize == 2  # which leaves the terms of the gradient in the dtype of x
@@ -84,17 +105,21 @@ def _promoted(x, cos, sin, keep_dtype):
     return x, cos.to(dtype), sin.to(dtype)
 
 
-def scaled_tables(freqs, scale):
+def scaled_tables(freqs: Tensor, scale: float | Tensor) -> tuple[Tensor, Tensor]:
     """freqs.cos() * scale, freqs.sin() * scale; errors name the arguments cos and scale."""
     check_dtype("cos", freqs)
     cos, sin = freqs.cos(), freqs.sin()
-    if isinstance(scale, torch.Tensor):
+    if isinstance(scale, Tensor):
         check_dtype("scale", scale)
     elif not is_compiling() and scale == 1:  # saves time only; a graph may not know the number
         return cos, sin
     try:
         return cos * scale, sin * scale
-    except RuntimeError as error:
-        if "must match the size" not in str(error):  # such as out of memory
-            raise
-        raise refused("scale", f"broadcast to angles of shape {tuple(freqs.shape)}", scale) from None
+    except RuntimeError:  # such as out of memory
+        if isinstance(scale, Tensor) and not _broadcast_together(freqs, scale):
+            raise refused("scale", f"broadcast to angles of shape {tuple(freqs.shape)}", scale) from None
+        raise
+
+
+def _broadcast_together(a: Tensor, b: Tensor) -> bool:
+    return all(n == m or 1 in (n, m) for n, m in zip(a.shape[::-1], b.shape[::-1]))

@@ -3,13 +3,14 @@
 from itertools import pairwise
 
 import torch
+from torch import Tensor
 from torch.compiler import is_compiling
 
 from .._numbers import name_of
 from ._errors import refused, refused_type
 
 
-def in_sequences(tokens, cu_seqlens, start=None, parts=1, part=0):
+def in_sequences(tokens: int, cu_seqlens: Tensor, start: Tensor | None = None, parts: int = 1, part: int = 0) -> Tensor:
     """(tokens,) int64: the position of each packed token in its sequence, plus start[its sequence].
 
     cu_seqlens: (nseq + 1,), boundaries of the whole sequences. start: (nseq,) or None. parts, part: each sequence was
@@ -39,7 +40,7 @@ def in_sequences(tokens, cu_seqlens, start=None, parts=1, part=0):
     return torch.where(inside, positions, -1)
 
 
-def in_parts(index, length, parts, part):
+def in_parts(index: Tensor, length: Tensor | int, parts: int, part: int) -> Tensor:
     """Position in the whole sequence of token `index` of part `part`, which has `length` tokens: see in_sequences."""
     if parts == 1:
         return index
@@ -47,7 +48,7 @@ def in_parts(index, length, parts, part):
     return index + torch.where(index < piece, part, 2 * parts - 2 - part) * piece
 
 
-def _check_forms(cu_seqlens, start):
+def _check_forms(cu_seqlens: Tensor, start: Tensor | None) -> None:
     if cu_seqlens.dim() != 1 or cu_seqlens.numel() < 1:
         raise refused("cu_seqlens", "have shape (nseq + 1,)", cu_seqlens)
     if cu_seqlens.dtype not in (torch.int32, torch.int64):
@@ -61,7 +62,7 @@ def _check_forms(cu_seqlens, start):
         raise refused_type("offset", "be int32 or int64", name_of(start.dtype))
 
 
-def _check_boundaries(tokens, cu_seqlens, parts):
+def _check_boundaries(tokens: int, cu_seqlens: Tensor, parts: int) -> bool:
     """True where the boundaries could be read, and are right."""
     if not cu_seqlens.is_cpu or is_compiling():
         return False

@@ -9,16 +9,25 @@ float32 t, where their kernels may fuse a product and a sum. Their cos and sin o
 differ from PyTorch's in the last bit.
 """
 
+from typing import Any
+
+import torch
+from torch import Tensor
+
 from ._angles import rotate_by
-from ._errors import called, flag, integer, refused, rounding, tensor
+from ._arguments import Rounding, flag, integer, rounding, tensor
+from ._called import called
+from ._errors import refused
 from ._results import rotated, rounded_tables
 
 _T, _FREQS = tensor("x", ranks=4), tensor("cos", "sin", "offset", "rotary_dim")
 
 
 @called(t=_T, freqs=_FREQS, transpose_output_memory=flag(), rounding=rounding())
-def fused_apply_rotary_pos_emb(t, freqs, transpose_output_memory=False, *, rounding="once"):
-    """Turns the first freqs.shape[-1] channels of t by the angles freqs.
+def fused_apply_rotary_pos_emb(
+    t: Tensor, freqs: Tensor, transpose_output_memory: bool = False, *, rounding: Rounding = "once"
+) -> Tensor:
+    """Rotates the first freqs.shape[-1] channels of t by the angles freqs.
 
     t: (seqlen, batch, heads, head_dim), any strides. freqs: (rows, 1, 1, rotary_dim), float32, one angle per channel.
     transpose_output_memory: the result lies in memory as (batch, seqlen, heads, head_dim).
@@ -36,19 +45,23 @@ def fused_apply_rotary_pos_emb(t, freqs, transpose_output_memory=False, *, round
     transpose_output_memory=flag(),
     rounding=rounding(),
 )
-def fused_apply_rotary_pos_emb_cached(t, cos_, sin_, transpose_output_memory=False, *, rounding="once"):
+def fused_apply_rotary_pos_emb_cached(
+    t: Tensor, cos_: Tensor, sin_: Tensor, transpose_output_memory: bool = False, *, rounding: Rounding = "once"
+) -> Tensor:
     """`fused_apply_rotary_pos_emb` with cos_ and sin_, (rows, 1, 1, rotary_dim), float32 or the dtype of t.
 
     Source: apex/transformer/functional/fused_rope.py, fused_apply_rotary_pos_emb_cached.
     """
     cos, sin = rounded_tables(_rows(cos_, "cos_"), _rows(sin_, "sin_"), t, rounding)
-    options = {"rotary_dim": cos.shape[-1], "per_channel": True, "rounding": rounding}
+    options: dict[str, Any] = {"rotary_dim": cos.shape[-1], "per_channel": True, "rounding": rounding}
     contiguous = (0, 1) if transpose_output_memory else ()
     return rotated(t, cos, sin, layout="sbhd", contiguous=contiguous, **options)
 
 
 @called(t=tensor("x", ranks=3), cu_seqlens=tensor("cu_seqlens"), freqs=_FREQS, rounding=rounding())
-def fused_apply_rotary_pos_emb_thd(t, cu_seqlens, freqs, *, rounding="once"):
+def fused_apply_rotary_pos_emb_thd(
+    t: Tensor, cu_seqlens: Tensor, freqs: Tensor, *, rounding: Rounding = "once"
+) -> Tensor:
     """Packed sequences: t (tokens, heads, head_dim), cu_seqlens (nseq + 1,) int32, freqs (rows, 1, 1, rotary_dim).
 
     Source: apex/transformer/functional/fused_rope.py, fused_apply_rotary_pos_emb_thd.
@@ -66,8 +79,18 @@ def fused_apply_rotary_pos_emb_thd(t, cu_seqlens, freqs, *, rounding="once"):
     sin_w=tensor(),
     rounding=rounding(),
 )
-def fused_apply_rotary_pos_emb_2d(t, img_h, img_w, cos_h, sin_h, cos_w, sin_w, *, rounding="once"):
-    """Images: the first half of each head turns by the row of its pixel, the second half by the column.
+def fused_apply_rotary_pos_emb_2d(
+    t: Tensor,
+    img_h: int,
+    img_w: int,
+    cos_h: Tensor,
+    sin_h: Tensor,
+    cos_w: Tensor,
+    sin_w: Tensor,
+    *,
+    rounding: Rounding = "once",
+) -> Tensor:
+    """Images: the first half of each head is rotated by the row of its pixel, the second half by the column.
 
     t: (batch, img_h * img_w, heads, head_dim), row by row. cos_h, sin_h: (1, rows, 1, head_dim / 2) with at least img_h
     rows, cos_w, sin_w likewise for img_w; one entry per channel. Pairs are (i, i + head_dim / 4) within each half.
@@ -83,20 +106,20 @@ def fused_apply_rotary_pos_emb_2d(t, img_h, img_w, cos_h, sin_h, cos_w, sin_w, *
     half = t.shape[3] // 2
     tables = {"cos_h": cos_h, "sin_h": sin_h, "cos_w": cos_w, "sin_w": sin_w}
     for name, table in tables.items():
-        least = img_h if name.endswith("h") else img_w
+        rows = img_h if name.endswith("h") else img_w
         fits = table.dim() == 4 and table.shape[0] == table.shape[2] == 1 and table.shape[3] == half
-        if not (fits and table.shape[1] >= least):
-            rule = f"have shape (1, {least} or more, 1, {half})"
+        if not (fits and table.shape[1] >= rows):
+            rule = f"have shape (1, {rows} or more, 1, {half})"
             raise refused(name, rule, table)
-    image = t.unflatten(1, (img_h, img_w))
+    image = torch.unflatten(t, 1, (img_h, img_w))
     # Rows: (batch, img_h, img_w * heads, head_dim). Columns: (batch * img_h, img_w, heads, head_dim).
-    options = {"rotary_dim": half, "per_channel": True, "rounding": rounding}
+    options: dict[str, Any] = {"rotary_dim": half, "per_channel": True, "rounding": rounding}
     cos, sin = rounded_tables(cos_h[0, :, 0], sin_h[0, :, 0], t, rounding)
     y = rotated(image.flatten(2, 3), cos, sin, contiguous=(), **options)
-    y = y.unflatten(2, (img_w, t.shape[2])).flatten(0, 1)
+    y = torch.unflatten(y, 2, (img_w, t.shape[2])).flatten(0, 1)
     cos, sin = rounded_tables(cos_w[0, :, 0], sin_w[0, :, 0], t, rounding)
     y = _rotated_columns(y, cos, sin, rotary_offset=half, **options)
-    return y.unflatten(0, (t.shape[0], img_h)).flatten(1, 2)
+    return torch.unflatten(y, 0, (t.shape[0], img_h)).flatten(1, 2)
 
 
 # Errors of `rope_ext.apply` about its tables are errors of those for the columns.
@@ -105,7 +128,7 @@ _rotated_columns = called(x=tensor("x", shown="t"), cos=tensor("cos", shown="cos
 )
 
 
-def _rows(table, name):
+def _rows(table: Tensor, name: str) -> Tensor:
     fits = table.dim() == 4 and table.shape[1:3] == (1, 1)
     if not fits:
         raise refused(name, "have shape (rows, 1, 1, rotary_dim)", table)

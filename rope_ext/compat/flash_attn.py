@@ -8,15 +8,20 @@ max_seqlen must not be negative, and is not used otherwise (theirs: the tokens p
 head_dim is not limited to 256.
 """
 
-import torch
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
 from torch.compiler import is_compiling
 
 from ..ops import apply, apply_, check_in_place
-from ._errors import argument, called, flag, integer, refused, tensor
+from ._arguments import argument, flag, integer, tensor
+from ._called import called
+from ._errors import refused
 from ._sequences import in_sequences
 
 _TABLES = {"cos": tensor("cos", "rotary_dim", ranks=2), "sin": tensor("sin"), "interleaved": flag()}
-_OFFSETS = argument(int, torch.Tensor, stands_for=("offset", "positions"), shown="seqlen_offsets")
+_OFFSETS = argument(int, Tensor, stands_for=("offset", "positions"), shown="seqlen_offsets")
 
 
 @called(
@@ -25,10 +30,19 @@ _OFFSETS = argument(int, torch.Tensor, stands_for=("offset", "positions"), shown
     inplace=flag(),
     seqlen_offsets=_OFFSETS,
     cu_seqlens=tensor("cu_seqlens", optional=True),
-    max_seqlen=argument(int, torch.Tensor, None),
+    max_seqlen=argument(int, Tensor, None),
 )
-def apply_rotary_emb(x, cos, sin, interleaved=False, inplace=False, seqlen_offsets=0, cu_seqlens=None, max_seqlen=None):
-    """Turns the first 2 * cos.shape[-1] channels of each head.
+def apply_rotary_emb(
+    x: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    interleaved: bool = False,
+    inplace: bool = False,
+    seqlen_offsets: int | Tensor = 0,
+    cu_seqlens: Tensor | None = None,
+    max_seqlen: int | Tensor | None = None,
+) -> Tensor:
+    """Rotates the first 2 * cos.shape[-1] channels of each head.
 
     x: (batch, seqlen, heads, head_dim); with cu_seqlens (tokens, heads, head_dim). cos, sin: (rows, rotary_dim / 2),
     rows at least seqlen plus offset. seqlen_offsets: int or (batch,). cu_seqlens: (batch + 1,) integers. max_seqlen:
@@ -38,17 +52,17 @@ def apply_rotary_emb(x, cos, sin, interleaved=False, inplace=False, seqlen_offse
     """
     if cos.dim() != 2:
         raise refused("cos", "have shape (rows, rotary_dim / 2)", cos)
-    is_number = not (max_seqlen is None or isinstance(max_seqlen, torch.Tensor))
-    if is_number and not is_compiling() and max_seqlen < 0:  # a graph may not know it: cu_seqlens.diff().max().item()
+    # Not checked in graphs, which may not know it: cu_seqlens.diff().max().item().
+    if not (max_seqlen is None or isinstance(max_seqlen, Tensor) or is_compiling()) and max_seqlen < 0:
         raise refused("max_seqlen", "not be negative", max_seqlen)
-    rows = {"layout": "bshd", "offset": seqlen_offsets}
+    rows: dict[str, Any] = {"layout": "bshd", "offset": seqlen_offsets}
     if cu_seqlens is not None:
         if max_seqlen is None:
             raise refused("max_seqlen", "be given with cu_seqlens", None)
         rows = {"layout": "thd", "offset": seqlen_offsets, "cu_seqlens": cu_seqlens}
-        if isinstance(seqlen_offsets, torch.Tensor):
+        if isinstance(seqlen_offsets, Tensor):
             rows = {"layout": "thd", "positions": in_sequences(x.shape[0], cu_seqlens, seqlen_offsets)}
-    rotate = apply_ if inplace else apply
+    rotate: Callable[..., Tensor] = apply_ if inplace else apply
     rotary_dim = 2 * cos.shape[-1]
     return rotate(x, cos, sin, interleaved=interleaved, rotary_dim=rotary_dim, per_channel=False, **rows)
 
@@ -61,8 +75,17 @@ def apply_rotary_emb(x, cos, sin, interleaved=False, inplace=False, seqlen_offse
     seqlen_offsets=_OFFSETS,
     num_heads_q=integer(optional=True),
 )
-def apply_rotary_emb_qkv_(qkv, cos, sin, cos_k=None, sin_k=None, interleaved=False, seqlen_offsets=0, num_heads_q=None):
-    """Turns q and k of packed q, k, v in place, and returns qkv.
+def apply_rotary_emb_qkv_(
+    qkv: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    cos_k: Tensor | None = None,
+    sin_k: Tensor | None = None,
+    interleaved: bool = False,
+    seqlen_offsets: int | Tensor = 0,
+    num_heads_q: int | None = None,
+) -> Tensor:
+    """Rotates q and k of packed q, k, v in place, and returns qkv.
 
     qkv: (batch, seqlen, 3, heads, head_dim), or (batch, seqlen, num_heads_q + 2 * num_heads_k, head_dim) with
     num_heads_q. Any strides. cos_k, sin_k: other tables for k.
@@ -96,8 +119,10 @@ def apply_rotary_emb_qkv_(qkv, cos, sin, cos_k=None, sin_k=None, interleaved=Fal
 
 
 @called(kv=tensor("x"), **_TABLES, seqlen_offsets=_OFFSETS)
-def apply_rotary_emb_kv_(kv, cos, sin, interleaved=False, seqlen_offsets=0):
-    """Turns k of packed k, v in place, and returns kv: (batch, seqlen, 2, heads, head_dim), any strides.
+def apply_rotary_emb_kv_(
+    kv: Tensor, cos: Tensor, sin: Tensor, interleaved: bool = False, seqlen_offsets: int | Tensor = 0
+) -> Tensor:
+    """Rotates k of packed k, v in place, and returns kv: (batch, seqlen, 2, heads, head_dim), any strides.
 
     Source: flash_attn/layers/rotary.py, apply_rotary_emb_kv_.
     """
@@ -107,7 +132,15 @@ def apply_rotary_emb_kv_(kv, cos, sin, interleaved=False, seqlen_offsets=0):
     return kv
 
 
-def _rotate_(x, cos, sin, interleaved, offset, rotate=apply_, **options):
+def _rotate_(
+    x: Tensor | tuple[Tensor, Tensor],
+    cos: Tensor,
+    sin: Tensor,
+    interleaved: bool,
+    offset: int | Tensor,
+    rotate: Callable[..., Any] = apply_,
+    **options: Any,
+) -> None:
     if cos.dim() != 2:
         raise refused("cos", "have shape (rows, rotary_dim / 2)", cos)
     rotary_dim = 2 * cos.shape[-1]
@@ -120,5 +153,7 @@ def _rotate_(x, cos, sin, interleaved, offset, rotate=apply_, **options):
     sin=tensor("sin", shown="sin_k"),
     offset=_OFFSETS,
 )
-def _check_tables_of_k(q, k, cos, sin, interleaved, offset, recorded):
+def _check_tables_of_k(
+    q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, interleaved: bool, offset: int | Tensor, recorded: bool
+) -> None:
     _rotate_((q, k), cos, sin, interleaved, offset, check_in_place, recorded=recorded)

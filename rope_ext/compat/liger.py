@@ -1,6 +1,12 @@
 """liger_rotary_pos_emb (linkedin/Liger-Kernel 0.8.5), on every device."""
 
-from ._errors import called, check_axis, integer, refused, rounding, tensor
+from typing import Any
+
+from torch import Tensor
+
+from ._arguments import Rounding, integer, rounding, tensor
+from ._called import called
+from ._errors import check_axis, refused
 from ._results import rotated
 
 
@@ -13,8 +19,18 @@ from ._results import rotated
     rotary_dim=integer("rotary_dim", optional=True),
     rounding=rounding(),
 )
-def liger_rotary_pos_emb(q, k, cos, sin, position_ids=None, unsqueeze_dim=1, rotary_dim=None, *, rounding="once"):
-    """Turns the first channels of q and k, paired in halves; returns both.
+def liger_rotary_pos_emb(
+    q: Tensor,
+    k: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    position_ids: object = None,
+    unsqueeze_dim: int = 1,
+    rotary_dim: int | None = None,
+    *,
+    rounding: Rounding = "once",
+) -> tuple[Tensor, Tensor]:
+    """Rotates the first channels of q and k, paired in halves; returns both.
 
     q, k: (batch, heads, seqlen, head_dim), any strides; heads may differ. cos, sin: (seqlen, width), (1 or batch,
     seqlen, width), or those with an axis of size 1 at unsqueeze_dim. rotary_dim: default the width of cos, at most
@@ -50,5 +66,5 @@ def liger_rotary_pos_emb(q, k, cos, sin, position_ids=None, unsqueeze_dim=1, rot
     cos, sin = cos[..., :pairs], sin[..., :pairs]
     if sin.dtype.itemsize > 2:
         rounding = "once"  # the kernel computes in float32 then, the gradient too
-    options = {"rotary_dim": rotary_dim, "per_channel": False, "rounding": rounding}
+    options: dict[str, Any] = {"rotary_dim": rotary_dim, "per_channel": False, "rounding": rounding}
     return rotated((q, k), cos, sin, layout="bhsd", contiguous=(1, 2), **options)

@@ -1,13 +1,17 @@
 """apply_rotary_emb of Llama in Meta's code (meta-llama/llama, llama/model.py; the same in llama3 and llama-models)."""
 
-from ._errors import called, refused, refused_type, tensor
+from torch import Tensor
+
+from ._arguments import tensor
+from ._called import called
+from ._errors import refused, refused_type
 from ._results import rotated
 
 _X = tensor("x", ranks=4)
 
 
 @called(xq=_X, xk=_X, freqs_cis=tensor("cos", "sin"))
-def apply_rotary_emb(xq, xk, freqs_cis):
+def apply_rotary_emb(xq: Tensor, xk: Tensor, freqs_cis: Tensor) -> tuple[Tensor, Tensor]:
     """Multiplies pairs of channels (2i, 2i + 1), as complex numbers, by freqs_cis; returns both.
 
     xq, xk: (batch, seqlen, heads, head_dim); heads may differ. freqs_cis: (seqlen, head_dim / 2) complex64, one row per

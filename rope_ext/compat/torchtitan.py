@@ -6,7 +6,11 @@
 For plain tensors; a DTensor's is its to_local().
 """
 
-from ._errors import called, refused, refused_type, tensor
+from torch import Tensor
+
+from ._arguments import tensor
+from ._called import called
+from ._errors import refused, refused_type
 from ._results import rotated
 
 _ARGUMENTS = {
@@ -17,7 +21,7 @@ _ARGUMENTS = {
 
 
 @called(**_ARGUMENTS)
-def apply_rotary_emb_complex(query, key, rope_cache):
+def apply_rotary_emb_complex(query: Tensor, key: Tensor, rope_cache: Tensor) -> tuple[Tensor, Tensor]:
     """ComplexRoPE.apply_rotary_emb: query, key (batch, seqlen, heads, head_dim), pairs (2i, 2i + 1).
 
     rope_cache: (1 or batch, seqlen, 1, head_dim / 2) complex64 (complex128 for float64 query). Equal up to one rounding
@@ -32,7 +36,7 @@ def apply_rotary_emb_complex(query, key, rope_cache):
 
 
 @called(**_ARGUMENTS)
-def apply_rotary_emb_cos_sin(query, key, rope_cache):
+def apply_rotary_emb_cos_sin(query: Tensor, key: Tensor, rope_cache: Tensor) -> tuple[Tensor, Tensor]:
     """CosSinRoPE.apply_rotary_emb: query, key (batch, seqlen, heads, head_dim), pairs (i, i + head_dim / 2).
 
     rope_cache: (1 or batch, seqlen, 1, 2 * head_dim) float32: cos, then sin, one entry per channel. Bit-equal for
@@ -45,7 +49,7 @@ def apply_rotary_emb_cos_sin(query, key, rope_cache):
     return rotated((query, key), cos, sin, per_channel=True)
 
 
-def _check(query, rope_cache, width):
+def _check(query: Tensor, rope_cache: Tensor, width: int) -> None:
     fits = query.dim() == rope_cache.dim() == 4 and rope_cache.shape[2:] == (1, width)
     if not fits:
         raise refused("rope_cache", f"have shape (1 or batch, seqlen, 1, {width})", rope_cache)

@@ -6,11 +6,17 @@
 its end).
 """
 
+from typing import Any
+
+from torch import Tensor
+
 from ..ops import apply
-from ._errors import called, refused, rounding, tensor
+from ._arguments import Rounding, rounding, tensor
+from ._called import called
+from ._errors import refused
 from ._results import rotated, rounded_tables
 
-_ONCE = "once"
+_ONCE: Rounding = "once"
 _ARGUMENTS = {
     "cache": tensor("cos", "sin", shown="self.cache"),
     "x": tensor("x", ranks=4),
@@ -18,7 +24,7 @@ _ARGUMENTS = {
 }
 
 
-def forward(self, x, *, input_pos=None):
+def forward(self: Any, x: Tensor, *, input_pos: Tensor | None = None) -> Tensor:
     """RotaryPositionalEmbeddings.forward, and Llama3ScaledRoPE's: x (batch, seqlen, heads, head_dim), pairs (2i, 2i+1).
 
     self.cache: (max_seq_len, head_dim / 2, 2), cos and sin. input_pos: (seqlen,), (1 or batch, seqlen) integers, or
@@ -30,7 +36,7 @@ def forward(self, x, *, input_pos=None):
     return _forward(_cache(self), x, input_pos)
 
 
-def forward_half(self, x, input_pos=None, *, rounding="once"):
+def forward_half(self: Any, x: Tensor, input_pos: Tensor | None = None, *, rounding: Rounding = "once") -> Tensor:
     """Phi3RotaryPositionalEmbeddings.forward, and Qwen2's: x (batch, seqlen, heads, head_dim), pairs in halves.
 
     self.cache: (max_seq_len, 2 * head_dim), cos and then sin, one entry per channel. input_pos as in `forward`.
@@ -46,28 +52,30 @@ def forward_half(self, x, input_pos=None, *, rounding="once"):
 
 
 @called(**_ARGUMENTS)
-def _forward(cache, x, input_pos):
+def _forward(cache: Tensor, x: Tensor, input_pos: Tensor | None) -> Tensor:
     _check(cache, x.shape[-1] // 2, 2)
-    options = {"interleaved": True, "per_channel": False, "positions": input_pos, "contiguous": ()}
+    options: dict[str, Any] = {"interleaved": True, "per_channel": False, "positions": input_pos, "contiguous": ()}
     return rotated(x, cache[..., 0], cache[..., 1], **options)
 
 
 @called(**_ARGUMENTS, rounding=rounding())
-def _forward_half(cache, x, input_pos, *, rounding=_ONCE):
+def _forward_half(cache: Tensor, x: Tensor, input_pos: Tensor | None, *, rounding: Rounding = _ONCE) -> Tensor:
     _check(cache, 2 * x.shape[-1])
-    cos, sin = rounded_tables(*cache.chunk(2, dim=-1), x, rounding)
+    cos, sin = cache.chunk(2, dim=-1)
+    cos, sin = rounded_tables(cos, sin, x, rounding)
     # "eager" for both: in Phi 3 too the terms of the gradient of 16-bit x are rounded
-    return apply(x, cos, sin, per_channel=True, positions=input_pos, rounding="eager")
+    y: Tensor = apply(x, cos, sin, per_channel=True, positions=input_pos, rounding="eager")
+    return y
 
 
-def _cache(self):
-    cache = getattr(self, "cache", None)
+def _cache(self: Any) -> Tensor:
+    cache: Tensor | None = getattr(self, "cache", None)
     if cache is None:
         raise refused("self.cache", "be built: call self.rope_init()", None)
     return cache
 
 
-def _check(cache, *row):
+def _check(cache: Tensor, *row: int) -> None:
     if cache.shape[1:] != row or cache.dim() == 0:
         rule = f"have shape (max_seq_len, {', '.join(map(str, row))})"
         raise refused("self.cache", rule, cache)

@@ -1,9 +1,14 @@
 """apply_rotary_pos_emb of Transformer Engine for PyTorch (NVIDIA/TransformerEngine 2.20), without its library."""
 
+from typing import Any
+
 import torch
+from torch import Tensor
 
 from ._angles import rotate_by
-from ._errors import argument, called, flag, integer, refused, tensor
+from ._arguments import Rounding, argument, flag, integer, tensor
+from ._called import called
+from ._errors import refused
 from ._sequences import in_parts, in_sequences
 
 _FORMATS = "sbhd", "bshd", "thd"
@@ -21,17 +26,17 @@ _FORMATS = "sbhd", "bshd", "thd"
     cp_rank=integer(),
 )
 def apply_rotary_pos_emb(
-    t,
-    freqs,
-    tensor_format="sbhd",
-    start_positions=None,
-    interleaved=False,
-    fused=False,
-    cu_seqlens=None,
-    cp_size=1,
-    cp_rank=0,
-):
-    """Turns the first freqs.shape[-1] channels of each head by the angles freqs, one per channel.
+    t: Tensor,
+    freqs: Tensor,
+    tensor_format: str = "sbhd",
+    start_positions: Tensor | None = None,
+    interleaved: bool = False,
+    fused: bool = False,
+    cu_seqlens: Tensor | None = None,
+    cp_size: int = 1,
+    cp_rank: int = 0,
+) -> Tensor:
+    """Rotates the first freqs.shape[-1] channels of each head by the angles freqs, one per channel.
 
     t: (seqlen, batch, heads, head_dim), "bshd" (batch, seqlen, ...) or "thd" (tokens, heads, head_dim) with cu_seqlens
     (nseq + 1,) int32, those of all ranks together. freqs: (rows, 1, 1, rotary_dim), also (rows, batch, 1, rotary_dim)
@@ -64,7 +69,8 @@ def apply_rotary_pos_emb(
         rule = "have shape (rows, 1, 1, rotary_dim), or (rows, batch, 1, rotary_dim) without start_positions"
         raise refused("freqs", rule, freqs)
 
-    if packed:
+    rows: dict[str, Any] = {}
+    if packed and cu_seqlens is not None:
         rows = _rows_of_sequences(t.shape[0], cu_seqlens, start_positions, cp_size, cp_rank)
     else:
         seqlen = t.shape[tensor_format.index("s")]
@@ -72,7 +78,6 @@ def apply_rotary_pos_emb(
             raise refused("t", "have an even seqlen where cp_size > 1", seqlen)
         if freqs.shape[0] < cp_size * seqlen:
             raise refused("freqs", f"have a row for each of the {cp_size * seqlen} tokens of t", freqs)
-        rows = {}
         if cp_size > 1:
             rows["positions"] = in_parts(torch.arange(seqlen, device=t.device), seqlen, cp_size, cp_rank)
         elif start_positions is None:
@@ -85,11 +90,13 @@ def apply_rotary_pos_emb(
         freqs = freqs[rows.pop("positions")]
     if tensor_format == "bshd" and not shared:
         freqs = freqs.transpose(0, 1)
-    rounding = "once" if fused else "eager"
+    rounding: Rounding = "once" if fused else "eager"
     return rotate_by(freqs, t, tensor_format, rounding=rounding, interleaved=interleaved, **rows)
 
 
-def _rows_of_sequences(tokens, cu_seqlens, start, parts, part):
+def _rows_of_sequences(
+    tokens: int, cu_seqlens: Tensor, start: Tensor | None, parts: int, part: int
+) -> dict[str, Tensor]:
     if start is None and parts == 1:
         return {"cu_seqlens": cu_seqlens}
     return {"positions": in_sequences(tokens, cu_seqlens, start, parts, part)}

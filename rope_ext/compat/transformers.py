@@ -1,8 +1,14 @@
 """apply_rotary_pos_emb as most models of transformers define it (huggingface/transformers 5.23, models/llama)."""
 
+from typing import Literal
+
+from torch import Tensor
+
 from ..ops import apply
+from ._arguments import at_least, integer, tensor
 from ._broadcast import rotate
-from ._errors import at_least, called, check_axis, integer, refused, tensor
+from ._called import called
+from ._errors import check_axis, refused
 
 _X = tensor("x", ranks=at_least(1))
 
@@ -14,8 +20,10 @@ _X = tensor("x", ranks=at_least(1))
     sin=tensor("sin", ranks=at_least(1)),
     unsqueeze_dim=integer(),
 )
-def apply_rotary_pos_emb(q, k, cos, sin, unsqueeze_dim=1):
-    """Turns all channels of q and k, paired in halves; returns both.
+def apply_rotary_pos_emb(
+    q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 1
+) -> tuple[Tensor, Tensor]:
+    """Rotates all channels of q and k, paired in halves; returns both.
 
     q, k: (..., head_dim). cos, sin: (..., head_dim), one entry per channel (the two of a pair may differ), which
     broadcast to q and k after unsqueeze(unsqueeze_dim): (batch, seqlen, head_dim) with 1 for "bhsd", 2 for "bshd". The
@@ -36,8 +44,9 @@ def apply_rotary_pos_emb(q, k, cos, sin, unsqueeze_dim=1):
         and q.dtype == k.dtype == cos.dtype
         and q.shape[3 - unsqueeze_dim] == cos.shape[1]
     ):  # as models call it: a third of the time
-        layout = ("bhsd", "bshd")[unsqueeze_dim - 1]
-        return apply((q, k), cos, sin, layout=layout, per_channel=True, rounding="eager")
+        layout: Literal["bhsd", "bshd"] = "bhsd" if unsqueeze_dim == 1 else "bshd"
+        q, k = apply((q, k), cos, sin, layout=layout, per_channel=True, rounding="eager")
+        return q, k
     if sin.shape != cos.shape:
         raise refused("sin", f"have the shape of cos, {tuple(cos.shape)}", sin)
     check_axis("unsqueeze_dim", unsqueeze_dim, cos.dim() + 1)

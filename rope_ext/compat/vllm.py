@@ -1,7 +1,11 @@
 """rotary_embedding of vllm._custom_ops (vllm-project/vllm 0.32)."""
 
+from torch import Tensor
+
 from ..ops import apply_
-from ._errors import called, flag, integer, refused, rounding, tensor
+from ._arguments import Rounding, flag, integer, rounding, tensor
+from ._called import called
+from ._errors import refused
 from ._results import rounded_tables
 
 
@@ -17,15 +21,24 @@ from ._results import rounded_tables
     rounding=rounding(),
 )
 def rotary_embedding(
-    positions, query, key, head_size, cos_sin_cache, is_neox, rope_dim_offset=0, inverse=False, *, rounding="once"
-):
-    """Turns query and key in place; returns None.
+    positions: Tensor,
+    query: Tensor,
+    key: Tensor | None,
+    head_size: int,
+    cos_sin_cache: Tensor,
+    is_neox: bool,
+    rope_dim_offset: int = 0,
+    inverse: bool = False,
+    *,
+    rounding: Rounding = "once",
+) -> None:
+    """Rotates query and key in place; returns None.
 
     positions: (tokens,) or (batch, seqlen), int32 or int64: rows of the cache. query: (*positions.shape, heads *
     head_size) or (*positions.shape, heads, head_size), rows may have gaps (slices of packed q, k, v); key likewise,
     heads may differ, or None. cos_sin_cache: (max_position, rotary_dim), cos in its first half of columns, sin in its
     second, one entry per pair; float32 or the dtype of query. is_neox: channels are paired in halves, else (2i, 2i +
-    1). rope_dim_offset: first rotated channel. inverse: turns back.
+    1). rope_dim_offset: first rotated channel. inverse: rotates by the negative angle.
 
     rounding: "eager" rounds cos, sin and each product to the dtype of query: the bits of vLLM's eager code
     (RotaryEmbedding.forward_native), with which its tests compare, and of its CUDA kernels that compute in that dtype.
@@ -46,7 +59,8 @@ def rotary_embedding(
     x = [_with_heads("query", query, positions, head_size)]
     if key is not None:
         x.append(_with_heads("key", key, positions, head_size))
-    cos, sin = rounded_tables(*cos_sin_cache.chunk(2, dim=-1), query, rounding)
+    cos, sin = cos_sin_cache.chunk(2, dim=-1)
+    cos, sin = rounded_tables(cos, sin, query, rounding)
     apply_(
         x,
         cos,
@@ -62,7 +76,7 @@ def rotary_embedding(
     )
 
 
-def _with_heads(name, x, positions, head_size):
+def _with_heads(name: str, x: Tensor, positions: Tensor, head_size: int) -> Tensor:
     """A view (*positions.shape, heads, head_size) of x."""
     shape, given, rank = positions.shape, x.shape, positions.dim()
     width, more = given[-1] if given else 0, len(given) - rank

@@ -1,18 +1,20 @@
 """apply_rotary_pos_emb of x_transformers (lucidrains/x-transformers 2.31.10)."""
 
-import torch
+from torch import Tensor
 
+from ._arguments import argument, at_least, tensor
 from ._broadcast import rotate, scaled_tables
-from ._errors import argument, at_least, called, refused, tensor
+from ._called import called
+from ._errors import refused
 
 
 @called(
     t=tensor("x", ranks=at_least(2)),
     freqs=tensor("cos", "sin", "rotary_dim"),
-    scale=argument(float, torch.Tensor),
+    scale=argument(float, Tensor),
 )
-def apply_rotary_pos_emb(t, freqs, scale=1):
-    """Turns the first freqs.shape[-1] channels of t by the angles freqs; pairs are (2i, 2i + 1).
+def apply_rotary_pos_emb(t: Tensor, freqs: Tensor, scale: float | Tensor = 1) -> Tensor:
+    """Rotates the first freqs.shape[-1] channels of t by the angles freqs; pairs are (2i, 2i + 1).
 
     t: (batch, seqlen, head_dim) or (batch, heads, seqlen, head_dim). freqs: (1 or batch, rows, rotary_dim), one angle
     per channel, of which the last seqlen rows are used. scale: number, or Tensor of the shape of freqs (xPos).
@@ -25,11 +27,11 @@ def apply_rotary_pos_emb(t, freqs, scale=1):
         raise refused("freqs", "have 3 dimensions", freqs)
     seqlen, rank = t.shape[-2], t.dim()
 
-    def rows(table):
+    def rows(table: Tensor) -> Tensor:
         table = table[:, max(0, table.shape[1] - seqlen) :]
         return table.unsqueeze(1) if rank == 4 else table
 
-    if isinstance(scale, torch.Tensor):
+    if isinstance(scale, Tensor):
         if scale.dim() != 3:
             raise refused("scale", "be a number or have 3 dimensions", scale)
         scale = rows(scale)
