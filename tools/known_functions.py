@@ -6,6 +6,9 @@ What is kept and what is printed: rope_ext/integrations/known.py. Entries of lib
 """
 
 import argparse
+import functools
+
+from tqdm import tqdm
 
 from rope_ext.integrations import known
 
@@ -13,7 +16,7 @@ from rope_ext.integrations import known
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("libraries", nargs="+", help="names of packages")
-    known.update(parser.parse_args().libraries)
+    known.update(parser.parse_args().libraries, functools.partial(tqdm, disable=None, leave=False))
 
 
 if __name__ == "__main__":

@@ -4,14 +4,16 @@ import inspect
 import re
 import weakref
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
 from ._candidate import looks_rotary
 from ._entry import COMPILED, EntryPoint, entry_of, functions_behind, method_of
-from ._find import ENTRIES, Walk
+from ._find import ENTRIES, Reach, Walk
 from ._fingerprint import fingerprint, function_of, package_of
 from ._held import ATOMS, CONTAINERS, OUTSIDE, package, takes_part
 
@@ -31,12 +33,12 @@ class Call:
 
     entry: EntryPoint | None
     own: bool
-    keys: Counter
-    unseen: set
-    captured: set
-    unread: set
-    names: set
-    held: dict
+    keys: Counter[int]
+    unseen: set[int]
+    captured: set[int]
+    unread: set[str]
+    names: set[str]
+    held: dict[int, tuple[str, nn.Module]]
 
 
 class Survey:
@@ -48,8 +50,10 @@ class Survey:
     known: fingerprints of functions that will not be looked into: what only they call is no candidate.
     """
 
-    def __init__(self, model, known):
-        self.model, self.modules, self.calls = model, {}, {}
+    def __init__(self, model: nn.Module, known: Collection[str]) -> None:
+        self.model = model
+        self.modules: dict[int, tuple[str, nn.Module]] = {}
+        self.calls: dict[int, Call] = {}
         reached = self._reached()
         while len(reached) > len(self.modules):  # a module that was found may hold others
             self.modules = reached
@@ -61,7 +65,7 @@ class Survey:
         self.captured = {k: f for k, f in functions.items() if looks_rotary(f.__code__) and fingerprint(f) in known}
         self._count()
 
-    def below(self, key, seen=False):
+    def below(self, key: int, seen: bool = False) -> list[int]:
         """Ids of the modules that a call of the one with an id may run; with seen, those that it is seen to run."""
         _, module = self.modules[key]
         call = self.calls[key]
@@ -69,7 +73,7 @@ class Survey:
         registered = [m for name, m in module.named_children() if every or name in call.names]
         return [id(m) for m in registered] + [i for i in call.held if i in self.modules]
 
-    def _reached(self):
+    def _reached(self) -> dict[int, tuple[str, nn.Module]]:
         modules, left = {}, [("", self.model)]
         while left:
             prefix, root = left.pop(0)
@@ -80,7 +84,7 @@ class Survey:
                     left += [(f"{name}.{path}".lstrip("."), inner) for path, inner in held]
         return modules
 
-    def _read(self, known):
+    def _read(self, known: Collection[str]) -> None:
         """Fills `calls` for `modules`."""
         modules = [module for _, module in self.modules.values()]
         entries = {id(m): entry for m in modules if (entry := entry_of(m)) is not None}
@@ -96,7 +100,7 @@ class Survey:
             self._leave_uncalled(kind, (), reach)
         self.calls = {id(m): self._call(m, entries.get(id(m)), possible[type(m)]) for m in modules}
 
-    def _leave_uncalled(self, kind, hidden, reach):
+    def _leave_uncalled(self, kind: type, hidden: Collection[str], reach: Reach) -> None:
         """Takes out of the `Reach` of a class the candidates of methods that no code of the model names."""
         if not (reach.keys or reach.captured or reach.unread):
             return
@@ -104,7 +108,7 @@ class Survey:
             called = self._walk.of_class(kind, hidden, self._names)
             reach.keys, reach.captured, reach.unread = called.keys, called.captured, called.unread
 
-    def _call(self, module, entry, possible):
+    def _call(self, module: nn.Module, entry: EntryPoint | None, possible: set[int]) -> Call:
         """The `Call` of a module. possible: keys that the methods of its class and of the bases of that reach."""
         kind, attributes = type(module), {n: v for n, v in list(vars(module).items()) if _may_call(n, v)}
         own, through, helpers = [self._own(module)], [], [self._classes[type(v)] for v in _helpers(module)]
@@ -114,14 +118,16 @@ class Survey:
             if (entry.on_class and entry.name == "forward") or id(forward) not in through[0].seen:
                 own = []
         names = set().union(*(r.names for r in (*own, *through, *helpers)))
-        held_by, reaches, named = {}, [*own, *through], self._classes[kind].names  # containers are read if named
+        held_by: dict[str, Reach] = {}
+        reaches, named = [*own, *through], self._classes[kind].names  # containers are read if named
         while opened := [n for n, v in attributes.items() if n in names or n in named or not _is_container(v)]:
             held_by |= {n: self._walk.of_attribute(module, n, attributes.pop(n), names) for n in opened}
             reaches = [*own, *through, *(held_by.values() if own else ())]
             names = set().union(*(r.names for r in (*reaches, *(helpers if own else ()))))
         keys = Counter(set().union(*(r.keys for r in reaches)))
         keys.update(key for r in helpers for key in r.keys if own)
-        held, unread = {}, set()
+        held: dict[int, tuple[str, nn.Module]] = {}
+        unread: set[str] = set()
         for reach in (*own, *through, *(r for n, r in held_by.items() if n in names)):
             held |= reach.held
             unread |= reach.unread
@@ -130,7 +136,7 @@ class Survey:
         captured = set().union(*(r.captured for r in reaches))
         return Call(entry, bool(own), keys, possible - keys.keys(), captured, unread, names, held)
 
-    def _own(self, module):
+    def _own(self, module: nn.Module) -> Reach:
         """Reach of the class of a module, without the methods that attributes of the module hide."""
         kind = type(module)
         names = vars(module).keys() & self._walk.methods(kind).keys() - set(ENTRIES)
@@ -141,7 +147,7 @@ class Survey:
         self._leave_uncalled(kind, hidden, reach)
         return reach
 
-    def _called(self):
+    def _called(self) -> set[int]:
         called, left = set(), [id(self.model)]
         while left:
             key = left.pop()
@@ -150,7 +156,7 @@ class Survey:
                 left += self.below(key, seen=True)
         return called
 
-    def _count(self):
+    def _count(self) -> None:
         found, sources = self._walk.found, {}
         for key, (_, module) in self.modules.items():
             call = self.calls[key]
@@ -161,7 +167,7 @@ class Survey:
             else:
                 unseen |= call.keys.keys()
             if isinstance(module, COMPILED) or call.unread:
-                unseen = found.keys()
+                unseen = set(found)
             elif call.entry and call.entry.on_class:  # what it stands for is gone, but for the source
                 kind = call.entry.holder
                 if kind not in sources:
@@ -171,7 +177,7 @@ class Survey:
                 found[missed].unseen = True
 
 
-def words_of(kind):
+def words_of(kind: type) -> set[str] | None:
     """The words in the source of a class, None without a source."""
     try:
         return set(re.findall(r"\w+", inspect.getsource(kind)))
@@ -179,25 +185,25 @@ def words_of(kind):
         return None
 
 
-def _helpers(module):
+def _helpers(module: nn.Module) -> list[Any]:
     """The objects that a module has as attributes and may call, see `takes_part`."""
     return [value for name, value in list(vars(module).items()) if takes_part(value) and name not in ENTRIES]
 
 
-def _through(walk, entry, module):
+def _through(walk: Walk, entry: EntryPoint, module: nn.Module) -> Reach:
     """Reach of the entry of a module."""
     return walk.of_entry(entry.value, (entry.holder if entry.on_class else weakref.ref(module), entry.name), module)
 
 
-def _may_call(name, value):
+def _may_call(name: str, value: object) -> bool:
     return name not in _OWN_ATTRIBUTES and not issubclass(type(value), (*ATOMS, torch.Tensor))
 
 
-def _is_container(value):
+def _is_container(value: object) -> bool:
     return issubclass(type(value), CONTAINERS)
 
 
-def _hides(module, name):
+def _hides(module: nn.Module, name: str) -> bool:
     """Whether an attribute of a module hides a method of its class."""
     _, method = method_of(type(module), name)
     return callable(method) and not isinstance(method, type) and vars(module)[name] is not method

@@ -25,37 +25,37 @@ class Candidate:
     """
 
     name: str
-    original: object
+    original: Any
     function: types.FunctionType
     fingerprint: str | None
-    names: list = field(default_factory=list, repr=False)
+    names: list[tuple[Namespace, str]] = field(default_factory=list, repr=False)
     outer: types.FunctionType | None = None
     seen: int = 0
     unseen: bool = False
 
     @property
-    def uses(self):
+    def uses(self) -> int | None:
         """Number of submodules that reach it, None where that is not known."""
         return None if self.unseen else self.seen
 
-    def named_in(self, words):
+    def named_in(self, words: set[str] | None) -> bool:
         """Whether some words name it. None stands for words that are not known, which may."""
         names = {name for namespace, name in self.names if isinstance(namespace, dict)}
         return words is None or not words.isdisjoint(names | {self.function.__name__})
 
     @property
-    def key(self):
-        """The same while the function exists: what is inside another is made anew each time."""
+    def key(self) -> int:
+        """Identifies the function while it exists. One inside another is made anew by each call, so its code counts."""
         return id(self.function if self.outer is None else self.function.__code__)
 
 
-def looks_rotary(code):
+def looks_rotary(code: types.CodeType) -> bool:
     """True for functions whose source is worth reading."""
     arguments = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
     return {"cos", "sin"} <= set(code.co_varnames) or any(_ROTARY.search(word) for word in (code.co_name, *arguments))
 
 
-def rotates(candidate):
+def rotates(candidate: Candidate) -> bool:
     """True for functions of unknown source that may well be a rotation: worth a line that says they were left alone."""
     code = candidate.function.__code__
     arguments = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
@@ -65,6 +65,6 @@ def rotates(candidate):
     return bool(products) and len(arguments) > 1
 
 
-def _multiplies(instruction):
+def _multiplies(instruction: dis.Instruction) -> bool:
     """Whether it is x * y or x *= y: an operation with an argument since Python 3.11, before one with a name."""
     return instruction.argrepr in ("*", "*=") or instruction.opname in ("BINARY_MULTIPLY", "INPLACE_MULTIPLY")

@@ -6,6 +6,8 @@ import functools
 import importlib.util
 import sys
 import types
+from collections.abc import Iterator
+from typing import Any
 
 from ._held import ATOMS, OUTSIDE
 
@@ -14,12 +16,12 @@ _IMPORT = dis.opmap["IMPORT_NAME"]
 _LOADS = {"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"}  # the last since Python 3.12
 
 
-def code_of(function):
+def code_of(function: types.FunctionType) -> types.CodeType:
     """The code of a function, as it was before `patch` put others into it."""
     return getattr(function, "_rope_ext_code", function.__code__)
 
 
-def codes_inside(code):
+def codes_inside(code: types.CodeType) -> Iterator[types.CodeType]:
     """The code objects of the functions that are defined inside a function, at any depth."""
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
@@ -27,7 +29,7 @@ def codes_inside(code):
             yield from codes_inside(constant)
 
 
-def globals_of(function):
+def globals_of(function: types.FunctionType) -> list[tuple[Any, tuple[dict[str, Any], str]]]:
     """[(value, place)] of what the code of a function names: globals, attributes of modules, lazy imports."""
     code, namespace, called = code_of(function), function.__globals__, []
     for inside in (code, *codes_inside(code)):
@@ -40,13 +42,13 @@ def globals_of(function):
     return [(value, place) for value, place in called if not issubclass(type(value), _NOT_CALLED)]
 
 
-def names_in(code):
+def names_in(code: types.CodeType) -> set[str]:
     """The names of attributes and methods that the code of a function uses, and `super`."""
     names = [_names(inside) for inside in (code, *codes_inside(code))]
     return {name for loaded, others in names for name in (*others, *({"super"} & set(loaded)))}
 
 
-def _imported(code, namespace):
+def _imported(code: types.CodeType, namespace: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """The namespaces of the modules that a function imports from when it is called, where they are loaded."""
     for level, name in _imports(code):
         with contextlib.suppress(ImportError, TypeError):
@@ -56,9 +58,10 @@ def _imported(code, namespace):
 
 
 @functools.cache
-def _names(code):
+def _names(code: types.CodeType) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """(names that are loaded from the namespace of a function, the others: attributes, methods and imports)"""
-    loaded, others = {}, {}  # dicts keep the order
+    loaded: dict[str, None] = {}  # dicts keep the order
+    others: dict[str, None] = {}
     for instruction in dis.get_instructions(code):
         if instruction.opcode in dis.hasname:
             (loaded if instruction.opname in _LOADS else others)[instruction.argval] = None
@@ -66,7 +69,7 @@ def _names(code):
 
 
 @functools.cache
-def _imports(code):
+def _imports(code: types.CodeType) -> tuple[tuple[int, str], ...]:
     """(dots, name) of the import statements of a function."""
     if _IMPORT not in code.co_code[::2]:
         return ()

@@ -10,6 +10,10 @@ from torch import Tensor
 from ._rotation import Reader, Rotation, Rotations, Rounding, run
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]  # args, kwargs
+Examples = Callable[[int, torch.dtype], list[Call]]
+Draw = Callable[..., Tensor]  # of a shape
+Calls = Callable[[Draw, Draw], list[Call]]
+Bound = Callable[[tuple[Any, ...], dict[str, Any], Any], Any]
 
 
 @dataclass(frozen=True)
@@ -28,8 +32,8 @@ class Dialect:
 
     name: str
     read: Reader
-    examples: Callable[[int, torch.dtype], list[Call]]
-    bound: Callable[[tuple[Any, ...], dict[str, Any], Any], Any] | None = None
+    examples: Examples
+    bound: Bound | None = None
 
     def call(self, original: Callable[..., Any], rounding: Rounding, *args: Any, **kwargs: Any) -> Any:
         """What original(*args, **kwargs) returns, by rope_ext; by original where the dialect does not read the call."""
@@ -37,8 +41,8 @@ class Dialect:
         return original(*args, **kwargs) if y is None else y
 
 
-def examples(calls: Callable[..., Any]) -> Callable[[int, torch.dtype], list[Call]]:
-    """`Dialect.examples` of calls(x, table) -> (args, kwargs), ...
+def examples(calls: Calls) -> Examples:
+    """`Dialect.examples` of calls(x, table) -> [(args, kwargs), ...].
 
     x(*shape) and table(*shape) draw tensors of the dtype of the states, or of float32. cos and sin are drawn like any
     others, so that no two entries of a table agree by chance.
@@ -55,11 +59,11 @@ def examples(calls: Callable[..., Any]) -> Callable[[int, torch.dtype], list[Cal
     return draw
 
 
-def _drawn(generator: torch.Generator, dtype: torch.dtype) -> Callable[..., Tensor]:
+def _drawn(generator: torch.Generator, dtype: torch.dtype) -> Draw:
     return lambda *shape: torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
 
 
-def fused(read: Reader) -> Callable[[tuple[Any, ...], dict[str, Any], Any], Any]:
+def fused(read: Reader) -> Bound:
     """`Dialect.bound` of functions that may fuse a product and the sum (complex products, addcmul), by their reader.
 
     Complex products do on a GPU, and on CPUs where fewer are left than two vectors hold.
@@ -69,10 +73,11 @@ def fused(read: Reader) -> Callable[[tuple[Any, ...], dict[str, Any], Any], Any]
 
     def bound(args: tuple[Any, ...], kwargs: dict[str, Any], y: Any) -> Any:
         found = read(*args, **kwargs)
-        rotations, finish = found if isinstance(found, Rotations) else ([found], lambda largest: largest)
-        if not rotations[0].convention.per_pair:  # the branch of real numbers, which has none
+        if isinstance(found, Rotation) and not found.convention.per_pair:  # the branch of real numbers, which has none
             return torch.zeros_like(y)
-        largest = finish(*map(_largest_differences, rotations))
+        rotations = found.parts if isinstance(found, Rotations) else [found]
+        differences = [_largest_differences(part) for part in rotations if part is not None]
+        largest = found.finish(*differences) if isinstance(found, Rotations) else differences[0]
         return tuple(map(_rounded, largest, y)) if isinstance(y, tuple) else _rounded(largest, y)
 
     return bound
@@ -90,10 +95,10 @@ def _largest_differences(rotation: Rotation) -> Any:
     def largest(t: Tensor) -> Tensor:
         t = t.abs().to(work)
         if convention.interleaved:
-            pairs = t.unflatten(-1, (-1, 2)).sum(-1).repeat_interleave(2, -1)
+            pairs = torch.unflatten(t, -1, (-1, 2)).sum(-1).repeat_interleave(2, -1)
         else:
-            pairs = t.unflatten(-1, (2, -1)).sum(-2).repeat(*[1] * (t.dim() - 1), 2)
-        return 1.5 * torch.finfo(work).eps * pairs * size
+            pairs = torch.unflatten(t, -1, (2, -1)).sum(-2).repeat(*[1] * (t.dim() - 1), 2)
+        return pairs * size * (1.5 * torch.finfo(work).eps)
 
     return tuple(map(largest, x)) if isinstance(x, tuple) else largest(x)
 

@@ -1,78 +1,84 @@
 """Calls of the rotary functions of diffusers that together take each branch: dialect -> calls(x, table)."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
+from torch import Tensor
+
+from ._dialect import Call, Calls, Draw
 
 B, S, H, D, P = 2, 5, 3, 8, 4
 
 
-def _two(table, *shape):
+def _two(table: Draw, *shape: int) -> tuple[Tensor, Tensor]:
     return table(*shape), table(*shape)
 
 
-def _cis(table, *shape):
+def _cis(table: Draw, *shape: int) -> Tensor:
     return torch.view_as_complex(table(*shape, 2).float())
 
 
-def _states(x):
+def _states(x: Draw) -> tuple[Tensor, Tensor]:
     """In the two orders in memory that models have."""
     return x(B, S, H, D), x(B, H, S, D).transpose(1, 2)
 
 
-def _embeddings_calls(x, t):
+def _embeddings_calls(x: Draw, t: Draw) -> list[Call]:
     real = [
         ((states, _two(t, *((S, D) if axis == 1 else (H, D)))), {"use_real_unbind_dim": unbind, "sequence_dim": axis})
         for states in _states(x)
         for unbind in (-1, -2)
         for axis in (1, 2)
     ]
-    defaults = [((x(B, H, S, D), _two(t, S, D)), {})]
+    defaults: list[Call] = [((x(B, H, S, D), _two(t, S, D)), {})]
     return real + defaults + [((states, _cis(t, n, S, P), False), {}) for states in _states(x) for n in (1, B)]
 
 
-def _qwen_calls(x, t):
+def _qwen_calls(x: Draw, t: Draw) -> list[Call]:
     real = [((x(B, H, S, D), _two(t, S, D)), {"use_real_unbind_dim": unbind}) for unbind in (-1, -2)]
     return real + [((states, _cis(t, S, P)), {"use_real": False}) for states in _states(x)]
 
 
-def _ltx2_split_calls(x, t):
-    merged = ((x(B, S, H * D), _two(t, B, H, S, P)), {})
+def _ltx2_split_calls(x: Draw, t: Draw) -> list[Call]:
+    merged: Call = ((x(B, S, H * D), _two(t, B, H, S, P)), {})
     return [merged, ((x(B, H, S, D), _two(t, B, H, S, P)), {}), ((x(B, S, D), _two(t, B, S, P)), {})]
 
 
-def _allegro_calls(x, t):
+def _allegro_calls(x: Draw, t: Draw) -> list[Call]:
     rows, wide = 7, 3 * D
     positions = [torch.arange(B * S).reshape(B, S) * step % rows for step in (1, 2, 3)]
     return [((x(B, H, S, wide), [_two(t, rows, D) for _ in range(3)], positions), {})]
 
 
-def _anyflow_calls(x, t):
+def _anyflow_calls(x: Draw, t: Draw) -> list[Call]:
     dtypes = (torch.complex64, torch.complex128)
     return [((states, _cis(t, 1, S, 1, P).to(dtype)), {}) for states in _states(x) for dtype in dtypes]
 
 
-def _wan_animate_2_calls(x, t):
+def _wan_animate_2_calls(x: Draw, t: Draw) -> list[Call]:
     freqs = torch.view_as_complex(t(6, P, 2).double())
     grids = torch.tensor([[2, 1, 2], [1, 2, 2]])
     return [((x(B, S, H, D), grids, freqs), {}), ((x(B, S, H, D), grids, freqs, 3), {})]
 
 
-def _ltx2_decoder_calls(x, t):
+def _ltx2_decoder_calls(x: Draw, t: Draw) -> list[Call]:
     sizes = {1: 3, 2: 2, 3: 4}
     wide = x(B, *sizes.values(), H, 2 * D)
     return [((None, wide[..., :D], t(n).float(), t(P).float(), axis), {}) for axis, n in sizes.items()]
 
 
-def _after_states(*draw, heads=(H,)):
+def _after_states(*draw: Callable[[Draw], Any], heads: tuple[int, ...] = (H,)) -> Calls:
     """Calls whose arguments are states, of q and k where heads are two, and then what `draw` makes of `table`."""
 
-    def calls(x, t):
+    def calls(x: Draw, t: Draw) -> list[Call]:
         states = zip(*(_states(lambda *shape, n=n: x(*(n if m == H else m for m in shape))) for n in heads))
         return [((*qk, *(d(t) for d in draw)), {}) for qk in states]
 
     return calls
 
 
-CALLS = {
+CALLS: dict[str, Calls] = {
     "embeddings": _embeddings_calls,
     "qwen": _qwen_calls,
     "stable_audio": lambda x, t: [((None, x(B, H, S, D), _two(t, S, P)), {})],

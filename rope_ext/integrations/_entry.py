@@ -3,9 +3,12 @@
 import functools
 import inspect
 import types
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch.fx
+from torch import nn
 
 from .._torch.private import CALL, COMPILED_CALL
 from ._find import ENTRIES
@@ -21,19 +24,19 @@ class EntryPoint:
     """What stands in the place of a module's own code. holder: the module, or the class that has it."""
 
     name: str
-    value: object
-    holder: object
+    value: Any
+    holder: Any
 
     @property
-    def on_class(self):
+    def on_class(self) -> bool:
         return isinstance(self.holder, type)
 
-    def __str__(self):
+    def __str__(self) -> str:
         where = f" of {self.holder.__qualname__}" if self.on_class else ""
         return f"{self.name}{where} is {_described(self.value)}"
 
 
-def entry_of(module):
+def entry_of(module: nn.Module) -> EntryPoint | None:
     """The `EntryPoint` of a module, None where the code of its class runs."""
     if isinstance(module, COMPILED):
         return None
@@ -43,17 +46,17 @@ def entry_of(module):
         if value is not None:
             if _bare(value) is not _bare(method):
                 return EntryPoint(name, value, module)
-        elif name != COMPILED_CALL and method is not None and not _is_of_class(method, base):
+        elif name != COMPILED_CALL and base is not None and not _is_of_class(method, base):
             return EntryPoint(name, method, base)
     return None
 
 
-def method_of(kind, name):
+def method_of(kind: type, name: str) -> tuple[type, Any] | tuple[None, None]:
     """(class that defines it, value) of an attribute of a class, (None, None) without one."""
     return next(((base, vars(base)[name]) for base in kind.__mro__ if name in vars(base)), (None, None))
 
 
-def functions_behind(value, depth=_DEPTH):
+def functions_behind(value: Any, depth: int = _DEPTH) -> Iterator[types.FunctionType]:
     """The functions that run when a value is called, as far as decorators, partials and bound methods show them."""
     value = _inner(value)
     if isinstance(value, types.FunctionType):
@@ -69,7 +72,7 @@ def functions_behind(value, depth=_DEPTH):
         yield from functions_behind(part, depth - 1)
 
 
-def _is_of_class(method, base):
+def _is_of_class(method: Any, base: type) -> bool:
     """Whether a class has defined what it holds: behind decorators there is a function of its body."""
     functions = list(functions_behind(method))
     if package(base) in OUTSIDE:  # such as torch, which defines methods by descriptors and outside of bodies too
@@ -78,7 +81,7 @@ def _is_of_class(method, base):
     return any(package_of(f) == name and _qualname(f).startswith(body) for f in functions for name, body in bodies)
 
 
-def _bare(value):
+def _bare(value: Any) -> Any:
     """A function without what binds, caches or compiles it."""
     while True:
         value = _inner(value)
@@ -90,7 +93,7 @@ def _bare(value):
             return value
 
 
-def _inner(value):
+def _inner(value: Any) -> Any:
     """What is called where an attribute of a class or an instance is."""
     if not readable(value):
         return None
@@ -98,7 +101,7 @@ def _inner(value):
     return value.__wrapped__ if isinstance(value, functools._lru_cache_wrapper) else value
 
 
-def _described(value):
+def _described(value: Any) -> str:
     """A name for a callable, its real one: functools.wraps makes wrappers say the name of what they wrap."""
     value = _bare(value)
     if isinstance(value, (functools.partial, functools.partialmethod)):
@@ -112,5 +115,5 @@ def _described(value):
     return f"an object of {type(value).__module__}.{type(value).__qualname__}"
 
 
-def _qualname(function):
+def _qualname(function: types.FunctionType) -> str:
     return getattr(function.__code__, "co_qualname", function.__qualname__)  # the first since Python 3.11

@@ -3,11 +3,13 @@
 import itertools
 import types
 import weakref
+from collections.abc import Collection, Hashable, Iterable, Sequence
+from typing import Any
 
 from torch import nn
 
 from .._torch.private import CALL, COMPILED_CALL
-from ._candidate import Candidate, looks_rotary
+from ._candidate import Candidate, Namespace, looks_rotary
 from ._code import code_of, codes_inside, globals_of, names_in
 from ._fingerprint import callable_of, default_arguments, fingerprint, function_of, package_of
 from ._held import (
@@ -29,6 +31,8 @@ ENTRIES = ("__call__", COMPILED_CALL, CALL, "forward")  # what a call of a modul
 _RUN_FORWARD = {nn.Module.__call__, getattr(nn.Module, CALL, None)}
 _CONSTRUCTORS = {"__init__", "__new__"}
 _DEPTH = 8
+Place = tuple[Namespace, str]  # what holds a name, and the name
+_Names = tuple[set[str], Sequence[tuple[Any, Place]], list[types.CodeType]]
 
 
 class Reach:
@@ -42,11 +46,16 @@ class Reach:
     owners: the objects whose attributes are followed where the code names them.
     """
 
-    def __init__(self, kind=None, owners=(), names=()):
+    def __init__(self, kind: type | None = None, owners: Iterable[Any] = (), names: Iterable[str] = ()) -> None:
         self.kind, self.owners, self.names = kind, list(owners), set(names)
-        self.keys, self.captured, self.held, self.unread, self.seen, self.left = set(), set(), {}, set(), set(), ITEMS
+        self.keys: set[int] = set()
+        self.captured: set[int] = set()
+        self.held: dict[int, tuple[str, nn.Module]] = {}
+        self.unread: set[str] = set()
+        self.seen: set[Hashable] = set()
+        self.left = ITEMS
 
-    def owns(self, value):
+    def owns(self, value: object) -> bool:
         return any(owner is value for owner in self.owners)
 
 
@@ -56,12 +65,13 @@ class Walk:
     found: {key: Candidate}. captured: {key: function} of all functions that were met where `patch` cannot put another.
     """
 
-    def __init__(self, packages, known):
+    def __init__(self, packages: set[str], known: Collection[str]) -> None:
         self.packages, self.known = packages, known
-        self.found, self.captured = {}, {}
-        self._read = {}
+        self.found: dict[int, Candidate] = {}
+        self.captured: dict[int, types.FunctionType] = {}
+        self._read: dict[int, tuple[types.CodeType, _Names]] = {}
 
-    def of_class(self, kind, hidden=(), names=None):
+    def of_class(self, kind: type, hidden: Collection[str] = (), names: set[str] | None = None) -> Reach:
         """Reach of the methods that instances of a class have.
 
         hidden: names of methods that attributes of an instance hide. names: of the methods that some code calls, next
@@ -77,7 +87,7 @@ class Walk:
                     reach.names, reach.held, reach.unread = used, held, unread  # what it only stores is not called
         return reach
 
-    def of_bases(self, kind):
+    def of_bases(self, kind: type) -> Reach:
         """Reach of all methods of a class and of its bases, overridden or not."""
         reach = Reach(kind)
         for base in kind.__mro__:
@@ -86,13 +96,13 @@ class Walk:
                     self.visit(value, (base, name), reach)
         return reach
 
-    def of_attribute(self, module, name, value, names):
+    def of_attribute(self, module: nn.Module, name: str, value: Any, names: Iterable[str]) -> Reach:
         """Reach of what a module has as an attribute. names: those that are followed where that is a plain object."""
         reach = Reach(type(module), [module], names)
         self.visit(value, (weakref.ref(module), name), reach)
         return reach
 
-    def of_entry(self, value, place, module):
+    def of_entry(self, value: Any, place: Place, module: nn.Module) -> Reach:
         """Reach of what was put in the place of the own code of a module, followed into attributes of the module."""
         reach, done = Reach(type(module), [module]), set()
         self.visit(value, place, reach)
@@ -109,22 +119,22 @@ class Walk:
                     base, method = self.methods(type(owner))[name]
                     self.visit(method, (base, name), reach)
 
-    def methods(self, kind):
+    def methods(self, kind: type) -> dict[str, tuple[type, Any]]:
         """{name: (class that defines it, value)} of a class, as an instance finds them."""
-        found = {}
+        found: dict[str, tuple[type, Any]] = {}
         for base in kind.__mro__:
             if package(base) in self.packages:
                 for name, value in list(vars(base).items()):
                     found.setdefault(name, (base, value))
         return found
 
-    def visit(self, value, place, reach, path=None, depth=_DEPTH):
+    def visit(self, value: Any, place: Place | None, reach: Reach, path: str = "", depth: int = _DEPTH) -> None:
         """Adds what a name holds, and what that calls, to `found` and to a reach.
 
         place: (namespace, name), see `Candidate`; None where the name cannot hold another value. path: it in words.
         depth: how many containers in containers are opened.
         """
-        path = place[1] if path is None else path
+        path = path or (place[1] if place else "")
         if value is UNREAD or not readable(value):
             reach.unread.add(path)
             return
@@ -149,12 +159,12 @@ class Walk:
                 self._nested(function, code, reach)
             self._visit_names(function, names, named, reach)
 
-    def _visit_object(self, value, reach, path, depth):
+    def _visit_object(self, value: Any, reach: Reach, path: str, depth: int) -> None:
         """Visits what something holds or calls that is no function."""
         if is_module(value):
             reach.held.setdefault(id(value), (path, value))
             return
-        owner = value.__self__ if isinstance(value, types.MethodType) else value if takes_part(value) else None
+        owner: Any = value.__self__ if isinstance(value, types.MethodType) else value if takes_part(value) else None
         if is_module(owner) and not reach.owns(owner):
             reach.held.setdefault(id(owner), (path, owner))  # what its method reaches is a use of that module
             return
@@ -175,7 +185,9 @@ class Walk:
                 reach.seen.add((id(value), suffix))
                 self.visit(part, None, reach, path + suffix, depth - 1)
 
-    def _visit_names(self, function, names, named, reach):
+    def _visit_names(
+        self, function: types.FunctionType, names: set[str], named: Sequence[tuple[Any, Place]], reach: Reach
+    ) -> None:
         """Visits what the code of a function names: globals, and methods of bases."""
         order, lookups = reach.kind.__mro__ if reach.kind else (), []  # those among which a name is looked up
         if "super" in names:
@@ -194,7 +206,7 @@ class Walk:
             if package(base) in self.packages:
                 self.visit(vars(base)[name], (base, name), reach)
 
-    def _names(self, function):
+    def _names(self, function: types.FunctionType) -> _Names:
         """(`names_in` and `globals_of` the code of a function, codes of rotary functions that it defines)"""
         code = code_of(function)
         if id(code) not in self._read:
@@ -203,7 +215,7 @@ class Walk:
             self._read[id(code)] = code, found  # code: CPython reuses ids
         return self._read[id(code)][1]
 
-    def _candidate(self, value, function, place, reach):
+    def _candidate(self, value: Any, function: types.FunctionType, place: Place | None, reach: Reach) -> bool:
         """True if the function is known, and so needs no look inside."""
         key = id(function)
         if place is None:
@@ -221,7 +233,7 @@ class Walk:
         reach.keys.add(key)
         return candidate.fingerprint in self.known
 
-    def _nested(self, outer, code, reach):
+    def _nested(self, outer: types.FunctionType, code: types.CodeType, reach: Reach) -> None:
         if id(code) not in self.found:
             function = types.FunctionType(code, outer.__globals__, code.co_name, default_arguments(code))
             name = f"{outer.__module__}.{outer.__qualname__}.{code.co_name}"
@@ -229,7 +241,7 @@ class Walk:
         reach.keys.add(id(code))
 
 
-def _place(owner, name):
+def _place(owner: Any, name: str) -> Place | None:
     """The place of an attribute, None where there is no weak reference to what has it."""
     try:
         return weakref.ref(owner), name

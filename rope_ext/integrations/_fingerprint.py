@@ -7,6 +7,7 @@ import inspect
 import linecache
 import textwrap
 import types
+from typing import Any
 
 from .._torch.private import before_script
 from ._held import package, readable
@@ -14,28 +15,31 @@ from ._held import package, readable
 # Decorators that leave the function as it is, or hold it (see `function_of`).
 _TRANSPARENT = {"use_kernel_forward_from_hub", "use_kernel_func_from_hub", "staticmethod", "classmethod"}
 _IGNORED_FIELDS = {"annotation", "returns", "type_comment", "type_params", "kind", "ctx", "decorator_list"}
-_texts = {}  # id of a code object -> the code object, what `_canonical` returns
+# id of a code object -> the object, so that CPython does not reuse its id, and what `_canonical` returns.
+_texts: dict[int, tuple[types.CodeType, tuple[str | None, list[str]]]] = {}
+Sources = dict[str, tuple[str, types.FunctionType]]  # {name: (canonical text, function)}
 
 
-def fingerprint(function):
+def fingerprint(function: Any) -> str | None:
     """16 hexadecimal digits for the source of a function and of the functions of its package that it calls.
 
     function: what `function_of` takes. Names of the function, its arguments (with defaults) and locals count, as do
     decorators that may change it. Returns None without a source (compiled, made by exec, or in a file that
     has changed since its import).
     """
-    found = _sources(function_of(function), {})
+    behind = function_of(function)
+    found = _sources(behind, {}) if behind else None
     if not found:
         return None
     return hashlib.sha256("\n".join(found[name][0] for name in sorted(found)).encode()).hexdigest()[:16]
 
 
-def helpers(function):
+def helpers(function: types.FunctionType) -> tuple[types.FunctionType, ...]:
     """The functions behind a fingerprint but the first: those of its package that a function calls, as they are now."""
     return tuple(called for _, called in list((_sources(function, {}) or {}).values())[1:])
 
 
-def callable_of(value):
+def callable_of(value: Any) -> Any:
     """What is called where a namespace holds value, before `patch` put something there. None if it cannot be read."""
     if not readable(value):
         return None
@@ -43,7 +47,7 @@ def callable_of(value):
     return vars(value).get("_rope_ext_original", value) if isinstance(value, types.FunctionType) else value
 
 
-def function_of(value):
+def function_of(value: Any) -> types.FunctionType | None:
     """The Python function behind a value, which may be a module that the package `kernels` made of it; or None."""
     value = callable_of(value)
     if hasattr(type(value), "kernel_layer_name"):  # the decorator use_kernel_forward_from_hub makes a module of it
@@ -54,11 +58,12 @@ def function_of(value):
     return value if isinstance(value, types.FunctionType) else None
 
 
-def package_of(function):
-    return function.__globals__.get("__name__", "").partition(".")[0]
+def package_of(function: types.FunctionType) -> str:
+    name: str = function.__globals__.get("__name__", "")
+    return name.partition(".")[0]
 
 
-def definition(code):
+def definition(code: types.CodeType) -> ast.FunctionDef | None:
     """The syntax tree of the `def` that a code object was compiled from, or None."""
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(code))).body[0]
@@ -72,7 +77,7 @@ def definition(code):
 
 
 @functools.lru_cache(maxsize=64)
-def _codes_of(text, filename):
+def _codes_of(text: str, filename: str) -> dict[tuple[str, int], types.CodeType]:
     """{(name, first line): code object} of a file."""
     found, left = {}, [compile(text, filename, "exec", dont_inherit=True)]
     while left:
@@ -82,7 +87,7 @@ def _codes_of(text, filename):
     return found
 
 
-def _same(a, b):
+def _same(a: object, b: object) -> bool:
     """Whether two constants, or the code of two functions, are equal but for where they stand."""
     if not isinstance(a, types.CodeType) or not isinstance(b, types.CodeType):
         return repr(a) == repr(b)
@@ -90,7 +95,7 @@ def _same(a, b):
     return same and len(a.co_consts) == len(b.co_consts) and all(map(_same, a.co_consts, b.co_consts))
 
 
-def default_arguments(code):
+def default_arguments(code: types.CodeType) -> tuple[Any, ...]:
     """Defaults of the positional arguments of a function of which there is only the code: literals, or else none."""
     tree = definition(code)
     try:
@@ -99,7 +104,7 @@ def default_arguments(code):
         return ()
 
 
-def _sources(function, found):
+def _sources(function: types.FunctionType, found: Sources) -> Sources | None:
     """{name: (canonical text, function)} of a function and of those that it calls, into found."""
     text, names = _canonical(function.__code__)
     if text is None:
@@ -112,18 +117,16 @@ def _sources(function, found):
     return found
 
 
-def _canonical(code):
-    """(text, names that it reads) of the `def` of a code object, (None, ()) without one. Read once."""
+def _canonical(code: types.CodeType) -> tuple[str | None, list[str]]:
+    """(text, names that it reads) of the `def` of a code object, (None, []) without one. Read once."""
     if id(code) not in _texts:
-        tree, names = definition(code), set()
-        _texts[id(code)] = (
-            code,
-            (tree and _text(tree, names), sorted(names)),
-        )  # code: an id of what is gone may come back
+        tree, names = definition(code), set[str]()
+        text = _text(tree, names) if tree else None
+        _texts[id(code)] = code, (text, sorted(names))
     return _texts[id(code)][1]
 
 
-def _text(node, names):
+def _text(node: Any, names: set[str]) -> str:
     """The canonical text of a syntax tree. Adds the names that it reads to names."""
     if isinstance(node, list):
         return "[" + ",".join(_text(part, names) for part in node) + "]"
@@ -144,6 +147,6 @@ def _text(node, names):
     return f"{type(node).__name__}({','.join(shown)})"
 
 
-def _decorator(node):
+def _decorator(node: ast.expr) -> str | None:
     node = node.func if isinstance(node, ast.Call) else node
     return node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", None)

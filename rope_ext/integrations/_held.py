@@ -7,6 +7,8 @@ import itertools
 import sys
 import types
 import weakref
+from collections.abc import Collection, Iterator
+from typing import Any
 
 import torch
 from torch import nn
@@ -19,12 +21,12 @@ UNREAD = object()  # stands for parts that are not known
 _INERT = (*ATOMS, torch.Tensor)  # what holds nothing that is called
 
 
-def package(kind):
+def package(kind: type) -> str:
     """The top-level package of a class."""
     return str(kind.__module__).partition(".")[0]  # None and others are possible
 
 
-def readable(value):
+def readable(value: object) -> bool:
     """Whether a value may be asked with isinstance: a `weakref.proxy` of what is gone raises."""
     try:
         return value.__class__ is not None
@@ -32,12 +34,12 @@ def readable(value):
         return False
 
 
-def is_module(value):
+def is_module(value: object) -> bool:
     """Whether a readable value is a module, or a `weakref.proxy` of one: mocks only say that they are."""
     return issubclass(type(value), (nn.Module, *weakref.ProxyTypes)) and isinstance(value, nn.Module)
 
 
-def takes_part(value):
+def takes_part(value: object) -> bool:
     """True for objects that take part in a forward without being modules, such as diffusers' attention processors."""
     plain = (nn.Module, type, types.FunctionType)
     if not callable(value) or package(type(value)) in OUTSIDE:
@@ -45,12 +47,12 @@ def takes_part(value):
     return not (readable(value) and isinstance(value, plain))
 
 
-def has_attributes(value):
+def has_attributes(value: object) -> bool:
     """Whether an object that is no class has a `__dict__`."""
     return type(value).__dictoffset__ != 0 and not issubclass(type(value), type)  # hasattr may run code
 
 
-def attributes_of(value):
+def attributes_of(value: object) -> dict[str, Any]:
     """{name: attribute} of an object with attributes, none where it does not let them be read."""
     try:
         return dict(vars(value))
@@ -58,7 +60,7 @@ def attributes_of(value):
         return {}
 
 
-def bound_values(function):
+def bound_values(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
     """(name, value) of the variables that a function has from the functions around it, and of its defaults."""
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or ()):
         with contextlib.suppress(ValueError):  # not assigned yet
@@ -70,7 +72,7 @@ def bound_values(function):
             yield name, value
 
 
-def parts(value, names, limit):
+def parts(value: Any, names: Collection[str], limit: int) -> list[tuple[str, Any]]:
     """[(suffix of a path, part)] of what may be called where a value is held; `UNREAD` is a part that is not known.
 
     names: the attributes of plain objects that count: those that the code at hand names. limit: number of items of a
@@ -82,7 +84,7 @@ def parts(value, names, limit):
         return [("", UNREAD)]
 
 
-def _parts(value, names, limit):
+def _parts(value: Any, names: Collection[str], limit: int) -> list[tuple[str, Any]]:
     if isinstance(value, CONTAINERS):
         return _items(value, limit)
     if isinstance(value, types.FunctionType):  # what torch.compile has made of a bound method
@@ -99,7 +101,7 @@ def _parts(value, names, limit):
     return []
 
 
-def _items(container, limit):
+def _items(container: Any, limit: int) -> list[tuple[str, Any]]:
     is_dict = isinstance(container, dict)
     values = list(dict.values(container) if is_dict else container)  # as stored: subclasses of dict may make values
     if _all_inert(values):
@@ -110,10 +112,10 @@ def _items(container, limit):
     return found if _all_inert(values[limit:]) else [*found, (f"[{limit}:]", UNREAD)]
 
 
-def _all_inert(values):
+def _all_inert(values: list[Any]) -> bool:
     return all(issubclass(kind, _INERT) for kind in set(map(type, values)))
 
 
-def _is_plain_object(value):
+def _is_plain_object(value: object) -> bool:
     kind = type(value)
     return has_attributes(value) and not issubclass(kind, types.ModuleType) and package(kind) not in OUTSIDE

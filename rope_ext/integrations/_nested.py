@@ -2,12 +2,14 @@
 
 import inspect
 import types
+from collections.abc import Callable
+from typing import Any
 
 from ._code import code_of
 from ._fingerprint import default_arguments
 
 
-def put_inside(outer, code, function):
+def put_inside(outer: Any, code: types.CodeType, function: Callable[..., Any] | None) -> None:
     """Makes a function call `function` where it defines the function of a code object, or that again if None.
 
     The code of outer gets a stub among its constants, which calls a global. That stays: calls of outer that are under
@@ -32,19 +34,19 @@ def put_inside(outer, code, function):
         outer.__code__ = whole
 
 
-def _with_stubs(code, stubs):
+def _with_stubs(code: types.CodeType, stubs: dict[int, types.CodeType]) -> types.CodeType:
     if id(code) in stubs:
         return stubs[id(code)]
     inside = (_with_stubs(c, stubs) if isinstance(c, types.CodeType) else c for c in code.co_consts)
     return code.replace(co_consts=tuple(inside))
 
 
-def _stub(code, called):
+def _stub(code: types.CodeType, called: str) -> types.CodeType:
     """A function with the arguments of a code object, which passes them on to the global `called`."""
     empty = inspect.Parameter.empty
     parameters = inspect.signature(types.FunctionType(code, {})).parameters.values()
     declared = inspect.Signature([p.replace(default=empty, annotation=empty) for p in parameters])
-    kinds = {inspect.Parameter.VAR_POSITIONAL: "*{0}", inspect.Parameter.VAR_KEYWORD: "**{0}"}
+    kinds: dict[Any, str] = {inspect.Parameter.VAR_POSITIONAL: "*{0}", inspect.Parameter.VAR_KEYWORD: "**{0}"}
     kinds[inspect.Parameter.KEYWORD_ONLY] = "{0}={0}"
     passed = ", ".join(kinds.get(p.kind, "{0}").format(p.name) for p in parameters)
     source = f"def {code.co_name}{declared}:\n    return {called}({passed})\n"

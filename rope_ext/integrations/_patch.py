@@ -193,9 +193,8 @@ def _restore(replacement: _Replacement) -> None:
 
 def _names(namespace: Namespace) -> Any:
     """The dict of a namespace; none for a submodule that is gone."""
-    if isinstance(namespace, weakref.ref):
-        namespace = namespace()
-    return namespace if isinstance(namespace, dict) else {} if namespace is None else vars(namespace)
+    holder = namespace() if isinstance(namespace, weakref.ref) else namespace
+    return holder if isinstance(holder, dict) else {} if holder is None else vars(holder)
 
 
 def _called(held: Any) -> Any:
@@ -212,9 +211,10 @@ def _put(namespace: Namespace, name: str, value: object) -> None:
 def replacement_of(original: Any, dialect: Dialect, rounding: Rounding) -> Callable[..., Any]:
     """The function that takes the place of original."""
     devices = ("meta", "cuda") if build_info()["cuda"] else ("meta",)
-    read = dialect.read
+    read, behind = dialect.read, function_of(original)
+    assert behind is not None  # whose source was recognised
 
-    @functools.wraps(function_of(original))
+    @functools.wraps(behind)
     def replacement(*args: Any, **kwargs: Any) -> Any:
         for t in (*args, *kwargs.values()):
             if isinstance(t, torch.Tensor):  # the first speaks for all: of others apply says itself what it cannot do
@@ -232,5 +232,5 @@ def replacement_of(original: Any, dialect: Dialect, rounding: Rounding) -> Calla
             y = None
         return original(*args, **kwargs) if y is None else y
 
-    replacement._rope_ext_original = original
+    vars(replacement)["_rope_ext_original"] = original  # what `callable_of` finds
     return replacement

@@ -1,19 +1,25 @@
 """The numeric half of recognising a function: it and the ours agree on the examples of the dialect."""
 
 import functools
+import types
+from collections.abc import Callable
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from .._numbers import name_of
 from .._torch.private import outside_modes, tree
+from ._candidate import Candidate
+from ._dialect import Dialect
 from ._fingerprint import helpers
 
 # (key of a candidate, functions that it calls, dialect) -> what the key is the id of, so that it stays, and the
 # difference or None
-_proofs = {}
+_proofs: dict[Any, tuple[types.FunctionType, str | None]] = {}
 
 
-def proof(candidate, dialect):
+def proof(candidate: Candidate, dialect: Dialect) -> str | None:
     """None if a function and the ours of a dialect agree on all examples, else the first difference, in words."""
     key = candidate.key, helpers(candidate.function), dialect.name
     if key not in _proofs:
@@ -23,7 +29,7 @@ def proof(candidate, dialect):
     return _proofs[key][1]
 
 
-def _difference(candidate, dialect):
+def _difference(candidate: Candidate, dialect: Dialect) -> str | None:
     for dtype in (torch.float32, torch.bfloat16):
         for index, (args, kwargs) in enumerate(dialect.examples(0, dtype)):
             call = f"example {index} in {name_of(dtype)}"
@@ -40,17 +46,17 @@ def _difference(candidate, dialect):
     return None
 
 
-def same_gradients(candidate, dialect):
+def same_gradients(candidate: Candidate, dialect: Dialect) -> bool:
     """True if the gradients of states of 16 bits are equal bit for bit too: those of arguments with the shape of a
     result. No condition of a proof, but tells apart dialects that are equal."""
     for args, kwargs in dialect.examples(0, torch.bfloat16):
         ours = functools.partial(dialect.call, candidate.original, "eager")
-        if not _equal(*(_gradients(f, args, kwargs) for f in (ours, candidate.original)), None):
+        if not _equal(_gradients(ours, args, kwargs), _gradients(candidate.original, args, kwargs), None):
             return False
     return True
 
 
-def _gradients(function, args, kwargs):
+def _gradients(function: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Tensor, ...]:
     args, kwargs = tree.tree_map_only(torch.Tensor, torch.clone, (args, kwargs))
     shapes = {t.shape for t in tree.tree_flatten(function(*args, **kwargs))[0] if isinstance(t, torch.Tensor)}
     states = [t for t in args if isinstance(t, torch.Tensor) and t.dtype == torch.bfloat16 and t.shape in shapes]
@@ -61,7 +67,7 @@ def _gradients(function, args, kwargs):
     return torch.autograd.grad(results, states, directions)
 
 
-def _run(function, args, kwargs):
+def _run(function: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any, Any]:
     """The result, or the exception, and the arguments afterwards: a function may write to them."""
     args, kwargs = tree.tree_map_only(torch.Tensor, torch.clone, (args, kwargs))
     try:
@@ -70,7 +76,7 @@ def _run(function, args, kwargs):
         return error, (args, kwargs)
 
 
-def _equal(result, expected, bound):
+def _equal(result: Any, expected: Any, bound: Any) -> bool:
     results, structure = tree.tree_flatten(result)
     others, expected_structure = tree.tree_flatten(expected)
     if structure != expected_structure:
@@ -80,7 +86,7 @@ def _equal(result, expected, bound):
     return all(map(_same, results, others, bounds))
 
 
-def _same(a, b, bound):
+def _same(a: Any, b: Any, bound: Tensor | None) -> bool:
     if not isinstance(a, torch.Tensor) or not isinstance(b, torch.Tensor):
         return a is b or a == b
     if a.shape != b.shape or a.dtype != b.dtype or a.stride()[-1:] != b.stride()[-1:]:
@@ -90,5 +96,5 @@ def _same(a, b, bound):
     return _bytes(a).equal(_bytes(b))
 
 
-def _bytes(t):
+def _bytes(t: Tensor) -> Tensor:
     return t.resolve_conj().reshape(-1).view(torch.uint8)

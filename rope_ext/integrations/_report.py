@@ -1,6 +1,9 @@
 """What `patch` says it did."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+from ._rotation import Rounding
 
 _CURES = {  # words of the reason of a `Layer` -> what helps, next to a call of apply
     "compiled by torch": "patch the model before it is compiled",
@@ -30,12 +33,12 @@ class Layer:
     unseen: whether their uses of rotary functions are unknown, or not ours.
     """
 
-    names: tuple
+    names: tuple[str, ...]
     kind: str
     reason: str
     unseen: bool
 
-    def __str__(self):
+    def __str__(self) -> str:
         first = self.names[0] or "the model itself"
         more = f" and {len(self.names) - 1} more" if len(self.names) > 1 else ""
         return f"{self.kind} ({first}{more}): {self.reason}"
@@ -49,13 +52,13 @@ class Report:
     warning: why the patch may do nothing, and what helps; empty where the model is seen to use what was replaced.
     """
 
-    rounding: str
-    replaced: tuple
-    left_alone: tuple
-    layers: tuple = ()
+    rounding: Rounding
+    replaced: tuple[Entry, ...]
+    left_alone: tuple[Entry, ...]
+    layers: tuple[Layer, ...] = ()
     warning: str = ""
 
-    def __str__(self):
+    def __str__(self) -> str:
         counts = f"{len(self.replaced)} replaced (rounding={self.rounding!r}), {len(self.left_alone)} left alone"
         entries = [("replaced", e) for e in self.replaced] + [("left alone", e) for e in self.left_alone]
         rows = [(what, e.name, e.dialect or "-", _uses(e), e.reason) for what, e in entries]
@@ -64,7 +67,7 @@ class Report:
         return "\n".join((f"rope_ext: {counts}", *filter(None, [self.warning]), *lines, *map(str, self.layers)))
 
 
-def warning_of(replaced, left_alone, layers):
+def warning_of(replaced: Sequence[Entry], left_alone: Sequence[Entry], layers: Sequence[Layer]) -> str:
     """Why a patch may do nothing, and what helps, in one sentence."""
     unseen = [layer for layer in layers if layer.unseen]
     cause = f": {unseen[0]}" if unseen else ""
@@ -85,5 +88,5 @@ def warning_of(replaced, left_alone, layers):
     return f"nothing was replaced: {found} (a model of absolute positions, such as BERT, has none); {cure}"
 
 
-def _uses(entry):
+def _uses(entry: Entry) -> str:
     return f"{'unknown' if entry.uses is None else entry.uses} uses"

@@ -7,10 +7,9 @@ import torch
 from torch import Tensor
 
 from .._torch.library import build_info
+from ..compat._arguments import Rounding as Rounding
 from ..compat._broadcast import rotate as rotate_broadcast
 from ..ops import apply
-
-Rounding = Literal["eager", "once"]  # as `rope_ext.patch` takes it
 
 
 class Convention(NamedTuple):
@@ -73,8 +72,8 @@ Reader = Callable[..., Read]
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 _DEVICES = {"cpu", "meta"} | ({"cuda"} if build_info()["cuda"] else set())
 # Forms that `apply` takes as they are: (axes of x, axes of cos, axis that cos gets) -> (layout, axis of seqlen).
-_NO_LAYOUT = None, 0
-_LAYOUTS = {
+_Layout = Literal["bhsd", "bshd", "shd"]
+_LAYOUTS: dict[tuple[int, int, int | None], tuple[_Layout, int]] = {
     (4, 3, 1): ("bhsd", 2),
     (4, 3, 2): ("bshd", 1),
     (4, 3, -2): ("bshd", 1),
@@ -83,6 +82,7 @@ _LAYOUTS = {
     (3, 2, 1): ("shd", 0),
     (3, 2, -2): ("shd", 0),
 }
+_NO_LAYOUT = None, 0
 
 
 def run(read: Read, rounding: Rounding) -> Any:
@@ -121,9 +121,9 @@ def rotate(rotation: Rotation, rounding: Rounding) -> Any:
     work = dtype if min_dtype is None and cos.dtype == dtype else torch.promote_types(min_dtype or dtype, cos.dtype)
     if cos.dtype != work:
         cos, sin = cos.to(work), sin.to(work)
-    if dtype != work and not (keep_dtype and work == torch.float32 and dtype.itemsize == 2):  # that the kernel does
+    if dtype != work and not (keep_dtype and work == torch.float32 and dtype.itemsize == 2):  # the kernel casts 16 bits
         tensors = tuple(t.to(work) for t in tensors)
-    options = {
+    options: dict[str, Any] = {
         "interleaved": convention.interleaved,
         "out_interleaved": convention.out_interleaved,
         "inverse": convention.inverse,
@@ -134,7 +134,7 @@ def rotate(rotation: Rotation, rounding: Rounding) -> Any:
     }
     if layout is None:
         y = rotate_broadcast(tensors, cos, sin, **options)
-    else:  # a third of the time
+    else:
         y = apply(tensors, cos, sin, layout=layout, **options)
     if keep_dtype and y[0].dtype != dtype:
         y = tuple(t.to(dtype) for t in y)
@@ -143,8 +143,11 @@ def rotate(rotation: Rotation, rounding: Rounding) -> Any:
 
 def _layout(
     tensors: tuple[Tensor, ...], cos: Tensor, axis: int | None, convention: Convention, rotary_dim: int | None
-) -> str | None:
-    """The layout in which `apply` takes tensors and tables as they are, or None; apply checks the rest."""
+) -> _Layout | None:
+    """The layout in which `apply` takes tensors and tables as they are, or None; apply checks the rest.
+
+    Such a call takes a third of the time of one that broadcasts.
+    """
     first, table = tensors[0], cos.shape
     shape, dtype, rank = first.shape, first.dtype, first.dim()
     layout, seqlen = _LAYOUTS.get((rank, len(table), axis), _NO_LAYOUT)

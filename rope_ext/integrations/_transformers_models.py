@@ -139,7 +139,7 @@ def edgetam(
     k, others = k[..., :length, :], k[..., length:, :]
     if length == 0:
         return Rotations([rotation], lambda q: (q, others))
-    groups = k.unflatten(-2, (repeat_freqs_k, -1))
+    groups = torch.unflatten(k, -2, (repeat_freqs_k, -1))
     temporal = groups.shape[-2] - cos_k.shape[-2]
     cos_k, sin_k = (t.reshape(t.shape[-2:]) for t in (cos_k, sin_k))
     spatial = rotation_of(groups[..., temporal:, :], cos_k, sin_k, None, FLOAT32_EVEN)

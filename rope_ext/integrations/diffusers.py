@@ -11,16 +11,16 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding
 
+from . import _diffusers_matrices as matrices
 from ._dialect import Dialect, examples, fused
 from ._diffusers_examples import CALLS
-from ._rotation import FLOAT32, FLOAT32_TERMS, KEPT, PROMOTED, Convention, Read, Reader, Rotation, Rotations
+from ._diffusers_matrices import FLOAT32_PAIRS
+from ._rotation import FLOAT32, FLOAT32_TERMS, KEPT, PROMOTED, Read, Reader, Rotation, Rotations
 
 FLOAT32_EVEN = FLOAT32_TERMS._replace(interleaved=True)
 # Pairs (2i, 2i + 1), one entry per pair.
 PROMOTED_PAIRS = PROMOTED._replace(interleaved=True, per_pair=True)
 KEPT_PAIRS = KEPT._replace(interleaved=True, per_pair=True)
-FLOAT32_PAIRS = FLOAT32._replace(interleaved=True, per_pair=True)
-FLOAT64_PAIRS = FLOAT32_PAIRS._replace(min_dtype=torch.float64)
 Tables = tuple[Tensor, Tensor]  # cos, sin
 
 
@@ -33,7 +33,7 @@ def _embeddings(
     if x.dim() != 4:
         return None
     if not use_real:
-        return None if freqs_cis.dim() != 3 else _complex(x, freqs_cis.unsqueeze(2), may_fuse=True)
+        return None if freqs_cis.dim() != 3 else matrices.of_complex(x, freqs_cis.unsqueeze(2), may_fuse=True)
     cos, sin = freqs_cis
     if sequence_dim not in (1, 2) or use_real_unbind_dim not in (-1, -2) or cos.dim() != 2 or sin.dim() != 2:
         return None
@@ -45,7 +45,7 @@ def _embeddings(
 
 def _qwen(x: Tensor, freqs_cis: Any, use_real: bool = True, use_real_unbind_dim: int = -1) -> Read:
     if not use_real:
-        return None if x.dim() != 4 or freqs_cis.dim() != 2 else _complex(x, freqs_cis.unsqueeze(1))
+        return None if x.dim() != 4 or freqs_cis.dim() != 2 else matrices.of_complex(x, freqs_cis.unsqueeze(1))
     return _embeddings(x, freqs_cis, True, use_real_unbind_dim)
 
 
@@ -117,76 +117,6 @@ def _kolors(x: Tensor, rope_cache: Tensor) -> Read:
     return Rotation(x, cos, sin, PROMOTED_PAIRS, rotary_dim=2 * pairs)
 
 
-# ---- complex numbers ----
-
-
-def _complex(
-    x: Tensor, freqs_cis: Tensor, convention: Convention = FLOAT32_PAIRS, may_fuse: bool = False
-) -> Rotation | None:
-    if not freqs_cis.is_complex():
-        return None
-    cos, sin = torch.view_as_real(freqs_cis).unbind(-1)
-    return Rotation(x, cos, sin, convention, may_fuse=may_fuse)
-
-
-def _complex_heads(x_in: Tensor, freqs_cis: Tensor) -> Read:
-    return None if x_in.dim() != 4 else _complex(x_in, freqs_cis.unsqueeze(2))
-
-
-def _anyflow(hidden_states: Tensor, freqs: Tensor) -> Read:
-    return None if hidden_states.dim() != 4 else _complex(hidden_states, freqs, FLOAT64_PAIRS)
-
-
-def _sana_wm(hidden_states: Tensor, freqs: Tensor) -> Read:
-    """hidden_states: (batch, heads, head_dim, seqlen)."""
-    if hidden_states.dim() != 4:
-        return None
-    return Rotations([_complex(hidden_states.transpose(2, 3), freqs)], lambda y: y.transpose(2, 3))
-
-
-def _wan_animate_2(x: Tensor, grid_sizes: Tensor, freqs: Tensor, time_stride: int = 1) -> Read:
-    """The function reads a table for each of three axes; the tokens of a sample past its grid are copied."""
-    pairs = x.size(3) // 2
-    axes = freqs.split([pairs - 2 * (pairs // 3), pairs // 3, pairs // 3], dim=1)
-    parts, rest = [], []
-    for sample, (f, h, w) in zip(x, grid_sizes.tolist()):
-        steps = axes[0][: f * time_stride : time_stride], axes[1][:h], axes[2][:w]
-        shapes = (f, 1, 1, -1), (1, h, 1, -1), (1, 1, w, -1)
-        table = torch.cat([t.view(s).expand(f, h, w, -1) for t, s in zip(steps, shapes)], dim=-1)
-        table = table.reshape(f * h * w, 1, -1)
-        parts.append(_complex(sample[: f * h * w], table, FLOAT64_PAIRS._replace(keep_dtype=False)))
-        rest.append(sample[f * h * w :])
-    return Rotations(parts, lambda *y: torch.stack([torch.cat(tokens) for tokens in zip(y, rest)]).float())
-
-
-# ---- 2x2 matrices ----
-
-
-def _matrices(x: Any, m: Tensor) -> Rotation:
-    """m: (..., pairs, 2, 2), any matrices: y = m[..., 0] * x_even + m[..., 1] * x_odd."""
-    cos = m.diagonal(dim1=-2, dim2=-1).flatten(-2)
-    sin = torch.stack((-m[..., 0, 1], m[..., 1, 0]), dim=-1).flatten(-2)
-    return Rotation(x, cos, sin, FLOAT32._replace(interleaved=True))
-
-
-def _hidream(xq: Tensor, xk: Tensor, freqs_cis: Tensor) -> Rotation:
-    return _matrices((xq, xk), freqs_cis)
-
-
-def _prx(xq: Tensor, freqs_cis: Tensor) -> Rotation:
-    return _matrices(xq, freqs_cis.to(device=xq.device, dtype=torch.float32))
-
-
-def _kandinsky6(x: Tensor, rope: Tensor) -> Rotation:
-    return _matrices(x, rope.float())
-
-
-def _kandinsky5(x: Tensor, rope: Tensor) -> Rotations:
-    """The result is bfloat16, whatever x is."""
-    x = x if x.dtype == torch.bfloat16 else x.to(torch.float32)
-    return Rotations([_matrices(x, rope)], lambda y: y.to(torch.bfloat16))
-
-
 # ---- angles ----
 
 
@@ -217,7 +147,7 @@ def _ltx2_split(x: Tensor, freqs: Tables) -> Read:
     convention = FLOAT32._replace(per_pair=True)
     if x.dim() == 4 or cos.dim() != 4:
         return Rotation(x, cos, sin, convention)
-    heads = x.unflatten(-1, (cos.shape[1], -1)).transpose(1, 2)
+    heads = torch.unflatten(x, -1, (cos.shape[1], -1)).transpose(1, 2)
     return Rotations([Rotation(heads, cos, sin, convention)], lambda y: y.transpose(1, 2).flatten(2))
 
 
@@ -228,11 +158,6 @@ def _allegro(x: Tensor, freqs_cis: Sequence[Tables], positions: Sequence[Tensor]
     tables = [[embedding(p, t)[:, None] for t in tables] for p, tables in zip(positions, freqs_cis)]
     parts = [Rotation(part, cos, sin, FLOAT32_TERMS) for part, (cos, sin) in zip(x.chunk(3, dim=-1), tables)]
     return Rotations(parts, lambda *y: torch.cat(y, dim=-1))
-
-
-def _next_number(args: tuple[Any, ...], kwargs: dict[str, Any], y: Tensor) -> Tensor:
-    """Bound where one rounding is missing in float64, which can lead to the next float32 number."""
-    return torch.finfo(torch.float32).eps * y.abs() + 1e-14
 
 
 READERS: dict[str, Reader] = {
@@ -250,23 +175,23 @@ READERS: dict[str, Reader] = {
     "helios": _helios,
     "mochi": _mochi,
     "kolors": _kolors,
-    "complex": _complex_heads,
-    "anyflow": _anyflow,
-    "sana_wm": _sana_wm,
-    "wan_animate_2": _wan_animate_2,
-    "hidream": _hidream,
-    "prx": _prx,
-    "kandinsky5": _kandinsky5,
-    "kandinsky6": _kandinsky6,
+    "complex": matrices.complex_heads,
+    "anyflow": matrices.anyflow,
+    "sana_wm": matrices.sana_wm,
+    "wan_animate_2": matrices.wan_animate_2,
+    "hidream": matrices.hidream,
+    "prx": matrices.prx,
+    "kandinsky5": matrices.kandinsky5,
+    "kandinsky6": matrices.kandinsky6,
     "ernie_image": _ernie,
     "stable_audio_3": _stable_audio_3,
     "ltx2_decoder": _ltx2_decoder,
     "ltx2_split": _ltx2_split,
     "allegro": _allegro,
 }
-# PyTorch fuses a product and the sum here.
+# In these functions PyTorch may fuse a product and the sum.
 BOUNDS = {name: fused(READERS[name]) for name in ("qwen", "complex", "anyflow", "sana_wm", "ltx2_split")}
-BOUNDS["wan_animate_2"] = _next_number
+BOUNDS["wan_animate_2"] = matrices.next_number
 DIALECTS = [
     Dialect(f"diffusers.{name}", read, examples(CALLS[name]), BOUNDS.get(name)) for name, read in READERS.items()
 ]

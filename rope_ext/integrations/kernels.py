@@ -8,21 +8,24 @@ It reaches the functions that transformers declares to be the kernel "rotary_pos
 98 of 120. `rope_ext.patch` reaches these and all others, and can be undone; `kernelize` cannot.
 """
 
+import importlib
 from dataclasses import dataclass
+from typing import Any
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .._torch.library import build_info
+from .._torch.private import constant_in_graphs
 from ._candidate import Candidate
 from ._fingerprint import fingerprint, function_of
 from ._patch import ROUNDINGS, check_rounding, replacement_of
 from ._registry import verdict
+from ._rotation import Rounding
 
 LAYER = "rotary_pos_emb"
 
 
-def register(*modes, rounding="eager"):
+def register(*modes: Any, rounding: Rounding = "eager") -> None:
     """Register rope_ext as the kernel "rotary_pos_emb", on the CPU and, where this build has kernels for it, on CUDA.
 
     modes: of `kernels.Mode` that it is for. Default: INFERENCE and TRAINING, each also with TORCH_COMPILE.
@@ -42,29 +45,30 @@ def register(*modes, rounding="eager"):
     """
     check_rounding(rounding)
     try:
-        from kernels import CUDAProperties, Device, Mode, register_kernel_mapping
+        hub: Any = importlib.import_module("kernels")
     except ImportError as error:
         raise ImportError(f"rope_ext: kernels must be installed (pip install kernels), got {error}") from error
     if not modes:
-        modes = [m | c for m in (Mode.INFERENCE, Mode.TRAINING) for c in (Mode._NONE, Mode.TORCH_COMPILE)]
+        mode = hub.Mode
+        modes = tuple(m | c for m in (mode.INFERENCE, mode.TRAINING) for c in (mode._NONE, mode.TORCH_COMPILE))
     repository = dict.fromkeys(modes, Repository(rounding))
-    devices = {"cpu": repository}
+    devices: dict[Any, Any] = {"cpu": repository}
     if build_info()["cuda"]:
         # transformers' own is for 0 to sys.maxsize; the narrowest wins.
-        devices[Device("cuda", CUDAProperties(min_capability=1, max_capability=9999))] = repository
-    register_kernel_mapping({LAYER: devices})
+        devices[hub.Device("cuda", hub.CUDAProperties(min_capability=1, max_capability=9999))] = repository
+    hub.register_kernel_mapping({LAYER: devices})
 
 
 @dataclass(frozen=True)
 class Repository:
     """What `kernels` loads the layer from; equal and of one hash where rounding is, since layers are kept by it."""
 
-    rounding: str
+    rounding: Rounding
 
-    def load(self):
+    def load(self) -> type[nn.Module]:
         return _LAYERS[self.rounding]
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"rope_ext (rounding={self.rounding!r})"
 
 
@@ -76,30 +80,32 @@ class RotaryEager(nn.Module):
     can_torch_compile = True
     has_backward = True
 
-    def forward(self, q, k, cos, sin, unsqueeze_dim=1):
-        _recognise(type(self))
-        return type(self)._rope_ext_eager(q, k, cos, sin, unsqueeze_dim)
+    def forward(self, q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 1) -> Any:
+        kind: Any = type(self)
+        _recognise(kind)
+        return kind._rope_ext_eager(q, k, cos, sin, unsqueeze_dim)
 
 
 class RotaryOnce(nn.Module):
     can_torch_compile = True
     has_backward = True
 
-    def forward(self, q, k, cos, sin, unsqueeze_dim=1):
-        _recognise(type(self))
-        return type(self)._rope_ext_once(q, k, cos, sin, unsqueeze_dim)
+    def forward(self, q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 1) -> Any:
+        kind: Any = type(self)
+        _recognise(kind)
+        return kind._rope_ext_once(q, k, cos, sin, unsqueeze_dim)
 
 
-_LAYERS = {"eager": RotaryEager, "once": RotaryOnce}
+_LAYERS: dict[Rounding, type[nn.Module]] = {"eager": RotaryEager, "once": RotaryOnce}
 
 
-@torch.compiler.assume_constant_result  # runs while a graph is made, and is no part of it
-def _recognise(kind):
+@constant_in_graphs  # runs while a graph is made, and is no part of it
+def _recognise(kind: Any) -> None:
     """Gives a class that `use_kernel_forward_from_hub` made what runs in place of its function, for each rounding."""
-    if not hasattr(kind, f"_rope_ext_{ROUNDINGS[-1]}"):
-        function = function_of(kind())
+    function = None if hasattr(kind, f"_rope_ext_{ROUNDINGS[-1]}") else function_of(kind())
+    if function is not None:
         candidate = Candidate(function.__name__, function, function, fingerprint(function))
         for rounding in ROUNDINGS:
             _, dialect, _ = verdict(candidate, rounding)
-            runs = function if dialect is None else replacement_of(function, dialect, rounding)
+            runs = replacement_of(function, dialect, rounding) if dialect else function
             setattr(kind, f"_rope_ext_{rounding}", staticmethod(runs))

@@ -9,17 +9,25 @@ import importlib
 import inspect
 import json
 import pkgutil
+import types
 import warnings
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 from . import _candidate, _find, _proof, _registry
+from ._dialect import Dialect
 
+Progress = Callable[[list[pkgutil.ModuleInfo]], Iterable[pkgutil.ModuleInfo]]
 _UNUSED = (".modular_", ".exporters.")  # transformers: what modeling_*.py is generated from; patches for other tools
 
 
-def modules(library):
-    """The modules of a library, imported; those that cannot be (a dependency is missing) are left out."""
+def modules(library: str, progress: Progress = iter) -> Iterator[types.ModuleType]:
+    """The modules of a library, imported; those that cannot be (a dependency is missing) are left out.
+
+    progress: shows how far it is, such as tqdm.
+    """
     root = importlib.import_module(library)
-    for info in _progress(list(pkgutil.walk_packages(root.__path__, library + ".", onerror=lambda name: None))):
+    for info in progress(list(pkgutil.walk_packages(root.__path__, library + ".", onerror=lambda name: None))):
         if any(part in info.name for part in _UNUSED):
             continue
         try:
@@ -31,10 +39,10 @@ def modules(library):
         yield module
 
 
-def functions(library):
+def functions(library: str, progress: Progress = iter) -> list[_candidate.Candidate]:
     """The candidates of all modules of a library."""
     walk = _find.Walk({library}, known=())
-    for module in modules(library):
+    for module in modules(library, progress):
         reach = _find.Reach()
         for name, value in list(vars(module).items()):
             if isinstance(value, type):
@@ -45,7 +53,7 @@ def functions(library):
     return list(walk.found.values())
 
 
-def recognised(candidate):
+def recognised(candidate: _candidate.Candidate) -> list[Dialect]:
     """The dialects that a function equals, those first that have its gradients too.
 
     Only those are tried whose reader takes the same calls.
@@ -56,22 +64,22 @@ def recognised(candidate):
     return equal if len(equal) < 2 else sorted(equal, key=lambda d: not _proof.same_gradients(candidate, d))
 
 
-def _calls(function):
+def _calls(function: Callable[..., Any]) -> list[tuple[str, Any, Any]]:
     return [(p.name, p.kind, p.default) for p in inspect.signature(function).parameters.values()]
 
 
-def update(libraries):
+def update(libraries: Iterable[str], progress: Progress = iter) -> None:
+    """Replaces the entries of the given libraries, and prints what looks like a rotation and is unknown."""
     entries = _registry.read_known()
     for library in libraries:
         entries = {key: e for key, e in entries.items() if e["seen"].partition(".")[0] != library}
-        found, count = functions(library), 0
+        found, count = functions(library, progress), 0
         for candidate in found:
-            if candidate.fingerprint in entries:
+            key = candidate.fingerprint
+            if key in entries:
                 count += 1
-                continue
-            equal = recognised(candidate) if candidate.fingerprint else []
-            if equal:
-                entries[candidate.fingerprint] = {"dialect": equal[0].name, "seen": candidate.name}
+            elif key is not None and (equal := recognised(candidate)):
+                entries[key] = {"dialect": equal[0].name, "seen": candidate.name}
                 count += 1
             elif _candidate.rotates(candidate):
                 print(f"unknown: {candidate.name}{inspect.signature(candidate.function)}")
@@ -80,11 +88,3 @@ def update(libraries):
         sorted(entries.items(), key=lambda item: (item[1]["seen"].partition(".")[0], item[1]["dialect"], item[0]))
     )
     _registry.KNOWN.write_text(json.dumps(ordered, indent=1) + "\n")
-
-
-def _progress(items):
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        return items
-    return tqdm(items, disable=None, leave=False)

@@ -1,12 +1,11 @@
 """Dialects: the rotary functions of timm (huggingface/pytorch-image-models 1.0.31)."""
 
-from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ._dialect import Call, Dialect, examples
+from ._dialect import Call, Dialect, Draw, examples
 from ._rotation import KEPT, Read, Rotation, Rotations
 
 
@@ -33,18 +32,17 @@ def _gemma4_axes(x: Tensor, cos: Tensor, sin: Tensor, ndim: int = 2, unsqueeze_d
     width = 2 * (x.shape[-1] // (2 * ndim))
     if not width * ndim == x.shape[-1] == cos.shape[-1] == sin.shape[-1]:
         return None
-    parts = zip(x.split(width, -1), cos.split(width, -1), sin.split(width, -1))
-    return Rotations([_gemma4(*part, unsqueeze_dim) for part in parts], lambda *y: torch.cat(y, dim=-1))
+    parts = zip(torch.split(x, width, -1), torch.split(cos, width, -1), torch.split(sin, width, -1))
+    return Rotations([_gemma4(t, c, s, unsqueeze_dim) for t, c, s in parts], lambda *y: torch.cat(y, dim=-1))
 
 
 # ---- examples ----
 
 B, H, S, D = 2, 3, 5, 8
-Draw = Callable[..., Tensor]
 
 
-def _tables(t: Draw) -> Iterable[Tensor]:
-    """Of tokens, of tokens and heads ("mixed"), of tokens of each sequence."""
+def _tables(t: Draw) -> tuple[Tensor, ...]:
+    """A row per token; per head and token ("mixed"); per token of each sequence."""
     return t(S, D), t(H, S, D), t(B, 1, S, D)
 
 

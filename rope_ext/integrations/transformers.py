@@ -10,7 +10,7 @@ from torch import Tensor
 
 from . import _transformers_examples as examples
 from . import _transformers_models as models
-from ._dialect import Dialect, fused
+from ._dialect import Dialect, Examples, fused
 from ._rotation import FLOAT32, FLOAT32_TERMS, KEPT, PROMOTED, Convention, Read, Reader, Rotation
 from ._transformers_rotation import (
     EVEN,
@@ -106,45 +106,47 @@ _Q_K: list[tuple[str, Convention, dict[str, Any], tuple[int, ...]]] = [
 ]
 
 # General ones first: of the dialects that a function equals, _known.json has the first.
+_READERS: list[tuple[str, Reader, Examples]] = [
+    ("muse_glimmer_assistant", models.last_rows, examples.last_rows_calls),
+    *(
+        (name, _llama if name == "llama" else _q_k(convention, **how), examples.q_k_calls(*widths))
+        for name, convention, how, widths in _Q_K
+    ),
+    *(
+        (
+            f"{name}_position_ids",
+            _q_k_position_ids(convention, **how),
+            examples.q_k_calls(*widths, position_ids=True),
+        )
+        for name, convention, how, widths in _Q_K
+    ),
+    ("mistral_large4", models.mistral_large4, examples.without_k(8, False)),
+    # f(q, k, cos, sin)
+    ("qwen2_vl_vision", _vision(FLOAT32, -2), examples.vision_calls(8)),
+    ("inkling2_vision", _vision(FLOAT32_EVEN, -2), examples.vision_calls(8)),
+    ("minimax_m3_vision", _vision(PROMOTED, 1, partial="leading"), examples.vision_calls(8, 4, batched=False)),
+    ("sam3", _vision(FLOAT32_EVEN), examples.sam3_calls),
+    # f(x, cos, sin, unsqueeze_dim=1)
+    ("gemma4", _x(PROMOTED), examples.x_calls(8)),
+    ("deepseek_v4", _x(TERMS_EVEN_PAIRS, partial="trailing"), examples.x_calls(4, 2)),
+    # others
+    ("qwen4_exp", models.qwen4_exp, examples.without_k(4, True)),
+    ("dinov3", models.after_prefix, examples.after_prefix_calls),
+    ("clvp", models.clvp, examples.q_k_v_calls),
+    ("wav2vec2_bert", models.conformer, examples.conformer_calls),
+    ("gptj", models.sin_first, examples.sin_first_calls),
+    ("roformer", models.roformer, examples.roformer_calls),
+    ("musicflamingo", models.musicflamingo, examples.musicflamingo_calls),
+    ("gemma4_vision", models.multidimensional, examples.multidimensional_calls),
+    ("vjepa2", models.vjepa2, examples.vjepa2_calls),
+    ("sam2", models.sam2, examples.sam2_calls),
+    ("edgetam", models.edgetam, examples.edgetam_calls),
+    ("llama4", _llama4, examples.complex_calls(2, 3, 8, heads=2)),
+    ("deepseek_v2", _deepseek_v2, examples.complex_calls(2, 3, 8, heads=1)),
+    ("llama4_vision", _llama4_vision, examples.complex_calls(3, 1, 8, heads=2)),
+]
+_FUSED = {"llama4", "deepseek_v2", "llama4_vision"}  # products of complex numbers
 DIALECTS = [
-    Dialect(f"transformers.{name}", *rest)
-    for name, *rest in [
-        ("muse_glimmer_assistant", models.last_rows, examples.last_rows_calls),
-        *(
-            (name, _llama if name == "llama" else _q_k(convention, **how), examples.q_k_calls(*widths))
-            for name, convention, how, widths in _Q_K
-        ),
-        *(
-            (
-                f"{name}_position_ids",
-                _q_k_position_ids(convention, **how),
-                examples.q_k_calls(*widths, position_ids=True),
-            )
-            for name, convention, how, widths in _Q_K
-        ),
-        ("mistral_large4", models.mistral_large4, examples.without_k(8, False)),
-        # f(q, k, cos, sin)
-        ("qwen2_vl_vision", _vision(FLOAT32, -2), examples.vision_calls(8)),
-        ("inkling2_vision", _vision(FLOAT32_EVEN, -2), examples.vision_calls(8)),
-        ("minimax_m3_vision", _vision(PROMOTED, 1, partial="leading"), examples.vision_calls(8, 4, batched=False)),
-        ("sam3", _vision(FLOAT32_EVEN), examples.sam3_calls),
-        # f(x, cos, sin, unsqueeze_dim=1)
-        ("gemma4", _x(PROMOTED), examples.x_calls(8)),
-        ("deepseek_v4", _x(TERMS_EVEN_PAIRS, partial="trailing"), examples.x_calls(4, 2)),
-        # others
-        ("qwen4_exp", models.qwen4_exp, examples.without_k(4, True)),
-        ("dinov3", models.after_prefix, examples.after_prefix_calls),
-        ("clvp", models.clvp, examples.q_k_v_calls),
-        ("wav2vec2_bert", models.conformer, examples.conformer_calls),
-        ("gptj", models.sin_first, examples.sin_first_calls),
-        ("roformer", models.roformer, examples.roformer_calls),
-        ("musicflamingo", models.musicflamingo, examples.musicflamingo_calls),
-        ("gemma4_vision", models.multidimensional, examples.multidimensional_calls),
-        ("vjepa2", models.vjepa2, examples.vjepa2_calls),
-        ("sam2", models.sam2, examples.sam2_calls),
-        ("edgetam", models.edgetam, examples.edgetam_calls),
-        ("llama4", _llama4, examples.complex_calls(2, 3, 8, heads=2), fused(_llama4)),
-        ("deepseek_v2", _deepseek_v2, examples.complex_calls(2, 3, 8, heads=1), fused(_deepseek_v2)),
-        ("llama4_vision", _llama4_vision, examples.complex_calls(3, 1, 8, heads=2), fused(_llama4_vision)),
-    ]
+    Dialect(f"transformers.{name}", read, calls, fused(read) if name in _FUSED else None)
+    for name, read, calls in _READERS
 ]
