@@ -8,7 +8,7 @@ from .errors import ArgumentError, ArgumentTypeError
 from .reference import Layout
 
 
-def with_offset(x: Tensor, layout: Layout, axes: int, positions: object, offset: object) -> Tensor:
+def with_offset(x: Tensor, layout: Layout, axes: int | None, positions: object, offset: object) -> Tensor:
     """The positions of each token of x, as `apply` adds them up: (seqlen,), (batch, seqlen), or with axes first."""
     seqlen = x.shape[layout.replace("t", "s").index("s")]
     batch = x.shape[layout.index("b")] if "b" in layout else None
