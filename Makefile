@@ -6,13 +6,26 @@ VENV ?= .venv
 RUN = $(VENV)/bin/python
 SOURCES = CMakeLists.txt setup.py pyproject.toml $(shell find csrc -type f)
 
-.PHONY: demo test wheel matrix benchmark fuzz fuzz-sanitized clean
+.PHONY: demo test lint format wheel matrix benchmark fuzz fuzz-sanitized clean
 
 demo: $(VENV)/.built
 	$(RUN) examples/train_tiny_llama.py
 
 test: $(VENV)/.built
 	$(RUN) -m pytest -q
+
+# What a machine can say of the style and the types: Python, C++ and CUDA. `make format` mends what can be mended so.
+SOURCES_CPP = $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+lint: $(VENV)/.lint
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(VENV)/bin/clang-format --dry-run -Werror $(SOURCES_CPP)
+	$(RUN) -m mypy
+
+format: $(VENV)/.lint
+	$(RUN) -m ruff check --fix .
+	$(RUN) -m ruff format .
+	$(VENV)/bin/clang-format -i $(SOURCES_CPP)
 
 # To publish, by hand: the wheel for every Python and torch and the source distribution, in dist/ (tools/wheel.py), then
 # values and derivatives with that wheel, here and in each environment under TORCHES=<folders>.
@@ -45,12 +58,17 @@ fuzz-sanitized: $(VENV)/.installed
 	  ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1:max_allocation_size_mb=2048 \
 	  $(RUN) tests/fuzz --apart --seed $(SEED) --calls $(CALLS)
 
-# torch is pinned and installed first: every later install finds its wish for torch fulfilled.
+# torch is pinned and installed first: every later install then finds torch and fetches no other.
 # transformers, which the tests compare frequencies with, is thousands of files of which few are read: not compiled.
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet "$(TORCH)" numpy matplotlib tqdm uv "pytest>=8" "setuptools>=77" "pybind11>=2.13" cmake ninja
 	$(RUN) -m pip install --quiet --no-compile "transformers==5.23.0; python_version >= '3.11'"
+	touch $@
+
+# The tools of `make lint`, in the versions that pyproject.toml pins.
+$(VENV)/.lint: $(VENV)/.installed
+	$(RUN) -m pip install --quiet $(shell sed -n 's/^lint = \[\(.*\)\].*/\1/p' pyproject.toml | tr ',' ' ')
 	touch $@
 
 $(VENV)/.built: $(VENV)/.installed $(SOURCES)
