@@ -20,7 +20,7 @@ transformers = pytest.importorskip("transformers")
 if transformers.__version__ != "5.23.0":
     pytest.skip(f"compares with transformers 5.23.0, found {transformers.__version__}", allow_module_level=True)
 
-from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS  # noqa: E402
+ROPE_INIT_FUNCTIONS = importlib.import_module("transformers.modeling_rope_utils").ROPE_INIT_FUNCTIONS
 
 pytestmark = pytest.mark.devices("cpu")
 logging.getLogger("transformers").setLevel(logging.ERROR)

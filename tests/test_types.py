@@ -1,6 +1,8 @@
-"""What type checkers, help() and dir() show of the functions of rope_ext. mypy --strict reads the programs below."""
+"""What the annotations promise: a user's file passes `mypy --strict`, mistakes do not, and `dir` shows what is public."""
 
+import ast
 import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,60 +13,39 @@ import rope_ext
 
 pytestmark = pytest.mark.devices("cpu")
 ROOT = Path(__file__).resolve().parents[1]
-
-GIVEN = """
-import torch
-from torch import Tensor
-import rope_ext
-from rope_ext import angles, errors, reference
-
-x = torch.ones(1, 3, 2, 8)
-cos, sin, at = torch.ones(3, 4), torch.zeros(3, 4), torch.arange(3)
-"""
-RIGHT = """
-one: Tensor = rope_ext.apply(torch.nn.Parameter(x), cos, sin, layout="bhsd", offset=at, out=torch.empty_like(x))
-two: tuple[Tensor, Tensor] = rope_ext.apply((x, x), cos, sin, positions=at, rounding="eager", out_interleaved=True)
-three: tuple[Tensor, Tensor, Tensor] = rope_ext.apply_((x, x, x), cos, sin, rotary_dim=8, per_channel=False)
-several: list[Tensor] = rope_ext.apply([x], inv_freq=angles.revolutions(cos[0]), attention_scaling=1.5)
-tables: tuple[Tensor, Tensor] = rope_ext.cos_sin(at, cos[0], 1.5, dtype=torch.float64)
-former: angles.Turns = angles.turns(cos[0])
-plain: tuple[Tensor, ...] = reference.apply((x, x), cos, sin, layout="sbhd", transposed=True)
-formula: Tensor = reference.rotate(x, *reference.cos_sin(at[None], cos[None], cos[None]))
-rows: Tensor = reference.table_rows(1, 3, at)
-cuda: str | None = rope_ext.build_info()["cuda"]
-layouts: tuple[reference.Layout, ...] = reference.LAYOUTS
+TYPING = ROOT / "tests/typing"
 
 
-def unknown(t: Tensor | tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...] | list[Tensor]:
-    try:
-        return rope_ext.apply(t, cos, sin)
-    except rope_ext.ArgumentError as error:
-        raise SystemExit(error.argument + error.rule + error.got + error.cure)
-"""
-WRONG = {
-    'rope_ext.apply(x, cos, sin, layout="hbsd")': 'Argument "layout"',
-    'rope_ext.apply(x, cos, sin, layot="bshd")': 'keyword argument "layot"',
-    'rope_ext.apply(x, cos, sin, interleaved="x")': 'Argument "interleaved"',
-    'rope_ext.apply(x, cos, sin, rounding="twice")': 'Argument "rounding"',
-    "rope_ext.apply(x, cos, sin, at)": "Argument 4",
-    "rope_ext.apply([1.0], cos, sin)": "list[float]",
-    "rope_ext.apply_(x, cos, sin, out=x)": 'keyword argument "out"',
-    "pair: tuple[Tensor, Tensor] = rope_ext.apply(x, cos, sin)": "Tensor",
-    'angles.cos_sin(at, "1")': "Argument 2",
-}
-
-
-def test_mypy_on_the_program_of_a_user(tmp_path):
+def errors_of_mypy(path):
+    """(line, kind) of each error that mypy finds in a file, under the settings of pyproject.toml."""
     pytest.importorskip("mypy")
-    program = tmp_path / "user.py"
-    program.write_text(GIVEN + RIGHT + "\n".join(WRONG) + "\n")
-    command = [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", "--no-pretty", program]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    errors = [line for line in run.stdout.splitlines() if ": error: " in line]
-    first = (GIVEN + RIGHT).count("\n") + 1
-    for line, error, words in zip(range(first, first + len(WRONG)), errors, WRONG.values()):
-        assert error.startswith(f"{program}:{line}: error: ") and words in error, run.stdout
-    assert len(errors) == len(WRONG), run.stdout + run.stderr
+    command = [sys.executable, "-m", "mypy", "--no-error-summary", "--no-pretty", path]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert not run.stderr, run.stderr
+    found = re.findall(r"^(.*?):(\d+): error: .*\[([\w-]+)\]$", run.stdout, re.MULTILINE)
+    assert {name for name, _, _ in found} <= {str(path.relative_to(ROOT))}, run.stdout
+    return [(int(line), kind) for _, line, kind in found]
+
+
+def test_users_file_passes():
+    assert errors_of_mypy(TYPING / "user.py") == []
+
+
+def test_users_file_runs_and_uses_all_that_is_public():
+    subprocess.run([sys.executable, TYPING / "user.py"], cwd=ROOT, check=True, capture_output=True)
+    used = set()
+    for node in ast.walk(ast.parse((TYPING / "user.py").read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module == "rope_ext":
+            used |= {alias.name for alias in node.names}
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "rope_ext":
+            used.add(node.attr)
+    assert set(rope_ext.__all__) <= used
+
+
+def test_mistakes_are_found():
+    lines = (TYPING / "mistakes.py").read_text().splitlines()
+    expected = [(i, line.rpartition("# ")[2]) for i, line in enumerate(lines, 1) if "  # " in line]
+    assert expected and errors_of_mypy(TYPING / "mistakes.py") == expected
 
 
 @pytest.mark.parametrize("function", [rope_ext.apply, rope_ext.apply_])

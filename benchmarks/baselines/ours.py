@@ -30,7 +30,7 @@ def in_place(case):
 
 def without_table(case):
     """cos and sin are made in the kernel, at each call again."""
-    return _in_place(case, inv_freq=rope_ext.angles.turns(case.tables.inv_freq.to(case.device)))
+    return _in_place(case, inv_freq=rope_ext.angles.revolutions(case.tables.inv_freq.to(case.device)))
 
 
 def eager_bits(case):
