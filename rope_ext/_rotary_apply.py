@@ -13,12 +13,12 @@ from ._positions import with_offset
 from ._rotary_frequencies import Recipe, Seqlen, frequencies_of_recipe, read
 from ._rotary_tables import Tables, tables_at
 from ._torch.private import dispatch_modes, has_static_value
-from .angles import Turns, turns
+from .angles import Revolutions, revolutions
 from .errors import ArgumentError
 from .ops import apply
 from .reference import LAYOUTS
 
-Scaled: TypeAlias = tuple[Turns, float]  # (revolutions per position, attention_scaling)
+Scaled: TypeAlias = tuple[Revolutions, float]  # (revolutions per position, attention_scaling)
 
 
 def kept_revolutions(recipe: Recipe, seqlen: Seqlen, dtype: torch.dtype, device: torch.device) -> Scaled:
@@ -28,7 +28,7 @@ def kept_revolutions(recipe: Recipe, seqlen: Seqlen, dtype: torch.dtype, device:
             return _make(recipe, seqlen, dtype, device)
         name = _revolutions_of_graphs(recipe, seqlen, dtype, device)
         high, low, per_axis, attention_scaling = getattr(_kept.in_graphs, name)
-        return Turns(high, low, per_axis), read(attention_scaling)
+        return Revolutions(high, low, per_axis), read(attention_scaling)
     if device == _kept.CPU and not dispatch_modes():  # the two questions below in one: every call comes here
         return _made(recipe, seqlen, dtype, device)
     if not _kept.takes_ordinary(device):
@@ -41,8 +41,8 @@ def kept_revolutions(recipe: Recipe, seqlen: Seqlen, dtype: torch.dtype, device:
 
 def _make(recipe: Recipe, seqlen: Seqlen, dtype: torch.dtype, device: torch.device) -> Scaled:
     inv_freq, attention_scaling = frequencies_of_recipe(recipe, seqlen)
-    high, low, per_axis = turns(inv_freq, dtype)
-    return Turns(high.to(device), low.to(device), per_axis), attention_scaling
+    high, low, per_axis = revolutions(inv_freq, dtype)
+    return Revolutions(high.to(device), low.to(device), per_axis), attention_scaling
 
 
 @_kept.kept

@@ -27,7 +27,7 @@ from ._rotary_frequencies import (
     read,
 )
 from ._signatures import REQUIRED, by_name, given_by_position
-from .angles import Turns
+from .angles import Revolutions
 from .errors import ArgumentError
 from .frequencies import Frequencies, Schedule
 from .ops import apply
@@ -308,4 +308,4 @@ class RotaryEmbedding:
 
 
 # Numbers, texts and tensors only: torch.load(weights_only=True) may make them.
-torch.serialization.add_safe_globals([RotaryEmbedding, Frequencies, Turns])
+torch.serialization.add_safe_globals([RotaryEmbedding, Frequencies, Revolutions])

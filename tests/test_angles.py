@@ -147,7 +147,7 @@ def test_apply_makes_the_table_it_does_not_read(case):
 def test_packed_sequences():
     """Positions restart at the boundaries, from the offset; tokens past the last are copied bit for bit."""
     x, inv_freq = random((12, 2, 8), torch.float32), frequencies(4)
-    x[9] = torch.inf  # which a turn by nothing would make NaN
+    x[9] = torch.inf  # which a rotation by 0 would make NaN
     boundaries = torch.tensor([0, 5, 5, 9], dtype=torch.int32)
     restarted = torch.tensor([0, 1, 2, 3, 4, 0, 1, 2, 3])
     wanted = torch.cat(
@@ -198,7 +198,7 @@ def exact(inv_freq, position):
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_cos_sin_is_exact(dtype):
     """Float32: 2^-25 from rounding results below 1, 2^-26 from the series, and of the angle in radians the error of the
-    frequency, position * 2^-50, and that of its product with the position, 2^-25 of what is below a whole turn.
+    frequency, position * 2^-50, and that of its product with the position, 2^-25 of what is below a whole revolution.
     Float64: 29 bits more."""
     scale = 2.0 if dtype == torch.float32 else 2.0**-28
     inv_freq = frequencies(16)

@@ -124,8 +124,8 @@ def test_frequencies_on_meta_keep_their_derivatives():
     with WithoutFloat64():
         cos, _ = rope_ext.cos_sin(torch.ones(2, device="meta"), inv_freq)
         (grad,) = torch.autograd.grad(cos.sum(), inv_freq)
-        turned = rope_ext.apply(torch.ones(1, 2, 1, 6, device="meta"), inv_freq=inv_freq)
-        turned.sum().backward()
+        rotated = rope_ext.apply(torch.ones(1, 2, 1, 6, device="meta"), inv_freq=inv_freq)
+        rotated.sum().backward()
     assert grad.shape == inv_freq.grad.shape == (3,)
 
 

@@ -178,8 +178,8 @@ def test_axes_are_named_not_guessed(layout):
         token_axis = layout.index("t" if "t" in layout else "s")
         y = rope_ext.apply(x, cos, sin, layout=layout).movedim(token_axis, 0)
         for token in range(5):
-            turned = reference.rotate(x.movedim(token_axis, 0)[token], cos[token], sin[token])
-            assert_same_bits(y[token], turned)
+            rotated = reference.rotate(x.movedim(token_axis, 0)[token], cos[token], sin[token])
+            assert_same_bits(y[token], rotated)
 
 
 def test_tables_made_in_inference_mode_do_not_stick():
@@ -196,7 +196,7 @@ def test_tables_made_in_inference_mode_do_not_stick():
 
 
 def test_positions_written_between_forward_and_backward():
-    """mlx-lm#1713: the position variable was changed before it was used. Backward refuses instead of turning wrongly."""
+    """mlx-lm#1713: the position variable was changed before it was used. Backward refuses instead of rotating by wrong angles."""
     x, positions = random((1, 5, 2, 8), F32).requires_grad_(), torch.arange(5)
     y = rope_ext.apply(x, *tables(), positions=positions)
     positions += 1

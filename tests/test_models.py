@@ -17,7 +17,7 @@ TYPES = {
     "gpt_oss": "an entry per pair",
     "gptj": "neighbours, sin before cos",
     "deepseek_v3": "neighbours in, halves out",
-    "deepseek_v4": "trailing channels, turned back",
+    "deepseek_v4": "trailing channels, rotated back",
     "gemma4_vision": "halves of blocks",
     "vjepa2": "two angles within a pair",
     "sam2_video": "more keys than angles",

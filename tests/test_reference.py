@@ -12,7 +12,7 @@ from tests.conftest import random
 
 
 def test_numbers_worked_by_hand():
-    """head_dim 4: pair 0 turns by 90 degrees, pair 1 by 60 degrees."""
+    """head_dim 4: pair 0 rotates by 90 degrees, pair 1 by 60 degrees."""
     cos, sin = torch.tensor([[0.0, 0.5]]), torch.tensor([[1.0, math.sqrt(3) / 2]])
     x = torch.tensor([1.0, 2.0, 3.0, 4.0]).reshape(1, 1, 1, 4)
     half = [-3.0, 1 - 2 * math.sqrt(3), 1.0, 2 + math.sqrt(3)]  # pairs (1, 3) and (2, 4)
@@ -37,8 +37,8 @@ def test_complex_form():
     """Meta's Llama: the interleaved pairs as complex numbers, times exp(i angle)."""
     x = random((2, 6, 3, 8), torch.float64)
     angles = torch.outer(torch.arange(6.0, dtype=torch.float64), rope_ext.RotaryEmbedding(8).inv_freq.to(x.device))
-    turned = torch.view_as_complex(x.unflatten(-1, (-1, 2))) * torch.polar(torch.ones_like(angles), angles)[:, None]
-    wanted = torch.view_as_real(turned).flatten(-2)
+    rotated = torch.view_as_complex(x.unflatten(-1, (-1, 2))) * torch.polar(torch.ones_like(angles), angles)[:, None]
+    wanted = torch.view_as_real(rotated).flatten(-2)
     torch.testing.assert_close(
         reference.apply(x, angles.cos(), angles.sin(), interleaved=True), wanted, rtol=0, atol=1e-15
     )
