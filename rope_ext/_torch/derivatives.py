@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from .arguments import Lookup, Scalars
+from .arguments import Scalars
 from .flags import TRANSPOSED
 from .library import torch_ops as _ops
 from .private import (
@@ -74,7 +74,7 @@ class Rotate(_Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         cos, sin, positions, offsets, cu_seqlens, *x = ctx.saved_tensors  # read once: checkpointing recomputes them
-        lookup = Lookup(positions, offsets, cu_seqlens)
+        lookup = positions, offsets, cu_seqlens
         needs_cos, needs_sin, _, _, _, _, *needs_x = ctx.needs_input_grad
         transposed = ctx.scalars.transposed()
         given = [g is not None for g in grads]
@@ -88,7 +88,7 @@ class Rotate(_Function):
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor | None) -> tuple[Tensor, ...]:
         cos, sin, positions, offsets, cu_seqlens, *x = ctx.saved_tensors
-        lookup = Lookup(positions, offsets, cu_seqlens)
+        lookup = positions, offsets, cu_seqlens
         cos_t, sin_t, _, _, _, _, *x_t = tangents
         have = [t is not None for t in x_t]
         out = _on_subset(lambda t: _ops.rotate(t, cos, sin, *ctx.scalars, *lookup), have, x_t)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..errors import ArgumentError
 from . import per_token
-from .arguments import Lookup, split
+from .arguments import Lookup, Scalars, split
 from .call import ROTATE, ROTATE_IN_PLACE, ROTATE_OUT, Op
 from .derivatives import Rotate, TableGrad, record
 from .errors import raises_typed
@@ -38,7 +38,7 @@ def _rotate(x: list[Tensor], cos: Tensor, sin: Tensor, *rest: Any) -> list[Tenso
     if (has_frequencies or cos.dim() == 2) and tables_need_derivative(cos, sin, rest):
         make = per_token.of_frequencies if has_frequencies else per_token.looked_up
         cos, sin, rotated = make(x, cos, sin, scalars, lookup)
-        scalars = scalars._replace(offset=0, flags=scalars.flags & ~FREQUENCIES, attention_scaling=1.0)
+        scalars = Scalars(0, scalars.flags & ~FREQUENCIES, scalars.rotary_dim, scalars.rotary_offset)
         lookup = Lookup()
     recorded = record(Rotate.apply, cos, sin, scalars, *lookup, *x)
     return list(recorded) if rotated is None else [torch.where(rotated, a, b) for a, b in zip(recorded, x)]

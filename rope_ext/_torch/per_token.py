@@ -73,7 +73,7 @@ def cos_sin(x: list[Tensor], high: Tensor, low: Tensor, *rest: Any) -> tuple[Ten
     scalars, lookup = split(rest)
     positions = lookup.positions
     if positions is not None:
-        lookup = lookup._replace(positions=positions.detach())
+        lookup = Lookup(positions.detach(), lookup.offsets, lookup.cu_seqlens)
     with below_autograd():
         cos, sin, at = _ops.cos_sin([t.detach() for t in x], high.detach(), low.detach(), *scalars, *lookup)
     per_axis = at
