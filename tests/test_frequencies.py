@@ -16,7 +16,7 @@ PI = Decimal("3.14159265358979323846264338327950288419716939937510582097494459")
 
 
 def close(found, wanted, ulps=4):
-    """Relative, in units of 2^-53: the last bits of a few float64 operations."""
+    """The relative error is a few units of 2^-53: the last bits of a few float64 operations."""
     inv_freq = found.inv_freq if isinstance(found, frequencies.Frequencies) else found
     wanted = torch.tensor(wanted, dtype=torch.float64)
     assert inv_freq.shape == wanted.shape and inv_freq.dtype == torch.float64

@@ -135,7 +135,7 @@ def test_reads_truncate_of_a_layer_type_as_written_or_as_transformers_does():
 
 
 def test_reads_the_scaling_of_phi_3_5_moe():
-    """Its own code takes the long factors beyond the training, transformers 5.23 never does."""
+    """The code of the model takes the long factors beyond the training, transformers 5.23 never does."""
     scaling = {
         "type": "longrope",
         **LONG,
@@ -374,7 +374,7 @@ def test_a_misspelt_key_of_rope_parameters(name):
 
 
 def test_warns_of_what_has_no_effect():
-    """As transformers does; and where the model does not rotate as it is configured."""
+    """transformers warns too; a model that does not rotate as it is configured gets a warning as well."""
     nested = {"full_attention": {"rope_theta": 1e4}, "factor": 2.0}
     for config, message in (
         (

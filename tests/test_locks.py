@@ -38,7 +38,7 @@ def printed(program):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 @pytest.mark.parametrize("lock", locks())
 def test_a_forked_child_finds_the_lock_free(lock):
-    """In a process of its own: a child of one with threads may do little, and this one does."""
+    """The process is a new one: the child of a process with threads may do little, and this child does more."""
     module, name = lock.split(":")
     program = f"""
 import os, signal, threading, time, torch

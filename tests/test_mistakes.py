@@ -222,7 +222,7 @@ def test_values_in_one_line(message, call):
 
 @pytest.mark.parametrize("schedule", ["linear", "llama3", "longrope", "axial", "proportional"])
 def test_an_array_for_each_parameter_is_one_line(schedule):
-    """Of those that a schedule must have, or has a default for."""
+    """Every parameter of these schedules, needed or with a default."""
     known = inspect.signature(getattr(frequencies, schedule)).parameters
     for name in set(known) - {"rotary_dim", "dtype", "seqlen", "base"}:
         values = {key: 2.0 for key, p in known.items() if p.default is inspect.Parameter.empty and key != "rotary_dim"}
@@ -246,7 +246,7 @@ def test_a_length_that_is_a_tensor():
 
 @pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64, np.int64, torch.tensor])
 def test_numbers_of_numpy_are_numbers(kind, recwarn):
-    """They once gave a warning of numpy, which does not fit the largest float64 into the float32 it is compared with."""
+    """Numbers of numpy once gave a warning of numpy, which does not fit the largest float64 into the float32 it is compared with."""
     assert RotaryEmbedding(8, base=kind(100)) == RotaryEmbedding(8, base=100.0)
     assert not list(recwarn)
 

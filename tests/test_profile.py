@@ -68,7 +68,7 @@ def test_trace_names_the_ops(found):
 
 
 def test_times(monkeypatch):
-    """By a clock that only the calls move. Some are slow and one is fast, of which the medians show nothing."""
+    """Only the calls move the clock. Some are slow and one is fast, which the medians do not show."""
     now, done = 0.0, collections.Counter()
     seconds = {"long": {16: 4e-3, 1: 1e-3}, "short": {16: 5e-5, 1: 6e-5}}  # by name and seqlen
 
@@ -102,7 +102,7 @@ def test_rounds_end_with_the_time(monkeypatch):
 
 @pytest.mark.parametrize("layout", ["bshd", "bhsd", "sbhd", "thd", "shd"])
 def test_layouts(layout):
-    """Each is called with shapes that it accepts."""
+    """Each layout is called with shapes that it accepts."""
     batch = 1 if layout == "shd" else 2
     rows = profile(**{**TINY, "rounds": 1}, batch=batch, layout=layout, interleaved=True).rows
     assert rows[1].payload_bytes == batch * 2048

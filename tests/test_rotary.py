@@ -245,7 +245,7 @@ def test_float_positions():
 
 
 def test_hf_precision_is_the_float32_product():
-    """Written out as transformers' modules have it."""
+    """The expected values are written out as in transformers' modules."""
     rope = rope_ext.RotaryEmbedding(64, base=500000.0, precision="hf", **YARN)
     positions = torch.tensor(POSITIONS)
     inv_freq, attention_scaling = rope.frequencies()
@@ -431,7 +431,7 @@ def cuda_error(words, code):
     ],
 )
 def test_a_device_that_torch_cannot_use(error, shown, monkeypatch):
-    """As said by a torch without CUDA, by a GPU that is full, and where there are fewer GPUs."""
+    """Errors of a torch without CUDA, of a GPU that is full, and of a machine with fewer GPUs."""
 
     def empty(*_arguments, device):
         raise error

@@ -30,7 +30,7 @@ UNSEEN = itertools.count(5000)  # bases of which nothing is kept yet
 
 
 def test_equal_rotations_share_one_table():
-    """By what the frequencies are, not by how they are called."""
+    """Equal frequencies share a table, whatever the arguments that made them."""
     one, other = rope_ext.RotaryEmbedding(32, base=777.0), rope_ext.RotaryEmbedding(64, rotary_dim=32, base=777)
     same = rope_ext.RotaryEmbedding(32, base=777.0, schedule="linear", factor=1)
     addresses = {rope.tables(rows)[0].data_ptr() for rope in (one, other, same) for rows in (5, 9, 7)}
@@ -183,7 +183,7 @@ def test_tables_are_bounded_by_bytes(limit):
         assert kept_bytes() <= 1 << 20
         assert torch.equal(cos[::499], rope(torch.arange(0, length, 499), seqlen=length)[0])
     assert rope.tables(1019)[0].data_ptr() == cos.data_ptr()
-    large = rope.tables(9000)[0]  # the last used one stays, however large
+    large = rope.tables(9000)[0]  # the table that was used last stays, however large
     assert rope.tables(9000)[0].data_ptr() == large.data_ptr() and len(_shared_tables._tables) == 1
     rope_ext.clear_tables()
     assert kept_bytes() == 0
@@ -191,7 +191,7 @@ def test_tables_are_bounded_by_bytes(limit):
 
 
 def test_tables_that_were_dropped_are_freed(limit):
-    """With the last of the tensors that share them, also where these were slices."""
+    """Tables are freed with the last of the tensors that share them, also where these were slices."""
     rope = rope_ext.RotaryEmbedding(64, base=float(next(UNSEEN)))
     rope.tables(50)
     first, few = rope.tables(60), rope.tables(7)
@@ -235,7 +235,7 @@ def test_limits_that_are_none(value, error):
 
 
 def test_a_table_is_saved_without_the_rows_it_shares():
-    """Not only the tensor itself: what a state dict holds is another tensor with its storage."""
+    """A state dict holds another tensor with the storage of the table."""
     rope = rope_ext.RotaryEmbedding(64, base=float(next(UNSEEN)))
     rope.tables(8192)
     cos, sin = rope.tables(16)
@@ -290,7 +290,7 @@ def test_a_graph_that_is_captured_makes_nothing(monkeypatch):
 
 
 def test_a_signal_handler_clears_the_tables(monkeypatch):
-    """It runs in the thread that holds the lock."""
+    """A signal handler runs in the thread that holds the lock."""
     rope = rope_ext.RotaryEmbedding(8, base=float(next(UNSEEN)))
     wanted = rope.tables(5)[0]
     monkeypatch.setattr(_shared_tables._Table, "is_untouched", lambda table: rope_ext.clear_tables() is None)
@@ -299,7 +299,7 @@ def test_a_signal_handler_clears_the_tables(monkeypatch):
 
 
 def test_a_signal_handler_calls_while_tables_are_built():
-    """In a process of its own: signals come between any two steps of a call, and a lock may be taken already."""
+    """The process is a new one: signals come between any two steps of a call, and a lock may be taken already."""
     program = """
 import faulthandler, signal, torch, rope_ext
 faulthandler.dump_traceback_later(60, exit=True)

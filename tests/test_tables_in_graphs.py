@@ -24,7 +24,7 @@ class Counting:
         return graph
 
     def ops(self):
-        """Of the last graph, without those that only take a tuple or a tensor apart."""
+        """Names of the ops of the last graph, without those that only take a tuple or a tensor apart."""
         names = [
             str(getattr(n.target, "__name__", n.target)) for n in self.graphs[-1].graph.nodes if n.op[:4] == "call"
         ]
@@ -107,7 +107,7 @@ class Program(torch.nn.Module):
     ],
 )
 def test_an_exported_program(call, warns, strict):
-    """A table is a constant of it, saved with the rows that were asked for; of a symbolic length it cannot be one."""
+    """A table is a constant of the program, saved with the rows that were asked for, unless its length is symbolic."""
     rope_ext.RotaryEmbedding(16, base=4323.0).tables(100_000)
     model, seqlen = Program(call), torch.export.Dim("seqlen", min=2, max=50_000)
     with warnings.catch_warnings(record=True) as caught:

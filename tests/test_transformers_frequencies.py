@@ -613,7 +613,7 @@ def test_cos_and_sin_of_dinov3():
 
 
 def test_truncate_of_a_layer_type_is_not_read():
-    """As in transformers: what it has is not there, see test_from_config.py."""
+    """transformers does not read it either; what becomes of it is in test_from_config.py."""
     yarn = {**YARN, "rope_theta": 500000.0, "truncate": False}
     config = transformers.Olmo3Config(
         **HEADS, rope_parameters={"full_attention": yarn, "sliding_attention": {"rope_theta": 1e4}}
