@@ -107,7 +107,7 @@ def gradients_of_states(function, args, kwargs, dtype):
 @pytest.mark.parametrize("dtype", [F32, BF16])
 @pytest.mark.parametrize("name", SOURCES)
 def test_gradients_have_the_bits_of_eager_code(name, dtype):
-    """Those of x: q, k. Tables are added over batch and heads, in another order."""
+    """Gradients of x (or q and k). Those of tables are sums over batch and heads, in another order."""
     dialect, original = _registry.dialects()["diffusers." + name], known_in(SOURCES[name][0])[name].original
     for args, kwargs in dialect.examples(2, dtype):
         y, expected = gradients_of_states(original, args, kwargs, dtype)

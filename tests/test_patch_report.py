@@ -506,7 +506,7 @@ class Other(nn.Module):
 
 
 def test_an_attribute_is_no_global_of_its_name(remote):
-    """Nor is a global the attribute: `model` is both in the first block, `turn` in the second, and one is called."""
+    """A global is not an attribute of its name: `model` is both in the first block, `turn` in the second, and one is called."""
     blocks = remote(blocks=test_patch.BLOCKS + NAMED_TWICE)
     before = blocks.apply_rotary_pos_emb
     report, count, messages = patched_once(blocks.Wrapper())

@@ -39,7 +39,7 @@ MODELS = {
 
 
 def gradients(function, args, kwargs):
-    """Of everything that is differentiable: tensors of x, then tables."""
+    """Gradients of everything that is differentiable: tensors of x, then tables."""
     args = tree_map(lambda t: t.clone().requires_grad_() if isinstance(t, torch.Tensor) else t, args)
     generator = torch.Generator().manual_seed(0)
     y = tree_leaves(function(*args, **kwargs))
