@@ -28,7 +28,7 @@ extern "C" __global__ void kernel(const __grid_constant__ RotateParams p, const 
 
 @pytest.fixture(scope="module", params=["BFloat16", "Float16", "float", "double"])
 def compiled(request, tmp_path_factory):
-    """Of the kernel with 16-byte accesses: element type, and the lines of its PTX."""
+    """The element type of a kernel with 16-byte accesses, and the lines of its PTX."""
     if shutil.which("nvcc") is None:
         pytest.skip("needs nvcc")
     folder = tmp_path_factory.mktemp("ptx")
@@ -39,13 +39,13 @@ def compiled(request, tmp_path_factory):
 
 
 def is_wide(line):
-    """128 bits from or to global memory at once."""
+    """Whether a line accesses 128 bits of global memory at once."""
     access = re.search(r"(?:ld|st)\.global\.v(\d)\.\w(\d+)", line)
     return bool(access) and int(access[1]) * int(access[2]) == 128
 
 
 def test_accesses_are_128_bits_wide(compiled):
-    """Of x, two heads at a time, and of aligned tables; 16-bit x has float tables of twice the width."""
+    """Accesses of x, two heads at a time, and of aligned tables; 16-bit x has float tables of twice the width."""
     dtype, ptx = compiled
     memory = [line for line in ptx if re.search(r"\b(ld|st)\.(?!param)", line)]
     assert all(".global" in line for line in memory)

@@ -1,6 +1,6 @@
 """The CUDA kernels run on the CPU, thread after thread of the grid, in the place of the CPU kernels.
 
-Indices, strides, alignment, rounding and the shares of threads are tested without a GPU; once more under sanitizers.
+This tests indices, strides, alignment, rounding and what each thread does without a GPU, once more under sanitizers.
 """
 
 import ctypes
@@ -30,7 +30,7 @@ emulator.rope_ext_emulated_cuda.argtypes = ctypes.c_int, ctypes.c_bool
 emulator.rope_ext_emulated_instances.restype = ctypes.c_uint64
 native.rope_ext_use_cpu_kernels.argtypes = (ctypes.c_void_p,)
 
-# Of a GPU with one multiprocessor threads do many heads; with many, one. Backwards: the last thread runs first.
+# With one multiprocessor a thread does many heads, with many it does one. Backwards: the last thread runs first.
 GRIDS = {"multiprocessors": [1, 132], "backwards": [False, True]}
 CASES = pairwise({**PARAMETERS, **GRIDS})
 KEPT = {"ids": lambda case: "-".join(str(value).replace("torch.", "") for value in case.values())}
@@ -61,7 +61,7 @@ def test_values_without_table(case, emulated):
 
 
 def test_every_instance_of_the_kernel_has_run(emulated):
-    """Element types, widths of access (16 bytes, 4 and one element), entries per pair, per channel and from positions: 30."""
+    """30: element types, widths of access (16 bytes, 4, one element), entries per pair, per channel, from positions."""
     emulated()
     for dtype in DTYPES:
         for head_dim in (64, 20, 6):
@@ -191,6 +191,6 @@ def test_under_sanitizers(tmp_path):
 
 
 def runtime(compiler, name):
-    """The path of a library of the compiler; None if it has none."""
+    """The path of a library of the compiler, or None."""
     found = subprocess.run([compiler, f"-print-file-name=lib{name}.so"], capture_output=True, text=True, check=True)
     return found.stdout.strip() if os.path.isabs(found.stdout.strip()) else None

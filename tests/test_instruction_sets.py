@@ -128,7 +128,7 @@ def test_channels_that_lie_differently(dtype, order):
 
 
 def special(shape, dtype, seed):
-    """Of all magnitudes, with -0, infinity, what overflows float16, and NaN whose low bits are all ones."""
+    """Numbers of all magnitudes, with -0, infinity, what overflows float16, and NaN whose low bits are all ones."""
     t = random(shape, torch.float64, seed) * 10.0 ** torch.arange(-42, 6).repeat(shape[-1])[: shape[-1]]
     t = t.to(dtype)
     t[..., 1::11], t[..., 2::13] = -0.0, torch.inf

@@ -35,13 +35,13 @@ def undefined_symbols(path):
 
 def test_instruction_set_follows_pytorchs_switch():
     program = "import _introspect; print(_introspect.best_isa())"  # by itself, without the seconds of torch
-    for wish in _introspect.supported_isas():
-        environment = {**os.environ, "ATEN_CPU_CAPABILITY": wish, "PYTHONPATH": str(PACKAGE)}
-        assert run(sys.executable, "-c", program, env=environment, cwd="/").strip() == wish
+    for isa in _introspect.supported_isas():
+        environment = {**os.environ, "ATEN_CPU_CAPABILITY": isa, "PYTHONPATH": str(PACKAGE)}
+        assert run(sys.executable, "-c", program, env=environment, cwd="/").strip() == isa
 
 
 def built_objects(tmp_path):
-    """Of the newest build in the checkout; where there is none, built here."""
+    """The objects of rotate_cpu.cpp in the newest build of the checkout; where there is none, they are built here."""
     builds = [tree for tree in ROOT.glob("build/cmake-*") if list(tree.rglob("rotate_cpu.cpp.o"))]
     if builds:
         return list(max(builds, key=lambda tree: tree.stat().st_mtime).rglob("rotate_cpu.cpp.o"))
@@ -86,7 +86,7 @@ def test_ops_is_built_for_torch_2_11():
 
 
 def test_hardened():
-    """As PyTorch's own wheels, and with every address read-only once the library is loaded."""
+    """The hardening of PyTorch's own wheels, and every address read-only once the library is loaded."""
     for path in (OPS, Path(_introspect.__file__)):
         segments, dynamic = run("readelf", "-lW", path), run("readelf", "-dW", path)
         assert "GNU_RELRO" in segments and re.search(r"FLAGS.*\bNOW\b", dynamic)
@@ -108,7 +108,7 @@ def test_no_path_of_the_machine_that_built_it():
 def test_no_state_is_made_at_the_first_call():
     """A static variable of a function has a guard, for which a child waits if another thread was making it at the fork.
 
-    Two are made while the library is loaded. Those of CUDA are of no use to a child.
+    Two are made while the library is loaded. A child has no use for those of CUDA.
     """
     guards = re.findall(r"guard variable for (.*\(.*)", run("nm", "-C", OPS))
     made_at_load = r"defines_ops\(\)::|register_kernels<"
@@ -178,7 +178,7 @@ def test_one_formula():
 
 
 def test_portable_cpp():
-    """`long` has another size on other systems; flags of fast math break sines and NaN."""
+    """No `long`, whose size differs between systems, and no flag that breaks sines or NaN."""
     for path in SOURCES:
         assert not re.search(r"\b(unsigned )?long\b(?! as)", re.sub(r"//.*", "", path.read_text())), path
     assert not re.search(r"fast-math|Ofast|ffinite-math|fassociative-math", (ROOT / "CMakeLists.txt").read_text())

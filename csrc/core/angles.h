@@ -45,9 +45,9 @@ ROPE_INLINE double truncated(double value) { return trunc(value); }
 constexpr int64_t kExactInFloat = 1 << 24;
 
 template <class A>
-ROPE_INLINE Two<A> position_of(const Positions& p, int64_t batch, int64_t token, int64_t sequence_start, int64_t axis) {
+ROPE_INLINE Two<A> position_of(const Positions& p, int64_t batch, int64_t token, int64_t start, int64_t axis) {
   if (!p.fractional) {
-    const int64_t position = wanted_row(p, batch, token, sequence_start, axis), rest = position % kExactInFloat;
+    const int64_t position = position_with_offset(p, batch, token, start, axis), rest = position % kExactInFloat;
     return {static_cast<A>(position - rest), static_cast<A>(rest)};
   }
   const A position = static_cast<const A*>(p.positions.data)[position_index(p, batch, token, axis)] +

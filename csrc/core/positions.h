@@ -39,9 +39,9 @@ struct Positions {
   int64_t rows;  // of the table
 };
 
-// The first token of the sequence that holds `token`, or kNotRotated. Binary search for the last boundary at or below
-// `token`; if the boundaries do not ascend, the result is one of them.
-ROPE_INLINE int64_t sequence_start(const Positions& p, int64_t token) {
+// The last boundary of cu_seqlens at or below `token`, or kNotRotated, by binary search. If the boundaries do not
+// ascend, the result is one of them.
+ROPE_INLINE int64_t last_boundary(const Positions& p, int64_t token) {
   int64_t low = 0, high = p.nseq;
   while (low < high) {
     const int64_t middle = (low + high + 1) / 2;
@@ -64,24 +64,25 @@ ROPE_INLINE int64_t position_index(const Positions& p, int64_t batch, int64_t to
   return axis * p.positions_axis_stride + batch * p.positions_batch_stride + token * p.positions_token_stride;
 }
 
-// The position before any offset is added. The subtraction is unsigned: an unchecked boundary may be any int64.
-ROPE_INLINE int64_t position_before_offset(const Positions& p, int64_t batch, int64_t token, int64_t sequence_start,
+// The position before any offset is added. start: the result of sequence_start, as in the functions below. The
+// subtraction is unsigned: an unchecked boundary may be any int64.
+ROPE_INLINE int64_t position_before_offset(const Positions& p, int64_t batch, int64_t token, int64_t start,
                                            int64_t axis = 0) {
   if (p.positions.data) return load(p.positions, position_index(p, batch, token, axis));
-  return static_cast<int64_t>(static_cast<uint64_t>(token) - static_cast<uint64_t>(sequence_start));
+  return static_cast<int64_t>(static_cast<uint64_t>(token) - static_cast<uint64_t>(start));
 }
 
 // The position with its offsets, which is the row before it is compared with the table. Must not be called for tokens
 // past the last boundary, nor with fractional positions.
-ROPE_INLINE int64_t wanted_row(const Positions& p, int64_t batch, int64_t token, int64_t sequence_start,
-                               int64_t axis = 0) {
-  const int64_t position = position_before_offset(p, batch, token, sequence_start, axis);
+ROPE_INLINE int64_t position_with_offset(const Positions& p, int64_t batch, int64_t token, int64_t start,
+                                         int64_t axis = 0) {
+  const int64_t position = position_before_offset(p, batch, token, start, axis);
   return static_cast<int64_t>(static_cast<uint64_t>(position) + offset_of(p, batch));
 }
 
-// The token from which the positions of `token` are counted, or kNotRotated.
-ROPE_INLINE int64_t sequence_of(const Positions& p, int64_t token) {
-  return p.cu_seqlens.data ? sequence_start(p, token) : 0;
+// The first token of the sequence that holds `token`, or kNotRotated.
+ROPE_INLINE int64_t sequence_start(const Positions& p, int64_t token) {
+  return p.cu_seqlens.data ? last_boundary(p, token) : 0;
 }
 
 // The row that a token reads: 0 to rows - 1, kNotRotated or kOutside, whatever lies in memory: another thread may have
@@ -89,7 +90,7 @@ ROPE_INLINE int64_t sequence_of(const Positions& p, int64_t token) {
 // negative numbers could wrap to a row, which the last line excludes; an offset beyond int64 becomes INT64_MIN, which
 // no position makes a row.
 ROPE_INLINE int64_t table_row(const Positions& p, int64_t batch, int64_t token) {
-  const int64_t start = sequence_of(p, token);
+  const int64_t start = sequence_start(p, token);
   if (start == kNotRotated) return kNotRotated;
   int64_t offset = p.offset;
   if (p.offsets.data) {

@@ -46,12 +46,12 @@ void load_entries(DType dtype, const void* data, int64_t offset, int64_t stride,
 // cos and sin of n pairs at a token, from its positions. sin_scaling: factor on sin, attention_scaling or its negative.
 template <class A>
 void make_entries(const Frequencies& f, const Positions& positions, double sin_scaling, int64_t batch, int64_t token,
-                  int64_t sequence_start, int64_t head, int64_t begin, int64_t n, A* cos, A* sin) {
+                  int64_t start, int64_t head, int64_t begin, int64_t n, A* cos, A* sin) {
   A high[kPairBlock], low[kPairBlock];
   for (int64_t axis = 0; axis < f.axes; ++axis) {
     const A* frequency_high = at<A>(f.high.data, entry(f.high, axis, head, begin));
     const A* frequency_low = at<A>(f.low.data, entry(f.low, axis, head, begin));
-    const Two<A> position = position_of<A>(positions, batch, token, sequence_start, axis);
+    const Two<A> position = position_of<A>(positions, batch, token, start, axis);
     const auto finish = [&](Two<A> revolutions, int64_t i) {
       const CosSin<A> made = cos_sin(revolutions);
       cos[i] = made.cos;
@@ -121,7 +121,7 @@ void load_angles(const RotateParams& p, int64_t batch, int64_t token, int64_t ro
 
 template <class A>
 void cos_sin_token(const CosSinParams& p, int64_t batch, int64_t token) {
-  const int64_t start = sequence_of(p.positions, token), at_token = batch * p.seqlen + token;
+  const int64_t start = sequence_start(p.positions, token), at_token = batch * p.seqlen + token;
   for (int64_t head = 0; head < p.heads; ++head) {
     const int64_t to = (at_token * p.heads + head) * p.pairs;
     A *cos = at<A>(p.cos_out, to), *sin = at<A>(p.sin_out, to);

@@ -85,7 +85,7 @@ void copy_channels(const RotatedTensor& x, int64_t batch, int64_t token, int64_t
 template <Access kAccess, bool kNonTemporal, class T>
 void rotate_token(const RotateParams& p, const Plan& plan, int64_t batch, int64_t token) {
   const int64_t row =
-      p.source == Source::kFrequencies ? sequence_of(p.positions, token) : table_row(p.positions, batch, token);
+      p.source == Source::kFrequencies ? sequence_start(p.positions, token) : table_row(p.positions, batch, token);
   const int64_t pairs = row == kNotRotated ? 0 : p.pairs;
   for (int t = 0; t < p.num_tensors; ++t) {
     copy_channels<T>(p.x[t], batch, token, 0, pairs ? p.rotary_offset : p.x[t].head_dim);

@@ -94,12 +94,12 @@ ROPE_INLINE void fill(A value, Angles<A, kPairs, kSource>* to) {
 // cos and sin of one pair at a token, from its positions.
 template <class A>
 ROPE_INLINE CosSin<A> make_entries(const Frequencies& f, const Positions& positions, bool negate_sin, int64_t batch,
-                                   int64_t token, int64_t sequence_start, int64_t head, int64_t pair) {
+                                   int64_t token, int64_t start, int64_t head, int64_t pair) {
   Two<A> revolutions = {};
   for (int64_t axis = 0; axis < f.axes; ++axis) {
     const Two<A> frequency = {*at<A>(f.high.data, entry(f.high, axis, head, pair)),
                               *at<A>(f.low.data, entry(f.low, axis, head, pair))};
-    const Two<A> position = position_of<A>(positions, batch, token, sequence_start, axis);
+    const Two<A> position = position_of<A>(positions, batch, token, start, axis);
     revolutions = add_revolutions(revolutions, position, frequency);
   }
   CosSin<A> made = cos_sin(revolutions);
@@ -145,7 +145,7 @@ ROPE_INLINE void cos_sin_thread(const CosSinParams& p, int64_t index) {
   if (index >= cos_sin_threads(p)) return;
   const int64_t heads = entry_heads(p), pair = index % p.pairs, head = index / p.pairs % heads;
   const int64_t at_token = index / p.pairs / heads, batch = at_token / p.seqlen, token = at_token % p.seqlen;
-  const int64_t start = sequence_of(p.positions, token);
+  const int64_t start = sequence_start(p.positions, token);
   if (p.heads) {
     const CosSin<A> made = start == kNotRotated
                                ? CosSin<A>{1, 0}

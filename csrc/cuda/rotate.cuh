@@ -129,7 +129,7 @@ ROPE_INLINE void rotate_thread(const RotateParams& p, const Plan& plan, const Th
 
   const int in_flight = plan.row_per_head ? 1 : kHeadsInFlight;
   const auto row_of_token = [&] {
-    return kSource == Source::kFrequencies ? sequence_of(p.positions, token) : table_row(p.positions, batch, token);
+    return kSource == Source::kFrequencies ? sequence_start(p.positions, token) : table_row(p.positions, batch, token);
   };
   // A token that is not rotated keeps its pairing too.
   const bool keeps_pairing = plan.in.step != plan.out.step && row_of_token() == kNotRotated;
