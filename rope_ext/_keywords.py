@@ -3,7 +3,7 @@
 import difflib
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, TypedDict
+from typing import TypedDict
 
 import torch
 
@@ -11,9 +11,7 @@ from . import frequencies, ops
 from ._numbers import shown
 from .errors import ArgumentError, ArgumentTypeError
 from .frequencies import SCHEDULES
-
-if TYPE_CHECKING:
-    from .reference import Layout, Rounding
+from .reference import Layout, Rounding
 
 
 class Parameters(TypedDict, total=False):
@@ -43,13 +41,13 @@ class Parameters(TypedDict, total=False):
 class ApplyOptions(TypedDict, total=False):
     """Keywords of `rope_ext.apply` that `rope.apply` passes on."""
 
-    layout: "Layout"
+    layout: Layout
     interleaved: bool
     rotary_dim: int | None
     per_channel: bool | None
     cu_seqlens: torch.Tensor | None
     inverse: bool
-    rounding: "Rounding"
+    rounding: Rounding
     out_interleaved: bool | None
     out: torch.Tensor | Sequence[torch.Tensor] | None
 

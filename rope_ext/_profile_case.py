@@ -5,16 +5,12 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
 from ._numbers import name_of, shown
 from .errors import ArgumentError, ArgumentTypeError
-from .reference import LAYOUTS
-
-if TYPE_CHECKING:
-    from .reference import Layout
+from .reference import LAYOUTS, Layout
 
 DTYPES: dict[str, torch.dtype] = {
     "float64": torch.float64,
@@ -38,7 +34,7 @@ class Case:
     rotary_dim: int | None = None  # even; None: head_dim
     dtype: torch.dtype = torch.bfloat16  # of x; tables have float64 for float64, else float32
     device: str = "cpu"  # or "cuda", the current device of torch
-    layout: "Layout" = "bshd"  # as in rope_ext.apply, like interleaved
+    layout: Layout = "bshd"  # as in rope_ext.apply, like interleaved
     interleaved: bool = False
 
     def __post_init__(self) -> None:

@@ -8,10 +8,11 @@ schedules. Configurations of models: the package _config.
 import dataclasses
 import inspect
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import torch
 from torch.compiler import is_compiling
+from typing_extensions import Unpack  # which torch requires
 
 from . import _config, _kept, _keywords, _numbers, _rotary_checks, _rotary_tables
 from ._keywords import ApplyOptions, Parameters
@@ -31,11 +32,7 @@ from .angles import Revolutions
 from .errors import ArgumentError
 from .frequencies import Frequencies, Schedule
 from .ops import apply
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
-
-    from .reference import Tensors
+from .reference import Tensors
 
 
 @dataclasses.dataclass(frozen=True, init=False, repr=False)
@@ -80,7 +77,7 @@ class RotaryEmbedding:
         schedule: Schedule = "default",
         pair_axis: Iterable[int] | torch.Tensor | None = None,
         precision: Precision = "exact",
-        **parameters: "Unpack[Parameters]",
+        **parameters: Unpack[Parameters],
     ) -> None:
         if too_many:
             cure = "all others go by name, such as base=500000.0"
@@ -230,14 +227,14 @@ class RotaryEmbedding:
     @by_name
     def apply(
         self,
-        x: "Tensors",
+        x: Tensors,
         *too_many: NoReturn,
         positions: torch.Tensor | None = None,
         offset: int | torch.Tensor = 0,
         seqlen: int | None = None,
         rotary_offset: int = 0,
-        **options: "Unpack[ApplyOptions]",
-    ) -> "Tensors":
+        **options: Unpack[ApplyOptions],
+    ) -> Tensors:
         """`rope_ext.apply` with these frequencies, rotary_dim and attention_scaling: no table, angles in the kernel.
 
         x: as there, of this head_dim. Part of another head: with rotary_offset, or with the rotary_dim that this has.
