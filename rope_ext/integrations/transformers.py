@@ -108,6 +108,7 @@ _Q_K: list[tuple[str, Convention, dict[str, Any], tuple[int, ...]]] = [
 # General ones first: of the dialects that a function equals, _known.json has the first.
 _READERS: list[tuple[str, Reader, Examples]] = [
     ("muse_glimmer_assistant", models.last_rows, examples.last_rows_calls),
+    ("mistral_large4", models.mistral_large4, examples.without_k(8, False)),
     *(
         (name, _llama if name == "llama" else _q_k(convention, **how), examples.q_k_calls(*widths))
         for name, convention, how, widths in _Q_K
@@ -120,7 +121,6 @@ _READERS: list[tuple[str, Reader, Examples]] = [
         )
         for name, convention, how, widths in _Q_K
     ),
-    ("mistral_large4", models.mistral_large4, examples.without_k(8, False)),
     # f(q, k, cos, sin)
     ("qwen2_vl_vision", _vision(FLOAT32, -2), examples.vision_calls(8)),
     ("inkling2_vision", _vision(FLOAT32_EVEN, -2), examples.vision_calls(8)),
