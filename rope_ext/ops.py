@@ -41,7 +41,7 @@ def apply(
     x: Tensors,
     cos: Tensor | None = None,
     sin: Tensor | None = None,
-    *too_many: NoReturn,
+    *too_many: NoReturn,  # for the error at run time; type checkers refuse any
     layout: Layout = "bshd",
     interleaved: bool = False,
     rotary_dim: int | None = None,
@@ -100,8 +100,8 @@ def apply(
     torch.func and torch.compile.
 
     Raises ArgumentError (a ValueError) or ArgumentTypeError (a TypeError), "rope_ext: <argument> must <rule>, got
-    <value>", with nothing written. A position outside the table is such an error, negative ones too. CUDA tensors are
-    not validated, since that would force a synchronisation: there a token whose positions, offset or cu_seqlens lead
+    <value>", with nothing written. A position outside the table is such an error, negative ones too. Values on a
+    GPU are not validated, since that would force a synchronisation: a token whose positions, offset or cu_seqlens lead
     outside the table gets NaN in its rotated channels; with ROPE_EXT_CHECK_POSITIONS=1 in the environment it stops the
     program with a message that names the token. NotImplementedError for tensors that this build has no kernel for
     (another device, sparse, quantized, nested, DTensor). If memory runs out: torch's own error.
