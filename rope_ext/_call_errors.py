@@ -17,9 +17,10 @@ from torch import Tensor, is_inference_mode_enabled
 from ._numbers import UNINITIALIZED, beyond_int64, converted, name_of, shown
 from ._torch.call import Op
 from ._torch.errors import allocators, typed
-from ._torch.library import REBUILD, build_info
+from ._torch.library import DEVICES, REBUILD
 from ._torch.private import NEWEST, OLDEST, functorch_is_active, is_newer_than_tested
 from .errors import ArgumentError, ArgumentTypeError, is_of_rope_ext
+from .reference import DTYPE_NAMES
 
 _INT = (int, torch.SymInt)
 _OPTIONAL_TENSOR = (Tensor, type(None))
@@ -36,7 +37,6 @@ _EXPECTED: list[tuple[str, type | tuple[type, ...], str]] = [
     ("offset", _OPTIONAL_TENSOR, "an int or a Tensor"),
     ("cu_seqlens", _OPTIONAL_TENSOR, "a Tensor"),
 ]
-_DEVICES = ("cpu", "cuda", "meta") if build_info()["cuda"] else ("cpu", "meta")
 
 
 def explained(error: Exception, op: Op, arguments: Sequence[Any], x: object, out: object) -> Exception:
@@ -99,8 +99,8 @@ def _about_kind(name: str, t: Tensor, words: str) -> Exception | None:
         return _not_taken(name, rule, "one that is quantized; dequantize() makes one", words)
     if t.layout != torch.strided:
         return _not_taken(name, "be a strided tensor", f"{t.layout}; to_dense() makes one", words)
-    if t.device.type not in _DEVICES:
-        devices = "cpu, cuda" if "cuda" in _DEVICES else f"cpu; for CUDA rebuild where nvcc is: {REBUILD}"
+    if t.device.type not in DEVICES:
+        devices = "cpu, cuda" if "cuda" in DEVICES else f"cpu; for CUDA rebuild where nvcc is: {REBUILD}"
         return _not_taken(name, f"be on a device of this build ({devices})", t.device, words)
     return None
 
@@ -124,7 +124,7 @@ def _about_lazy(name: str, t: Tensor, _words: str) -> Exception | None:
         return None
     if t.is_complex():
         got = name_of(t.dtype)
-        return ArgumentTypeError(name, "be float64, float32, bfloat16 or float16", got)
+        return ArgumentTypeError(name, f"be {DTYPE_NAMES}", got)
     if t.is_neg():
         got = f"a lazy negation of shape {tuple(t.shape)}; resolve_neg() makes an ordinary copy"
         return ArgumentError(name, "not be a lazy negation when it is written", got)

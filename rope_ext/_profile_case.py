@@ -10,14 +10,9 @@ import torch
 
 from ._numbers import name_of, shown
 from .errors import ArgumentError, ArgumentTypeError
-from .reference import LAYOUTS, Layout
+from .reference import DTYPES, LAYOUTS, Layout
 
-DTYPES: dict[str, torch.dtype] = {
-    "float64": torch.float64,
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
+DTYPES_BY_NAME = {name_of(dtype): dtype for dtype in DTYPES}
 
 
 @dataclass(frozen=True)
@@ -44,9 +39,8 @@ class Case:
         sizes = [(name, getattr(self, name)) for name in ("batch", "seqlen", "head_dim")]
         for name, size in (*sizes, *(("heads", heads) for heads in self.heads)):
             check(isinstance(size, int) and 0 < size < 2**40, name, "be an int in 1 to 2^40 - 1", size)
-        dtypes = list(DTYPES.values())
-        is_known = isinstance(self.dtype, torch.dtype) and self.dtype in dtypes
-        check(is_known, "dtype", f"be one of {', '.join(map(str, dtypes))}", self.dtype, ArgumentTypeError)
+        is_known = isinstance(self.dtype, torch.dtype) and self.dtype in DTYPES
+        check(is_known, "dtype", f"be one of {', '.join(map(str, DTYPES))}", self.dtype, ArgumentTypeError)
         elements = self.batch * self.seqlen * sum(self.heads) * self.head_dim
         check(elements < 2**56, "seqlen", "keep batch * seqlen * heads * head_dim below 2^56", self.seqlen)
         check(self.layout in LAYOUTS, "layout", f"be one of {', '.join(LAYOUTS)}", self.layout)

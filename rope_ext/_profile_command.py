@@ -5,7 +5,7 @@ from typing import NoReturn
 
 import torch
 
-from ._profile_case import DTYPES, Case
+from ._profile_case import DTYPES_BY_NAME, Case
 from .errors import ArgumentError, ArgumentTypeError
 from .reference import LAYOUTS
 
@@ -27,7 +27,7 @@ def parser_of_command() -> Parser:
     parser.add_argument("--heads", type=int, nargs="+", help="one number per tensor, such as those of q and k")
     parser.add_argument("--head-dim", type=int, help="channels of a head")
     parser.add_argument("--rotary-dim", type=int, help="rotated channels; None: all")
-    parser.add_argument("--dtype", choices=DTYPES, metavar="DTYPE", help=", ".join(DTYPES))
+    parser.add_argument("--dtype", choices=DTYPES_BY_NAME, metavar="DTYPE", help=", ".join(DTYPES_BY_NAME))
     parser.add_argument("--device", help="cpu or cuda")
     parser.add_argument("--layout", choices=LAYOUTS, metavar="LAYOUT", help=", ".join(LAYOUTS))
     parser.add_argument("--interleaved", action="store_true", help="pairs are channels (2i, 2i + 1)")

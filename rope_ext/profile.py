@@ -22,7 +22,7 @@ import torch
 
 import rope_ext
 
-from ._profile_case import DTYPES, Case, check, check_file, check_names
+from ._profile_case import DTYPES_BY_NAME, Case, check, check_file, check_names
 from ._profile_command import about_option, parser_of_command, sentence_of
 from .errors import ArgumentError, ArgumentTypeError
 
@@ -224,7 +224,7 @@ def main() -> None:
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     parser = parser_of_command()
     options = vars(parser.parse_args())
-    threads, dtype = options.pop("threads"), DTYPES[options.pop("dtype")]
+    threads, dtype = options.pop("threads"), DTYPES_BY_NAME[options.pop("dtype")]
     try:
         check(0 < threads <= 1024, "threads", "be in 1 to 1024", threads)
         torch.set_num_threads(threads)

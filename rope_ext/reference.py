@@ -29,6 +29,10 @@ __all__ = [
 
 fused, ONE_TURN_PER_RADIAN = fma, ONE_REVOLUTION_PER_RADIAN  # former names, for one release
 
+# dtypes that kernels take, and how errors name them.
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+DTYPE_NAMES = "float64, float32, bfloat16 or float16"
+
 Layout: TypeAlias = Literal["bshd", "bhsd", "sbhd", "thd", "shd"]
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 Rounding: TypeAlias = Literal["once", "eager"]

@@ -78,6 +78,6 @@ def test_a_model_that_is_none(model, message):
 
 
 def test_a_rounding_that_is_none():
-    message = re.escape("rounding must be one of eager, once, got ndarray of shape (3000,), float64")
+    message = re.escape("rounding must be 'once' or 'eager', got ndarray of shape (3000,), float64")
     with pytest.raises(ValueError, match=f"^rope_ext: {message}$"):
         rope_ext.patch(torch.nn.Linear(2, 2), rounding=LONG)

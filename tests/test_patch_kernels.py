@@ -161,7 +161,7 @@ def test_route(program):
 
 
 def test_errors(monkeypatch):
-    with pytest.raises(ValueError, match=r"^rope_ext: rounding must be one of eager, once, got 'twice'"):
+    with pytest.raises(ValueError, match=r"^rope_ext: rounding must be 'once' or 'eager', got 'twice'"):
         kernels.register(rounding="twice")
     monkeypatch.setitem(sys.modules, "kernels", None)
     with pytest.raises(ImportError, match=r"^rope_ext: kernels must be installed \(pip install kernels\), got "):

@@ -85,3 +85,6 @@ def build_info() -> BuildInfo:
         "cuda": _text("rope_ext_cuda_version"),
         "cuda_architectures": (_text("rope_ext_cuda_architectures") or "").split(),
     }
+
+
+DEVICES = ("cpu", "cuda", "meta") if build_info()["cuda"] else ("cpu", "meta")  # types of devices that have kernels

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._arguments import Rounding
+from ..reference import Rounding
 from ._errors import check_dtype
 from ._results import rotated
 

@@ -7,15 +7,15 @@ Each declaration says what an argument may be, and for which arguments of `rope_
 """
 
 import numbers
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..errors import ArgumentError, ArgumentTypeError
+from ..reference import ROUNDINGS
 from ._errors import refused, refused_type
 
-Rounding = Literal["once", "eager"]  # as in `rope_ext.apply`
 MAX_RANK = 64  # of a Tensor
 
 
@@ -87,8 +87,7 @@ def flag(*stands_for: str) -> Argument:
 
 def rounding() -> Argument:
     """What is rounded, as in `rope_ext.apply`: "once" or "eager"."""
-    choices = "once", "eager"
-    return Argument((), (), f"be {' or '.join(map(repr, choices))}", _ANY_RANK, (), None, choices)
+    return Argument((), (), f"be {' or '.join(map(repr, ROUNDINGS))}", _ANY_RANK, (), None, ROUNDINGS)
 
 
 def integer(*stands_for: str, optional: bool = False) -> Argument:

@@ -9,7 +9,7 @@ from torch.compiler import is_compiling
 
 from .._numbers import name_of
 from ..errors import ArgumentError
-from ._arguments import Rounding
+from ..reference import Rounding
 from ._errors import check_dtype, refused, refused_type
 from ._results import X, rotated
 

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from ..errors import ArgumentError, ArgumentTypeError
+from ..reference import DTYPES
 from ._arguments import MAX_RANK, Argument
-from ._errors import DTYPES, refused
+from ._errors import refused
 
 P = ParamSpec("P")
 R = TypeVar("R")

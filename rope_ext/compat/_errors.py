@@ -2,13 +2,11 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from .._numbers import name_of, shown
 from ..errors import ArgumentError, ArgumentTypeError
-
-DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+from ..reference import DTYPE_NAMES, DTYPES
 
 
 def refused(argument: str, rule: str, got: Any) -> ArgumentError:
@@ -24,7 +22,7 @@ def refused_type(argument: str, rule: str, got: Any) -> ArgumentTypeError:
 def check_dtype(argument: str, t: Tensor) -> None:
     """TypeError unless the kernels know the dtype of t."""
     if t.dtype not in DTYPES:
-        raise refused_type(argument, "be float64, float32, bfloat16 or float16", name_of(t.dtype))
+        raise refused_type(argument, f"be {DTYPE_NAMES}", name_of(t.dtype))
 
 
 def check_axis(argument: str, axis: int, ranks: int) -> None:

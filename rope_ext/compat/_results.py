@@ -9,7 +9,7 @@ from torch.compiler import is_compiling
 from .._torch.private import functorch_is_active
 from .._torch.recording import needs_derivative
 from ..ops import apply
-from ._arguments import Rounding
+from ..reference import Rounding
 
 X = TypeVar("X", bound=Tensor | tuple[Tensor, ...])
 

@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..reference import Rounding
 from ._angles import rotate_by
-from ._arguments import Rounding, flag, integer, rounding, tensor
+from ._arguments import flag, integer, rounding, tensor
 from ._called import called
 from ._errors import refused
 from ._results import rotated, rounded_tables

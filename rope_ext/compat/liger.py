@@ -4,7 +4,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ._arguments import Rounding, integer, rounding, tensor
+from ..reference import Rounding
+from ._arguments import integer, rounding, tensor
 from ._called import called
 from ._errors import check_axis, refused
 from ._results import rotated

@@ -11,7 +11,8 @@ from typing import Any
 from torch import Tensor
 
 from ..ops import apply
-from ._arguments import Rounding, rounding, tensor
+from ..reference import Rounding
+from ._arguments import rounding, tensor
 from ._called import called
 from ._errors import refused
 from ._results import rotated, rounded_tables

@@ -5,8 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..reference import Rounding
 from ._angles import rotate_by
-from ._arguments import Rounding, argument, flag, integer, tensor
+from ._arguments import argument, flag, integer, tensor
 from ._called import called
 from ._errors import refused
 from ._sequences import in_parts, in_sequences

@@ -3,7 +3,8 @@
 from torch import Tensor
 
 from ..ops import apply_
-from ._arguments import Rounding, flag, integer, rounding, tensor
+from ..reference import Rounding
+from ._arguments import flag, integer, rounding, tensor
 from ._called import called
 from ._errors import refused
 from ._results import rounded_tables

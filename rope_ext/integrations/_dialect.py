@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._rotation import Reader, Rotation, Rotations, Rounding, run
+from ..reference import Rounding
+from ._rotation import Reader, Rotation, Rotations, run
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]  # args, kwargs
 Examples = Callable[[int, torch.dtype], list[Call]]

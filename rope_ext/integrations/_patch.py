@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from .. import _numbers
 from .._kept import CPU, lock
-from .._numbers import shown
 from .._torch.library import build_info
 from ..errors import ArgumentError, ArgumentTypeError
+from ..reference import DTYPES, Rounding
 from ._calls import Survey
 from ._candidate import Candidate, Namespace, rotates
 from ._dialect import Dialect
@@ -23,10 +24,8 @@ from ._layers import layers_of
 from ._nested import put_inside
 from ._registry import known, verdict
 from ._report import Entry, Report, warning_of
-from ._rotation import Rotation, Rounding, rotate, run
+from ._rotation import Rotation, rotate, run
 
-ROUNDINGS: tuple[Rounding, ...] = ("eager", "once")
-_DTYPES = {torch.float64, torch.float32, torch.bfloat16, torch.float16}
 _lock = lock()
 _replaced: "dict[int, _Replacement]" = {}  # by the key of the candidate
 _patches: "list[_Patch]" = []  # in the order of the calls
@@ -108,7 +107,7 @@ class _Replacement:
 
 def _patch(model: nn.Module, rounding: Rounding, stacklevel: int) -> _Patch:
     _check_model(model)
-    check_rounding(rounding)
+    _numbers.rounding(rounding)
     with _lock:
         for patch in [patch for patch in _patches if patch.model() is None]:
             _undo(patch)
@@ -147,11 +146,6 @@ def _check_model(model: object) -> None:
         got = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
         cure = f"its {' and its '.join(modules[:4])} can be given" if modules and not isinstance(model, type) else ""
         raise ArgumentTypeError("model", "be a torch.nn.Module", got, cure)
-
-
-def check_rounding(rounding: object) -> None:
-    if not isinstance(rounding, str) or rounding not in ROUNDINGS:
-        raise ArgumentError("rounding", f"be one of {', '.join(ROUNDINGS)}", shown(rounding))
 
 
 def _undo(patch: _Patch) -> None:
@@ -218,7 +212,7 @@ def replacement_of(original: Any, dialect: Dialect, rounding: Rounding) -> Calla
     def replacement(*args: Any, **kwargs: Any) -> Any:
         for t in (*args, *kwargs.values()):
             if isinstance(t, torch.Tensor):  # the first speaks for all: of others apply says itself what it cannot do
-                known_dtype = t.dtype in _DTYPES or not t.dtype.is_floating_point
+                known_dtype = t.dtype in DTYPES or not t.dtype.is_floating_point
                 known_device = t.device == CPU or t.device.type in devices
                 if not known_dtype or not known_device or t.is_nested or type(t).__name__ == "DTensor":
                     return original(*args, **kwargs)

@@ -5,10 +5,10 @@ import importlib
 import json
 import pathlib
 
+from ..reference import Rounding
 from ._candidate import Candidate
 from ._dialect import Dialect
 from ._proof import proof
-from ._rotation import Rounding
 
 LIBRARIES = ("transformers", "diffusers", "timm")  # modules of dialects, in this package
 KNOWN = pathlib.Path(__file__).with_name("_known.json")

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ._rotation import Rounding
+from ..reference import Rounding
 
 _CURES = {  # words of the reason of a `Layer` -> what helps, next to a call of apply
     "compiled by torch": "patch the model before it is compiled",

@@ -6,10 +6,10 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from .._torch.library import build_info
-from ..compat._arguments import Rounding as Rounding
+from .._torch.library import DEVICES
 from ..compat._broadcast import rotate as rotate_broadcast
 from ..ops import apply
+from ..reference import DTYPES, Rounding
 
 
 class Convention(NamedTuple):
@@ -69,8 +69,6 @@ class Rotations(NamedTuple):
 Read = Rotation | Rotations | None  # what a dialect makes of a call; None: the original does it
 Reader = Callable[..., Read]
 
-_FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-_DEVICES = {"cpu", "meta"} | ({"cuda"} if build_info()["cuda"] else set())
 # Forms that `apply` takes as they are: (axes of x, axes of cos, axis that cos gets) -> (layout, axis of seqlen).
 _Layout = Literal["bhsd", "bshd", "shd"]
 _LAYOUTS: dict[tuple[int, int, int | None], tuple[_Layout, int]] = {
@@ -169,11 +167,11 @@ def _can(x: Tensor, cos: Tensor, sin: Tensor, convention: Convention, rotary_dim
     width = x.shape[-1] if rotary_dim is None else rotary_dim
     return (
         type(x).__name__ != "DTensor"
-        and x.device.type in _DEVICES
+        and x.device.type in DEVICES
         and x.device == cos.device == sin.device
-        and x.dtype in _FLOATS
+        and x.dtype in DTYPES
         and not (convention.min_dtype == torch.float32 and x.dtype == torch.float64)  # would round what is copied
-        and cos.dtype == sin.dtype in _FLOATS
+        and cos.dtype == sin.dtype in DTYPES
         and cos.shape == sin.shape
         and 0 < cos.dim() <= x.dim()
         and 0 < width <= x.shape[-1]

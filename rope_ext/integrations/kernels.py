@@ -14,13 +14,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from .._numbers import rounding as check_rounding
 from .._torch.library import build_info
 from .._torch.private import constant_in_graphs
+from ..reference import ROUNDINGS, Rounding
 from ._candidate import Candidate
 from ._fingerprint import fingerprint, function_of
-from ._patch import ROUNDINGS, check_rounding, replacement_of
+from ._patch import replacement_of
 from ._registry import verdict
-from ._rotation import Rounding
 
 LAYER = "rotary_pos_emb"
 
