@@ -11,7 +11,7 @@ SOURCES = CMakeLists.txt setup.py pyproject.toml $(shell find csrc -type f)
 demo: $(VENV)/.built
 	$(RUN) examples/train_tiny_llama.py
 
-test: $(VENV)/.built
+test: $(VENV)/.built $(VENV)/.lint
 	$(RUN) -m pytest -q
 
 # What a machine can say of the style and the types: Python, C++ and CUDA. `make format` mends what can be mended so.

@@ -28,8 +28,8 @@ def main():
     hf = rope_ext.RotaryEmbedding(HEAD_DIM, base=BASE, precision="hf")
     ways = {
         'tables, `precision="exact"`': exact,
-        "in the kernel, float32 arithmetic": lambda p: rope_ext.cos_sin(p, exact.inv_freq),
-        '`precision="hf"`, transformers: a float32 product': hf,
+        "in the kernel (float32 arithmetic)": lambda p: rope_ext.cos_sin(p, exact.inv_freq),
+        'float32 product, `precision="hf"`, most model code': hf,
         "ggml: iterated products": lambda p: iterated(p, exact.inv_freq),
     }
     errors = {name: [] for name in ways}

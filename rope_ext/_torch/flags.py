@@ -1,6 +1,6 @@
 """The bits of the argument `flags` that all ops take: plain ints, because `|` of an enum.IntFlag costs 0.9 us.
 
-csrc/core/flags.h has the same names and values; tests/test_library.py compares them.
+csrc/core/flags.h has the same names and values; tests/test_source_tree.py compares them.
 """
 
 LAYOUT_MASK = 7  # these bits: index of the layout in reference.LAYOUTS

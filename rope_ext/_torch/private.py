@@ -1,4 +1,4 @@
-"""Every private name of torch that rope_ext uses: looked up once, at import, with its purpose.
+"""Every private name of torch that rope_ext uses, with its purpose; what every call needs is looked up at import.
 
 No documentation promises these names, so a release may drop one. If every call needs it, the import fails; if one
 feature needs it, that feature alone is refused when it is used. The error names what is missing, its purpose, and the
