@@ -1,17 +1,17 @@
 // cos and sin of position * frequency, without a table: a second source of the entries that core/math.h multiplies by.
 //
-// A frequency is given in revolutions per position, as the sum of two numbers (high and low); a position that one
-// number cannot hold is such a sum too. Whole revolutions are dropped as soon as they appear, which is exact, so the
-// error of the angle grows with the position only by what the two numbers miss of the frequency: 2^-49 of it in float.
-// cos and sin of the rest are Taylor series on an eighth of a revolution to either side.
+// A frequency, in revolutions per position, is the sum of two numbers (high and low), and so is a position that one
+// number cannot hold. Whole revolutions are dropped as soon as they appear, which is exact, so the error of the angle
+// grows with the position only by the rounding error of the frequency, 2^-49 of it in float. cos and sin of the
+// remainder, at most an eighth of a revolution, are Taylor series.
 //
 // Absolute errors in float, for frequencies up to 1 radian per position: 1e-7 up to position 2^20, 1.5e-7 up to 2^24,
 // and position * 2^-48 beyond; cos^2 + sin^2 stays 1.
 //
 // Every device and instruction set computes the same bits: the operations are products, sums, rint, trunc, comparisons
 // and the fused multiply-adds that are written out, each rounded once; no sine of a math library is called.
-// reference.cos_sin is the same in PyTorch. two_sum and two_prod are the error-free transformations of the literature
-// (Dekker 1971, Knuth 1969).
+// cos_sin in rope_ext/reference.py is the same in PyTorch. two_sum and two_prod are the error-free transformations of
+// the literature (Dekker 1971, Knuth 1969).
 #pragma once
 
 #include <cmath>
@@ -35,15 +35,16 @@ struct Two {
 // The nearest integer; halves go to the even one.
 ROPE_INLINE float nearest(float value) { return rintf(value); }
 ROPE_INLINE double nearest(double value) { return rint(value); }
-// The integer towards zero.
+// The integer part: rounds towards zero.
 ROPE_INLINE float truncated(float value) { return truncf(value); }
 ROPE_INLINE double truncated(double value) { return trunc(value); }
 
 // ---- positions ----
 
-// Integers up to here are exact in float; larger positions are a multiple of it (high) and a rest (low).
+// Integers up to here are exact in float; a larger position is the sum of a multiple of it (high) and a rest (low).
 constexpr int64_t kExactInFloat = 1 << 24;
 
+// The position with its offsets, on one axis. start: the result of sequence_start, but not kNotRotated.
 template <class A>
 ROPE_INLINE Two<A> position_of(const Positions& p, int64_t batch, int64_t token, int64_t start, int64_t axis) {
   if (!p.fractional) {
@@ -52,7 +53,7 @@ ROPE_INLINE Two<A> position_of(const Positions& p, int64_t batch, int64_t token,
   }
   const A position = static_cast<const A*>(p.positions.data)[position_index(p, batch, token, axis)] +
                      static_cast<A>(static_cast<int64_t>(offset_of(p, batch)));
-  if (position != position) return {0, static_cast<A>(NAN)};  // its low half is zero: see bfloat16_rounded
+  if (position != position) return {0, static_cast<A>(NAN)};  // low 16 bits zero: see bfloat16_rounded
   const A multiple = truncated(position * A(1.0 / kExactInFloat)) * A(kExactInFloat);
   return {multiple, position - multiple};
 }
@@ -65,8 +66,8 @@ ROPE_INLINE Two<A> position_of(const Positions& p, int64_t batch, int64_t token,
 #define ROPE_HAS_FMA 0
 #endif
 
-// a * b + c, rounded once. The instruction for it saves a fifth of the operations in this file; their number decides
-// whether making cos and sin keeps up with reading them.
+// a * b + c, rounded once. An FMA instruction saves a fifth of the operations in this file; their number decides
+// whether computing cos and sin keeps up with reading them.
 ROPE_INLINE float fma(float a, float b, float c) {
 #if ROPE_HAS_FMA
   return fmaf(a, b, c);
@@ -106,7 +107,8 @@ ROPE_INLINE Two<A> two_sum(A a, A b) {
 
 // ---- revolutions ----
 
-// position * frequency without its whole revolutions, for positions below kExactInFloat: |high| <= 1/2, |low| < 1/4.
+// position * frequency without whole revolutions, for |position| < kExactInFloat: |high| <= 1/2, and |low| < 1/4 for
+// frequencies up to 1 radian per position.
 template <class A>
 ROPE_INLINE Two<A> revolutions_of(A position, Two<A> frequency) {
   const Two<A> product = two_prod(position, frequency.high);
@@ -127,7 +129,7 @@ ROPE_INLINE Two<A> add(Two<A> a, Two<A> b) {
   return {high.high, high.low + (a.low + b.low)};
 }
 
-// sum + position * frequency, up to whole revolutions; `position` is that of position_of.
+// sum + position * frequency, up to whole revolutions; `position` comes from position_of.
 template <class A>
 ROPE_INLINE Two<A> add_revolutions(Two<A> sum, Two<A> position, Two<A> frequency) {
   if (position.high != 0) sum = add(sum, revolutions_of_multiple(position.high, frequency));
@@ -140,7 +142,7 @@ ROPE_INLINE Two<A> add_revolutions(Two<A> sum, Two<A> position, Two<A> frequency
 ROPE_INLINE Two<float> two_pi(float) { return {6.2831855f, -1.7484555e-7f}; }
 ROPE_INLINE Two<double> two_pi(double) { return {6.283185307179586, 2.4492935982947064e-16}; }
 
-// Number of terms of the series of sin and cos after the first: the next one is below 2e-9 in float, 5e-17 in double.
+// Number of terms of the series of sin and cos after the first: the next one is below 2e-9 in float, 1e-19 in double.
 template <class A>
 constexpr int kSinTerms = sizeof(A) == 4 ? 4 : 8;
 template <class A>
@@ -151,7 +153,7 @@ constexpr double kFactorial = n * kFactorial<n - 1>;
 template <>
 constexpr double kFactorial<0> = 1;
 
-// The sum of kTerms terms -1 / first! + x2 / (first + 2)! - x2^2 / (first + 4)! ...
+// The sum of kTerms terms -1 / kFirst! + x2 / (kFirst + 2)! - x2^2 / (kFirst + 4)! ...
 template <int kFirst, int kTerms, class A>
 ROPE_INLINE A series(A x2) {
   constexpr A coefficient = static_cast<A>(-1 / kFactorial<kFirst>);
@@ -179,11 +181,11 @@ ROPE_INLINE A signed_by(A value, Bits bits, int bit) {
 template <class A>
 ROPE_INLINE CosSin<A> cos_sin(Two<A> revolutions) {
   const A rounded = fma(4, revolutions.high + revolutions.low, rounder(A()));
-  const auto quarters = bits_of(rounded);                                  // of a revolution, modulo 4 in the last bits
+  const auto quarters = bits_of(rounded);  // the last two bits: quarter revolutions modulo 4
   const A high = fma(A(-0.25), rounded - rounder(A()), revolutions.high);  // exact
-  const A rest = high + revolutions.low;  // at most 1/8; half a unit in its last place is lost
+  const A rest = high + revolutions.low;                                   // at most 1/8, rounded once
   const Two<A> product = two_prod(rest, two_pi(A()).high);
-  const A x = product.high, x_low = fma(rest, two_pi(A()).low, product.low);  // x + x_low: the rest in radians
+  const A x = product.high, x_low = fma(rest, two_pi(A()).low, product.low);  // x + x_low is the rest in radians
   const A x2 = x * x;
   const A sin = x + fma(x, x2 * series<3, kSinTerms<A>>(x2), x_low);
   const A cos = 1 + fma(x2, series<2, kCosTerms<A>>(x2), -x_low * x);

@@ -44,7 +44,7 @@ ROPE_INLINE To bits_as(From from) {
 
 // ---- 16 bits to and from the bits of fp32 ----
 // These functions work on one value (Bits = uint32_t, Float = float) or on a vector of them (csrc/cpu/vector.h), with
-// the 16 bits in the low half of Bits. They select instead of branching, so that the same text serves both.
+// the 16 bits in the low half of Bits. They select instead of branching, so that one source serves both.
 
 // fp32 rounded to bfloat16: the 16 high bits. A NaN must have zeros in its low half, else it can become -0.
 template <class Bits>

@@ -7,7 +7,7 @@
 
 namespace rope {
 
-// The lowest multiple of `to` that is not below n, for n >= 0.
+// The smallest multiple of `to` that is at least n, for n >= 0.
 ROPE_INLINE int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
 }  // namespace rope

@@ -1,4 +1,4 @@
-// Function qualifiers that let one header be read by g++ and nvcc.
+// Macros that let g++ and nvcc compile the same headers.
 #pragma once
 
 // Internal linkage on purpose: every instruction set compiles its own copy of these functions, and a weak symbol would
@@ -11,9 +11,9 @@
 #define ROPE_INLINE static inline
 #endif
 
-// *data, of type T, in one load that the compiler neither repeats nor splits: the value that is compared is the one
-// that is used, even while another thread writes there. On a GPU it is a plain load, which the compiler could repeat: a
-// volatile load makes cos_sin_kernel<double> spill registers.
+// *data, of type T, in one load that the compiler neither repeats nor splits: the value that is checked is the one that
+// is used, even while another thread writes there. On a GPU it is a plain load, which the compiler could repeat,
+// because a volatile load makes cos_sin_kernel<double> spill registers.
 #if defined(__CUDA_ARCH__)
 #define ROPE_LOAD_ONCE(T, data) (*static_cast<const T*>(data))
 #else

@@ -1,5 +1,5 @@
-// Which row of the cos/sin table a token reads, or from which position its angles are made (angles.h). Tables with one
-// row per token are the case in which nothing is given.
+// Which row of the cos/sin table a token reads, or from which position its angles are computed (angles.h). In tables
+// with one row per token, which come without positions, offsets and cu_seqlens, the row is the token.
 #pragma once
 
 #include <cstdint>
@@ -8,13 +8,12 @@
 
 namespace rope {
 
-// Values that stand for a row. kNotRotated: the token lies past the last boundary of cu_seqlens and is copied.
-// kOutside: its row lies outside the table, and it is rotated by NaN. The checks refuse such rows on a CPU, so kOutside
-// is met on a GPU, whose positions the host does not read, or where another thread changed the positions after the
-// check.
+// Special rows. kNotRotated: the token lies past the last boundary of cu_seqlens and is copied. kOutside: the row lies
+// outside the table, and the rotated channels become NaN. The checks refuse such rows on a CPU, so kOutside occurs only
+// on a GPU, whose positions the host does not read, or where another thread changed the positions after the check.
 constexpr int64_t kNotRotated = -1, kOutside = -2;
 
-// int32 or int64 numbers in memory.
+// A tensor of int32 or int64 numbers.
 struct Index {
   const void* data;  // null: absent
   bool is_64;
@@ -28,7 +27,7 @@ ROPE_INLINE int64_t load(const Index& index, int64_t at) {
 // row = (positions[batch, token], or token - start of its sequence, or token) + offset + offsets[batch]
 struct Positions {
   Index positions;
-  bool fractional;  // positions holds floating point numbers, of the type of arithmetic; only without a table
+  bool fractional;  // positions holds floating-point numbers, of the type of arithmetic; only with frequencies
   int64_t positions_axis_stride, positions_batch_stride, positions_token_stride;  // elements; 0 broadcasts
   Index offsets;                                                                  // one per batch entry
   int64_t offsets_stride;                                                         // 0: one offset for all
@@ -39,8 +38,8 @@ struct Positions {
   int64_t rows;  // of the table
 };
 
-// The last boundary of cu_seqlens at or below `token`, or kNotRotated, by binary search. If the boundaries do not
-// ascend, the result is one of them.
+// The last boundary of cu_seqlens at or below `token`, by binary search; kNotRotated if that is the end of the last
+// sequence. If the boundaries do not ascend, the result is one of them.
 ROPE_INLINE int64_t last_boundary(const Positions& p, int64_t token) {
   int64_t low = 0, high = p.nseq;
   while (low < high) {
@@ -85,10 +84,10 @@ ROPE_INLINE int64_t sequence_start(const Positions& p, int64_t token) {
   return p.cu_seqlens.data ? last_boundary(p, token) : 0;
 }
 
-// The row that a token reads: 0 to rows - 1, kNotRotated or kOutside, whatever lies in memory: another thread may have
-// changed it since it was checked. Each number is read once. A sum that wraps is outside too. Only the sum of two
-// negative numbers could wrap to a row, which the last line excludes; an offset beyond int64 becomes INT64_MIN, which
-// no position makes a row.
+// The row that a token reads: 0 to rows - 1, kNotRotated or kOutside, whatever is in memory: another thread may have
+// changed it since the check, so position and offset are read once. A sum that wraps is outside too: only that of two
+// negative numbers could wrap to a row, which the last line excludes, and an offset beyond int64 becomes INT64_MIN,
+// with which no position gives a row.
 ROPE_INLINE int64_t table_row(const Positions& p, int64_t batch, int64_t token) {
   const int64_t start = sequence_start(p, token);
   if (start == kNotRotated) return kNotRotated;

@@ -7,7 +7,7 @@
 
 namespace rope {
 
-// The element `offset` elements behind `data`.
+// The address `offset` elements of type T past `data`.
 template <class T>
 ROPE_INLINE T* at(void* data, int64_t offset) {
   return static_cast<T*>(data) + offset;
@@ -17,8 +17,8 @@ ROPE_INLINE const T* at(const void* data, int64_t offset) {
   return static_cast<const T*>(data) + offset;
 }
 
-// Elements between neighbours along each axis; 0 repeats, negative is allowed. The bindings give 0 along axes of one
-// element, whose strides say nothing.
+// Elements between neighbours along each axis; 0 repeats, negative is allowed. The bindings pass 0 for axes of one
+// element, whose strides may be any number.
 struct Strides {
   int64_t batch, token, head, channel;
 };
@@ -38,8 +38,8 @@ struct GradTensor {
   int64_t heads, head_dim;  // at least 1
 };
 
-// cos or sin: the entries of a pair for its two channels are first[i] and second[i] with i of `entry`. With one entry
-// per pair `second` equals `first`; it may with one per channel too, in a table that repeats (stride 0).
+// cos or sin: the entries for the two channels of a pair are first[i] and second[i], where i is the result of `entry`.
+// With one entry per pair `second` equals `first`; it may with one per channel too, in a table that repeats (stride 0).
 template <class Data>
 struct TableView {
   Data *first, *second;
@@ -53,8 +53,7 @@ ROPE_INLINE int64_t entry(const TableView<Data>& t, int64_t batch, int64_t row, 
   return batch * t.batch_stride + row * t.row_stride + head * t.head_stride + pair * t.pair_stride;
 }
 
-// One of the two numbers that a frequency is the sum of, for each axis of the positions, head and pair: the pairs lie
-// side by side.
+// The high or the low parts of the frequencies, by axis of the positions, head and pair; contiguous along the pairs.
 struct FrequencyPart {
   const void* data;
   int64_t axis_stride, head_stride;  // 0 repeats
@@ -64,8 +63,8 @@ ROPE_INLINE int64_t entry(const FrequencyPart& f, int64_t axis, int64_t head, in
   return axis * f.axis_stride + head * f.head_stride + pair;
 }
 
-// What angles.h makes cos and sin of, instead of tables: high + low is inv_freq in revolutions per position, in the
-// type of arithmetic.
+// What angles.h computes cos and sin from, in place of tables: high + low is inv_freq in revolutions per position, in
+// the type of arithmetic.
 struct Frequencies {
   FrequencyPart high, low;
   int64_t axes;              // of the positions, at least 1: the angles of all axes are added
