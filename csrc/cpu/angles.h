@@ -1,4 +1,4 @@
-// cos and sin of the pairs of a token: from tables or positions to the order of lanes that rows of x have.
+// cos and sin of a token's pairs, from tables or positions, in the order of lanes in which rows of x are loaded.
 #pragma once
 
 #include <cmath>
@@ -15,8 +15,8 @@ namespace {
 // Pairs per block; their cos/sin stay in L1, already converted.
 constexpr int64_t kPairBlock = 128;
 
-// cos and sin for the two channels of each pair of a block, in the type of arithmetic, with zeros up to whole vectors.
-// The entries of the second channel are filled only from tables with one entry per channel.
+// cos and sin for the two channels of each pair of a block, in the type of arithmetic, padded with zeros to whole
+// vectors. Entries for the second channel are loaded only from tables with one entry per channel.
 template <class A>
 struct Angles {
   alignas(64) A entries[4][kPairBlock];  // cos and sin for the first channel, cos and sin for the second
@@ -28,7 +28,7 @@ struct Angles {
   const A* sin_second() const { return entries[per_channel ? 3 : 1]; }
 };
 
-// Converts n entries, and fills with zeros up to a multiple of kMultiple. A NaN gets zeros in its low half: see
+// Converts n entries, and pads with zeros to a multiple of kMultiple. The low 16 bits of each NaN become zero: see
 // bfloat16_rounded.
 template <int64_t kMultiple, class A>
 void load_entries(DType dtype, const void* data, int64_t offset, int64_t stride, int64_t n, bool negate, A* to) {
@@ -57,7 +57,7 @@ void make_entries(const Frequencies& f, const Positions& positions, double sin_s
       cos[i] = made.cos;
       sin[i] = made.sin;
     };
-    if (f.axes == 1 && position.high == 0) {  // most calls: nothing to add up
+    if (f.axes == 1 && position.high == 0) {  // most calls: there is nothing to add up
       for (int64_t i = 0; i < n; ++i)
         finish(revolutions_of(position.low, Two<A>{frequency_high[i], frequency_low[i]}), i);
       continue;

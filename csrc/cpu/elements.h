@@ -1,5 +1,5 @@
-// Element types: a vector of them as it lies in memory and as it is computed in, and the way between the two.
-// Promise: the bits of core/dtype.h, whichever instructions do it; but for the payload of NaN.
+// Element types: what a vector of them is in memory, what it is computed in, and the conversion between the two.
+// Promise: the bits of core/dtype.h whichever instructions convert, except for the payload of NaN.
 #pragma once
 
 #if defined(__x86_64__)
@@ -15,8 +15,8 @@
 namespace rope::cpu {
 namespace {
 
-// Two vectors in which the channels of one vector of 16-bit elements are computed: channels 0, 2, 4 .. and 1, 3, 5 ..,
-// as they come out of 32-bit words by a shift and a mask, without moving a lane.
+// The channels of one vector of 16-bit elements, widened to two vectors: 0, 2, 4 .. and 1, 3, 5 .. A shift and a mask
+// of 32-bit words yield these without moving a lane.
 template <class V>
 struct EvenOdd {
   V even, odd;
@@ -49,10 +49,10 @@ ROPE_INLINE Pair<EvenOdd<V>> interleave(EvenOdd<V> a, EvenOdd<V> b) {
 }
 
 // ---- orders of lanes ----
-// Lanes that hold a value for each of kStep pairs have one of three orders:
-//   pair order         pair i in lane i, counted through `even` and then `odd`: as read_lanes reads an array
-//   run order          as `unpack` makes of a run of channels, one for each pair
-//   interleaved order  as `deinterleave` makes of two unpacked runs of (first, second, first, second ..)
+// Lanes with one value for each of kStep pairs are in one of three orders:
+//   pair order         pair i in lane i, counted through `even` and then `odd`: what read_lanes reads from an array
+//   run order          what `unpack` returns for contiguous channels, one per pair
+//   interleaved order  what `deinterleave` returns for two unpacked vectors of (first, second, first, second ..)
 
 template <class V>
 ROPE_INLINE V interleaved_from_pair_order(V v) {
@@ -88,8 +88,8 @@ ROPE_INLINE EvenOdd<V> pair_from_run_order(EvenOdd<V> v) {
 
 // ---- memory ----
 
-// Lanes from and to kStep<T> numbers of arithmetic type in memory. (gcc 12 takes a memcpy of a whole EvenOdd through
-// the stack.)
+// Read Lanes from, and write them to, kStep<T> numbers of the type of arithmetic. The halves of an EvenOdd go one by
+// one, because gcc 12 copies a whole one through the stack.
 template <class L, class A>
 ROPE_INLINE L read_lanes(const A* from) {
   if constexpr (std::is_same_v<L, Vector<A>>) {
@@ -126,10 +126,10 @@ struct Elements<BFloat16> {
   ROPE_INLINE Lanes unpack(Packed v) {
     return {bits_as<Vector<float>>(v << 16), bits_as<Vector<float>>(v & 0xffff0000u)};
   }
-  // Every NaN that comes here has zeros in its low half: x is widened to such ones, load_entries makes them of tables.
+  // The low 16 bits of every NaN here are zero: see unpack for x, load_entries for tables, position_of for positions.
   ROPE_INLINE Packed pack(Lanes v) {
 #if defined(__AVX512BF16__)
-    // vcvtne2ps2bf16 flushes denormals: vectors with one (or with a zero, which costs less to tell) take the path
+    // vcvtne2ps2bf16 flushes denormals: vectors with one, or with a zero (testing for both is cheaper), take the path
     // below.
     const __m512i exponents = _mm512_set1_epi32(0x7f800000);
     const __mmask16 normal = _mm512_mask_test_epi32_mask(_mm512_test_epi32_mask(bits_as<__m512i>(v.even), exponents),
@@ -165,7 +165,7 @@ struct Elements<Float16> {
 #endif
 };
 
-// Elements of one Packed, which is the number of pairs that are rotated at once.
+// Elements of one Packed: the number of pairs that are rotated at once.
 template <class T>
 constexpr int64_t kStep = sizeof(typename Elements<T>::Packed) / sizeof(T);
 

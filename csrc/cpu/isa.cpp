@@ -1,4 +1,4 @@
-// Picks the kernels once. Compiled for any machine, because it runs before anything is known about this one.
+// Chooses the kernels, once. Compiled for the baseline instruction set, because it runs before the machine's is known.
 #include "cpu/isa.h"
 
 #include <atomic>
@@ -50,7 +50,7 @@ static const Kernels& choose() {
   for (int i = 0; requested && i < kCount; ++i) {
     if (!std::strcmp(requested, kCompiled[i]->isa)) first = i;
   }
-  while (!supported(*kCompiled[first])) ++first;  // ends at kernels_default, which run everywhere
+  while (!supported(*kCompiled[first])) ++first;  // stops at kernels_default, which run everywhere
   return *kCompiled[first];
 }
 
@@ -60,7 +60,7 @@ static std::atomic<const Kernels*> replacement{nullptr};
 void use_kernels(const Kernels* kernels) { replacement.store(kernels); }
 #endif
 
-// Initialised while the library is loaded, like all state: see bindings/output.cpp.
+// Initialised when the library is loaded, like all state: see bindings/output.cpp.
 static const Kernels& best = choose();
 
 const Kernels& best_kernels() {

@@ -8,8 +8,8 @@ namespace rope::cpu {
 // The kernels of one instruction set: rotate_cpu.cpp, compiled with that set's flags.
 struct Kernels {
   const char* isa;
-  // x[i].out = rotated x[i].in, on at most `num_threads` threads. Rows outside the table are not read: the rotated
-  // channels of the token become NaN.
+  // x[i].out = rotated x[i].in, on at most `num_threads` threads. A row outside the table is not read: the token's
+  // rotated channels become NaN.
   void (*rotate)(const RotateParams&, int num_threads);
   // cos and sin receive the gradients of the tables: sums over all x[i], and over batch and heads where they share a
   // row (table_batches, table_heads 1).
@@ -29,8 +29,7 @@ bool supported(const Kernels& kernels);
 // set. Chosen when the library is loaded.
 const Kernels& best_kernels();
 
-// Makes best_kernels() return the kernels of the caller; null undoes it. For tests, which build with
-// ROPE_EXT_TEST_HOOKS.
+// Makes best_kernels() return `kernels`; null undoes it. For tests: defined only with ROPE_EXT_TEST_HOOKS.
 void use_kernels(const Kernels* kernels);
 
 }  // namespace rope::cpu

@@ -6,8 +6,8 @@
 namespace rope::cpu {
 namespace {
 
-// Minimum bytes of x per thread: less is done before the thread is awake. With 0.3 MiB (a token of 32 sequences) two
-// threads instead of one take 22 instead of 27 us in place, and as long as one if the second was asleep.
+// Minimum bytes of x per thread: less work is done before the thread is awake. With 0.3 MiB (a token of 32 sequences),
+// in place, two threads take 22 us where one takes 27, and as long as one if the second was asleep.
 constexpr int64_t kGrainBytes = 128 * 1024;
 
 // Minimum cos/sin entries per thread in cos_sin.
@@ -22,12 +22,12 @@ bool forked = false;
 // Below this size the data is already cached: do not prefetch.
 constexpr int64_t kPrefetchBytes = 1 << 20;
 
-// Prefetch distance in bytes for memory that is read from end to end. Time in place relative to a copy, on a Xeon with
-// 2 threads: 0.7 to 0.9 without prefetch and 0.5 to 0.6 with it from DRAM, 0.6 -> 0.35 from L3 (fp32), 1.0 -> 0.7 for
+// Prefetch distance in bytes for memory that is read from end to end. Time in place relative to a copy, without -> with
+// prefetch, on a Xeon with 2 threads: 0.7 to 0.9 -> 0.5 to 0.6 from DRAM, 0.6 -> 0.35 from L3 (fp32), 1.0 -> 0.7 for
 // fused qkv.
 constexpr int64_t kPrefetchAhead = 4096;
 
-// Prefetch distance in bytes for bhsd memory, where each head is such a run and all runs are read side by side: 1.2 ->
+// Prefetch distance in bytes for bhsd memory, where each head is contiguous and all heads are read side by side: 1.2 ->
 // 0.55 of a copy (bfloat16). 2048 is as good; blocks of tokens with the next head's block prefetched are worse (0.78).
 constexpr int64_t kPrefetchAheadOfHead = 1024;
 
@@ -39,7 +39,7 @@ constexpr int64_t kNonTemporalBytes = 16 << 20;
 // Bytes of the largest vector of any instruction set.
 constexpr int64_t kLargestVector = 64;
 
-// The access of rows whose channels are `s.channel` apart.
+// The access of rows whose channels are `s.channel` elements apart.
 Access strided_access(Pairing pairing, const Strides& s) {
   return access_of(Pairing{pairing.step * s.channel, pairing.partner * s.channel});
 }
@@ -64,7 +64,7 @@ const int64_t non_temporal_bytes = [] {
   return kNonTemporalBytes;
 }();
 
-// Whether every vector written to x.out begins at a multiple of its size.
+// Whether every vector that is written to x.out is aligned, with any instruction set.
 bool aligned(const RotateParams& p, const RotatedTensor& x) {
   const Strides& s = x.out_stride;
   const int64_t partner = p.out_pairing.step == 1 ? p.out_pairing.partner : 0;
@@ -83,7 +83,7 @@ Plan plan_of(const RotateParams& p) {
     plan.access = common(plan.access, strided_access(p.out_pairing, p.x[t].out_stride));
   }
   plan.threads = threads_worth_waking(bytes, kGrainBytes);
-  // Not for unmapped pages: the operating system fills a page with zeros when it maps it, so it is in the cache.
+  // Not for unmapped pages: the operating system fills a page with zeros as it maps it, which leaves it cached.
   plan.non_temporal = !p.output_unmapped && plan.access != Access::kAny && bytes > non_temporal_bytes;
   for (int t = 0; t < p.num_tensors; ++t) {
     const RotatedTensor& x = p.x[t];
@@ -94,7 +94,7 @@ Plan plan_of(const RotateParams& p) {
     if (x.heads > 1 && p.seqlen > 1 && s.head > s.token) {
       plan.prefetch[t] = kPrefetchAheadOfHead;
     } else if (next_token != (x.heads > 1 ? x.heads * s.head : x.head_dim)) {
-      plan.prefetch[t] = next_token * size;  // this head of the next token: other tensors lie between the two
+      plan.prefetch[t] = next_token * size;  // the same head of the next token: other tensors lie between
     } else {
       plan.prefetch[t] = kPrefetchAhead;
     }

@@ -1,11 +1,11 @@
-// What a call decides once, from its sizes and strides, the same way for every instruction set.
+// How a call runs, decided once from its sizes and strides, alike for every instruction set.
 #pragma once
 
 #include "core/params.h"
 
 namespace rope::cpu {
 
-// How the pairs of a row lie in memory. kHalf: two runs of channels. kInterleaved: one run of pairs. kAny: otherwise.
+// How the pairs of a row lie in memory. kHalf: two contiguous halves. kInterleaved: contiguous pairs. kAny: otherwise.
 enum class Access { kHalf, kInterleaved, kAny };
 
 // pairing: in elements of memory, not in channels.
@@ -18,7 +18,7 @@ struct Plan {
   Access access;                  // of all tensors
   bool non_temporal;              // results are written by non-temporal stores
   int64_t threads;                // threads worth waking; 0: run on the caller
-  int64_t prefetch[kMaxTensors];  // bytes from a row to the row that is prefetched meanwhile; 0: none
+  int64_t prefetch[kMaxTensors];  // distance in bytes from the row that is rotated; 0: no prefetch
 };
 
 Plan plan_of(const RotateParams& p);
@@ -26,7 +26,7 @@ Plan plan_of(const RotateParams& p);
 // Only access and threads are set.
 Plan plan_of(const TableGradParams& p);
 
-// Threads worth waking for the angles of a call.
+// Threads worth waking for a call of cos_sin.
 int64_t threads_for(const CosSinParams& p);
 
 }  // namespace rope::cpu

@@ -16,14 +16,14 @@ struct Rows {
   const T* in;
   T* out;
   int64_t in_stride, out_stride, count;
-  Pairing from, to;
+  Pairing from, to;  // of in and out, in elements
   int64_t prefetch;  // as in Plan
   int64_t row_bytes;
 };
 
-// Rotates kSteps steps of pairs, from pair i on, of each row: whole ones (kFull), or one of m < kStep pairs. Their cos
-// and sin stay in registers over all rows: read from L1 at each row they take 15 to 40 % more time (AVX-512, 0.3 MiB in
-// bfloat16 and float16).
+// Rotates kSteps steps of kStep pairs of each row, from pair i on; without kFull, one step of m < kStep pairs. cos and
+// sin stay in registers over all rows: reading them from L1 for each row takes 15 to 40 % more time (AVX-512, 0.3 MiB
+// in bfloat16 and float16).
 template <Access kAccess, bool kNonTemporal, bool kRoundProducts, bool kFull, int kSteps, class T>
 ROPE_INLINE void rotate_steps(const Rows<T>& rows, const Angles<Arithmetic<T>>& angles, int64_t i, int64_t m) {
   using L = Lanes<T>;
@@ -53,7 +53,7 @@ ROPE_INLINE void rotate_steps(const Rows<T>& rows, const Angles<Arithmetic<T>>& 
   }
 }
 
-// Rotates the n pairs of each row, in as many steps at once as there are registers for.
+// Rotates the n pairs of each row, as many steps at once as there are registers for.
 template <Access kAccess, bool kNonTemporal, bool kRoundProducts, class T>
 void rotate_rows(const Rows<T>& rows, const Angles<Arithmetic<T>>& angles, int64_t n) {
   constexpr int64_t k = kStep<T>;
@@ -111,7 +111,7 @@ void rotate_token(const RotateParams& p, const Plan& plan, int64_t batch, int64_
                               out.pairing,
                               plan.prefetch[t],
                               static_cast<int64_t>(2 * n * sizeof(T))};
-        if constexpr (sizeof(T) == 2) {  // a branch for each vector instead: bfloat16 in a cache takes 5 to 12 % longer
+        if constexpr (sizeof(T) == 2) {  // a branch per vector would take 5 to 12 % longer with cached bfloat16
           if (p.round_products) {
             rotate_rows<kAccess, kNonTemporal, true>(rows, angles, n);
             continue;

@@ -1,4 +1,4 @@
-// Rows (the rotated channels of one head at one token): where they lie, and their pairs from and to memory.
+// Rows (the rotated channels of one head at one token): where they lie, and how their pairs are loaded and stored.
 #pragma once
 
 #include <type_traits>
@@ -10,7 +10,7 @@
 namespace rope::cpu {
 namespace {
 
-// Pair `begin` of head 0 of a token, and the steps from there.
+// Pair `begin` of head 0 of a token, and the strides from there.
 template <class T>
 struct TokenRow {
   T* data;
@@ -42,7 +42,7 @@ void with_access(Access access, const Function& function) {
 template <class T>
 using Lanes = typename Elements<T>::Lanes;
 
-// n pairs, at most kStep; kFull: exactly kStep. Lanes are in interleaved order with Access::kInterleaved, else in run
+// Loads n <= kStep pairs; kFull: n == kStep. Lanes are in interleaved order with Access::kInterleaved, else in run
 // order; store_pairs expects the same.
 template <Access kAccess, bool kFull, class T>
 ROPE_INLINE Pair<Lanes<T>> load_pairs(const T* row, Pairing pairing, int64_t n) {
@@ -112,8 +112,7 @@ ROPE_INLINE void store_pairs(Pair<Lanes<T>> y, T* row, Pairing pairing, int64_t 
   }
 }
 
-// Calls function(full, i, m) for each step of pairs i to i + m - 1 of n; `full` is a compile-time constant: m ==
-// kStep<T>.
+// Calls function(full, i, m) for each step, pairs i to i + m - 1 of n; `full`: m == kStep<T>, a compile-time constant.
 template <class T, class Function>
 ROPE_INLINE void for_each_step(int64_t n, const Function& function) {
   int64_t i = 0;

@@ -12,7 +12,8 @@
 namespace rope::cpu {
 namespace {
 
-// Gradients of a block of pairs of one token, summed over everything that the table broadcasts over.
+// Gradients of a block of pairs of one token, summed over everything that the table broadcasts over. While they are
+// added up, entries are in the order of lanes of load_pairs.
 template <class A>
 struct Sums {
   A cos_first[kPairBlock], cos_second[kPairBlock], sin_first[kPairBlock], sin_second[kPairBlock];
@@ -41,7 +42,7 @@ void store_sums(DType dtype, bool per_channel, const WrittenTable& table, int64_
     E* to_first = at<E>(table.first, offset);
     E* to_second = at<E>(table.second, offset);
     for (int64_t i = 0; i < n; ++i) {
-      // One entry per pair: the gradients of both channels belong to it.
+      // An entry that both channels share receives the sum of their gradients.
       narrow(static_cast<Arithmetic<E>>(sign * (per_channel ? first[i] : first[i] + second[i])),
              &to_first[i * table.pair_stride]);
       if (per_channel) narrow(static_cast<Arithmetic<E>>(sign * second[i]), &to_second[i * table.pair_stride]);

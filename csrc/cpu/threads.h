@@ -10,9 +10,8 @@
 namespace rope::cpu {
 namespace {
 
-// Calls function(batch, token) for all tokens, on `threads` threads if there are as many tokens.
-// The pragma needs num_threads: a bare `omp parallel` ignores torch.set_num_threads() in threads that torch did not
-// start.
+// Calls function(batch, token) for all tokens, on at most `threads` threads. The pragma needs num_threads: a bare
+// `omp parallel` ignores torch.set_num_threads() in threads that torch did not start.
 template <class Function>
 void for_each_token(int64_t batch, int64_t seqlen, int64_t threads, const Function& function) {
   const int64_t tokens = batch * seqlen;

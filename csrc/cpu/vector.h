@@ -34,7 +34,7 @@ using Words = Vector<uint32_t>;  // the bits of Vector<float>, or twice as many 
 
 // ---- memory ----
 
-// kFull: the whole vector. Else a tail: only `bytes` bytes are read, the others being 0, or written.
+// kFull: the whole vector; `bytes` is ignored. Else only the first `bytes` bytes are read (others: 0) or written.
 template <class V, bool kFull>
 ROPE_INLINE V read(const void* from, int64_t bytes) {
   V v{};
@@ -67,8 +67,8 @@ ROPE_INLINE void write(void* to, V v, int64_t bytes) {
   }
 }
 
-// A non-temporal store, past the caches; `to` is aligned to the size of V. fence_non_temporal_stores() comes before
-// another thread may read it.
+// A non-temporal store, past the caches; `to` must be aligned to the size of V. fence_non_temporal_stores() must come
+// before another thread reads it.
 template <class V>
 ROPE_INLINE void write_non_temporal(void* to, V v) {
 #if defined(__AVX512F__)
@@ -94,7 +94,7 @@ ROPE_INLINE void fence_non_temporal_stores() {
 template <class V>
 constexpr int kLanes = sizeof(V) / sizeof(V{}[0]);
 
-// Interleaving happens within blocks of this many lanes: the whole vector, or a half of one of 32 bytes, because moving
+// Interleaving stays within blocks of this many lanes: the whole vector, but half of one of 32 bytes, because moving
 // lanes between its halves takes twice the instructions.
 template <class V>
 constexpr int kBlockLanes = sizeof(V) == 32 ? kLanes<V> / 2 : kLanes<V>;
@@ -114,7 +114,7 @@ ROPE_INLINE V shuffle(V a, V b, Index index) {
   return shuffle(a, b, index, std::make_integer_sequence<int, kLanes<V>>{});
 }
 
-// (a0 b0 a1 b1 ..) as two vectors -> the a, the b; lanes in interleaved order (see elements.h).
+// (a0 b0 a1 b1 ..) in two vectors -> the a, the b; lanes in interleaved order (see elements.h).
 template <class V>
 ROPE_INLINE Pair<V> deinterleave(V low, V high) {
   constexpr int lanes = kLanes<V>, block = kBlockLanes<V>, half = block / 2;
@@ -131,7 +131,7 @@ ROPE_INLINE Pair<V> interleave(V a, V b) {
   return {shuffle(a, b, first), shuffle(a, b, second)};
 }
 
-// The two middle quarters of a 32-byte vector change places: interleaved order -> pair order, and back.
+// Swaps the middle quarters of a 32-byte vector, nothing in others: interleaved order -> pair order, and back.
 template <class V>
 ROPE_INLINE V exchange_middle(V v) {
   constexpr int block = kBlockLanes<V>, half = block / 2;
