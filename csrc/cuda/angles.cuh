@@ -1,4 +1,4 @@
-// cos and sin of the pairs that a thread rotates: from tables or positions to registers. And entries of tables back.
+// cos and sin of a thread's pairs, from tables or positions to registers; table entries back to memory; cos_sin.
 #pragma once
 
 #include <cmath>
@@ -11,11 +11,11 @@
 
 namespace rope::cuda {
 
-// kSource: a template parameter, because it decides register use. An entry per channel takes twice as many, and making
-// entries from positions takes more than reading them.
+// kSource: a template parameter, because it decides register use. One entry per channel takes twice as many registers,
+// and computing entries from positions takes more than reading them.
 template <class A, int kPairs, Source kSource>
 struct Angles {
-  static constexpr int kEntries = kSource == Source::kPerChannel ? 2 : 1;  // of a pair
+  static constexpr int kEntries = kSource == Source::kPerChannel ? 2 : 1;  // per pair
   A cos[kEntries][kPairs], sin[kEntries][kPairs];
 };
 
@@ -63,7 +63,7 @@ ROPE_INLINE bool table_like_x(const Rotation& p) {
   return sizeof(T) == sizeof(Arithmetic<T>) || p.table_dtype == p.dtype;
 }
 
-// The entries for one channel of each pair. cos, sin: offsets of the first.
+// Loads the entries for one channel of each pair. cos, sin: offset of the first entry, in elements.
 template <class T, int kPairs, class A>
 ROPE_INLINE void load_entries(const RotateParams& p, const Plan& plan, const void* cos_data, int64_t cos,
                               const void* sin_data, int64_t sin, A (&to_cos)[kPairs], A (&to_sin)[kPairs]) {
@@ -135,11 +135,11 @@ ROPE_INLINE void load_angles(const RotateParams& p, const Plan& plan, int64_t ba
 
 // ---- cos_sin ----
 
-// With zero heads only the positions are written.
+// Heads of the grid: with zero heads, one, whose threads write only the positions.
 ROPE_INLINE int64_t entry_heads(const CosSinParams& p) { return p.heads ? p.heads : 1; }
 ROPE_INLINE int64_t cos_sin_threads(const CosSinParams& p) { return p.batch * p.seqlen * entry_heads(p) * p.pairs; }
 
-// One thread writes one entry of cos and of sin; that of the first entry of a token writes its positions too.
+// A thread writes one entry of cos and of sin, and for the first entry of a token its positions too.
 template <class A>
 ROPE_INLINE void cos_sin_thread(const CosSinParams& p, int64_t index) {
   if (index >= cos_sin_threads(p)) return;

@@ -1,4 +1,4 @@
-// The debug mode ROPE_EXT_CHECK_POSITIONS. A file of its own, because printf needs a stack, which no other kernel has.
+// The debug mode ROPE_EXT_CHECK_POSITIONS. Not in rotate_cuda.cu, where the stack that printf needs is a build error.
 #undef NDEBUG  // keeps the assert on the device
 #include <cassert>
 #include <cinttypes>

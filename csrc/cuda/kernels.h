@@ -8,25 +8,25 @@ namespace rope::cuda {
 // A cudaStream_t of the current device.
 using Stream = void*;
 
-// The current device; -1: there is none.
+// The current device, or -1 if there is none.
 int current_device();
 
-// A launch returns null, or the CUDA runtime's name of its error; none waits for the GPU.
+// A launch returns null or the CUDA runtime's name of its error, and does not wait for the GPU.
 
-// As cpu::Kernels::rotate. Returns kTooLarge when batch, seqlen, heads or head_dim reach 2^30.
+// As cpu::Kernels::rotate, on the current device, `device`. Returns kTooLarge where plan_of (plan.h) gives -1 blocks.
 const char* rotate(const RotateParams& p, int device, Stream stream);
 extern const char* const kTooLarge;
 
 // As cpu::Kernels::table_grad.
 const char* table_grad(const TableGradParams& p, Stream stream);
 
-// rows[batch * seqlen + token] = table_row.
+// rows[batch * p.seqlen + token] = table_row(p.positions, batch, token), in memory of the GPU.
 const char* table_rows(const Tokens& p, int64_t* rows, Stream stream);
 
 // As cpu::Kernels::cos_sin.
 const char* cos_sin(const CosSinParams& p, Stream stream);
 
-// Stops the program on the GPU, with a message for each token whose row lies outside the table.
+// Fails an assert on the GPU, with a message for each token whose row lies outside the table.
 const char* assert_positions(const Tokens& p, Stream stream);
 
 }  // namespace rope::cuda

@@ -1,4 +1,4 @@
-// What all launches share.
+// Grids, streams and errors of launches.
 #pragma once
 
 #include <cuda_runtime_api.h>

@@ -7,14 +7,14 @@
 namespace rope::cuda {
 namespace {
 
-// Bytes of one access, widest first. What fits neither is accessed element by element.
+// Bytes of one access, widest first. A call that fits neither accesses element by element.
 constexpr int64_t kAccessBytes[] = {16, 4};
 
-// Threads that a multiprocessor holds at 80 registers each: three blocks, the launch bound of rotate_kernel.
+// Threads that a multiprocessor holds at 80 registers each: three blocks, the launch bound of rotate_kernel<kPerPair>.
 constexpr int64_t kResidentThreads = 3 * kBlock;
 
-// With at least kRounds full waves of work, a thread takes two heads (both in flight) or four, and reads their cos and
-// sin once.
+// A thread takes two heads (both in flight) or four, and reads their cos and sin once, where that leaves at least
+// kRounds full waves of threads.
 constexpr int64_t kRounds = 4;
 constexpr int64_t kHeadsPerThread = 4;
 

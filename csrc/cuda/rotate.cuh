@@ -1,5 +1,5 @@
-// What one thread of the rotate kernel does. Threads share nothing, so tests run the same text on a CPU, thread after
-// thread (csrc/introspect/emulate_cuda.cpp).
+// What one thread of the rotate kernel does. Threads share nothing, so tests run the same code on a CPU, one thread
+// after another (csrc/introspect/emulate_cuda.cpp).
 #pragma once
 
 #include "core/dispatch.h"
@@ -26,8 +26,7 @@ ROPE_INLINE Channels rotated_channels(const Plan& plan, const Units& units, int 
   return {first, first + units.partner};
 }
 
-// The unit of two vectors among the `vectors` of channels that are only copied. A leftover vector forms a unit with
-// itself.
+// Of a head, `vectors` vectors are only copied, two to a unit. A leftover vector forms a unit with itself.
 ROPE_INLINE Channels copied_channels(const Plan& plan, int vectors, int unit) {
   const auto channel = [&](int vector) {
     const int outside = vector * plan.vector;
@@ -36,12 +35,12 @@ ROPE_INLINE Channels copied_channels(const Plan& plan, int vectors, int unit) {
   return {channel(2 * unit), channel(2 * unit + 1 < vectors ? 2 * unit + 1 : 2 * unit)};
 }
 
-// A unit of one head in memory; null pointers: there is nothing to do.
+// A unit of one head in memory. Null pointers: there is nothing to do.
 template <class T>
 struct Unit {
   const T* in[2];
   T* out[2];
-  int head;  // of its tensor
+  int head;  // within its tensor
 };
 
 // head: counted through all tensors. out_units: where the rotated units go.
@@ -148,8 +147,8 @@ ROPE_INLINE void rotate_thread(const RotateParams& p, const Plan& plan, const Th
         x[i][0] = read<kWidth>(units[i].in[0]);
         x[i][1] = read<kWidth>(units[i].in[1]);
       }
-      // cos and sin come after the loads of x are issued, because the way to them takes two trips to memory: the
-      // position, then the row.
+      // cos and sin are loaded after the loads of x are issued, because they take two trips to memory: the position,
+      // then the row.
       if (unit < plan.rotated_units && (head == first_head || plan.row_per_head)) {
         const int64_t row = row_of_token();
         rotated = row != kNotRotated;

@@ -24,7 +24,7 @@ __global__ void __launch_bounds__(kBlock) table_grad_kernel(const __grid_constan
   table_grad_thread<T>(p, index_of_thread());
 }
 
-// Two blocks per multiprocessor: left to itself, ptxas aims at four on sm_120 and spills registers for them.
+// Two blocks per multiprocessor: without this bound, ptxas aims at four on sm_120 and spills registers.
 template <class A>
 __global__ void __launch_bounds__(kBlock, 2) cos_sin_kernel(const __grid_constant__ CosSinParams p) {
   cos_sin_thread<A>(p, index_of_thread());
@@ -35,7 +35,7 @@ __global__ void __launch_bounds__(kBlock) table_rows_kernel(const __grid_constan
   if (i < p.batch * p.seqlen) rows[i] = table_row(p.positions, i / p.seqlen, i % p.seqlen);
 }
 
-// The number of multiprocessors, which is asked of CUDA once per device.
+// The number of multiprocessors, which is queried once per device.
 int multiprocessors_of(int device) {
   constexpr int kDevices = 64;
   static std::atomic<int> known[kDevices];

@@ -11,14 +11,14 @@ ROPE_INLINE int64_t table_entries(const TableGradParams& p) {
   return p.pairs * p.seqlen * p.table_heads * p.table_batches;
 }
 
-// One thread writes one entry of cos and of sin (two each with one per channel) and adds in a fixed order: the sums are
-// those of the CPU, bit for bit.
+// A thread writes the entries of one pair, one of cos and of sin (two with one per channel), and adds in a fixed order:
+// the sums are those of the CPU, bit for bit.
 template <class T>
 ROPE_INLINE void table_grad_thread(const TableGradParams& p, int64_t index) {
   using A = Arithmetic<T>;
   if (index >= table_entries(p)) return;
   const int64_t pair = index % p.pairs, token = index / p.pairs % p.seqlen;
-  const int64_t share = index / p.pairs / p.seqlen;  // a head, a batch entry, or both
+  const int64_t share = index / p.pairs / p.seqlen;  // counts heads and batch entries of the tables
   const int64_t table_head = share % p.table_heads, table_batch = share / p.table_heads;
   const bool row_per_head = p.table_heads != 1;
   const int64_t batch_end = p.table_batches == 1 ? p.batch : table_batch + 1;
@@ -47,7 +47,7 @@ ROPE_INLINE void table_grad_thread(const TableGradParams& p, int64_t index) {
   const auto store = [&](const WrittenTable& table, A first, A second, bool negate) {
     const A sign = negate ? A(-1) : A(1);
     const int64_t to = entry(table, table_batch, token, table_head, pair);
-    // One entry per pair: the gradients of both channels belong to it.
+    // An entry that both channels share receives the sum of their gradients.
     write_entry<T>(p, table.first, to, sign * (per_channel ? first : first + second));
     if (per_channel) write_entry<T>(p, table.second, to, sign * second);
   };

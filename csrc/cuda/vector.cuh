@@ -12,8 +12,8 @@
 
 namespace rope::cuda {
 
-// The elements of one access of up to 16 bytes; the alignment is what makes it one access. 16-bit elements stay two to
-// a word until they are used: unpacking them at once would delay the next access until they have arrived.
+// The elements of one access of up to 16 bytes; the alignment makes it a single one. 16-bit elements stay two to a word
+// until they are used: unpacking them at once would delay the next access until they have arrived.
 template <class T, int kWidth>
 struct alignas(kWidth * sizeof(T)) Vector {
   static constexpr bool kTwoToAWord = sizeof(T) == 2 && kWidth > 1;
@@ -22,7 +22,7 @@ struct alignas(kWidth * sizeof(T)) Vector {
   Word words[kWords];
 };
 
-// All pointers of the params are to global memory; the compiler cannot tell once the pointer is loaded from an array.
+// All pointers in the params are to global memory; the compiler cannot tell once one is loaded from an array.
 template <class T>
 ROPE_INLINE T* global(T* pointer) {
 #if defined(__CUDA_ARCH__)
@@ -65,7 +65,7 @@ ROPE_INLINE void pack(const T* from, Vector<T, kWidth>* to) {
   }
 }
 
-// The conversions of core/dtype.h by GPU instructions: one each instead of up to 14.
+// The conversions of core/dtype.h, except for the payload of NaN, by GPU instructions: one each instead of up to 14.
 template <class T>
 ROPE_INLINE Arithmetic<T> widened(T value) {
 #if defined(__CUDA_ARCH__)
