@@ -30,11 +30,11 @@ struct Arguments {
   bool says_per_channel() const { return flags & kPerChannel; }
   // Whether the offset may differ between the sequences of a batch.
   bool offset_per_batch() const { return offsets && offsets->numel() != 1; }
-  // A table with an entry per channel has the order of the result, in the transposed op too, which reads it.
+  // The pairing of tables with one entry per channel: that of the result, which the transposed op reads as x.
   bool tables_interleaved() const { return interleaved() != (other_pairing() && !transposed()); }
 };
 
-// The axes of a layout; -1: it has no batch axis, and batch is 1. kLayouts has the order of LAYOUTS in
+// The axes of a layout; -1: there is none, and the size is 1. kLayouts has the order of LAYOUTS in
 // rope_ext/reference.py.
 struct Layout {
   const char* name;
@@ -49,7 +49,7 @@ inline int64_t size_of(const Tensor& t, int axis) { return axis < 0 ? 1 : t.size
 // The stride along an axis; 0 where the axis has one element, because its stride may be any number.
 inline int64_t stride_of(const Tensor& t, int axis) { return axis < 0 || t.size(axis) == 1 ? 0 : t.stride(axis); }
 
-// The layout of a table for x of layout `x`. With a heads axis a table has the layout of x, plus a batch axis (of one)
+// The layout of a table for x of layout `x`. A table with a heads axis has the layout of x, plus a batch axis of size 1
 // where x has none.
 inline Layout table_layout(const Layout& x, const Tensor& table) {
   if (table.dim() == 2) return {"", 2, -1, 0, -1};

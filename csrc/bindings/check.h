@@ -43,7 +43,7 @@ void check_frequencies_given(const Arguments& a);
 // Rules for positions, offset and cu_seqlens (check_lookup.cpp). After check_tables.
 void check_lookup(const Arguments& a, RotateParams* p);
 
-// All rules but those of what is written. The tensors x are left out of the result (see view.h).
+// All rules but those for tensors that are written. The caller fills in the tensors x of the result (see view.h).
 inline RotateParams check_arguments(const Arguments& a) {
   RotateParams p{};
   check_x(a, &p);
@@ -52,8 +52,9 @@ inline RotateParams check_arguments(const Arguments& a) {
   return p;
 }
 
-// Raises unless out[i] has the shape, dtype and device of x[i], and nothing that is written shares memory with itself
-// or anything else that is read or written; out[i] may be x[i]. `name`: of the argument that is written.
+// Raises unless out[i] has the shape, dtype and device of x[i], and no tensor that is written shares memory with itself
+// or another that is read or written; out[i] may be x[i] if the result has its pairing. Must come after
+// check_arguments. name: the argument that is written.
 void check_written(const Arguments& a, const Tensors& out, const char* name);
 
 // Raises unless the tables have one row per token, and grad[i] has the shape, dtype and device of x[i].

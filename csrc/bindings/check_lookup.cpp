@@ -1,4 +1,4 @@
-// Rules for positions, offset and cu_seqlens, which say what row of the tables each token reads.
+// Rules for positions, offset and cu_seqlens, which say which row of the tables each token reads.
 #include <algorithm>
 #include <optional>
 #include <string>
@@ -17,12 +17,12 @@ Index index_of(const char* argument, const Tensor& t) {
 // Whether positions are rows of a table, which has an end; else any integer is a position.
 bool looks_up(const RotateParams& p) { return p.source != Source::kFrequencies; }
 
-// Whether the checks read the values of positions: those on a GPU would force a synchronisation.
+// Whether the checks read the values of positions: reading them on a GPU would force a synchronisation.
 bool on_host(const Arguments& a) { return a.x[0].device_type() == aoti_torch_device_type_cpu(); }
 
 std::string rows_of_table(int64_t rows) { return text("lead to a row of the table, 0 to ", rows - 1); }
 
-// a + b; nothing if int64 cannot hold it.
+// a + b; nullopt if int64 cannot hold it.
 std::optional<int64_t> sum_of(int64_t a, int64_t b) {
   int64_t sum;
   return __builtin_add_overflow(a, b, &sum) ? std::nullopt : std::optional<int64_t>(sum);
@@ -36,8 +36,8 @@ void check_offset_without_table(int64_t offset, const RotateParams& p) {
   }
 }
 
-// Raises for `cos` where a sequence has more tokens than the table has rows: then the offset is not the cause. owner:
-// what the tokens belong to.
+// Raises for `cos` where there are more tokens than the table has rows: then the offset is not the cause. owner: what
+// the tokens belong to, in the message.
 void check_enough_rows(int64_t rows, int64_t tokens, int64_t offset, const std::string& owner) {
   if (offset < 0 || tokens <= rows) return;
   const std::string from = offset ? text(" from offset ", offset) : "";
@@ -126,7 +126,7 @@ void check_positions_tensor(const Arguments& a, RotateParams* p) {
   p->positions.positions_token_stride = stride_of(t, static_cast<int>(rank) - 1);
 }
 
-// The tokens of a sequence with the lowest and the highest position.
+// The tokens of a batch entry with the lowest and the highest position.
 struct Ends {
   int64_t lowest, highest;
 };
@@ -145,7 +145,7 @@ Ends ends_of(const Positions& p, int64_t batch, int64_t seqlen, int64_t axis = 0
   return ends;
 }
 
-// The position with its offsets; nothing if int64 cannot hold it.
+// The position with its offsets; nullopt if int64 cannot hold it.
 std::optional<int64_t> sum_at(const Positions& p, int64_t batch, int64_t token, int64_t axis) {
   auto sum = sum_of(position_before_offset(p, batch, token, 0, axis), p.offset);
   if (sum && p.offsets.data) sum = sum_of(*sum, load(p.offsets, batch * p.offsets_stride));
@@ -163,8 +163,7 @@ int64_t highest_offset(const Positions& p, int64_t batches) {
   return highest;
 }
 
-// Raises where a sum of position and offsets wraps, for positions without a table. Sums on a GPU are not checked and do
-// wrap.
+// Raises where the sum of position and offsets wraps, without a table. On a GPU sums are not checked, and may wrap.
 void check_sums(const Arguments& a, const RotateParams& p) {
   const Positions& at = p.positions;
   if (!a.positions && !a.offsets) return check_offset_without_table(a.offset, p);

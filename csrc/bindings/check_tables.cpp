@@ -9,14 +9,14 @@
 namespace rope {
 namespace {
 
-// Whether each product is rounded to 16 bits, as by eager PyTorch code. That multiplies 16-bit x and float32 cos in
-// float32, which rounds no product; but its backward pass, the transposed rotation, rounds each product in the gradient
-// of x.
+// Whether each product is rounded to 16 bits, as in eager PyTorch code. With 16-bit x and float32 cos, eager code
+// multiplies in float32 and rounds no product; but its backward pass, the transposed rotation, rounds each product in
+// the gradient of x.
 bool rounds_products(const Arguments& a, DType x, DType cos) {
   return a.round_products() && bytes_of(x) == 2 && (cos == x || a.transposed());
 }
 
-// cos and sin are the high and low part of inv_freq in revolutions per position.
+// Here cos and sin are the high and low parts of inv_freq, in revolutions per position.
 void check_frequencies(const Arguments& a, RotateParams* p) {
   const bool is_64 = p->dtype == DType::kFloat64;
   same_device("inv_freq", a.cos, a.x[0]);

@@ -7,7 +7,7 @@
 namespace rope {
 namespace {
 
-// check_arguments comes first, so t has at most kMaxRank dimensions.
+// t has at most kMaxRank dimensions: check_arguments has seen it.
 MemoryView memory_of(const Tensor& t) {
   MemoryView view{static_cast<const char*>(t.const_data_ptr()), t.element_size(), int(t.dim()), {}, {}};
   const auto sizes = t.sizes(), strides = t.strides();

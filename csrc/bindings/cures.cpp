@@ -32,7 +32,7 @@ bool fits(const Arguments& a, const Layout& layout) {
          a.cos.size(table.seqlen) == a.x[0].size(layout.seqlen) && size_of(a.cos, table.heads) == 1;
 }
 
-// The number of rows of a table whose axes but one and the last have one element; else 0.
+// The number of rows of a table in which exactly one axis before the last has a size other than 1; else 0.
 int64_t rows_of(const Tensor& cos) {
   int64_t rows = 1, wide = 0;
   for (int axis = 0; axis + 1 < cos.dim(); ++axis) {
@@ -78,7 +78,7 @@ std::string cure_of_width(const Arguments& a, int entries) {
 std::string cure_of_tables(const Arguments& a, const RotateParams& p) {
   auto found = layouts_where(a, [&](const Layout& layout) { return fits(a, layout); });
   const int last = static_cast<int>(a.cos.dim()) - 1;
-  for (int axis = 1; last == 3 && axis < last; ++axis) {  // (batch, seqlen, width) with an axis of one between
+  for (int axis = 1; last == 3 && axis < last; ++axis) {  // (batch, seqlen, width) with an axis of size 1 inserted
     const int64_t batch = a.cos.size(0), seqlen = a.cos.size(3 - axis);
     if (a.cos.size(axis) == 1 && (batch == 1 || batch == p.batch) && seqlen == p.seqlen) {
       found.push_back(text("cos.squeeze(", axis, ")"));

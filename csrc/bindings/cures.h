@@ -1,4 +1,4 @@
-// What to write instead: the end of an error, ": <code> fits"; empty where nothing is known to fit.
+// Cures: what to write instead, as the end of an error, ": <code> fits"; empty where nothing is known to fit.
 #pragma once
 
 #include <string>
@@ -13,7 +13,7 @@ std::string cure_of_rank(const Arguments& a);
 // For tensors of x that disagree on batch or seqlen.
 std::string cure_of_x(const Arguments& a);
 
-// For tables of a width that rotary_dim does not have. entries: most entries that a pair can have.
+// For tables whose width does not match rotary_dim. entries: maximum number of entries per pair.
 std::string cure_of_width(const Arguments& a, int entries);
 
 // For tables of three or four axes whose batch, seqlen or heads are not those of x.

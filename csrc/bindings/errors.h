@@ -18,10 +18,10 @@ std::string text(const Parts&... parts) {
 }
 
 // The type of an error in Python, with the numbers of rope_ext/_torch/errors.py. The type of the C++ exception cannot
-// carry it: what torch makes of that differs between releases.
+// carry it, because releases of torch translate it differently.
 enum class ErrorType : int { kNone = 0, kValueError = 1, kTypeError = 2, kOutOfMemory = 3 };
 
-// Remembers the type for rope_ext_take_error_type of this thread, and throws.
+// Stores the type, per thread, for rope_ext_take_error_type, and throws.
 [[noreturn]] void raise(ErrorType type, const std::string& message);
 
 template <class Got>

@@ -15,8 +15,8 @@
 namespace rope {
 namespace {
 
-// torch's current stream of a device. Its function is looked up at the first call, because it lies in libtorch_cuda.so:
-// linked to that, this library would not load beside a torch without CUDA.
+// torch's current stream of a device. The function is looked up at the first call: linked to libtorch_cuda.so, which
+// defines it, this library would not load beside a torch without CUDA.
 cuda::Stream current_stream(int device) {
   using Function = AOTITorchError (*)(int32_t, void**);
   static const Function function = [] {
@@ -29,7 +29,7 @@ cuda::Stream current_stream(int device) {
   return stream;
 }
 
-// The device and the stream of the launches of a call. While it lives the device of x is the current one.
+// The device and stream that a call launches on. While a Queue lives, the device of x is the current one.
 class Queue {
  public:
   explicit Queue(const Tensor& x) : device(x.device_index()) {
@@ -68,7 +68,7 @@ void check_launch(const char* error) {
   throw std::runtime_error(text("rope_ext could not launch a CUDA kernel, ", error, advice(error)));
 }
 
-// A debug mode: one more kernel per call, which stops the program at a position outside the table.
+// A debug mode: one more kernel per call, which fails an assert at a position outside the table.
 bool checks_positions() {
   static const bool wanted = [] {
     const char* value = std::getenv("ROPE_EXT_CHECK_POSITIONS");

@@ -5,8 +5,8 @@
 
 namespace rope {
 
-// Defines the ops of schema.cpp at the first call. Returns false, after a line on stderr, where another copy of this
-// library has defined them: then this one registers nothing.
+// Defines the ops of schema.cpp at the first call. Returns false, after a line on stderr, where another library has
+// defined them: then this one registers nothing.
 bool defines_ops();
 
 // The path of this library.

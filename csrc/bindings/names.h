@@ -1,4 +1,4 @@
-// The names of dtypes and devices in errors: those of Python.
+// The names of dtypes and devices in errors, as Python spells them.
 #pragma once
 
 #include <cctype>
@@ -10,7 +10,7 @@ namespace rope {
 
 constexpr int kBComplex32 = 46;  // since torch 2.14, and so in no older header
 
-// The name after "torch.": that of the enumerator in lower case, except for those that C++ types name.
+// The name after "torch.": that of the enumerator in lower case, except where that is the name of a C++ type.
 inline std::string name_of(ScalarType type) {
   switch (type) {
     case ScalarType::Double:
@@ -44,7 +44,7 @@ inline std::string name_of(ScalarType type) {
   }
 }
 
-// "cuda:0"
+// As Python prints it: "cuda:0".
 inline std::string device_of(const Tensor& t) {
   const int32_t type = t.device_type();
   const std::string name = type == aoti_torch_device_type_cpu()    ? "cpu"

@@ -1,8 +1,8 @@
 // The ops as the dispatcher calls them, once for all devices. A Device has
-//   static Tensor empty_like(const Tensor& x, bool* unmapped);              a result (see output.h)
+//   static Tensor empty_like(const Tensor& x, bool* unmapped);              a result (output.h)
 //   static void rotate(const RotateParams&, const Tensor& x);               the kernels, on the device of x
 //   static void table_grad(const TableGradParams&, const Tensor& x);
-//   static void table_rows(const Tokens&, int64_t* rows, bool checked, const Tensor& x);   checked: none is outside
+//   static void table_rows(const Tokens&, int64_t* rows, bool checked, const Tensor& x);   checked: none was outside
 //   static void cos_sin(const CosSinParams&, const Tensor& x);
 #pragma once
 
@@ -68,7 +68,7 @@ struct Ops {
     const Arguments a = unbox(stack);
     Tokens p = check_arguments(a);
     if (a.from_frequencies()) bad_value("inv_freq", "be None where rows of a table are asked for", "frequencies");
-    const bool checked = p.batch;
+    const bool checked = p.batch;  // with an empty batch no position is checked
     const bool per_batch =
         a.offset_per_batch() || (a.positions && a.positions->dim() == 2 && a.positions->size(0) != 1);
     if (!per_batch) p.batch = 1;

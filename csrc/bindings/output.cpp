@@ -22,8 +22,8 @@ namespace {
 
 constexpr int64_t kHugePage = 2 << 20;
 
-// Minimum bytes of a result in huge pages. malloc rarely returns smaller memory to the system, and its huge page may
-// hold other data.
+// Minimum bytes of a result in huge pages. malloc rarely returns smaller memory to the system, and a huge page around
+// it may hold other data.
 constexpr int64_t kHugeBytes = 2 * kHugePage;
 
 // Minimum bytes of a result from the pool.
@@ -41,7 +41,7 @@ const bool huge_pages_wanted = [] {
 
 [[maybe_unused]] const intptr_t page = sysconf(_SC_PAGESIZE);
 
-// Whether the page of this address is mapped.
+// Whether the page of this address is mapped; true where the system does not tell.
 bool resident(char* address) {
 #if defined(__linux__)
   unsigned char in_core = 0;
@@ -131,7 +131,7 @@ Pool& pool = *new Pool;
 // Whether the elements of x fill a run of memory, each once: then torch.empty_like(x) has the strides of x.
 bool dense(const Tensor& x) {
   const auto sizes = x.sizes(), strides = x.strides();
-  uint64_t expected = 1;  // wraps where x has no elements, and any strides
+  uint64_t expected = 1;  // unsigned: it may wrap where x has no elements
   int64_t left = 0;
   for (const int64_t size : sizes) left += size != 1;
   for (bool found = true; left && found; --left) {
@@ -155,7 +155,7 @@ Tensor empty_strided(const Tensor& like) {
   return Tensor(made);
 }
 
-// torch's message for the error that one of its C functions just had on this thread; null before torch 2.13.
+// torch's message for the last error of its C functions on this thread; null before torch 2.13.
 const char* message_of_torch() {
   using Function = const char* (*)();
   const auto function = reinterpret_cast<Function>(dlsym(RTLD_DEFAULT, "torch_exception_get_what_without_backtrace"));

@@ -13,13 +13,13 @@ Tensor empty_like(const Tensor& x);
 // A contiguous tensor on the device of x.
 Tensor new_empty(const Tensor& x, std::initializer_list<int64_t> sizes, ScalarType dtype);
 
-// empty_like for results on a CPU, from the pool if there is one. On Linux, large memory whose pages are not mapped yet
-// is to be mapped in huge pages (a fault per 2 MiB instead of one per 4 KiB) unless ROPE_EXT_HUGEPAGES=0 is set, and
-// `unmapped` becomes true.
+// empty_like for results on a CPU, from the pool if there is one. On Linux, `unmapped` becomes true for large memory
+// whose pages are not mapped yet, and huge pages are requested (a fault per 2 MiB, not 4 KiB) unless
+// ROPE_EXT_HUGEPAGES=0 is set.
 Tensor empty_like_output(const Tensor& x, bool* unmapped);
 
 }  // namespace rope
 
-// From now on results of at least 1 MiB come from a pool, which keeps at most `max_bytes` of freed ones; 0, the state
-// at the start, is no pool. For ctypes (rope_ext/memory.py).
+// From now on results of at least 1 MiB on a CPU come from a pool, which keeps at most `max_bytes` of freed ones; 0,
+// the initial value, means no pool. For ctypes (rope_ext/memory.py).
 extern "C" __attribute__((visibility("default"))) void rope_ext_set_output_pool(int64_t max_bytes);

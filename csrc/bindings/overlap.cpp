@@ -6,7 +6,7 @@
 namespace rope {
 namespace {
 
-// An axis: up to `count` steps of `step` bytes.
+// An axis: up to `count` steps of `step` bytes (elements in overlaps_itself).
 struct Term {
   int64_t step, count;
 };
@@ -47,8 +47,9 @@ int64_t reach(const Terms& terms) {
   return sum;
 }
 
-// Is there a choice 0 <= z[i] <= terms[i].count with sum(terms[i].step * z[i]) == target? `terms` by falling step.
-// Depth-first; what the smaller steps can reach bounds each z to one or two values when strides nest.
+// Is there a choice 0 <= z[j] <= terms[j].count, j >= i, with sum(terms[j].step * z[j]) == target? Steps descend; rest:
+// the reach of terms from i on. Depth-first: what the smaller steps can reach bounds each z to one or two values when
+// strides nest. Gives up, with true, after `work` calls.
 bool reachable(const Terms& terms, int i, int64_t target, int64_t rest, int* work) {
   if (target < 0 || target > rest) return false;
   if (target == 0) return true;

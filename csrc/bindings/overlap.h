@@ -21,7 +21,7 @@ struct MemoryView {
 bool overlaps_itself(const MemoryView& view);
 
 // Whether the two views share a byte. Exact (q and k sliced from one packed buffer interleave without sharing); true if
-// the search is given up, which takes strides that no slicing, transposing or reshaping makes.
+// the search gives up, which it does only for strides that no slicing, transposing or reshaping makes.
 bool overlap(const MemoryView& a, const MemoryView& b);
 
 }  // namespace rope

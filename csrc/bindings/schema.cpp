@@ -1,4 +1,4 @@
-// The definitions of the ops. What Python adds, derivatives included, is in rope_ext/.
+// The definitions of the ops. What Python adds, derivatives included, is in rope_ext/_torch/.
 #include <dlfcn.h>
 
 #include <cstdio>
@@ -6,11 +6,11 @@
 
 #include "bindings/library.h"
 
-// The arguments that all ops share: struct Arguments in arguments.h, field by field. An argument that is given costs
-// 0.2 to 0.3 us a call, a default at the end 0.04 us: hence their order, and hence `flags`, which packs the small ones
+// The arguments that all ops share: struct Arguments in arguments.h, field by field. An argument that is passed costs
+// 0.2 to 0.3 us a call, a default at the end 0.04 us: hence their order, and `flags`, which packs the small ones
 // (core/flags.h; a str would leak its memory).
-// With kFrequencies in `flags` cos and sin are not tables but the high and low part of inv_freq in revolutions per
-// position, each (axes, heads or 1, pairs); the kernels make cos and sin from the positions (core/angles.h) and
+// With kFrequencies in `flags`, cos and sin are not tables but the high and low parts of inv_freq in revolutions per
+// position, each (axes, heads or 1, pairs); the kernels compute cos and sin from the positions (core/angles.h) and
 // multiply them by attention_scaling.
 #define ROPE_ARGUMENTS(X)                                                                                         \
   X " x, Tensor cos, Tensor sin, SymInt offset=0, int flags=0, SymInt? rotary_dim=None, SymInt rotary_offset=0, " \
@@ -45,8 +45,8 @@ void define_all(Definitions m) {
   // (batch or 1, seqlen) int64: the row of the table that each token reads; -1: the token is not rotated; -2: the row
   // lies outside the table (on a GPU; on a CPU that is an error, unless batch is 0).
   m.def("table_rows(" ROPE_ARGUMENTS("Tensor[]") ") -> Tensor");
-  // cos and sin that rotate would make of frequencies, (batch or 1, seqlen, heads or 1, pairs), 1 and 0 for tokens that
-  // are not rotated; and the positions with their offsets, (axes, batch or 1, seqlen). All in the type of arithmetic.
+  // cos and sin as rotate computes them from frequencies, (batch or 1, seqlen, heads or 1, pairs), 1 and 0 for tokens
+  // that are not rotated; the positions with their offsets, (axes, batch or 1, seqlen). All in the type of arithmetic.
   m.def("cos_sin(" ROPE_ARGUMENTS("Tensor[]") ") -> (Tensor, Tensor, Tensor)");
 }
 

@@ -31,13 +31,13 @@ class Tensor {
   torch::stable::Tensor stable() const { return torch::stable::Tensor(another_handle(get())); }
 
   AtenTensorHandle get() const { return handle_.get(); }
-  // Gives ownership up.
+  // Gives up ownership.
   AtenTensorHandle release() { return handle_.release(); }
 
   int64_t dim() const { return rank_; }
   IntHeaderOnlyArrayRef sizes() const { return {sizes_, size_t(rank_)}; }
   IntHeaderOnlyArrayRef strides() const { return {strides_, size_t(rank_)}; }
-  // axis: -1 is the last one.
+  // axis: negative ones count from the end.
   int64_t size(int64_t axis) const { return sizes_[axis < 0 ? axis + rank_ : axis]; }
   int64_t stride(int64_t axis) const { return strides_[axis < 0 ? axis + rank_ : axis]; }
   bool empty() const {
@@ -75,14 +75,14 @@ class Tensor {
     void operator()(AtenTensorHandle handle) const { aoti_torch_delete_tensor_object(handle); }
   };
 
-  // The frequent dtypes are known here: the stable ABI compares with one dtype after another, by a call each.
+  // The frequent dtypes are compared here: the stable ABI would make a call for each dtype that it compares with.
   static inline const int32_t kFloat32 = aoti_torch_dtype_float32(), kBFloat16 = aoti_torch_dtype_bfloat16();
   static ScalarType scalar_type_of(int32_t dtype) {
     if (dtype == kFloat32) return ScalarType::Float;
     if (dtype == kBFloat16) return ScalarType::BFloat16;
     try {
       return torch::stable::detail::to<ScalarType>(torch::stable::detail::from(dtype));
-    } catch (const std::runtime_error&) {  // unknown to the header (int4, bits8): same number, only to be named
+    } catch (const std::runtime_error&) {  // unknown to the header (int4, bits8): only named in errors
       return static_cast<ScalarType>(dtype);
     }
   }
@@ -94,7 +94,7 @@ class Tensor {
   }
 
   std::unique_ptr<AtenTensorOpaque, Delete> handle_;
-  int64_t rank_, *sizes_, *strides_;  // the two point into the tensor, which nobody reshapes meanwhile
+  int64_t rank_, *sizes_, *strides_;  // these point into the tensor, which no one reshapes during a call
   int32_t dtype_, device_type_, device_index_;
   ScalarType scalar_type_;
 };

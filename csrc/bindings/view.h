@@ -1,4 +1,4 @@
-// The way from tensors to core/view.h: below it nothing knows a tensor, above it nothing a pointer.
+// Conversion of tensors to the structs of core/view.h: no tensors below, no pointers above.
 #pragma once
 
 #include "bindings/arguments.h"
@@ -35,7 +35,7 @@ TableView<Data> table_view(const Arguments& a, const Rotation& p, const Tensor& 
 RotatedTensor rotated_tensor(const Arguments& a, const Tensor& in, const Tensor& out);
 GradTensor grad_tensor(const Arguments& a, const Tensor& x, const Tensor& grad);
 
-// Lets p write the gradients of the tables to cos and sin, tensors like a.cos.
+// Makes cos and sin, tensors like a.cos, the outputs of p.
 void set_table_grad(const Arguments& a, const Tensor& cos, const Tensor& sin, TableGradParams* p);
 
 }  // namespace rope
