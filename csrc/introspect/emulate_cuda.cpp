@@ -1,5 +1,5 @@
-// The CUDA kernels on a CPU: thread after thread of the grid, on host memory. Tests put them in the place of the CPU
-// kernels (rope_ext_use_cpu_kernels), once more with this file compiled for sanitizers.
+// The CUDA kernels on a CPU: one thread of the grid after another, on host memory. Tests run them in place of the CPU
+// kernels (rope_ext_use_cpu_kernels), and again with this file compiled for sanitizers.
 #include "cpu/isa.h"
 #include "cuda/rotate.cuh"
 #include "cuda/table_grad.cuh"
@@ -9,7 +9,7 @@ namespace {
 
 int multiprocessors = 132;
 uint64_t instances = 0;
-bool backwards = false;  // last thread first: shows whether a thread relies on what an earlier one left
+bool backwards = false;  // last thread first: shows whether a thread relies on an earlier one
 
 template <class Function>
 void for_each(int64_t count, const Function& function) {
@@ -51,7 +51,7 @@ constexpr cpu::Kernels kEmulated = {"cuda", rotate, table_grad, cos_sin};
 
 extern "C" {
 
-// A cpu::Kernels for a GPU of so many multiprocessors: the fewer, the more heads a thread rotates.
+// A cpu::Kernels that emulates a GPU with this number of multiprocessors: the fewer, the more heads a thread rotates.
 __attribute__((visibility("default"))) const void* rope_ext_emulated_cuda(int multiprocessors, bool backwards) {
   rope::cuda::multiprocessors = multiprocessors;
   rope::cuda::backwards = backwards;

@@ -121,7 +121,7 @@ PYBIND11_MODULE(_introspect, m) {
              auto p = params_of<RotateParams>(x, dtype, table_dtype, batch, seqlen, rotary_offset, pairs, interleaved,
                                               cos, sin);
              p.negate_sin = negate_sin;
-             // (batch, seqlen) int64, contiguous, into tables of `rows`; or none, and a row per token
+             // positions: (batch, seqlen) int64, contiguous, in tables of `rows`; 0: token i reads row i
              p.positions.positions = {pointer(positions), true};
              p.positions.positions_batch_stride = seqlen;
              p.positions.positions_token_stride = 1;
