@@ -70,10 +70,10 @@ const char* rotate(const RotateParams& p, int device, Stream stream) {
 }
 
 const char* table_grad(const TableGradParams& p, Stream stream) {
-  const int64_t entries = table_entries(p);
-  if (entries == 0) return nullptr;
+  const int64_t threads = table_grad_threads(p);
+  if (threads == 0) return nullptr;
   dispatch_dtype(p.dtype, [&](auto tag) {
-    table_grad_kernel<typename decltype(tag)::type><<<grid_for(entries), kBlock, 0, stream_of(stream)>>>(p);
+    table_grad_kernel<typename decltype(tag)::type><<<grid_for(threads), kBlock, 0, stream_of(stream)>>>(p);
   });
   return launched();
 }

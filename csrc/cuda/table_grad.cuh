@@ -7,7 +7,7 @@
 
 namespace rope::cuda {
 
-ROPE_INLINE int64_t table_entries(const TableGradParams& p) {
+ROPE_INLINE int64_t table_grad_threads(const TableGradParams& p) {
   return p.pairs * p.seqlen * p.table_heads * p.table_batches;
 }
 
@@ -16,7 +16,7 @@ ROPE_INLINE int64_t table_entries(const TableGradParams& p) {
 template <class T>
 ROPE_INLINE void table_grad_thread(const TableGradParams& p, int64_t index) {
   using A = Arithmetic<T>;
-  if (index >= table_entries(p)) return;
+  if (index >= table_grad_threads(p)) return;
   const int64_t pair = index % p.pairs, token = index / p.pairs % p.seqlen;
   const int64_t share = index / p.pairs / p.seqlen;  // counts heads and batch entries of the tables
   const int64_t table_head = share % p.table_heads, table_batch = share / p.table_heads;

@@ -34,7 +34,7 @@ void rotate(const RotateParams& p, int) {
 
 void table_grad(const TableGradParams& p, int) {
   dispatch_dtype(p.dtype, [&](auto tag) {
-    for_each(table_entries(p), [&](int64_t i) { table_grad_thread<typename decltype(tag)::type>(p, i); });
+    for_each(table_grad_threads(p), [&](int64_t i) { table_grad_thread<typename decltype(tag)::type>(p, i); });
   });
 }
 
