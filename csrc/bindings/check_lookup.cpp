@@ -182,7 +182,7 @@ void check_sums(const Arguments& a, const RotateParams& p) {
 }
 
 // Raises where a row lies outside the table, before anything is written; rows on a GPU become kOutside in the kernel
-// instead. Reads each stored number once, however many tokens an expanded tensor claims.
+// instead. Scans stored numbers once, however many tokens an expanded tensor claims.
 void check_rows(const Arguments& a, const RotateParams& p, int64_t rows) {
   if (!looks_up(p)) return check_sums(a, p);
   if (((a.positions || a.offsets) && !on_host(a)) || !p.batch || !p.seqlen) return;

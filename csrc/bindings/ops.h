@@ -2,7 +2,7 @@
 //   static Tensor empty_like(const Tensor& x, bool* unmapped);              a result (output.h)
 //   static void rotate(const RotateParams&, const Tensor& x);               the kernels, on the device of x
 //   static void table_grad(const TableGradParams&, const Tensor& x);
-//   static void table_rows(const Tokens&, int64_t* rows, bool checked, const Tensor& x);   checked: none was outside
+//   static void table_rows(const Tokens&, int64_t* rows, bool checked, const Tensor& x);   checked: by check_lookup
 //   static void cos_sin(const CosSinParams&, const Tensor& x);
 #pragma once
 

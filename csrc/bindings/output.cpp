@@ -128,7 +128,7 @@ Pool& pool = *new Pool;
 [[maybe_unused]] const int registered =
     pthread_atfork([] { pool.lock(); }, [] { pool.unlock(); }, [] { pool.unlock(); });
 
-// Whether the elements of x fill a run of memory, each once: then torch.empty_like(x) has the strides of x.
+// Whether the elements of x fill contiguous memory, each once: then torch.empty_like(x) has the strides of x.
 bool dense(const Tensor& x) {
   const auto sizes = x.sizes(), strides = x.strides();
   uint64_t expected = 1;  // unsigned: it may wrap where x has no elements

@@ -1,4 +1,4 @@
-// From a run-time DType to a template argument: the only list of element types.
+// From a run-time DType to a template argument: the only switch over DType.
 #pragma once
 
 #include "core/dtype.h"

@@ -15,8 +15,8 @@
 namespace rope::cpu {
 namespace {
 
-// The channels of one vector of 16-bit elements, widened to two vectors: 0, 2, 4 .. and 1, 3, 5 .. A shift and a mask
-// of 32-bit words yield these without moving a lane.
+// The channels of one vector of 16-bit elements, widened to two vectors: 0, 2, 4 .. and 1, 3, 5 .., which a shift and
+// a mask of 32-bit words yield without moving a lane.
 template <class V>
 struct EvenOdd {
   V even, odd;

@@ -26,7 +26,7 @@ ROPE_INLINE Channels rotated_channels(const Plan& plan, const Units& units, int 
   return {first, first + units.partner};
 }
 
-// Of a head, `vectors` vectors are only copied, two to a unit. A leftover vector forms a unit with itself.
+// A head has `vectors` vectors that are only copied, two to a unit. A leftover vector forms a unit with itself.
 ROPE_INLINE Channels copied_channels(const Plan& plan, int vectors, int unit) {
   const auto channel = [&](int vector) {
     const int outside = vector * plan.vector;
@@ -43,7 +43,7 @@ struct Unit {
   int head;  // within its tensor
 };
 
-// head: counted through all tensors. out_units: where the rotated units go.
+// head: counted through all tensors. out_units: where rotated units are written.
 template <class T>
 ROPE_INLINE Unit<T> locate(const RotateParams& p, const Plan& plan, const Units& out_units, int batch, int token,
                            int head, int unit) {
