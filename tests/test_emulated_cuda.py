@@ -72,7 +72,9 @@ def test_every_instance_of_the_kernel_has_run(emulated):
                 )
                 tables = list(tables)
                 assert_same_bits(rope_ext.apply(x, *tables), reference.apply(x, *tables))
-            rope_ext.apply(x, inv_freq=torch.ones(head_dim // 2))
+            frequencies = torch.linspace(0.1, 1, head_dim // 2, dtype=torch.float64)
+            tables = rope_ext.cos_sin(torch.arange(2), frequencies, dtype=tables[0].dtype)
+            assert_same_bits(rope_ext.apply(x, inv_freq=frequencies), reference.apply(x, *tables))
     assert bin(emulator.rope_ext_emulated_instances()).count("1") == 30
 
 

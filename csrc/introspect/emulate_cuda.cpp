@@ -52,9 +52,11 @@ constexpr cpu::Kernels kEmulated = {"cuda", rotate, table_grad, cos_sin};
 extern "C" {
 
 // A cpu::Kernels that emulates a GPU with this number of multiprocessors: the fewer, the more heads a thread rotates.
+// Forgets which instances have run.
 __attribute__((visibility("default"))) const void* rope_ext_emulated_cuda(int multiprocessors, bool backwards) {
   rope::cuda::multiprocessors = multiprocessors;
   rope::cuda::backwards = backwards;
+  rope::cuda::instances = 0;
   return &rope::cuda::kEmulated;
 }
 

@@ -9,6 +9,6 @@ INVERSE = 16  # rotate by the negative angle
 TRANSPOSED = 32  # apply the transposed 2x2 blocks: the gradient with respect to x
 FREQUENCIES = 64  # cos and sin hold the high and low part of inv_freq in revolutions per position, not tables
 ROUND_PRODUCTS = 128  # round each product to 16 bits before the sum, as eager code does (rounding="eager")
-OTHER_PAIRING = 256  # the result has the other pairing than x
-SAYS_WIDTH = 512  # the user says how wide the tables are: PER_CHANNEL tells
+OTHER_PAIRING = 256  # the result has the other of the two pairings
+SAYS_WIDTH = 512  # the caller states the width of the tables, in PER_CHANNEL (per_channel is not None)
 PER_CHANNEL = 1024  # with SAYS_WIDTH: the tables have one entry per channel; else one per pair
