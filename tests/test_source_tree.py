@@ -20,6 +20,7 @@ LONG_FILES = {
     "rope_ext/rotary.py": "half of it is the documentation of RotaryEmbedding",
     "rope_ext/_numbers.py": "one short rule after another",
 }
+OTHERS_FILES = {"config.json"}
 
 
 def included(path):
@@ -68,6 +69,19 @@ def test_portable_cpp():
     for path in CSRC:
         assert not re.search(r"\b(unsigned )?long\b(?! as)", re.sub(r"//.*", "", path.read_text())), path
     assert not re.search(r"fast-math|Ofast|ffinite-math|fassociative-math", (ROOT / "CMakeLists.txt").read_text())
+
+
+def test_pages_name_files_that_exist():
+    """And tests that exist: `test_source_tree.py::test_one_formula`."""
+    files = {path.relative_to(ROOT) for path in ROOT.rglob("*.*") if path.suffix != ".pyc"}
+    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")):
+        text = page.read_text()
+        for name, test in re.findall(r"`([\w./-]+\.(?:py|h|cpp|cuh|cu|md|json|sh))(?:::(\w+))?`", text):
+            found = [file for file in files if f"/{file}".endswith(f"/{name}")]
+            assert found or name in OTHERS_FILES, f"{page.name}: {name}"
+            assert not test or any(f"def {test}(" in (ROOT / file).read_text() for file in found), (
+                f"{page.name}: {test}"
+            )
 
 
 # ---- lengths and words ----
