@@ -2,8 +2,8 @@
 
 All variants of a case take turns in one process, so the noise of the machine hits all alike; figures are medians. Every
 variant's result is compared with the exact one in the same run. Not timed: making the tables, compiling, the loss.
-Timed, because users pay for it: allocating the result, where a variant does. For tensors above 32 MiB, which glibc
-mostly makes of fresh pages at each call, that can be most of the time: see --malloc.
+Timed, because users pay for it: allocating the result, where a variant does. Above 32 MiB glibc mostly maps fresh pages
+at each call, which can be most of the time: see --malloc.
 
 --peers adds other people's implementations, those that are installed. On a CPU: transformers, rotary-embedding-torch,
 onnxruntime (with onnx), jax, mlx, vllm (its CPU build), sgl_kernel, kernels (with its rotary kernel downloaded before).
@@ -37,7 +37,7 @@ from benchmarks.report.files import draw, printed, write
 RESULTS = Path(__file__).resolve().parent / "results"
 NAMES = [shape.name for shape in SHAPES]
 GPU_NAMES, GPU_DTYPES = ["prefill", "train", "decode", "tiny", "long", "video"], ["bf16", "fp32", "fp16"]
-# Without options; in this order. bounds: seconds of a case, attempts to measure it undisturbed.
+# (device, --quick) -> defaults of the options. bounds: seconds per case, attempts to measure it undisturbed.
 PRESETS = {
     ("cpu", False): {"shapes": NAMES[:-1], "dtypes": list(DTYPES), "pairings": PAIRINGS, "bounds": (2.0, 2)},
     ("cpu", True): {"shapes": ["train", "decode"], "dtypes": ["bf16"], "pairings": ["half"], "bounds": (0.5, 1)},
@@ -53,17 +53,17 @@ def parse(arguments=None):
     parser.add_argument("--shapes", nargs="+", choices=NAMES)
     parser.add_argument("--dtypes", nargs="+", choices=list(DTYPES))
     parser.add_argument("--pairings", nargs="+", choices=PAIRINGS)
-    parser.add_argument("--memory", nargs="+", choices=MEMORIES, default=["bshd"], help="forms of q and k in memory")
-    parser.add_argument("--threads", nargs="+", type=int, default=[torch.get_num_threads()], help="of the CPU")
+    parser.add_argument("--memory", nargs="+", choices=MEMORIES, default=["bshd"], help="how q and k lie in memory")
+    parser.add_argument("--threads", nargs="+", type=int, default=[torch.get_num_threads()], help="threads of the CPU")
     parser.add_argument("--peers", action="store_true", help="also other people's implementations, if installed")
     malloc = "where fresh results lie; pool: a row with rope_ext.set_output_pool; tuned: all with rope_ext.tune_malloc"
     parser.add_argument("--malloc", nargs="+", choices=["default", "tuned", "pool"], default=["default"], help=malloc)
-    parser.add_argument("--instructions", action="store_true", help="also count those of a call, if valgrind is there")
+    parser.add_argument("--instructions", action="store_true", help="also count instructions per call, by valgrind")
     parser.add_argument("--rounds", type=int, default=301, help="at most, per case; time per case is bounded too")
     parser.add_argument("--budget", type=float, help="seconds after which no case begins")
     parser.add_argument("--output", type=Path, default=RESULTS, metavar="DIR")
     parser.add_argument("--name", help="of the files written, NAME.md, .json, .png; default cpu or gpu, with -q _quick")
-    parser.add_argument("--rows", type=Path, help=argparse.SUPPRESS)  # of one setting, for the parent of this process
+    parser.add_argument("--rows", type=Path, help=argparse.SUPPRESS)  # one setting's rows, for the parent process
     options = parser.parse_args(arguments)
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda needs a GPU that torch can use, got none")
@@ -106,7 +106,7 @@ def main():
 
 
 def settings_of(options):
-    """[(threads, malloc)]: what a whole process has in common."""
+    """[(threads, malloc)]: settings that hold for a whole process."""
     malloc = ["default"] if {"default", "pool"} & set(options.malloc) else []
     malloc += ["tuned"] if "tuned" in options.malloc else []
     return list(itertools.product(options.threads, malloc))
@@ -136,7 +136,7 @@ def cases_of(options):
 
 
 def measure(options, threads, malloc, started, report):
-    """Adds to the report a row of each case, and which peers are missing and why."""
+    """Adds a row per case to the report, and the missing peers with the reasons."""
     from torch._inductor import config  # late: it takes seconds to import
 
     torch.set_num_threads(threads)
@@ -158,7 +158,7 @@ def measure(options, threads, malloc, started, report):
         row = {"shape": dataclasses.asdict(case.shape), "dtype": case.dtype, "pairing": case.pairing}
         row |= {"pass": case.which, "memory": case.memory, "threads": threads, "malloc": malloc}
         try:
-            # GPU: what the launch of a forward costs in inference is told apart from what it costs in training.
+            # GPU: the launch cost of a forward is measured in inference, apart from that in training.
             with torch.set_grad_enabled(case.which != "forward" or options.device == "cpu"):
                 report["rows"].append(row | run_case(case, variants, clock, options.rounds, *bounds))
         except (Exception, SystemExit) as error:
@@ -166,7 +166,7 @@ def measure(options, threads, malloc, started, report):
                 raise
             report["failed"].append(f"{case}: {' '.join(str(error).split())}")  # a GPU is rare: the other cases count
         if options.budget:
-            write(report, options.output / options.name)  # whatever ends this process
+            write(report, options.output / options.name)  # now, since the process may be killed
 
 
 def chosen_variants(options, threads):

@@ -32,7 +32,7 @@ def test_check_accepts_the_rotation_and_finds_one_wrong_element(dtype, pairing, 
     expected, results = exactness.expect(case), results_of(case)
     verdict = exactness.check(PEER, results, expected, case)
     assert not verdict.wrong
-    assert verdict.correctly_rounded is None if dtype == "fp32" else verdict.correctly_rounded >= exactness.MOST
+    assert verdict.correctly_rounded is None if dtype == "fp32" else verdict.correctly_rounded >= exactness.MIN_CORRECT
     results[1][1, 1, 5, 7] += 2.5 * verdict.error_bound
     assert exactness.check(PEER, results, expected, case).wrong
     results[1][1, 1, 5, 7] = float("nan")

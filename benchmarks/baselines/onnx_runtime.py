@@ -21,7 +21,7 @@ def onnxruntime():
             _onnx_graph(onnx, case), _ort_options(ort, case.threads), ["CPUExecutionProvider"]
         )
         binding, targets = session.io_binding(), [_onnx_array(y, case) for y in case.outputs()]
-        # An OrtValue stands on the memory of its array, and must outlive the binding.
+        # An OrtValue shares the memory of its array and must outlive the binding: fetch keeps the inputs alive.
         inputs = {name: ort.OrtValue.ortvalue_from_numpy(value) for name, value in _onnx_inputs(case).items()}
         outputs = [ort.OrtValue.ortvalue_from_numpy(y) for y in targets]
         for name, value in inputs.items():
@@ -43,13 +43,13 @@ def onnxruntime():
 def _ort_options(ort, threads):
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
-    # Threads that wait for the next call would take a core while another variant is timed.
+    # Threads that spin between calls would take a core while another variant is timed.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     return options
 
 
 def _onnx_array(x, case):
-    """bhsd: (batch, heads, seqlen, head_dim). bshd: (batch, seqlen, heads * head_dim). Nothing is copied."""
+    """x without a copy: (batch, heads, seqlen, head_dim) in bhsd memory, else (batch, seqlen, heads * head_dim)."""
     return (x if case.memory == "bhsd" else x.transpose(1, 2).flatten(2)).numpy()
 
 

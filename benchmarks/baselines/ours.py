@@ -14,7 +14,7 @@ def _options(case):
 
 def functional(case):
     options = _options(case)
-    if not case.backward:  # no Python function of the benchmark in between: it would be a tenth of the shortest call
+    if not case.backward:  # no Python function in between: it would add a tenth to the shortest call
         return Step(partial(rope_ext.apply, case.inputs, case.tables.cos, case.tables.sin, **options))
     return of_tensors(lambda q, k, tables: rope_ext.apply((q, k), tables.cos, tables.sin, **options))(case)
 
@@ -29,12 +29,12 @@ def in_place(case):
 
 
 def without_table(case):
-    """cos and sin are made in the kernel, at each call again."""
+    """The kernel computes cos and sin, anew in each call."""
     return _in_place(case, inv_freq=rope_ext.angles.revolutions(case.tables.inv_freq.to(case.device)))
 
 
 def eager_bits(case):
-    """The bits of eager code, with its tables of 16 bits."""
+    """Bit-identical to eager code, with its 16-bit tables."""
     dtype = case.inputs[0].dtype
     if dtype == torch.float32:
         raise NotOffered("the same bits anyway")
@@ -49,7 +49,7 @@ def _in_place(case, *tables, **options):
 
 
 def pooled(case):
-    """apply with its results in memory that rope_ext keeps. Off around every sample, so that no other row has it."""
+    """apply with results from the output pool, which is off outside its samples, so that no other variant uses it."""
     step, payload = functional(case), sum(x.nbytes for x in (*case.inputs, *case.grads))
 
     def fill():

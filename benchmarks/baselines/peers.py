@@ -1,7 +1,7 @@
 """Other people's implementations, for `bench.py --peers`: found if installed, nothing of them copied.
 
-Each function of PEERS in peers_cpu.py and peers_gpu.py returns variants, or raises, with what is missing as the
-message. What a peer does not do (a dtype, a form of memory, a derivative) its builder says with NotOffered.
+Each function of PEERS in peers_cpu.py and peers_gpu.py returns variants, or raises an error that names what is missing.
+The builder of a variant raises NotOffered for what the peer does not support: a dtype, a form of memory, a derivative.
 """
 
 import importlib.util
@@ -17,8 +17,8 @@ from benchmarks.harness.variants import NotOffered, Step, refill
 
 
 def find(peers, threads):
-    """([Variant], {peer: why it is left out}). peers: of a device. threads: given to what has threads of its own."""
-    # Read when they are first imported. Nothing is downloaded; JAX takes the size of its pool from NPROC.
+    """([Variant], {peer: why it is left out}). peers: PEERS of one device. threads: for those with their own pool."""
+    # Peers read these when first imported: no downloads; NPROC is the size of JAX's thread pool.
     os.environ.update(HF_HUB_OFFLINE="1", JAX_PLATFORMS="cpu", NPROC=str(threads))
     found, missing = [], {}
     for name, variants in peers.items():
@@ -30,7 +30,7 @@ def find(peers, threads):
 
 
 def load(package, pattern):
-    """Registers the compiled ops of a package that is installed: those in the files of that pattern."""
+    """Registers the ops that the files of an installed package define, as far as their names match the pattern."""
     spec = importlib.util.find_spec(package)
     if spec is None:
         raise ModuleNotFoundError(f"No module named {package!r}")
@@ -42,9 +42,9 @@ def load(package, pattern):
 
 
 def on_rows(op, case, table_dtype=None):
-    """vLLM and SGLang: (positions, q, k, head_dim, cat(cos, sin), half pairing) of (tokens, heads * head_dim).
+    """A Step that runs op(positions, q, k, head_dim, cat(cos, sin), is_neox) on q and k (tokens, heads * head_dim).
 
-    table_dtype: that of x if None.
+    table_dtype: dtype of cat(cos, sin); default that of x.
     """
     if case.memory == "bhsd":
         raise NotOffered("(tokens, heads * head_dim) only")

@@ -11,7 +11,7 @@ from benchmarks.harness.variants import NotOffered, Step, Variant, forward_only,
 
 
 def transformers():
-    """Its own functions: Llama's, and for the interleaved pairing Cohere's, which has the same arguments."""
+    """Llama's function, and for the interleaved pairing Cohere's, which has the same arguments."""
     from transformers.models.cohere.modeling_cohere import apply_rotary_pos_emb as cohere
     from transformers.models.llama.modeling_llama import apply_rotary_pos_emb as llama
 
@@ -88,7 +88,7 @@ def jax():
 
 
 def mlx():
-    """On its CPU, where one thread computes."""
+    """The CPU backend, which computes in one thread."""
     import mlx.core as mx
 
     mx.set_default_device(mx.cpu)
@@ -121,7 +121,7 @@ def mlx():
 
 
 def vllm():
-    """In place, with tables in the dtype of x. Loaded without the rest of the package, which this does not need."""
+    """In place, with tables in the dtype of x. Only the compiled library of the package is loaded."""
     best = {"AVX512": "_C.*so" if torch.cpu._is_avx512_bf16_supported() else "_C_AVX512.*so"}  # as vLLM chooses
     load("vllm", best.get(torch.backends.cpu.get_cpu_capability(), "_C_AVX2.*so"))
     op = torch.ops._C.rotary_embedding.default

@@ -13,12 +13,12 @@ import torch
 from benchmarks.baselines.peers import load, on_rows
 from benchmarks.harness.variants import NotOffered, Step, Variant, forward_only, of_tensors, refill
 
-OF_X = "a table in the dtype of x"
-BSHD, SBHD = (0, 2, 1, 3), (2, 0, 1, 3)  # of (batch, heads, seqlen, head_dim)
+TABLE_LIKE_X = "a table in the dtype of x"
+BSHD, SBHD = (0, 2, 1, 3), (2, 0, 1, 3)  # permutations of (batch, heads, seqlen, head_dim)
 
 
 def each(rotate):
-    """(q, k, tables) -> (q, k), of what rotates one tensor."""
+    """(q, k, tables) -> (q, k), from a function that rotates one tensor."""
     return lambda q, k, _tables: (rotate(q), rotate(k))
 
 
@@ -41,13 +41,13 @@ def flash_attention():
         return Step(lambda: [rotate(t) for t in by_token], before=partial(refill, x, case.inputs), fetch=lambda _: x)
 
     return [
-        Variant("flash-attn", "functional", functional, 2, reads=OF_X),
-        Variant("flash-attn in place", "in place", forward_only(in_place), 2, reads=OF_X),
+        Variant("flash-attn", "functional", functional, 2, reads=TABLE_LIKE_X),
+        Variant("flash-attn in place", "in place", forward_only(in_place), 2, reads=TABLE_LIKE_X),
     ]
 
 
 def liger():
-    """A Triton kernel for q and k. With derivatives it overwrites q, k and the gradients it is given."""
+    """One Triton kernel for q and k. It overwrites q and k, and in backward their incoming gradients."""
     from liger_kernel.transformers.rope import liger_rotary_pos_emb
 
     def rows(case):
@@ -84,7 +84,7 @@ def liger():
 
 
 def transformer_engine():
-    """Angles, whose cos and sin the kernel computes; one launch for q and one for k."""
+    """The kernel computes cos and sin from angles; one launch for q and one for k."""
     try:
         from transformer_engine.pytorch.attention.rope import apply_rotary_pos_emb
     except ImportError:  # before 2.3
@@ -93,7 +93,7 @@ def transformer_engine():
     def build(case):
         angles = case.tables.angles
         angles = angles.repeat_interleave(2, -1) if case.interleaved else torch.cat((angles, angles), -1)
-        freqs = angles.float()[:, None, None]  # of these tokens: (seqlen, 1, 1, head_dim)
+        freqs = angles.float()[:, None, None]  # (seqlen, 1, 1, head_dim)
         options = {"tensor_format": "bshd", "fused": True, "interleaved": case.interleaved}
         return of_tensors(each(partial(apply_rotary_pos_emb, freqs=freqs, **options)), BSHD)(case)
 
@@ -101,13 +101,13 @@ def transformer_engine():
 
 
 def apex():
-    """Results in (batch, seqlen, heads, head_dim) memory, like its inputs; one launch for q and one for k."""
+    """Results lie in memory as (batch, seqlen, heads, head_dim), like the inputs; one launch for q, one for k."""
     from apex.transformer.functional import fused_apply_rotary_pos_emb_cached
 
     def build(case):
         cos, sin = (t[0, 0, :, None, None] for t in (case.tables.channel_cos, case.tables.channel_sin))
 
-        def rotate(t):  # by place: releases differ in the names cos and cos_
+        def rotate(t):  # by position: releases differ in the names cos and cos_
             return fused_apply_rotary_pos_emb_cached(t, cos, sin, True)
 
         return of_tensors(each(rotate), SBHD)(case)
@@ -116,14 +116,14 @@ def apex():
 
 
 def vllm():
-    """Loaded without the rest of the package, which this does not need."""
-    load("vllm", "_C[._]*so")  # newer ones have a second file for the stable ABI
+    """Only the compiled library of the package is loaded."""
+    load("vllm", "_C[._]*so")  # newer releases have a second file, for the stable ABI
     op = torch.ops._C.rotary_embedding.default
-    return [Variant("vLLM", "in place", forward_only(partial(on_rows, op)), 3, reads=f"positions, {OF_X}")]
+    return [Variant("vLLM", "in place", forward_only(partial(on_rows, op)), 3, reads=f"positions, {TABLE_LIKE_X}")]
 
 
 def flashinfer():
-    """Compiles its kernels when they are first called; that takes a minute."""
+    """The first call compiles the kernels, which takes a minute."""
     from flashinfer.rope import apply_rope_with_cos_sin_cache, apply_rope_with_cos_sin_cache_inplace
 
     def sixteen_bits(case):

@@ -13,9 +13,9 @@ from benchmarks.harness.variants import Step, Variant, of_tensors
 
 
 def copy(case):
-    """Reads and writes every byte once, between contiguous tensors that exist. In place moves fewer bytes than this.
+    """Reads and writes every byte once, between preallocated contiguous tensors. In place moves fewer bytes.
 
-    On a GPU one copy in each direction, of q and k together: as few launches as one can do with.
+    On a GPU one launch copies q and k together, in each direction.
     """
     groups = [group for group in (case.inputs, case.grads) if group]
     if case.device == "cpu":
@@ -90,9 +90,9 @@ def _compiled(formula):
 
     It takes tensors only: guards on a dataclass would cost time at each call.
 
-    Interleaved: the formula of gpt-fast, written for torch.compile. Inductor makes no code for complex numbers, and
-    compiled, those of Meta and GPT-J take 1.2 to 2.6 and 1.2 to 2.4 times as long as this one (0.9 in the smallest
-    case).
+    For interleaved pairs it is that of gpt-fast, written for torch.compile. Inductor generates no code for complex
+    numbers: compiled, the formulas of Meta and GPT-J take 1.2 to 2.6 and 1.2 to 2.4 times as long (0.9 in the
+    smallest case).
     """
     return torch.compile(formula, dynamic=False)
 

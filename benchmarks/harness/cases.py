@@ -56,7 +56,7 @@ class Case:
         return " ".join((self.shape.name, self.dtype, self.pairing, self.which, self.memory))
 
     def fresh_inputs(self):
-        """The inputs once more, to be overwritten."""
+        """Copies of the inputs, to be overwritten."""
         return in_memory(*self.inputs, self.memory)
 
     def fresh_grads(self):
@@ -70,7 +70,7 @@ class Case:
         return found
 
     def outputs(self):
-        """Written now, so that no page is new to the clock; NaN, which the check finds where it stays."""
+        """Targets for out=: of pages that exist before the clock starts, and NaN, which the check finds if it stays."""
         return tuple(torch.full_like(x, math.nan) for x in self.inputs)
 
     def _memory_of_grads(self):

@@ -1,4 +1,4 @@
-"""The clocks: the host's and the GPU's. Both tell the seconds of one call, and how many sets of inputs take turns."""
+"""The host's clock and the GPU's: seconds per call, and how many sets of inputs take turns."""
 
 import math
 import os
@@ -12,11 +12,11 @@ import torch
 from benchmarks.harness.variants import Step
 
 SHORTEST_SAMPLE = 200e-6  # seconds; shorter calls are timed in batches
-SLOW = 0.05  # seconds; a call that takes longer is not repeated untimed first: caches and threads no longer show in it
-MOST_SETS = 16  # of inputs; those of the smallest shapes together still fit in the L2, which is flushed anyway
-LEAD, LEAST_LEAD, MOST_LEAD = 2.0, 50e-6, 0.02  # of the host over the GPU: in times of a call, in seconds
+SLOW = 0.05  # seconds; a longer call is timed without an untimed one before it: caches and threads do not show in it
+MOST_SETS = 16  # sets of inputs; those of the smallest shapes fit in the L2 together, but it is flushed anyway
+LEAD, LEAST_LEAD, MOST_LEAD = 2.0, 50e-6, 0.02  # of the host over the GPU: in host times of a call; bounds in seconds
 LAUNCHES, REPLAYS = 100, 21  # calls in a graph; replays of it
-HOST_CALLS, HOST_ROUNDS = 20, 21  # calls in a row, fewer launches than the driver queues; rounds of them
+HOST_CALLS, HOST_ROUNDS = 20, 21  # calls per round, fewer than the driver queues; rounds
 
 
 def seconds_for(call, calls):
@@ -27,17 +27,17 @@ def seconds_for(call, calls):
 
 
 class HostClock:
-    """Calls in batches that the timer resolves. They find caches, memory and threads as their variant left them."""
+    """Times batches of calls that the timer resolves, with caches, memory and threads as their variant left them."""
 
     def sets(self, case):
         return 1
 
     def first(self, step):
-        """Seconds of a call, roughly, for the start of `times`."""
+        """Rough seconds per call, the first of `times`."""
         return seconds_for(step.call, 1)
 
     def sample(self, step, times):
-        """Seconds of a call. times: what first and earlier samples gave."""
+        """Seconds per call. times: results of `first` and of earlier samples."""
         step.before()
         if min(times) < SLOW:
             step.call()  # untimed
@@ -59,12 +59,11 @@ class HostClock:
 
 
 class CudaClock:
-    """Each call between two CUDA events of its own, inputs in DRAM, and all of it queued before the GPU gets there.
+    """Times a call by two CUDA events around it, with inputs in DRAM and everything queued before the GPU gets there.
 
     The GPU first waits (a kernel that counts cycles) until the host has queued the rest; so what a call costs the host
     is not in its time, but in `launches`. Then a buffer of twice the L2 is written: no input is in the cache. It leaves
-    lines that the timed kernel has to write back, as that leaves some of its own to the next: copies, ours and peers
-    alike.
+    dirty lines, which the timed kernel has to write back, and that leaves some of its own: in all variants alike.
     """
 
     def __init__(self, device="cuda"):
@@ -80,12 +79,12 @@ class CudaClock:
         return min(MOST_SETS, math.ceil(self.flushed.nbytes / payload))
 
     def first(self, step):
-        """Seconds of the host."""
+        """Host seconds per call."""
         torch.cuda.synchronize()
         return min(seconds_for(step.call, 1) for _ in range(3))  # the first may have to ask the driver for memory
 
     def sample(self, step, times):
-        """Seconds of the GPU. times: as for HostClock."""
+        """GPU seconds of one call. times: as for HostClock."""
         lead = max(LEAD * times[0], LEAST_LEAD)
         while True:
             step.before()
@@ -94,7 +93,7 @@ class CudaClock:
             start, end = self._queued(step.call)
             ahead = not start.query()
             step.after()
-            if ahead or lead >= MOST_LEAD:  # what itself waits for the GPU is never ahead
+            if ahead or lead >= MOST_LEAD:  # a call that waits for the GPU is never ahead
                 return self._seconds(start, end)
             lead *= 4
 
@@ -103,11 +102,11 @@ class CudaClock:
         return 0.0
 
     def launches(self, sets):
-        """What a call costs where its kernel costs next to nothing. In microseconds, where it applies:
+        """What a call costs where its kernel costs next to nothing, in microseconds:
 
-        host_us: of the host, from the call in Python to its return, by which everything is queued; backward too.
-        host_forward_us: with derivatives, of the forward alone, which records them.
-        graph_us: of the GPU, a call of 100 in one CUDA graph, where the host has no part; graph_missing: why not.
+        host_us: host time from the call in Python to its return, when everything is queued; backward included.
+        host_forward_us: with derivatives only, host time of the forward, which records them.
+        graph_us: GPU time per call of 100 in one CUDA graph, without the host; or graph_missing: the error.
         """
         found = {"host_us": 1e6 * self._of_host(sets, lambda step: step.call)}
         if sets[0].forward:

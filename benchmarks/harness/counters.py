@@ -1,8 +1,8 @@
 """Why a kernel is slower than a copy: DRAM throughput, occupancy, registers, by Nsight Compute's ncu.
 
-`python -m benchmarks.harness.counters benchmarks/results/gpu` counts in the cases of that report in which ours is
-furthest below its target, and adds the figures to it. With --watched it is the program that ncu watches. Like
-instructions.py, it marks where a case begins with a call that nothing else makes: an empty kernel.
+`python -m benchmarks.harness.counters benchmarks/results/gpu` counts in the cases of that report where rope_ext is
+furthest below its target, and adds the figures to the report. With --watched it is the program that ncu watches. Like
+instructions.py, it marks the start of a case by a call that nothing else makes: an empty kernel.
 """
 
 import csv
@@ -17,8 +17,8 @@ from benchmarks.report.files import read, write
 from benchmarks.report.summary import label
 from benchmarks.report.targets import below_copy
 
-MOST_CASES = 4  # ncu runs each kernel a dozen times, but what takes long is to start
-MARK = "spin_kernel"  # of torch.cuda._sleep
+MOST_CASES = 4  # ncu runs each kernel a dozen times, but starting takes longest
+MARK = "spin_kernel"  # the kernel of torch.cuda._sleep
 SECTIONS = ["SpeedOfLight", "Occupancy", "LaunchStats"]
 METRICS = ["Duration", "DRAM Throughput", "Achieved Occupancy", "Registers Per Thread", "Grid Size", "Block Size"]
 
@@ -47,7 +47,7 @@ def count(report):
 
 
 def rows_of(text, names):
-    """[{"case", "kernel", "metrics"}] of ncu's CSV, which has a line per kernel and metric, between its remarks."""
+    """[{"case", "kernel", "metrics"}] of ncu's CSV, which has a line per kernel and metric, among remarks."""
     kernels = {}
     for line in csv.DictReader(line for line in text.splitlines() if line.startswith('"')):
         found = kernels.setdefault(line["ID"], {"kernel": line["Kernel Name"], "metrics": {}})

@@ -7,15 +7,15 @@ import torch
 
 from benchmarks.harness.cases import DTYPES
 
-MOST = 0.999  # share of our 16-bit results that must be the exact ones rounded once: the table and products are float32
+MIN_CORRECT = 0.999  # share of our 16-bit results that must be the exact ones rounded once; float32 tables miss some
 
 
 @dataclass
 class Expected:
-    """One result of a case. Made once, used for all variants."""
+    """One result of a case, for all variants."""
 
     exact: torch.Tensor  # float64
-    rounded: torch.Tensor  # to the dtype of x
+    rounded: torch.Tensor  # `exact` rounded once to the dtype of x
     largest: float  # max|x|
 
 
@@ -45,7 +45,7 @@ def copied(case):
 
 
 def check(variant, results, expected, case):
-    """The verdict on results of a variant. One that is wrong ends the program, unless it is somebody else's."""
+    """The verdict on the results of a variant. A wrong result of ours or of PyTorch ends the program."""
     dtype, errors, right, elements = DTYPES[case.dtype], [], 0, 0
     for y, wanted in zip(results, expected, strict=True):
         error = (y.detach() - wanted.exact).abs_().max().item()
@@ -56,14 +56,14 @@ def check(variant, results, expected, case):
     share = None if dtype == torch.float32 else right / elements
     worst = max(errors, key=lambda e: math.inf if math.isnan(e[0]) else e[0] / max(e[1], 1e-300))
     verdict = Verdict(*worst, share, wrong)
-    coarse = variant.roundings == 1 and share is not None and share < MOST
+    coarse = variant.roundings == 1 and share is not None and share < MIN_CORRECT
     if (wrong and not variant.foreign) or (variant.ours and coarse):
         raise SystemExit(f"{variant.name}: {case}: wrong: {verdict}; (error, bound) of q, k and gradients: {errors}")
     return verdict
 
 
 def exact(x, angles, interleaved, inverse=False):
-    """The rotation in float64, by complex multiplication; inverse: of a gradient. Shares no code with rope_ext."""
+    """The rotation in float64, by complex multiplication; inverse: for gradients. Shares no code with rope_ext."""
     unit = torch.polar(torch.ones_like(angles), -angles if inverse else angles)
     if interleaved:
         y = torch.view_as_complex(x.double().unflatten(-1, (-1, 2)).contiguous()) * unit
@@ -84,7 +84,7 @@ def rounded_once(x, dtype):
 
 
 def error_bound(variant, dtype, largest, case):
-    """Distance from the exact result that no element exceeds. dtype: of x; largest: max|x|.
+    """The largest distance from the exact result that is allowed. dtype: that of x; largest: max|x|.
 
     A channel is x1 cos - x2 sin. Table, products and sum are rounded once each, by a factor of at most 1 + u, so in a
     pair of norm r it is off by at most r ((1 + u)^3 - 1), as |x1 cos| + |x2 sin| <= r <= sqrt(2) max|x|. In bfloat16

@@ -1,7 +1,7 @@
 """Instructions of a call, which no other process disturbs: `bench.py --instructions`, by valgrind's callgrind.
 
-Run as a program it is what callgrind watches. Each call of getppid, which nothing else makes, ends a count: after n
-calls of a variant, and after 2 n more. The difference, by n, has neither start nor warming in it.
+Run as a program, it is what callgrind watches. Each call of getppid, which nothing else makes, ends a count: of n calls
+of a variant, then of 2 n more. Their difference, divided by n, has no start-up or warm-up in it.
 """
 
 import os
@@ -15,7 +15,7 @@ from pathlib import Path
 SHAPES, CALLS = ["decode", "tiny"], 50
 DTYPE, PAIRING = "bf16", "half"
 VARIANTS = ["rope_ext", "rope_ext out=", "rope_ext in place", "eager"]
-FLOOR = "torch.add of q, out="  # one op of PyTorch, into memory that is there
+FLOOR = "torch.add of q, out="  # one op of PyTorch, into preallocated memory
 
 
 def count():

@@ -13,10 +13,10 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def machine(device):
-    """{...} for the report; device: "cpu" or "cuda"."""
+    """A dict for the report. device: "cpu" or "cuda"."""
     described = _gpu() if device == "cuda" else _cpu()
     git = _output("git", "--no-optional-locks", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12")
-    commit = git or os.environ.get("COMMIT")  # an unpacked archive has no git: its user may know
+    commit = git or os.environ.get("COMMIT")  # for an unpacked archive, which has no git
     return {**described, "torch": torch.__version__, "commit": commit, "date": datetime.date.today().isoformat()}
 
 

@@ -11,14 +11,14 @@ from benchmarks.harness.exactness import check, copied, expect
 from benchmarks.harness.variants import NotOffered
 
 MIN_ROUNDS = 5
-PATIENCE = 1.0  # seconds; a variant that has used them has two rounds at least: it is far behind, by 2 % or by 3
+PATIENCE = 1.0  # seconds; a variant that has used them needs two rounds only: so slow a call needs no precision
 LONGEST = 15.0  # seconds; a case that took longer is not measured again, only marked
 BUSY = 0.1  # cores; a case during which other processes use more is measured again, and marked if that is no better
-SMALL = 4 << 20  # bytes read and written by a call; for such a call the cost of a launch is told too
+SMALL = 4 << 20  # bytes read and written; below it the cost of a launch is reported too
 
 
 def run_case(case, variants, clock, rounds, seconds, attempts):
-    """The results of one case: {variant: figures}, what else there is to say of it, and {peer: why it is left out}."""
+    """Figures of a case: results {variant: figures}, left_out {peer: why}, payload_bytes, busy_elsewhere, seconds."""
     torch.compiler.reset()  # else shapes add up to the limit of recompilations
     start = time.perf_counter()
     steps, verdicts, left_out = prepare(case, variants, clock)
@@ -95,7 +95,7 @@ def measure(steps, clock, rounds, seconds):
 
 
 def measure_undisturbed(steps, clock, rounds, seconds, attempts):
-    """(cores busy elsewhere, what measure returns), the quietest attempt: waiting for a busy core costs 8 ms."""
+    """The quietest attempt: (cores busy elsewhere, result of `measure`). Waiting for a busy core costs 8 ms."""
     found, begin = [], time.perf_counter()
     while not found or (len(found) < attempts and found[-1][0] > BUSY and time.perf_counter() - begin < LONGEST):
         start, before = time.perf_counter(), clock.busy_elsewhere()

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of q and k. first_position: of token 0; decoding reads the end of the tables (at 0 nothing rotates)."""
+    """Sizes of q and k. first_position: of token 0; for decoding at the end of the tables (at 0 nothing rotates)."""
 
     name: str
     why: str
@@ -25,7 +25,7 @@ class Shape:
         return self.batch * self.seqlen * (self.heads_q + self.heads_k) * self.head_dim
 
 
-# MiB: of q and k in a 16-bit dtype; twice that in float32, and once more for a result that is not in place.
+# MiB: of q and k in 16 bits; float32 doubles it, and a result that is not in place adds as much again.
 SHAPES = [
     Shape("prefill", "40 MiB: a whole prompt, from DRAM", batch=1, seqlen=4096, heads_q=32, heads_k=8, head_dim=128),
     Shape("train", "32 MiB: a batch, as many k as q heads", batch=4, seqlen=2048, heads_q=16, heads_k=16, head_dim=64),

@@ -30,7 +30,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Variant:
-    """roundings: to the dtype of x, on the way from x and exact angles to a result (exactness.error_bound)."""
+    """roundings: number of roundings to the dtype of x between exact angles and a result (exactness.error_bound)."""
 
     name: str
     form: str
@@ -38,13 +38,13 @@ class Variant:
     roundings: int
     pairing: str | None = None  # None: both
     float32_angles: bool = False  # it computes the angles itself, in float32
-    reads: str = ""  # where that is not the table of cos and sin in float32 that ours reads
+    reads: str = ""  # what it reads instead of the float32 table of cos and sin that ours reads
     ours: bool = False
     foreign: bool = False  # its failures and wrong results are reported; those of the others end the program
 
 
 def of_tensors(call, order=(0, 1, 2, 3)):
-    """build of call(q, k, tables) -> (q, k) of torch tensors, which autograd differentiates.
+    """`Variant.build` for call(q, k, tables) -> (q, k) on torch tensors, which autograd differentiates.
 
     order: of the axes (batch, heads, seqlen, head_dim) in the tensors that call takes and returns.
     """
@@ -69,7 +69,7 @@ def of_tensors(call, order=(0, 1, 2, 3)):
 
 
 def forward_only(build):
-    """build, for what has no derivative."""
+    """build, for a variant without derivatives."""
 
     def checked(case):
         if case.backward:
@@ -80,6 +80,6 @@ def forward_only(build):
 
 
 def refill(targets, sources):
-    """Before each sample: 16-bit tables change the norm a little, and 10,000 rotations give infinities or zeros."""
+    """Restores x: 16-bit tables change the norm a little, and 10,000 rotations in place give infinities or zeros."""
     for target, source in zip(targets, sources):
         target.copy_(source)

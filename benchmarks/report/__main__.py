@@ -1,6 +1,6 @@
-"""A report that was measured before: `python -m benchmarks.report benchmarks/results/cpu` prints it.
+"""Prints an earlier report: `python -m benchmarks.report benchmarks/results/cpu`.
 
-With --files it writes the Markdown and the picture beside the JSON again, in the form that they have now.
+With --files it also writes the Markdown and the picture beside the JSON again, in their current form.
 """
 
 import argparse

@@ -9,8 +9,8 @@ from benchmarks.report.summary import forms_of, label, title
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-# (colour, marker) of each implementation, the same in every picture. No two have one colour; in a line of a panel they
-# lie below each other in this order.
+# (colour, marker) of each implementation, the same in every picture. No two share a colour. Within a case they lie
+# in this order, from top to bottom.
 STYLES = {
     "rope_ext": ("#0b4f8a", "o"),
     "rope_ext (pool)": ("#00a6b4", "D"),
@@ -34,7 +34,7 @@ STYLES = {
     "apex": ("#9a9a00", ">"),
     "FlashInfer": ("#e377c2", "P"),
 }
-LINE, LABEL = 0.46, 7.5  # inches of a case; points of the figures beside ours
+LINE, LABEL = 0.46, 7.5  # inches per case; font size, in points, of the figures beside our dots
 
 
 def draw(report, path):
@@ -74,7 +74,7 @@ def picture(report):
 
 
 def _line(row, report):
-    """A label without what the panel says."""
+    """The label of a case, without pairing and pass, which the panel names."""
     return label(row, report).replace(f" {row['pairing']} {row['pass']}", "")
 
 

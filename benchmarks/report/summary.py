@@ -19,7 +19,7 @@ def title(report):
 
 
 def label(row, report):
-    """Names a case, by what does not go without saying in this report."""
+    """The name of a case, without the usual memory, threads and malloc."""
     several = len({r["threads"] for r in report["rows"]}) > 1
     parts = [row["shape"]["name"], row["dtype"], row["pairing"], row["pass"]]
     parts += [row["memory"]] if row["memory"] != "bshd" else []
@@ -29,7 +29,7 @@ def label(row, report):
 
 
 def leads(rows):
-    """(row, name of ours, name of the peer, lead) of each pair that has one form. lead: time of the peer / ours."""
+    """(row, name of ours, name of the peer, lead) for each peer of the same form. lead: time of the peer / ours."""
     for row in rows:
         for ours, mine in row["results"].items():
             for peer, theirs in row["results"].items():
@@ -48,9 +48,9 @@ def disturbed(row):
 
 
 def summary(report):
-    """{"best_peer": [...], "peers": [...], "behind": [...]}: smallest and median leads, and the cases without one.
+    """{"best_peer": [...], "peers": [...], "behind": [...]}: smallest and median leads; where peers are ahead.
 
-    A disturbed case counts in no lead, where it could flatter, but it is listed where a peer is ahead.
+    A disturbed case counts in no lead, which it could flatter; "behind" lists it all the same.
     """
     pairs = [(label(row, report), row, *rest) for row, *rest in leads(report["rows"])]
     against_best, against_each = {}, {}

@@ -1,11 +1,11 @@
-"""What we want of a GPU, whether it holds, and the short tables that gpu_check.sh prints."""
+"""The targets on a GPU, whether they are met, and the short tables that gpu_check.sh prints."""
 
 from benchmarks.report.markdown import grid, microseconds
 from benchmarks.report.summary import best_peer, label, leads
 
 COPY_SHARE, OF_SHAPES, OF_DTYPES = 95, ["prefill", "train", "long", "video"], ["bf16", "fp32"]  # percent of a copy
 OVER_EMPTY = 1.0  # microseconds of the GPU over an empty kernel, for decode
-SAME = 1.02  # a peer this much faster is ahead: less is the spread between two measurements
+SAME = 1.02  # a peer must be this much faster to be ahead: less is the noise between two measurements
 
 
 def ours_of(row):
@@ -72,7 +72,7 @@ def speed_table(report):
 
 
 def launch_table(report, every=True):
-    """A line per variant of the small cases; every=False: of those in bf16 and the half pairing."""
+    """A line per variant of the small cases; every=False: in bf16 and the half pairing only."""
     empty = report.get("empty_launch")
     if not empty:
         return ""
@@ -108,13 +108,13 @@ def counters_table(report):
 
 
 def reads_text(report):
-    """What a peer reads, where that is not what ours reads."""
+    """What each peer reads that does not read the tables that ours does."""
     reads = {name: r["reads"] for row in report["rows"] for name, r in row["results"].items() if r.get("reads")}
     return "\n".join(f"* {name} reads {what}" for name, what in reads.items())
 
 
 def sections(report):
-    """[(heading, text)] of the whole report that only a GPU has."""
+    """[(heading, text)]: the sections that only the report of a GPU has."""
     if "gpu" not in report["machine"]:
         return []
     found = [("Targets", "\n".join(verdicts(report))), ("Speed", speed_table(report))]
@@ -123,7 +123,7 @@ def sections(report):
 
 
 def brief(report):
-    """For a terminal that shows the end: launches, speeds, then the verdicts."""
+    """The report for a terminal, which shows its end: launches, speeds, then the verdicts."""
     parts = [launch_table(report, every=False), speed_table(report), counters_table(report)]
     parts += ["\n".join(f"{key}: {'; '.join(report[key])}" for key in ("failed", "not_measured") if report.get(key))]
     missing = [f"{name} ({why})" for name, why in report["missing"].items()]
