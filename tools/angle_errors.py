@@ -14,7 +14,7 @@ ENDS = [2048, 32768, 131072, 1 << 20, 1 << 24]
 
 
 def iterated(positions, inv_freq):
-    """ggml: each frequency is the one before times a constant, in float32, from the position on."""
+    """ggml: each angle is the one before times a constant, in float32; the first is the position."""
     ratio = torch.tensor(BASE ** (-2 / HEAD_DIM), dtype=torch.float32)
     angles = [positions.float()]
     for _ in range(len(inv_freq) - 1):

@@ -4,8 +4,8 @@
     python -m tools.model_share --threads 2 --seconds 20
 
 A Llama of 8 layers (hidden 1024, 16 heads of 64 for q, 8 for k and v), random weights, no LM head, on the CPU. The
-function is timed where the model calls it, in backward between marks in the graph. Eager and patched runs take turns.
-Share: median and range over the runs. Faster: of the whole time, median and range over the pairs of runs.
+function is timed where the model calls it, and in backward between two marks in the graph. Eager and patched runs take
+turns. Share: median and range over the runs. Faster: ratio of whole times, median and range over the pairs of runs.
 """
 
 import argparse
@@ -20,13 +20,13 @@ from tqdm import tqdm
 import rope_ext
 from benchmarks.harness.machine import machine
 
-CACHED = 512  # tokens that are in the KV cache where one is decoded
+CACHED = 512  # tokens in the KV cache when one token is decoded
 SEQLENS = 1, 128, 1024
 LEAST_PAIRS = 3
 
 
 class Clock:
-    """Seconds within the function that it stands for, forward and backward."""
+    """Stands for a function and adds up the seconds spent in it, forward and backward."""
 
     def __init__(self, function, now):
         self.function, self.now = function, now
@@ -34,7 +34,7 @@ class Clock:
 
     def __call__(self, q, k, cos, sin):
         records = torch.is_grad_enabled() and q.requires_grad
-        if records:  # its node runs when those of the function are through, before any other
+        if records:  # in backward its node runs right after those of the function
             q, k = Mark.apply(self, +1, q, k)
         start = self.now()
         q, k = self.function(q, k, cos, sin)
@@ -43,7 +43,7 @@ class Clock:
 
 
 class Mark(torch.autograd.Function):
-    """Passes tensors on, and adds (+1) or subtracts (-1) the time at which their gradients come by."""
+    """Returns its tensors, and in backward adds (sign +1) or subtracts (-1) the time at which their gradients pass."""
 
     @staticmethod
     def forward(ctx, clock, sign, *tensors):
@@ -73,7 +73,7 @@ def built(dtype):
 
 
 def prepared(model, seqlen, backward):
-    """A function that makes what a run needs, and one that runs."""
+    """(prepare, run): prepare() returns a fresh KV cache or None, untimed, and run(cache) is what is timed."""
     ids = torch.randint(1024, (1, seqlen))
     cache = None
     if seqlen == 1:
@@ -94,7 +94,7 @@ def prepared(model, seqlen, backward):
 
 
 def measured(model, seqlen, backward, now, seconds):
-    """[(time of a run, share of it in rotary functions), ...] for eager and for patched, of runs that took turns."""
+    """(eager, patched), each [(seconds of a run, share of it in rotary functions), ...]; their runs take turns."""
     from transformers.models.llama import modeling_llama
 
     prepare, run = prepared(model, seqlen, backward)
@@ -121,7 +121,7 @@ def measured(model, seqlen, backward, now, seconds):
     pairs = [pair()]
     while len(pairs) < LEAST_PAIRS or time.perf_counter() < end:
         pairs.append(pair())
-    return tuple(zip(*pairs[len(pairs) > LEAST_PAIRS :]))  # the first, which asks for memory, only where it has to be
+    return tuple(zip(*pairs[len(pairs) > LEAST_PAIRS :]))  # the first, which allocates memory, counts only if needed
 
 
 def row(dtype, seqlen, backward, eager, patched):

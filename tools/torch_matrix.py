@@ -57,7 +57,7 @@ def main(arguments):
 
 
 def installations(folder):
-    """(python, torch): of each environment its Python and None, of each installation of torch ours and its folder."""
+    """[(python, torch)]: this Python and the folder of each torch, then the Python of each environment and None."""
     children = sorted((child for child in folder.resolve().iterdir() if child.is_dir()), key=release)
     environments = [(child / "bin" / "python", None) for child in children if (child / "bin" / "python").exists()]
     torches = [(sys.executable, child) for child in children if (child / "torch" / "version.py").exists()]
@@ -119,7 +119,7 @@ def commit():
 
 
 def write(table, row):
-    """The row in the table, in the place of an older one for the same Python, torch and source of rope_ext."""
+    """Writes the row into the table, instead of an older one for the same Python, torch and source of rope_ext."""
     text = table.read_text()
     before, rows, after = re.match(r"(.*<!-- matrix -->\n)(.*)(<!-- end of matrix -->.*)", text, re.DOTALL).groups()
     known = {tuple(cells[:3]): cells for line in rows.splitlines()[2:] if (cells := line.strip("| ").split(" | "))}

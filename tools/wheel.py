@@ -51,7 +51,7 @@ def lower_versions(library):
     libcudart_static calls dlsym, pthread_create and others, and is linked with their newest versions. Older releases
     have them in libdl, libpthread and librt, which torch loads, and every release knows them by their old versions.
     """
-    old = {}  # of each function of libc, its versions up to that of manylinux
+    old = {}  # {function of libc: its newest version up to that of manylinux}
     for name, version in re.findall(r" (\w+)@+(GLIBC_[\d.]+)", nm(running_libc())):
         if number(version) <= GLIBC:
             old[name] = max(old.get(name, version), version, key=number)
