@@ -1,9 +1,9 @@
-"""A model's configuration, as Hugging Face transformers 4 or 5 writes it, to the arguments of RotaryEmbedding.
+"""Translates the configuration of a model of Hugging Face transformers 4 or 5 to arguments of RotaryEmbedding.
 
 Reads dicts and objects, never imports transformers. Files, in the order in which a configuration passes them: source
-asks dicts and objects, values checks what a key holds, facts is the table of all that depends on a model_type, rotation
-picks the rope_parameters of a layer type, names judges the keys that are not read, head, schedule and axes make the
-arguments.
+reads dicts and objects, values checks what a key holds, facts is the table of all that depends on a model_type,
+rotation picks the rope_parameters of a layer type, names judges the keys that are not read, head, schedule and axes
+make the arguments.
 
 Where transformers 5.23 does not do what a configuration says, precision="hf" follows transformers and "exact" the
 configuration:

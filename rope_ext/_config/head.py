@@ -10,7 +10,7 @@ _HEADS = ("num_attention_heads", "n_head", "num_heads", "n_heads", "encoder_num_
 
 
 def base_of(source: Source, rotation: Rotation) -> float:
-    """rope_theta. One inside rope_parameters counts, and so does a null there: transformers does not replace it."""
+    """rope_theta. The one inside rope_parameters counts; a null there is an error: transformers does not replace it."""
     is_nested = rotation.beside is not None
     names = values.BASES if is_nested else (*values.BASES, "global_rope_theta")
     outside: dict[str, float] = {name: value for name in names if (value := source.get(name)) is not None}

@@ -36,7 +36,7 @@ _LIKE_A_ROTATION = re.compile(
     r"|interpolation_factor|position_(scale|interpolation)",
     re.I,
 )
-# Scaling of something that the name does not say to be other than positions.
+# Names of a scaling that do not say that something other than positions is scaled.
 _SCALED = re.compile(
     r"^(?!.*(rout|logit|embed|residual|loss|expert|moe|image|layer|lora|head)).*(scaling|scaled)", re.I
 )
@@ -107,7 +107,7 @@ def check_outside(source: Source) -> None:
 def check_inside(rope: Mapping[Any, Any], kind: str, layer_types: Collection[str]) -> None:
     """Keys of rope_parameters that are not read: an error where one could change the rotation, else a warning.
 
-    rope: rope_parameters. kind: the rope_type. layer_types: of the configuration. transformers warns of all such keys.
+    rope: rope_parameters. kind: the rope_type. layer_types: of the config. transformers warns of all such keys.
     """
     for name, value in rope.items():
         if value is None or name in _INNER_UNRELATED:

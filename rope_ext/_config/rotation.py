@@ -1,4 +1,4 @@
-"""Which rotation of a configuration is asked for: its rope_type and its parameters, for one layer type."""
+"""The rotation that a configuration describes for one layer type: its rope_type and its parameters."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ _BASE_OF_LAYER_TYPE = (
 
 @dataclass(frozen=True)
 class Rotation:
-    """rope_parameters, or rope_scaling, for the layer type that is asked for."""
+    """rope_parameters, or rope_scaling, for the requested layer type."""
 
     kind: str  # the rope_type: one of _KNOWN_TYPES, or "ntk"
     parameters: Mapping[Any, Any]  # checked values
@@ -52,7 +52,7 @@ def _parameters_of(source: Source, layer_type: str | None) -> tuple[Mapping[Any,
 
 
 def _given(source: Source) -> Mapping[Any, Any]:
-    """What stands under rope_parameters or rope_scaling; empty for a plain rotation with its base elsewhere."""
+    """The value of rope_parameters or rope_scaling; empty for a plain rotation with its base elsewhere."""
     new, old = source.get("rope_parameters"), source.get("rope_scaling")
     if new and old and not _agree(new, old):
         raise ArgumentError("rope_scaling", f"agree with rope_parameters {shown(new)}", shown(old))
@@ -74,7 +74,7 @@ def _given(source: Source) -> Mapping[Any, Any]:
 def _agree(a: object, b: object) -> bool:
     try:
         return bool(a == b)
-    except (RuntimeError, TypeError, ValueError):  # arrays, which are no values of these keys anyway
+    except (RuntimeError, TypeError, ValueError):  # arrays, which these keys must not hold anyway
         return False
 
 

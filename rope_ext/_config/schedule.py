@@ -1,4 +1,4 @@
-"""From a rotation of a configuration to a function of rope_ext.frequencies and its keywords."""
+"""Translates a rotation of a configuration to a function of rope_ext.frequencies and its keywords."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ Keywords = dict[str, Any]
 
 @dataclass(frozen=True)
 class _Reader:
-    """What the schedules read: keywords of their functions, or an error that names the key."""
+    """Reads keywords of the schedules; a key that is missing is an error that names it."""
 
     source: Source
     rotation: Rotation
@@ -33,7 +33,7 @@ class _Reader:
         return {key: value for key in keys if (value := self.rotation.parameters.get(key)) is not None}
 
     def original(self) -> Keywords:
-        """original_max_position. Phi-3 has it outside rope_parameters, which counts more where all layers are alike."""
+        """original_max_position. Phi-3 has it outside rope_parameters, which wins where all layers are alike."""
         name, rope, beside = "original_max_position_embeddings", self.rotation.parameters, self.rotation.beside
         outside = self.source.get(name) if beside is None else None
         hides_inside = beside is None and self.source.is_null(name)

@@ -1,4 +1,4 @@
-"""A configuration that can be asked: a dict, or any object with attributes. Every value of a known key is checked."""
+"""Reads a configuration: a dict, or any object with attributes. Every value of a known key is checked."""
 
 import numbers
 import os
@@ -17,9 +17,9 @@ _NO_CONFIGS = (str, bytes, numbers.Number, list, tuple, set, frozenset, type)
 
 
 class Source:
-    """One way to ask dicts and objects. None stands for absent and for null; `is_null` tells the two apart.
+    """Reads dicts and objects alike. None stands for absent and for null; `is_null` tells the two apart.
 
-    config: as the user gave it. overrides: values of single layers, which count more. facts: those of its model_type.
+    config: as the user gave it. overrides: values of one layer, which win. facts: those of its model_type.
     """
 
     config: Any
@@ -32,7 +32,7 @@ class Source:
         self.facts = MODELS.get(self.get("model_type"), PLAIN)
 
     def raw(self, name: str) -> Any:
-        """The value, unchecked. Objects of transformers whose layers differ in head_dim give none: None too."""
+        """The value, unchecked; None where there is none, as in objects of transformers whose layers differ in it."""
         if name in self.overrides:
             return self.overrides[name]
         if isinstance(self.config, Mapping):
@@ -92,7 +92,7 @@ class Source:
         if per_layer is not None and not isinstance(per_layer, Mapping) and layer_type in types:
             try:
                 return Source(per_layer[layer_type])
-            except ValueError:  # layers of this type differ in something that is no rotation
+            except ValueError:  # layers of this type differ in something other than the rotation
                 return self
         if layer_type == "full_attention" and (width := self.get("global_head_dim")) is not None:
             return Source(self.config, {"head_dim": width})
@@ -121,7 +121,7 @@ def first(*candidates: Any) -> Any:
 
 
 def null(name: str, wanted: str) -> ArgumentError:
-    """The error of a null: a missing value, as an absent key is one, and so no ArgumentTypeError."""
+    """The error of a null, which counts as a missing value, like an absent key: hence no ArgumentTypeError."""
     return ArgumentError(name, f"be {wanted}", "None")
 
 

@@ -11,7 +11,7 @@ from .. import _numbers
 from .._numbers import shown
 from ..errors import ArgumentTypeError
 
-Check = Callable[..., None]  # of keyword arguments: it raises an error that names the one that is wrong
+Check = Callable[..., None]  # takes keyword arguments; its error names the wrong one
 
 
 def words(text: str) -> list[str]:
@@ -87,7 +87,7 @@ INNER: dict[str, tuple[Check, str | None]] = {
 
 
 def checked(name: str, value: Any) -> Any:
-    """The value of a key; an error that names the key where the value is none for it. Keys that are not read pass."""
+    """The value of a key; an error that names the key where it must not hold this. Keys that are not read pass."""
     if name in READ:
         READ[name](**{name: value})
     return value
