@@ -1,9 +1,9 @@
 """Frequencies: by how many radians each pair of channels rotates from one position to the next.
 
-The schedules are pure functions that return Frequencies(inv_freq, attention_scaling):
+The schedules are pure functions that return Frequencies(inv_freq, attention_scaling). All of them take:
 rotary_dim: rotated channels, even. base: the ratio that sets the slowest frequency, "rope_theta" in configurations.
 dtype: float64 is exact to its last bits; float32 does the operations of transformers 5.23 (modeling_rope_utils.py) in
-their order, for equal bits. One text serves both.
+their order, for equal bits. One implementation serves both.
 They raise ArgumentError, a ValueError, for sizes and values, and ArgumentTypeError, a TypeError, for types.
 
 To add a schedule: a file here, its name in Schedule and __all__.

@@ -27,23 +27,23 @@ def default(rotary_dim: int, base: float = 10000.0, *, dtype: torch.dtype = torc
     Equivalent to: inv_freq = base ** -(torch.arange(0, rotary_dim, 2, dtype=dtype) / rotary_dim)
     Source: Su et al. 2021, RoFormer, section 3.3.2; base 10000 from Vaswani et al. 2017, section 3.5.
     """
-    return Frequencies(1.0 / wavelengths(rotary_dim, base, dtype), 1.0)
+    return Frequencies(1.0 / positions_per_radian(rotary_dim, base, dtype), 1.0)
 
 
 def linear(rotary_dim: int, base: float = 10000.0, *, factor: float, dtype: torch.dtype = torch.float64) -> Frequencies:
-    """Position interpolation: every frequency is divided by factor, which has the effect of dividing the positions.
+    """Position interpolation: every frequency is divided by factor, as if the positions were.
 
     Equivalent to: inv_freq = default(rotary_dim, base).inv_freq / factor
     Source: Chen et al. 2023, Extending Context Window of Large Language Models via Positional Interpolation, eq. 4.
     """
     _numbers.positive(factor=factor)
-    return Frequencies(1.0 / wavelengths(rotary_dim, base, dtype) / factor, 1.0)
+    return Frequencies(1.0 / positions_per_radian(rotary_dim, base, dtype) / factor, 1.0)
 
 
-def wavelengths(
+def positions_per_radian(
     rotary_dim: int, base: float | torch.Tensor, dtype: torch.dtype, pairs: int | None = None
 ) -> torch.Tensor:
-    """base ** (2 i / rotary_dim), positions per radian, for the first pairs (default: all). Checks the arguments."""
+    """base ** (2 i / rotary_dim), 1 / inv_freq of `default`, for the first pairs (default: all). Checks arguments."""
     _numbers.channels(rotary_dim)
     if not isinstance(dtype, torch.dtype) or dtype not in (torch.float64, torch.float32):
         raise ArgumentTypeError("dtype", "be torch.float64 or torch.float32", shown(dtype))

@@ -1,4 +1,4 @@
-"""How many times longer the context gets than it was in training: the factor of yarn and longrope."""
+"""How many times longer the context is than in training: the factor of yarn and longrope."""
 
 from .. import _numbers
 from ..errors import ArgumentError

@@ -6,7 +6,7 @@ import torch
 
 from .. import _numbers
 from ..errors import ArgumentError
-from ._default import Frequencies, wavelengths
+from ._default import Frequencies, positions_per_radian
 
 
 def llama3(
@@ -33,7 +33,7 @@ def llama3(
     _numbers.positive(original_max_position=original_max_position)
     if not high_freq_factor > low_freq_factor:
         raise ArgumentError("high_freq_factor", f"be above low_freq_factor {low_freq_factor}", high_freq_factor)
-    inv_freq = 1.0 / wavelengths(rotary_dim, base, dtype)
+    inv_freq = 1.0 / positions_per_radian(rotary_dim, base, dtype)
     wavelength = 2 * math.pi / inv_freq
     is_long = wavelength > original_max_position / low_freq_factor
     is_short = wavelength < original_max_position / high_freq_factor

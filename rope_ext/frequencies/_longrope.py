@@ -7,7 +7,7 @@ import torch
 
 from .. import _numbers
 from ..errors import ArgumentError
-from ._default import Frequencies, wavelengths
+from ._default import Frequencies, positions_per_radian
 from ._length_ratio import needed_ratio, ratio
 
 
@@ -34,7 +34,7 @@ def longrope(
     Equivalent to: inv_freq = default(rotary_dim, base).inv_freq / torch.tensor(short_factor), or long_factor
     Source: Ding et al. 2024, LongRoPE, eq. 3; the scaling: Phi-3's own code; transformers _compute_longrope_parameters.
     """
-    default_wavelengths = wavelengths(rotary_dim, base, dtype)
+    per_radian = positions_per_radian(rotary_dim, base, dtype)
     _numbers.seqlen(seqlen)
     ratio(factor, max_position, original_max_position)  # raises, whether it is needed or not
     factors = {
@@ -59,4 +59,4 @@ def longrope(
         attention_factor = attention_factor[is_long]
     else:
         _numbers.positive(attention_factor=attention_factor)
-    return Frequencies(1.0 / (divisors * default_wavelengths), float(attention_factor))
+    return Frequencies(1.0 / (divisors * per_radian), float(attention_factor))

@@ -6,7 +6,7 @@ import torch
 
 from .. import _numbers
 from ..errors import ArgumentError
-from ._default import Frequencies, default, wavelengths
+from ._default import Frequencies, default, positions_per_radian
 
 
 def ntk(rotary_dim: int, base: float = 10000.0, *, alpha: float, dtype: torch.dtype = torch.float64) -> Frequencies:
@@ -54,4 +54,4 @@ def dynamic_ntk(
     length = torch.tensor(seqlen, device="cpu").to(dtype)
     alpha = factor * length / max_position - (factor - 1)
     larger_base = base * alpha ** (rotary_dim / (rotary_dim - 2))
-    return Frequencies(1.0 / wavelengths(rotary_dim, larger_base, dtype), 1.0)
+    return Frequencies(1.0 / positions_per_radian(rotary_dim, larger_base, dtype), 1.0)

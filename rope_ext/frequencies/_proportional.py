@@ -3,7 +3,7 @@
 import torch
 
 from .. import _numbers
-from ._default import Frequencies, wavelengths
+from ._default import Frequencies, positions_per_radian
 
 
 def proportional(
@@ -16,7 +16,7 @@ def proportional(
 ) -> Frequencies:
     """Pruned RoPE: the first n = floor(partial_rotary_factor * rotary_dim / 2) frequencies of `default`, then zeros.
 
-    rotary_dim is the whole head, in the exponent too. A pair with frequency 0 is copied: with halves as pairs the
+    rotary_dim is the whole head, in the exponent too. A pair with frequency 0 is copied: with pairs in halves the
     channels that rotate are 0 to n - 1 and rotary_dim / 2 to rotary_dim / 2 + n - 1, not a prefix. All frequencies are
     divided by factor.
     Equivalent to: inv_freq = default(rotary_dim, base).inv_freq / factor; inv_freq[n:] = 0
@@ -27,6 +27,6 @@ def proportional(
     _numbers.positive(factor=factor)
     _numbers.fraction(partial_rotary_factor=partial_rotary_factor)
     rotated = int(partial_rotary_factor * rotary_dim // 2)
-    inv_freq = 1.0 / wavelengths(rotary_dim, base, dtype, pairs=rotated)
+    inv_freq = 1.0 / positions_per_radian(rotary_dim, base, dtype, pairs=rotated)
     zeros = torch.zeros(rotary_dim // 2 - rotated, dtype=dtype, device="cpu")
     return Frequencies(torch.cat((inv_freq, zeros)) / factor, 1.0)

@@ -4,7 +4,7 @@ import torch
 
 from .. import _numbers
 from ..errors import ArgumentError
-from ._default import Frequencies, wavelengths
+from ._default import Frequencies, positions_per_radian
 
 
 def warped(rotary_dim: int, base: float = 10000.0, *, factor: float, dtype: torch.dtype = torch.float64) -> Frequencies:
@@ -25,7 +25,7 @@ def warped(rotary_dim: int, base: float = 10000.0, *, factor: float, dtype: torc
     frequency axis of Oppenheim and Johnson 1972. No released model is known to use it.
     """
     _numbers.positive(factor=factor)
-    inv_freq = 1.0 / wavelengths(rotary_dim, base, dtype)
+    inv_freq = 1.0 / positions_per_radian(rotary_dim, base, dtype)
     if base < 1:
         raise ArgumentError("base", "be at least 1 for warped", base)
     return Frequencies(2 * torch.atan(torch.tan(inv_freq / 2) / factor), 1.0)

@@ -6,7 +6,7 @@ import torch
 
 from .. import _numbers
 from ..errors import ArgumentError
-from ._default import Frequencies, wavelengths
+from ._default import Frequencies, positions_per_radian
 from ._length_ratio import needed_ratio
 
 
@@ -25,10 +25,10 @@ def yarn(
     attention_factor: float | None = None,
     dtype: torch.dtype = torch.float64,
 ) -> Frequencies:
-    """Fast pairs stay, slow pairs are divided by factor, and a ramp leads from the ones to the others.
+    """Fast pairs stay, the frequencies of slow pairs are divided by factor, and a linear ramp blends those between.
 
     original_max_position: positions of the training. factor: how many times longer the context gets; default
-    max_position / original_max_position. base is above 1. A pair that makes r revolutions in the training has the
+    max_position / original_max_position. base is above 1. The pair that makes r revolutions in the training has the
     (real) index
         d(r) = rotary_dim * ln(original_max_position / (2 pi r)) / (2 ln(base))
     beta_fast, beta_slow: the revolutions between which the ramp lies: from low = d(beta_fast) to high = d(beta_slow),
@@ -44,16 +44,16 @@ def yarn(
     """
     factor = needed_ratio(factor, max_position, original_max_position)
     _check(beta_fast, beta_slow, truncate, mscale, mscale_all_dim, attention_factor)
-    default_wavelengths = wavelengths(rotary_dim, base, dtype)
+    per_radian = positions_per_radian(rotary_dim, base, dtype)
     if base <= 1:
         raise ArgumentError("base", "be above 1 for yarn", base)
 
     def pair_with(revolutions: float) -> float:
-        wavelength = original_max_position / (revolutions * 2 * math.pi)  # positions per radian
-        if not 0 < wavelength < math.inf:
+        positions = original_max_position / (revolutions * 2 * math.pi)  # per radian
+        if not 0 < positions < math.inf:
             rule = f"be a number of positions in which {revolutions} revolutions fit"
             raise ArgumentError("original_max_position", rule, original_max_position)
-        return rotary_dim * math.log(wavelength) / (2 * math.log(base))
+        return rotary_dim * math.log(positions) / (2 * math.log(base))
 
     low, high = pair_with(beta_fast), pair_with(beta_slow)
     if truncate:
@@ -63,8 +63,8 @@ def yarn(
         high += 0.001  # as in the paper's code: a step, not a division by zero
     ramp = ((torch.arange(rotary_dim // 2, dtype=dtype, device="cpu") - low) / (high - low)).clamp(0, 1)
     extrapolated = 1 - ramp
-    interpolated = 1.0 / (factor * default_wavelengths) * (1 - extrapolated)
-    inv_freq = interpolated + 1.0 / default_wavelengths * extrapolated
+    interpolated = 1.0 / (factor * per_radian) * (1 - extrapolated)
+    inv_freq = interpolated + 1.0 / per_radian * extrapolated
 
     if attention_factor is None:
         attention_factor = _attention(factor, 1)
