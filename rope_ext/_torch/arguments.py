@@ -1,6 +1,6 @@
 """The arguments of the ops by name. All ops share them (csrc/bindings/schema.cpp): x, cos, sin, scalars and lookup.
 
-An op hands Python kernels what comes after sin as one sequence, `rest`, in which defaults at the end are missing.
+Python kernels get the arguments after sin as one sequence, `rest`, without the defaults at its end.
 """
 
 from collections.abc import Sequence
@@ -24,6 +24,7 @@ class Scalars(NamedTuple):
     attention_scaling: float = 1.0
 
     def transposed(self) -> "Scalars":
+        """The scalars of the transposed op, which maps the gradient of the result to that of x."""
         offset, flags, rotary_dim, rotary_offset, attention_scaling = self
         flags ^= TRANSPOSED
         if flags & OTHER_PAIRING:  # x and the result swap their pairings
@@ -32,6 +33,8 @@ class Scalars(NamedTuple):
 
 
 class Lookup(NamedTuple):
+    """Tensors that say which row of the tables a token reads, or at which position its angles are made."""
+
     positions: Tensor | None = None
     offsets: Tensor | None = None
     cu_seqlens: Tensor | None = None

@@ -53,7 +53,7 @@ def _rotate_in_place(x: list[Tensor], cos: Tensor, sin: Tensor, *rest: Any) -> N
     # it would refuse is refused before anything is written.
     _ops.check_in_place(x, cos, sin, *rest)
     tables_need = tables_need_derivative(cos, sin, rest)
-    y = _rotate([t.clone() for t in x] if tables_need else x, cos, sin, *rest)  # table_grad reads the x of before
+    y = _rotate([t.clone() for t in x] if tables_need else x, cos, sin, *rest)  # table_grad reads x as it was
     for t, rotated in zip(x, y):
         # Reading grad_fn renews it: the line below may have written the base of this view through another one.
         _renewed = t.grad_fn

@@ -1,4 +1,4 @@
-"""The compiled part of the package: _ops.so, its ops registered with torch, and what it says of itself."""
+"""The compiled part of the package: _ops.so, its ops registered with torch, and `build_info`."""
 
 import ctypes
 from pathlib import Path

@@ -21,7 +21,7 @@ _NOT_ROTATED, _OUTSIDE = -1, -2  # rows of table_rows (csrc/core/positions.h)
 class PerToken(NamedTuple):
     cos: Tensor
     sin: Tensor
-    rotated: Tensor | None  # (tokens, 1, 1): which tokens are; None: all
+    rotated: Tensor | None  # (tokens, 1, 1): which tokens rotate; None: all
 
 
 def looked_up(x: list[Tensor], cos: Tensor, sin: Tensor, scalars: Scalars, lookup: Lookup) -> PerToken:
@@ -47,7 +47,7 @@ def looked_up(x: list[Tensor], cos: Tensor, sin: Tensor, scalars: Scalars, looku
 
 
 def of_frequencies(x: list[Tensor], high: Tensor, low: Tensor, scalars: Scalars, lookup: Lookup) -> PerToken:
-    """cos and sin that the kernel would make of frequencies."""
+    """cos and sin as the kernel of `apply` computes them from frequencies."""
     cos, sin, _ = _ops.cos_sin(x, high, low, *scalars, *lookup)  # (batch or 1, seqlen, heads or 1, pairs)
     layout = layout_of(scalars.flags)
     if cos.shape[2] == 1:

@@ -147,7 +147,7 @@ COMPILED_CALL, CALL = "_compiled_call_impl", "_call_impl"
 
 
 def before_script(value: Any) -> Any:
-    """The function that torch.jit.script was given to make value; value, if that made none of it."""
+    """The function that torch.jit.script compiled into value; value itself if it is no script."""
     return getattr(value, "_torchdynamo_inline", value)
 
 

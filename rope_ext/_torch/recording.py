@@ -33,7 +33,7 @@ def tables_need_derivative(cos: Tensor, sin: Tensor, rest: Rest) -> bool:
 
 
 def kernel_needs_derivative(x: Iterable[Tensor], cos: Tensor, sin: Tensor, rest: Rest) -> bool:
-    """The question of a kernel at the Autograd key, which transforms and other callers may have reached."""
+    """Whether a kernel at the Autograd key, which transforms and other callers reach too, must record anything."""
     return needs_derivative(x, cos, sin) or tables_need_derivative(cos, sin, rest) or have_tangents(x)
 
 

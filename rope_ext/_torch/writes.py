@@ -1,4 +1,4 @@
-"""What may be written: what autograd and torch.func ask of a tensor, asked before the first of several is written."""
+"""Which tensors may be written, by the rules of autograd and torch.func: checked before the first one is written."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -44,7 +44,7 @@ def check_captured(written: Iterable[Tensor], others: Sequence[Any], at_x: int =
 
 
 def _is_view_of_captured(t: Tensor) -> bool:
-    """Whether torch.func refuses to write t, asked by a write of no elements: it does so for views from outside too."""
+    """Whether torch.func refuses to write t, tried with no elements: it refuses views of outside tensors too."""
     try:
         with torch.no_grad():
             t[..., :0].zero_()
