@@ -1,9 +1,9 @@
 """The error that the caller of `apply` should see, worked out only after a call has failed: other calls pay nothing.
 
-What csrc/bindings refuses has its sentence already. What torch refuses on the way there (types that no schema takes,
-ints beyond 64 bits, tensors without a kernel) is said in the words of the arguments of `apply`. That takes both an
-argument which torch refuses and an error in which torch says so: modes, hooks and subclasses of the user raise errors
-too, and memory runs out. An error that is not understood stays as it is.
+Errors of csrc/bindings have their sentence already. Refusals of torch on the way there (types that no schema takes,
+ints beyond 64 bits, tensors without a kernel) are reworded about the arguments of `apply`, but only where an argument
+and the text of the error agree: modes, hooks and subclasses of the user raise errors too, and memory runs out. An error
+that is not understood stays as it is.
 """
 
 import functools
@@ -45,7 +45,7 @@ def explained(error: Exception, op: Op, arguments: Sequence[Any], x: object, out
         return typed(error, functools.partial(allocators[op.name], *arguments))
     try:
         return _about_arguments(error, op, arguments, x, out) or _about_torch(error) or error
-    except Exception:  # a subclass of Tensor may run code of its own when it is asked for its layout
+    except Exception:  # attributes of a Tensor subclass may run code of the user
         return error
 
 
@@ -59,7 +59,7 @@ def _about_arguments(error: Exception, op: Op, arguments: Sequence[Any], x: obje
         if not isinstance(value, types):
             cure = _cure(name, value, cos=given[0][1])
             return ArgumentTypeError(name, f"be {wanted}", shown(value), cure)
-        if isinstance(value, int) and (error_of_int := beyond_int64(name, value)):  # the dispatcher takes it for no int
+        if isinstance(value, int) and (error_of_int := beyond_int64(name, value)):  # no int to the dispatcher
             return error_of_int
     outs = [("out", t) for t in arguments[0]] if op.at_x else []
     words = str(error)

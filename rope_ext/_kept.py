@@ -1,4 +1,4 @@
-"""Values that outlive the call that makes them: ordinary tensors, whatever the caller is in the middle of."""
+"""Values that outlive the call that makes them: ordinary tensors, under any mode or transform of the caller."""
 
 import functools
 import hashlib
@@ -15,7 +15,7 @@ from ._torch.private import constant_in_graphs, dispatch_modes, mark_static_addr
 
 _R = TypeVar("_R")
 
-in_graphs = types.ModuleType("rope_ext.in_graphs")  # its attributes are what compiled graphs read: `named`
+in_graphs = types.ModuleType("rope_ext.in_graphs")  # compiled graphs read its attributes, see `named`
 CPU, _META = torch.device("cpu"), torch.device("meta")  # compared: `device.type` takes six times as long
 _caches: list[Callable[[], None]] = []
 _read_by_graphs: list[object] = []  # a captured CUDA graph reads its addresses for as long as the process lives
@@ -35,11 +35,11 @@ def made_apart(make: Callable[..., _R], *arguments: Any) -> _R:
         except BaseException as error:
             made.set_exception(error)
 
-    # A thread, since an executor takes a lock of the process, for which a signal handler that comes here would wait.
+    # Not an executor, which takes a lock of the process: a signal handler that gets here would wait for it forever.
     thread = threading.Thread(target=run, daemon=True)
     try:
         thread.start()
-    except RuntimeError:  # an interpreter that ends starts no thread, and keeps nothing for long
+    except RuntimeError:  # an interpreter that is shutting down starts no threads, and keeps nothing for long
         return make(*arguments)
     thread.join()
     return made.result()
@@ -106,7 +106,7 @@ def takes_ordinary(device: torch.device) -> bool:
 
 
 def is_capturing(device: torch.device) -> bool:
-    """Whether the work of this thread on device is captured in a CUDA graph."""
+    """Whether a CUDA graph captures the work of this thread on device."""
     return device != CPU and device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 

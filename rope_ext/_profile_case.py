@@ -1,4 +1,4 @@
-"""What `rope_ext.profile` is asked to measure, and the checks that come before the measurement."""
+"""The case that `rope_ext.profile` measures, and the checks before the measurement."""
 
 import difflib
 import os
@@ -24,10 +24,10 @@ class Case:
 
     batch: int = 1  # the number of packed sequences with "thd"; 1 with "shd", which has no batch
     seqlen: int = 4096
-    heads: Sequence[int] = (32, 8)  # of each tensor
+    heads: Sequence[int] = (32, 8)  # number of heads of each tensor
     head_dim: int = 128
     rotary_dim: int | None = None  # even; None: head_dim
-    dtype: torch.dtype = torch.bfloat16  # of x; tables have float64 for float64, else float32
+    dtype: torch.dtype = torch.bfloat16  # dtype of x; tables are float64 for float64 x, else float32
     device: str = "cpu"  # or "cuda", the current device of torch
     layout: Layout = "bshd"  # as in rope_ext.apply, like interleaved
     interleaved: bool = False
@@ -80,7 +80,7 @@ def check_names(case: Mapping[str, object]) -> None:
 
 
 def check_file(trace: object) -> None:
-    """Raises an OSError where the file cannot be written. Opening it is the only proof; a file made so is removed."""
+    """Raises an OSError if the file cannot be written, which only opening it proves; a file created so is removed."""
     if not isinstance(trace, (str, os.PathLike)):
         raise ArgumentTypeError("trace", "be a path or None", shown(trace))
     path = Path(trace)

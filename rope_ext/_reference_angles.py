@@ -17,8 +17,8 @@ _EXACT_IN_FLOAT = 1 << 24
 def cos_sin(positions: Tensor, high: Tensor, low: Tensor, attention_scaling: float = 1.0) -> tuple[Tensor, Tensor]:
     """cos and sin of positions * (high + low) revolutions, in the dtype of high.
 
-    positions: (axes, tokens), integers or the dtype of high; high, low: (axes, heads, pairs). Returns two of
-    (tokens, heads, pairs).
+    positions: (axes, tokens), integers or the dtype of high. high, low: (axes, heads, pairs), float32 or float64.
+    Returns (cos, sin), each (tokens, heads, pairs), times attention_scaling.
     """
     dtype = high.dtype
     zero = torch.zeros(positions.shape[1], *high.shape[1:], dtype=dtype, device=high.device)
@@ -61,7 +61,7 @@ def _position_parts(position: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tenso
 
 
 def fma(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
-    """a * b + c, rounded once (Boldo and Melquiond 2008, Emulation of a FMA, figure 1)."""
+    """a * b + c, float32 or float64, rounded once (Boldo and Melquiond 2008, Emulation of a FMA, figure 1)."""
     product, product_lost = two_prod(a, b)
     first, first_lost = two_sum(c, product_lost)
     total, lost = two_sum(product, first)
@@ -79,7 +79,7 @@ def two_prod(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def product_error(a: Tensor, b: Tensor, product: Tensor) -> Tensor:
-    """a * b - product, exactly (Dekker 1971)."""
+    """a * b - product, exactly (Dekker 1971). product: a * b as rounded, float32 or float64."""
     if product.dtype == torch.float32:
         return (a.double() * b.double() - product.double()).float()
     (a1, a2), (b1, b2) = _halves(a), _halves(b)

@@ -29,7 +29,7 @@ def kept_revolutions(recipe: Recipe, seqlen: Seqlen, dtype: torch.dtype, device:
         name = _revolutions_of_graphs(recipe, seqlen, dtype, device)
         high, low, per_axis, attention_scaling = getattr(_kept.in_graphs, name)
         return Revolutions(high, low, per_axis), read(attention_scaling)
-    if device == _kept.CPU and not dispatch_modes():  # the two questions below in one: every call comes here
+    if device == _kept.CPU and not dispatch_modes():  # both checks below in one, since every call comes here
         return _made(recipe, seqlen, dtype, device)
     if not _kept.takes_ordinary(device):
         return _make(recipe, seqlen, dtype, device)
@@ -70,7 +70,7 @@ def tables_for(
     offset: int | torch.Tensor,
     options: Mapping[str, Any],
 ) -> Tables:
-    """cos and sin with a row for each token, (batch or 1, seqlen, rotary_dim / 2). first: the first tensor of x."""
+    """(cos, sin) with a row per token, each (batch or 1, seqlen, rotary_dim / 2). first: the first tensor of x."""
     if options.get("cu_seqlens") is not None:
         raise ArgumentError("cu_seqlens", "be None with precision 'hf'", "a Tensor")
     found = frequencies_of_recipe(recipe, seqlen)

@@ -16,7 +16,7 @@ _CUDA_OUT_OF_MEMORY = 2  # cudaErrorMemoryAllocation
 
 
 def check_channels(head_dim: int, rotary_dim: int | None) -> None:
-    """head_dim and rotary_dim must be ints that fit each other, and the rotated channels pairs."""
+    """head_dim and rotary_dim must be ints, the number of rotated channels even and at most head_dim."""
     _numbers.integer(head_dim=head_dim)
     if not 2 <= head_dim <= _numbers.MAX_CHANNELS:
         rule = "at least 2" if head_dim < 2 else f"at most {_numbers.MAX_CHANNELS}"
@@ -42,9 +42,9 @@ def check_frequencies(
     precision: str,
     named: Sequence[tuple[str, object]],
 ) -> None:
-    """Runs the checks of the schedule itself; what it makes must be finite. Made once, not in each call.
+    """Runs the schedule, which checks its arguments; its frequencies must be finite. Done once, not in each call.
 
-    frequencies: makes them for a length. named: the numbers by name, for the error.
+    frequencies: seqlen -> Frequencies. named: (name, value) of the parameters, for the error.
     """
     try:
         for seqlen in (None, 2**62) if schedule in BY_LENGTH else (None,):
@@ -60,7 +60,7 @@ def check_frequencies(
 
 
 def check_heads(tensors: Sequence[Any], head_dim: int, rotary_dim: int) -> None:
-    """The tensors of x must have head_dim channels. What is no tensor passes: `apply` has the error about that."""
+    """The tensors of x must have head_dim channels. Anything else passes: `apply` raises the error about it."""
     try:
         for t in tensors:
             if (got := t.size(-1)) != head_dim:
@@ -82,7 +82,7 @@ def check_options(options: Mapping[str, Any], rotary_dim: int) -> None:
 
 
 def check_positions(positions: object) -> None:
-    """The positions of `rope(positions)`; tensors in a list are taken for x."""
+    """Checks the positions of `rope(positions)`; a list of tensors was probably meant as x."""
     if isinstance(positions, (tuple, list)) and any(isinstance(p, torch.Tensor) for p in positions):
         raise ArgumentTypeError("positions", "be a Tensor", shown(positions), "rope.apply(x) rotates x")
     _numbers.tensor(positions=positions)
@@ -90,7 +90,7 @@ def check_positions(positions: object) -> None:
 
 
 def length_of(positions: torch.Tensor) -> int:
-    """The length of a sequence with these positions, of which there is at least one."""
+    """The length of a sequence with these positions, at least one: the largest plus 1."""
     longest = positions.max().item()
     if not math.isfinite(longest):
         raise ArgumentError("positions", "be finite where no seqlen is given", longest)
@@ -102,7 +102,7 @@ def device_of(device: Any) -> torch.device:
     try:
         return torch.empty(0, device=device).device
     except (RuntimeError, TypeError, AssertionError) as error:  # AssertionError: a torch without CUDA
-        # A full GPU has no room for a context, which is an AcceleratorError.
+        # On a full GPU the context does not fit, which raises an AcceleratorError.
         if isinstance(error, torch.OutOfMemoryError) or getattr(error, "error_code", None) == _CUDA_OUT_OF_MEMORY:
             raise
         raise ArgumentError("device", "be one that torch can use", shown(device), str(error)) from error

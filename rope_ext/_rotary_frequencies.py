@@ -21,8 +21,8 @@ DTYPES: dict[str, torch.dtype] = {"exact": torch.float64, "hf": torch.float32}
 BY_LENGTH = {"dynamic_ntk": "max_position", "longrope": "original_max_position"}
 
 
-# All that decides the frequencies, hashable: equal recipes give equal bits. The last are (name, repr of the value) of
-# the keywords of `frequencies_of`. A plain tuple, since torch.compile guards a NamedTuple by identity.
+# All that decides the frequencies, hashable: (schedule, precision, (name, repr of the value) of each keyword of
+# `frequencies_of`). Equal recipes give equal bits. A plain tuple, since torch.compile guards a NamedTuple by identity.
 Recipe: TypeAlias = tuple[Schedule, Precision, tuple[tuple[str, str], ...]]
 
 
@@ -60,7 +60,7 @@ def frozen(value: Any) -> Any:
 
 
 def read(text: str) -> Any:
-    """The number, or tuple of numbers, of which this is the repr."""
+    """The value with this repr: a number, a bool, None, or a tuple of these."""
     if text[0] == "(":
         return tuple([read(part.strip()) for part in text[1:-1].split(",") if part])
     if text in ("None", "True", "False"):

@@ -15,7 +15,7 @@ from .errors import ArgumentError
 from .frequencies import Frequencies
 
 Tables: TypeAlias = tuple[torch.Tensor, torch.Tensor]  # (cos, sin)
-_FEWEST_ROWS = 4096  # of a table in a compiled graph in which the number of rows is symbolic
+_FEWEST_ROWS = 4096  # fewest rows of a table in a compiled graph whose number of rows is symbolic
 
 
 def tables_at(positions: torch.Tensor, found: Frequencies, dtype: torch.dtype) -> Tables:
@@ -57,7 +57,7 @@ def rows(found: Frequencies, start: int, stop: int, dtype: torch.dtype, device: 
 
 
 def shared(recipe: Recipe, seqlen: Seqlen, max_position: int, dtype: torch.dtype, device: torch.device) -> Tables:
-    """The tables that the process shares. Recipes with equal frequencies have one."""
+    """The tables that the process shares; recipes with equal frequencies share one."""
     found, key = _frequencies_with_key(recipe, seqlen)
     return _shared_tables.rows(
         (key, dtype, device),
@@ -99,7 +99,7 @@ def _tables_of_graphs(recipe: Recipe, seqlen: Seqlen, count: int, dtype: torch.d
 
 @constant_in_graphs
 def _is_exporting() -> bool:
-    return torch.compiler.is_exporting()  # asked of Python: the dynamo of torch 2.11 answers True in torch.compile too
+    return torch.compiler.is_exporting()  # outside dynamo, which in torch 2.11 says True in torch.compile too
 
 
 @constant_in_graphs

@@ -24,7 +24,7 @@ class _Table:
         self.cos, self.sin = cos, sin
         self.stream: torch.cuda.Stream | None = None
         self.versions = [version_of(cos), version_of(sin)]
-        # Asked here and not later, when a jit trace would record the question.
+        # Read here and not later, when a jit trace would record the operations.
         self.length, self.nbytes = len(cos), cos.nbytes + sin.nbytes
         if cos.is_cuda:  # another stream may read it next
             self.stream = torch.cuda.current_stream(cos.device)
@@ -56,7 +56,7 @@ def _end_storage(rows: torch.Tensor) -> None:
     """Gives rows, the first rows of a table, a storage that ends with them, in the memory that they have.
 
     torch.save and copy.deepcopy write the whole storage of a tensor. The storage of a tensor from DLPack ends with the
-    tensor and keeps alive the one that was exported, which is a detached one, since rows would keep themselves alive.
+    tensor and keeps the exported tensor alive: a detached one, since rows would keep themselves alive.
     `to_dlpack`, unlike `__dlpack__`, takes tensors of a GPU that is not the current one. An assignment to `data` leaves
     rows the version counter of the table (see `is_untouched`) and is no write; `set_` would be one, after which
     autograd refuses what it has saved of the table.
@@ -100,7 +100,7 @@ def _grown(table: _Table | None, build: Callable[[int, int], Pair], count: int) 
 
 
 def _put_last(key: Key, table: _Table) -> None:
-    """Works also where a signal handler, which no lock keeps out, has cleared the tables since table was found."""
+    """Makes table the last used, even if a signal handler, which no lock keeps out, has cleared the tables."""
     _tables.pop(key, None)
     _tables[key] = table
 

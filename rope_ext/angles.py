@@ -22,7 +22,7 @@ _make = raises_typed("cos_sin", _ops.cos_sin)
 
 
 class Revolutions(NamedTuple):
-    """inv_freq in revolutions per position, as the kernels take it: the sum of two numbers. Made by `revolutions`."""
+    """inv_freq in revolutions per position, high + low, as the kernels take it. Made by `revolutions`."""
 
     high: Tensor  # (axes, heads or 1, pairs), float32 or float64
     low: Tensor
@@ -32,8 +32,10 @@ class Revolutions(NamedTuple):
 def revolutions(inv_freq: Tensor | Revolutions, dtype: torch.dtype = torch.float32) -> Revolutions:
     """inv_freq, in radians per position, as `apply` and `cos_sin` compute with it: converting it once saves time.
 
-    inv_freq: (pairs,), (heads, pairs) or (axes, heads or 1, pairs), of any floating point dtype. dtype: of the
-    arithmetic, float32 (float64 for float64 x). Differentiable, on the device of inv_freq.
+    inv_freq: (pairs,), (heads, pairs) or (axes, heads or 1, pairs), of any floating point dtype; Revolutions of this
+        dtype are returned as they are.
+    dtype: of the arithmetic and of the result, float32 (float64 for float64 x).
+    Returns Revolutions on the device of inv_freq, differentiable. Raises ArgumentError or ArgumentTypeError.
     Equivalent to: high = (inv_freq.double() / (2 * pi)).to(dtype); low = what that rounding loses
     """
     if not isinstance(dtype, torch.dtype) or dtype not in (torch.float32, torch.float64):
@@ -92,8 +94,8 @@ def cos_sin(
     Exact: whole revolutions are dropped without error, and every device gives the same bits. For inv_freq up to 1 the
     error in float32 is below 1.5e-7 up to position 2^24, beyond it position * inv_freq * 2^-48 (float64: 3e-16 and
     2^-104). In float32 positions (below 2^24) times inv_freq must stay below 2^24 radians.
-    The kernel of `apply(inv_freq=...)` computes the same. For devices other than CPU and CUDA the CPU does, which waits
-    for the device.
+    The kernel of `apply(inv_freq=...)` computes the same. Results for devices other than CPU and CUDA are made on the
+    CPU, which waits for the device. Raises ArgumentError (a ValueError) or ArgumentTypeError (a TypeError).
 
     Equivalent to: angles = positions.double()[..., None] * inv_freq.double(); (angles.cos(), angles.sin())
     """

@@ -35,15 +35,15 @@ class _AboutArgument(Exception):
 
 
 class ArgumentError(_AboutArgument, ValueError):
-    """An argument has a size or a value that the function does not take."""
+    """An argument has a size or a value that the function does not take. Attributes: argument, rule, got, cure."""
 
 
 class ArgumentTypeError(_AboutArgument, TypeError):
-    """An argument has a type or a dtype that the function does not take."""
+    """An argument has a type or a dtype that the function does not take. Attributes: argument, rule, got, cure."""
 
 
 def is_of_rope_ext(error: BaseException) -> bool:
-    """Whether this package has raised the error. What csrc raises reaches Python as a text with this prefix."""
+    """Whether this package has raised the error. Errors of csrc reach Python as a text with this prefix."""
     return isinstance(error, _AboutArgument) or str(error).startswith("rope_ext: ")
 
 

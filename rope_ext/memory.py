@@ -15,7 +15,7 @@ from .errors import ArgumentError, ArgumentTypeError
 def set_output_pool(max_bytes: int) -> None:
     """Keep the memory of results for the next results: `apply` then writes where pages exist already.
 
-    max_bytes: upper bound of the freed memory that is kept; 0, the state at the start, ends the pool and frees all.
+    max_bytes: upper bound of the freed memory that is kept; 0, as at the start, ends the pool and frees all of it.
 
     The pool serves results on the CPU of at least 1 MiB each, of all threads of this process. The memory of a result
     comes back when the last tensor that shares it is gone. Results from the pool cannot be enlarged by resize_.
@@ -29,7 +29,7 @@ def set_output_pool(max_bytes: int) -> None:
 def set_table_limit(max_bytes: int) -> None:
     """Bound the tables that `RotaryEmbedding.tables` keeps for the process, on all devices together.
 
-    max_bytes: 256 MiB at the start. Beyond it the tables that were not used for longest are dropped; the table that was
+    max_bytes: at the start 256 MiB. Beyond it the tables that were not used for longest are dropped; the table that was
         used last is kept, however large. Tables in use elsewhere stay valid: the memory of a dropped table is freed
         when the last tensor that shares it is gone. Tables that are constants of compiled graphs are not counted.
 

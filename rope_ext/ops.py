@@ -32,7 +32,7 @@ _FLAGS = {
     for interleaved in (False, True)
     for inverse in (False, True)
 }
-_ZERO, _ONE, _ONCE = 0, 1, "once"
+_ZERO, _ONE, _ONCE = 0, 1, "once"  # defaults that are compared by identity, which is fastest
 _FAILURES = (RuntimeError, AttributeError, TypeError, ValueError)  # what torch and the ops raise
 
 
@@ -85,8 +85,8 @@ def apply(
         (axes, heads or 1, pairs), and then positions may be (axes, batch or 1, seqlen) and the angle is the sum over
         axes (see frequencies.per_axis). Or what `angles.revolutions` made of it, which saves that work at each call.
     attention_scaling: factor on the cos and sin of inv_freq (tables hold it already).
-    rounding: "once", or "eager": where x and cos are both of 16 bits each product is rounded to them before the sum, in
-        the gradient of x also where only x is: the bits of (x * cos + rotate_half(x) * sin).to(x.dtype) in PyTorch.
+    rounding: "once", or "eager": where x and cos share a 16-bit dtype each product is rounded to it before the sum, in
+        the gradient of x also if cos is float32: the bits of (x * cos + rotate_half(x) * sin).to(x.dtype) in PyTorch.
     out_interleaved: pairing of the result where it is not that of x. DeepSeek-V3 reads (2i, 2i + 1) and writes
         (i, i + rotary_dim / 2): interleaved=True, out_interleaved=False. An entry of cos per channel is in the order of
         the result.
@@ -166,9 +166,9 @@ def apply_(
 ) -> Tensors:
     """`apply` in place: overwrites the tensors of x with what `apply` would return, and returns x.
 
-    Arguments and errors as there. Channels that are not rotated are not touched. The tensors of x must not overlap one
-    another, themselves or the other arguments. Differentiable: then x must be something that autograd can write to (not
-    a leaf that requires grad, not one part of a split), and the result is made in a temporary and copied.
+    Arguments and errors: those of `apply`. Channels that are not rotated are not touched. The tensors of x must not
+    overlap one another, themselves or the other arguments. Differentiable: then x must be something that autograd can
+    write to (not a leaf that requires grad, not one part of a split), and the result is made in a temporary and copied.
 
     Equivalent to: x.copy_(rope_ext.apply(x, cos, sin, ...))
     """

@@ -56,7 +56,7 @@ class Profile:
 
     case: Case
     machine: str
-    rounds: int  # how many were timed
+    rounds: int  # number of rounds that were timed
     rows: list[Row]  # the first is the copy
 
     def __str__(self) -> str:
@@ -113,7 +113,7 @@ def _calls(case: Case) -> dict[str, tuple[int, Step]]:
     tokens = case.batch * case.seqlen
     sizes = {"b": case.batch, "s": case.seqlen, "t": tokens, "d": case.head_dim}
     shapes = [[{**sizes, "h": heads}[axis] for axis in case.layout] for heads in case.heads]
-    generator = torch.Generator(case.device).manual_seed(0)  # the generator of torch keeps its state
+    generator = torch.Generator(case.device).manual_seed(0)  # torch's own generator keeps its state
     x = [torch.randn(shape, generator=generator, device=case.device).to(case.dtype) for shape in shapes]
     leaves = [t.detach().requires_grad_() for t in x]
     grads, own, out = ([t.clone() for t in x] for _ in range(3))

@@ -68,10 +68,10 @@ def apply(
     out_interleaved: bool | None = None,
     transposed: bool = False,
 ) -> Tensors:
-    """`rope_ext.apply` in plain PyTorch: its arguments and result, without `out`.
+    """`rope_ext.apply` in plain PyTorch: its arguments and result, without inv_freq, attention_scaling and out.
 
-    A per_channel that cos contradicts is an error here too. `transposed` applies the transposed 2x2 blocks, which
-    gives the gradient with respect to x.
+    transposed: apply the transposed 2x2 blocks, which maps the gradient of the result to that of x.
+    Raises ValueError where per_channel contradicts the width of cos; other arguments are not checked.
     """
 
     def one(t: Tensor) -> Tensor:
@@ -124,7 +124,8 @@ def rotate(
     """The formula. x: (..., rotary_dim); cos, sin: broadcastable to it, or half as wide (one entry per pair).
 
     A pair (x1, x2) of channels becomes (x1 cos1 - x2 sin1, x2 cos2 + x1 sin2): Su et al. 2021, RoFormer, equation 34.
-    products: dtype that each product is rounded to, default that of x.
+    products: dtype that each product is rounded to, default that of x. transposed: as in `apply`.
+    Returns the rotated x, in the dtype of x.
     """
     products = x.dtype if products is None else products
     out_interleaved = interleaved if out_interleaved is None else out_interleaved

@@ -65,7 +65,7 @@ class RotaryEmbedding:
     precision: Precision
     parameters: tuple[tuple[str, Any], ...]  # (name, value) of the keywords of the schedule, sorted by name
     _recipe: Recipe = dataclasses.field(compare=False)
-    _trained: str | None = dataclasses.field(compare=False)  # text of the length of the training, see `_deciding`
+    _trained: str | None = dataclasses.field(compare=False)  # text of the length of the training, see `_canonical`
 
     @by_name
     def __init__(
@@ -120,8 +120,8 @@ class RotaryEmbedding:
     ) -> "RotaryEmbedding":
         """The rotation of a model of Hugging Face transformers, from its configuration.
 
-        config: a configuration object of transformers 4 or 5, or the dict of a config.json; of the part that has the
-            attention (text_config, vision_config), where there are several.
+        config: a configuration object of transformers 4 or 5, or the dict of a config.json. Where it has several parts
+            (text_config, vision_config), the part with the attention.
         layer_type: which of the rotations, for models whose layers differ ("full_attention", "sliding_attention").
         Reads rope_parameters, rope_scaling, rope_theta, partial_rotary_factor, the names of other models for these, and
         the defaults that transformers has in the code of a model. transformers itself is not needed.
@@ -210,16 +210,16 @@ class RotaryEmbedding:
             raise ArgumentError("max_position", "not be negative", count)
         _numbers.floating_point(dtype)
         where = _rotary_checks.device_of(device)
-        length = self._deciding(count if seqlen is None else _numbers.seqlen(seqlen))
+        length = self._canonical(count if seqlen is None else _numbers.seqlen(seqlen))
         if is_compiling():
             return _rotary_tables.in_graph(self._recipe, length, count, dtype, where)
         if not _kept.takes_ordinary(where):
             return _rotary_tables.rows(frequencies_of_recipe(self._recipe, length), 0, count, dtype, where)
         return _rotary_tables.shared(self._recipe, length, count, dtype, where)
 
-    def _deciding(self, seqlen: Seqlen) -> Seqlen:
-        """The seqlen that stands for all with these frequencies: None up to the length of the training, and beyond it
-        one for all of "longrope"."""
+    def _canonical(self, seqlen: Seqlen) -> Seqlen:
+        """The seqlen that represents all with its frequencies: None up to the length of the training, and beyond it
+        one value for "longrope"."""
         if self._trained is None or seqlen is None or seqlen <= read(self._trained):
             return None
         return seqlen if self.schedule == "dynamic_ntk" else 2**63 - 1
@@ -237,13 +237,13 @@ class RotaryEmbedding:
     ) -> Tensors:
         """`rope_ext.apply` with these frequencies, rotary_dim and attention_scaling: no table, angles in the kernel.
 
-        x: as there, of this head_dim. Part of another head: with rotary_offset, or with the rotary_dim that this has.
+        x: as there, of this head_dim. Another head_dim needs rotary_offset, or rotary_dim, equal to that of this rope.
         positions, offset, rotary_offset, options: as there (layout, interleaved, cu_seqlens, inverse, rounding,
             out_interleaved, out).
         seqlen: the length that "dynamic_ntk" and "longrope" choose by; these need it.
         Keys that are in a cache hold attention_scaling: to move them rotate by the frequencies alone,
         rope_ext.apply(k, inv_freq=rope.inv_freq, positions=distances).
-        precision="hf" goes through tables of the positions, which have its bits; without cu_seqlens.
+        precision="hf" makes tables of the positions in each call, and takes no cu_seqlens.
         Returns and raises what `rope_ext.apply` does.
         Equivalent to: rope_ext.apply(x, *rope(positions + offset), ...), with exact angles
         """
@@ -252,7 +252,7 @@ class RotaryEmbedding:
             raise given_by_position("rope.apply", ["x"], too_many, cure)
         if seqlen is None and self.schedule in BY_LENGTH:
             raise ArgumentError("seqlen", f"be given for schedule {self.schedule!r}", "None")
-        length = None if seqlen is None else self._deciding(_numbers.seqlen(seqlen))
+        length = None if seqlen is None else self._canonical(_numbers.seqlen(seqlen))
         if options:
             _rotary_checks.check_options(options, self.rotary_dim)
         tensors: Sequence[Any] = x if isinstance(x, (tuple, list)) else [x]
