@@ -4,7 +4,9 @@
 
 One module per library. Each function takes and returns what the original does, and only translates: axes become a
 layout, tables become views, arguments become those of `rope_ext.apply`. No original is imported. What an original does
-and rope_ext does not is an error that names the argument. Before and after for each library: docs/migrate.md.
+and rope_ext does not is an error that names the argument of the original: ArgumentError (a ValueError),
+ArgumentTypeError (a TypeError), or NotImplementedError for sparse tensors and unknown devices. Before and after for
+each library: docs/migrate.md.
 """
 
 from . import (

@@ -23,7 +23,7 @@ def rotate_by(
 
     rounding: with "once" cos and sin stay float32 (float64 for float64 t), and the result and the gradient of t are
     rounded once. With "eager" cos, sin and each product, also those of the gradient, are rounded to the dtype of t.
-    contiguous: see `rotated`. options: others of apply.
+    contiguous: see `rotated`. options: further arguments of apply.
     """
     check_dtype("cos", angles)
     dtype = t.dtype

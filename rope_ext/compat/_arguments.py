@@ -16,7 +16,7 @@ from ..errors import ArgumentError, ArgumentTypeError
 from ..reference import ROUNDINGS
 from ._errors import refused, refused_type
 
-MAX_RANK = 64  # of a Tensor
+MAX_RANK = 64  # most axes that a Tensor can have
 
 
 class Argument(NamedTuple):
@@ -25,15 +25,15 @@ class Argument(NamedTuple):
     rule: str
     ranks: range
     stands_for: tuple[str, ...]  # arguments of rope_ext.apply
-    shown: str | None  # in errors, where that is not the name of the argument
-    choices: tuple[str, ...] = ()  # texts, one of which it must be
+    shown: str | None  # its name in errors, if that is another
+    choices: tuple[str, ...] = ()  # the texts that are allowed, if it is one of several
 
     def is_plain(self) -> bool:
-        """Whether Python values are expected."""
+        """Whether plain Python values are expected: bool, int or str."""
         return bool(self.choices) or not {bool, int, str}.isdisjoint(self.types)
 
     def refusal(self, name: str, value: Any) -> ArgumentError | ArgumentTypeError | None:
-        """The error of a value of another type, or that is none of the choices, or None; name: of the argument."""
+        """The error of a value that has a wrong type or is none of the choices, else None. name: the argument's."""
         if self.choices and isinstance(value, str):
             return None if value in self.choices else refused(name, self.rule, repr(value))
         if type(value) in self.types or (isinstance(value, self.accepted) and not isinstance(value, bool)):
@@ -55,7 +55,7 @@ _KINDS: dict[Any, tuple[tuple[type, ...], tuple[type, ...], str]] = {
 
 
 def at_least(rank: int) -> range:
-    """Ranks of an argument that may have any number of further axes."""
+    """The ranks of an argument with this many axes or more."""
     return range(rank, MAX_RANK + 1)
 
 

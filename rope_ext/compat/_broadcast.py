@@ -28,7 +28,7 @@ def rotate(
 
     x: (..., head_dim). cos, sin: (..., rotary_dim) with per_channel, else (..., rotary_dim / 2); axes before the last
     are 1, missing, or those of x. dtypes are promoted as in x * cos, in which each product is rounded unless
-    rounding="once"; keep_dtype casts back to the dtype of x, as in (x * cos).to(x.dtype). options: others of `rotated`.
+    rounding="once"; keep_dtype casts back to the dtype of x, as in (x * cos).to(x.dtype). options: more of `rotated`.
     """
     options |= {"per_channel": per_channel, "rounding": rounding}
     if sin.shape != cos.shape:
@@ -90,7 +90,7 @@ def _does_not_broadcast(cos: Tensor, x: tuple[Tensor, ...]) -> ArgumentError:
 def _promoted(
     x: tuple[Tensor, ...], cos: Tensor, sin: Tensor, keep_dtype: bool
 ) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
-    """Dtypes as in x * cos. The kernel itself reads float32 tables with 16-bit x, and rounds once."""
+    """(x, cos, sin) in the dtypes of x * cos, but 16-bit x as it is with float32 tables: the kernel promotes it."""
     x_dtype = x[0].dtype
     in_kernel = keep_dtype and x_dtype.itemsize == 2  # which leaves the terms of the gradient in the dtype of x
     if cos.dtype == x_dtype or (in_kernel and cos.dtype == torch.float32):

@@ -1,4 +1,4 @@
-"""The decorator of the functions of other libraries: errors are about their arguments, not about rope_ext's.
+"""The decorator of the functions of other libraries: errors name their arguments, not those of rope_ext.
 
 Flags, numbers and texts are checked before the function runs, since Python takes almost anything for them. A value that
 is not a Tensor, or a Tensor of a wrong rank or on another device, makes the function fail by itself: the argument to
@@ -116,7 +116,7 @@ def _about_apply(
 ) -> ArgumentError | ArgumentTypeError | None:
     """An error of `rope_ext.apply` in the words of the user; None where it is not about an argument of apply.
 
-    Its cure is left out, which is in the words of apply.
+    Its cure is left out: it is in the words of apply.
     """
     about, rule, got = error.argument, error.rule, error.got
     if about not in _APPLY:
@@ -139,7 +139,7 @@ def _about_apply(
 
 
 def _words(given: Given) -> dict[str, str]:
-    """{argument of apply: that of the user which stands for it, rather one with a value, rather of the same name}."""
+    """{argument of apply: the user's that stands for it, preferably one with a value, and of the same name}."""
     words = {}
     for word in _APPLY:
         names = [name for name, (_, wanted) in given.items() if word in wanted.stands_for]
@@ -160,7 +160,7 @@ def _translated(rule: str, words: dict[str, str], x: dict[str, Tensor]) -> str:
     if words.get("cos") == words.get("sin"):
         rule = rule.replace("cos, sin", "cos")
     words = {word: name for word, name in words.items() if word != "rotary_dim"}  # a number, which rules speak of
-    if x:  # those whose shape is named, else all
+    if x:  # the tensors whose shape the rule names, else all
         words["x"] = " and ".join([name for name, t in x.items() if str(tuple(t.shape)) in rule] or x)
     return re.sub(r"(?<!the )\b[a-z_]+\b", lambda word: words.get(word[0], word[0]), rule)
 
@@ -181,7 +181,7 @@ def _about_head_dim(x: dict[str, Tensor]) -> ArgumentError:
 
 
 def _about_values(given: Given) -> ArgumentError | None:
-    """The error of a rank or an int that PyTorch stumbled over."""
+    """The error of a rank, or of an int beyond 64 bits, that made PyTorch fail."""
     for name, (value, wanted) in given.items():
         if isinstance(value, Tensor) and value.dim() not in wanted.ranks:
             return refused(name, f"have {_dimensions(wanted.ranks)}", value)

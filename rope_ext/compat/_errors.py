@@ -25,10 +25,10 @@ def check_dtype(argument: str, t: Tensor) -> None:
         raise refused_type(argument, f"be {DTYPE_NAMES}", name_of(t.dtype))
 
 
-def check_axis(argument: str, axis: int, ranks: int) -> None:
-    """ValueError unless -ranks <= axis < ranks."""
-    if not -ranks <= axis < ranks:
-        raise refused(argument, f"be an axis, {-ranks} to {ranks - 1}", axis)
+def check_axis(argument: str, axis: int, rank: int) -> None:
+    """ValueError unless -rank <= axis < rank."""
+    if not -rank <= axis < rank:
+        raise refused(argument, f"be an axis, {-rank} to {rank - 1}", axis)
 
 
 def _text(got: Any) -> Any:

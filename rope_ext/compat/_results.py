@@ -27,7 +27,7 @@ def rotated(
     y: Any
     result: X
     if not cos.shape[-1] and not any(t.shape[-1] for t in tensors):
-        nothing = cos.sum() + sin.sum()  # of no elements: only links the derivatives
+        nothing = cos.sum() + sin.sum()  # sums of no elements: only link the derivatives
         y = tuple(t + nothing for t in tensors)
     elif contiguous is None or (not is_compiling() and _in_order(tensors, contiguous)):
         result = apply(given, cos, sin, **options)
@@ -43,7 +43,7 @@ def rotated(
 
 
 def rounded_tables(cos: Tensor, sin: Tensor, x: Tensor, rounding: Rounding) -> tuple[Tensor, Tensor]:
-    """cos and sin in the dtype of x where rounding is "eager", and x has 16 bits."""
+    """cos and sin, rounded from float32 to the dtype of x where rounding is "eager" and x has 16 bits."""
     if rounding == "eager" and x.dtype.itemsize == 2 and cos.dtype == sin.dtype == torch.float32:
         return cos.to(x.dtype), sin.to(x.dtype)
     return cos, sin
@@ -58,7 +58,7 @@ def _swapped(t: Tensor, axes: tuple[int, int] | tuple[()]) -> Tensor:
 
 
 def _in_order(tensors: tuple[Tensor, ...], swapped: tuple[int, int] | tuple[()]) -> bool:
-    """Whether torch.empty_like of each is contiguous once the axes are swapped, as it is of slices of packed heads."""
+    """Whether torch.empty_like of each is contiguous once the axes are swapped, as for slices of packed heads."""
     for t in tensors:
         if not swapped and t.is_contiguous():
             continue

@@ -63,7 +63,9 @@ def fused_apply_rotary_pos_emb_cached(
 def fused_apply_rotary_pos_emb_thd(
     t: Tensor, cu_seqlens: Tensor, freqs: Tensor, *, rounding: Rounding = "once"
 ) -> Tensor:
-    """Packed sequences: t (tokens, heads, head_dim), cu_seqlens (nseq + 1,) int32, freqs (rows, 1, 1, rotary_dim).
+    """`fused_apply_rotary_pos_emb` of packed sequences, each from the first row of freqs on.
+
+    t: (tokens, heads, head_dim). cu_seqlens: (nseq + 1,) int32. freqs: (rows, 1, 1, rotary_dim), float32.
 
     Source: apex/transformer/functional/fused_rope.py, fused_apply_rotary_pos_emb_thd.
     """
@@ -123,7 +125,7 @@ def fused_apply_rotary_pos_emb_2d(
     return torch.unflatten(y, 0, (t.shape[0], img_h)).flatten(1, 2)
 
 
-# Errors of `rope_ext.apply` about its tables are errors of those for the columns.
+# Errors of `rope_ext.apply` about its tables name those of the columns.
 _rotated_columns = called(x=tensor("x", shown="t"), cos=tensor("cos", shown="cos_w"), sin=tensor("sin", shown="sin_w"))(
     rotated
 )

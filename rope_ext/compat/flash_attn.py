@@ -42,11 +42,12 @@ def apply_rotary_emb(
     cu_seqlens: Tensor | None = None,
     max_seqlen: int | Tensor | None = None,
 ) -> Tensor:
-    """Rotates the first 2 * cos.shape[-1] channels of each head.
+    """Rotates the first rotary_dim = 2 * cos.shape[-1] channels of each head. Returns a tensor like x.
 
     x: (batch, seqlen, heads, head_dim); with cu_seqlens (tokens, heads, head_dim). cos, sin: (rows, rotary_dim / 2),
-    rows at least seqlen plus offset. seqlen_offsets: int or (batch,). cu_seqlens: (batch + 1,) integers. max_seqlen:
-    must be given with cu_seqlens, as there; not used. inplace: writes to x and returns it.
+    float32 or the dtype of x, rows at least seqlen plus offset. interleaved: pairs are (2i, 2i + 1), else in halves.
+    seqlen_offsets: int or (batch,). cu_seqlens: (batch + 1,) integers. max_seqlen: must be given with cu_seqlens, as
+    there; not used. inplace: writes to x and returns it.
 
     Source: flash_attn/layers/rotary.py, apply_rotary_emb.
     """
@@ -88,7 +89,7 @@ def apply_rotary_emb_qkv_(
     """Rotates q and k of packed q, k, v in place, and returns qkv.
 
     qkv: (batch, seqlen, 3, heads, head_dim), or (batch, seqlen, num_heads_q + 2 * num_heads_k, head_dim) with
-    num_heads_q. Any strides. cos_k, sin_k: other tables for k.
+    num_heads_q. Any strides. cos_k, sin_k: other tables for k. Other arguments as in `apply_rotary_emb`.
 
     Source: flash_attn/layers/rotary.py, apply_rotary_emb_qkv_.
     """
@@ -102,7 +103,7 @@ def apply_rotary_emb_qkv_(
         if num_heads_q is None:
             raise refused("num_heads_q", "be given for qkv of 4 dimensions", None)
         of_k_and_v = qkv.shape[2] - num_heads_q
-        num_heads_k = of_k_and_v // 2  # divmod: torch.compile does not trace it where sizes are dynamic
+        num_heads_k = of_k_and_v // 2  # no divmod, which torch.compile does not trace where sizes are dynamic
         if num_heads_q < 0 or num_heads_k < 1 or of_k_and_v % 2:
             rule = f"leave as many heads for k as for v of {qkv.shape[2]}"
             raise refused("num_heads_q", rule, num_heads_q)
@@ -111,7 +112,7 @@ def apply_rotary_emb_qkv_(
         _rotate_((q, k), cos, sin, interleaved, seqlen_offsets)
     else:
         cos_k, sin_k = cos if cos_k is None else cos_k, sin if sin_k is None else sin_k
-        recorded = cos.requires_grad or sin.requires_grad  # in qkv, by the rotation of q
+        recorded = cos.requires_grad or sin.requires_grad  # qkv will require grad after the rotation of q
         _check_tables_of_k(q, k, cos_k, sin_k, interleaved, seqlen_offsets, recorded)  # before q is written
         _rotate_(q, cos, sin, interleaved, seqlen_offsets)
         _rotate_(k, cos_k, sin_k, interleaved, seqlen_offsets)
@@ -123,6 +124,8 @@ def apply_rotary_emb_kv_(
     kv: Tensor, cos: Tensor, sin: Tensor, interleaved: bool = False, seqlen_offsets: int | Tensor = 0
 ) -> Tensor:
     """Rotates k of packed k, v in place, and returns kv: (batch, seqlen, 2, heads, head_dim), any strides.
+
+    Other arguments: as in `apply_rotary_emb`.
 
     Source: flash_attn/layers/rotary.py, apply_rotary_emb_kv_.
     """

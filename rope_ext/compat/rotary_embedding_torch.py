@@ -32,8 +32,8 @@ def apply_rotary_emb(
     or freqs_seq_dim is given, its last t.shape[seq_dim] entries along freqs_seq_dim (default 0) are used. scale:
     number, or Tensor that broadcasts to freqs (xPos).
 
-    Bit-equal with scale 1. With a scale, cos * scale and sin * scale are rounded instead of (t * cos) * scale: up to
-    1.5 units in the last place. Autocast changes nothing here (there on "cuda" only).
+    Bit-equal to the original with scale 1. With a scale, cos * scale and sin * scale are rounded instead of
+    (t * cos) * scale: up to 1.5 units in the last place. Autocast changes nothing here (there on "cuda" only).
 
     Source: rotary_embedding_torch/rotary_embedding_torch.py, apply_rotary_emb.
     """

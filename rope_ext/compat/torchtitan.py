@@ -3,7 +3,7 @@
     class MyRoPE(ComplexRoPE):
         apply_rotary_emb = staticmethod(rope_ext.compat.torchtitan.apply_rotary_emb_complex)
 
-For plain tensors; a DTensor's is its to_local().
+They take plain tensors: pass the to_local() of a DTensor.
 """
 
 from torch import Tensor

@@ -39,11 +39,11 @@ def apply_rotary_pos_emb(
 ) -> Tensor:
     """Rotates the first freqs.shape[-1] channels of each head by the angles freqs, one per channel.
 
-    t: (seqlen, batch, heads, head_dim), "bshd" (batch, seqlen, ...) or "thd" (tokens, heads, head_dim) with cu_seqlens
-    (nseq + 1,) int32, those of all ranks together. freqs: (rows, 1, 1, rotary_dim), also (rows, batch, 1, rotary_dim)
-    where neither start_positions nor "thd" is used. start_positions: (batch,) integers. cp_size, cp_rank: t is piece
-    cp_rank and piece 2 * cp_size - 1 - cp_rank of each sequence, which was cut in 2 * cp_size equal ones. The result is
-    contiguous, whatever the strides of t.
+    t: "sbhd" (seqlen, batch, heads, head_dim), "bshd" (batch, seqlen, ...) or "thd" (tokens, heads, head_dim) with
+    cu_seqlens (nseq + 1,) int32 of all ranks together. freqs: (rows, 1, 1, rotary_dim), also (rows, batch, 1,
+    rotary_dim) where neither start_positions nor "thd" is used. start_positions: (batch,) integers. cp_size, cp_rank: t
+    is piece cp_rank and piece 2 * cp_size - 1 - cp_rank of each sequence, which was cut in 2 * cp_size equal ones. The
+    result is contiguous, whatever the strides of t.
 
     fused: what is rounded; one kernel does both. False rounds cos, sin and each product to the dtype of t: bit-equal to
     fused=False there, gradients of t too. True keeps float32, and rounds the result and the gradient of t once; there

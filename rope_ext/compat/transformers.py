@@ -29,7 +29,7 @@ def apply_rotary_pos_emb(
     broadcast to q and k after unsqueeze(unsqueeze_dim): (batch, seqlen, head_dim) with 1 for "bhsd", 2 for "bshd". The
     result has the dtype of q * cos, as there: float32 where q is bfloat16 and cos float32.
 
-    Bit-equal, and where q, k and cos have one dtype the gradient of q and k too.
+    The result is bit-equal to the original, and where q, k and cos have one dtype the gradients of q and k are too.
 
     Source: transformers/models/llama/modeling_llama.py, apply_rotary_pos_emb.
     """
@@ -43,7 +43,7 @@ def apply_rotary_pos_emb(
         and unsqueeze_dim in (1, 2)
         and q.dtype == k.dtype == cos.dtype
         and q.shape[3 - unsqueeze_dim] == cos.shape[1]
-    ):  # as models call it: a third of the time
+    ):  # as models call it: this takes a third of the time
         layout: Literal["bhsd", "bshd"] = "bhsd" if unsqueeze_dim == 1 else "bshd"
         q, k = apply((q, k), cos, sin, layout=layout, per_channel=True, rounding="eager")
         return q, k

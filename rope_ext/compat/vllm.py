@@ -46,8 +46,7 @@ def rotary_embedding(
     "once" keeps float32, and rounds the result once, as its kernels for the CPU do, up to a product that they fuse with
     a sum. Both are equal for float32 query. With "eager" a float32 cache is converted to the dtype of query each time.
 
-    Differentiable here, not there. int32 positions, heads axes and rope_dim_offset or inverse also on the CPU (there
-    not).
+    Not in the original: derivatives; on the CPU int32 positions, an axis of heads, rope_dim_offset and inverse.
 
     Source: vllm/_custom_ops.py, rotary_embedding.
     """

@@ -19,7 +19,7 @@ def apply_rotary_pos_emb(t: Tensor, freqs: Tensor, scale: float | Tensor = 1) ->
     t: (batch, seqlen, head_dim) or (batch, heads, seqlen, head_dim). freqs: (1 or batch, rows, rotary_dim), one angle
     per channel, of which the last seqlen rows are used. scale: number, or Tensor of the shape of freqs (xPos).
 
-    Bit-equal and not where `rope_ext.compat.rotary_embedding_torch.apply_rotary_emb` is.
+    Bit-equal to the original in the same cases as `rope_ext.compat.rotary_embedding_torch.apply_rotary_emb`.
 
     Source: x_transformers/x_transformers.py, apply_rotary_pos_emb.
     """
