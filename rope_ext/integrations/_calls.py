@@ -24,11 +24,11 @@ _OWN_ATTRIBUTES = {*vars(nn.Module()), *ENTRIES}
 class Call:
     """What a call of a module runs.
 
-    entry: what stands in the place of the code of its class, or None. own: whether that runs, be it behind the entry.
-    keys: {key: number} of the candidates that the module and its helpers (see `takes_part`) are seen to reach.
-    unseen: keys of the candidates that its class would reach, and the module is not seen to.
+    entry: what replaces the code of its class, or None. own: whether the code of its class runs, perhaps by the entry.
+    keys: {key: uses} of the candidates that the module and its helpers (see `takes_part`) are seen to reach.
+    unseen: keys of the candidates that its class could reach but the module is not seen to.
     captured: keys of the functions that it holds where `patch` cannot put another. unread: see `Reach`.
-    names: that its code uses. held: {id: (path, module)} of the modules that it calls otherwise than as its submodules.
+    names: attributes that its code uses. held: {id: (path, module)} of the modules that it holds, not as submodules.
     """
 
     entry: EntryPoint | None
@@ -66,7 +66,7 @@ class Survey:
         self._count()
 
     def below(self, key: int, seen: bool = False) -> list[int]:
-        """Ids of the modules that a call of the one with an id may run; with seen, those that it is seen to run."""
+        """Ids of the modules that a call of module `key` may run; with seen, only those that it is seen to run."""
         _, module = self.modules[key]
         call = self.calls[key]
         every = call.own or not seen
@@ -101,7 +101,7 @@ class Survey:
         self.calls = {id(m): self._call(m, entries.get(id(m)), possible[type(m)]) for m in modules}
 
     def _leave_uncalled(self, kind: type, hidden: Collection[str], reach: Reach) -> None:
-        """Takes out of the `Reach` of a class the candidates of methods that no code of the model names."""
+        """Removes from the `Reach` of a class the candidates of methods that no code of the model names."""
         if not (reach.keys or reach.captured or reach.unread):
             return
         if method_of(kind, "forward")[0] not in (None, nn.Module):  # else its methods are called from elsewhere
@@ -109,7 +109,7 @@ class Survey:
             reach.keys, reach.captured, reach.unread = called.keys, called.captured, called.unread
 
     def _call(self, module: nn.Module, entry: EntryPoint | None, possible: set[int]) -> Call:
-        """The `Call` of a module. possible: keys that the methods of its class and of the bases of that reach."""
+        """The `Call` of a module. possible: keys that the methods of its class and its bases reach."""
         kind, attributes = type(module), {n: v for n, v in list(vars(module).items()) if _may_call(n, v)}
         own, through, helpers = [self._own(module)], [], [self._classes[type(v)] for v in _helpers(module)]
         if entry is not None:
@@ -168,7 +168,7 @@ class Survey:
                 unseen |= call.keys.keys()
             if isinstance(module, COMPILED) or call.unread:
                 unseen = set(found)
-            elif call.entry and call.entry.on_class:  # what it stands for is gone, but for the source
+            elif call.entry and call.entry.on_class:  # the code it replaced is gone, but for the source
                 kind = call.entry.holder
                 if kind not in sources:
                     sources[kind] = words_of(kind)

@@ -1,4 +1,4 @@
-"""A function that looks rotary, and how that is seen from its code."""
+"""A function that looks rotary, and how its code shows that."""
 
 import dis
 import re
@@ -39,13 +39,13 @@ class Candidate:
         return None if self.unseen else self.seen
 
     def named_in(self, words: set[str] | None) -> bool:
-        """Whether some words name it. None stands for words that are not known, which may."""
+        """Whether one of its names is among the words; None stands for unknown words, which may hold one."""
         names = {name for namespace, name in self.names if isinstance(namespace, dict)}
         return words is None or not words.isdisjoint(names | {self.function.__name__})
 
     @property
     def key(self) -> int:
-        """Identifies the function while it exists. One inside another is made anew by each call, so its code counts."""
+        """Identifies the function while it exists: by its code if another function makes it anew at each call."""
         return id(self.function if self.outer is None else self.function.__code__)
 
 
@@ -66,5 +66,5 @@ def rotates(candidate: Candidate) -> bool:
 
 
 def _multiplies(instruction: dis.Instruction) -> bool:
-    """Whether it is x * y or x *= y: an operation with an argument since Python 3.11, before one with a name."""
+    """Whether it is x * y or x *= y: told by the argument since Python 3.11, by the name of the operation before."""
     return instruction.argrepr in ("*", "*=") or instruction.opname in ("BINARY_MULTIPLY", "INPLACE_MULTIPLY")

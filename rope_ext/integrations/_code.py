@@ -17,7 +17,7 @@ _LOADS = {"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"}  # the last s
 
 
 def code_of(function: types.FunctionType) -> types.CodeType:
-    """The code of a function, as it was before `patch` put others into it."""
+    """The code of a function, as it was before `patch` put stubs into it."""
     return getattr(function, "_rope_ext_code", function.__code__)
 
 

@@ -1,4 +1,4 @@
-"""What the modules of dialects (transformers, diffusers, timm) are lists of."""
+"""A dialect: one meaning of rotary functions. transformers.py, diffusers.py and timm.py hold lists of them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from ._rotation import Reader, Rotation, Rotations, run
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]  # args, kwargs
 Examples = Callable[[int, torch.dtype], list[Call]]
-Draw = Callable[..., Tensor]  # of a shape
+Draw = Callable[..., Tensor]  # (*shape) -> a random tensor
 Calls = Callable[[Draw, Draw], list[Call]]
 Bound = Callable[[tuple[Any, ...], dict[str, Any], Any], Any]
 
@@ -67,14 +67,14 @@ def _drawn(generator: torch.Generator, dtype: torch.dtype) -> Draw:
 def fused(read: Reader) -> Bound:
     """`Dialect.bound` of functions that may fuse a product and the sum (complex products, addcmul), by their reader.
 
-    Complex products do on a GPU, and on CPUs where fewer are left than two vectors hold.
+    Complex products do on a GPU, and on a CPU for the last ones, fewer than two vectors hold.
     Then one of three roundings is missing, each of at most half a unit in the last place of |x1 cos| + |x2 sin|; and
     where the result is rounded to a narrower dtype, that can go to the next number.
     """
 
     def bound(args: tuple[Any, ...], kwargs: dict[str, Any], y: Any) -> Any:
         found = read(*args, **kwargs)
-        if isinstance(found, Rotation) and not found.convention.per_pair:  # the branch of real numbers, which has none
+        if isinstance(found, Rotation) and not found.convention.per_pair:  # of real numbers, which fuses nothing
             return torch.zeros_like(y)
         rotations = found.parts if isinstance(found, Rotations) else [found]
         differences = [_largest_differences(part) for part in rotations if part is not None]
@@ -105,7 +105,7 @@ def _largest_differences(rotation: Rotation) -> Any:
 
 
 def _rounded(largest: Tensor, y: Tensor) -> Tensor:
-    """A largest difference of results that are then rounded to the dtype of y: it can lead to the next number."""
+    """The largest difference after rounding to the dtype of y, which can go to the next number."""
     if y.dtype == largest.dtype:
         return largest
     return largest + torch.finfo(y.dtype).eps * y.abs().to(largest.dtype)

@@ -20,7 +20,7 @@ def _cis(table: Draw, *shape: int) -> Tensor:
 
 
 def _states(x: Draw) -> tuple[Tensor, Tensor]:
-    """In the two orders in memory that models have."""
+    """States in both memory orders that models use."""
     return x(B, S, H, D), x(B, H, S, D).transpose(1, 2)
 
 

@@ -1,4 +1,4 @@
-"""Whose code a call of a module runs first: that of its class, or what something else has put in its place."""
+"""The code that a call of a module runs first: that of its class, or a replacement."""
 
 import functools
 import inspect
@@ -21,7 +21,7 @@ _DEPTH = 8
 
 @dataclass(frozen=True)
 class EntryPoint:
-    """What stands in the place of a module's own code. holder: the module, or the class that has it."""
+    """A replacement of a module's own code. holder: the module or the class that has it as an attribute."""
 
     name: str
     value: Any
@@ -73,7 +73,7 @@ def functions_behind(value: Any, depth: int = _DEPTH) -> Iterator[types.Function
 
 
 def _is_of_class(method: Any, base: type) -> bool:
-    """Whether a class has defined what it holds: behind decorators there is a function of its body."""
+    """Whether a class defined the method itself: behind decorators there is a function of its body."""
     functions = list(functions_behind(method))
     if package(base) in OUTSIDE:  # such as torch, which defines methods by descriptors and outside of bodies too
         return not functions or any(package_of(f) == package(base) for f in functions)
@@ -94,7 +94,7 @@ def _bare(value: Any) -> Any:
 
 
 def _inner(value: Any) -> Any:
-    """What is called where an attribute of a class or an instance is."""
+    """The callable behind an attribute of a class or an instance."""
     if not readable(value):
         return None
     value = callable_of(value.fget if isinstance(value, property) else value)

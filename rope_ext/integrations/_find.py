@@ -38,10 +38,10 @@ _Names = tuple[set[str], Sequence[tuple[Any, Place]], list[types.CodeType]]
 class Reach:
     """What some code reaches.
 
-    keys: of candidates. captured: of those that it holds where `patch` cannot put another function, such as a closure.
-    names: that the code uses, of attributes and methods. held: {id: (path, module)} of the modules that it
-    holds in closures, globals, containers and objects. unread: paths of what it holds and nobody looked at.
-    seen: ids of what was visited. left: number of items of containers that will be looked at.
+    keys: keys of candidates. captured: keys of functions held where `patch` cannot put another, such as a closure.
+    names: attributes and methods that the code uses. held: {id: (path, module)} of the modules that it holds in
+    closures, globals, containers and objects. unread: paths of held values that were not inspected.
+    seen: ids of what was visited. left: number of items of containers that will still be inspected.
     kind: the class whose methods are followed where `super` or the name of a base leads to them.
     owners: the objects whose attributes are followed where the code names them.
     """
@@ -74,8 +74,8 @@ class Walk:
     def of_class(self, kind: type, hidden: Collection[str] = (), names: set[str] | None = None) -> Reach:
         """Reach of the methods that instances of a class have.
 
-        hidden: names of methods that attributes of an instance hide. names: of the methods that some code calls, next
-        to `forward` and those that Python calls; None: all.
+        hidden: names of methods that attributes of an instance hide. names: of the methods that some code calls,
+        besides `forward` and those that Python calls; None: all.
         """
         reach = Reach(kind)
         methods = [(name, *found) for name, found in self.methods(kind).items() if name not in hidden]
@@ -97,13 +97,13 @@ class Walk:
         return reach
 
     def of_attribute(self, module: nn.Module, name: str, value: Any, names: Iterable[str]) -> Reach:
-        """Reach of what a module has as an attribute. names: those that are followed where that is a plain object."""
+        """Reach of an attribute of a module. names: the attributes that are followed if it is a plain object."""
         reach = Reach(type(module), [module], names)
         self.visit(value, (weakref.ref(module), name), reach)
         return reach
 
     def of_entry(self, value: Any, place: Place, module: nn.Module) -> Reach:
-        """Reach of what was put in the place of the own code of a module, followed into attributes of the module."""
+        """Reach of a replacement of a module's own code, followed into attributes of the module."""
         reach, done = Reach(type(module), [module]), set()
         self.visit(value, place, reach)
         while True:
@@ -131,8 +131,8 @@ class Walk:
     def visit(self, value: Any, place: Place | None, reach: Reach, path: str = "", depth: int = _DEPTH) -> None:
         """Adds what a name holds, and what that calls, to `found` and to a reach.
 
-        place: (namespace, name), see `Candidate`; None where the name cannot hold another value. path: it in words.
-        depth: how many containers in containers are opened.
+        place: (namespace, name), see `Candidate`; None where the name cannot hold another value.
+        path: the place in words. depth: how many containers in containers are opened.
         """
         path = path or (place[1] if place else "")
         if value is UNREAD or not readable(value):
@@ -189,7 +189,7 @@ class Walk:
         self, function: types.FunctionType, names: set[str], named: Sequence[tuple[Any, Place]], reach: Reach
     ) -> None:
         """Visits what the code of a function names: globals, and methods of bases."""
-        order, lookups = reach.kind.__mro__ if reach.kind else (), []  # those among which a name is looked up
+        order, lookups = reach.kind.__mro__ if reach.kind else (), []  # the classes in which a name is looked up
         if "super" in names:
             classes = [content for name, content in bound_values(function) if name == "__class__"]
             lookups = [order[order.index(c) + 1 :] for c in classes if c in order]
@@ -216,7 +216,7 @@ class Walk:
         return self._read[id(code)][1]
 
     def _candidate(self, value: Any, function: types.FunctionType, place: Place | None, reach: Reach) -> bool:
-        """True if the function is known, and so needs no look inside."""
+        """Adds a function that looks rotary to `found`. True if it is known, and so needs no look inside."""
         key = id(function)
         if place is None:
             reach.captured.add(key)
@@ -242,7 +242,7 @@ class Walk:
 
 
 def _place(owner: Any, name: str) -> Place | None:
-    """The place of an attribute, None where there is no weak reference to what has it."""
+    """The place of an attribute, None where its owner takes no weak reference."""
     try:
         return weakref.ref(owner), name
     except TypeError:

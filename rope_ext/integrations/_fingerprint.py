@@ -1,4 +1,4 @@
-"""What a function means as far as its source says: comments, docstrings and annotations do not count."""
+"""Fingerprints of functions by their source, in which comments, docstrings and annotations do not count."""
 
 import ast
 import functools
@@ -35,12 +35,12 @@ def fingerprint(function: Any) -> str | None:
 
 
 def helpers(function: types.FunctionType) -> tuple[types.FunctionType, ...]:
-    """The functions behind a fingerprint but the first: those of its package that a function calls, as they are now."""
+    """The functions of its package that a function calls, as they are now: its fingerprint covers them too."""
     return tuple(called for _, called in list((_sources(function, {}) or {}).values())[1:])
 
 
 def callable_of(value: Any) -> Any:
-    """What is called where a namespace holds value, before `patch` put something there. None if it cannot be read."""
+    """The callable that a namespace holds as value, as it was before `patch`; None if it cannot be read."""
     if not readable(value):
         return None
     value = value.__func__ if isinstance(value, (staticmethod, classmethod)) else value
@@ -96,7 +96,7 @@ def _same(a: object, b: object) -> bool:
 
 
 def default_arguments(code: types.CodeType) -> tuple[Any, ...]:
-    """Defaults of the positional arguments of a function of which there is only the code: literals, or else none."""
+    """Defaults of the positional arguments of a function, from the source of its code: if all are literals."""
     tree = definition(code)
     try:
         return tuple(ast.literal_eval(d) for d in tree.args.defaults) if tree else ()

@@ -16,9 +16,9 @@ from torch import nn
 ATOMS = (str, bytes, int, float, type(None))  # what vocabularies and sizes consist of
 OUTSIDE = {"torch", "rope_ext", *sys.stdlib_module_names} - {"__main__"}  # packages whose code is not read
 CONTAINERS = (list, tuple, set, frozenset, collections.deque, dict)
-ITEMS = 1000  # that are looked at where an attribute or a global holds containers
-UNREAD = object()  # stands for parts that are not known
-_INERT = (*ATOMS, torch.Tensor)  # what holds nothing that is called
+ITEMS = 1000  # most items that are inspected in the containers of an attribute or a global
+UNREAD = object()  # stands for parts that were not inspected
+_INERT = (*ATOMS, torch.Tensor)  # hold nothing that is called
 
 
 def package(kind: type) -> str:
@@ -27,7 +27,7 @@ def package(kind: type) -> str:
 
 
 def readable(value: object) -> bool:
-    """Whether a value may be asked with isinstance: a `weakref.proxy` of what is gone raises."""
+    """Whether isinstance works on a value: a `weakref.proxy` of a deleted object raises."""
     try:
         return value.__class__ is not None
     except Exception:
@@ -73,14 +73,14 @@ def bound_values(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
 
 
 def parts(value: Any, names: Collection[str], limit: int) -> list[tuple[str, Any]]:
-    """[(suffix of a path, part)] of what may be called where a value is held; `UNREAD` is a part that is not known.
+    """[(suffix of a path, part)] of what may be called where a value is held; `UNREAD` for what cannot be inspected.
 
     names: the attributes of plain objects that count: those that the code at hand names. limit: number of items of a
-    container that are looked at; of the others the types are.
+    container that are inspected; of the others only the types are.
     """
     try:
         return _parts(value, names, limit)
-    except Exception:  # values of others may run their own code when they are asked for something
+    except Exception:  # attributes of foreign objects may run code of their own
         return [("", UNREAD)]
 
 

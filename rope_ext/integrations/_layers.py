@@ -14,7 +14,7 @@ _ROTARY_WORD = re.compile(r"\w*(rotary|rope|rotat|freqs_c)\w*|cos|sin")
 def layers_of(survey: Survey, reported: dict[int, str]) -> tuple[Layer, ...]:
     """The `Layer`s of a `Survey`: modules of one class with one reason are one.
 
-    reported: {key: name} of the candidates that the report lists. What has to do with no rotation is not named.
+    reported: {key: name} of the candidates that the report lists. Modules without rotations are not named.
     """
     reported = reported | {key: function.__name__ for key, function in survey.captured.items()}
     reader = _Reader(survey, reported)
@@ -52,7 +52,7 @@ class _Reader:
             yield f"holds {names} where it stays: in a closure, default, container, partial or bound method", True
 
     def _replaced(self, key: int, entry: EntryPoint) -> Iterator[tuple[str, bool]]:
-        """Why to name a module whose own code something else stands for."""
+        """Reasons to name a module whose own code is replaced."""
         call = self.survey.calls[key]
         lost = any(map(self._reached, self._below(key) - self.survey.called))
         if call.own:

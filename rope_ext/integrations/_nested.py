@@ -1,4 +1,4 @@
-"""Functions that are defined inside another each time it is called: replaced by replacing the code of that."""
+"""Replaces functions that another function defines at each call, by changing the code of the outer function."""
 
 import inspect
 import types
@@ -10,10 +10,10 @@ from ._fingerprint import default_arguments
 
 
 def put_inside(outer: Any, code: types.CodeType, function: Callable[..., Any] | None) -> None:
-    """Makes a function call `function` where it defines the function of a code object, or that again if None.
+    """Makes outer define `function` instead of the nested function of `code`; None restores that one.
 
-    The code of outer gets a stub among its constants, which calls a global. That stays: calls of outer that are under
-    way when it gets its own code back have the stub still, and find the function that was there first.
+    A constant in the code of outer becomes a stub, which calls a global. The global stays: calls of outer that are
+    under way when its own code is restored still have the stub, which then finds the original function there.
     """
     whole = code_of(outer)
     stubs = dict(getattr(outer, "_rope_ext_stubs", {}))

@@ -48,8 +48,8 @@ def patch(model: nn.Module, rounding: Rounding = "eager") -> Report:
         product: closer to exact, not the same bits.
 
     Functions belong to a module of Python and not to a model: other models of the same classes use the replacement too.
-    Calls are counted: a function is put back, the very same object, when each patch of it is undone (or its model is
-    gone, when patch or unpatch are called next). Threads may call this at the same time.
+    Calls are counted: the very same function is put back when each patch of it is undone (if its model is gone: when
+    `patch` is called next). Threads may call this at the same time.
 
     Returns a `Report`: what was replaced and left alone, and the layers that do not run the code of their class. Warns
     (UserWarning) if nothing was replaced, or if no call of the model is seen to reach what was. Raises TypeError where
@@ -84,7 +84,7 @@ def patched(model: nn.Module, rounding: Rounding = "eager") -> Iterator[Report]:
 
 @dataclass(eq=False)
 class _Patch:
-    """keys: of the functions that are replaced, in `_replaced`."""
+    """A call of `patch`. keys: those of its functions in `_replaced`."""
 
     model: "weakref.ref[nn.Module]"
     report: Report
@@ -121,7 +121,7 @@ def _patch(model: nn.Module, rounding: Rounding, stacklevel: int) -> _Patch:
                 accepted.append((candidate, dialect))
             elif name is not None or rotates(candidate):
                 others.append((candidate, entry))
-        outer = {id(c.outer) for c, _ in accepted}  # what looked like a rotation there was replaced inside
+        outer = {id(c.outer) for c, _ in accepted}  # looked rotary because of the function inside, now replaced
         others = [(candidate, entry) for candidate, entry in others if id(candidate.function) not in outer]
         for candidate, _ in accepted:
             replacement = _replaced.get(candidate.key)
@@ -211,7 +211,7 @@ def replacement_of(original: Any, dialect: Dialect, rounding: Rounding) -> Calla
     @functools.wraps(behind)
     def replacement(*args: Any, **kwargs: Any) -> Any:
         for t in (*args, *kwargs.values()):
-            if isinstance(t, torch.Tensor):  # the first speaks for all: of others apply says itself what it cannot do
+            if isinstance(t, torch.Tensor):  # the first decides: apply refuses what it cannot do with the others
                 known_dtype = t.dtype in DTYPES or not t.dtype.is_floating_point
                 known_device = t.device == CPU or t.device.type in devices
                 if not known_dtype or not known_device or t.is_nested or type(t).__name__ == "DTensor":

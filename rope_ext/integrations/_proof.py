@@ -1,4 +1,4 @@
-"""The numeric half of recognising a function: it and the ours agree on the examples of the dialect."""
+"""The numeric half of recognising a function: it agrees with rope_ext on the examples of a dialect."""
 
 import functools
 import types
@@ -14,16 +14,16 @@ from ._candidate import Candidate
 from ._dialect import Dialect
 from ._fingerprint import helpers
 
-# (key of a candidate, functions that it calls, dialect) -> what the key is the id of, so that it stays, and the
-# difference or None
+# (key of a candidate, functions that it calls, dialect) -> (the function, kept since CPython reuses ids, and its
+# difference or None)
 _proofs: dict[Any, tuple[types.FunctionType, str | None]] = {}
 
 
 def proof(candidate: Candidate, dialect: Dialect) -> str | None:
-    """None if a function and the ours of a dialect agree on all examples, else the first difference, in words."""
+    """None if a function and rope_ext agree on all examples of a dialect, else the first difference, in words."""
     key = candidate.key, helpers(candidate.function), dialect.name
     if key not in _proofs:
-        # Nothing that is in force around the call of patch counts: default devices, fake tensors, autocast.
+        # Modes around the call of patch must not matter: default devices, fake tensors, autocast.
         with outside_modes(), torch.device("cpu"), torch.autocast("cpu", enabled=False):
             _proofs[key] = candidate.function, _difference(candidate, dialect)
     return _proofs[key][1]

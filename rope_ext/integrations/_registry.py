@@ -1,4 +1,4 @@
-"""Which dialects there are, which function of a known source has which, and whether it may be replaced."""
+"""All dialects, the dialect of each known function, and whether a function may be replaced."""
 
 import functools
 import importlib

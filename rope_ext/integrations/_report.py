@@ -15,7 +15,7 @@ _CURES = {  # words of the reason of a `Layer` -> what helps, next to a call of 
 class Entry:
     """A line of a `Report`.
 
-    name: of the function. dialect: what it was recognised as, or None. reason: why it was replaced or left alone.
+    name: the function. dialect: what it was recognised as, or None. reason: why it was replaced or left alone.
     uses: number of submodules whose code reaches it, None where that is unknown: `Report.layers` says why.
     """
 
@@ -48,7 +48,7 @@ class Layer:
 class Report:
     """The functions that `patch` replaced, and those that it left alone: tuples of `Entry`. str() is a table.
 
-    layers: tuple of `Layer`, the modules that are not as they look.
+    layers: tuple of `Layer`, the modules whose calls differ from the code of their class.
     warning: why the patch may do nothing, and what helps; empty where the model is seen to use what was replaced.
     """
 

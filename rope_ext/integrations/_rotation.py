@@ -59,17 +59,17 @@ class Rotation(NamedTuple):
 class Rotations(NamedTuple):
     """Several rotations, or one whose result takes another form: a function returns finish(*what they return).
 
-    A None among them makes the call one that the original does.
+    A None among the parts leaves the call to the original.
     """
 
     parts: Sequence[Rotation | None]
     finish: Callable[..., Any]
 
 
-Read = Rotation | Rotations | None  # what a dialect makes of a call; None: the original does it
+Read = Rotation | Rotations | None  # what a call computes; None: the original does it
 Reader = Callable[..., Read]
 
-# Forms that `apply` takes as they are: (axes of x, axes of cos, axis that cos gets) -> (layout, axis of seqlen).
+# Forms that `apply` takes as they are: (rank of x, rank of cos, axis that cos gets) -> (layout, axis of seqlen).
 _Layout = Literal["bhsd", "bshd", "shd"]
 _LAYOUTS: dict[tuple[int, int, int | None], tuple[_Layout, int]] = {
     (4, 3, 1): ("bhsd", 2),
@@ -84,7 +84,7 @@ _NO_LAYOUT = None, 0
 
 
 def run(read: Read, rounding: Rounding) -> Any:
-    """What the function returns whose call was read; None where `rope_ext.apply` cannot make it."""
+    """The result of the function whose call was read; None where `rope_ext.apply` cannot compute it."""
     if isinstance(read, Rotation):
         return rotate(read, rounding)
     if read is None:

@@ -26,7 +26,7 @@ class _Draw:
         return self.table(*shape), self.table(*shape)
 
     def q_k(self, seqlen: int = 5, head_dim: int = 8) -> tuple[Tensor, Tensor]:
-        """As models have them: (batch, heads, seqlen, head_dim), heads behind tokens in memory, fewer of k."""
+        """As models have them: (batch, heads, seqlen, head_dim), in memory heads after tokens, fewer heads of k."""
         return self.x(2, seqlen, 4, head_dim).transpose(1, 2), self.x(2, seqlen, 2, head_dim).transpose(1, 2)
 
 
@@ -175,7 +175,7 @@ def edgetam_calls(draw: _Draw) -> Iterator[Call]:
 
 
 def complex_calls(*shape: int, heads: int) -> Examples:
-    """heads: axis of the heads of x."""
+    """f(q, k, freqs_cis) with freqs_cis of this shape. heads: axis of the heads of q and k."""
 
     def examples(seed: int, dtype: torch.dtype) -> list[Call]:
         draw = _Draw(seed, dtype, torch.float32)

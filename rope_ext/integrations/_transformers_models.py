@@ -95,7 +95,7 @@ def multidimensional(x: Tensor, cos: Tensor, sin: Tensor, position_ids: Tensor, 
 
 
 def vjepa2(x: Tensor, pos: Tensor) -> Read:
-    """Angles of the dtype of x. The table repeats its entries and pairs are neighbours: no rotation, but trained so."""
+    """Angles in the dtype of x. The table repeats its halves, but pairs are neighbours: no rotation, but trained so."""
     omega = torch.arange(x.shape[-1] // 2, dtype=x.dtype, device=x.device)
     omega /= x.shape[-1] / 2.0
     angles = pos.unsqueeze(-1) * (1.0 / 10000**omega)
@@ -133,7 +133,7 @@ def edgetam(
     num_k_exclude_rope: int = 0,
     repeat_freqs_k: int = 1,
 ) -> Read:
-    """EdgeTAM: k has groups of tokens, of which the last ones, as many as the table has, are rotated."""
+    """EdgeTAM: k has groups of tokens; the last ones of each, as many as the table has rows, are rotated."""
     rotation = rotation_of(q, cos, sin, None, FLOAT32_EVEN)
     length = k.shape[-2] - num_k_exclude_rope
     k, others = k[..., :length, :], k[..., length:, :]

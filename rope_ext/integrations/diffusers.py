@@ -1,7 +1,7 @@
-"""Dialects: the rotary functions of diffusers (huggingface/diffusers 0.42.1), in the order of their tables.
+"""Dialects: the rotary functions of diffusers (huggingface/diffusers 0.42.1), by the form of their tables.
 
-Each reader has the arguments of the functions it stands for. Not here, since they are no functions of their own: the
-rotations that cosmos3, ideogram4 and the autoencoder of MiniMax-H3 write out in their attention.
+Each reader has the arguments of the functions it stands for. The rotations that cosmos3, ideogram4 and the autoencoder
+of MiniMax-H3 write out in their attention are missing, since they are no functions.
 """
 
 from collections.abc import Sequence
@@ -72,7 +72,7 @@ def _joyimage_batched(xq: Tensor, xk: Tensor, freqs_cis: Tables) -> Rotation:
 
 
 def _ltx(x: Tensor, freqs: Tables) -> Read:
-    """x: (batch, seqlen, heads * head_dim), with frequencies of their own for each head."""
+    """x: (batch, seqlen, heads * head_dim); each head has its own frequencies."""
     cos, sin = freqs
     return None if x.dim() != 3 else Rotation(x, cos, sin, FLOAT32_EVEN)
 
@@ -95,7 +95,7 @@ def _minimax_music3(hidden_states: Tensor, rotary_emb: Tables) -> Rotation:
 
 
 def _wan(hidden_states: Tensor, freqs_cos: Tensor, freqs_sin: Tensor) -> Rotation:
-    """The other entries of the tables are not read."""
+    """Tables of one entry per channel: cos is read from even entries, sin from odd ones."""
     return Rotation(hidden_states, freqs_cos[..., 0::2], freqs_sin[..., 1::2], KEPT_PAIRS)
 
 
@@ -105,7 +105,7 @@ def _helios(hidden_states: Tensor, freqs_cis: Tensor) -> Rotation:
 
 
 def _mochi(x: Tensor, freqs_cos: Tensor, freqs_sin: Tensor) -> Rotation:
-    """Learned tables, of each head."""
+    """Learned tables, one per head."""
     return Rotation(x, freqs_cos, freqs_sin, FLOAT32_PAIRS)
 
 

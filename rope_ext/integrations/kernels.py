@@ -29,8 +29,8 @@ LAYER = "rotary_pos_emb"
 def register(*modes: Any, rounding: Rounding = "eager") -> None:
     """Register rope_ext as the kernel "rotary_pos_emb", on the CPU and, where this build has kernels for it, on CUDA.
 
-    modes: of `kernels.Mode` that it is for. Default: INFERENCE and TRAINING, each also with TORCH_COMPILE.
-    rounding: of `rope_ext.patch`.
+    modes: members of `kernels.Mode`. Default: INFERENCE and TRAINING, each also with TORCH_COMPILE.
+    rounding: as in `rope_ext.patch`.
 
     One name stands for several functions in transformers (half pairs, an entry per pair, another direction, float32
     arithmetic), so the layer recognises the function that it takes the place of, as `rope_ext.patch` does: what is not
@@ -42,7 +42,7 @@ def register(*modes: Any, rounding: Rounding = "eager") -> None:
     Verified with kernels 0.17.2 and transformers 5.23 made to accept it, on the CPU. Not verified: kernels 0.18.2 and
     later, which transformers 5.23 asks for and which are not published yet; on CUDA, more than the choice of the layer.
 
-    Raises ImportError without the package `kernels`, ValueError where rounding is unknown.
+    Raises ImportError without the package `kernels`, ArgumentError (a ValueError) where rounding is unknown.
     """
     check_rounding(rounding)
     try:
@@ -62,7 +62,7 @@ def register(*modes: Any, rounding: Rounding = "eager") -> None:
 
 @dataclass(frozen=True)
 class Repository:
-    """What `kernels` loads the layer from; equal and of one hash where rounding is, since layers are kept by it."""
+    """What `kernels` loads the layer from, and keeps layers by: equal, with equal hashes, where rounding is equal."""
 
     rounding: Rounding
 

@@ -1,7 +1,7 @@
 """Writes _known.json, for the maintainers' command `python -m tools.known_functions`.
 
 Imports every module of the installed libraries, fingerprints all functions that look rotary, tries each against every
-dialect, and keeps those that one equals. Prints the others. Entries of libraries that are not named stay,
+dialect, and keeps those that equal one. Prints the others. Entries of libraries that are not named stay,
 as do those of other releases ("seen" begins with library and version), which came from the functions of their files.
 """
 
@@ -54,9 +54,9 @@ def functions(library: str, progress: Progress = iter) -> list[_candidate.Candid
 
 
 def recognised(candidate: _candidate.Candidate) -> list[Dialect]:
-    """The dialects that a function equals, those first that have its gradients too.
+    """The dialects that a function equals, first those whose gradients are equal too.
 
-    Only those are tried whose reader takes the same calls.
+    Only dialects whose reader has the same signature are tried.
     """
     calls = _calls(candidate.function)
     alike = (d for d in _registry.dialects().values() if _calls(d.read) == calls)

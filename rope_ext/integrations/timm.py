@@ -28,7 +28,7 @@ def _gemma4(x: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 2) -> Rota
 
 
 def _gemma4_axes(x: Tensor, cos: Tensor, sin: Tensor, ndim: int = 2, unsqueeze_dim: int = 2) -> Read:
-    """Each axis has its part of the channels."""
+    """Each axis of the positions rotates its own part of the channels."""
     width = 2 * (x.shape[-1] // (2 * ndim))
     if not width * ndim == x.shape[-1] == cos.shape[-1] == sin.shape[-1]:
         return None
