@@ -62,13 +62,14 @@ def find_torch():
     fail(f"torch must be installed before rope_ext is built, not found in the build environment: {torch_first()}")
 
 
-def find_tool(name, apt):
+def find_tool(name, cure):
     """Path of a build tool, from PATH or from the Python packages that pyproject.toml requires."""
     path = shutil.which(name, path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
-    return path or fail(f"{name} must be installed to build rope_ext, got none on PATH: {apt}.")
+    return path or fail(f"{name} must be installed to build rope_ext, got none on PATH: {cure}.")
 
 
-def find_compiler():
+def check_compiler():
+    """Fails without a C++ compiler: CXX, or one that CMake looks for."""
     requested = os.environ.get("CXX", "").split()
     compilers = requested[:1] or ["c++", "g++", "clang++"]
     if not any(map(shutil.which, compilers)):
@@ -144,7 +145,7 @@ def introspect_arguments():
 
 
 def build_name(torch_version, arguments):
-    """The build folder of a configuration. Builds that alternate between two configurations reuse both folders."""
+    """Name of the build folder of a configuration. Builds that alternate between two of them reuse both folders."""
     flags = [os.environ.get(name) for name in ("CXX", "CXXFLAGS", "CUDAFLAGS", "CUDAHOSTCXX", "LDFLAGS")]
     digest = hashlib.sha256(repr((arguments, flags)).encode()).hexdigest()
     return f"cmake-{sys.implementation.cache_tag}-torch{torch_version}-{digest[:8]}"
@@ -168,7 +169,7 @@ class CMakeBuild(build_ext):
 
     def run(self):
         torch, version = find_torch()
-        find_compiler()
+        check_compiler()
         cmake, ninja = find_tool("cmake", "pip install cmake"), find_tool("ninja", "pip install ninja")
         jobs = os.environ.get("MAX_JOBS") or str(default_jobs())
         if not jobs.isdecimal() or int(jobs) == 0:
