@@ -19,7 +19,7 @@ from elftools.elf.elffile import ELFFile
 
 from tools.torch_matrix import ROOT, build_wheel
 
-GLIBC = (2, 28)  # of manylinux_2_28, the tag of torch's own wheels
+GLIBC = (2, 28)  # the glibc of manylinux_2_28, which torch's own wheels are for
 DIST = ROOT / "dist"
 OF_TORCH = ("libtorch_cpu.so", "libgomp.so.1")
 SDIST = "import sys; from setuptools import build_meta; build_meta.build_sdist(sys.argv[1])"

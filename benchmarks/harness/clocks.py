@@ -14,7 +14,7 @@ from benchmarks.harness.variants import Step
 SHORTEST_SAMPLE = 200e-6  # seconds; shorter calls are timed in batches
 SLOW = 0.05  # seconds; a longer call is timed without an untimed one before it: caches and threads do not show in it
 MOST_SETS = 16  # sets of inputs; those of the smallest shapes fit in the L2 together, but it is flushed anyway
-LEAD, LEAST_LEAD, MOST_LEAD = 2.0, 50e-6, 0.02  # of the host over the GPU: in host times of a call; bounds in seconds
+LEAD, LEAST_LEAD, MOST_LEAD = 2.0, 50e-6, 0.02  # lead of the host, in times of a call; bounds in s
 LAUNCHES, REPLAYS = 100, 21  # calls in a graph; replays of it
 HOST_CALLS, HOST_ROUNDS = 20, 21  # calls per round, fewer than the driver queues; rounds
 
