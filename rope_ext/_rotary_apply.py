@@ -1,5 +1,5 @@
-"""What `rope.apply` gives to `rope_ext.apply`: at precision "exact" frequencies in revolutions per position, which are
-made once and kept; at "hf" tables of the positions of the call.
+"""What `rope.apply` passes to `rope_ext.apply`: at precision "exact" frequencies in revolutions per position, made once
+and kept; at "hf" tables of the positions of the call.
 """
 
 from collections.abc import Mapping

@@ -52,7 +52,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Profile:
-    """What `profile` returns; its str is a table."""
+    """The result of `profile`; str() of it is a table."""
 
     case: Case
     machine: str
@@ -149,7 +149,7 @@ def _machine(on_cpu: bool) -> str:
 
 
 def _samples(steps: Sequence[Step], clock: Clock, rounds: int) -> list[list[float]]:
-    """For each step its seconds in each round. A round times every step once."""
+    """[[seconds in each round] of each step]. A round times every step once."""
     samples = [[clock(step, 1)] for step in steps]
     end = time.perf_counter() + SECONDS
     for done in range(rounds):

@@ -200,7 +200,7 @@ class RotaryEmbedding:
         so that every device gets the same bits. "hf": computed on the device, as in transformers.
         In torch.compile and torch.export the table is a constant of the graph. Where max_position is symbolic, a graph
         of torch.compile has the next larger of 4096, 32768, ... rows, and an exported program computes the table at
-        every call, of which it warns (UserWarning).
+        every call, and warns of that (UserWarning).
         Raises ArgumentError or ArgumentTypeError; RuntimeError while a CUDA graph is captured, if the table was not
         built before.
         Equivalent to: angles = torch.outer(torch.arange(max_position), inv_freq); (angles.cos(), angles.sin())

@@ -39,7 +39,7 @@ def head_dim_of(source: Source) -> int:
     if source.get("memory_attention_hidden_size") is not None:
         return _of_memory_attention(source)
     for name in ("hidden_size", "num_attention_heads"):  # a 0 or a text is a mistake even where head_dim says enough
-        if not isinstance(source.raw(name), (list, tuple)):  # one per stage, or per layer
+        if not isinstance(source.raw(name), (list, tuple)):  # a list has one per stage or layer
             source.get(name)
     head_dim: int | None = source.one_of("head_dim", "attention_head_dim")
     if head_dim is None:  # not in one_of: Zamba 2 has kv_channels for other layers

@@ -71,7 +71,7 @@ def _text(name: str) -> str | None:
 
 
 def build_info() -> BuildInfo:
-    """What this installation is: {"version", "torch", "cpu_isa", "cuda", "cuda_architectures"}.
+    """Describes this installation: {"version", "torch", "cpu_isa", "cuda", "cuda_architectures"}.
 
     torch: the version that is running. cpu_isa: the instruction set that the CPU kernels use on this machine,
     "avx512_bf16", "avx512", "avx2" or "default" (the compiler's baseline); at most ATEN_CPU_CAPABILITY. cuda: the

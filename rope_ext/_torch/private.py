@@ -13,7 +13,7 @@ rope_ext relies on behaviours that have no name, too:
   aoti_torch_library_init_def fails for a namespace that is defined already, and two functions looked up by name:
   aoti_torch_get_current_cuda_stream, and torch_exception_get_what_without_backtrace where torch has it (2.13).
 * An exception of a kernel keeps its text, after "rope_ext: ". Its type is not relied upon (errors.py).
-* torch's errors hold the words by which `_REFUSALS` of _call_errors.py knows them. In other words they reach the user.
+* torch's errors hold the words that `_REFUSALS` of _call_errors.py looks for. Others reach the user as they are.
 """
 
 import functools
@@ -117,7 +117,7 @@ below_in_place: Callable[[], AbstractContextManager[None]] = _needed(
     "torch._C._AutoDispatchBelowADInplaceOrView", "the way from a call that writes to the kernel"
 )
 if TYPE_CHECKING:
-    SingleLevelFunction = torch.autograd.Function  # which derives from it
+    SingleLevelFunction = torch.autograd.Function  # a subclass of it
 else:
     SingleLevelFunction = _needed(
         "torch.autograd.function._SingleLevelFunction", "the node of one level of derivatives"

@@ -73,7 +73,7 @@ def _rotate4(
             raise _does_not_broadcast(cos, x)
     # Heads are an axis that shares its tables, and along which q and k may differ.
     heads = 1 if sizes[1] == 1 and (sizes[2] != 1 or any(t.shape[1] != x[0].shape[1] for t in x)) else 2
-    axes = [0, 3 - heads, 3] if sizes[heads] == 1 else [0, 1, 2, 3]  # of the tables
+    axes = [0, 3 - heads, 3] if sizes[heads] == 1 else [0, 1, 2, 3]  # axes that the tables keep
     there, wanted = [sizes[axis] for axis in axes], [sizes[axis] for axis in axes]
     wanted[axes.index(3 - heads)] = x[0].shape[3 - heads]
     dtype = x[0].dtype
@@ -92,7 +92,7 @@ def _promoted(
 ) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
     """(x, cos, sin) in the dtypes of x * cos, but 16-bit x as it is with float32 tables: the kernel promotes it."""
     x_dtype = x[0].dtype
-    in_kernel = keep_dtype and x_dtype.itemsize == 2  # which leaves the terms of the gradient in the dtype of x
+    in_kernel = keep_dtype and x_dtype.itemsize == 2  # then the terms of the gradient have the dtype of x
     if cos.dtype == x_dtype or (in_kernel and cos.dtype == torch.float32):
         return x, cos, sin
     check_dtype("x", x[0])
@@ -115,7 +115,7 @@ def scaled_tables(freqs: Tensor, scale: float | Tensor) -> tuple[Tensor, Tensor]
         return cos, sin
     try:
         return cos * scale, sin * scale
-    except RuntimeError:  # such as out of memory
+    except RuntimeError:  # shapes that do not broadcast, or a lack of memory
         if isinstance(scale, Tensor) and not _broadcast_together(freqs, scale):
             raise refused("scale", f"broadcast to angles of shape {tuple(freqs.shape)}", scale) from None
         raise

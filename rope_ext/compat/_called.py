@@ -23,7 +23,7 @@ from ._errors import refused
 
 P = ParamSpec("P")
 R = TypeVar("R")
-Given = dict[str, tuple[Any, Argument]]  # by the name in errors: the value, and its declaration
+Given = dict[str, tuple[Any, Argument]]  # name in errors -> (value, declaration)
 
 _APPLY = {"x", "cos", "sin", "rotary_dim", "rotary_offset", "positions", "offset", "cu_seqlens"}
 _OF_APPLY = (ArgumentError, ArgumentTypeError)
@@ -133,7 +133,7 @@ def _about_apply(
     if about == "rotary_dim" and isinstance(value, Tensor):
         width = value.shape[-1]
         if rule.startswith("be even") and width % 2 == 0:
-            return _about_head_dim(x)  # which is smaller than the width
+            return _about_head_dim(x)  # head_dim is smaller than the width
         rule, got = _of_width(rule, "" if got == str(width) else ", an entry per pair"), str(width)
     return type(error)(name, _translated(rule, words, x), got)
 

@@ -10,7 +10,7 @@ from ..errors import ArgumentTypeError
 
 
 class Frequencies(NamedTuple):
-    """What a schedule returns.
+    """The result of a schedule.
 
     inv_freq: radians per position, on the CPU: (pairs,), or (axes, heads or 1, pairs) for positions with several axes,
         where the angle is the sum over axes of positions[axis] * inv_freq[axis].

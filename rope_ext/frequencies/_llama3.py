@@ -19,7 +19,7 @@ def llama3(
     original_max_position: float = 8192,
     dtype: torch.dtype = torch.float64,
 ) -> Frequencies:
-    """By wavelength: long ones are divided by factor, short ones stay, and those between are blended.
+    """Frequencies with long wavelengths are divided by factor, those with short ones stay, others are blended.
 
     A wavelength is 2 pi / inv_freq, in positions. Long: above original_max_position / low_freq_factor. Short: below
     original_max_position / high_freq_factor; high_freq_factor is above low_freq_factor.

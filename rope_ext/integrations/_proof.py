@@ -72,7 +72,7 @@ def _run(function: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any, Any
     args, kwargs = tree.tree_map_only(torch.Tensor, torch.clone, (args, kwargs))
     try:
         return function(*args, **kwargs), (args, kwargs)
-    except Exception as error:  # of any kind: an unknown function may do anything with examples of another
+    except Exception as error:  # of any kind: an unknown function may do anything with examples of others
         return error, (args, kwargs)
 
 

@@ -1,4 +1,4 @@
-"""What `patch` says it did."""
+"""The report of `patch`: which functions it replaced, which it left alone, and why."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
