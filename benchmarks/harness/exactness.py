@@ -45,7 +45,7 @@ def copied(case):
 
 
 def check(variant, results, expected, case):
-    """The verdict on the results of a variant. A wrong result of ours or of PyTorch ends the program."""
+    """The verdict on the results of a variant. A wrong one of ours or PyTorch's ends the program."""
     dtype, errors, right, elements = DTYPES[case.dtype], [], 0, 0
     for y, wanted in zip(results, expected, strict=True):
         error = (y.detach() - wanted.exact).abs_().max().item()

@@ -20,7 +20,7 @@ _TABLES = {
 
 @called(x=_X, **_TABLES)
 def apply_rot_embed(x: Tensor, sin_emb: Tensor, cos_emb: Tensor, half: bool = False) -> Tensor:
-    """Rotates x, bit-equal to the original. half: pairs are (i, i + head_dim / 2), else (2i, 2i + 1).
+    """Rotates x, bit-equal to the original (sin comes first). half: pairs are (i, i + head_dim / 2), else (2i, 2i + 1).
 
     x: (..., head_dim). sin_emb, cos_emb: (..., head_dim), one entry per channel, broadcasting to x on the other axes.
 

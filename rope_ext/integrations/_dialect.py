@@ -74,7 +74,7 @@ def fused(read: Reader) -> Bound:
 
     def bound(args: tuple[Any, ...], kwargs: dict[str, Any], y: Any) -> Any:
         found = read(*args, **kwargs)
-        if isinstance(found, Rotation) and not found.convention.per_pair:  # of real numbers, which fuses nothing
+        if isinstance(found, Rotation) and not found.convention.per_pair:  # real tables, which fuse nothing
             return torch.zeros_like(y)
         rotations = found.parts if isinstance(found, Rotations) else [found]
         differences = [_largest_differences(part) for part in rotations if part is not None]
