@@ -5,15 +5,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._rotation import FLOAT32, Convention, Read, Rotation, Rotations
+from ._rotation import FLOAT32_INTERLEAVED, FLOAT32_INTERLEAVED_PER_PAIR, Convention, Read, Rotation, Rotations
 
-# Pairs (2i, 2i + 1), one entry per pair.
-FLOAT32_PAIRS = FLOAT32._replace(interleaved=True, per_pair=True)
-FLOAT64_PAIRS = FLOAT32_PAIRS._replace(min_dtype=torch.float64)
+FLOAT64_INTERLEAVED_PER_PAIR = FLOAT32_INTERLEAVED_PER_PAIR._replace(min_dtype=torch.float64)
 
 
 def of_complex(
-    x: Tensor, freqs_cis: Tensor, convention: Convention = FLOAT32_PAIRS, may_fuse: bool = False
+    x: Tensor, freqs_cis: Tensor, convention: Convention = FLOAT32_INTERLEAVED_PER_PAIR, may_fuse: bool = False
 ) -> Rotation | None:
     if not freqs_cis.is_complex():
         return None
@@ -26,7 +24,7 @@ def complex_heads(x_in: Tensor, freqs_cis: Tensor) -> Read:
 
 
 def anyflow(hidden_states: Tensor, freqs: Tensor) -> Read:
-    return None if hidden_states.dim() != 4 else of_complex(hidden_states, freqs, FLOAT64_PAIRS)
+    return None if hidden_states.dim() != 4 else of_complex(hidden_states, freqs, FLOAT64_INTERLEAVED_PER_PAIR)
 
 
 def sana_wm(hidden_states: Tensor, freqs: Tensor) -> Read:
@@ -46,7 +44,7 @@ def wan_animate_2(x: Tensor, grid_sizes: Tensor, freqs: Tensor, time_stride: int
         shapes = (f, 1, 1, -1), (1, h, 1, -1), (1, 1, w, -1)
         table = torch.cat([t.view(s).expand(f, h, w, -1) for t, s in zip(steps, shapes)], dim=-1)
         table = table.reshape(f * h * w, 1, -1)
-        parts.append(of_complex(sample[: f * h * w], table, FLOAT64_PAIRS._replace(keep_dtype=False)))
+        parts.append(of_complex(sample[: f * h * w], table, FLOAT64_INTERLEAVED_PER_PAIR._replace(keep_dtype=False)))
         rest.append(sample[f * h * w :])
     return Rotations(parts, lambda *y: torch.stack([torch.cat(tokens) for tokens in zip(y, rest)]).float())
 
@@ -58,7 +56,7 @@ def _of_matrices(x: Any, m: Tensor) -> Rotation:
     """m: (..., pairs, 2, 2), any matrices: y = m[..., 0] * x_even + m[..., 1] * x_odd."""
     cos = m.diagonal(dim1=-2, dim2=-1).flatten(-2)
     sin = torch.stack((-m[..., 0, 1], m[..., 1, 0]), dim=-1).flatten(-2)
-    return Rotation(x, cos, sin, FLOAT32._replace(interleaved=True))
+    return Rotation(x, cos, sin, FLOAT32_INTERLEAVED)
 
 
 def hidream(xq: Tensor, xk: Tensor, freqs_cis: Tensor) -> Rotation:

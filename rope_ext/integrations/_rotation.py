@@ -32,10 +32,17 @@ class Convention(NamedTuple):
     num_casts: int = 2
 
 
+# INTERLEAVED: pairs (2i, 2i + 1), instead of halves. PER_PAIR: tables with one entry per pair, instead of per channel.
 PROMOTED = Convention()
 KEPT = Convention(keep_dtype=True)
 FLOAT32 = Convention(min_dtype=torch.float32, keep_dtype=True, num_casts=1)
 FLOAT32_TERMS = FLOAT32._replace(num_casts=2)
+INTERLEAVED = PROMOTED._replace(interleaved=True)
+INTERLEAVED_PER_PAIR = INTERLEAVED._replace(per_pair=True)
+FLOAT32_INTERLEAVED = FLOAT32._replace(interleaved=True)
+FLOAT32_INTERLEAVED_PER_PAIR = FLOAT32_INTERLEAVED._replace(per_pair=True)
+TERMS_INTERLEAVED = FLOAT32_TERMS._replace(interleaved=True)
+TERMS_INTERLEAVED_PER_PAIR = TERMS_INTERLEAVED._replace(per_pair=True)
 
 
 class Rotation(NamedTuple):
@@ -46,7 +53,7 @@ class Rotation(NamedTuple):
     may_fuse: the function may fuse a product and a sum, so that rounding="eager" leaves the call to it.
     """
 
-    x: Any  # Tensor | tuple[Tensor, ...]
+    x: Tensor | tuple[Tensor, ...]
     cos: Tensor
     sin: Tensor
     convention: Convention = PROMOTED

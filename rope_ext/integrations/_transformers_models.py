@@ -5,16 +5,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._rotation import Read, Rotations
-from ._transformers_rotation import EVEN, EVEN_PAIRS, EVEN_PAIRS_TO_HALVES, FLOAT32_EVEN, rotation_of
+from ._rotation import FLOAT32_INTERLEAVED, INTERLEAVED, INTERLEAVED_PER_PAIR, Read, Rotations
+from ._transformers_rotation import INTERLEAVED_PER_PAIR_TO_HALVES, rotation_of
 
 
 def mistral_large4(q: Tensor, k: Tensor | None, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 1) -> Read:
     """k may be None, and is then returned."""
     how: Any = {"halved": True, "joined": True}
     if k is None:
-        return Rotations([rotation_of(q, cos, sin, unsqueeze_dim, EVEN_PAIRS_TO_HALVES, **how)], lambda y: (y, None))
-    return rotation_of((q, k), cos, sin, unsqueeze_dim, EVEN_PAIRS_TO_HALVES, **how)
+        return Rotations(
+            [rotation_of(q, cos, sin, unsqueeze_dim, INTERLEAVED_PER_PAIR_TO_HALVES, **how)], lambda y: (y, None)
+        )
+    return rotation_of((q, k), cos, sin, unsqueeze_dim, INTERLEAVED_PER_PAIR_TO_HALVES, **how)
 
 
 def qwen4_exp(q: Tensor, k: Tensor | None = None, cos: Any = None, sin: Any = None, unsqueeze_dim: int = 1) -> Read:
@@ -63,20 +65,20 @@ def conformer(self: Any, hidden_states: Tensor, relative_position_embeddings: Te
 
 def sin_first(tensor: Tensor, sin: Tensor, cos: Tensor) -> Read:
     """GPT-J, CodeGen: (batch, seqlen, heads, head_dim)."""
-    return rotation_of(tensor, cos, sin, 2, EVEN_PAIRS)
+    return rotation_of(tensor, cos, sin, 2, INTERLEAVED_PER_PAIR)
 
 
 def roformer(sinusoidal_pos: Tensor, query_layer: Tensor, key_layer: Tensor, value_layer: Tensor | None = None) -> Read:
     sin, cos = sinusoidal_pos.chunk(2, dim=-1)
     states = (query_layer, key_layer) if value_layer is None else (query_layer, key_layer, value_layer)
     if sinusoidal_pos.dim() == 4 and sinusoidal_pos.shape[1] == 1:  # as the model has them
-        return rotation_of(states, cos[:, 0], sin[:, 0], 1, EVEN_PAIRS)
-    return rotation_of(states, cos, sin, None, EVEN_PAIRS)
+        return rotation_of(states, cos[:, 0], sin[:, 0], 1, INTERLEAVED_PER_PAIR)
+    return rotation_of(states, cos, sin, None, INTERLEAVED_PER_PAIR)
 
 
 def musicflamingo(hidden_states: Tensor, cos: Tensor, sin: Tensor) -> Read:
     x = hidden_states.double()
-    rotation = rotation_of(x, cos.to(x), sin.to(x), None, EVEN, partial="leading")
+    rotation = rotation_of(x, cos.to(x), sin.to(x), None, INTERLEAVED, partial="leading")
     return Rotations([rotation], lambda y: y.to(hidden_states.dtype))
 
 
@@ -100,7 +102,7 @@ def vjepa2(x: Tensor, pos: Tensor) -> Read:
     omega /= x.shape[-1] / 2.0
     angles = pos.unsqueeze(-1) * (1.0 / 10000**omega)
     cos, sin = (t.repeat(1, 1, 1, 2) for t in (angles.cos(), angles.sin()))
-    return rotation_of(x, cos, sin, None, EVEN)
+    return rotation_of(x, cos, sin, None, INTERLEAVED)
 
 
 def sam2(
@@ -110,16 +112,16 @@ def sam2(
     length = k.shape[-2] - num_k_exclude_rope
     k, others = k[..., :length, :], k[..., length:, :]
     if length == q.shape[-2] and q.dim() == k.dim():
-        both = rotation_of((q, k), cos, sin, None, FLOAT32_EVEN)
+        both = rotation_of((q, k), cos, sin, None, FLOAT32_INTERLEAVED)
         return Rotations([both], lambda y: (y[0], torch.cat((y[1], others), dim=-2)))
-    rotation = rotation_of(q, cos, sin, None, FLOAT32_EVEN)
+    rotation = rotation_of(q, cos, sin, None, FLOAT32_INTERLEAVED)
     if not length:
         return Rotations([rotation], lambda q: (q, torch.cat((k, others), dim=-2)))
     if repeat_freqs_k:
         if length < 0:
             return None
         cos, sin = (t.repeat(1, 1, length // q.shape[-2], 1) for t in (cos, sin))
-    rotation_of_k = rotation_of(k, cos, sin, None, FLOAT32_EVEN)
+    rotation_of_k = rotation_of(k, cos, sin, None, FLOAT32_INTERLEAVED)
     return Rotations([rotation, rotation_of_k], lambda q, k: (q, torch.cat((k, others), dim=-2)))
 
 
@@ -134,7 +136,7 @@ def edgetam(
     repeat_freqs_k: int = 1,
 ) -> Read:
     """EdgeTAM: k has groups of tokens; the last ones of each, as many as the table has rows, are rotated."""
-    rotation = rotation_of(q, cos, sin, None, FLOAT32_EVEN)
+    rotation = rotation_of(q, cos, sin, None, FLOAT32_INTERLEAVED)
     length = k.shape[-2] - num_k_exclude_rope
     k, others = k[..., :length, :], k[..., length:, :]
     if length == 0:
@@ -142,7 +144,7 @@ def edgetam(
     groups = torch.unflatten(k, -2, (repeat_freqs_k, -1))
     temporal = groups.shape[-2] - cos_k.shape[-2]
     cos_k, sin_k = (t.reshape(t.shape[-2:]) for t in (cos_k, sin_k))
-    spatial = rotation_of(groups[..., temporal:, :], cos_k, sin_k, None, FLOAT32_EVEN)
+    spatial = rotation_of(groups[..., temporal:, :], cos_k, sin_k, None, FLOAT32_INTERLEAVED)
 
     def finish(q: Tensor, spatial: Tensor) -> tuple[Tensor, Tensor]:
         k = torch.cat((groups[..., :temporal, :], spatial), dim=-2).flatten(-3, -2)

@@ -5,16 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._rotation import FLOAT32, FLOAT32_TERMS, PROMOTED, Convention, Rotation
+from ._rotation import INTERLEAVED_PER_PAIR, PROMOTED, Convention, Rotation
 
-EVEN = PROMOTED._replace(interleaved=True)
-PAIRS = PROMOTED._replace(per_pair=True)
-EVEN_PAIRS = EVEN._replace(per_pair=True)
-EVEN_PAIRS_TO_HALVES = EVEN_PAIRS._replace(out_interleaved=False)
-FLOAT32_EVEN = FLOAT32._replace(interleaved=True)
-FLOAT32_EVEN_PAIRS = FLOAT32_EVEN._replace(per_pair=True)
-TERMS_EVEN = FLOAT32_TERMS._replace(interleaved=True)
-TERMS_EVEN_PAIRS = TERMS_EVEN._replace(per_pair=True)
+PER_PAIR = PROMOTED._replace(per_pair=True)
+INTERLEAVED_PER_PAIR_TO_HALVES = INTERLEAVED_PER_PAIR._replace(out_interleaved=False)
 
 
 def rotation_of(

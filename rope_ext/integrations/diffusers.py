@@ -14,13 +14,20 @@ from torch.nn.functional import embedding
 from . import _diffusers_matrices as matrices
 from ._dialect import Dialect, examples, fused
 from ._diffusers_examples import CALLS
-from ._diffusers_matrices import FLOAT32_PAIRS
-from ._rotation import FLOAT32, FLOAT32_TERMS, KEPT, PROMOTED, Read, Reader, Rotation, Rotations
+from ._rotation import (
+    FLOAT32,
+    FLOAT32_INTERLEAVED_PER_PAIR,
+    FLOAT32_TERMS,
+    INTERLEAVED_PER_PAIR,
+    KEPT,
+    TERMS_INTERLEAVED,
+    Read,
+    Reader,
+    Rotation,
+    Rotations,
+)
 
-FLOAT32_EVEN = FLOAT32_TERMS._replace(interleaved=True)
-# Pairs (2i, 2i + 1), one entry per pair.
-PROMOTED_PAIRS = PROMOTED._replace(interleaved=True, per_pair=True)
-KEPT_PAIRS = KEPT._replace(interleaved=True, per_pair=True)
+KEPT_INTERLEAVED_PER_PAIR = KEPT._replace(interleaved=True, per_pair=True)
 Tables = tuple[Tensor, Tensor]  # cos, sin
 
 
@@ -63,18 +70,18 @@ def _longcat_audio(hidden_states: Tensor, rope: Tables) -> Read:
 
 def _joyimage(xq: Tensor, xk: Tensor, freqs_cis: Tables) -> Rotation:
     cos, sin = (t.view(xq.shape[1], *[1] * (xq.dim() - 3), xq.shape[-1]).to(xq.device) for t in freqs_cis)
-    return Rotation((xq, xk), cos, sin, FLOAT32_EVEN)
+    return Rotation((xq, xk), cos, sin, TERMS_INTERLEAVED)
 
 
 def _joyimage_batched(xq: Tensor, xk: Tensor, freqs_cis: Tables) -> Rotation:
     cos, sin = (t.to(xq.device).unsqueeze(2) for t in freqs_cis)
-    return Rotation((xq, xk), cos, sin, FLOAT32_EVEN)
+    return Rotation((xq, xk), cos, sin, TERMS_INTERLEAVED)
 
 
 def _ltx(x: Tensor, freqs: Tables) -> Read:
     """x: (batch, seqlen, heads * head_dim); each head has its own frequencies."""
     cos, sin = freqs
-    return None if x.dim() != 3 else Rotation(x, cos, sin, FLOAT32_EVEN)
+    return None if x.dim() != 3 else Rotation(x, cos, sin, TERMS_INTERLEAVED)
 
 
 def _anima(hidden_states: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 1) -> Rotation:
@@ -96,7 +103,7 @@ def _minimax_music3(hidden_states: Tensor, rotary_emb: Tables) -> Rotation:
 
 def _wan(hidden_states: Tensor, freqs_cos: Tensor, freqs_sin: Tensor) -> Rotation:
     """Tables of one entry per channel: cos is read from even entries, sin from odd ones."""
-    return Rotation(hidden_states, freqs_cos[..., 0::2], freqs_sin[..., 1::2], KEPT_PAIRS)
+    return Rotation(hidden_states, freqs_cos[..., 0::2], freqs_sin[..., 1::2], KEPT_INTERLEAVED_PER_PAIR)
 
 
 def _helios(hidden_states: Tensor, freqs_cis: Tensor) -> Rotation:
@@ -106,7 +113,7 @@ def _helios(hidden_states: Tensor, freqs_cis: Tensor) -> Rotation:
 
 def _mochi(x: Tensor, freqs_cos: Tensor, freqs_sin: Tensor) -> Rotation:
     """Learned tables, one per head."""
-    return Rotation(x, freqs_cos, freqs_sin, FLOAT32_PAIRS)
+    return Rotation(x, freqs_cos, freqs_sin, FLOAT32_INTERLEAVED_PER_PAIR)
 
 
 def _kolors(x: Tensor, rope_cache: Tensor) -> Read:
@@ -114,7 +121,7 @@ def _kolors(x: Tensor, rope_cache: Tensor) -> Read:
         return None
     pairs = rope_cache.shape[-2]
     cos, sin = rope_cache[: x.shape[0]].view(x.shape[0], -1, 1, pairs, 2).unbind(-1)
-    return Rotation(x, cos, sin, PROMOTED_PAIRS, rotary_dim=2 * pairs)
+    return Rotation(x, cos, sin, INTERLEAVED_PER_PAIR, rotary_dim=2 * pairs)
 
 
 # ---- angles ----
@@ -135,7 +142,9 @@ def _ltx2_decoder(self: object, x: Tensor, positions: Tensor, inv_freqs: Tensor,
     angles = (positions[:, None] * inv_freqs).unsqueeze(1)
     before, tokens, after = (x.shape[:axis].numel(), x.shape[axis], x.shape[axis + 1 : -1].numel())
     x4 = x.reshape(before, tokens, after, x.shape[-1])
-    return Rotations([Rotation(x4, angles.cos(), angles.sin(), FLOAT32_PAIRS)], lambda y: y.view(x.shape))
+    return Rotations(
+        [Rotation(x4, angles.cos(), angles.sin(), FLOAT32_INTERLEAVED_PER_PAIR)], lambda y: y.view(x.shape)
+    )
 
 
 # ---- others ----

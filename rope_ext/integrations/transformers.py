@@ -11,18 +11,23 @@ from torch import Tensor
 from . import _transformers_examples as examples
 from . import _transformers_models as models
 from ._dialect import Dialect, Examples, fused
-from ._rotation import FLOAT32, FLOAT32_TERMS, KEPT, PROMOTED, Convention, Read, Reader, Rotation
-from ._transformers_rotation import (
-    EVEN,
-    EVEN_PAIRS,
-    EVEN_PAIRS_TO_HALVES,
-    FLOAT32_EVEN,
-    FLOAT32_EVEN_PAIRS,
-    PAIRS,
-    TERMS_EVEN,
-    TERMS_EVEN_PAIRS,
-    rotation_of,
+from ._rotation import (
+    FLOAT32,
+    FLOAT32_INTERLEAVED,
+    FLOAT32_INTERLEAVED_PER_PAIR,
+    FLOAT32_TERMS,
+    INTERLEAVED,
+    INTERLEAVED_PER_PAIR,
+    KEPT,
+    PROMOTED,
+    TERMS_INTERLEAVED,
+    TERMS_INTERLEAVED_PER_PAIR,
+    Convention,
+    Read,
+    Reader,
+    Rotation,
 )
+from ._transformers_rotation import INTERLEAVED_PER_PAIR_TO_HALVES, PER_PAIR, rotation_of
 
 
 def _q_k(convention: Convention, **how: Any) -> Reader:
@@ -66,7 +71,7 @@ def _complex(q: Tensor, k: Tensor, freqs_cis: Tensor, axis: int) -> Read:
     if freqs_cis.dtype != torch.complex64:
         return None
     cos, sin = torch.view_as_real(freqs_cis).unbind(-1)
-    return rotation_of((q, k), cos, sin, axis, FLOAT32_EVEN_PAIRS)
+    return rotation_of((q, k), cos, sin, axis, FLOAT32_INTERLEAVED_PER_PAIR)
 
 
 def _deepseek_v2(xq: Tensor, xk: Tensor, freqs_cis: Tensor) -> Read:
@@ -87,22 +92,22 @@ def _llama4_vision(query: Tensor, key: Tensor, freqs_ci: Tensor) -> Read:
 # `rotation_of`, widths of tables for 8 channels.
 _Q_K: list[tuple[str, Convention, dict[str, Any], tuple[int, ...]]] = [
     ("gpt_neox", PROMOTED, {"partial": "leading"}, (8, 4)),
-    ("glm", EVEN_PAIRS, {"partial": "leading", "halved": True}, (8, 4)),
-    ("glm4v", EVEN, {"partial": "leading"}, (8, 4)),
+    ("glm", INTERLEAVED_PER_PAIR, {"partial": "leading", "halved": True}, (8, 4)),
+    ("glm4v", INTERLEAVED, {"partial": "leading"}, (8, 4)),
     ("llama", PROMOTED, {}, (8,)),
     ("nanochat", PROMOTED._replace(inverse=True), {}, (8,)),
     ("olmo", KEPT, {}, (8,)),
     ("hunyuan_vl", FLOAT32, {}, (8,)),
-    ("blt", EVEN, {}, (8,)),
-    ("cohere", FLOAT32_EVEN, {}, (8,)),
-    ("helium", EVEN_PAIRS, {"halved": True}, (8,)),
+    ("blt", INTERLEAVED, {}, (8,)),
+    ("cohere", FLOAT32_INTERLEAVED, {}, (8,)),
+    ("helium", INTERLEAVED_PER_PAIR, {"halved": True}, (8,)),
     ("esm", FLOAT32_TERMS, {}, (8,)),
-    ("ernie4_5", TERMS_EVEN_PAIRS, {"halved": True}, (8,)),
-    ("ernie4_5_vl", TERMS_EVEN, {}, (8,)),
-    ("pe_audio", EVEN_PAIRS, {"halved": True, "joined": True}, (8,)),
-    ("gpt_oss", PAIRS, {"joined": True}, (4,)),
-    ("openai_privacy_filter", EVEN_PAIRS, {"joined": True}, (4,)),
-    ("deepseek_v3", EVEN_PAIRS_TO_HALVES, {"halved": True, "joined": True}, (8,)),
+    ("ernie4_5", TERMS_INTERLEAVED_PER_PAIR, {"halved": True}, (8,)),
+    ("ernie4_5_vl", TERMS_INTERLEAVED, {}, (8,)),
+    ("pe_audio", INTERLEAVED_PER_PAIR, {"halved": True, "joined": True}, (8,)),
+    ("gpt_oss", PER_PAIR, {"joined": True}, (4,)),
+    ("openai_privacy_filter", INTERLEAVED_PER_PAIR, {"joined": True}, (4,)),
+    ("deepseek_v3", INTERLEAVED_PER_PAIR_TO_HALVES, {"halved": True, "joined": True}, (8,)),
 ]
 
 # General ones first: of the dialects that a function equals, _known.json has the first.
@@ -123,12 +128,12 @@ _READERS: list[tuple[str, Reader, Examples]] = [
     ),
     # f(q, k, cos, sin)
     ("qwen2_vl_vision", _vision(FLOAT32, -2), examples.vision_calls(8)),
-    ("inkling2_vision", _vision(FLOAT32_EVEN, -2), examples.vision_calls(8)),
+    ("inkling2_vision", _vision(FLOAT32_INTERLEAVED, -2), examples.vision_calls(8)),
     ("minimax_m3_vision", _vision(PROMOTED, 1, partial="leading"), examples.vision_calls(8, 4, batched=False)),
-    ("sam3", _vision(FLOAT32_EVEN), examples.sam3_calls),
+    ("sam3", _vision(FLOAT32_INTERLEAVED), examples.sam3_calls),
     # f(x, cos, sin, unsqueeze_dim=1)
     ("gemma4", _x(PROMOTED), examples.x_calls(8)),
-    ("deepseek_v4", _x(TERMS_EVEN_PAIRS, partial="trailing"), examples.x_calls(4, 2)),
+    ("deepseek_v4", _x(TERMS_INTERLEAVED_PER_PAIR, partial="trailing"), examples.x_calls(4, 2)),
     # others
     ("qwen4_exp", models.qwen4_exp, examples.without_k(4, True)),
     ("dinov3", models.after_prefix, examples.after_prefix_calls),
