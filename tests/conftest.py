@@ -123,10 +123,10 @@ def same_bits(a, b):
     return bool(same.all())
 
 
-def assert_same_bits(got, wanted):
-    got, wanted = ([t] if isinstance(t, torch.Tensor) else t for t in (got, wanted))
-    assert len(got) == len(wanted)
-    for a, b in zip(got, wanted):
+def assert_same_bits(got, expected):
+    got, expected = ([t] if isinstance(t, torch.Tensor) else t for t in (got, expected))
+    assert len(got) == len(expected)
+    for a, b in zip(got, expected):
         assert same_bits(a, b), (
             f"differs in {(a != b).sum()} of {a.numel()} elements, by up to {(a.double() - b.double()).abs().max()}"
         )

@@ -59,8 +59,8 @@ def test_cos_sin_equals_the_reference(dtype):
     for pairs, heads, axes in ((1, 1, 1), (7, 3, 1), (64, 1, 3), (130, 2, 1), (36, 1, 1)):
         rates = angles.revolutions(frequencies(pairs, axes, heads), dtype)
         for positions in kinds_of_positions(axes, 50, dtype):
-            wanted = reference.cos_sin(positions, *rates[:2], 0.75)
-            assert_same_bits(op(positions, rates, 0.75), wanted)
+            expected = reference.cos_sin(positions, *rates[:2], 0.75)
+            assert_same_bits(op(positions, rates, 0.75), expected)
 
 
 @pytest.mark.devices("cpu")
@@ -70,12 +70,12 @@ def test_instruction_sets_give_the_same_bits(dtype):
     native.rope_ext_use_cpu_kernels.argtypes = (ctypes.c_void_p,)
     rates = angles.revolutions(frequencies(70, 2, 1), dtype)
     for positions in kinds_of_positions(2, 50, dtype):
-        wanted = reference.cos_sin(positions, *rates[:2])
+        expected = reference.cos_sin(positions, *rates[:2])
         for isa in [*_introspect.supported_isas(), "cuda"]:
             try:
                 native.rope_ext_use_cpu_kernels(_introspect.kernels(isa))
                 assert rope_ext.build_info()["cpu_isa"] == isa
-                assert_same_bits(op(positions, rates), wanted)
+                assert_same_bits(op(positions, rates), expected)
             finally:
                 native.rope_ext_use_cpu_kernels(None)
 
@@ -123,7 +123,7 @@ def test_apply_makes_the_table_it_does_not_read(case):
     cos, sin = cos.reshape(shape), sin.reshape(shape)
     order = layout if batched else "bshd"
     cos, sin = (t.permute(*("bshd".index(axis) for axis in order)) for t in (cos, sin))
-    wanted = reference.apply(x, cos, sin, **options)
+    expected = reference.apply(x, cos, sin, **options)
 
     options |= {"inv_freq": inv_freq, "positions": positions, "offset": offset, "attention_scaling": 1.25}
     if case["form"] == "functional":
@@ -132,12 +132,12 @@ def test_apply_makes_the_table_it_does_not_read(case):
         got = rope_ext.apply(x, out=torch.full_like(x, torch.nan), **options)
     else:
         got = rope_ext.apply_(x.clone(), **options)
-    assert_same_bits(got, wanted)
+    assert_same_bits(got, expected)
     if case["form"] != "out":  # learned frequencies: a table that is differentiated, of the same bits
         learned = options | {"inv_freq": inv_freq.clone().requires_grad_()}
         made = rope_ext.apply(x, **learned) if case["form"] == "functional" else rope_ext.apply_(x.clone(), **learned)
         assert made.requires_grad
-        assert_same_bits(made.detach(), wanted)
+        assert_same_bits(made.detach(), expected)
     leaf, grad = x.clone().requires_grad_(), random(x.shape, dtype, 5)
     (grad_x,) = torch.autograd.grad(rope_ext.apply(leaf, **options), leaf, grad)
     options = {name: options[name] for name in ("layout", "interleaved", "inverse", "rotary_dim", "rotary_offset")}
@@ -150,7 +150,7 @@ def test_packed_sequences():
     x[9] = torch.inf  # which a rotation by 0 would make NaN
     boundaries = torch.tensor([0, 5, 5, 9], dtype=torch.int32)
     restarted = torch.tensor([0, 1, 2, 3, 4, 0, 1, 2, 3])
-    wanted = torch.cat(
+    expected = torch.cat(
         (
             rope_ext.apply(
                 x[:9], *rope_ext.cos_sin(restarted + 7, inv_freq)[:2], layout="thd", positions=torch.arange(9)
@@ -159,9 +159,9 @@ def test_packed_sequences():
         )
     )
     packed = {"layout": "thd", "cu_seqlens": boundaries, "offset": 7}
-    assert_same_bits(rope_ext.apply(x, inv_freq=inv_freq, **packed), wanted)
+    assert_same_bits(rope_ext.apply(x, inv_freq=inv_freq, **packed), expected)
     learned = inv_freq.clone().requires_grad_()
-    assert_same_bits(rope_ext.apply(x, inv_freq=learned, **packed).detach(), wanted)
+    assert_same_bits(rope_ext.apply(x, inv_freq=learned, **packed).detach(), expected)
 
 
 def test_several_tensors_share_angles():
@@ -206,9 +206,9 @@ def test_cos_sin_is_exact(dtype):
     for row, position in enumerate(FAR):
         bound = scale * (2**-26 + 2**-27 + 2**-27 + abs(position) * 2**-51)
         for pair, frequency in enumerate(inv_freq.tolist()):
-            wanted = exact(frequency, position)
-            assert abs(cos[row, pair].item() - wanted[0]) <= bound, (position, pair)
-            assert abs(sin[row, pair].item() - wanted[1]) <= bound, (position, pair)
+            expected = exact(frequency, position)
+            assert abs(cos[row, pair].item() - expected[0]) <= bound, (position, pair)
+            assert abs(sin[row, pair].item() - expected[1]) <= bound, (position, pair)
 
 
 def test_not_finite_positions():
@@ -263,11 +263,11 @@ def test_learned_frequencies_rotate_with_the_same_bits():
     """Whether a derivative is recorded does not show in the result."""
     x, inv_freq = random((2, 5, 2, 8), torch.bfloat16), frequencies(4, 2, dtype=torch.float32)
     positions = random_integers(100000, (2, 5))
-    wanted = rope_ext.apply(x, inv_freq=inv_freq, positions=positions, offset=3)
+    expected = rope_ext.apply(x, inv_freq=inv_freq, positions=positions, offset=3)
     learned = inv_freq.clone().requires_grad_()
     got = rope_ext.apply(x, inv_freq=learned, positions=positions, offset=3)
     assert got.requires_grad
-    assert_same_bits(got.detach(), wanted)
+    assert_same_bits(got.detach(), expected)
 
 
 def test_second_derivative_is_minus_the_value():
@@ -320,10 +320,10 @@ def test_compiled_transforms():
     cases += [(hessian, inv_freq, of_cos_sin), (jacfwd, cos, of_tables), (hessian, cos, of_tables)]
     for transform, at, function in cases:
         torch._dynamo.reset()
-        wanted = transform(function)(at)
+        expected = transform(function)(at)
         got = torch.compile(lambda t, f=function, to=transform: to(f)(t), backend="aot_eager")(at)
-        assert wanted.abs().max() > 1e-3
-        torch.testing.assert_close(got, wanted, rtol=1e-10, atol=1e-10)
+        assert expected.abs().max() > 1e-3
+        torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("learned", [False, True])
@@ -335,10 +335,10 @@ def test_compiles(learned):
 
     x, positions = random((2, 5, 2, 8), torch.float32).requires_grad_(), torch.arange(5)
     compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
-    got, wanted = compiled(x, positions), function(x, positions)
-    assert_same_bits(got.detach(), wanted.detach())
+    got, expected = compiled(x, positions), function(x, positions)
+    assert_same_bits(got.detach(), expected.detach())
     inputs = (x, inv_freq) if learned else (x,)
-    for a, b in zip(torch.autograd.grad(got.sum(), inputs), torch.autograd.grad(wanted.sum(), inputs)):
+    for a, b in zip(torch.autograd.grad(got.sum(), inputs), torch.autograd.grad(expected.sum(), inputs)):
         torch.testing.assert_close(a, b)
 
 
@@ -361,8 +361,8 @@ def test_positions_of_any_size(learned):
     inv_freq = frequencies(4, dtype=torch.float32).requires_grad_(learned)
     x = random((1, 2, 1, 8), torch.float32)
     largest = torch.full((2,), 2**31 - 1, dtype=torch.int32)
-    wanted = rope_ext.apply(x, inv_freq=inv_freq, offset=2**31 + 9, positions=torch.zeros(2, dtype=torch.int64))
-    assert_same_bits(rope_ext.apply(x, inv_freq=inv_freq, offset=10, positions=largest).detach(), wanted.detach())
+    expected = rope_ext.apply(x, inv_freq=inv_freq, offset=2**31 + 9, positions=torch.zeros(2, dtype=torch.int64))
+    assert_same_bits(rope_ext.apply(x, inv_freq=inv_freq, offset=10, positions=largest).detach(), expected.detach())
     far = torch.tensor([2**e + 1 for e in range(24, 63)])
     for positions in (far, -far, far.float()):
         cos, sin = rope_ext.cos_sin(positions, inv_freq)
@@ -374,11 +374,11 @@ def test_shapes_of_positions_mean_the_same_with_derivatives(learned):
     """One axis before the batch; one row for all sequences; one for each."""
     inv_freq = frequencies(4).requires_grad_(learned)
     x, positions = random((2, 2, 2, 8), torch.float32), torch.tensor([[3, 50], [7, 9]])
-    wanted = torch.stack(
+    expected = torch.stack(
         [rope_ext.apply(t, inv_freq=inv_freq, positions=p, layout="shd") for t, p in zip(x, positions)]
     )
     for same in (positions, positions[None]):
-        assert_same_bits(rope_ext.apply(x, inv_freq=inv_freq, positions=same).detach(), wanted.detach())
+        assert_same_bits(rope_ext.apply(x, inv_freq=inv_freq, positions=same).detach(), expected.detach())
     assert_same_bits(
         rope_ext.apply(x, inv_freq=inv_freq, positions=positions[:1]).detach(),
         rope_ext.apply(x, inv_freq=inv_freq, positions=positions[0]).detach(),

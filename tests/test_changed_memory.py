@@ -34,14 +34,14 @@ def test_every_row_outside_is_nan():
             for interleaved in (False, True):
                 inverse = bool(number % 2) != interleaved
                 options = {"interleaved": interleaved, "inverse": inverse, "rotary_dim": 260}
-                wanted = reference.apply(x, cos, sin, positions=positions.clamp(0, ROWS - 1), **options)
+                expected = reference.apply(x, cos, sin, positions=positions.clamp(0, ROWS - 1), **options)
                 for isa in ISAS:
                     y = torch.full_like(x, 7.0)
                     params = params_of(x, y, cos, sin, interleaved, positions=positions, negate_sin=inverse)
                     _introspect.rotate(isa, params)
                     assert y[~inside][..., :260].isnan().all()
                     assert_same_bits(y[..., 260:], x[..., 260:])
-                    assert_same_bits(y[inside], wanted[inside])
+                    assert_same_bits(y[inside], expected[inside])
 
 
 @pytest.mark.parametrize("isa", ISAS)

@@ -267,9 +267,9 @@ def test_same_bits_as_the_published_definition(name, dtype):
     _, function, definition = CASES[name]
     keeps = name.split()[0] == "transformers"  # the dtype of q * cos
     tensors = tensors_of(name, dtype, F32 if dtype == BF16 else dtype)
-    wanted = definition(*(t.to(F32) if dtype == BF16 else t for t in tensors))
-    wanted = [wanted] if isinstance(wanted, torch.Tensor) else wanted
-    assert_same_bits(function(*tensors), [t if keeps else t.to(dtype) for t in wanted])
+    expected = definition(*(t.to(F32) if dtype == BF16 else t for t in tensors))
+    expected = [expected] if isinstance(expected, torch.Tensor) else expected
+    assert_same_bits(function(*tensors), [t if keeps else t.to(dtype) for t in expected])
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -282,8 +282,8 @@ def test_gradients_are_those_of_the_published_definition(name):
         y = f(*tensors)
         y = [y] if isinstance(y, torch.Tensor) else list(y)
         results.append(torch.autograd.grad(y, tensors, [random(t.shape, F64, 20 + i) for i, t in enumerate(y)]))
-    for got, wanted in zip(*results):
-        assert (got - wanted).abs().max() <= 1e-13 * max(1, wanted.abs().max())
+    for got, expected in zip(*results):
+        assert (got - expected).abs().max() <= 1e-13 * max(1, expected.abs().max())
 
 
 # ---- options ----
@@ -307,7 +307,7 @@ def test_flash_attn_options(case):
         x = torch.cat((x, x), dim=-1)[..., :D]
     cos, sin = random((ROWS, 3), F32, 1), random((ROWS, 3), F32, 2)
     per_sequence = [offsets] * 4 if isinstance(offsets, int) else offsets
-    wanted = flash_definition(
+    expected = flash_definition(
         x, cos, sin, case["interleaved"], per_sequence and per_sequence[: 4 if packed else B], lengths
     )
     given = (
@@ -323,7 +323,7 @@ def test_flash_attn_options(case):
         seqlen_offsets=given,
         **({"cu_seqlens": CU, "max_seqlen": 5} if packed else {}),
     )
-    assert_same_bits(got, wanted)
+    assert_same_bits(got, expected)
     assert (got is y) == case["inplace"]
 
 
@@ -413,14 +413,14 @@ def test_scale_of_xpos(scale, dtype):
     """t * (cos * scale) here, (t * cos) * scale there: two roundings each, of terms of at most |t| * scale."""
     t, freqs = random((B, H, S, D), dtype), random((S, D), dtype, 1)
     scale = random((S, D), dtype, 2).abs() if scale == "tensor" else scale
-    wanted = t * freqs.cos() * scale + rotated(t, 0 * freqs, freqs.sin(), True) * scale
+    expected = t * freqs.cos() * scale + rotated(t, 0 * freqs, freqs.sin(), True) * scale
     bound = 6 * torch.finfo(dtype).eps * t.abs().max() * (scale.max() if isinstance(scale, torch.Tensor) else scale)
     in_3d = scale[None] if isinstance(scale, torch.Tensor) else scale
     for got in (
         compat.rotary_embedding_torch.apply_rotary_emb(freqs, t, scale=scale),
         compat.x_transformers.apply_rotary_pos_emb(t, freqs[None], scale=in_3d),
     ):
-        assert (got - wanted).abs().max() <= bound
+        assert (got - expected).abs().max() <= bound
 
 
 @pytest.mark.parametrize(
@@ -429,10 +429,10 @@ def test_scale_of_xpos(scale, dtype):
 def test_dtypes_are_promoted_as_in_eager_code(x, table):
     """The result of transformers has the dtype of q * cos; those of timm and lucidrains that of x."""
     q, cos, sin = random((B, H, S, D), x), random((S, D), table, 1), random((S, D), table, 2)
-    wanted = rotated(q, cos, sin)
+    expected = rotated(q, cos, sin)
     got, _ = compat.transformers.apply_rotary_pos_emb(q, q, cos, sin, unsqueeze_dim=0)
-    assert_same_bits(got, wanted)
-    assert_same_bits(compat.timm.apply_rot_embed(q, sin, cos, half=True), wanted.to(x))
+    assert_same_bits(got, expected)
+    assert_same_bits(compat.timm.apply_rot_embed(q, sin, cos, half=True), expected.to(x))
 
 
 def test_q_and_k_of_different_dtypes():
@@ -482,38 +482,38 @@ def test_flash_attn_qkv_in_place(form, other_tables_of_k, with_gradient):
     q = flash_definition(q, *tables[:2], True, START.tolist())
     k = flash_definition(k, cos_k, sin_k, True, START.tolist())
     rest = leaf[:, :, 2:] if leaf.dim() == 5 else leaf[:, :, H + HK :]
-    wanted = torch.cat((*((q[:, :, None], k[:, :, None]) if leaf.dim() == 5 else (q, k)), rest), dim=2)
-    assert_same_bits(got, wanted)
+    expected = torch.cat((*((q[:, :, None], k[:, :, None]) if leaf.dim() == 5 else (q, k)), rest), dim=2)
+    assert_same_bits(got, expected)
     if with_gradient:
         g = random(leaf.shape, F64, 9)
-        assert_same_bits(torch.autograd.grad(got, leaf, g), torch.autograd.grad(wanted, leaf, g))
+        assert_same_bits(torch.autograd.grad(got, leaf, g), torch.autograd.grad(expected, leaf, g))
 
 
 def test_flash_attn_kv_in_place():
     leaf, cos, sin = random((B, S, 2, H, D), F64).requires_grad_(), random((ROWS, P), F64, 1), random((ROWS, P), F64, 2)
     kv = leaf * 1
     got = compat.flash_attn.apply_rotary_emb_kv_(kv, cos, sin, seqlen_offsets=4)
-    wanted = torch.stack((flash_definition(leaf[:, :, 0], cos, sin, False, [4, 4]), leaf[:, :, 1]), dim=2)
+    expected = torch.stack((flash_definition(leaf[:, :, 0], cos, sin, False, [4, 4]), leaf[:, :, 1]), dim=2)
     assert got is kv
-    assert_same_bits(got, wanted)
+    assert_same_bits(got, expected)
     g = random(leaf.shape, F64, 9)
-    assert_same_bits(torch.autograd.grad(got, leaf, g), torch.autograd.grad(wanted, leaf, g))
+    assert_same_bits(torch.autograd.grad(got, leaf, g), torch.autograd.grad(expected, leaf, g))
 
 
 @pytest.mark.parametrize("case", pairwise(VLLM), ids=str)
 def test_vllm_in_place(case):
     positions, query, key, cache = vllm_arguments(case)
-    wanted = []
+    expected = []
     for x in (query, key):
         if x is not None:
             cos, sin = (t[positions][..., None, :].to(F32) for t in cache.chunk(2, -1))
             heads = x.reshape(*positions.shape, -1, D).to(F32)
             sign = -1 if case["inverse"] else 1
             y = leading(heads, cos, sign * sin, 6, not case["is_neox"], case["rope_dim_offset"])
-            wanted.append(y.reshape(x.shape).to(x.dtype))
+            expected.append(y.reshape(x.shape).to(x.dtype))
     extra = case["rope_dim_offset"], case["inverse"]
     assert compat.vllm.rotary_embedding(positions, query, key, D, cache, case["is_neox"], *extra) is None
-    assert_same_bits([x for x in (query, key) if x is not None], wanted)
+    assert_same_bits([x for x in (query, key) if x is not None], expected)
 
 
 def test_vllm_without_tokens():

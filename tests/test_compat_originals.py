@@ -234,10 +234,10 @@ def test_against_the_original(case, device):
             y = [y] if isinstance(y, torch.Tensor) else list(y)
             grads = torch.autograd.grad(y, x, [random(t.shape, t.dtype, 20 + i) for i, t in enumerate(y)])
             results.append((y, grads))
-        (got, got_grads), (wanted, wanted_grads) = results
+        (got, got_grads), (expected, expected_grads) = results
         if exact:
-            assert_same_bits(got, wanted)
-        for a, b in zip((*got, *got_grads), (*wanted, *wanted_grads)):
+            assert_same_bits(got, expected)
+        for a, b in zip((*got, *got_grads), (*expected, *expected_grads)):
             assert a.dtype == b.dtype and a.shape == b.shape
             # One rounding of numbers up to twice max |x| max |table|; gradients of 16-bit x are sums of two rounded terms.
             largest = max(t.abs().max().item() for t in x) * max(1, *(t.abs().max().item() for t in tables))

@@ -93,13 +93,13 @@ MEMORY |= dict.fromkeys(("torchtune", "torchtune input_pos"), itself)
 @pytest.mark.parametrize("name", MEMORY)
 def test_contiguous_for_any_strides_of_x(name, recorded):
     function, tensors = CASES[name][1], tensors_of(name, F32)
-    wanted = function(*tensors)
-    wanted = [wanted] if isinstance(wanted, torch.Tensor) else wanted
+    expected = function(*tensors)
+    expected = [expected] if isinstance(expected, torch.Tensor) else expected
     for order in ("contiguous", "transposed", "sliced", "last stride 2", "reversed strides"):
         x = [in_memory(t, order).requires_grad_(recorded) if is_rotated(name, i) else t for i, t in enumerate(tensors)]
         y = function(*x)
         y = [y] if isinstance(y, torch.Tensor) else y
-        assert_same_bits(y, wanted)
+        assert_same_bits(y, expected)
         assert all(MEMORY[name](t).is_contiguous() for t in y), order
 
 

@@ -209,8 +209,8 @@ def test_result_and_gradient_have_the_bits_of_eager_code(name, table_dtype, x_dt
     (shape, *others), _, function, definition = EAGER[name]
     x = [random(shape, x_dtype)]
     tables = [random(other, of_x(table_dtype, x_dtype), 1 + i) for i, other in enumerate(others)]
-    got, wanted = (result_and_gradients(f, x, tables) for f in (function, definition))
-    assert_same_bits((*got[0], *got[1]), (*wanted[0], *wanted[1]))
+    got, expected = (result_and_gradients(f, x, tables) for f in (function, definition))
+    assert_same_bits((*got[0], *got[1]), (*expected[0], *expected[1]))
 
 
 ROUNDED = {

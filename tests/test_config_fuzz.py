@@ -98,7 +98,7 @@ ADVERSE = {
 def valid(choose):
     """(configuration, the rotation it must give)."""
     kind = choose.choice(list(SCHEDULES))
-    inner, wanted = SCHEDULES[kind]
+    inner, expected = SCHEDULES[kind]
     base = choose.choice([1e4, 500000, 1234567.0])
     head = choose.choice([{"head_dim": 64}, {"hidden_size": 512, "num_attention_heads": 8}, {"kv_channels": 64}])
     rope, config = copy.deepcopy(inner), {**head, "max_position_embeddings": 4096}
@@ -109,12 +109,12 @@ def valid(choose):
         config[choose.choice(["rope_scaling", "rope_parameters"])] = rope
     if kind in ("default", "linear", "dynamic", "llama3") and choose.random() < 0.4:
         config[choose.choice(["partial_rotary_factor", "rotary_pct", "rotary_emb_fraction"])] = 0.25
-        wanted = wanted | {"rotary_dim": 16}
+        expected = expected | {"rotary_dim": 16}
     for name, value in (("rope_scaling", None), ("torch_dtype", "bfloat16"), ("use_scaled_rope", False)):
         if choose.random() < 0.3:
             config.setdefault(name, value)
     schedule = {"dynamic": "dynamic_ntk"}.get(kind, kind)
-    return config, rope_ext.RotaryEmbedding(64, base=base, schedule=schedule, **wanted)
+    return config, rope_ext.RotaryEmbedding(64, base=base, schedule=schedule, **expected)
 
 
 def some_value(choose, name, is_json):
@@ -159,7 +159,7 @@ def check_rotation(rope):
 
 def check_config(seed, index, *, show=False):
     choose = random.Random(f"{seed} {index}")
-    config, wanted = valid(choose)
+    config, expected = valid(choose)
     read = rope_ext.RotaryEmbedding.from_config
     is_valid, is_json = index % 8 == 0, index % 4 != 1
     if not is_valid:
@@ -177,7 +177,7 @@ def check_config(seed, index, *, show=False):
     if is_json:
         assert outcome(lambda: read(json.loads(json.dumps(config)), layer_type)) == found
     if is_valid:
-        assert found == (wanted, []), (found, wanted)
+        assert found == (expected, []), (found, expected)
     if not isinstance(found[0], str):
         check_rotation(found[0])
 

@@ -30,13 +30,13 @@ def test_same_bits_as_the_cpu(case):
     for name in ("positions", "offset"):
         if isinstance(keywords.get(name), torch.Tensor):
             keywords[name] = keywords[name].to(case["index"])
-    wanted = rope_ext.apply(*moved((x, cos, sin), "cpu"), **moved(keywords, "cpu"))
+    expected = rope_ext.apply(*moved((x, cos, sin), "cpu"), **moved(keywords, "cpu"))
     if case["mode"] == "in place":
         got = rope_ext.apply_(x, cos, sin, **keywords)
     else:
         out = tuple(in_memory(torch.full_like(t, torch.nan), case["memory"]) for t in x)
         got = rope_ext.apply(x, cos, sin, **keywords, out=out if case["mode"] == "out" else None)
-    assert_same_bits([t.cpu() for t in got], wanted)
+    assert_same_bits([t.cpu() for t in got], expected)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -49,8 +49,8 @@ def test_same_bits_as_the_cpu_at_the_size_of_a_model(dtype, layout):
     tables = rope_ext.RotaryEmbedding(128).tables(1024, dtype=table)
     for interleaved in (False, True):
         options = {"layout": layout, "interleaved": interleaved}
-        wanted = rope_ext.apply(*moved((x, *tables), "cpu"), **options)
-        assert_same_bits([t.cpu() for t in rope_ext.apply(x, *tables, **options)], wanted)
+        expected = rope_ext.apply(*moved((x, *tables), "cpu"), **options)
+        assert_same_bits([t.cpu() for t in rope_ext.apply(x, *tables, **options)], expected)
 
 
 # ---- gradients ----

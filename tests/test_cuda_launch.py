@@ -50,7 +50,7 @@ def calls():
 def test_runs_on_the_current_stream(name):
     """While the default stream is busy: what ran there, or waited for it, would not be done."""
     call, stream = calls()[name], torch.cuda.Stream()
-    wanted = moved(call(), "cpu")
+    expected = moved(call(), "cpu")
     torch.cuda.synchronize()
     with torch.cuda.stream(stream):
         before = call()  # loads kernels and takes memory, for which the driver may wait
@@ -62,14 +62,14 @@ def test_runs_on_the_current_stream(name):
     with torch.cuda.stream(stream):
         got = moved(call(), "cpu")  # waits for `stream` only
     assert not torch.cuda.default_stream().query()  # else nothing was shown
-    assert_same_bits(got, wanted)
+    assert_same_bits(got, expected)
 
 
 def test_waits_for_what_was_queued_before():
     """x is written on the same stream, late."""
     (x, _), cos, sin, positions = problem()
     source, x = x, torch.zeros_like(x)
-    wanted = reference.apply(source, cos, sin, positions=positions)
+    expected = reference.apply(source, cos, sin, positions=positions)
     stream = torch.cuda.Stream()
     torch.cuda.synchronize()
     with torch.cuda.stream(stream):
@@ -77,7 +77,7 @@ def test_waits_for_what_was_queued_before():
         x.copy_(source)
         y = rope_ext.apply(x, cos, sin, positions=positions)
     stream.synchronize()
-    assert_same_bits(y, wanted)
+    assert_same_bits(y, expected)
 
 
 def test_the_host_never_waits():
@@ -206,13 +206,13 @@ def test_compiled_into_a_graph():
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
 def test_tensors_on_a_gpu_that_is_not_the_current_one():
     x, cos, sin, positions = problem()
-    wanted = reference.apply(x, cos, sin, positions=positions)
+    expected = reference.apply(x, cos, sin, positions=positions)
     x1, cos1, sin1, positions1 = moved((x, cos, sin, positions), "cuda:1")
     x1 = tuple(t.requires_grad_() for t in x1)
     got = rope_ext.apply(x1, cos1, sin1, positions=positions1)
     torch.autograd.grad(got, x1, [torch.ones_like(t) for t in got])
     torch.cuda.synchronize("cuda:1")
     assert torch.cuda.current_device() == 0 and {t.device.index for t in got} == {1}
-    assert_same_bits([t.detach().to("cuda:0") for t in got], wanted)
+    assert_same_bits([t.detach().to("cuda:0") for t in got], expected)
     with pytest.raises(ValueError, match=r"^rope_ext: cos must be on the device of x"):
         rope_ext.apply(x1, cos, sin1)

@@ -29,7 +29,7 @@ def tables(dtype=torch.float32):
     return [random((3 * ROWS, 4), dtype, seed)[ROWS : 2 * ROWS] for seed in (1, 2)]
 
 
-def expected(x, rows, **keywords):
+def reference_with_nan(x, rows, **keywords):
     """(the rotated x with NaN in tokens whose row is outside, whether each token is inside); rows: (batch, seqlen)."""
     inside = (rows >= 0) & (rows < ROWS)
     y = reference.apply(x, *tables(keywords.pop("table", torch.float32)), positions=rows.clamp(0, ROWS - 1), **keywords)
@@ -46,11 +46,11 @@ def test_positions(dtype):
         positions = torch.tensor(values, dtype=index)
         for interleaved in (False, True):
             keywords = {"interleaved": interleaved, **CHANNELS}
-            wanted, _ = expected(x, positions.long(), table=table, **keywords)
+            expected, _ = reference_with_nan(x, positions.long(), table=table, **keywords)
             arguments, keywords["positions"] = tables(table), positions
-            assert_same_bits(rope_ext.apply(x, *arguments, **keywords), wanted)
-            assert_same_bits(rope_ext.apply(x, *arguments, **keywords, out=torch.zeros_like(x)), wanted)
-            assert_same_bits(rope_ext.apply_(x.clone(), *arguments, **keywords), wanted)
+            assert_same_bits(rope_ext.apply(x, *arguments, **keywords), expected)
+            assert_same_bits(rope_ext.apply(x, *arguments, **keywords, out=torch.zeros_like(x)), expected)
+            assert_same_bits(rope_ext.apply_(x.clone(), *arguments, **keywords), expected)
 
 
 def test_sums_of_positions_and_offsets():
@@ -58,9 +58,9 @@ def test_sums_of_positions_and_offsets():
     x, positions = random((2, 5, 3, 12), torch.float32), torch.arange(5)
     for at, offset in ((None, torch.tensor([-2, 6])), (positions, torch.tensor([-2, 6])), (positions, 6)):
         shift = offset.reshape(2, 1) if isinstance(offset, torch.Tensor) else offset
-        wanted, inside = expected(x, (positions + shift).expand(2, 5), **CHANNELS)
+        expected, inside = reference_with_nan(x, (positions + shift).expand(2, 5), **CHANNELS)
         assert inside.any() and not inside.all()
-        assert_same_bits(rope_ext.apply(x, *tables(), positions=at, offset=offset, **CHANNELS), wanted)
+        assert_same_bits(rope_ext.apply(x, *tables(), positions=at, offset=offset, **CHANNELS), expected)
 
 
 @pytest.mark.sanitizer
@@ -68,8 +68,8 @@ def test_a_sequence_longer_than_the_table():
     """cu_seqlens: 2 tokens, 11 of which the table has 9, and one past the last boundary, which is copied."""
     x, cu_seqlens = random((14, 3, 12), torch.float32), torch.tensor([0, 2, 13], dtype=torch.int32)
     rows = torch.tensor([[0, 1, *range(11)]])
-    wanted = torch.cat((expected(x[None, :13], rows, **CHANNELS)[0][0], x[13:]))
-    assert_same_bits(rope_ext.apply(x, *tables(), layout="thd", cu_seqlens=cu_seqlens, **CHANNELS), wanted)
+    expected = torch.cat((reference_with_nan(x[None, :13], rows, **CHANNELS)[0][0], x[13:]))
+    assert_same_bits(rope_ext.apply(x, *tables(), layout="thd", cu_seqlens=cu_seqlens, **CHANNELS), expected)
 
 
 def test_every_channel_of_every_head_is_nan():
@@ -97,10 +97,10 @@ def test_gradients(tables_need):
     x, g = (random((2, 5, 3, 12), torch.float32, seed).mul(4).round() for seed in (3, 4))
     cos, sin = (t.requires_grad_(tables_need) for t in tables())
     y = rope_ext.apply(x.requires_grad_(), cos, sin, positions=positions, **CHANNELS)
-    wanted, inside = expected(x.detach(), positions, **CHANNELS)
-    assert_same_bits(y.detach(), wanted)
+    expected, inside = reference_with_nan(x.detach(), positions, **CHANNELS)
+    assert_same_bits(y.detach(), expected)
     grad_x, *grad_tables = torch.autograd.grad(y, (x, cos, sin) if tables_need else x, g)
-    assert_same_bits(grad_x, expected(g, positions, transposed=True, **CHANNELS)[0])
+    assert_same_bits(grad_x, reference_with_nan(g, positions, transposed=True, **CHANNELS)[0])
     if tables_need:
         leaves = [t.detach().clone().requires_grad_() for t in (cos, sin)]
         clamped = reference.apply(x.detach(), *leaves, positions=positions.clamp(0, ROWS - 1), **CHANNELS)
@@ -113,8 +113,8 @@ def test_gradients_of_tables_in_place():
     x, (cos, sin) = random((2, 5, 3, 12), torch.float32), tables()
     y = x.clone()
     rope_ext.apply_(y, cos.requires_grad_(), sin, positions=positions, **CHANNELS)
-    wanted, inside = expected(x, positions, **CHANNELS)
-    assert_same_bits(y.detach(), wanted)
+    expected, inside = reference_with_nan(x, positions, **CHANNELS)
+    assert_same_bits(y.detach(), expected)
     (grad_cos,) = torch.autograd.grad(y, cos, torch.ones_like(y))
     assert not grad_cos.isnan().any()
     assert torch.equal(grad_cos.any(1), torch.bincount(positions[inside], minlength=ROWS) > 0)

@@ -39,17 +39,17 @@ def test_head_dims_at_any_address(dtype, head_dim):
     cos, sin = (random((5, head_dim // 2), table_dtype(dtype), seed) for seed in (1, 2))
     places = ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (2, 4, 2))
     for shifts, interleaved in itertools.product(places, (False, True)):
-        wanted = reference.apply(x, cos, sin, interleaved=interleaved)
+        expected = reference.apply(x, cos, sin, interleaved=interleaved)
         (source, _), (out, whole) = placed(x, shifts[0]), placed(torch.zeros_like(x), shifts[1])
         tables = [placed(t, shifts[2])[0] for t in (cos, sin)]
         rope_ext.apply(source, *tables, interleaved=interleaved, out=out)
         assert whole()
-        assert_same_bits(out, wanted)
+        assert_same_bits(out, expected)
         assert_same_bits(source, x)
         out.copy_(x)
         rope_ext.apply_(out, *tables, interleaved=interleaved)
         assert whole()
-        assert_same_bits(out, wanted)
+        assert_same_bits(out, expected)
 
 
 @pytest.mark.parametrize("interleaved", [False, True])
@@ -58,10 +58,10 @@ def test_a_slice_of_channels(dtype, interleaved):
     """x[..., 1:]: rows an odd number of elements apart, and a first channel that stays."""
     wide = random((2, 5, 3, 65), dtype)
     cos, sin = random((5, 32), F32, 1), random((5, 32), F32, 2)
-    wanted = torch.cat((wide[..., :1], reference.apply(wide[..., 1:], cos, sin, interleaved=interleaved)), dim=-1)
-    assert_same_bits(rope_ext.apply(wide[..., 1:], cos, sin, interleaved=interleaved), wanted[..., 1:])
+    expected = torch.cat((wide[..., :1], reference.apply(wide[..., 1:], cos, sin, interleaved=interleaved)), dim=-1)
+    assert_same_bits(rope_ext.apply(wide[..., 1:], cos, sin, interleaved=interleaved), expected[..., 1:])
     rope_ext.apply_(wide[..., 1:], cos, sin, interleaved=interleaved)
-    assert_same_bits(wide, wanted)
+    assert_same_bits(wide, expected)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -71,12 +71,12 @@ def test_part_of_the_channels_at_any_place(dtype):
     for rotary_offset, rotary_dim, interleaved in itertools.product((0, 1, 3, 8), (2, 10, 32, 64), (False, True)):
         keywords = {"rotary_offset": rotary_offset, "rotary_dim": rotary_dim, "interleaved": interleaved}
         cos, sin = (random((5, rotary_dim // 2), table_dtype(dtype), seed) for seed in (1, 2))
-        wanted = reference.apply(x, cos, sin, **keywords)
-        assert_same_bits(rope_ext.apply(x, cos, sin, **keywords), wanted)
+        expected = reference.apply(x, cos, sin, **keywords)
+        assert_same_bits(rope_ext.apply(x, cos, sin, **keywords), expected)
         out, whole = placed(x, 0)
         rope_ext.apply_(out, cos, sin, **keywords)
         assert whole()
-        assert_same_bits(out, wanted)
+        assert_same_bits(out, expected)
 
 
 # ---- grids ----
@@ -124,11 +124,13 @@ def test_more_than_2_to_the_31_elements():
     y = rope_ext.apply(x, cos, sin, positions=positions)
     # the beginning, around 2^31 bytes, around 2^31 elements and to the end
     parts = [slice(0, 64), slice(2**18 - 32, 2**18 + 32), slice(2**19 - 64, 2**19 + 64)]
-    wanted = [reference.apply(x[:, part], cos, sin, positions=positions[part]) for part in parts]
-    assert_same_bits([y[:, part] for part in parts], wanted)
+    expected = [reference.apply(x[:, part], cos, sin, positions=positions[part]) for part in parts]
+    assert_same_bits([y[:, part] for part in parts], expected)
     rope_ext.apply_(x, cos, sin, positions=positions)
     assert torch.equal(x, y)
     del y
     rope_ext.apply_(x, cos, sin, positions=positions, inverse=True)
-    again = [reference.apply(part, cos, sin, positions=positions[at], inverse=True) for part, at in zip(wanted, parts)]
+    again = [
+        reference.apply(part, cos, sin, positions=positions[at], inverse=True) for part, at in zip(expected, parts)
+    ]
     assert_same_bits([x[:, part] for part in parts], again)

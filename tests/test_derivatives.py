@@ -85,11 +85,11 @@ def test_finite_differences_fast_mode():
 def test_gradients_equal_the_reference_in_fp64(case):
     function, inputs, keywords = problem(case)
     got = function(*inputs)
-    wanted = reference.apply(inputs[:2], *inputs[2:], **keywords)
+    expected = reference.apply(inputs[:2], *inputs[2:], **keywords)
     weights = [random(t.shape, F64, 4) for t in got]
     torch.testing.assert_close(
         torch.autograd.grad(got, inputs, weights),
-        torch.autograd.grad(wanted, inputs, weights),
+        torch.autograd.grad(expected, inputs, weights),
         rtol=0,
         atol=bound(1e-14),
     )
@@ -123,14 +123,14 @@ def test_eager_rounding_has_the_bits_of_eager_code(dtype, table):
         first, second = x.chunk(2, dim=-1)
         return (x * cos[:, None] + torch.cat((-second, first), dim=-1) * sin[:, None]).to(dtype)
 
-    wanted = eager(x)
+    expected = eager(x)
     got = rope_ext.apply(x, cos, sin, rounding="eager")
-    assert_same_bits(got, wanted)
-    assert_same_bits(*(torch.autograd.grad(y, x, g, retain_graph=True) for y in (got, wanted)))
-    assert_same_bits(rope_ext.apply(x, cos.requires_grad_(), sin, rounding="eager"), wanted)
+    assert_same_bits(got, expected)
+    assert_same_bits(*(torch.autograd.grad(y, x, g, retain_graph=True) for y in (got, expected)))
+    assert_same_bits(rope_ext.apply(x, cos.requires_grad_(), sin, rounding="eager"), expected)
     if dtype in (torch.bfloat16, torch.float16):  # the test could not fail otherwise
         once = rope_ext.apply(x, cos, sin)
-        assert torch.equal(once, wanted) == (table != dtype)
+        assert torch.equal(once, expected) == (table != dtype)
         assert not torch.equal(*(torch.autograd.grad(y, x, g, retain_graph=True)[0] for y in (once, got)))
 
 
@@ -140,12 +140,12 @@ def test_eager_rounding_without_table():
     inv_freq = rope_ext.frequencies.default(64).inv_freq
     cos, sin = rope_ext.cos_sin(torch.arange(5), inv_freq)
     tables = {"cos": cos, "sin": sin}
-    wanted, frozen, learned = (
+    expected, frozen, learned = (
         torch.autograd.grad(rope_ext.apply(x, rounding="eager", **angles), x, g)
         for angles in (tables, {"inv_freq": inv_freq}, {"inv_freq": inv_freq.clone().requires_grad_()})
     )
-    assert_same_bits(frozen, wanted)
-    assert_same_bits(learned, wanted)
+    assert_same_bits(frozen, expected)
+    assert_same_bits(learned, expected)
 
 
 @pytest.mark.parametrize("table_dtype", [torch.float32, torch.bfloat16])
@@ -158,9 +158,9 @@ def test_gradient_of_tables_accumulates_in_fp32(table_dtype):
     y = rope_ext.apply(x.bfloat16(), cos, sin, positions=positions)
     got = torch.autograd.grad(y, (cos, sin), g.bfloat16())
     double = [t.detach().double().requires_grad_() for t in (cos, sin)]
-    wanted = torch.autograd.grad(reference.apply(x, *double, positions=positions), double, g)
-    assert wanted[0].max() > 2**16
-    assert_same_bits(got, [t.to(table_dtype) for t in wanted])
+    expected = torch.autograd.grad(reference.apply(x, *double, positions=positions), double, g)
+    assert expected[0].max() > 2**16
+    assert_same_bits(got, [t.to(table_dtype) for t in expected])
 
 
 def test_gradient_of_16_bit_tables_is_not_rounded_per_token():
@@ -238,8 +238,8 @@ def test_incoming_gradients_that_are_slices_of_packed_qkv():
         q, k = apply((q, k), cos, sin)
         return (torch.stack((q, k, v), dim=2).reshape(2, 5, -1) ** 2).sum()
 
-    got, wanted = (torch.autograd.grad(loss(packed, f), packed)[0] for f in (rope_ext.apply, reference.apply))
-    torch.testing.assert_close(got, wanted, rtol=0, atol=1e-5)
+    got, expected = (torch.autograd.grad(loss(packed, f), packed)[0] for f in (rope_ext.apply, reference.apply))
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-5)
 
 
 def test_incoming_gradients_are_never_written():
@@ -263,11 +263,11 @@ def test_only_some_need_gradients(needs):
         random((5, 4), F64, 3),
     ]
     inputs = [t.requires_grad_(bool(need)) for t, need in zip(tensors, needs)]
-    wanted_inputs = [t for t, need in zip(inputs, needs) if need]
+    expected_inputs = [t for t, need in zip(inputs, needs) if need]
 
     def grads(apply):
         q, k = apply((inputs[0], inputs[1]), *inputs[2:])
-        return torch.autograd.grad(q.pow(2).sum() + k.pow(2).sum(), wanted_inputs)
+        return torch.autograd.grad(q.pow(2).sum() + k.pow(2).sum(), expected_inputs)
 
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
         got = grads(rope_ext.apply)
@@ -430,10 +430,10 @@ def test_the_ops_themselves_count_their_writes():
 
 def test_in_place_on_a_leaf_without_recording():
     x, cos, sin = random((1, 5, 2, 8), F64).requires_grad_(), random((5, 4), F64, 1), random((5, 4), F64, 2)
-    wanted = reference.apply(x.detach(), cos, sin)
+    expected = reference.apply(x.detach(), cos, sin)
     with torch.no_grad():
         rope_ext.apply_(x, cos, sin)
-    assert_same_bits(x.detach(), wanted)
+    assert_same_bits(x.detach(), expected)
 
 
 def test_in_place_on_a_view_reaches_the_base():

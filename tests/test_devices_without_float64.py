@@ -94,29 +94,29 @@ def calls(move):
 
 @pytest.mark.parametrize("name", calls(there))
 def test_a_device_without_float64_gets_the_bits_of_the_cpu(name):
-    wanted = calls(lambda t: t)[name]()
+    expected = calls(lambda t: t)[name]()
     with WithoutFloat64():
         found = calls(there)[name]()
         assert all(t.device.type == "lazy" for t in found)
         found = [t.cpu() for t in found]
-    assert_same_bits(found, wanted)
+    assert_same_bits(found, expected)
 
 
 @pytest.mark.parametrize("name", calls(there))
 def test_meta_stands_for_any_device(name):
-    wanted = calls(lambda t: t)[name]()
+    expected = calls(lambda t: t)[name]()
     with WithoutFloat64():
         found = calls(lambda t: t.to("meta"))[name]()
-    assert [(t.shape, t.dtype, t.device.type) for t in found] == [(t.shape, t.dtype, "meta") for t in wanted]
+    assert [(t.shape, t.dtype, t.device.type) for t in found] == [(t.shape, t.dtype, "meta") for t in expected]
 
 
 def test_tables_of_a_device_without_float64():
-    wanted = ROPES[0].tables(5)
+    expected = ROPES[0].tables(5)
     with WithoutFloat64():
         for t in ROPES[0].tables(5, device="meta"):
             assert t.shape == (5, 8) and t.dtype == torch.float32
         cos, sin = (t.cpu() for t in ROPES[0].tables(5, device="lazy"))
-    assert_same_bits([cos, sin], wanted)
+    assert_same_bits([cos, sin], expected)
 
 
 def test_frequencies_on_meta_keep_their_derivatives():

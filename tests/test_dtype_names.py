@@ -52,8 +52,8 @@ def test_every_dtype_has_the_name_of_python(name):
         with pytest.raises((TypeError, NotImplementedError)) as caught:
             rope_ext.apply(**arguments)
         text = str(caught.value)
-        wanted = "quantized" if arguments[name].is_quantized else str(dtype).removeprefix("torch.")
-        assert text.startswith(f"rope_ext: {name} must ") and text.endswith(wanted), (dtype, text)
+        expected = "quantized" if arguments[name].is_quantized else str(dtype).removeprefix("torch.")
+        assert text.startswith(f"rope_ext: {name} must ") and text.endswith(expected), (dtype, text)
 
 
 def test_every_dtype_of_frequencies():

@@ -88,9 +88,9 @@ def test_more_than_one_block(multiprocessors, interleaved, dtype, emulated):
     options = {"interleaved": interleaved, "rotary_dim": 96, "rotary_offset": 16, "inverse": True}
     cos, sin = rope_ext.RotaryEmbedding(96).tables(40, dtype=torch.float64 if dtype == torch.float64 else torch.float32)
     options["positions"] = torch.arange(66).reshape(2, 33) % 40
-    wanted = reference.apply((q, k), cos, sin, **options)
-    assert_same_bits(rope_ext.apply((q, k), cos, sin, **options), wanted)
-    assert_same_bits(rope_ext.apply_((q, k), cos, sin, **options), wanted)
+    expected = reference.apply((q, k), cos, sin, **options)
+    assert_same_bits(rope_ext.apply((q, k), cos, sin, **options), expected)
+    assert_same_bits(rope_ext.apply_((q, k), cos, sin, **options), expected)
 
 
 @pytest.mark.parametrize(
@@ -116,9 +116,9 @@ def test_widths_and_alignment(first, head_dim, emulated):
         for interleaved in (False, True):
             for x, rotary_offset in ((whole[..., first : first + head_dim], 0), (whole, first)):
                 options = {"interleaved": interleaved, "rotary_dim": head_dim, "rotary_offset": rotary_offset}
-                wanted = reference.apply(x, cos, sin, **options)
-                assert_same_bits(rope_ext.apply(x, cos, sin, **options), wanted)
-                assert_same_bits(rope_ext.apply_(x.clone(), cos, sin, **options), wanted)
+                expected = reference.apply(x, cos, sin, **options)
+                assert_same_bits(rope_ext.apply(x, cos, sin, **options), expected)
+                assert_same_bits(rope_ext.apply_(x.clone(), cos, sin, **options), expected)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -135,9 +135,9 @@ def test_gradients_of_tables_have_the_bits_of_the_cpu(dtype, emulated):
             return torch.autograd.grad(y, inputs, weights)
 
         native.rope_ext_use_cpu_kernels(None)
-        wanted = gradients()
+        expected = gradients()
         emulated()
-        assert_same_bits(gradients(), wanted)
+        assert_same_bits(gradients(), expected)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -152,8 +152,8 @@ def test_rows_outside_the_table_are_not_read(dtype):
     _introspect.rotate("cuda", params)
     outside = (positions < 0) | (positions > 3)
     assert y[outside].isnan().all() and not y[~outside].isnan().any()
-    wanted = reference.apply(x, cos, sin, positions=positions.clamp(0, 3))
-    assert_same_bits(y[~outside], wanted[~outside])
+    expected = reference.apply(x, cos, sin, positions=positions.clamp(0, 3))
+    assert_same_bits(y[~outside], expected[~outside])
 
 
 # ---- under sanitizers ----

@@ -15,12 +15,12 @@ getcontext().prec = 50
 PI = Decimal("3.14159265358979323846264338327950288419716939937510582097494459")
 
 
-def close(found, wanted, ulps=4):
+def close(found, expected, ulps=4):
     """The relative error is a few units of 2^-53: the last bits of a few float64 operations."""
     inv_freq = found.inv_freq if isinstance(found, frequencies.Frequencies) else found
-    wanted = torch.tensor(wanted, dtype=torch.float64)
-    assert inv_freq.shape == wanted.shape and inv_freq.dtype == torch.float64
-    assert (inv_freq - wanted).abs().le(ulps * 2**-53 * wanted.abs()).all(), (inv_freq, wanted)
+    expected = torch.tensor(expected, dtype=torch.float64)
+    assert inv_freq.shape == expected.shape and inv_freq.dtype == torch.float64
+    assert (inv_freq - expected).abs().le(ulps * 2**-53 * expected.abs()).all(), (inv_freq, expected)
 
 
 # ---- by hand: base 100 and four channels have the frequencies 1 and 1 / 10 ----
@@ -55,13 +55,13 @@ def test_yarn_by_hand():
     yarn = {"original_max_position": 200 * math.pi, "beta_fast": 100, "beta_slow": 1}
     close(frequencies.yarn(4, factor=4.0, **yarn), [1.0, 0.01 / 4])
     # eight channels: frequencies 1, 1/10, 1/100, 1/1000, the ramp is 0, 1/2, 1, 1
-    wanted = [1.0, (0.1 + 0.1 / 4) / 2, 0.01 / 4, 0.001 / 4]
-    close(frequencies.yarn(8, factor=4.0, **yarn), wanted)
-    close(frequencies.yarn(8, max_position=800 * math.pi, **yarn), wanted)
+    expected = [1.0, (0.1 + 0.1 / 4) / 2, 0.01 / 4, 0.001 / 4]
+    close(frequencies.yarn(8, factor=4.0, **yarn), expected)
+    close(frequencies.yarn(8, max_position=800 * math.pi, **yarn), expected)
     # beta_fast 10 ** 1.5: d = 0.5 * 8 / 8 ... between pairs 0 and 1; whole pairs unless truncate=False
     half = {**yarn, "beta_fast": 100 / 10**0.5, "beta_slow": 10**0.5, "factor": 4.0}  # d = 1/2 and 3/2
     close(frequencies.yarn(8, truncate=False, **half), [1.0, (0.1 + 0.1 / 4) / 2, 0.01 / 4, 0.001 / 4], ulps=64)
-    close(frequencies.yarn(8, **half), wanted)  # 0 and 2
+    close(frequencies.yarn(8, **half), expected)  # 0 and 2
 
 
 def test_attention_scaling_of_yarn():
@@ -81,8 +81,8 @@ def test_attention_scaling_of_yarn():
 
 def test_longrope_by_hand():
     longrope = {"short_factor": [1.0, 2.0], "long_factor": [4.0, 16.0], "original_max_position": 8}
-    for seqlen, wanted in ((None, [1.0, 1 / 20]), (8, [1.0, 1 / 20]), (9, [1 / 4, 1 / 160])):
-        close(frequencies.longrope(4, 100.0, factor=2.0, seqlen=seqlen, **longrope), wanted)
+    for seqlen, expected in ((None, [1.0, 1 / 20]), (8, [1.0, 1 / 20]), (9, [1 / 4, 1 / 160])):
+        close(frequencies.longrope(4, 100.0, factor=2.0, seqlen=seqlen, **longrope), expected)
     scaling = frequencies.longrope(4, factor=8.0, **longrope).attention_scaling
     assert scaling == math.sqrt(2)  # ln 8 / ln 8
     assert frequencies.longrope(4, max_position=64, **longrope).attention_scaling == scaling
@@ -94,13 +94,15 @@ def test_longrope_by_hand():
 def test_llama3_by_hand():
     """Wavelengths 2 pi and 20 pi. Trained on 8 positions: the first is between 8 / 4 and 8 / 1, the second beyond."""
     smooth = (8 / (2 * math.pi) - 1) / 3
-    wanted = [(1 - smooth) / 16 + smooth, 0.1 / 16]
-    close(frequencies.llama3(4, 100.0, factor=16.0, original_max_position=8), wanted)
-    close(frequencies.llama3(4, 100.0, factor=16.0, original_max_position=64), [1.0, wanted_between(64, 20 * math.pi)])
+    expected = [(1 - smooth) / 16 + smooth, 0.1 / 16]
+    close(frequencies.llama3(4, 100.0, factor=16.0, original_max_position=8), expected)
+    close(
+        frequencies.llama3(4, 100.0, factor=16.0, original_max_position=64), [1.0, expected_between(64, 20 * math.pi)]
+    )
     close(frequencies.llama3(4, 100.0, factor=16.0, original_max_position=10**6), [1.0, 0.1])
 
 
-def wanted_between(length, wavelength):
+def expected_between(length, wavelength):
     smooth = (length / wavelength - 1) / 3
     return 0.1 * ((1 - smooth) / 16 + smooth)
 
@@ -136,9 +138,9 @@ def test_axial_by_hand():
         (False, False, (1, 0)): [[0, 0, 1, 0.1], [1, 0.1, 0, 0]],
         (True, False, (1, 0)): [[0, 1, 0, 0.1], [1, 0, 0.1, 0]],
     }
-    for (alternate, divide, axis_order), wanted in cases.items():
+    for (alternate, divide, axis_order), expected in cases.items():
         keywords = {"alternate": alternate, "divide": divide, "axis_order": axis_order}
-        close(frequencies.axial(8, 100.0, **keywords), [[row] for row in wanted])
+        close(frequencies.axial(8, 100.0, **keywords), [[row] for row in expected])
     assert frequencies.axial(12, axes=3).inv_freq.shape == (3, 1, 6)
 
 
@@ -234,14 +236,14 @@ def test_frequencies_against_50_digits(schedule, base):
     keywords, oracle = EXACT[schedule]
     found = getattr(frequencies, schedule)(128, float(base), **keywords).inv_freq
     bound = Decimal(math.log(base * 40) + 12) * Decimal(2) ** -53
-    for ours, wanted in zip(found.tolist(), oracle(128, base)):
-        assert abs(Decimal(ours) - wanted) <= bound * wanted
+    for ours, expected in zip(found.tolist(), oracle(128, base)):
+        assert abs(Decimal(ours) - expected) <= bound * expected
 
 
 def test_exponents_that_float32_cannot_hold():
     """2 i / 80 has no end in base 2, 2 i / 128 has."""
-    for ours, wanted in zip(frequencies.default(80).inv_freq.tolist(), exact_default(80, 10000)):
-        assert abs(Decimal(ours) - wanted) <= 16 * Decimal(2) ** -53 * wanted
+    for ours, expected in zip(frequencies.default(80).inv_freq.tolist(), exact_default(80, 10000)):
+        assert abs(Decimal(ours) - expected) <= 16 * Decimal(2) ** -53 * expected
 
 
 def exact_cos_sin(angle):
@@ -277,9 +279,9 @@ def test_cos_and_sin_are_exact_up_to_16_million(schedule):
     for pair in range(0, 64, 7):
         inv_freq = oracle(128, 500000)[pair]
         for row, position in enumerate(FAR):
-            for ours, wanted in zip((cos, sin), exact_cos_sin(position * inv_freq)):
-                error = abs(Decimal(ours[row, pair].item()) - wanted * scaling)
-                assert error <= half_an_ulp(wanted * scaling) + scaling * abs(position) * 4 * Decimal(2) ** -53
+            for ours, expected in zip((cos, sin), exact_cos_sin(position * inv_freq)):
+                error = abs(Decimal(ours[row, pair].item()) - expected * scaling)
+                assert error <= half_an_ulp(expected * scaling) + scaling * abs(position) * 4 * Decimal(2) ** -53
 
 
 def test_float32_is_near_float64():

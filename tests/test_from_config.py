@@ -98,21 +98,21 @@ READ = [
 ]
 
 
-@pytest.mark.parametrize(("config", "wanted"), READ)
-def test_reads(config, wanted):
+@pytest.mark.parametrize(("config", "expected"), READ)
+def test_reads(config, expected):
     """A dict and an object say the same."""
-    assert rope_ext.RotaryEmbedding.from_config(config) == wanted
-    assert rope_ext.RotaryEmbedding.from_config(types.SimpleNamespace(**config)) == wanted
+    assert rope_ext.RotaryEmbedding.from_config(config) == expected
+    assert rope_ext.RotaryEmbedding.from_config(types.SimpleNamespace(**config)) == expected
 
 
 def test_reads_one_of_several_layer_types():
     config = {**HEADS, "rope_parameters": NESTED, "global_head_dim": 256}
     read = rope_ext.RotaryEmbedding.from_config
     assert read(config, "sliding_attention") == rope()
-    wanted = rope(256, base=1e6, schedule="proportional", partial_rotary_factor=0.25)
-    assert read(config, "full_attention") == wanted
+    expected = rope(256, base=1e6, schedule="proportional", partial_rotary_factor=0.25)
+    assert read(config, "full_attention") == expected
     per_layer = {"layer_types": ["sliding_attention", "full_attention"], "per_layer_config": {"01": {"head_dim": 256}}}
-    assert read({**HEADS, "rope_parameters": NESTED, **per_layer}, "full_attention") == wanted
+    assert read({**HEADS, "rope_parameters": NESTED, **per_layer}, "full_attention") == expected
     gemma3 = {**HEADS, "rope_theta": 1e6, "rope_local_base_freq": 1e4, "rope_scaling": {"type": "linear", "factor": 8}}
     assert read(gemma3, "full_attention") == rope(base=1e6, schedule="linear", factor=8)
     assert read(gemma3, "sliding_attention") == rope()
@@ -301,7 +301,7 @@ def test_nulls_that_are_absent():
     absent |= dict.fromkeys(("use_dynamic_ntk", "rotary_scaling_factor", "alibi", "rope_of_tomorrow"))
     nulls = dict.fromkeys(("beta_fast", "beta_slow", "attention_factor", "mscale", "mscale_all_dim", "beta_fastt"))
     yarn = {"original_max_position": 1024, "max_position": 4096}
-    for config, wanted in (
+    for config, expected in (
         ({**BASE, **absent}, rope()),
         ({**BASE, **absent, "rope_scaling": None}, rope()),
         ({**HEADS, "rope_theta": None, "rope_parameters": {"rope_theta": 5e5}}, rope(base=5e5)),
@@ -314,7 +314,7 @@ def test_nulls_that_are_absent():
         ({**BASE, "rope_scaling": {"mrope_section": None}}, rope()),
     ):
         for form in forms(config):
-            assert rope_ext.RotaryEmbedding.from_config(form) == wanted
+            assert rope_ext.RotaryEmbedding.from_config(form) == expected
 
 
 # ---- keys that could change the rotation ----
@@ -332,12 +332,12 @@ KNOWN = [
 ]
 
 
-@pytest.mark.parametrize(("keys", "wanted"), KNOWN)
-def test_reads_keys_of_public_models(keys, wanted):
+@pytest.mark.parametrize(("keys", "expected"), KNOWN)
+def test_reads_keys_of_public_models(keys, expected):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for form in forms({**HEADS, **keys}):
-            assert rope_ext.RotaryEmbedding.from_config(form) == wanted
+            assert rope_ext.RotaryEmbedding.from_config(form) == expected
 
 
 UNKNOWN = [

@@ -238,8 +238,8 @@ def test_the_formula_of_a_turn_is_what_apply_does():
     x = random(20, 2)
     angle = torch.tensor([0.7], dtype=torch.float64)
     x1, x2 = x.T
-    wanted = [formula(y, x1=x1, x2=x2, angle=angle) for y in ("y1", "y2")]
-    assert close(turn(x, angle, torch.ones(20)), torch.stack(wanted, dim=-1))
+    expected = [formula(y, x1=x1, x2=x2, angle=angle) for y in ("y1", "y2")]
+    assert close(turn(x, angle, torch.ones(20)), torch.stack(expected, dim=-1))
 
 
 def test_a_full_turn():
@@ -267,8 +267,8 @@ def test_one_pair_is_back_after_seven_turns():
 
 def test_frequencies():
     for head_dim, base in ((8, 10000.0), (128, 500000.0)):
-        wanted = [formula("inv_freq[i]", base=base, i=i, D=head_dim) for i in range(head_dim // 2)]
-        assert close(f.default(head_dim, base).inv_freq, wanted, 1e-15)
+        expected = [formula("inv_freq[i]", base=base, i=i, D=head_dim) for i in range(head_dim // 2)]
+        assert close(f.default(head_dim, base).inv_freq, expected, 1e-15)
     assert f.default(8).inv_freq.tolist() == f.default(8, 10000.0).inv_freq.tolist()
 
 
@@ -551,8 +551,8 @@ def test_the_filter_remembers_an_impulse_as_a_damped_wave_for_ever_or_for_the_wi
             states = [
                 p * s + (m == 0) - (p**last if last is not None and m == last else 0) for p, s in zip(poles, states)
             ]
-            wanted = 0 if last is not None and m >= last else response(m)
-            assert sum(s.real for s in states) / 4 == pytest.approx(wanted, abs=1e-12)
+            expected = 0 if last is not None and m >= last else response(m)
+            assert sum(s.real for s in states) / 4 == pytest.approx(expected, abs=1e-12)
     assert response(89) != 0
 
 

@@ -55,12 +55,12 @@ def test_instruction_sets_give_the_same_bits(dtype, interleaved):
     for pairs in (1, 7, 36, 64, 130):
         x, g = random((2, 5, 3, 2 * pairs + 1), dtype, 0), random((2, 5, 3, 2 * pairs + 1), dtype, 3)
         cos, sin = random((5, pairs), table, 1), random((5, pairs), table, 2)
-        wanted = reference.apply(x, cos, sin, interleaved=interleaved, rotary_dim=2 * pairs)
+        expected = reference.apply(x, cos, sin, interleaved=interleaved, rotary_dim=2 * pairs)
         gradients = []
         for isa in _introspect.supported_isas():
             y = torch.full_like(x, torch.nan)
             _introspect.rotate(isa, params_of(x, y, cos, sin, interleaved))
-            assert_same_bits(y, wanted)
+            assert_same_bits(y, expected)
             grad_cos, grad_sin = torch.full_like(cos, torch.nan), torch.full_like(sin, torch.nan)
             _introspect.table_grad(isa, table_grad_params_of(x, g, grad_cos, grad_sin, interleaved))
             gradients.append((grad_cos, grad_sin))
@@ -105,7 +105,7 @@ def test_channels_that_lie_differently(dtype, order):
     for pairs, interleaved, steps in itertools.product((5, 33), (False, True), itertools.product((1, 2), repeat=4)):
         x = [random((2, 17, 2, 2 * pairs), dtype, seed) for seed in (0, 1)]
         cos, sin = random((17, pairs), table, 2), random((17, pairs), table, 3)
-        wanted = reference.apply(x, cos, sin, interleaved=interleaved)
+        expected = reference.apply(x, cos, sin, interleaved=interleaved)
         ins = [placed(step, order)(2 * pairs, dtype).copy_(t) for step, t in zip(steps[:2], x)]
         tables = [i.Table(t.data_ptr(), t.data_ptr(), 0, pairs, 0, 1) for t in (cos, sin)]
         for isa in i.supported_isas():
@@ -121,7 +121,7 @@ def test_channels_that_lie_differently(dtype, order):
                 pairs=pairs, interleaved=interleaved, cos=tables[0], sin=tables[1],
             )  # fmt: skip
             i.rotate(isa, params)
-            assert_same_bits(outs, wanted)
+            assert_same_bits(outs, expected)
             for t in outs:  # what lies between the channels
                 whole = t.as_strided((t.untyped_storage().nbytes() // t.element_size(),), (1,), 0)
                 assert (whole == 7.0).sum() >= whole.numel() - t.numel()
@@ -146,9 +146,9 @@ def test_special_values(dtype, interleaved):
     for pairs in (33, 130):
         x = special((2, 5, 3, 2 * pairs), dtype, 0)
         cos, sin = special((5, pairs), table, 1), special((5, pairs), table, 2)
-        wanted = reference.apply(x, cos, sin, interleaved=interleaved)
+        expected = reference.apply(x, cos, sin, interleaved=interleaved)
         for isa in _introspect.supported_isas():
             y = torch.full_like(x, 7.0)
             _introspect.rotate(isa, params_of(x, y, cos, sin, interleaved))
-            assert torch.equal(y.isnan(), wanted.isnan())  # which NaN is free
-            assert_same_bits(*(t.nan_to_num(0.0, torch.inf, -torch.inf) for t in (y, wanted)))
+            assert torch.equal(y.isnan(), expected.isnan())  # which NaN is free
+            assert_same_bits(*(t.nan_to_num(0.0, torch.inf, -torch.inf) for t in (y, expected)))

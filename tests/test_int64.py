@@ -66,10 +66,10 @@ def test_sums_that_wrap_are_no_rows(positions, offset):
 
 
 def test_sums_that_come_back_are_rows():
-    wanted = rope_ext.apply(X, COS, SIN, offset=1)
+    expected = rope_ext.apply(X, COS, SIN, offset=1)
     for far in (LOWEST + 1, -(2**62), 2**62, HIGHEST - 2):
         positions = torch.tensor([far + 1, far + 2])
-        assert torch.equal(rope_ext.apply(X, COS, SIN, positions=positions, offset=-far), wanted)
+        assert torch.equal(rope_ext.apply(X, COS, SIN, positions=positions, offset=-far), expected)
 
 
 def test_positions_without_a_table_do_not_wrap():
@@ -102,10 +102,12 @@ def test_strides_along_axes_of_one_element_say_nothing():
     x = random((1, 1, 1, 8), torch.float32)
     odd = x.as_strided(x.shape, (huge, huge, huge, 1))
     odd_tables = [t.as_strided(t.shape, (huge, 1)) for t in (cos, sin)]
-    wanted = rope_ext.apply(x, cos, sin, offset=0)
-    assert torch.equal(rope_ext.apply(odd, *odd_tables), wanted)
-    assert torch.equal(rope_ext.apply_(odd.clone().as_strided(odd.shape, odd.stride()), *odd_tables), wanted)
-    assert torch.equal(rope_ext.apply(odd, *odd_tables, out=torch.empty(8).as_strided(odd.shape, odd.stride())), wanted)
+    expected = rope_ext.apply(x, cos, sin, offset=0)
+    assert torch.equal(rope_ext.apply(odd, *odd_tables), expected)
+    assert torch.equal(rope_ext.apply_(odd.clone().as_strided(odd.shape, odd.stride()), *odd_tables), expected)
+    assert torch.equal(
+        rope_ext.apply(odd, *odd_tables, out=torch.empty(8).as_strided(odd.shape, odd.stride())), expected
+    )
     empty = torch.zeros(1).as_strided((2, 0, 3, 8), (huge, huge, huge, huge))
     no_rows = torch.zeros(1).as_strided((0, 8), (huge, huge))
     for out in (None, torch.zeros(1).as_strided(empty.shape, empty.stride())):

@@ -60,9 +60,9 @@ def test_no_fast_math_at_position_131071():
     x = random((1, 1, 2, 128), F32)
     cos, sin = rope_ext.RotaryEmbedding(128).tables(131072)
     exact = rope_ext.RotaryEmbedding(128).tables(131072, dtype=F64)
-    wanted = reference.apply(x.double(), *exact, offset=131071)
+    expected = reference.apply(x.double(), *exact, offset=131071)
     # three roundings of 2^-24 relative to values below 4 plus tables rounded by 2^-25
-    assert (rope_ext.apply(x, cos, sin, offset=131071).double() - wanted).abs().max() < 4 * 4 * 2**-24
+    assert (rope_ext.apply(x, cos, sin, offset=131071).double() - expected).abs().max() < 4 * 4 * 2**-24
 
 
 def test_exact_angles_are_not_those_of_fp32_arithmetic():
@@ -290,10 +290,10 @@ def test_offsets_beyond_2_to_the_31(axis):
     sizes[axis], strides[axis] = 2, far
     x = memory.as_strided(sizes, strides)
     x.copy_(random(sizes, BF16))
-    wanted = reference.apply(x.clone(), *tables())
-    assert_same_bits(rope_ext.apply(x, *tables()), wanted)
+    expected = reference.apply(x.clone(), *tables())
+    assert_same_bits(rope_ext.apply(x, *tables()), expected)
     rope_ext.apply_(x, *tables())
-    assert_same_bits(x, wanted)
+    assert_same_bits(x, expected)
 
 
 def test_many_heads_times_batch():
@@ -327,8 +327,8 @@ def test_in_place_reads_both_channels_before_it_writes(interleaved):
     """FlagGems#5143: one element per lane reads what its neighbour has overwritten."""
     for head_dim in (2, 16, 130):
         x, (cos, sin) = random((1, 5, 2, head_dim), F32), tables(9, head_dim // 2)
-        wanted = reference.apply(x, cos, sin, interleaved=interleaved)
-        assert_same_bits(rope_ext.apply_(x, cos, sin, interleaved=interleaved), wanted)
+        expected = reference.apply(x, cos, sin, interleaved=interleaved)
+        assert_same_bits(rope_ext.apply_(x, cos, sin, interleaved=interleaved), expected)
 
 
 @pytest.mark.devices("cpu")  # on a GPU such rows give NaN: test_cuda_positions.py

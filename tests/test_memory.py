@@ -29,16 +29,16 @@ def test_nothing_is_written_outside(dtype, head_dim, interleaved):
     x = random((2, 5, 3, head_dim), dtype)
     table = torch.float64 if dtype == torch.float64 else torch.float32
     cos, sin = random((5, head_dim // 2), table, 1), random((5, head_dim // 2), table, 2)
-    wanted = reference.apply(x, cos, sin, interleaved=interleaved)
+    expected = reference.apply(x, cos, sin, interleaved=interleaved)
     for strides in (None, (15 * head_dim + 40, 3 * head_dim + 6, head_dim + 1, 1)):
         out, whole = guarded(x.shape, dtype, strides)
         rope_ext.apply(x, cos, sin, interleaved=interleaved, out=out)
         assert whole()
-        assert_same_bits(out, wanted)
+        assert_same_bits(out, expected)
         out.copy_(x)
         rope_ext.apply_(out, cos, sin, interleaved=interleaved)
         assert whole()
-        assert_same_bits(out, wanted)
+        assert_same_bits(out, expected)
 
 
 def test_nothing_is_read_outside_the_tables():
@@ -114,16 +114,16 @@ def test_strided_positions_offsets_and_boundaries():
 def test_negative_and_swapped_table_views():
     """Complex, 2x2, stacked and concatenated tables are views, and so cost no copy."""
     x = random((1, 5, 2, 8), torch.float32)
-    wanted = reference.apply(x, COS, SIN)
+    expected = reference.apply(x, COS, SIN)
     as_complex = torch.complex(COS, SIN)
     two_by_two = torch.stack((COS, -SIN, SIN, COS), dim=-1).unflatten(-1, (2, 2))
     both = torch.cat((COS, SIN), dim=-1)
     assert_same_bits(
-        rope_ext.apply(x, torch.view_as_real(as_complex)[..., 0], torch.view_as_real(as_complex)[..., 1]), wanted
+        rope_ext.apply(x, torch.view_as_real(as_complex)[..., 0], torch.view_as_real(as_complex)[..., 1]), expected
     )
-    assert_same_bits(rope_ext.apply(x, as_complex.real, as_complex.imag), wanted)
-    assert_same_bits(rope_ext.apply(x, two_by_two[..., 0, 0], two_by_two[..., 1, 0]), wanted)
-    assert_same_bits(rope_ext.apply(x, both[:, :4], both[:, 4:]), wanted)
+    assert_same_bits(rope_ext.apply(x, as_complex.real, as_complex.imag), expected)
+    assert_same_bits(rope_ext.apply(x, two_by_two[..., 0, 0], two_by_two[..., 1, 0]), expected)
+    assert_same_bits(rope_ext.apply(x, both[:, :4], both[:, 4:]), expected)
     # a conjugate is a view with a flag ("negative bit") that the ops never see resolved by themselves
     assert_same_bits(
         rope_ext.apply(x, as_complex.real, as_complex.conj().imag), reference.apply(x, COS, SIN, inverse=True)
@@ -151,24 +151,24 @@ def test_size_one_dimensions_with_any_stride():
 def test_packed_qkv_in_place():
     """q and k interleave in one buffer without sharing an element; v stays as it is."""
     packed = random((2, 5, 3, 4, 8), torch.float16)
-    wanted = packed.clone()
-    wanted[:, :, 0], wanted[:, :, 1] = reference.apply((wanted[:, :, 0], wanted[:, :, 1]), COS, SIN)
+    expected = packed.clone()
+    expected[:, :, 0], expected[:, :, 1] = reference.apply((expected[:, :, 0], expected[:, :, 1]), COS, SIN)
     rope_ext.apply_((packed[:, :, 0], packed[:, :, 1]), COS, SIN)
-    assert_same_bits(packed, wanted)
+    assert_same_bits(packed, expected)
 
 
 def test_in_place_on_transposed_memory():
     x = in_memory(random((2, 5, 3, 8), torch.float32), "reversed strides")
-    wanted = reference.apply(x, COS, SIN)
+    expected = reference.apply(x, COS, SIN)
     rope_ext.apply_(x, COS, SIN)
-    assert_same_bits(x, wanted)
+    assert_same_bits(x, expected)
 
 
 def test_out_may_be_x():
     x = random((2, 5, 3, 8), torch.float32)
-    wanted = reference.apply(x, COS, SIN)
+    expected = reference.apply(x, COS, SIN)
     assert rope_ext.apply(x, COS, SIN, out=x) is x
-    assert_same_bits(x, wanted)
+    assert_same_bits(x, expected)
 
 
 def test_channels_that_are_not_rotated_are_bit_identical():

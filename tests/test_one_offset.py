@@ -20,16 +20,16 @@ IDS = {"ids": lambda value: str(value).replace("\n", "")[:30]}
 @pytest.mark.parametrize("layout", reference.LAYOUTS)
 def test_one_offset_is_an_int(layout, offset):
     x = random(SHAPES[layout], torch.float32)
-    wanted = rope_ext.apply(x, *TABLES, layout=layout, offset=3)
-    assert_same_bits(rope_ext.apply(x, *TABLES, layout=layout, offset=offset), wanted)
-    assert_same_bits(rope_ext.apply_(x.clone(), *TABLES, layout=layout, offset=offset), wanted)
-    assert_same_bits(reference.apply(x, *TABLES, layout=layout, offset=offset), wanted)
+    expected = rope_ext.apply(x, *TABLES, layout=layout, offset=3)
+    assert_same_bits(rope_ext.apply(x, *TABLES, layout=layout, offset=offset), expected)
+    assert_same_bits(rope_ext.apply_(x.clone(), *TABLES, layout=layout, offset=offset), expected)
+    assert_same_bits(reference.apply(x, *TABLES, layout=layout, offset=offset), expected)
     positions = random_integers(7, (5,))
-    wanted = rope_ext.apply(x, *TABLES, layout=layout, positions=positions, offset=3)
-    assert_same_bits(rope_ext.apply(x, *TABLES, layout=layout, positions=positions, offset=offset), wanted)
+    expected = rope_ext.apply(x, *TABLES, layout=layout, positions=positions, offset=3)
+    assert_same_bits(rope_ext.apply(x, *TABLES, layout=layout, positions=positions, offset=offset), expected)
     for rope in ROPES:
-        wanted = rope.apply(x, layout=layout, offset=3)
-        assert_same_bits(rope.apply(x, layout=layout, offset=offset), wanted)
+        expected = rope.apply(x, layout=layout, offset=3)
+        assert_same_bits(rope.apply(x, layout=layout, offset=offset), expected)
 
 
 @pytest.mark.parametrize("offset", [2, torch.tensor(2), torch.tensor([2], dtype=torch.int32)], **IDS)
@@ -39,16 +39,16 @@ def test_boundaries_of_either_type(dtype, offset):
     cu_seqlens = torch.tensor([0, 0, 3, 5], dtype=dtype)
     options = {"layout": "thd", "cu_seqlens": cu_seqlens, "offset": offset}
     positions = torch.tensor([2, 3, 4, 2, 3, 0, 0])
-    wanted = rope_ext.apply(x, *TABLES, layout="thd", positions=positions)
-    wanted[5:] = x[5:]
-    assert_same_bits(rope_ext.apply(x, *TABLES, **options), wanted)
-    assert_same_bits(reference.apply(x, *TABLES, **options), wanted)
+    expected = rope_ext.apply(x, *TABLES, layout="thd", positions=positions)
+    expected[5:] = x[5:]
+    assert_same_bits(rope_ext.apply(x, *TABLES, **options), expected)
+    assert_same_bits(reference.apply(x, *TABLES, **options), expected)
     strided = cu_seqlens.repeat_interleave(2)[::2]
-    assert_same_bits(rope_ext.apply(x, *TABLES, **options | {"cu_seqlens": strided}), wanted)
+    assert_same_bits(rope_ext.apply(x, *TABLES, **options | {"cu_seqlens": strided}), expected)
     frequencies = ROPES[0].inv_freq
-    wanted = rope_ext.apply(x, inv_freq=frequencies, layout="thd", positions=positions)
-    wanted[5:] = x[5:]
-    assert_same_bits(rope_ext.apply(x, inv_freq=frequencies, **options), wanted)
+    expected = rope_ext.apply(x, inv_freq=frequencies, layout="thd", positions=positions)
+    expected[5:] = x[5:]
+    assert_same_bits(rope_ext.apply(x, inv_freq=frequencies, **options), expected)
 
 
 def test_boundaries_of_either_type_in_functions_of_other_libraries():

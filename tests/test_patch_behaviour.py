@@ -103,21 +103,21 @@ def test_generate(family, how):
         made = model.generate(ids, attention_mask=mask, **options)
         return [made.sequences, *made.logits]
 
-    wanted = run()
+    expected = run()
     with rope_ext.patched(model), rotations() as calls:
         got = run()
     assert len(calls) >= 2 * 4  # layers, tokens
-    assert torch.equal(got[0], wanted[0])
-    assert_same_bits(got[1:], wanted[1:])
-    assert_same_bits(run()[1:], wanted[1:])
+    assert torch.equal(got[0], expected[0])
+    assert_same_bits(got[1:], expected[1:])
+    assert_same_bits(run()[1:], expected[1:])
 
 
 def test_inference_mode():
     model, ids = built(), tokens()
     with torch.inference_mode():
-        wanted = model(ids).logits
+        expected = model(ids).logits
         with rope_ext.patched(model), rotations() as calls:
-            assert_same_bits(model(ids).logits, wanted)
+            assert_same_bits(model(ids).logits, expected)
     assert len(calls) == 2
 
 
@@ -142,20 +142,20 @@ def test_compile(first):
     torch.compiler.reset()
     model, ids, graphs = built(num_hidden_layers=1), tokens(), Graphs()
     with torch.no_grad():
-        wanted = model(ids).logits
+        expected = model(ids).logits
         compiled = torch.compile(model, fullgraph=True, backend=graphs)
         if first == "eager":
-            assert_same_bits(compiled(ids).logits, wanted)
+            assert_same_bits(compiled(ids).logits, expected)
             assert (graphs.rotating, graphs.others) == (0, 1)
         for _ in range(2):
             with rope_ext.patched(model):
-                assert_same_bits(compiled(ids).logits, wanted)
-                assert_same_bits(compiled(ids).logits, wanted)
+                assert_same_bits(compiled(ids).logits, expected)
+                assert_same_bits(compiled(ids).logits, expected)
             assert graphs.rotating == 1
-            assert_same_bits(compiled(ids).logits, wanted)
+            assert_same_bits(compiled(ids).logits, expected)
         assert (graphs.rotating, graphs.others) == (1, 1)
         with rope_ext.patched(compiled):
-            assert_same_bits(compiled(ids).logits, wanted)
+            assert_same_bits(compiled(ids).logits, expected)
 
 
 @cpu
@@ -164,9 +164,9 @@ def test_compile_gradients():
     torch.compiler.reset()
     model, ids = built(num_hidden_layers=1), tokens()
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
-    wanted = gradients(compiled, ids)
+    expected = gradients(compiled, ids)
     with rope_ext.patched(model):
-        assert_same_bits(gradients(compiled, ids), wanted)
+        assert_same_bits(gradients(compiled, ids), expected)
 
 
 # ---- training ----
@@ -184,9 +184,9 @@ def gradients(model, ids):
 @pytest.mark.parametrize("family", [*FAMILIES, "olmo2"])  # there the tables are float32
 def test_training(family):
     model, ids = built(family).train(), tokens()
-    wanted = gradients(model, ids)
+    expected = gradients(model, ids)
     with rope_ext.patched(model), rotations() as calls:
-        assert_same_bits(gradients(model, ids), wanted)
+        assert_same_bits(gradients(model, ids), expected)
     assert len(calls) == 2
 
 
@@ -195,11 +195,11 @@ def test_training(family):
 @pytest.mark.filterwarnings("ignore:.*gradient_checkpointing_enable:FutureWarning")
 def test_checkpointing(use_reentrant):
     model, ids = built().train(), tokens()
-    wanted = gradients(model, ids)
+    expected = gradients(model, ids)
     model.gradient_checkpointing_enable({"use_reentrant": use_reentrant})
-    assert_same_bits(gradients(model, ids), wanted)
+    assert_same_bits(gradients(model, ids), expected)
     with rope_ext.patched(model), rotations() as calls:
-        assert_same_bits(gradients(model, ids), wanted)
+        assert_same_bits(gradients(model, ids), expected)
     assert len(calls) == 4  # forward, and again, in each layer
 
 
@@ -223,10 +223,10 @@ def test_frozen_weights(adapted):
     for layer in model.model.layers[1:]:
         setattr(layer.self_attn, adapted, Adapter(getattr(layer.self_attn, adapted)).requires_grad_(True))
         getattr(layer.self_attn, adapted).linear.requires_grad_(False)
-    wanted = gradients(model, ids)
-    assert len(wanted) == 3
+    expected = gradients(model, ids)
+    assert len(expected) == 3
     with rope_ext.patched(model), rotations() as calls:
-        assert_same_bits(gradients(model, ids), wanted)
+        assert_same_bits(gradients(model, ids), expected)
     assert len(calls) == 2
 
 
@@ -249,15 +249,15 @@ def test_autocast():
         result[0].backward(gradient.float())
         return [logits, *(t.detach() for t in result)], leaf.grad
 
-    wanted, wanted_gradient = run()
+    expected, expected_gradient = run()
     with rope_ext.patched(model), rotations() as calls:
         got, got_gradient = run()
     assert len(calls) == 3
-    assert_same_bits(got, wanted)
+    assert_same_bits(got, expected)
     a, b = gradient * cos[:, None].double(), (gradient * sin[:, None].double()).roll(4, dims=-1)
     b[..., 4:] *= -1
     bound = 1.02 * u * (a.abs() + b.abs() + 2 * (a + b).abs())
-    assert ((got_gradient.double() - wanted_gradient.double()).abs() <= bound).all()
+    assert ((got_gradient.double() - expected_gradient.double()).abs() <= bound).all()
 
 
 # ---- several models, and many times ----
@@ -268,15 +268,15 @@ def test_autocast():
 def test_two_models(families, first_undone):
     models, ids = [built(family) for family in families], tokens()
     originals = [function(model) for model in models]
-    wanted = [model(ids).logits for model in models]
+    expected = [model(ids).logits for model in models]
     for model in models:
         rope_ext.patch(model)
-    assert_same_bits([model(ids).logits for model in models], wanted)
+    assert_same_bits([model(ids).logits for model in models], expected)
     rope_ext.unpatch(models[first_undone])
     still = function(models[1 - first_undone])
     assert still is not originals[1 - first_undone]
     assert (function(models[first_undone]) is still) == (families[0] == families[1])
-    assert_same_bits([model(ids).logits for model in models], wanted)
+    assert_same_bits([model(ids).logits for model in models], expected)
     rope_ext.unpatch(models[1 - first_undone])
     assert [function(model) for model in models] == originals
     with pytest.raises(ValueError, match=r"^rope_ext: model must be patched, got a \w+ForCausalLM that is not$"):
@@ -297,12 +297,12 @@ def test_a_hundred_times():
     """The very same functions, and not an object more than before."""
     model = built()
     attention, original, ids = model.model.layers[0].self_attn, function(model), tokens()
-    wanted = model(ids).logits.detach()
+    expected = model(ids).logits.detach()
     counts = []
     for step in range(100):
         with rope_ext.patched(attention):
             if step % 10 == 0:
-                assert_same_bits(model(ids).logits.detach(), wanted)
+                assert_same_bits(model(ids).logits.detach(), expected)
         assert function(model) is original
         if step in (20, 99):
             gc.collect()
@@ -316,12 +316,12 @@ def test_threads():
     model, ids, failed, done = built(), tokens(), [], threading.Event()
     attention = model.model.layers[0].self_attn
     with torch.no_grad():
-        wanted = model(ids).logits
+        expected = model(ids).logits
 
     def run():
         with torch.no_grad():
             while not done.is_set():
-                if not torch.equal(model(ids).logits, wanted):
+                if not torch.equal(model(ids).logits, expected):
                     failed.append("another result")
 
     def patch():
@@ -349,17 +349,17 @@ def test_threads():
 def test_copies():
     """state_dict, deepcopy and pickle see the model as if it were not patched."""
     model, ids = built(), tokens()
-    wanted, weights, pickled = model(ids).logits, model.state_dict(), pickle.dumps(model)
+    expected, weights, pickled = model(ids).logits, model.state_dict(), pickle.dumps(model)
     with rope_ext.patched(model):
         assert list(model.state_dict()) == list(weights)
         assert pickle.dumps(model) == pickled
         twin, again = copy.deepcopy(model), pickle.loads(pickled)
         for other in (twin, again):
-            assert_same_bits(other(ids).logits, wanted)
+            assert_same_bits(other(ids).logits, expected)
             with pytest.raises(ValueError, match="must be patched"):
                 rope_ext.unpatch(other)
-    assert_same_bits(twin(ids).logits, wanted)
-    assert_same_bits(again(ids).logits, wanted)
+    assert_same_bits(twin(ids).logits, expected)
+    assert_same_bits(again(ids).logits, expected)
 
 
 # ---- where rope_ext has no kernel ----
@@ -377,11 +377,11 @@ def test_device_without_kernels():
     model = built()
     table = torch.randn(1, 5, 8)
     q, k = torch.randn(1, 4, 5, 8), torch.randn(1, 2, 5, 8)
-    wanted = function(model)(q, k, table, table)
+    expected = function(model)(q, k, table, table)
     with rope_ext.patched(model), rotations() as calls:
-        assert_same_bits(function(model)(q.as_subclass(Elsewhere), k.as_subclass(Elsewhere), table, table), wanted)
+        assert_same_bits(function(model)(q.as_subclass(Elsewhere), k.as_subclass(Elsewhere), table, table), expected)
         assert len(calls) == 0
-        assert_same_bits(function(model)(q, k, table, table), wanted)
+        assert_same_bits(function(model)(q, k, table, table), expected)
         assert len(calls) == 1
 
 

@@ -64,13 +64,13 @@ with rope_ext.patched(model) as report:
 # The first trace of a graph may be what recognises a function. Then: through transformers, in each mode, and rounding.
 USE_KERNELS = """
 model = built()
-wanted = model(ids).logits
+expected = model(ids).logits
 register()
 model.set_use_kernels(True)
 graphs = Graphs()
-assert_same_bits(torch.compile(model, fullgraph=True, backend=graphs)(ids).logits, wanted)
+assert_same_bits(torch.compile(model, fullgraph=True, backend=graphs)(ids).logits, expected)
 assert graphs.rotating == 1 and graphs.others == 0
-assert_same_bits(model.train()(ids).logits, wanted)
+assert_same_bits(model.train()(ids).logits, expected)
 assert rotates(model)
 
 other = built("glm")
@@ -124,9 +124,9 @@ assert [t.tolist() for t in layer(*map(torch.tensor, (1.0, 2.0, 3.0, 4.0)))] == 
 
 model = built()
 q, table = torch.randn(1, 1, 5, 8), torch.randn(1, 5, 1)
-wanted = function(model)(q, q, table, table)
+expected = function(model)(q, q, table, table)
 kernelize(model, mode=Mode.INFERENCE, device="cpu")
-assert_same_bits(function(model)(q, q, table, table), wanted)
+assert_same_bits(function(model)(q, q, table, table), expected)
 
 # The choice on CUDA.
 import kernels.layer.repos

@@ -59,15 +59,15 @@ def test_functions_forward_and_gradients(name, dtype):
     for args, kwargs in dialect.examples(1, dtype):
         for one, other in zip(tree_leaves(ours(*args, **kwargs)), tree_leaves(original(*args, **kwargs)), strict=True):
             assert_same_bits(one, other)
-        (x, tables), (wanted_x, wanted_tables) = gradients(ours, args, kwargs), gradients(original, args, kwargs)
+        (x, tables), (expected_x, expected_tables) = gradients(ours, args, kwargs), gradients(original, args, kwargs)
         unit = torch.finfo(dtype).eps
         promoted = tree_leaves(original(*args, **kwargs))[0].dtype != dtype
-        for one, other in zip(x, wanted_x, strict=True):
+        for one, other in zip(x, expected_x, strict=True):
             if promoted:  # eager code rounds both terms to 16 bits, and their sum
                 assert (one - other).abs().max() <= 2 * unit * other.abs().max()
             else:
                 assert_same_bits(one, other)
-        for one, other in zip(tables, wanted_tables, strict=True):
+        for one, other in zip(tables, expected_tables, strict=True):
             # Sums over batch and heads (6 products at most, or 12 tensors) in another order; 16-bit products are rounded.
             assert (one - other).abs().max() <= 16 * max(unit, torch.finfo(one.dtype).eps) * other.abs().max()
 

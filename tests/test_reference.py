@@ -26,9 +26,9 @@ def test_numbers_worked_by_hand():
 def test_numbers_worked_by_hand_with_an_entry_per_channel(interleaved):
     """y1 = x1 cos1 - x2 sin1, y2 = x2 cos2 + x1 sin2, entries in the order of the channels; one pair, so both pairings."""
     cos, sin, x = torch.tensor([[2.0, 3.0]]), torch.tensor([[5.0, 7.0]]), torch.tensor([11.0, 13.0]).reshape(1, 1, 1, 2)
-    wanted = torch.tensor([11.0 * 2 - 13 * 5, 13 * 3 + 11 * 7])
+    expected = torch.tensor([11.0 * 2 - 13 * 5, 13 * 3 + 11 * 7])
     for function in (reference.apply, rope_ext.apply):
-        assert torch.equal(function(x, cos, sin, interleaved=interleaved).flatten(), wanted)
+        assert torch.equal(function(x, cos, sin, interleaved=interleaved).flatten(), expected)
         backwards = torch.tensor([11.0 * 2 + 13 * 5, 13 * 3 - 11 * 7])
         assert torch.equal(function(x, cos, sin, interleaved=interleaved, inverse=True).flatten(), backwards)
 
@@ -38,9 +38,9 @@ def test_complex_form():
     x = random((2, 6, 3, 8), torch.float64)
     angles = torch.outer(torch.arange(6.0, dtype=torch.float64), rope_ext.RotaryEmbedding(8).inv_freq.to(x.device))
     rotated = torch.view_as_complex(x.unflatten(-1, (-1, 2))) * torch.polar(torch.ones_like(angles), angles)[:, None]
-    wanted = torch.view_as_real(rotated).flatten(-2)
+    expected = torch.view_as_real(rotated).flatten(-2)
     torch.testing.assert_close(
-        reference.apply(x, angles.cos(), angles.sin(), interleaved=True), wanted, rtol=0, atol=1e-15
+        reference.apply(x, angles.cos(), angles.sin(), interleaved=True), expected, rtol=0, atol=1e-15
     )
 
 

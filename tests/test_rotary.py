@@ -44,9 +44,9 @@ def test_tables_are_exact(head_dim, rotary_dim, base):
     cos, sin = rope(torch.tensor(POSITIONS))
     for row, position in enumerate(POSITIONS):
         for pair in range(0, width, 5):
-            wanted_cos, wanted_sin = exact(base, 2 * width, position, pair)
-            assert abs(cos[row, pair].item() - wanted_cos) <= 2**-25 + 1e-9
-            assert abs(sin[row, pair].item() - wanted_sin) <= 2**-25 + 1e-9
+            expected_cos, expected_sin = exact(base, 2 * width, position, pair)
+            assert abs(cos[row, pair].item() - expected_cos) <= 2**-25 + 1e-9
+            assert abs(sin[row, pair].item() - expected_sin) <= 2**-25 + 1e-9
 
 
 def test_shapes_dtypes_and_agreement():
@@ -63,8 +63,8 @@ def test_shapes_dtypes_and_agreement():
 
 def test_inv_freq():
     rope = rope_ext.RotaryEmbedding(8, base=10000.0)
-    wanted = torch.tensor([1.0, 0.1, 0.01, 0.001], dtype=torch.float64, device="cpu")
-    torch.testing.assert_close(rope.inv_freq, wanted, rtol=1e-15, atol=0)
+    expected = torch.tensor([1.0, 0.1, 0.01, 0.001], dtype=torch.float64, device="cpu")
+    torch.testing.assert_close(rope.inv_freq, expected, rtol=1e-15, atol=0)
     assert math.isclose(rope_ext.frequencies.default(4, 7.0).inv_freq[1].item(), 7**-0.5)
 
 
@@ -160,10 +160,10 @@ def test_survives_what_is_done_to_models(change):
             self.rope = rope_ext.RotaryEmbedding(128, base=500000.0)
 
     model = Model()
-    wanted = model.rope.tables(2048)
+    expected = model.rope.tables(2048)
     model = change(model)
     got = model.rope.tables(2048)
-    assert all(torch.equal(a, b) for a, b in zip(got, wanted))
+    assert all(torch.equal(a, b) for a, b in zip(got, expected))
 
 
 def test_on_the_meta_device():
@@ -204,9 +204,9 @@ def test_dynamic_schedules_choose_by_seqlen():
             (torch.arange(101), None),
             (torch.tensor([[400, 2]]), None),
         ):
-            wanted = rope.frequencies(int(positions.max()) + 1)
-            angles = positions.double()[..., None] * wanted.inv_freq.to(positions.device)
-            assert torch.equal(rope(positions, seqlen=seqlen)[1], (angles.sin() * wanted.attention_scaling).float())
+            expected = rope.frequencies(int(positions.max()) + 1)
+            angles = positions.double()[..., None] * expected.inv_freq.to(positions.device)
+            assert torch.equal(rope(positions, seqlen=seqlen)[1], (angles.sin() * expected.attention_scaling).float())
         assert torch.equal(rope.tables(100)[0], rope(torch.arange(100))[0])
         assert torch.equal(rope.tables(150)[0], rope(torch.arange(150))[0])
         assert torch.equal(rope.tables(50, seqlen=150)[0], rope.tables(150)[0][:50])
@@ -323,10 +323,10 @@ def test_apply_is_apply_with_the_frequencies(precision, layout):
     x = x if layout == "bshd" else x.transpose(1, 2)
     positions, offset = torch.tensor([[0, 9, 5, 100, 7], [1, 2, 3, 4, 70000]]), torch.tensor([3, 0])
     cos, sin = rope(positions + offset[:, None])
-    wanted = rope_ext.apply(x, cos, sin, layout=layout, rotary_dim=8)
+    expected = rope_ext.apply(x, cos, sin, layout=layout, rotary_dim=8)
     got = rope.apply(x, positions=positions, offset=offset, layout=layout)
     if precision == "hf":
-        assert_same_bits(got, wanted)
+        assert_same_bits(got, expected)
         assert_same_bits(
             rope.apply(x, offset=7, layout=layout),
             rope_ext.apply(x, *rope.tables(12), offset=7, layout=layout, rotary_dim=8),
@@ -335,7 +335,7 @@ def test_apply_is_apply_with_the_frequencies(precision, layout):
     same = {"inv_freq": rope.inv_freq, "attention_scaling": rope.attention_scaling, "rotary_dim": 8, "layout": layout}
     assert_same_bits(got, rope_ext.apply(x, positions=positions, offset=offset, **same))
     # Two products of |x| <= 5 with cos and sin that are off by 1.5e-7 each, and their roundings and that of the sum.
-    torch.testing.assert_close(got, wanted, rtol=0, atol=1.14 * 2 * 5 * (1.5e-7 + 2**-24) + 2**-21)
+    torch.testing.assert_close(got, expected, rtol=0, atol=1.14 * 2 * 5 * (1.5e-7 + 2**-24) + 2**-21)
 
 
 def test_apply_on_several_axes_and_by_length():
@@ -368,13 +368,13 @@ def test_apply_compiles_and_leaves_inference_mode():
     rope = rope_ext.RotaryEmbedding(16, base=12345.0)
     x = torch.randn(1, 5, 2, 16)
     with torch.inference_mode():
-        wanted = rope.apply(x, offset=3)
+        expected = rope.apply(x, offset=3)
     leaf = x.clone().requires_grad_()
     y = rope.apply(leaf, offset=3)
     y.sum().backward()
-    assert_same_bits(y.detach(), wanted)
+    assert_same_bits(y.detach(), expected)
     compiled = torch.compile(lambda x, offset: rope.apply(x, offset=offset), fullgraph=True, backend="aot_eager")
-    assert_same_bits(compiled(x, 3), wanted)
+    assert_same_bits(compiled(x, 3), expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
@@ -482,10 +482,12 @@ def test_is_loaded_with_weights_only():
     """In a file of a model, of a list, of an extra state: rope_ext tells torch that its values are safe."""
     with torch.serialization.safe_globals([Holds, set]):
         model = loaded(Holds().eval())
-    wanted = Holds()
-    assert model.rope == wanted.rope and hash(model.rope) == hash(wanted.rope)
-    assert_same_bits(model.rope.tables(5)[0], wanted.cos)
-    assert all(map(torch.equal, model.turns[:2], wanted.turns[:2])) and model.frequencies[1] == wanted.frequencies[1]
+    expected = Holds()
+    assert model.rope == expected.rope and hash(model.rope) == hash(expected.rope)
+    assert_same_bits(model.rope.tables(5)[0], expected.cos)
+    assert (
+        all(map(torch.equal, model.turns[:2], expected.turns[:2])) and model.frequencies[1] == expected.frequencies[1]
+    )
     for rope in ropes():
         assert loaded({"extra": [rope]}) == {"extra": [rope]}
         assert repr(pickle.loads(pickle.dumps(rope))) == repr(rope)

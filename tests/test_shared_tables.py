@@ -55,9 +55,9 @@ def test_growing_keeps_the_rows_there_are(precision):
 
 def test_a_table_somebody_wrote_into_is_not_handed_out_again():
     rope = rope_ext.RotaryEmbedding(32, base=779.0)
-    wanted = rope.tables(5)[0].clone()
+    expected = rope.tables(5)[0].clone()
     rope.tables(4)[0].zero_()
-    assert torch.equal(rope.tables(5)[0], wanted)
+    assert torch.equal(rope.tables(5)[0], expected)
 
 
 def test_requires_grad_of_a_caller_stays_with_it():
@@ -152,12 +152,12 @@ def test_the_first_call_may_be_traced(trace, precision, call):
     rope = rope_ext.RotaryEmbedding(8, base=float(next(UNSEEN)), precision=precision)
     trace(lambda x: call(rope, x))
     if call is by_apply and precision == "exact":
-        wanted = rope_ext.apply(X, inv_freq=rope.inv_freq)
+        expected = rope_ext.apply(X, inv_freq=rope.inv_freq)
     else:
-        wanted = rope_ext.apply(X, *rope(torch.arange(7)))
+        expected = rope_ext.apply(X, *rope(torch.arange(7)))
     got = call(rope, X)
     assert type(got) is torch.Tensor
-    assert_same_bits(got, wanted)
+    assert_same_bits(got, expected)
     leaf = X.clone().requires_grad_()
     call(rope, leaf).sum().backward()  # no tensor of inference mode
     trace(lambda x: call(rope, x))
@@ -292,10 +292,10 @@ def test_a_graph_that_is_captured_makes_nothing(monkeypatch):
 def test_a_signal_handler_clears_the_tables(monkeypatch):
     """A signal handler runs in the thread that holds the lock."""
     rope = rope_ext.RotaryEmbedding(8, base=float(next(UNSEEN)))
-    wanted = rope.tables(5)[0]
+    expected = rope.tables(5)[0]
     monkeypatch.setattr(_shared_tables._Table, "is_untouched", lambda table: rope_ext.clear_tables() is None)
-    assert torch.equal(rope.tables(5)[0], wanted)
-    assert torch.equal(rope.tables(9)[0][:5], wanted)
+    assert torch.equal(rope.tables(5)[0], expected)
+    assert torch.equal(rope.tables(9)[0][:5], expected)
 
 
 def test_a_signal_handler_calls_while_tables_are_built():
@@ -339,14 +339,14 @@ def work():
 
 def test_tables_from_many_threads():
     ropes = [rope_ext.RotaryEmbedding(16, base=2000.0 + i) for i in range(3)]
-    wanted = [rope(torch.arange(3000)) for rope in ropes]
+    expected = [rope(torch.arange(3000)) for rope in ropes]
     wrong = []
 
     def work(seed):
         for step in range(60):
             which, rows = (seed + step) % 3, 1 + (seed * 131 + step * 577) % 3000
             cos, sin = ropes[which].tables(rows)
-            if not (torch.equal(cos, wanted[which][0][:rows]) and torch.equal(sin, wanted[which][1][:rows])):
+            if not (torch.equal(cos, expected[which][0][:rows]) and torch.equal(sin, expected[which][1][:rows])):
                 wrong.append((which, rows))
 
     threads = [threading.Thread(target=work, args=(seed,)) for seed in range(8)]
@@ -365,12 +365,12 @@ def test_tables_and_cuda_graphs():
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         doubled = rope.tables(100)[0] * 2
-    wanted = cos.double().mul(2).float()
+    expected = cos.double().mul(2).float()
     del cos
     rope.tables(1000)
     kept = [rope_ext.RotaryEmbedding(16, base=3000.0 + i).tables(100) for i in range(40)]
     graph.replay()
-    assert torch.equal(doubled, wanted) and kept
+    assert torch.equal(doubled, expected) and kept
     message = "rope_ext: tables must be built before a CUDA graph is captured"
     with pytest.raises(RuntimeError, match=message), torch.cuda.graph(torch.cuda.CUDAGraph()):
         late.tables(100)

@@ -126,10 +126,10 @@ def test_frequencies_of_every_class(name):
             keywords = {"device": torch.device("cpu"), "layer_type": layer_type}
             if compute is function and getattr(config, "is_heterogeneous", False):
                 asked = per_layer(config, layer_type)
-        wanted, scaling = compute(asked, **keywords)
+        expected, scaling = compute(asked, **keywords)
         for form in (config, config.to_dict()):
             ours = rope_ext.RotaryEmbedding.from_config(form, layer_type, precision="hf")
-            assert torch.equal(by_pair(ours), in_our_order(name, wanted)) and ours.attention_scaling == scaling
+            assert torch.equal(by_pair(ours), in_our_order(name, expected)) and ours.attention_scaling == scaling
 
 
 def per_layer(config, layer_type):
@@ -219,9 +219,9 @@ def test_rope_init_functions(kind, base):
         for seqlen in (None, 100, 4096, 4097, 131072, 131073, 700001):
             # positions.max() + 1, as its modules call it
             length = None if seqlen is None else torch.tensor(seqlen)
-            wanted, scaling = ROPE_INIT_FUNCTIONS[kind](config, torch.device("cpu"), seq_len=length)
+            expected, scaling = ROPE_INIT_FUNCTIONS[kind](config, torch.device("cpu"), seq_len=length)
             inv_freq, attention_scaling = ours.frequencies(seqlen)
-            assert torch.equal(inv_freq, wanted) and attention_scaling == scaling
+            assert torch.equal(inv_freq, expected) and attention_scaling == scaling
 
 
 # ---- cos and sin of the modules ----
@@ -540,12 +540,12 @@ def check_cos_sin(config, name, layer_type=None, raw=None):
         theirs = positions.permute(1, 2, 0) if name == "Gemma4VisionRotaryEmbedding" else theirs
         # a new one each time: with dynamic NTK it remembers the longest sequence it has seen
         keywords = {} if layer_type is None else {"layer_type": layer_type}
-        wanted = module(config)(torch.zeros(1, tokens, 1), theirs, **keywords)
+        expected = module(config)(torch.zeros(1, tokens, 1), theirs, **keywords)
         for ours, cos_or_sin in zip(
-            rope(positions), wanted if isinstance(wanted, tuple) else (wanted.real, wanted.imag)
+            rope(positions), expected if isinstance(expected, tuple) else (expected.real, expected.imag)
         ):
             cos_or_sin = cos_or_sin.reshape(1, tokens, -1)
-            if not isinstance(wanted, tuple):
+            if not isinstance(expected, tuple):
                 # torch.polar takes sines one by one, Tensor.sin() many at once by other code: an ulp of values up to 1
                 assert (ours - cos_or_sin).abs().max() <= 2**-23 * rope.attention_scaling
                 continue
@@ -595,8 +595,8 @@ def test_tables_of_gptj_and_codegen(kind):
     sin, cos = module.create_sinusoidal_positions(max(POSITIONS) + 1, 8).chunk(2, -1)
     for form in (raw, config, config.to_dict()):
         rope = rope_ext.RotaryEmbedding.from_config(form, precision="hf")
-        for ours, wanted in zip(rope(torch.tensor(POSITIONS)), (cos, sin)):
-            assert rope.head_dim == 32 and torch.equal(ours, wanted[list(POSITIONS)])
+        for ours, expected in zip(rope(torch.tensor(POSITIONS)), (cos, sin)):
+            assert rope.head_dim == 32 and torch.equal(ours, expected[list(POSITIONS)])
 
 
 def test_cos_and_sin_of_dinov3():
@@ -604,11 +604,11 @@ def test_cos_and_sin_of_dinov3():
     from transformers.models.dinov3_vit import modeling_dinov3_vit as dinov3
 
     config = transformers.DINOv3ViTConfig()
-    wanted = dinov3.DINOv3ViTRopePositionEmbedding(config).eval()(torch.zeros(1, 3, 64, 96))
+    expected = dinov3.DINOv3ViTRopePositionEmbedding(config).eval()(torch.zeros(1, 3, 64, 96))
     height, width = 64 // config.patch_size, 96 // config.patch_size
     coordinates = dinov3.get_patches_center_coordinates(height, width, torch.float32, torch.device("cpu"))
     rope = rope_ext.RotaryEmbedding.from_config(config, precision="hf")
-    for ours, theirs in zip(rope((2 * math.pi * coordinates).T[:, None]), wanted):
+    for ours, theirs in zip(rope((2 * math.pi * coordinates).T[:, None]), expected):
         assert torch.equal(ours[0].repeat(1, 2), theirs)
 
 
@@ -682,13 +682,13 @@ def theirs_or_none(raw):
 def test_nulls_and_missing_keys(kind):
     """A number where transformers has one, the same; an error of ours where it raises, whatever it raises."""
     for raw in without(kind):
-        wanted = theirs_or_none(raw)
-        if wanted is None:
+        expected = theirs_or_none(raw)
+        if expected is None:
             with pytest.raises((ValueError, TypeError), match=r"^rope_ext: \w+ must "):
                 rope_ext.RotaryEmbedding.from_config(raw, precision="hf")
         else:
             ours = rope_ext.RotaryEmbedding.from_config(raw, precision="hf")
-            assert torch.equal(ours.inv_freq, wanted[0]) and ours.attention_scaling == wanted[1], raw
+            assert torch.equal(ours.inv_freq, expected[0]) and ours.attention_scaling == expected[1], raw
 
 
 @pytest.mark.parametrize("name", ["Qwen3Config", "GemmaConfig", "DeepseekV3Config", "GPTJConfig", "Mistral4Config"])
@@ -698,10 +698,10 @@ def test_head_dim_of_the_class_where_the_configuration_has_none(name):
     for key in ("head_dim", "kv_channels", "qk_rope_head_dim", "rotary_dim"):
         config.pop(key, None)
     config = {k: 2 * v if k in ("hidden_size", "n_embd") else v for k, v in config.items()}
-    wanted = rope_ext.RotaryEmbedding.from_config(getattr(transformers, name).from_dict(dict(config)))
-    assert rope_ext.RotaryEmbedding.from_config(config) == wanted
+    expected = rope_ext.RotaryEmbedding.from_config(getattr(transformers, name).from_dict(dict(config)))
+    assert rope_ext.RotaryEmbedding.from_config(config) == expected
     if name == "Mistral4Config":
-        assert rope_ext.RotaryEmbedding.from_config({**config, "qk_rope_head_dim": 64}) == wanted
+        assert rope_ext.RotaryEmbedding.from_config({**config, "qk_rope_head_dim": 64}) == expected
 
 
 def test_every_key_of_transformers_that_is_named_like_a_rotation_is_known():

@@ -29,9 +29,9 @@ def loss(rotate, apply=rope_ext.apply):
 EXPECTED = loss(out_of_place, reference.apply)
 
 
-def assert_close(got, wanted):
+def assert_close(got, expected):
     torch.testing.assert_close(
-        got, wanted, rtol=1e-12, atol=1e-12
+        got, expected, rtol=1e-12, atol=1e-12
     )  # float64, sums of a few dozen terms of size 1 to 100
 
 
@@ -45,15 +45,15 @@ def test_func(transform, rotate, argnum):
 @pytest.mark.parametrize("inner", [grad, jacfwd])
 @pytest.mark.parametrize("outer", [jacfwd, jacrev])
 def test_func_nested(outer, inner):
-    got, wanted = (outer(inner(f, 0), 1)(X, COS, SIN) for f in (loss(out_of_place), EXPECTED))
-    assert_close(got, wanted)
+    got, expected = (outer(inner(f, 0), 1)(X, COS, SIN) for f in (loss(out_of_place), EXPECTED))
+    assert_close(got, expected)
 
 
 def test_jvp_and_vjp():
     arguments, tangents = (X, COS, SIN), (X + 1, COS + 2, SIN + 3)
     assert_close(jvp(loss(out_of_place), arguments, tangents), jvp(EXPECTED, arguments, tangents))
-    (_, got), (_, wanted) = vjp(loss(out_of_place), *arguments), vjp(EXPECTED, *arguments)
-    assert_close(got(torch.ones((), dtype=F64)), wanted(torch.ones((), dtype=F64)))
+    (_, got), (_, expected) = vjp(loss(out_of_place), *arguments), vjp(EXPECTED, *arguments)
+    assert_close(got(torch.ones((), dtype=F64)), expected(torch.ones((), dtype=F64)))
 
 
 @pytest.mark.parametrize("in_dims", [(0, None, None), (0, 0, None), (None, 0, 0), (0, 0, 0)])
@@ -74,23 +74,23 @@ def test_vmap_of_pairs_layouts_and_positions():
 
     for in_dims in ((0, None, None), (0, None, 0), (None, None, 0)):
         arguments = [t if d == 0 else t[0] if t.shape[0] == 3 else t for d, t in zip(in_dims, (q, k, positions))]
-        got, wanted = (
+        got, expected = (
             vmap(lambda *a, f=f: rotated(f, *a), in_dims)(*arguments) for f in (rope_ext.apply, reference.apply)
         )
-        assert_same_bits(got, wanted)
+        assert_same_bits(got, expected)
 
 
 def test_vmap_with_tables_per_head():
     x, tables = random((3, 2, 5, 2, 4), F64), [random((2, 5, 2, 2), F64, s) for s in (1, 2)]
-    got, wanted = (vmap(lambda x, f=f: f(x, *tables))(x) for f in (rope_ext.apply, reference.apply))
-    assert_same_bits(got, wanted)
+    got, expected = (vmap(lambda x, f=f: f(x, *tables))(x) for f in (rope_ext.apply, reference.apply))
+    assert_same_bits(got, expected)
 
 
 def test_vmap_in_place():
     x = random((3, 5, 2, 4), F64)
-    wanted = vmap(lambda x: reference.apply(x, COS, SIN, layout="shd"))(x)
+    expected = vmap(lambda x: reference.apply(x, COS, SIN, layout="shd"))(x)
     vmap(lambda x: rope_ext.apply_(x, COS, SIN, layout="shd"))(x)
-    assert_same_bits(x, wanted)
+    assert_same_bits(x, expected)
     with pytest.raises(ValueError, match="rope_ext: x must be inside every transform"):
         vmap(lambda cos: rope_ext.apply_(X.clone(), cos, SIN, layout="shd"))(BATCH[1])
 
@@ -121,11 +121,11 @@ def test_compile_fullgraph_dynamic_one_graph_for_any_offset(backend):
     cos, sin = (t.requires_grad_() for t in rope_ext.RotaryEmbedding(8).tables(64))
     for seqlen, offset in ((5, 2), (5, 3), (9, 4), (9, 0), (11, 1), (6, 50)):
         inputs = (*qk(seqlen), cos, sin)
-        (loss, k), (wanted, wanted_k) = compiled(*inputs, offset), model_part(*inputs, offset)
-        assert_same_bits(k.detach(), wanted_k.detach())
+        (loss, k), (expected, expected_k) = compiled(*inputs, offset), model_part(*inputs, offset)
+        assert_same_bits(k.detach(), expected_k.detach())
         got = torch.autograd.grad(loss + k.sum(), inputs)
         # float32; attention and sums are compiled in another order
-        torch.testing.assert_close(got, torch.autograd.grad(wanted + wanted_k.sum(), inputs), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(got, torch.autograd.grad(expected + expected_k.sum(), inputs), rtol=1e-4, atol=1e-4)
     assert len(graphs) == 1
 
 
@@ -301,10 +301,10 @@ def test_a_jit_trace(rotate, recorded):
     """torch.jit.trace compares with a trace made in no_grad mode, and drops ops that write into lists of tensors."""
     x = X.clone().requires_grad_(recorded and rotate is not into_out)
     traced = torch.jit.trace(lambda x: rotate(rope_ext.apply, x, COS, SIN), x)
-    wanted = rotate(rope_ext.apply, x, COS, SIN)
-    assert_same_bits(traced(x), wanted)
+    expected = rotate(rope_ext.apply, x, COS, SIN)
+    assert_same_bits(traced(x), expected)
     if x.requires_grad:
-        grads = [torch.autograd.grad(y.square().sum(), x)[0] for y in (traced(x), wanted)]
+        grads = [torch.autograd.grad(y.square().sum(), x)[0] for y in (traced(x), expected)]
         assert torch.equal(*grads)
 
 

@@ -90,7 +90,7 @@ def inputs_of(case):
 def test_equals_reference(case):
     x, cos, sin, keywords = inputs_of(case)
     before = [t.clone() for t in (*x, cos, sin)]
-    wanted = reference.apply(x, cos, sin, **keywords)
+    expected = reference.apply(x, cos, sin, **keywords)
     if case["mode"] == "functional":
         got = rope_ext.apply(x, cos, sin, **keywords)
         assert [t.stride() for t in got] == [torch.empty_like(t).stride() for t in x]
@@ -101,7 +101,7 @@ def test_equals_reference(case):
     else:
         assert rope_ext.apply_(x, cos, sin, **keywords) is x
         got = x
-    assert_same_bits(got, wanted)
+    assert_same_bits(got, expected)
     unwritten = slice(0 if case["mode"] != "in place" else len(x), None)
     assert_same_bits([*x, cos, sin][unwritten], before[unwritten])
 
@@ -144,11 +144,11 @@ def test_nan_infinity_denormals_zeros(dtype):
     cos, sin = random((x.shape[1], 1), table, 1), random((x.shape[1], 1), table, 2)
     cos[::5], sin[::5] = 1, 0
     cos[1::7] *= 1e-6  # products that are denormal in float16
-    got, wanted = rope_ext.apply(x, cos, sin), reference.apply(x, cos, sin)
-    assert torch.equal(got.isnan(), wanted.isnan())
+    got, expected = rope_ext.apply(x, cos, sin), reference.apply(x, cos, sin)
+    assert torch.equal(got.isnan(), expected.isnan())
     assert_same_bits(
         got.nan_to_num(nan=1.0, posinf=torch.inf, neginf=-torch.inf),
-        wanted.nan_to_num(nan=1.0, posinf=torch.inf, neginf=-torch.inf),
+        expected.nan_to_num(nan=1.0, posinf=torch.inf, neginf=-torch.inf),
     )
 
 

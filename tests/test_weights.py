@@ -64,8 +64,8 @@ def test_order_by_hand():
 
 def test_equivalent_in_the_docstring():
     weight, num_heads, head_dim = random((12, 5), F32), 3, 4
-    wanted = weight.view(num_heads, head_dim // 2, 2, -1).transpose(1, 2).reshape(weight.shape)
-    assert_same_bits(rope_ext.permute_weights(weight, num_heads, to="half"), wanted)
+    expected = weight.view(num_heads, head_dim // 2, 2, -1).transpose(1, 2).reshape(weight.shape)
+    assert_same_bits(rope_ext.permute_weights(weight, num_heads, to="half"), expected)
 
 
 @pytest.mark.parametrize("part", PARTS)

@@ -17,12 +17,12 @@ def tensors(value, seen=None):
     return found
 
 
-def difference(wanted, got, relative=False):
+def difference(expected, got, relative=False):
     """None where all bits are equal (NaN is NaN), else the largest difference; relative: to each tensor's largest."""
-    if [(t.shape, t.dtype) for t in wanted] != [(t.shape, t.dtype) for t in got]:
+    if [(t.shape, t.dtype) for t in expected] != [(t.shape, t.dtype) for t in got]:
         return float("inf")
     worst = None
-    for a, b in zip(wanted, got):
+    for a, b in zip(expected, got):
         if not same_bits(a, b):
             a, b = (t.to(torch.complex128 if t.is_complex() else torch.float64) for t in (a, b))
             most = (a - b).abs().max().item() / (a.abs().max().item() if relative else 1)

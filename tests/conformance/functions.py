@@ -161,12 +161,12 @@ def main():
             for table in tables if x_dtype == torch.bfloat16 else tables[:1]:
                 x, table_dtype = double.to(x_dtype), x_dtype if table == "x" else getattr(torch, table)
                 ours = attribute(compat, name)
-                got, wanted = call(ours, x, table_dtype), call(theirs, x, table_dtype)
+                got, expected = call(ours, x, table_dtype), call(theirs, x, table_dtype)
                 exact = call(ours, x.double(), torch.float64)
                 unit = torch.finfo(got.dtype).eps * exact.abs().max()
-                pairs = (got, wanted), (wanted, exact), (got, exact)
+                pairs = (got, expected), (expected, exact), (got, exact)
                 off = [f"{(a.double() - b.double()).abs().max() / unit:.2f}" for a, b in pairs]
-                equal = 100 * (got == wanted).double().mean()
+                equal = 100 * (got == expected).double().mean()
                 model = path.split("Rotary")[0]
                 cells = f"{name} ({model})" if "forward" in name and model else name, *map(str, (x_dtype, table_dtype))
                 cells = *(cell.removeprefix("torch.") for cell in cells), f"{equal:.4g} %", *off

@@ -85,12 +85,12 @@ def wrong(call, memory):
         return "accepted an invalid call"
     try:
         with torch.no_grad():
-            wanted = call.expected(call.arguments(shadow, plain=True))
+            expected = call.expected(call.arguments(shadow, plain=True))
     except Exception as error:  # Unknown, or what PyTorch says of a call that may not be valid
         if valid and not isinstance(error, Unknown):
             return f"the reference raised {type(error).__name__}: {error}"
         return None if call.written() or unchanged(memory.buffers, shadow) else "wrote to memory that it only reads"
-    if (difference := differs(result, wanted)) is not None:
+    if (difference := differs(result, expected)) is not None:
         return difference if valid else f"(validity unknown) {difference}"
     if not unchanged(memory.buffers, shadow, call.written()):
         return "wrote to memory that is not its result" if valid else "(validity unknown) wrote wrongly"
@@ -109,26 +109,26 @@ def unchanged(buffers, shadow, written=()):
     if all(map(torch.equal, buffers, shadow)):
         return True
     for drawn in written:
-        got, wanted = drawn.make(buffers, plain=True), drawn.make(shadow, plain=True)
-        if not same_bits(got, wanted):
+        got, expected = drawn.make(buffers, plain=True), drawn.make(shadow, plain=True)
+        if not same_bits(got, expected):
             return False
         got.zero_()
-        wanted.zero_()
+        expected.zero_()
     return all(map(torch.equal, buffers, shadow))
 
 
-def differs(result, wanted):
-    if type(result) is not type(wanted) and not isinstance(result, torch.Tensor):
-        return f"returned {type(result).__name__}, not {type(wanted).__name__}"
-    if isinstance(wanted, torch.Tensor):
-        if isinstance(result, torch.Tensor) and same_bits(result.detach(), wanted):
+def differs(result, expected):
+    if type(result) is not type(expected) and not isinstance(result, torch.Tensor):
+        return f"returned {type(result).__name__}, not {type(expected).__name__}"
+    if isinstance(expected, torch.Tensor):
+        if isinstance(result, torch.Tensor) and same_bits(result.detach(), expected):
             return None
-        return f"returned {result}, not {wanted}"
-    if isinstance(wanted, (tuple, list)):
-        if len(result) != len(wanted):
-            return f"returned {len(result)} values, not {len(wanted)}"
-        return next(filter(None, map(differs, result, wanted)), None)
-    return None if result == wanted else f"returned {result!r}, not {wanted!r}"
+        return f"returned {result}, not {expected}"
+    if isinstance(expected, (tuple, list)):
+        if len(result) != len(expected):
+            return f"returned {len(result)} values, not {len(expected)}"
+        return next(filter(None, map(differs, result, expected)), None)
+    return None if result == expected else f"returned {result!r}, not {expected!r}"
 
 
 # ---- the process that makes the calls ----

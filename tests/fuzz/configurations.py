@@ -84,7 +84,7 @@ KEYS += ["rotary_emb_fraction", "use_scaled_rope", "alibi", "beta_fast", "attent
 
 
 def draw_from_config(r, memory):
-    config, layer_type, wanted = r.choice(MODELS)
+    config, layer_type, expected = r.choice(MODELS)
     config, changes = copy.deepcopy(config), r.choice([0, 1, 1, 2, 3])
     for _ in range(changes):
         part = r.choice([config, *(v for v in config.values() if type(v) is dict)])
@@ -103,7 +103,7 @@ def draw_from_config(r, memory):
         keywords["precision"] = "hf" if r.random() < 0.8 else odd_value(r)
     changes += "precision" in keywords
     call = FromConfig("rope_ext.RotaryEmbedding.from_config", rope_ext.RotaryEmbedding.from_config, keywords)
-    call.wanted = None if changes else wanted
+    call.rotation = None if changes else expected
     return call
 
 
@@ -111,7 +111,7 @@ class FromConfig(Call):
     """The frequencies are finite; a dict, an object with its items as attributes and its JSON agree."""
 
     def is_valid(self):
-        return None if self.wanted is None else True
+        return None if self.rotation is None else True
 
     def run(self, arguments):
         self.found = self.read(arguments)
@@ -126,9 +126,9 @@ class FromConfig(Call):
             return error
 
     def expected(self, arguments):
-        if self.wanted is None:
+        if self.rotation is None:
             raise Unknown
-        return self.wanted
+        return self.rotation
 
     def after(self, arguments, result, shadow):
         for seqlen in (None, 10**6):

@@ -215,9 +215,9 @@ class Embedding(Call):
                 return f"frequencies({seqlen}) are {found}"
         if result.schedule == "default" and result.precision == "exact" and result.pair_axis is None:
             for i, got in enumerate(found.inv_freq.tolist()):
-                wanted = result.base ** (-2 * i / result.rotary_dim)
-                if abs(got - wanted) > 1e-12 * wanted:
-                    return f"inv_freq[{i}] is {got}, not {wanted}"
+                expected = result.base ** (-2 * i / result.rotary_dim)
+                if abs(got - expected) > 1e-12 * expected:
+                    return f"inv_freq[{i}] is {got}, not {expected}"
         again = eval(repr(result), {"RotaryEmbedding": rope_ext.RotaryEmbedding})
         return None if again == result else f"the repr of {result} makes {again}"
 
@@ -236,8 +236,8 @@ class EmbeddingUse(Call):
             found = rope.frequencies(seqlen)
             keywords |= {"inv_freq": found.inv_freq, "attention_scaling": found.attention_scaling}
             call = Rotation("", rope_ext.apply, {"x": a["x"], "rotary_dim": rope.rotary_dim, **keywords})
-            wanted = call.expected(call.keywords)
-            return None if same_bits(result, wanted) else f"returned {result}, not {wanted}"
+            expected = call.expected(call.keywords)
+            return None if same_bits(result, expected) else f"returned {result}, not {expected}"
         if rope.precision != "exact":
             return None
         if self.function is rope_ext.RotaryEmbedding.tables:
@@ -253,8 +253,8 @@ class EmbeddingUse(Call):
                 return None
             inv_freq = inv_freq.sum(0)[0]
         angle = positions.double()[..., None] * inv_freq
-        for got, wanted in zip(result, (angle.cos() * scaling, angle.sin() * scaling)):
+        for got, expected in zip(result, (angle.cos() * scaling, angle.sin() * scaling)):
             bound = abs(scaling) * (torch.finfo(got.dtype).eps + 2.0**-52 * angle.abs() + 1e-15)
-            if got.shape != wanted.shape or not ((got.double() - wanted).abs() <= bound).all():
-                return f"returned {got}, not {wanted}"
+            if got.shape != expected.shape or not ((got.double() - expected).abs() <= bound).all():
+                return f"returned {got}, not {expected}"
         return None

@@ -17,14 +17,14 @@ B, S, H, HK, D, ROWS = 2, 5, 3, 2, 8, 12
 
 
 def draw_compat(r, memory):
-    function, example, wanted, writes = r.choice(LIBRARIES)
+    function, example, expected, writes = r.choice(LIBRARIES)
     keywords = example(Arguments(r, memory))
     changes = r.choice([0, 0, 1, 1, 2])
     for _ in range(changes):
         mutate(r, memory, keywords)
     name = f"rope_ext.compat.{function.__module__.rpartition('.')[2]}.{function.__name__}"
     call = LibraryCall(name, function, keywords)
-    call.changed, call.wanted, call.writes = changes > 0, wanted, writes
+    call.changed, call.by_reference, call.writes = changes > 0, expected, writes
     return call
 
 
@@ -54,7 +54,7 @@ class LibraryCall(Call):
     def expected(self, a):
         if self.changed:
             raise Unknown
-        return self.wanted(SimpleNamespace(**a))
+        return self.by_reference(SimpleNamespace(**a))
 
     def written(self):
         """Of a call with something changed: whatever it may write."""

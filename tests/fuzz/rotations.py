@@ -285,10 +285,10 @@ class Rotation(Documented):
         grads = [torch.ones_like(y) if i % 2 else y.detach().clone() for i, y in enumerate(results)]
         got = torch.autograd.grad(results, [t for t, n in zip(leaves, need) if n], grads)
         for g, y in zip(got, grads):
-            wanted = self.rotate(y, transposed=True)
+            expected = self.rotate(y, transposed=True)
             # Autograd may add zeros to it, which turn -0.0 into 0.0.
-            if not same_bits(g + 0.0, wanted + 0.0):
-                return f"gradient {g}, not {wanted}"
+            if not same_bits(g + 0.0, expected + 0.0):
+                return f"gradient {g}, not {expected}"
         return None
 
 

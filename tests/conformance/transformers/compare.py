@@ -63,10 +63,10 @@ def _compare(model_type, dtype, record, gradients, disturb):
     if difference(eager, again) is not None:
         record["status"] = "not deterministic"
         return None
-    wanted = _gradients(model, arguments) if gradients else {}
+    expected = _gradients(model, arguments) if gradients else {}
     if gradients:  # some backwards of torch read memory that nothing wrote
         again = _gradients(model, arguments)
-        wanted = {name: t for name, t in wanted.items() if same_bits(t, again[name])}
+        expected = {name: t for name, t in expected.items() if same_bits(t, again[name])}
     try:
         with rope_ext.patched(model, rounding) as report:
             with rotations() as counted, calls(report) as (replaced, originals):
@@ -74,9 +74,9 @@ def _compare(model_type, dtype, record, gradients, disturb):
             found = _verdict(difference(eager, ours))
             if gradients:
                 grads = _gradients(model, arguments)
-                grads = {name: grads[name] for name in wanted}
-                found["gradients"] = _verdict(difference(wanted.values(), grads.values(), relative=True))
-                found["gradients"]["differ"] = [name for name in wanted if not same_bits(wanted[name], grads[name])]
+                grads = {name: grads[name] for name in expected}
+                found["gradients"] = _verdict(difference(expected.values(), grads.values(), relative=True))
+                found["gradients"]["differ"] = [name for name in expected if not same_bits(expected[name], grads[name])]
             if disturb:
                 with rotations(change=lambda y, x: 1.01 * y):
                     found["noticed"] = difference(eager, _forward(model, arguments)) is not None

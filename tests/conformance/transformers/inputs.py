@@ -31,14 +31,14 @@ def inputs(model_type, model, dtype):
     if "input" in signature:
         raise NoModel("no forward of its own")
     needed = [n for n, p in signature.items() if p.default is p.empty and p.kind == p.POSITIONAL_OR_KEYWORD]
-    wanted = dict.fromkeys([*needed, getattr(model, "main_input_name", "input_ids"), "input_ids"])
+    expected = dict.fromkeys([*needed, getattr(model, "main_input_name", "input_ids"), "input_ids"])
     special = INPUTS.get(model_type, {})
     makers = {**MAKERS, **special}
     if any("grid" in name for name in needed):
         makers["pixel_values"] = special.get("pixel_values", patches)
     found = {
         name: makers[name](model)
-        for name in (*wanted, *special)
+        for name in (*expected, *special)
         if makers.get(name) and (name in signature or name in special)
     }
     if missing := [name for name in needed if name not in found]:
