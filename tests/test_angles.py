@@ -21,7 +21,7 @@ FAR = [0, 1, -1, 4095, 131071, 1_000_000, -1_000_000, 2**24, -(2**24)]
 
 
 def frequencies(pairs, *more, dtype=torch.float64):
-    """(*more, pairs): falling from 1 radian per position, smaller ones for each further index before."""
+    """Frequencies (*more, pairs): they fall from 1 radian per position, and with each step of the leading axes."""
     count = torch.Size(more).numel()
     scales = torch.linspace(1, 0.5, count, dtype=torch.float64).reshape(*more, 1)
     return (scales * 10000.0 ** (-torch.arange(pairs, dtype=torch.float64) / pairs)).to(dtype)
@@ -44,7 +44,7 @@ def kinds_of_positions(axes, tokens, dtype):
 
 
 def op(positions, rates, attention_scaling=1.0):
-    """The op, for positions (axes, tokens): two of (tokens, heads, pairs)."""
+    """cos and sin of the raw op, each (tokens, heads, pairs), for positions (axes, tokens)."""
     high, low, _ = rates
     x = high.new_empty(()).expand(positions.shape[1], high.shape[1], 2 * high.shape[2])
     flags = reference.LAYOUTS.index("shd") + FREQUENCIES
@@ -55,7 +55,7 @@ def op(positions, rates, attention_scaling=1.0):
 
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_cos_sin_equals_the_reference(dtype):
-    """Sizes around vectors and blocks; one and three axes; with heads; integers beyond 2^24 and fractions."""
+    """Sizes just off vectors and blocks, one and three axes, several heads, integers beyond 2^24, and fractions."""
     for pairs, heads, axes in ((1, 1, 1), (7, 3, 1), (64, 1, 3), (130, 2, 1), (36, 1, 1)):
         rates = angles.revolutions(frequencies(pairs, axes, heads), dtype)
         for positions in kinds_of_positions(axes, 50, dtype):
@@ -66,7 +66,7 @@ def test_cos_sin_equals_the_reference(dtype):
 @pytest.mark.devices("cpu")
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_instruction_sets_give_the_same_bits(dtype):
-    """And the CUDA kernel, run on the CPU."""
+    """The CUDA kernel, emulated on the CPU, counts as one of them."""
     native.rope_ext_use_cpu_kernels.argtypes = (ctypes.c_void_p,)
     rates = angles.revolutions(frequencies(70, 2, 1), dtype)
     for positions in kinds_of_positions(2, 50, dtype):
@@ -94,7 +94,7 @@ PARAMETERS = {
 
 
 @pytest.mark.parametrize("case", pairwise(PARAMETERS), ids=lambda c: "-".join(str(v) for v in c.values()))
-def test_apply_makes_the_table_it_does_not_read(case):
+def test_inv_freq_gives_the_bits_of_the_tables(case):
     """apply(inv_freq=...) equals apply with the tables of cos_sin, bit for bit; so does its gradient of x."""
     dtype, layout, (rotary_dim, rotary_offset) = case["dtype"], case["layout"], case["rotary"]
     arithmetic = torch.float64 if dtype == torch.float64 else torch.float32
@@ -133,11 +133,11 @@ def test_apply_makes_the_table_it_does_not_read(case):
     else:
         got = rope_ext.apply_(x.clone(), **options)
     assert_same_bits(got, expected)
-    if case["form"] != "out":  # learned frequencies: a table that is differentiated, of the same bits
+    if case["form"] != "out":  # learned frequencies go through a differentiable table, which has the same bits
         learned = options | {"inv_freq": inv_freq.clone().requires_grad_()}
-        made = rope_ext.apply(x, **learned) if case["form"] == "functional" else rope_ext.apply_(x.clone(), **learned)
-        assert made.requires_grad
-        assert_same_bits(made.detach(), expected)
+        got = rope_ext.apply(x, **learned) if case["form"] == "functional" else rope_ext.apply_(x.clone(), **learned)
+        assert got.requires_grad
+        assert_same_bits(got.detach(), expected)
     leaf, grad = x.clone().requires_grad_(), random(x.shape, dtype, 5)
     (grad_x,) = torch.autograd.grad(rope_ext.apply(leaf, **options), leaf, grad)
     options = {name: options[name] for name in ("layout", "interleaved", "inverse", "rotary_dim", "rotary_offset")}
@@ -172,7 +172,7 @@ def test_several_tensors_share_angles():
         assert_same_bits(got, rope_ext.apply(x, inv_freq=frequencies(4), offset=100))
 
 
-def test_turns_once_are_the_same():
+def test_revolutions_computed_in_advance_give_the_same_bits():
     x, inv_freq = random((1, 5, 2, 8), torch.float32), frequencies(4)
     rates = angles.revolutions(inv_freq)
     assert_same_bits(rope_ext.apply(x, inv_freq=rates), rope_ext.apply(x, inv_freq=inv_freq))
@@ -197,9 +197,9 @@ def exact(inv_freq, position):
 
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_cos_sin_is_exact(dtype):
-    """Float32: 2^-25 from rounding results below 1, 2^-26 from the series, and of the angle in radians the error of the
-    frequency, position * 2^-50, and that of its product with the position, 2^-25 of what is below a whole revolution.
-    Float64: 29 bits more."""
+    """The bound in float32 adds 2^-25 for rounding results below 1, 2^-26 for the series, and the errors of the angle in
+    radians: position * 2^-50 from the frequency, and 2^-25 of the fraction of a revolution from its product with the
+    position. In float64 it is 29 bits smaller."""
     scale = 2.0 if dtype == torch.float32 else 2.0**-28
     inv_freq = frequencies(16)
     cos, sin = rope_ext.cos_sin(torch.tensor(FAR), inv_freq, dtype=dtype)
@@ -211,8 +211,8 @@ def test_cos_sin_is_exact(dtype):
             assert abs(sin[row, pair].item() - expected[1]) <= bound, (position, pair)
 
 
-def test_not_finite_positions():
-    """NaN for the token, and the others as they were."""
+def test_positions_that_are_not_finite_give_nan():
+    """A token at an infinite or NaN position becomes NaN; the others do not change."""
     positions = torch.tensor([1.0, torch.inf, torch.nan, 2.0])
     cos, sin = rope_ext.cos_sin(positions, frequencies(5))
     assert cos[1:3].isnan().all() and sin[1:3].isnan().all()
@@ -222,8 +222,8 @@ def test_not_finite_positions():
     assert y[:, 1:3].isnan().all() and y[:, [0, 3]].isfinite().all()
 
 
-def test_no_table_for_any_length():
-    """The far end of a million tokens: what a table of 512 MiB would give."""
+def test_distant_positions_need_no_table():
+    """Tokens at position 1,000,000 need no table of 512 MiB to get its values."""
     x, inv_freq = random((1, 3, 2, 128), torch.float32), frequencies(64)
     cos, sin = rope_ext.cos_sin(torch.arange(1_000_000, 1_000_003), inv_freq)
     assert_same_bits(rope_ext.apply(x, inv_freq=inv_freq, offset=1_000_000), rope_ext.apply(x, cos[None], sin[None]))
@@ -297,7 +297,7 @@ def test_under_torch_func():
 
 
 def test_compiled_transforms():
-    """Derivatives that torch.compile finds inside torch.func: of frequencies, positions, cos_sin and tables."""
+    """torch.compile traces torch.func derivatives with respect to frequencies, positions, cos_sin and tables."""
     x, inv_freq = random((1, 3, 2, 8), torch.float64), frequencies(4)
     positions = torch.tensor([0.5, 2.0, 7.5], dtype=torch.float64)
 
@@ -371,7 +371,7 @@ def test_positions_of_any_size(learned):
 
 @pytest.mark.parametrize("learned", [False, True])
 def test_shapes_of_positions_mean_the_same_with_derivatives(learned):
-    """One axis before the batch; one row for all sequences; one for each."""
+    """Positions with one leading axis, with one row for all sequences, and with one row for each."""
     inv_freq = frequencies(4).requires_grad_(learned)
     x, positions = random((2, 2, 2, 8), torch.float32), torch.tensor([[3, 50], [7, 9]])
     expected = torch.stack(
@@ -385,7 +385,7 @@ def test_shapes_of_positions_mean_the_same_with_derivatives(learned):
     )
 
 
-def test_turns_with_derivatives_of_positions():
+def test_revolutions_with_derivatives_of_positions():
     x, positions = random((1, 3, 2, 8), torch.float64), torch.tensor([0.5, 2.0, 7.5], dtype=torch.float64)
     rates = angles.revolutions(frequencies(4), torch.float64)
     positions.requires_grad_()
@@ -438,7 +438,7 @@ def test_errors(options, error, message):
         rope_ext.apply(X, **options)
 
 
-def test_wrong_arguments_of_cos_sin():
+def test_cos_sin_refuses_wrong_dtypes_and_axes():
     with pytest.raises(TypeError, match="positions must be int32, int64 or float32, got bfloat16"):
         rope_ext.cos_sin(torch.zeros(3, dtype=torch.bfloat16), frequencies(4))
     with pytest.raises(TypeError, match="positions must be int32, int64 or float32, got float64"):
@@ -469,15 +469,15 @@ def test_wrong_arguments_of_cos_sin():
     ],
     ids=lambda value: str(value)[:40],
 )
-def test_what_the_fuzzer_found_in_cos_sin(arguments, error, message):
+def test_cos_sin_refuses_what_the_fuzzer_found(arguments, error, message):
     with pytest.raises(error, match=f"^rope_ext: {re.escape(message)}$"):
         rope_ext.cos_sin(**{"positions": torch.arange(3), "inv_freq": torch.ones(4), **arguments})
 
 
-def test_former_names_stay_for_a_release_in_files_too(tmp_path):
+def test_former_names_of_revolutions_still_load(tmp_path):
     rates = angles.turns(frequencies(4))
     assert angles.Turns is angles.Revolutions and type(rates) is angles.Revolutions
-    angles.Revolutions.__qualname__ = "Turns"  # which is what older files name
+    angles.Revolutions.__qualname__ = "Turns"  # the name in files of older releases
     try:
         torch.save(rates, tmp_path / "before")
         pickled = pickle.dumps(rates)

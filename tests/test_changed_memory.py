@@ -1,7 +1,7 @@
 """positions, offset and cu_seqlens that another thread writes after they were checked: nothing outside a table is read.
 
-Kernels are called below the checks, with what such a write leaves. Rows before and after the table are there and hold
-numbers, so that reading one shows.
+The kernels are called below the checks, with the values that such a write would leave. The rows before and after the
+table hold numbers, so that reading one of them shows.
 """
 
 import pytest
@@ -23,7 +23,7 @@ def guarded_tables(pairs, dtype):
 
 
 def test_every_row_outside_is_nan():
-    """All element types, both pairings, the tables of either width of type, and the rotation that is the gradient."""
+    """For all element types, tables in the dtype of x and in float32, both pairings, forward and backward."""
     positions = torch.tensor([[*FAR, 0, ROWS - 1]])
     inside = torch.zeros_like(positions, dtype=torch.bool)
     inside[:, -2:] = True
@@ -45,8 +45,8 @@ def test_every_row_outside_is_nan():
 
 
 @pytest.mark.parametrize("isa", ISAS)
-def test_sums_that_wrap_are_outside(isa):
-    """positions + offset that are a row of the table modulo 2^64."""
+def test_positions_that_wrap_around_int64_are_outside(isa):
+    """positions + offset is a row of the table only modulo 2^64."""
     cos, sin = guarded_tables(4, torch.float32)
     x = random((3, 2, 1, 8), torch.float32)
     lowest, highest = -(2**63), 2**63 - 1

@@ -11,9 +11,8 @@ from tests.conftest import DTYPES, assert_same_bits, random
 from tests.pairwise import pairwise
 
 F64 = torch.float64
-# On a GPU, where the order of tokens that read one row changes from call to call (PyTorch's index_add_): difference of
-# float64 gradients whose products, below 16 each, were added in another order; of two tensors, two heads, two channels
-# and up to four such tokens, so 32 roundings of sums below 2^7.
+# Bound on a GPU, where PyTorch's index_add_ adds the tokens that read one row in any order: two float64 gradients may
+# differ by 32 roundings (two tensors, two heads, two channels, up to four tokens) of sums below 2^7 of products below 16.
 ANY_ORDER = 32 * 2.0**7 * 2.0**-53
 
 
@@ -26,7 +25,7 @@ LOOKUPS = {
     "rows": ((6,), {"offset": 2}),
     "offset per batch": ((6,), {"offset": torch.tensor([2, 0])}),
     "positions": ((6,), {"positions": torch.tensor([[1, 1, 5, 0], [3, 2, 1, 1]])}),
-    "cu_seqlens": ((6,), {"cu_seqlens": CU_SEQLENS, "layout": "thd"}),  # and one token past the end
+    "cu_seqlens": ((6,), {"cu_seqlens": CU_SEQLENS, "layout": "thd"}),  # one token is past the last boundary
     "token": ((2, 4), {}),
     "token, shared by the batch": ((1, 4), {}),
     "head": ((2, 4, 2), {}),
@@ -72,7 +71,7 @@ def test_finite_differences(case):
     checks = {"check_forward_ad": True, "check_batched_grad": True, "nondet_tol": bound(0.0)}
     checks["check_batched_forward_grad"] = not case["in_place"]  # PyTorch's vmap writes into unbatched tangents
     assert gradcheck(function, inputs, **checks)
-    # all entries of the Jacobians above; of the second order random projections, which take a tenth of the time
+    # gradcheck compares whole Jacobians; second order compares random projections, in a tenth of the time
     assert gradgradcheck(function, inputs, check_fwd_over_rev=True, fast_mode=True, nondet_tol=bound(0.0))
 
 
@@ -98,7 +97,7 @@ def test_gradients_equal_the_reference_in_fp64(case):
 @pytest.mark.parametrize("pairings", [(False, False), (True, True), (True, False), (False, True)])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_gradient_of_x_equals_the_reference_bitwise(dtype, pairings):
-    """It is the rotation with transposed blocks, back to the pairing of x: one more call of the same kernel."""
+    """The gradient is the rotation with transposed blocks, back to the pairing of x: one more call of the same kernel."""
     of_x, of_result = pairings
     x = random((2, 5, 3, 16), dtype).requires_grad_()
     g = random(x.shape, dtype, 3)
@@ -114,7 +113,7 @@ def test_gradient_of_x_equals_the_reference_bitwise(dtype, pairings):
 @pytest.mark.parametrize("table", ["dtype of x", "float32"])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_eager_rounding_has_the_bits_of_eager_code(dtype, table):
-    """Of results and gradients, and whether or not something is recorded for the tables."""
+    """Results and gradients are equal, whether or not the tables are recorded."""
     x = random((2, 5, 3, 64), dtype).requires_grad_()
     table = dtype if table == "dtype of x" or dtype == F64 else torch.float32
     cos, sin, g = random((5, 64), table, 1), random((5, 64), table, 2), random(x.shape, dtype, 3)
@@ -150,8 +149,8 @@ def test_eager_rounding_without_table():
 
 @pytest.mark.parametrize("table_dtype", [torch.float32, torch.bfloat16])
 def test_gradient_of_tables_accumulates_in_fp32(table_dtype):
-    """Of 2 x 2048 tokens that all read row 1. Products of small integers: every sum is below 2^24, so float32 adds them
-    exactly and the result is the exact sum rounded once, while anything added in bfloat16 (2^8) is not."""
+    """All 2 x 2048 tokens read row 1. The products are small integers with sums below 2^24, which float32 adds exactly, so
+    the result is the exact sum rounded once; sums in bfloat16, exact up to 2^8 only, would differ."""
     x, g = ((random((2, 2048, 4, 4), F64, seed).abs() * 5).ceil().clamp(max=15) for seed in (0, 1))
     cos, sin = (random((3, 4), torch.float32, s).to(table_dtype).requires_grad_() for s in (2, 3))
     positions = torch.ones(2048, dtype=torch.int64)
@@ -173,7 +172,7 @@ def test_gradient_of_16_bit_tables_is_not_rounded_per_token():
 
 
 def test_tokens_past_the_last_boundary_reach_no_table_gradient():
-    """Not even as 0 * infinity."""
+    """They are not multiplied by 0 either: infinity would become NaN."""
     x = random((4, 2, 8), F64)
     x[3:] = torch.inf
     cos, sin = random((5, 4), F64, 1).requires_grad_(), random((5, 4), F64, 2).requires_grad_()
@@ -255,7 +254,7 @@ def test_incoming_gradients_are_never_written():
 
 @pytest.mark.parametrize("needs", [(1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 1, 0), (0, 0, 0, 1), (1, 0, 1, 0), (0, 1, 0, 1)])
 def test_only_some_need_gradients(needs):
-    """Only q, only k, only cos, only sin, ...: right, and nothing computed for the others."""
+    """Every subset of q, k, cos and sin gets the right gradients, and nothing is computed for the others."""
     tensors = [
         random((2, 5, 3, 8), F64, 0),
         random((2, 5, 1, 8), F64, 1),
@@ -298,7 +297,7 @@ def test_requires_grad_of_the_result():
 
 
 def test_gradient_of_a_frequency():
-    """Through RotaryEmbedding's own formula: a learned frequency trains."""
+    """A learned frequency trains through the formula of RotaryEmbedding."""
     inv_freq = rope_ext.RotaryEmbedding(8).inv_freq.to(torch.get_default_device()).requires_grad_()
     x, g = random((2, 5, 3, 8), F64), random((2, 5, 3, 8), F64, 1)
 
@@ -316,7 +315,7 @@ def test_in_place_on_views_still_refuses_overlap():
 
 
 def refused_in_place():
-    """What apply_ refuses with gradients being recorded; the second tensor or the table is the bad one."""
+    """Calls of apply_ that are refused while gradients are recorded, because of the second tensor or of the table."""
     leaf = random((1, 5, 4, 8), F64).requires_grad_()
     good, cos, sin = (leaf * 1)[:, :, :2], random((9, 4), F64, 1), random((9, 4), F64, 2)
     inference = torch.inference_mode()(lambda: torch.ones(1, 5, 2, 8, dtype=F64))()
@@ -353,7 +352,7 @@ def test_inference_tensors_are_written_only_in_inference_mode():
 
 
 def test_in_place_on_a_tensor_that_a_transform_captured_is_refused():
-    """A zero gradient without a word is what it would be."""
+    """Otherwise its gradient would silently be zero."""
     x, cos, sin = random((1, 5, 2, 8), F64), random((5, 4), F64, 1), random((5, 4), F64, 2)
     with pytest.raises(ValueError, match="x must be inside every transform"):
         torch.func.grad(lambda cos: rope_ext.apply_(x, cos, sin).pow(2).sum())(cos)

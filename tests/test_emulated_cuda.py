@@ -38,7 +38,7 @@ KEPT = {"ids": lambda case: "-".join(str(value).replace("torch.", "") for value 
 
 @pytest.fixture
 def emulated():
-    """Call it to put the emulated kernels in the place of the CPU's."""
+    """A function that makes the ops use the emulated kernels instead of the CPU's."""
 
     def start(multiprocessors=132, backwards=False):
         native.rope_ext_use_cpu_kernels(emulator.rope_ext_emulated_cuda(multiprocessors, backwards))
@@ -55,22 +55,21 @@ def test_values(case, emulated):
 
 
 @pytest.mark.parametrize("case", pairwise({**test_angles.PARAMETERS, **GRIDS}), **KEPT)
-def test_values_without_table(case, emulated):
+def test_values_from_inv_freq(case, emulated):
     emulated(case["multiprocessors"], case["backwards"])
-    test_angles.test_apply_makes_the_table_it_does_not_read(case)
+    test_angles.test_inv_freq_gives_the_bits_of_the_tables(case)
 
 
 def test_every_instance_of_the_kernel_has_run(emulated):
-    """30: element types, widths of access (16 bytes, 4, one element), entries per pair, per channel, from positions."""
+    """There are 30, by element type, width of access (16 bytes, 4 bytes, one element), and source of cos and sin (per pair,
+    per channel, from positions)."""
     emulated()
     for dtype in DTYPES:
         for head_dim in (64, 20, 6):
             for width in (head_dim // 2, head_dim):
                 x = random((1, 2, 2, head_dim), dtype)
-                tables = (
-                    random((2, width), torch.float64 if dtype == torch.float64 else torch.float32, s) for s in (1, 2)
-                )
-                tables = list(tables)
+                table = torch.float64 if dtype == torch.float64 else torch.float32
+                tables = [random((2, width), table, seed) for seed in (1, 2)]
                 assert_same_bits(rope_ext.apply(x, *tables), reference.apply(x, *tables))
             frequencies = torch.linspace(0.1, 1, head_dim // 2, dtype=torch.float64)
             tables = rope_ext.cos_sin(torch.arange(2), frequencies, dtype=tables[0].dtype)
@@ -82,7 +81,7 @@ def test_every_instance_of_the_kernel_has_run(emulated):
 @pytest.mark.parametrize("interleaved", [False, True])
 @pytest.mark.parametrize("multiprocessors", [1, 132])
 def test_more_than_one_block(multiprocessors, interleaved, dtype, emulated):
-    """Heads of two tensors over several blocks and over the rounds of a thread; a tail of copied channels."""
+    """The heads of two tensors spread over several blocks and rounds of a thread; the last channels are copied."""
     emulated(multiprocessors, backwards=True)
     q, k = random((2, 33, 40, 136), dtype), random((2, 33, 3, 136), dtype, 1)
     options = {"interleaved": interleaved, "rotary_dim": 96, "rotary_offset": 16, "inverse": True}
@@ -96,8 +95,8 @@ def test_more_than_one_block(multiprocessors, interleaved, dtype, emulated):
 @pytest.mark.parametrize(
     "shape", [(0, 3, 2, 8), (2, 0, 2, 8), (2, 3, 0, 8), (1, 1, 1, 2), (70000, 1, 1, 2), (1, 1, 70000, 2)]
 )
-def test_grids_at_the_edge(shape, emulated):
-    """Nothing to do; and more heads or sequences than the y and z axes of a grid have blocks (65,535)."""
+def test_grids_at_the_edges_of_their_size(shape, emulated):
+    """Tensors without elements, and more heads or sequences than the y and z axes of a grid have blocks (65,535)."""
     emulated()
     x = random(shape, torch.float32)
     cos, sin = rope_ext.RotaryEmbedding(shape[-1]).tables(3)
@@ -107,7 +106,7 @@ def test_grids_at_the_edge(shape, emulated):
 @pytest.mark.parametrize("head_dim", [2, 6, 10, 80, 96, 100, 130, 576])
 @pytest.mark.parametrize("first", [0, 1, 2])
 def test_widths_and_alignment(first, head_dim, emulated):
-    """Heads, rotated channels and tables that begin at any element: what fits no vector is read one by one."""
+    """Heads, rotated channels and tables begin at any element; elements that fill no vector are accessed one by one."""
     emulated()
     whole = random((2, 5, 3, head_dim + 8), torch.bfloat16)
     tables = [random((5, head_dim // 2 + 2), torch.float32, seed) for seed in (1, 2)]
@@ -123,7 +122,7 @@ def test_widths_and_alignment(first, head_dim, emulated):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_gradients_of_tables_have_the_bits_of_the_cpu(dtype, emulated):
-    """Sums over batch, tensors and heads in the same order; one row per token, per head, or shared by the batch."""
+    """Both sum over batch, tensors and heads in one order, with a row per token, per head, or shared by the batch."""
     table = torch.float64 if dtype == torch.float64 else torch.float32
     q, k = random((2, 5, 4, 16), dtype), random((2, 5, 4, 16), dtype, 1)
     weights = [random((2, 5, 4, 16), dtype, seed) for seed in (2, 3)]
@@ -142,7 +141,7 @@ def test_gradients_of_tables_have_the_bits_of_the_cpu(dtype, emulated):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_rows_outside_the_table_are_not_read(dtype):
-    """The token becomes NaN and its neighbours do not. (The ops refuse such positions on a CPU, so below them.)"""
+    """The token becomes NaN and its neighbours do not. The ops refuse such positions on a CPU: this calls the kernel."""
     x, cos, sin = random((2, 3, 2, 16), dtype), *rope_ext.RotaryEmbedding(16).tables(4)
     if dtype == torch.float64:
         cos, sin = cos.double(), sin.double()

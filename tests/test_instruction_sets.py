@@ -70,7 +70,7 @@ def test_instruction_sets_give_the_same_bits(dtype, interleaved):
 
 @pytest.fixture
 def kernels():
-    """Call it with the name of an instruction set to have the ops use it."""
+    """A function that makes the ops use the instruction set of the given name."""
     yield lambda isa: native.rope_ext_use_cpu_kernels(_introspect.kernels(isa))
     native.rope_ext_use_cpu_kernels(None)
 
@@ -87,7 +87,7 @@ def test_options_of_every_instruction_set(case, kernels):
 
 
 def placed(step, order):
-    """(2, 17, 2, 66) of sevens: tokens or heads inside, channels `step` apart."""
+    """A function that makes (2, 17, 2, channels) sevens with tokens or heads innermost and channels `step` apart."""
 
     def tensor(channels, dtype):
         sizes = [2, 17, 2] if order == "bshd" else [2, 2, 17]
@@ -99,8 +99,8 @@ def placed(step, order):
 
 @pytest.mark.parametrize("order", ["bshd", "bhsd"])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_channels_that_lie_differently(dtype, order):
-    """Two tensors in one launch, in and out, each with contiguous or every second channel."""
+def test_channels_of_different_strides(dtype, order):
+    """Two tensors in one launch, each read and written with contiguous channels or with a stride of 2."""
     i, table = _introspect, torch.float64 if dtype == torch.float64 else torch.float32
     for pairs, interleaved, steps in itertools.product((5, 33), (False, True), itertools.product((1, 2), repeat=4)):
         x = [random((2, 17, 2, 2 * pairs), dtype, seed) for seed in (0, 1)]
@@ -122,7 +122,7 @@ def test_channels_that_lie_differently(dtype, order):
             )  # fmt: skip
             i.rotate(isa, params)
             assert_same_bits(outs, expected)
-            for t in outs:  # what lies between the channels
+            for t in outs:  # the elements between the channels keep their sevens
                 whole = t.as_strided((t.untyped_storage().nbytes() // t.element_size(),), (1,), 0)
                 assert (whole == 7.0).sum() >= whole.numel() - t.numel()
 
@@ -132,7 +132,9 @@ def special(shape, dtype, seed):
     t = random(shape, torch.float64, seed) * 10.0 ** torch.arange(-42, 6).repeat(shape[-1])[: shape[-1]]
     t = t.to(dtype)
     t[..., 1::11], t[..., 2::13] = -0.0, torch.inf
-    t[..., 3::17] = torch.tensor(65520.0).to(dtype)  # infinity in float16, which an assignment may refuse to make
+    t[..., 3::17] = torch.tensor(65520.0).to(
+        dtype
+    )  # becomes infinity in float16; torch may refuse to assign the number itself
     t.view(BITS[dtype])[..., 4::19] = torch.iinfo(BITS[dtype]).max
     t.view(BITS[dtype])[..., 5::23] = -1
     return t
@@ -141,7 +143,7 @@ def special(shape, dtype, seed):
 @pytest.mark.parametrize("interleaved", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_special_values(dtype, interleaved):
-    """bfloat16 results below 2^-126 too, which AVX512-BF16 instructions would flush to 0."""
+    """They include bfloat16 results below 2^-126, which AVX512-BF16 instructions would flush to 0."""
     table = torch.float64 if dtype == torch.float64 else torch.float32
     for pairs in (33, 130):
         x = special((2, 5, 3, 2 * pairs), dtype, 0)
@@ -150,5 +152,5 @@ def test_special_values(dtype, interleaved):
         for isa in _introspect.supported_isas():
             y = torch.full_like(x, 7.0)
             _introspect.rotate(isa, params_of(x, y, cos, sin, interleaved))
-            assert torch.equal(y.isnan(), expected.isnan())  # which NaN is free
+            assert torch.equal(y.isnan(), expected.isnan())  # with any payload
             assert_same_bits(*(t.nan_to_num(0.0, torch.inf, -torch.inf) for t in (y, expected)))

@@ -11,7 +11,7 @@ COS, SIN = random((9, 4), torch.float32, 1), random((9, 4), torch.float32, 2)
 
 
 def guarded(shape, dtype, strides=None):
-    """An uninitialised tensor with bands of a sentinel on both sides, and a function that tells whether they are whole."""
+    """A tensor between two bands of a sentinel, and a function that tells whether all that surrounds it is intact."""
     size = torch.Size(shape).numel() * (1 if strides is None else 3)
     memory = torch.full((size + 256,), 7.0, dtype=dtype)
     inside = memory[128 : 128 + size]
@@ -25,7 +25,7 @@ def guarded(shape, dtype, strides=None):
 @pytest.mark.parametrize("head_dim", [2, 6, 20, 72, 80, 130])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_nothing_is_written_outside(dtype, head_dim, interleaved):
-    """Guard bands around the output, and between heads: no vector may run over the last lane."""
+    """Sentinels lie around the output and between heads: no vector may write past the last channel."""
     x = random((2, 5, 3, head_dim), dtype)
     table = torch.float64 if dtype == torch.float64 else torch.float32
     cos, sin = random((5, head_dim // 2), table, 1), random((5, head_dim // 2), table, 2)
@@ -42,7 +42,7 @@ def test_nothing_is_written_outside(dtype, head_dim, interleaved):
 
 
 def test_nothing_is_read_outside_the_tables():
-    """Rows cut from the very end of a table of NaN neighbours."""
+    """The rows before and after the table are NaN."""
     memory = torch.full((64, 6), torch.nan)
     memory[8:16] = 0.5
     cos = memory[8:16, :5].as_strided((8, 5), (6, 1), 48)
@@ -172,7 +172,7 @@ def test_out_may_be_x():
 
 
 def test_channels_that_are_not_rotated_are_bit_identical():
-    """NaN with payloads, which arithmetic would change, stay."""
+    """NaN keep their payloads, which arithmetic would change."""
     x = torch.randint(-(2**31), 2**31, (2, 5, 3, 24), dtype=torch.int32).view(torch.float32)
     y = rope_ext.apply(x, COS, SIN, rotary_dim=8, rotary_offset=5)
     assert torch.equal(y.view(torch.int32)[..., :5], x.view(torch.int32)[..., :5])
@@ -249,7 +249,7 @@ def test_overlap_of_random_views_is_found_exactly():
         memory = torch.zeros(400)
         a, b = random_view(memory), random_view(memory)
         if min(len(elements(a)), len(elements(b))) < 8:
-            continue  # overlaps itself
+            continue  # a view that overlaps itself is refused anyway
         shared = bool(elements(a) & elements(b))
         refused, accepted = refused + shared, accepted + (not shared)
         if shared:

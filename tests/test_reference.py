@@ -80,7 +80,7 @@ def test_inverse_undoes_and_lengths_stay(interleaved):
 
 
 def test_pairings_are_a_permutation_of_each_other():
-    """At position 1000: at 0 every pairing looks right."""
+    """At position 0 every pairing looks right; this is position 1000."""
     x, (cos, sin) = random((1, 1, 2, 16), torch.float32), rope_ext.RotaryEmbedding(16).tables(1001)
     to_interleaved = torch.arange(16).reshape(2, 8).T.flatten()
     half = rope_ext.apply(x, cos, sin, offset=1000)
@@ -91,7 +91,7 @@ def test_pairings_are_a_permutation_of_each_other():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_fma_rounds_once(dtype):
-    """By fractions; the first is a tie for whoever rounds twice."""
+    """Compared with exact fractions; at the first element, rounding twice meets a tie and goes wrong."""
     eps = torch.finfo(dtype).eps
     a, b, c = (random((1000,), dtype, seed) for seed in (1, 2, 3))
     a[0], b[0], c[0] = eps / 2 * (1 + eps), 1 - eps, 1 + eps

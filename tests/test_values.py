@@ -39,7 +39,7 @@ CASES = pairwise(PARAMETERS)
 
 
 def lookup_of(case):
-    """Keywords, and shape of the table without its width."""
+    """(keywords of apply, shape of the tables without the last axis)"""
     batch = BATCH if "b" in case["layout"] else 1
     kind = case["lookup"]
     if kind == "cu_seqlens" and case["layout"] == "thd":
