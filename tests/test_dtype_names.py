@@ -1,4 +1,4 @@
-"""Errors name a dtype as Python does, whichever of torch's it is."""
+"""Errors name every dtype of torch as Python does."""
 
 import warnings
 
@@ -20,8 +20,8 @@ ALLOWED = {
 }
 
 
-def made(shape, dtype):
-    """A tensor of the dtype; of those without a function of torch to make one, a view of bytes."""
+def zeros(shape, dtype):
+    """Zeros of the dtype; a view of bytes where torch has no function to create them."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # complex32 is experimental, quantized dtypes are deprecated
         try:
@@ -31,7 +31,7 @@ def made(shape, dtype):
 
 
 @pytest.mark.parametrize("name", ALLOWED)
-def test_every_dtype_has_the_name_of_python(name):
+def test_errors_name_every_dtype_as_python_does(name):
     for dtype in DTYPES:
         if dtype in ALLOWED[name]:
             continue
@@ -44,7 +44,7 @@ def test_every_dtype_has_the_name_of_python(name):
             "offset": (1,),
             "cu_seqlens": (2,),
         }
-        arguments[name] = made(shapes[name], dtype)
+        arguments[name] = zeros(shapes[name], dtype)
         if name == "cos":
             arguments["sin"] = arguments["cos"]
         if name == "cu_seqlens":
@@ -56,9 +56,9 @@ def test_every_dtype_has_the_name_of_python(name):
         assert text.startswith(f"rope_ext: {name} must ") and text.endswith(expected), (dtype, text)
 
 
-def test_every_dtype_of_frequencies():
+def test_inv_freq_must_be_of_a_floating_dtype():
     for dtype in DTYPES:
-        inv_freq = made((4,), dtype)
+        inv_freq = zeros((4,), dtype)
         for call in (
             lambda t=inv_freq: rope_ext.apply(X, inv_freq=t),
             lambda t=inv_freq: rope_ext.cos_sin(torch.arange(3), t),

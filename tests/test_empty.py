@@ -1,4 +1,4 @@
-"""Tensors that hold nothing: the checks, and a result at once. Sizes say so, not strides, and no loop runs over them."""
+"""Tensors without elements, whatever their strides: they are checked, and no loop runs over their tokens."""
 
 import ctypes
 
@@ -16,7 +16,7 @@ MANY = 2**40  # tokens that would take hours one by one
 
 @pytest.fixture(params=[*_introspect.supported_isas(), "cuda"])
 def kernels(request):
-    """The ops use those of one instruction set, or the CUDA kernels run on the CPU."""
+    """Runs the ops with the kernels of one instruction set, or with the CUDA kernels emulated on the CPU."""
     native.rope_ext_use_cpu_kernels(_introspect.kernels(request.param))
     yield
     native.rope_ext_use_cpu_kernels(None)
@@ -67,7 +67,7 @@ def test_positions_of_no_heads(kernels):
     """cos_sin writes its third result too, where the first two have no entries."""
     high, low, _ = angles.revolutions(torch.ones(1, 4))
     x = [torch.zeros(2, 3, 0, 8)]
-    torch.full((64,), 7.0)  # memory that is freed, for the result to come from
+    torch.full((64,), 7.0)  # freed at once, so that the result may lie in memory of sevens
     _, _, positions = torch_ops.cos_sin(x, high[:, :0], low[:, :0], 5, 64)
     assert torch.equal(positions, torch.arange(5.0, 8.0).reshape(1, 1, 3))
 
@@ -96,7 +96,7 @@ def expanded(value, *sizes, dtype=torch.int64):
     ],
     ids=str,
 )
-def test_tokens_that_hold_nothing(shape, options):
+def test_no_loop_runs_over_tokens_without_elements(shape, options):
     x = torch.empty(shape)
     tables = () if "inv_freq" in options else rope_ext.RotaryEmbedding(8).tables(4)
     assert rope_ext.apply(x, *tables, **options).shape == shape
@@ -104,8 +104,8 @@ def test_tokens_that_hold_nothing(shape, options):
     assert rope_ext.apply(x, *tables, out=torch.empty(shape), **options).shape == shape
 
 
-def test_positions_of_many_tokens_are_looked_at_once():
-    """2^40 rows, of 2^20 positions and 2^20 offsets; each number still counts."""
+def test_each_position_and_offset_is_checked_once():
+    """2^20 positions and 2^20 offsets give 2^40 rows. Each number is read once, and a wrong one is found."""
     n = 2**20
     x = torch.empty(n, n, 0, 8)
     cos, sin = rope_ext.RotaryEmbedding(8).tables(4)
@@ -129,7 +129,7 @@ def test_gradients_of_a_table_without_rows():
         assert all(g.shape == (0, 4) for g in torch.autograd.grad(y.sum(), (cos, sin)))
 
 
-def test_rows_of_frequencies_are_refused():
+def test_table_rows_refuses_frequencies():
     high, low, _ = angles.revolutions(torch.ones(4))
     with pytest.raises(ValueError, match=r"^rope_ext: inv_freq must be None where rows of a table are asked for"):
         torch_ops.table_rows([torch.zeros(1, 2, 3, 8)], high, low, 0, 64)

@@ -33,7 +33,7 @@ def call(x="x", cos="cos", sin=None, function=rope_ext.apply, **keywords):
 
     def run():
         tables = get(cos), get(sin if sin is not None else "sin" if cos == "cos" else cos)
-        # what was made when this file was imported is on the CPU
+        # tensors made when this file was imported are on the CPU
         arguments, options = moved(((get(x), *tables), keywords), T["x"].device.type)
         return function(*arguments, **options)
 
@@ -259,7 +259,7 @@ MISTAKES = [
         "out_interleaved must be the pairing of x where x is written, got True",
     ),
 ]
-# Values of positions, offset and cu_seqlens are looked at on the CPU only; on a GPU: test_cuda_positions.py.
+# Values of positions, offset and cu_seqlens are checked on the CPU only. For a GPU see test_cuda_positions.py.
 ROWS_OUTSIDE = [
     (
         V,
@@ -326,7 +326,7 @@ def test_row_outside_the_table(exception, run, message):
     check_refused(exception, run, message)
 
 
-def test_sparse_tensor():
+def test_sparse_tensors_are_refused():
     backend = "SparseCUDA" if T["x"].is_cuda else "SparseCPU"
     check_refused(
         NotImplementedError,
@@ -339,7 +339,7 @@ def test_sparse_tensor():
 @pytest.mark.devices("cpu")
 @pytest.mark.skipif(why_no_cuda() != WITHOUT_KERNELS, reason="needs a GPU and a build without kernels for it")
 def test_build_without_cuda_kernels():
-    """The sentence says how to get them."""
+    """The error says how to build them."""
     with pytest.raises(NotImplementedError, match=r"^rope_ext: .*rebuild"):
         rope_ext.apply(T["x"].cuda(), T["cos"].cuda(), T["sin"].cuda())
 
@@ -390,7 +390,7 @@ def test_constructor_of_rotary_embedding():
 @pytest.mark.parametrize("keyword", ["interleaved", "inverse"])
 @pytest.mark.parametrize("value", [0, 1, 1.0, [1], "yes", None])
 def test_switches_are_true_or_false(keyword, value):
-    """1 == True == 1.0 where dictionaries are asked."""
+    """1 and 1.0 are refused, although a dictionary takes them for True."""
     for layout in ("bshd", "bhsd"):
         rule = re.escape(f"rope_ext: {keyword} must be True or False, got {value!r}")
         with pytest.raises(TypeError, match=f"^{rule}$"):
@@ -399,7 +399,7 @@ def test_switches_are_true_or_false(keyword, value):
             )
 
 
-def test_offset_none():
+def test_offset_must_not_be_none():
     with pytest.raises(TypeError, match=r"^rope_ext: offset must be an int or a Tensor, got None$"):
         rope_ext.apply(torch.ones(2, 5, 5, 8), torch.ones(5, 4), torch.ones(5, 4), offset=None)
 
@@ -412,7 +412,7 @@ def test_ints_of_numpy_are_ints():
 
 
 @pytest.mark.parametrize("name", ["x", "out"])
-def test_a_lazy_negation_that_is_written(name):
+def test_lazy_negations_are_not_written(name):
     negation = torch.complex(torch.zeros_like(T["x"]), T["x"]).conj().imag  # PyTorch reads it as -imag
     before = negation.clone()
     with pytest.raises(ValueError) as caught:
@@ -431,25 +431,25 @@ def test_a_lazy_negation_that_is_written(name):
 
 
 @pytest.mark.parametrize("name", ["cos", "sin", "positions"])
-def test_tables_that_need_a_gradient_and_lie_elsewhere(name):
+def test_learned_tables_on_another_device_are_refused(name):
     arguments = {"cos": T["cos"].clone().requires_grad_(), "sin": T["sin"], "positions": torch.arange(5)}
     arguments[name] = torch.empty_like(arguments[name], device="meta")
     with pytest.raises(ValueError, match=rf"^rope_ext: {name} must be on the device of x, .*, got meta$"):
         rope_ext.apply(T["x"], **arguments)
 
 
-INT_OF_MANY_DIGITS = 10**5000  # which Python does not print
+INT_OF_MANY_DIGITS = 10**5000  # Python refuses to print it
 
 
 @pytest.mark.parametrize("name", ["offset", "rotary_dim", "rotary_offset"])
-def test_an_int_that_python_does_not_print(name):
+def test_ints_too_long_to_print_are_described(name):
     with pytest.raises(ValueError, match=rf"^rope_ext: {name} must .*, got an int of 16610 bits$"):
         rope_ext.apply(T["x"], T["cos"], T["sin"], **{name: INT_OF_MANY_DIGITS})
     assert INT_OF_MANY_DIGITS.bit_length() == 16610
 
 
 @pytest.mark.parametrize("name", ["x", "cos", "positions"])
-def test_inference_tensors_where_a_derivative_is_recorded(name):
+def test_inference_tensors_are_refused_where_a_derivative_is_recorded(name):
     arguments = {"x": T["x"].clone().requires_grad_(), "cos": T["cos"], "sin": T["sin"], "positions": torch.arange(5)}
     arguments["cos"] = arguments["cos"].clone().requires_grad_(name == "x")
     with torch.inference_mode():
@@ -464,7 +464,7 @@ def test_inference_tensors_where_a_derivative_is_recorded(name):
         assert torch.equal(given["x"].detach(), before)
 
 
-def test_a_seqlen_that_is_no_int():
+def test_seqlen_must_be_an_int():
     for rope in (
         rope_ext.RotaryEmbedding(8),
         rope_ext.RotaryEmbedding(8, schedule="dynamic_ntk", factor=2.0, max_position=4),
@@ -497,14 +497,14 @@ def test_a_seqlen_that_is_no_int():
     ],
 )
 @pytest.mark.parametrize("precision", ["exact", "hf"])
-def test_rotary_embedding_apply_says_what_apply_says(options, message, precision):
+def test_rope_apply_raises_the_errors_of_apply(options, message, precision):
     options = moved(options, T["x"].device.type)
     with pytest.raises((TypeError, ValueError)) as caught:
         rope_ext.RotaryEmbedding(8, precision=precision).apply(T["x"], **options)
     assert str(caught.value) == "rope_ext: " + message
 
 
-def test_no_tensors_and_tables_on_meta():
+def test_an_empty_list_is_refused_with_tables_on_meta_too():
     meta = torch.empty(9, 4, device="meta")
     for call in (rope_ext.apply, rope_ext.apply_):
         with pytest.raises(ValueError, match=r"^rope_ext: x must hold 1 to 8 tensors, got 0$"):

@@ -1,4 +1,4 @@
-"""Errors of torch, of modes and of subclasses: as they are, or as a sentence that is true of the call and quotes them."""
+"""Errors of torch, of modes and of subclasses are raised unchanged, or quoted in a sentence that is true of the call."""
 
 import pytest
 import torch
@@ -40,7 +40,7 @@ def negation(t):
 
 
 OUT = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-REFUSED_BY_A_MODE = {  # name: (x, call, error). A sentence of ours would fit x, but the error has another cause.
+REFUSED_BY_A_MODE = {  # name: (x, call, error). A rule of rope_ext would fit x, but the error has another cause.
     "inference tensor": (torch.inference_mode()(X.clone), rope_ext.apply, OUT),
     "sparse": (X.to_sparse, rope_ext.apply, NotImplementedError("mine")),
     "quantized": (lambda: quantized(X), rope_ext.apply, RuntimeError("mine")),
@@ -82,7 +82,7 @@ def test_an_error_of_a_subclass_is_not_replaced():
     with pytest.raises(RuntimeError) as caught:
         rope_ext.apply(Elsewhere(error), COS, SIN)
     assert caught.value is error
-    with pytest.raises(NotImplementedError) as caught:  # asked for its layout, it raises another error
+    with pytest.raises(NotImplementedError) as caught:  # reading its layout raises another error
         rope_ext.apply(Elsewhere(WITHOUT_KERNEL, dispatch_layout=True), COS, SIN)
     assert caught.value is WITHOUT_KERNEL
 
@@ -127,7 +127,7 @@ def test_a_device_without_kernels():
     ids=["sparse", "mkldnn", "quantized", "nested", "jagged", "uninitialized"],
 )
 @pytest.mark.parametrize("recorded", [False, True])
-def test_tensors_of_other_kinds(make, sentence, of_torch, recorded):
+def test_tensors_of_other_kinds_are_refused(make, sentence, of_torch, recorded):
     with pytest.raises(NotImplementedError) as caught:
         rope_ext.apply(make(), COS.clone().requires_grad_(recorded), SIN)
     ours, _, theirs = str(caught.value).partition(" (torch: ")
@@ -136,7 +136,7 @@ def test_tensors_of_other_kinds(make, sentence, of_torch, recorded):
 
 
 @on_cpu
-def test_the_cure_for_jagged_tensors():
+def test_the_advice_for_jagged_tensors_works():
     jagged = torch.nested.nested_tensor([X[0], X[0, :2]], layout=torch.jagged)
     with pytest.raises(NotImplementedError, match=r'values\(\) .* layout="thd" and cu_seqlens=x\.offsets\(\)\.int\(\)'):
         rope_ext.apply(jagged, COS, SIN)
@@ -155,7 +155,7 @@ def mesh():
 
 
 @on_cpu
-def test_sharded_tensors(mesh):
+def test_sharded_tensors_are_refused_and_local_map_takes_them(mesh):
     from torch.distributed.tensor import Replicate, Shard, distribute_tensor
     from torch.distributed.tensor.experimental import local_map
 

@@ -37,7 +37,7 @@ def test_linear_by_hand():
 
 
 def test_ntk_by_hand():
-    """alpha 4 and exponent 4 / 2: base 100 * 16. The slowest is alpha times slower, the fastest as it was."""
+    """alpha 4 and exponent 4 / 2 give base 100 * 16: the slowest pair is alpha times slower, the fastest unchanged."""
     close(frequencies.ntk(4, 100.0, alpha=4.0), [1.0, 1 / 40])
 
 
@@ -108,14 +108,14 @@ def expected_between(length, wavelength):
 
 
 def test_proportional_by_hand():
-    """The exponent over the whole head, zeros after the first pairs."""
+    """The exponent runs over the whole head; the pairs after the rotated ones have frequency zero."""
     close(frequencies.proportional(8, partial_rotary_factor=0.5), [1.0, 0.1, 0.0, 0.0])
     close(frequencies.proportional(8, partial_rotary_factor=0.74, factor=2.0), [0.5, 0.05, 0.0, 0.0])
     close(frequencies.proportional(8, partial_rotary_factor=0.0), [0.0] * 4)
     close(frequencies.proportional(8, partial_rotary_factor=1), frequencies.default(8).inv_freq.tolist())
 
 
-def test_warped_keeps_half_a_turn_and_divides_slow_pairs():
+def test_warped_keeps_half_a_revolution_and_divides_slow_pairs():
     warped = frequencies.warped(64, 1e6, factor=8.0).inv_freq
     plain = frequencies.default(64, 1e6).inv_freq
     close(torch.tan(warped / 2), (torch.tan(plain / 2) / 8).tolist(), ulps=16)
@@ -241,7 +241,7 @@ def test_frequencies_against_50_digits(schedule, base):
 
 
 def test_exponents_that_float32_cannot_hold():
-    """2 i / 80 has no end in base 2, 2 i / 128 has."""
+    """2 i / 80 is a repeating fraction in binary; 2 i / 128 is not."""
     for ours, expected in zip(frequencies.default(80).inv_freq.tolist(), exact_default(80, 10000)):
         assert abs(Decimal(ours) - expected) <= 16 * Decimal(2) ** -53 * expected
 
@@ -267,9 +267,9 @@ FAR = [1, 2047, 32768, 131071, 1_000_000, 2**24 - 1, 2**24 + 1, -(2**24)]  # one
 
 @pytest.mark.parametrize("schedule", list(EXACT))
 def test_cos_and_sin_are_exact_up_to_16_million(schedule):
-    """One rounding: half an ulp of float32, and the error of the float64 angle. That is the frequency's, which for a
-    pair of frequency f is at most f (ln(1 / f) + 3) 2^-53 times the position, largest at f = 1, and the product's 2^-53:
-    together |position| * 4 * 2^-53, 7.5e-9 at 2^24. Less than one ulp of values above 1/8."""
+    """The bound is one rounding, half an ulp of float32, plus the error of the float64 angle. The latter is that of the
+    frequency f, at most f (ln(1 / f) + 3) 2^-53 times the position, largest at f = 1, and that of the product, 2^-53:
+    together |position| * 4 * 2^-53, which is 7.5e-9 at 2^24 and below one ulp of values above 1/8."""
     keywords, oracle = EXACT[schedule]
     length = {"seqlen": keywords["seqlen"]} if "seqlen" in keywords else {}
     parameters = {name: value for name, value in keywords.items() if name != "seqlen"}
@@ -285,7 +285,7 @@ def test_cos_and_sin_are_exact_up_to_16_million(schedule):
 
 
 def test_float32_is_near_float64():
-    """The two precisions are one text: they differ by roundings only."""
+    """Both precisions share one formula: they differ by rounding only."""
     for schedule, (keywords, _) in EXACT.items():
         exact, rounded = (
             getattr(frequencies, schedule)(128, dtype=d, **keywords) for d in (torch.float64, torch.float32)
@@ -294,8 +294,8 @@ def test_float32_is_near_float64():
         torch.testing.assert_close(rounded.inv_freq.double(), exact.inv_freq, rtol=2e-6, atol=0)
 
 
-def test_wherever_tensors_are_made():
-    """On the CPU, whatever torch's default device and dtype are."""
+def test_frequencies_are_float64_on_the_cpu():
+    """The default device and dtype of torch do not matter."""
     with torch.device("meta"):
         assert all(getattr(frequencies, s)(128, **k).inv_freq.device.type == "cpu" for s, (k, _) in EXACT.items())
         assert (
@@ -443,17 +443,16 @@ BAD_NUMBERS = [
 
 
 @pytest.mark.parametrize(("schedule", "keywords", "kind", "rule"), BAD_NUMBERS)
-def test_numbers_that_are_none(schedule, keywords, kind, rule):
-    """NaN, infinities, texts, True, and numbers that no float holds; also in a RotaryEmbedding, once it is made."""
+def test_invalid_numbers_are_refused(schedule, keywords, kind, rule):
+    """NaN, infinities, strings, True, and numbers beyond float64; RotaryEmbedding refuses them when it is created."""
     error_of(kind, rule, schedule, **{"rotary_dim": 8} | keywords)
     if "seqlen" not in keywords and "rotary_dim" not in keywords:
         with pytest.raises(kind, match=f"^rope_ext: {re.escape(rule)}"):
             rope_ext.RotaryEmbedding(8, schedule=schedule, **keywords)
 
 
-def test_frequencies_are_finite_where_a_rotation_is_made():
-    """Each number is one, and what they make is none: 1 / 1e-320 is inf, and so is 1e308 * 4096 in float32."""
-    made = rope_ext.RotaryEmbedding
+def test_frequencies_must_be_finite():
+    """Finite parameters may give infinite frequencies: 1 / 1e-320 is inf, and so is 1e40 in float32."""
     for rule, keywords in (
         ("in schedule 'linear' at precision 'exact', got base=10000.0, factor=1e-320", {"factor": 1e-320}),
         (
@@ -462,10 +461,10 @@ def test_frequencies_are_finite_where_a_rotation_is_made():
         ),
     ):
         with pytest.raises(ValueError, match=f"^rope_ext: parameters must give finite frequencies {re.escape(rule)}$"):
-            made(8, schedule="linear", **keywords)
+            rope_ext.RotaryEmbedding(8, schedule="linear", **keywords)
     long = {**LONG, "long_factor": [1e-320] * 4}
     with pytest.raises(ValueError, match=r"^rope_ext: parameters must give finite frequencies in schedule 'longrope'"):
-        made(8, schedule="longrope", **long)
+        rope_ext.RotaryEmbedding(8, schedule="longrope", **long)
 
 
 def test_lists_may_be_tuples_arrays_and_tensors():
@@ -477,7 +476,7 @@ def test_lists_may_be_tuples_arrays_and_tensors():
         close(frequencies.longrope(4, 100.0, factor=2.0, **divisors), [1.0, 1 / 20])
 
 
-def test_errors_of_the_arguments_of_a_rotation():
+def test_errors_of_rotary_embedding():
     for keywords, kind, rule in (
         ({"head_dim": 10**9}, ValueError, "head_dim must be at most 1048576, got 1000000000"),
         ({"head_dim": 10**9, "rotary_dim": 8}, ValueError, "head_dim must be at most 1048576, got 1000000000"),

@@ -1,4 +1,4 @@
-"""Numbers at the end of int64 and past it: the usual errors, or what mathematics says; nothing wraps on the way."""
+"""Numbers at the ends of int64 and beyond give the usual errors or the exact result: no intermediate value wraps."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ COS, SIN = rope_ext.RotaryEmbedding(8).tables(4)
 
 
 def every_form(**options):
-    """apply, apply_, out=, and apply recorded."""
+    """Calls of apply, apply_, out=, and apply with x or cos recorded."""
     yield lambda: rope_ext.apply(X, COS, SIN, **options)
     yield lambda: rope_ext.apply_(X.clone(), COS, SIN, **options)
     yield lambda: rope_ext.apply(X, COS, SIN, out=torch.empty_like(X), **options)
@@ -23,7 +23,7 @@ def every_form(**options):
 
 @pytest.mark.parametrize("value", [2**63, 2**64, -(2**63) - 1, 10**30])
 @pytest.mark.parametrize("argument", ["offset", "rotary_dim", "rotary_offset"])
-def test_integers_that_int64_does_not_hold(argument, value):
+def test_integers_beyond_int64_are_refused(argument, value):
     message = f"^rope_ext: {argument} must be at least -2.63 and below 2.63, got {value}$"
     for call in every_form(**{argument: value}):
         with pytest.raises(ValueError, match=message):
@@ -37,13 +37,13 @@ def test_integers_that_int64_does_not_hold(argument, value):
 
 @pytest.mark.parametrize("value", [LOWEST, LOWEST + 1, HIGHEST - 1, HIGHEST])
 @pytest.mark.parametrize("argument", ["offset", "rotary_dim", "rotary_offset"])
-def test_integers_at_the_ends(argument, value):
+def test_integers_at_the_ends_of_int64_are_refused(argument, value):
     for call in every_form(**{argument: value}):
         with pytest.raises(ValueError, match=rf"^rope_ext: {argument} must .*, got (row )?-?\d+"):
             call()
 
 
-def test_attention_scaling_that_float64_does_not_hold():
+def test_attention_scaling_beyond_float64_is_refused():
     with pytest.raises(ValueError, match=r"^rope_ext: attention_scaling must be finite, got 1000"):
         rope_ext.apply(X, inv_freq=torch.ones(4), attention_scaling=10**400)
 
@@ -60,19 +60,19 @@ def test_attention_scaling_that_float64_does_not_hold():
     ],
     ids=str,
 )
-def test_sums_that_wrap_are_no_rows(positions, offset):
+def test_rows_beyond_int64_are_refused(positions, offset):
     with pytest.raises(ValueError, match=r"^rope_ext: positions must lead to a row of the table, 0 to 3, got "):
         rope_ext.apply(X, COS, SIN, positions=torch.full((2,), positions), offset=offset)
 
 
-def test_sums_that_come_back_are_rows():
+def test_large_offsets_that_cancel_large_positions_are_rows():
     expected = rope_ext.apply(X, COS, SIN, offset=1)
     for far in (LOWEST + 1, -(2**62), 2**62, HIGHEST - 2):
         positions = torch.tensor([far + 1, far + 2])
         assert torch.equal(rope_ext.apply(X, COS, SIN, positions=positions, offset=-far), expected)
 
 
-def test_positions_without_a_table_do_not_wrap():
+def test_offsets_beyond_int64_are_refused_without_a_table():
     with pytest.raises(ValueError, match=f"^rope_ext: offset must keep the positions of 2 tokens .*, got {HIGHEST}$"):
         rope_ext.apply(X, inv_freq=torch.ones(4), offset=HIGHEST)
     rope_ext.apply(X, inv_freq=torch.ones(4), offset=HIGHEST - 1)
@@ -95,8 +95,8 @@ def test_boundaries_at_the_ends_of_int32():
         rope_ext.apply(x, rows, rows, offset=HIGHEST - 1, **options)
 
 
-def test_strides_along_axes_of_one_element_say_nothing():
-    """And those of a tensor without elements: any number, up to 2^62."""
+def test_strides_along_axes_of_one_element_do_not_matter():
+    """Nor do those of a tensor without elements. Both may be any number, up to 2^62."""
     huge = 2**62
     cos, sin = rope_ext.RotaryEmbedding(8).tables(1)
     x = random((1, 1, 1, 8), torch.float32)
@@ -115,8 +115,8 @@ def test_strides_along_axes_of_one_element_say_nothing():
     assert rope_ext.apply_(empty, no_rows, no_rows).shape == empty.shape
 
 
-def test_expanded_tensors_larger_than_memory():
-    """Refused by torch, with the output pool on too; no size wraps before."""
+def test_results_larger_than_memory_are_refused():
+    """torch refuses the result, also with the output pool on; no size wraps around before."""
     x = torch.zeros(1, 1, 1, 2).expand(2**40, 2**20, 1, 2)
     rows = torch.ones(1, 1).expand(2**20, 1)
     rope_ext.set_output_pool(2**22)
@@ -132,7 +132,7 @@ def test_expanded_tensors_larger_than_memory():
     [(HIGHEST, 1), (LOWEST, -1), (HIGHEST, torch.tensor([HIGHEST])), (None, torch.tensor([HIGHEST]))],
     ids=str,
 )
-def test_sums_that_wrap_without_a_table(positions, offset):
+def test_positions_beyond_int64_are_refused_without_a_table(positions, offset):
     x = X.expand(1, 2, *X.shape[2:])
     options = {"offset": offset} | ({} if positions is None else {"positions": torch.tensor([3, positions])})
     with pytest.raises(
@@ -141,7 +141,7 @@ def test_sums_that_wrap_without_a_table(positions, offset):
         rope_ext.apply(x, inv_freq=torch.ones(X.shape[-1] // 2), **options)
 
 
-def test_attention_scaling_that_float32_does_not_hold():
+def test_attention_scaling_beyond_float32_is_refused():
     with pytest.raises(
         ValueError, match=r"^rope_ext: attention_scaling must be a number that float32 holds, got 1e\+39$"
     ):

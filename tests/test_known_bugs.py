@@ -1,4 +1,4 @@
-"""Bugs that shipped in other libraries, one test each. Those of installation are in test_install.py."""
+"""Bugs that shipped in other libraries, one test each. test_install.py has the bugs of installation."""
 
 import pytest
 import torch
@@ -50,7 +50,7 @@ def test_angles_with_reduced_matmul_precision():
 
 
 def test_module_boundaries_can_cast_only_integers():
-    """torchtitan#2881: FSDP2 casts floating inputs of a module; positions are integers, and go in as such."""
+    """torchtitan#2881: FSDP2 casts floating-point inputs of a module. Positions are integers, which it leaves alone."""
     cos, _ = rope_ext.RotaryEmbedding(64)(LONG.to(torch.int32))
     assert cos.dtype == F32
 
@@ -251,7 +251,7 @@ def test_incoming_gradients_of_any_stride(use):
     assert_same_bits(got, reference.apply(strided.contiguous(), cos, sin, transposed=True))
 
 
-def test_who_needs_a_gradient_gets_it():
+def test_each_tensor_that_needs_a_gradient_gets_one():
     """candle#3568: detached results, no error. Every tensor alone: q, k, cos, sin."""
     for needing in range(4):
         inputs = [random((1, 5, 2, 8), F32), random((1, 5, 1, 8), F32), *tables(5)]
@@ -270,7 +270,7 @@ def test_functional_calls_leave_x_alone():
 
 
 def test_composes_with_torch_func():
-    """FA#2071: an autograd.Function without setup_context."""
+    """FA#2071: an autograd.Function without setup_context does not work under torch.func."""
     (cos, sin), x = tables(dtype=F64), random((3, 5, 2, 8), F64)
     per_sample = torch.func.vmap(torch.func.grad(lambda x: rope_ext.apply(x, cos, sin, layout="shd").pow(2).sum()))(x)
     torch.testing.assert_close(
@@ -297,7 +297,7 @@ def test_offsets_beyond_2_to_the_31(axis):
 
 
 def test_many_heads_times_batch():
-    """FastVideo#1245: more than 65535 of them."""
+    """FastVideo#1245: batch times heads exceeded 65535, the most blocks on an axis of a CUDA grid."""
     x, (cos, sin) = random((70000, 1, 1, 4), BF16), tables(9, 2)
     assert_same_bits(rope_ext.apply(x, cos, sin, offset=4), reference.apply(x, cos, sin, offset=4))
 
@@ -333,14 +333,14 @@ def test_in_place_reads_both_channels_before_it_writes(interleaved):
 
 @pytest.mark.devices("cpu")  # on a GPU such rows give NaN: test_cuda_positions.py
 @pytest.mark.parametrize("positions", [[0, 1, 2, 3, 9], [-1, 0, 1, 2, 3]])
-def test_positions_outside_the_table(positions):
+def test_positions_outside_the_table_are_refused(positions):
     """vllm#47407: a position beyond the cache crashed the server."""
     with pytest.raises(ValueError, match="rope_ext: positions must"):
         rope_ext.apply(random((1, 5, 2, 8), F32), *tables(), positions=torch.tensor(positions))
 
 
-def test_positions_of_three_axes():
-    """sgl-kernel-xpu#202: (3, T) into a 1-D kernel."""
+def test_positions_of_three_axes_are_refused():
+    """sgl-kernel-xpu#202: a 1-D kernel took positions of shape (3, T)."""
     with pytest.raises(ValueError, match="rope_ext: positions must"):
         rope_ext.apply(random((1, 5, 2, 8), F32), *tables(), positions=torch.zeros(3, 1, 5, dtype=torch.int64))
 

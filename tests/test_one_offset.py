@@ -1,4 +1,4 @@
-"""An offset that is one number in a tensor, as static caches hold it, and boundaries of int64: what an int gives."""
+"""An offset of one number in a tensor, as static caches hold it, equals an int; cu_seqlens of int64 equals int32."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ IDS = {"ids": lambda value: str(value).replace("\n", "")[:30]}
 
 @pytest.mark.parametrize("offset", ONE, **IDS)
 @pytest.mark.parametrize("layout", reference.LAYOUTS)
-def test_one_offset_is_an_int(layout, offset):
+def test_offset_of_one_number_equals_an_int(layout, offset):
     x = random(SHAPES[layout], torch.float32)
     expected = rope_ext.apply(x, *TABLES, layout=layout, offset=3)
     assert_same_bits(rope_ext.apply(x, *TABLES, layout=layout, offset=offset), expected)
@@ -68,7 +68,7 @@ def test_boundaries_of_either_type_in_functions_of_other_libraries():
 @pytest.mark.parametrize("of", ["tables", "frequencies"])
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("offset", [torch.tensor(3), torch.tensor([3])], **IDS)
-def test_derivatives_are_those_of_an_int(offset, packed, of):
+def test_derivatives_equal_those_of_an_int(offset, packed, of):
     options = {"layout": "thd", "cu_seqlens": torch.tensor([0, 3, 4])} if packed else {}
     x = random((5, 3, 8) if packed else (2, 5, 3, 8), torch.float64).requires_grad_()
     if of == "tables":
@@ -84,7 +84,7 @@ def test_derivatives_are_those_of_an_int(offset, packed, of):
     assert_same_bits(gradients(offset), gradients(3))
 
 
-def test_under_vmap_each_sample_has_its_own():
+def test_under_vmap_each_sample_has_its_own_offset():
     x, offsets = random((3, 2, 5, 1, 8), torch.float32), torch.tensor([0, 4, 7])
     got = torch.func.vmap(lambda t, offset: rope_ext.apply(t, *TABLES, offset=offset))(x, offsets)
     assert_same_bits(got, torch.stack([rope_ext.apply(t, *TABLES, offset=int(o)) for t, o in zip(x, offsets)]))
@@ -92,7 +92,7 @@ def test_under_vmap_each_sample_has_its_own():
 
 @pytest.mark.parametrize("dynamic", [False, True])
 @pytest.mark.parametrize("tables_need", [False, True])
-def test_under_compile_without_a_graph_break(tables_need, dynamic):
+def test_offset_of_one_number_compiles_into_one_graph(tables_need, dynamic):
     cos, sin = (t.clone().requires_grad_(tables_need) for t in TABLES)
     torch.compiler.reset()
     compiled = torch.compile(

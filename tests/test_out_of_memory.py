@@ -1,4 +1,4 @@
-"""Out of memory is the error of torch, with its type and its words: code that retries with less knows it by these."""
+"""Out of memory raises the error of torch, of its type and with its words, by which code that retries recognises it."""
 
 import subprocess
 import sys
@@ -29,7 +29,7 @@ def apply_to_vast(cos=None, **keywords):
     return rope_ext.apply(vast(*X_VAST), COS if cos is None else cos, SIN, **keywords)
 
 
-def made_of_positions():
+def cos_sin_of_positions():
     return ROPE(vast(2**48, dtype=torch.int64))
 
 
@@ -51,8 +51,8 @@ OUT_OF_MEMORY = {
     "vmap": lambda: torch.func.vmap(lambda x: rope_ext.apply(x, COS, SIN))(vast(1, *X_VAST)),
     "grad": lambda: torch.func.grad(lambda x: rope_ext.apply(x, COS, SIN).sum())(vast(*X_VAST)),
     "compiled": lambda: torch.compile(rope_ext.apply, backend="eager")(vast(*X_VAST), COS, SIN),
-    "positions": made_of_positions,
-    "positions, inference mode": torch.inference_mode()(made_of_positions),
+    "positions": cos_sin_of_positions,
+    "positions, inference mode": torch.inference_mode()(cos_sin_of_positions),
     "raw rotate": lambda: torch_ops.rotate([vast(*X_VAST)], COS, SIN),
     "raw cos_sin": raw_cos_sin,
     "compat": lambda: flash_attn.apply_rotary_emb(vast(*X_VAST), COS, SIN),
@@ -63,7 +63,7 @@ OUT_OF_MEMORY = {
 
 
 @pytest.mark.parametrize("name", OUT_OF_MEMORY)
-def test_it_is_the_error_of_torch(name):
+def test_out_of_memory_raises_the_error_of_torch(name):
     with pytest.raises(RuntimeError) as of_torch:
         torch.empty_like(vast(*X_VAST))
     with pytest.raises(RuntimeError) as caught:
@@ -74,7 +74,7 @@ def test_it_is_the_error_of_torch(name):
     assert "rope_ext" not in str(caught.value)
 
 
-def test_an_op_that_no_python_of_ours_surrounds():
+def test_an_op_called_by_itself_says_out_of_memory():
     with torch.inference_mode(), pytest.raises(RuntimeError, match=r"^rope_ext: out of memory for a result: "):
         torch_ops.rotate([vast(*X_VAST)], COS, SIN)
 
@@ -115,13 +115,13 @@ print("done")
 
 @pytest.mark.devices("cpu")
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits memory as Linux does")
-def test_in_training_x_stays_as_it_was():
+def test_out_of_memory_leaves_x_unchanged_in_training():
     ended = subprocess.run([sys.executable, "-c", LIMITED], capture_output=True, text=True, check=False)
     assert ended.stdout == "done\n", ended.stderr
 
 
-def test_a_type_of_its_own_is_kept(monkeypatch):
-    """As on a GPU: the type is that of the error of torch, whatever it is."""
+def test_out_of_memory_keeps_the_type_of_the_device(monkeypatch):
+    """torch raises another type on a GPU; whatever the type is, ours is the same."""
 
     def fail(*_arguments):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 4.00 PiB.")
@@ -132,7 +132,7 @@ def test_a_type_of_its_own_is_kept(monkeypatch):
             call()
 
 
-def test_memory_that_torch_finds_after_all(monkeypatch):
+def test_out_of_memory_is_reported_although_torch_finds_memory_later(monkeypatch):
     monkeypatch.setattr(errors, "native", SimpleNamespace(rope_ext_take_error_type=lambda: 3))
     on_cpu = RuntimeError("rope_ext: out of memory for a result: DefaultCPUAllocator: can't allocate memory")
     assert errors.typed(on_cpu) is on_cpu

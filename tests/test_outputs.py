@@ -1,4 +1,4 @@
-"""Memory of results: strides, huge pages, the pool, malloc, and stores past the caches into large outputs."""
+"""Memory of results: strides, huge pages, the pool, malloc, and non-temporal stores into large outputs."""
 
 import json
 import os
@@ -38,7 +38,7 @@ def child(program, **environment):
 # ---- the pool ----
 
 
-def test_pool_gives_memory_again_when_the_last_view_is_gone(pool):
+def test_pool_reuses_memory_when_the_last_view_is_gone(pool):
     x = random((1, 4096, 4, 64), torch.float32)
     y = rope_ext.apply(x, COS, SIN)
     address, view = y.data_ptr(), y[:, 1:]
@@ -59,7 +59,7 @@ def test_pooled_results_are_like_others(pool, order):
     assert torch.autograd.grad(rope_ext.apply(x.requires_grad_(), COS, SIN).sum(), x)[0].shape == x.shape
 
 
-def test_pool_keeps_no_more_than_it_may():
+def test_pool_keeps_no_more_than_its_limit():
     resident = """
 def resident():
     return int(open("/proc/self/statm").read().split()[1]) * 4096
@@ -81,7 +81,7 @@ print(json.dumps(found))
 @pytest.mark.parametrize(
     ("value", "exception"), [(-1, ValueError), (1.5, TypeError), (True, TypeError), ("1", TypeError)]
 )
-def test_pool_refuses(value, exception):
+def test_pool_refuses_invalid_limits(value, exception):
     with pytest.raises(exception, match=r"^rope_ext: max_bytes must be .*, got"):
         rope_ext.set_output_pool(value)
 
@@ -122,14 +122,14 @@ print(json.dumps([done, [faults() for _ in range(12)][-1]]))  # the heap grows a
     assert faults < 1000  # 16384 pages
 
 
-# ---- stores past the caches: outputs above 16 MiB ----
+# ---- non-temporal stores: outputs above 16 MiB ----
 
 
 @pytest.mark.parametrize(
     ("dtype", "interleaved"), [(torch.float32, False), (torch.bfloat16, True), (torch.float16, False)]
 )
-@pytest.mark.parametrize("shift", [0, 1])  # in elements: past the caches only where vectors are aligned
-def test_large_out(dtype, interleaved, shift):
+@pytest.mark.parametrize("shift", [0, 1])  # in elements: only aligned vectors are stored non-temporally
+def test_large_outputs_have_the_bits_of_the_reference(dtype, interleaved, shift):
     tokens = 2064 if dtype == torch.float32 else 4128
     x = random((2, tokens, 16, 64), dtype)
     memory = torch.full((x.numel() + 128,), 7.0, dtype=dtype)

@@ -77,7 +77,7 @@ WRITTEN_VIEWS = {  # name: (x, what it must not be, what follows the advice)
 
 @pytest.mark.parametrize("name", WRITTEN_VIEWS)
 @pytest.mark.parametrize("recorded", [False, True])
-def test_a_view_that_autograd_does_not_write(name, recorded):
+def test_views_that_autograd_cannot_write_are_refused(name, recorded):
     make, rule, as_advised = WRITTEN_VIEWS[name]
     x = make()
     before, message = x.detach().clone(), f"rope_ext: x must not be {rule} when it is written, got one of shape "
@@ -89,7 +89,7 @@ def test_a_view_that_autograd_does_not_write(name, recorded):
     assert torch.equal(as_advised(), rope_ext.apply(X, COS, SIN))
 
 
-def test_what_is_refused_of_out_is_said_of_out():
+def test_errors_about_out_name_out():
     with torch.inference_mode():
         out = X.clone()
     with pytest.raises(ValueError, match=r"^rope_ext: out must not be an inference tensor outside inference mode"):
@@ -101,7 +101,7 @@ def test_what_is_refused_of_out_is_said_of_out():
 
 
 @pytest.mark.parametrize("name", ["x", "out"])
-def test_a_lazy_conjugate_that_is_written(name):
+def test_lazy_conjugates_are_refused(name):
     conjugate = torch.complex(X, X).conj()
     call = {
         "x": lambda: rope_ext.apply_(conjugate, COS, SIN),

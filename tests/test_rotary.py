@@ -75,8 +75,8 @@ def test_tables_per_token_equal_lookup():
     assert torch.equal(rope_ext.apply(x, *rope(positions)), looked_up)
 
 
-def test_every_width_of_head_has_its_rotation():
-    """The rotated channels alone set the frequencies; the head is as wide as it likes."""
+def test_head_dim_does_not_change_the_frequencies():
+    """The rotated channels alone set the frequencies; the width of the head does not matter."""
     assert rope_ext.RotaryEmbedding(96, rotary_dim=24).tables(3)[0].shape == (3, 12)
     narrow, wide = rope_ext.RotaryEmbedding(24), rope_ext.RotaryEmbedding(96, rotary_dim=24)
     assert torch.equal(narrow.inv_freq, wide.inv_freq) and narrow != wide
@@ -152,7 +152,7 @@ def test_nothing_in_the_state_dict():
         lambda m: m.double(),
     ],
 )
-def test_survives_what_is_done_to_models(change):
+def test_tables_survive_casts_and_moves_of_the_model(change):
     class Model(torch.nn.Module):
         def __init__(self, *_, device=None):
             super().__init__()
@@ -166,7 +166,7 @@ def test_survives_what_is_done_to_models(change):
     assert all(torch.equal(a, b) for a, b in zip(got, expected))
 
 
-def test_on_the_meta_device():
+def test_tables_on_the_meta_device():
     with torch.device("meta"):
         rope = rope_ext.RotaryEmbedding(8)
         assert rope.tables(4)[0].device.type == "meta"
@@ -199,25 +199,21 @@ def test_dynamic_schedules_choose_by_seqlen():
         rope = rope_ext.RotaryEmbedding(8, **keywords)
         short, long = rope.frequencies(100), rope.frequencies(101)
         assert torch.equal(rope.inv_freq, short.inv_freq) and not torch.equal(short.inv_freq, long.inv_freq)
-        for positions, seqlen in (
-            (torch.arange(100), None),
-            (torch.arange(101), None),
-            (torch.tensor([[400, 2]]), None),
-        ):
+        for positions in (torch.arange(100), torch.arange(101), torch.tensor([[400, 2]])):
             expected = rope.frequencies(int(positions.max()) + 1)
             angles = positions.double()[..., None] * expected.inv_freq.to(positions.device)
-            assert torch.equal(rope(positions, seqlen=seqlen)[1], (angles.sin() * expected.attention_scaling).float())
+            assert torch.equal(rope(positions)[1], (angles.sin() * expected.attention_scaling).float())
         assert torch.equal(rope.tables(100)[0], rope(torch.arange(100))[0])
         assert torch.equal(rope.tables(150)[0], rope(torch.arange(150))[0])
         assert torch.equal(rope.tables(50, seqlen=150)[0], rope.tables(150)[0][:50])
         assert torch.equal(rope(torch.arange(50), seqlen=150)[0], rope.tables(150)[0][:50])
-        assert torch.equal(rope.tables(100)[0], rope(torch.arange(100))[0])  # and is as before, after longer ones
+        assert torch.equal(rope.tables(100)[0], rope(torch.arange(100))[0])  # unchanged after longer ones
         assert rope(torch.zeros(0, dtype=torch.int64))[0].shape == (0, 4)
 
 
 @pytest.mark.parametrize("which", range(len(SCHEDULES)))
 def test_a_given_length_does_not_wait_for_the_device(which):
-    """Asking a tensor for its value raises here, as it would where there is none."""
+    """Reading the value of a tensor, which would wait for a device, raises an error here."""
 
     class NoValues(torch.utils._python_dispatch.TorchDispatchMode):
         def __torch_dispatch__(self, op, types, args=(), kwargs=None):
@@ -274,7 +270,7 @@ def cos_of(x, rope, positions):
 
 
 def test_every_schedule_compiles():
-    """One code object for all: numbers that differ from one call to the next must not become inputs of its graph."""
+    """All schedules share one code object: numbers that differ between calls must not become inputs of its graph."""
     x = torch.ones(1)
     torch.compiler.reset()
     compiled = torch.compile(cos_of, fullgraph=True, backend="aot_eager")
@@ -315,8 +311,8 @@ def test_lengths_of_dynamic_schedules_compile_once_per_side():
 
 @pytest.mark.parametrize("precision", ["exact", "hf"])
 @pytest.mark.parametrize("layout", ["bshd", "bhsd"])
-def test_apply_is_apply_with_the_frequencies(precision, layout):
-    """exact: the kernel's angles, and so within 2e-7 of the tables, for |x| up to 5; hf: the bits of its tables."""
+def test_rope_apply_equals_apply_with_its_frequencies(precision, layout):
+    """With precision "exact" the kernel computes the angles: close to the tables. With "hf" it has their bits."""
     options = {"schedule": "yarn", "factor": 4.0, "original_max_position": 64, "rotary_dim": 8}
     rope = rope_ext.RotaryEmbedding(12, precision=precision, **options)
     x = torch.randn(2, 5, 3, 12).clamp(-5, 5)
@@ -334,7 +330,7 @@ def test_apply_is_apply_with_the_frequencies(precision, layout):
         return
     same = {"inv_freq": rope.inv_freq, "attention_scaling": rope.attention_scaling, "rotary_dim": 8, "layout": layout}
     assert_same_bits(got, rope_ext.apply(x, positions=positions, offset=offset, **same))
-    # Two products of |x| <= 5 with cos and sin that are off by 1.5e-7 each, and their roundings and that of the sum.
+    # Two products of |x| <= 5 with cos and sin that are off by 1.5e-7 each, the roundings of both, and that of the sum.
     torch.testing.assert_close(got, expected, rtol=0, atol=1.14 * 2 * 5 * (1.5e-7 + 2**-24) + 2**-21)
 
 
@@ -354,8 +350,8 @@ def test_apply_on_several_axes_and_by_length():
 
 
 @pytest.mark.parametrize("seqlen", [8, 9])
-def test_seqlen_decides_and_not_the_positions(seqlen):
-    """The length of the sequence is within that of the training, where its positions are not."""
+def test_seqlen_chooses_the_frequencies_and_positions_do_not(seqlen):
+    """The positions are beyond the length of the training, seqlen may be within."""
     rope = rope_ext.RotaryEmbedding(12, schedule="dynamic_ntk", factor=2.0, max_position=8, precision="hf")
     x, positions = torch.randn(2, 5, 3, 12), torch.arange(100, 105)
     cos, sin = rope(positions[None], seqlen=seqlen)
@@ -387,7 +383,7 @@ def test_hf_positions_do_not_wrap(dtype):
         assert_same_bits(rope.apply(x, positions=positions, offset=offset), expected)
 
 
-def test_apply_takes_no_other_rotary_dim():
+def test_rope_apply_refuses_another_rotary_dim():
     rope, x = rope_ext.RotaryEmbedding(8), random((1, 2, 3, 8), torch.float32)
     assert_same_bits(rope.apply(x, rotary_dim=8), rope.apply(x))
     with pytest.raises(ValueError, match=r"^rope_ext: rotary_dim must be that of the frequencies, 8, got 4$"):
@@ -409,7 +405,7 @@ def test_apply_takes_no_other_rotary_dim():
         (lambda rope: rope.tables(4, device="nowhere"), "device must be one that torch can use, got 'nowhere': "),
     ],
 )
-def test_values_that_no_table_has(call, message):
+def test_invalid_arguments_of_tables_are_refused(call, message):
     with pytest.raises(ValueError) as caught:
         call(rope_ext.RotaryEmbedding(8, schedule="dynamic_ntk", factor=2.0, max_position=4))
     assert str(caught.value).startswith("rope_ext: " + message)
@@ -430,8 +426,8 @@ def cuda_error(words, code):
         (cuda_error("invalid device ordinal", 101), ValueError),
     ],
 )
-def test_a_device_that_torch_cannot_use(error, shown, monkeypatch):
-    """Errors of a torch without CUDA, of a GPU that is full, and of a machine with fewer GPUs."""
+def test_errors_of_a_device_that_torch_cannot_use(error, shown, monkeypatch):
+    """The errors of a torch without CUDA, of a full GPU, and of a machine with fewer GPUs."""
 
     def empty(*_arguments, device):
         raise error
@@ -445,7 +441,7 @@ def test_a_device_that_torch_cannot_use(error, shown, monkeypatch):
 # ---- types ----
 
 
-def test_typed_keywords_are_those_of_the_functions():
+def test_annotated_keywords_are_those_of_the_functions():
     """mypy reads the two TypedDicts; at run time each schedule, and rope_ext.apply, has its own signature."""
 
     def kinds(annotation):
@@ -479,7 +475,7 @@ def loaded(value):
 
 
 def test_is_loaded_with_weights_only():
-    """In a file of a model, of a list, of an extra state: rope_ext tells torch that its values are safe."""
+    """rope_ext tells torch that its values are safe, in the file of a model, of a list, or of an extra state."""
     with torch.serialization.safe_globals([Holds, set]):
         model = loaded(Holds().eval())
     expected = Holds()

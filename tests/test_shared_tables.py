@@ -26,7 +26,7 @@ LONGROPE = {
     "original_max_position": 64,
     "factor": 4.0,
 }
-UNSEEN = itertools.count(5000)  # bases of which nothing is kept yet
+UNSEEN = itertools.count(5000)  # bases for which no table is kept yet
 
 
 def test_equal_rotations_share_one_table():
@@ -41,7 +41,7 @@ def test_equal_rotations_share_one_table():
 
 
 @pytest.mark.parametrize("precision", ["exact", "hf"])
-def test_growing_keeps_the_rows_there_are(precision):
+def test_growing_keeps_existing_rows(precision):
     rope = rope_ext.RotaryEmbedding(32, base=778.0, precision=precision)
     before = rope.tables(5)
     kept = [t.clone() for t in before]
@@ -53,22 +53,22 @@ def test_growing_keeps_the_rows_there_are(precision):
     assert all(torch.equal(a, b) for a, b in zip(rope.tables(300), rope(torch.arange(300))))
 
 
-def test_a_table_somebody_wrote_into_is_not_handed_out_again():
+def test_a_table_that_a_caller_wrote_to_is_not_shared_again():
     rope = rope_ext.RotaryEmbedding(32, base=779.0)
     expected = rope.tables(5)[0].clone()
     rope.tables(4)[0].zero_()
     assert torch.equal(rope.tables(5)[0], expected)
 
 
-def test_requires_grad_of_a_caller_stays_with_it():
+def test_requires_grad_of_one_caller_does_not_reach_another():
     rope = rope_ext.RotaryEmbedding(32, base=780.0)
     cos, sin = (t.requires_grad_() for t in rope.tables(5))
     (cos * sin).sum().backward()
     assert cos.grad is not None and not any(t.requires_grad for t in rope.tables(5))
 
 
-def test_handing_out_more_rows_is_no_write():
-    """Layers that take slices of one table, as they run, and then a backward pass through all of them."""
+def test_slices_of_one_table_can_be_differentiated():
+    """Layers take slices of one table as they run; the backward pass goes through all of them."""
     rope = rope_ext.RotaryEmbedding(16, base=782.0)
     rope.tables(100)
     x = torch.randn(1, 5, 2, 16, requires_grad=True)
@@ -148,7 +148,7 @@ def under_inference(function):
     ],
 )
 def test_the_first_call_may_be_traced(trace, precision, call):
-    """What a trace makes does not outlive it, and what is kept does not disturb a trace."""
+    """Tensors of a trace do not outlive it, and tables that are kept do not disturb a trace."""
     rope = rope_ext.RotaryEmbedding(8, base=float(next(UNSEEN)), precision=precision)
     trace(lambda x: call(rope, x))
     if call is by_apply and precision == "exact":
@@ -159,7 +159,7 @@ def test_the_first_call_may_be_traced(trace, precision, call):
     assert type(got) is torch.Tensor
     assert_same_bits(got, expected)
     leaf = X.clone().requires_grad_()
-    call(rope, leaf).sum().backward()  # no tensor of inference mode
+    call(rope, leaf).sum().backward()  # fails with a table made in inference mode
     trace(lambda x: call(rope, x))
 
 
@@ -229,7 +229,7 @@ def test_lengths_with_equal_rows_share_a_table(keywords, lengths, limit):
 
 
 @pytest.mark.parametrize("value, error", [(-1, ValueError), (2**63, ValueError), (1.5, TypeError), (True, TypeError)])
-def test_limits_that_are_none(value, error):
+def test_invalid_limits_are_refused(value, error):
     with pytest.raises(error, match=r"^rope_ext: max_bytes must be "):
         rope_ext.set_table_limit(value)
 
@@ -252,7 +252,7 @@ def test_a_table_is_saved_without_the_rows_it_shares():
     assert rope.tables(16)[0].data_ptr() != cos.data_ptr()
 
 
-def test_handing_out_rows_is_no_write():
+def test_sharing_rows_is_not_a_write_to_autograd():
     """Autograd has saved rows of the table, and would refuse them after a write."""
     rope = rope_ext.RotaryEmbedding(8, base=float(next(UNSEEN)))
     rope.tables(64)
@@ -274,15 +274,15 @@ def test_rows_are_freed_with_their_last_tensor():
     assert not any(tensor() is not None for tensor in held)
 
 
-def test_a_graph_that_is_captured_makes_nothing(monkeypatch):
+def test_nothing_is_built_while_a_graph_is_captured(monkeypatch):
     rope, x = rope_ext.RotaryEmbedding(8, base=float(next(UNSEEN))), torch.ones(1, 2, 1, 8)
     other = rope_ext.RotaryEmbedding(8, base=float(next(UNSEEN)))
     rope.apply(x), rope.tables(5), other.frequencies()
-    monkeypatch.setattr(_kept, "CPU", torch.device("meta"))  # which captures nothing, and is not asked
+    monkeypatch.setattr(_kept, "CPU", torch.device("meta"))  # _kept asks every device but this one
     monkeypatch.setattr(_kept, "is_capturing", lambda device: True)
     monkeypatch.setattr(_kept, "_read_by_graphs", held := [])
     rope.apply(x), rope.tables(4), rope.apply(x), rope.tables(3)
-    assert len(held) == 2  # for as long as the process lives: a graph reads their addresses
+    assert len(held) == 2  # kept until the process ends: a graph reads their addresses
     with pytest.raises(RuntimeError, match=r"^rope_ext: tables must be built before a CUDA graph is captured"):
         rope.tables(50)
     with pytest.raises(RuntimeError, match=r"^rope_ext: frequencies must be made before a CUDA graph is captured"):
@@ -299,7 +299,7 @@ def test_a_signal_handler_clears_the_tables(monkeypatch):
 
 
 def test_a_signal_handler_calls_while_tables_are_built():
-    """The process is a new one: signals come between any two steps of a call, and a lock may be taken already."""
+    """A new process runs this: signals come between any two steps of a call, and a lock may be taken already."""
     program = """
 import faulthandler, signal, torch, rope_ext
 faulthandler.dump_traceback_later(60, exit=True)
@@ -359,7 +359,7 @@ def test_tables_from_many_threads():
 
 @pytest.mark.devices("cuda")
 def test_tables_and_cuda_graphs():
-    """A graph reads the addresses it was captured with: a table is built before, and lives as long."""
+    """A graph reads the addresses it was captured with: its table is built before the capture and outlives it."""
     rope, late = rope_ext.RotaryEmbedding(16, base=783.0), rope_ext.RotaryEmbedding(16, base=784.0)
     cos, _ = rope.tables(100)
     graph = torch.cuda.CUDAGraph()
