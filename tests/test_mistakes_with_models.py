@@ -49,7 +49,7 @@ class Model(torch.nn.Module):
     ],
     ids=lambda value: value[:40] if isinstance(value, str) else "",
 )
-def test_a_config_that_says_too_little(config, message):
+def test_an_incomplete_config_is_refused(config, message):
     with pytest.raises((TypeError, ValueError), match=f"^rope_ext: {re.escape(message)}") as caught:
         rope_ext.RotaryEmbedding.from_config(config)
     assert "\n" not in str(caught.value)
@@ -71,13 +71,13 @@ class Pipeline:
         (None, "NoneType"),
     ],
 )
-def test_a_model_that_is_none(model, message):
+def test_an_invalid_model_is_refused(model, message):
     for function in (rope_ext.patch, rope_ext.unpatch, lambda model: rope_ext.patched(model).__enter__()):
         with pytest.raises(TypeError, match=f"^rope_ext: model must be a torch.nn.Module, got {re.escape(message)}$"):
             function(model)
 
 
-def test_a_rounding_that_is_none():
+def test_an_invalid_rounding_is_refused():
     message = re.escape("rounding must be 'once' or 'eager', got ndarray of shape (3000,), float64")
     with pytest.raises(ValueError, match=f"^rope_ext: {message}$"):
         rope_ext.patch(torch.nn.Linear(2, 2), rounding=LONG)

@@ -46,22 +46,22 @@ def test_patched_has_the_bits_of_eager(model_type):
     assert record["fp32"]["noticed"] and record["fp32"]["finite"] and record["bf16"]["finite"]
     assert record["fp32"]["rotations"] and not record["fp32"]["went_on"]
     for name, dtype in compare.DTYPES.items():
-        gradients = record[name]["gradients"]  # of norms: sums over tokens, in another order
+        gradients = record[name]["gradients"]  # gradients of norms are sums over tokens, in another order
         assert gradients["equal"] or page.only_norms(gradients), gradients
         assert gradients["largest"] <= 8 * torch.finfo(dtype).eps, gradients
 
 
-def test_difference_is_one_of_bits():
+def test_difference_compares_bits():
     nan, one = torch.tensor([float("nan"), 1.0]), torch.tensor([1.0])
     assert bits.difference([nan, one], [nan.clone(), one.clone()]) is None
-    assert bits.difference([one * 0], [-one * 0]) == 0.0  # a difference, of nothing
+    assert bits.difference([one * 0], [-one * 0]) == 0.0  # -0 and 0 differ, by nothing
     assert bits.difference([one, 2 * one], [one, 2.5 * one], relative=True) == 0.25
     assert bits.difference([one, one], [one]) == bits.difference([one], [one.bfloat16()]) == float("inf")
     assert bits.difference([one], [nan[:1]]) == float("inf")
     assert bits.difference([torch.tensor([1])], [torch.tensor([2])]) == 1.0
 
 
-def test_page_puts_what_is_wrong_first():
+def test_page_lists_wrong_models():
     equal = {"equal": True, "finite": True, "noticed": True, "calls": 2, "went_on": 0}
     fine = {"status": "patched", "class": "C", "replaced": [["a.modeling_a.f", "l.d", 2]], "left alone": []}
     records = [

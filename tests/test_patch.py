@@ -223,7 +223,7 @@ def places(module):
     for name, value in list(sys.modules.items()):
         if name.partition(".")[0] == module.__name__.partition(".")[0]:
             for key, v in vars(value).items():
-                if key.startswith(("__", "_rope_ext_")):  # the second: what calls that are under way would still find
+                if key.startswith(("__", "_rope_ext_")):  # _rope_ext_: left for calls that are still running
                     continue
                 held[name, key] = v
                 if inspect.isclass(v) and v.__module__ == name:
@@ -289,7 +289,7 @@ def test_functions_without_a_source_are_left_alone(remote):
         assert [e.reason for e in report.left_alone] == ["no source, or its file has changed"]
 
 
-def test_what_may_differ_by_a_rounding_is_replaced_only_with_rounding_once(remote):
+def test_functions_that_may_differ_by_a_rounding_need_rounding_once(remote):
     blocks = remote()
     model, call = blocks.Complex(), inputs()
     with rope_ext.patched(model) as report:
@@ -349,7 +349,7 @@ def test_a_function_is_replaced_with_one_rounding_at_a_time(remote):
         ):
             rope_ext.patch(blocks.Renamed(), rounding="once")
         both = torch.nn.Sequential(blocks.Static(), blocks.Global())
-        with pytest.raises(ValueError, match="rounding must be"):  # and nothing of it stays
+        with pytest.raises(ValueError, match="rounding must be"):  # and no function stays replaced
             rope_ext.patch(both, rounding="once")
     assert unchanged(before, places(blocks))
 
@@ -361,7 +361,7 @@ def test_arguments_are_checked(remote):
         rope_ext.patch(torch.nn.Identity(), rounding="twice")
 
 
-def test_a_model_that_is_gone_is_not_held(remote):
+def test_a_patch_does_not_keep_a_model_alive(remote):
     blocks = remote()
     before = places(blocks)
     for kind in ("Attribute", "Nested"):
@@ -371,7 +371,7 @@ def test_a_model_that_is_gone_is_not_held(remote):
         rope_ext.patch(model)
         del model
         gc.collect()
-        assert [there() for there in gone] == [None, None]
+        assert [reference() for reference in gone] == [None, None]
     with rope_ext.patched(blocks.Static()):  # the next call puts back what the model had replaced
         pass
     assert unchanged(before, places(blocks))
@@ -423,7 +423,7 @@ def test_threads_may_patch_and_call_at_once(remote):
     assert unchanged(before, places(blocks))
 
 
-def test_what_another_put_in_place_since_stays(remote):
+def test_a_later_replacement_by_others_stays(remote):
     blocks = remote()
     with rope_ext.patched(blocks.Global()):
         blocks.apply_rotary_pos_emb = other = lambda q, k, cos, sin: (q, k)
@@ -511,8 +511,8 @@ def test_importing_rope_ext_imports_no_library_and_patches_nothing():
     subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True)
 
 
-def test_calls_under_way_outlive_unpatch(remote):
-    """A hook that undoes the patch while the method that defines the function runs: it finds the one that was there."""
+def test_running_calls_survive_unpatch(remote):
+    """The method that defines the function undoes the patch while it runs, and then finds the original function."""
     nested = BLOCKS.replace(
         "        return apply_rotary_pos_emb(q, k, sin=sin, cos=cos)",
         "        self.under_way()\n        return apply_rotary_pos_emb(q, k, sin=sin, cos=cos)",
@@ -530,15 +530,15 @@ def test_a_helper_that_changed_is_seen_at_the_next_patch(remote):
     model, rotary = blocks.Global(), sys.modules[blocks.__name__.replace("blocks", "rotary")]
     with rope_ext.patched(model) as report:
         assert len(report.replaced) == 1
-    there = rotary.rotate_half
-    rotary.rotate_half = lambda x: 0.5 * there(x)
+    original = rotary.rotate_half
+    rotary.rotate_half = lambda x: 0.5 * original(x)
     with rope_ext.patched(model) as report:
         assert report.replaced == () and len(report.left_alone) == 1
 
 
 @pytest.mark.parametrize("reload", [False, True])
-def test_a_file_that_changed_since_it_was_imported(remote, reload):
-    """What runs is not what can be read: left alone. Imported again it is."""
+def test_a_file_that_changed_after_import_is_left_alone(remote, reload):
+    """The function is left alone while its source is not what runs, and replaced once its module is reloaded."""
     half = ROTARY.replace("rotate_half(k) * sin", "0.5 * rotate_half(k) * sin")
     assert half != ROTARY
     blocks = remote(rotary=half)
@@ -553,7 +553,7 @@ def test_a_file_that_changed_since_it_was_imported(remote, reload):
         assert reload or [e.reason for e in report.left_alone] == ["no source, or its file has changed"]
 
 
-def test_what_is_in_force_around_patch_does_not_count(remote):
+def test_modes_around_patch_do_not_matter(remote):
     for around in (torch.device("meta"), torch.autocast("cpu", torch.bfloat16), torch.inference_mode()):
         model = remote().Global()
         with around:
@@ -573,7 +573,7 @@ def test_functions_imported_from_another_package(remote):
         assert same(result, expected) and any("rope_ext" in op for op in ops)
 
 
-def test_symbolic_tracing_gets_the_function_that_was_there(remote):
+def test_symbolic_tracing_gets_the_original_function(remote):
     model, call = remote().Global(), inputs()
     with rope_ext.patched(model):
         graph = torch.fx.symbolic_trace(model)
@@ -586,7 +586,7 @@ def test_the_report_says_when_bits_differ(remote):
         assert [e.reason for e in report.replaced] == ["equal bit for bit, but 16 bits are rounded once"]
 
 
-def test_the_form_that_transformers_4_had(remote):
+def test_the_signature_of_transformers_4_is_replaced(remote):
     """With position_ids, which it does not read: the form that most remote code has copied."""
     four = ROTARY.replace("sin, unsqueeze_dim: int = 1", "sin, position_ids=None, unsqueeze_dim=1")
     assert four != ROTARY
@@ -597,8 +597,8 @@ def test_the_form_that_transformers_4_had(remote):
         assert same(model(*call), expected)
 
 
-def test_a_helper_of_the_same_source_that_does_something_else(remote, tmp_path):
-    """Its `torch` is another: the fingerprint stays, so the proof must not be that of the helper before."""
+def test_a_helper_of_equal_source_but_other_globals_is_proven_again(remote, tmp_path):
+    """The helper's `torch` is another object. Its fingerprint is the same, so an earlier proof must not count."""
     blocks = remote()
     package = blocks.__name__.partition(".")[0]
     other = ROTARY.replace("import torch\n", "import torch\nfrom types import SimpleNamespace\n", 1)

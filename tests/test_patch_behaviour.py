@@ -33,7 +33,8 @@ SIZES = {
     "bos_token_id": 1,
     "eos_token_id": None,
 }
-# Half pairs; two sets of frequencies and a sliding window; interleaved and part of head_dim; interleaved in float32.
+# llama: pairs of halves; gemma3_text: two sets of frequencies and a sliding window; glm: interleaved, part of head_dim;
+# cohere: interleaved, in float32.
 FAMILIES = ["llama", "gemma3_text", "glm", "cohere"]
 cpu = pytest.mark.devices("cpu")
 
@@ -70,7 +71,7 @@ def rotations():
 
 
 @pytest.fixture(autouse=True)
-def as_it_was():
+def functions_are_restored():
     """Each test leaves the functions of transformers as it found them."""
     names = [name.partition("_")[0] for name in FAMILIES]
     modules = [importlib.import_module(f"transformers.models.{name}.modeling_{name}") for name in names]
@@ -92,7 +93,7 @@ GENERATE = {
 
 @pytest.mark.parametrize("family, how", [*zip(itertools.cycle(FAMILIES), GENERATE), ("gemma3_text", "greedy")])
 def test_generate(family, how):
-    """Tokens, and the logits of each step; one of the two sequences is padded on the left."""
+    """Tokens and the logits of each step are equal; one of the two sequences is padded on the left."""
     model, ids = built(family), tokens()
     mask = torch.ones_like(ids)
     ids[0, :3] = mask[0, :3] = 0
@@ -100,8 +101,8 @@ def test_generate(family, how):
 
     def run():
         torch.manual_seed(1)
-        made = model.generate(ids, attention_mask=mask, **options)
-        return [made.sequences, *made.logits]
+        output = model.generate(ids, attention_mask=mask, **options)
+        return [output.sequences, *output.logits]
 
     expected = run()
     with rope_ext.patched(model), rotations() as calls:
@@ -138,7 +139,7 @@ class Graphs:
 
 @pytest.mark.parametrize("first", ["eager", "patched"])
 def test_compile(first):
-    """fullgraph, whichever came first; patch and unpatch take effect in a model that is compiled already."""
+    """The model compiles with fullgraph, before or after patch; patch and unpatch take effect in a compiled model."""
     torch.compiler.reset()
     model, ids, graphs = built(num_hidden_layers=1), tokens(), Graphs()
     with torch.no_grad():
@@ -160,7 +161,7 @@ def test_compile(first):
 
 @cpu
 def test_compile_gradients():
-    """Against the compiled model: in torch 2.11 compiling alone changes bits of some gradients."""
+    """Compared with the compiled model, since in torch 2.11 compiling alone changes bits of some gradients."""
     torch.compiler.reset()
     model, ids = built(num_hidden_layers=1), tokens()
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
@@ -181,7 +182,7 @@ def gradients(model, ids):
 
 
 @cpu
-@pytest.mark.parametrize("family", [*FAMILIES, "olmo2"])  # there the tables are float32
+@pytest.mark.parametrize("family", [*FAMILIES, "olmo2"])  # olmo2: float32 tables
 def test_training(family):
     model, ids = built(family).train(), tokens()
     expected = gradients(model, ids)
@@ -200,11 +201,11 @@ def test_checkpointing(use_reentrant):
     assert_same_bits(gradients(model, ids), expected)
     with rope_ext.patched(model), rotations() as calls:
         assert_same_bits(gradients(model, ids), expected)
-    assert len(calls) == 4  # forward, and again, in each layer
+    assert len(calls) == 4  # two layers, each runs forward twice
 
 
 class Adapter(torch.nn.Module):
-    """A linear layer that is frozen, plus a product of two small ones that are not: LoRA."""
+    """LoRA: a frozen linear layer plus a product of two small trainable ones."""
 
     def __init__(self, linear):
         super().__init__()
@@ -217,7 +218,7 @@ class Adapter(torch.nn.Module):
 
 
 @cpu
-@pytest.mark.parametrize("adapted", ["q_proj", "v_proj"])  # gradient through one of the rotated tensors, through none
+@pytest.mark.parametrize("adapted", ["q_proj", "v_proj"])  # the gradient passes through q; through no rotated tensor
 def test_frozen_weights(adapted):
     model, ids = built().requires_grad_(False), tokens()
     for layer in model.model.layers[1:]:
@@ -232,7 +233,7 @@ def test_frozen_weights(adapted):
 
 @cpu
 def test_autocast():
-    """q and k are bfloat16 there, cos and sin float32: the results are equal, the gradients rounded once less.
+    """Under autocast q and k are bfloat16, cos and sin float32: results are equal, gradients are rounded once less.
 
     Eager code rounds both terms a, b of a gradient and then their sum to bfloat16, of unit roundoff u; rope_ext the sum.
     They differ by u (|a| + |b|) + 2 u |a + b| at most, and terms of second order.
@@ -287,14 +288,14 @@ def test_nested_and_exceptions():
     model = built()
     original = function(model)
     with pytest.raises(KeyError), rope_ext.patched(model), rope_ext.patched(model):
-        there = function(model)
+        replacement = function(model)
         raise KeyError
-    assert function(model) is original is not there
+    assert function(model) is original is not replacement
 
 
 @cpu
-def test_a_hundred_times():
-    """The very same functions, and not an object more than before."""
+def test_a_hundred_patches_leave_nothing_behind():
+    """The functions are restored each time, and no objects are left behind."""
     model = built()
     attention, original, ids = model.model.layers[0].self_attn, function(model), tokens()
     expected = model(ids).logits.detach()
@@ -373,7 +374,7 @@ class Elsewhere(torch.Tensor):
 
 @cpu
 def test_device_without_kernels():
-    """The function of the model itself runs there."""
+    """On such a device the function of the model itself runs."""
     model = built()
     table = torch.randn(1, 5, 8)
     q, k = torch.randn(1, 4, 5, 8), torch.randn(1, 2, 5, 8)
@@ -393,8 +394,8 @@ def test_meta():
 
 
 @cpu
-def test_what_apply_does_not_take():
-    """Shapes that broadcast in another way, and errors: as without patch, also in words."""
+def test_calls_that_apply_refuses_go_to_the_original_function():
+    """Shapes that broadcast in another way give the results of the original function, or its errors word for word."""
     model = built()
     original, q, k = function(model), torch.randn(1, 4, 5, 8), torch.randn(1, 2, 5, 8)
     for table in (torch.randn(5), torch.randn(1, 5, 1), torch.randn(1, 1, 8), torch.randn(1, 3, 8)):

@@ -26,7 +26,7 @@ pytestmark = [
 ]
 F32, BF16 = torch.float32, torch.bfloat16
 TRANSFORMERS = "models.transformers.transformer_"
-# dialect: modules that have a function of it.
+# dialect: modules that define a function of the dialect.
 SOURCES = {
     "embeddings": ["models.embeddings"],
     "allegro": ["models.embeddings"],
@@ -107,7 +107,7 @@ def gradients_of_states(function, args, kwargs, dtype):
 @pytest.mark.parametrize("dtype", [F32, BF16])
 @pytest.mark.parametrize("name", SOURCES)
 def test_gradients_have_the_bits_of_eager_code(name, dtype):
-    """Gradients of x (or q and k). Those of tables are sums over batch and heads, in another order."""
+    """Compares gradients of x, or of q and k. Gradients of tables are sums over batch and heads in another order."""
     dialect, original = _registry.dialects()["diffusers." + name], known_in(SOURCES[name][0])[name].original
     for args, kwargs in dialect.examples(2, dtype):
         y, expected = gradients_of_states(original, args, kwargs, dtype)
@@ -117,13 +117,14 @@ def test_gradients_have_the_bits_of_eager_code(name, dtype):
         fused = dtype == F32 and dialect.bound is not None
         for one, other, result in zip(ours, expected, [*y, None], strict=False):
             if fused or result is None or result.dtype != one.dtype or one.shape != result.shape:
-                # A fused product, a float32 result of 16-bit states, or a table: a rounding or an order of 15 products.
+                # Fused products, float32 results of 16-bit states, and tables: another rounding, or another order of
+                # 15 products.
                 assert (one - other).abs().max() <= 16 * torch.finfo(dtype).eps * other.abs().max()
             else:
                 assert_same_bits(one, other)
 
 
-# One for each kind of call, and of tables.
+# One model for each kind of call and of tables.
 MODELS = {
     "FluxTransformer2DModel": "bound at import",
     "CogVideoXTransformer3DModel": "imported when called, assigned to slices",
@@ -153,7 +154,7 @@ def test_models_have_the_bits_of_eager_code(name, dtype):
         assert compare.difference(compare.run(model, inputs, dtype), eager)
     with rotations() as counted:
         compare.run(model, inputs, dtype)
-    assert not counted  # all is as before
+    assert not counted  # the functions are restored
 
 
 @pytest.mark.parametrize("name", ["ZImageTransformer2DModel", "LTX2VideoTransformer3DModel split"])

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.devices("cpu")
 missing = [name for name in ("kernels", "transformers") if importlib.util.find_spec(name) is None]
 installed = pytest.mark.skipif(bool(missing), reason=f"{' and '.join(missing)} must be installed")
 
-# transformers 5.23 asks for kernels 0.18.2, the newest release is 0.17.2: only here it is told another version.
+# transformers 5.23 asks for kernels 0.18.2, but the newest release is 0.17.2: these programs report another version.
 BEGIN = """
 import importlib.metadata
 
@@ -61,7 +61,7 @@ with rope_ext.patched(model) as report:
     assert rotates(model)
 """
 
-# The first trace of a graph may be what recognises a function. Then: through transformers, in each mode, and rounding.
+# A function may be recognised while a graph is traced. Then come use_kernels of transformers, each mode, and rounding.
 USE_KERNELS = """
 model = built()
 expected = model(ids).logits
@@ -97,7 +97,7 @@ kernelize(once, mode=Mode.TRAINING, device="cpu")
 assert rotates(once)
 """
 
-# In one process. Without a kernel for it kernelize puts a function's own forward in its place, and patch sees that.
+# These share one process. Where kernelize has no kernel it sets a function's own forward in its place; patch sees that.
 OTHERS = """
 model = built()
 kernelize(model, mode=Mode.INFERENCE, device="cpu")

@@ -19,7 +19,7 @@ from tests.test_patch import inputs, traced
 
 remote = test_patch.remote
 
-# A package that changes the modules of others: what replaces a forward, hooks as in accelerate, a forward that rotates.
+# A package that changes the modules of others: it replaces forwards, one of them rotates, and it hooks like accelerate.
 FOREIGN = """
 from {rotary} import apply_rotary_pos_emb
 
@@ -121,7 +121,7 @@ def compiled(module, _):
     return module
 
 
-# ---- what is not seen is unknown ----
+# ---- uses that patch cannot see are unknown ----
 
 UNSEEN = {
     "method": lambda m, f: types.MethodType(f.constant, m),
@@ -217,7 +217,7 @@ def test_methods_that_a_subclass_overrides(foreign, kind):
     assert count == 1 and [e.uses for e in report.replaced] == [1] and not report.layers and not messages
 
 
-def test_functions_held_where_they_stay(foreign):
+def test_functions_held_by_an_instance_stay(foreign):
     blocks, _ = foreign
     rotate = blocks.apply_rotary_pos_emb
     for held in (functools.partial(rotate, unsqueeze_dim=1), lambda *args: rotate(*args)):
@@ -227,7 +227,7 @@ def test_functions_held_where_they_stay(foreign):
     report, count, messages = patched_once(Two(HoldingMany([rotate]), blocks.Global()))
     assert count == 1 and [e.uses for e in report.replaced] == [None] and not messages
     bound = blocks.Method()
-    bound._apply_rotary_embedding = bound._apply_rotary_embedding  # the function that is there before the patch
+    bound._apply_rotary_embedding = bound._apply_rotary_embedding  # the function before the patch
     report, count, messages = patched_once(bound)
     assert count == 0 and [e.uses for e in report.replaced] == [None] and len(messages) == 1
     report, count, messages = patched_once(Holding(functools.partial(rotate, unsqueeze_dim=1)))
@@ -249,7 +249,7 @@ def test_compiled_code_is_unknown(foreign):
             assert not report.replaced
 
 
-# ---- what is seen through is counted ----
+# ---- uses behind wrappers that patch can read are counted ----
 
 
 def closure(module, _):
@@ -258,7 +258,7 @@ def closure(module, _):
 
 
 def default(module, _):
-    """As loops bind what they wrap."""
+    """A default argument holds the wrapped function, as loops bind it."""
     return with_forward(module, lambda m: lambda *args, forward=m.forward: forward(*args))
 
 
@@ -296,8 +296,8 @@ def test_wrappers_that_lead_to_the_function(foreign, how):
     assert all("calls the code of its class" in layer.reason and not layer.unseen for layer in report.layers)
 
 
-def test_unseen_that_calls_the_function(foreign):
-    """It is replaced where that code finds it, in the other package."""
+def test_a_forward_that_cannot_be_read_may_call_the_function(foreign):
+    """The function is replaced in the other package, where that code finds it."""
     blocks, other = foreign
     first = with_forward(blocks.Static(), lambda m: types.MethodType(other.rotating, m))
     blocks.Global.forward = other.rotating
@@ -329,7 +329,7 @@ def test_hidden_modules_are_found_and_named(foreign, how):
     assert any(layer.names[0].endswith(name) and "not registered" in layer.reason for layer in report.layers)
 
 
-def test_a_model_behind_the_forward_of_a_class(foreign):
+def test_a_model_held_by_the_forward_of_a_class_is_found(foreign):
     inner = foreign[0].Global()
 
     class Outer(nn.Module):
@@ -338,7 +338,9 @@ def test_a_model_behind_the_forward_of_a_class(foreign):
 
     report, count, messages = patched_once(Outer())
     assert count == 1 and [e.uses for e in report.replaced] == [1] and not messages
-    assert report.layers[0].names == ("test_a_model_behind_the_forward_of_a_class.<locals>.Outer.forward.inner",)
+    assert report.layers[0].names == (
+        "test_a_model_held_by_the_forward_of_a_class_is_found.<locals>.Outer.forward.inner",
+    )
 
 
 def test_what_objects_hold_is_read_to_a_bounded_depth():
@@ -403,7 +405,7 @@ class Gone:
 
 
 class Raises:
-    """Like a helper that loads itself when it is first used."""
+    """Stands for a helper that loads itself when it is first used."""
 
     def __call__(self, *args):
         return args
@@ -452,8 +454,8 @@ ODD = {  # -> whether all is known that may be called
 
 
 @pytest.mark.parametrize("how", ODD)
-def test_values_that_cannot_be_read(foreign, how):
-    """They raise nothing where code does not name them, as an attribute, a default, a global, and as a forward."""
+def test_values_that_raise_when_read_do_no_harm(foreign, how):
+    """No error where no code names them, or where they are an attribute, a default, a global, or a forward."""
     make, known = ODD[how]
     blocks, _ = foreign
     held, unnamed, named = make(), blocks.Renamed(), HoldingMany(None)

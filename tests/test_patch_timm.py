@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-pytest.importorskip("timm", exc_type=ImportError)  # which needs torchvision
+pytest.importorskip("timm", exc_type=ImportError)  # ImportError too: timm needs torchvision
 
 import timm
 from timm.layers import pos_embed_sincos
@@ -63,12 +63,13 @@ def test_functions_forward_and_gradients(name, dtype):
         unit = torch.finfo(dtype).eps
         promoted = tree_leaves(original(*args, **kwargs))[0].dtype != dtype
         for one, other in zip(x, expected_x, strict=True):
-            if promoted:  # eager code rounds both terms to 16 bits, and their sum
+            if promoted:  # eager code rounds both terms to 16 bits, and then their sum
                 assert (one - other).abs().max() <= 2 * unit * other.abs().max()
             else:
                 assert_same_bits(one, other)
         for one, other in zip(tables, expected_tables, strict=True):
-            # Sums over batch and heads (6 products at most, or 12 tensors) in another order; 16-bit products are rounded.
+            # Gradients of tables sum over batch and heads (at most 6 products, or 12 tensors) in another order; 16-bit
+            # products are rounded.
             assert (one - other).abs().max() <= 16 * max(unit, torch.finfo(one.dtype).eps) * other.abs().max()
 
 
@@ -91,4 +92,4 @@ def test_models_have_the_bits_of_eager_code(name, dtype):
         assert compare.difference(run(), eager)
     with rotations() as counted:
         run()
-    assert not counted  # all is as before
+    assert not counted  # the functions are restored

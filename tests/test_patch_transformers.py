@@ -11,7 +11,7 @@ import rope_ext
 from rope_ext.integrations import _proof, _registry
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
-INSTALLED = transformers.__version__ == "5.23.0"  # whose functions _known.json names
+INSTALLED = transformers.__version__ == "5.23.0"  # the release whose functions _known.json names
 KNOWN = {key: e for key, e in _registry.read_known().items() if e["seen"].startswith("transformers.models.")}
 
 # Tiny models, one for each convention that a language model can have.
@@ -111,7 +111,7 @@ def test_every_known_function_is_its_dialect(key):
 @pytest.mark.skipif(not INSTALLED, reason="_known.json is of transformers 5.23.0")
 @pytest.mark.parametrize("key", KNOWN)
 def test_gradients_of_every_known_function(key):
-    """Bit-equal; but where the result is float32 of states of 16 bits, eager code rounds each term, and here the sum."""
+    """Bit-equal, except for a float32 result of 16-bit states: eager code rounds each term, rope_ext their sum."""
     function, dialect = found(KNOWN[key]), _registry.dialects()[KNOWN[key]["dialect"]]
     for dtype in (torch.float32, torch.bfloat16):
         for args, kwargs in dialect.examples(2, dtype):
