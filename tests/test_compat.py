@@ -39,7 +39,7 @@ from tests.pairwise import pairwise
 
 
 def rotated(x, cos, sin, interleaved=False):
-    """Tables that broadcast to x: one entry per channel, or half as wide, one per pair."""
+    """cos and sin broadcast to x, with one entry per channel or, half as wide, one per pair."""
     if cos.shape[-1] < x.shape[-1]:
         cos, sin = (t.repeat_interleave(2, -1) if interleaved else torch.cat((t, t), -1) for t in (cos, sin))
     if interleaved:
@@ -263,7 +263,7 @@ def is_rotated(name, argument):
 @pytest.mark.parametrize("dtype", [F64, F32, BF16], ids=lambda d: str(d)[6:])
 @pytest.mark.parametrize("name", CASES)
 def test_same_bits_as_the_published_definition(name, dtype):
-    """For 16-bit x: as the definition in float32, rounded once. Tables and angles are float32 there."""
+    """With 16-bit x, float32 tables and angles: the bits of the float32 definition, rounded once."""
     _, function, definition = CASES[name]
     keeps = name.split()[0] == "transformers"  # the dtype of q * cos
     tensors = tensors_of(name, dtype, F32 if dtype == BF16 else dtype)
@@ -274,7 +274,7 @@ def test_same_bits_as_the_published_definition(name, dtype):
 
 @pytest.mark.parametrize("name", CASES)
 def test_gradients_are_those_of_the_published_definition(name):
-    """In x, and in tables and angles, which several of the originals leave without. 1e-13: sums of at most 200 terms."""
+    """Gradients of x, and of tables and angles, which several originals lack. 1e-13 bounds sums of up to 200 terms."""
     _, function, definition = CASES[name]
     tensors = [t.requires_grad_() for t in tensors_of(name, F64)]
     results = []
@@ -299,7 +299,7 @@ FLASH = {
 
 
 @pytest.mark.parametrize("case", pairwise(FLASH), ids=str)
-def test_flash_attn_options(case):
+def test_flash_attn_options_have_the_bits_of_the_definition(case):
     packed, offsets = case["packed"], case["offsets"]
     lengths = LENGTHS if packed else None
     x = random((12, H, D) if packed else (B, S, H, D), F32)
@@ -338,7 +338,7 @@ TE = {
 
 
 @pytest.mark.parametrize("case", pairwise(TE), ids=str)
-def test_transformer_engine_options(case):
+def test_transformer_engine_options_have_the_bits_of_the_definition(case):
     """fused=False rounds cos, sin and products to the dtype of t; context parallel ranks hold a piece from either end."""
     (size, rank), dtype, starts = case["cp"], case["dtype"], case["starts"]
     packed = case["tensor_format"] == "thd"
@@ -369,8 +369,8 @@ def test_transformer_engine_angles_per_sequence_with_context_parallel():
     assert_same_bits(got, torch.cat(one, dim=1))
 
 
-def test_boundaries_that_are_not_looked_at(monkeypatch):
-    """On a GPU that would wait for it. Only sequences of a multiple of 2 * parts can be cut, others get no row."""
+def test_boundaries_that_are_not_checked_give_no_rows(monkeypatch):
+    """Checking them would wait for the GPU. A sequence whose length is no multiple of 2 * parts gets no rows."""
     monkeypatch.setattr(compat._sequences, "_check_boundaries", lambda *_: False)
     boundaries = torch.tensor([0, 8, 15, 24, 28], dtype=torch.int32)
     whole = [compat._sequences.in_sequences(15, boundaries, None, 2, part).tolist() for part in (0, 1)]
@@ -446,7 +446,7 @@ def test_q_and_k_of_different_dtypes():
     assert_same_bits(got, (rotated(q, cos, sin), rotated(k.float(), cos, sin)))
 
 
-def test_timm_list():
+def test_timm_rotates_lists():
     x, tables = [random((B, H, S, D), F32, i) for i in range(3)], (random((S, D), F32, 4), random((S, D), F32, 5))
     assert_same_bits(compat.timm.apply_rot_embed_list(x, *tables), [compat.timm.apply_rot_embed(t, *tables) for t in x])
     assert_same_bits(compat.timm.apply_rot_embed_list(x[0], *tables), [compat.timm.apply_rot_embed(x[0], *tables)])

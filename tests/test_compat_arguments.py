@@ -15,7 +15,7 @@ from tests.compat_cases import F32, B, D, H, P, module
 from tests.conftest import random
 from tests.test_compat_errors import SIGNATURES
 
-pytestmark = pytest.mark.devices("cpu")  # positions on a GPU are not looked at
+pytestmark = pytest.mark.devices("cpu")  # positions on a GPU are not checked
 S, ROWS = 4, 8
 
 
@@ -141,8 +141,8 @@ def is_right(function, name, label, default):
         "max_seqlen": label.isdigit() or label in ("no number", "scalar", "none", "six axes"),  # otherwise not used
         "is_neox": label == "True",
         "key": is_vllm and label in ("None", "empty"),
-        "query": is_vllm and label == "empty",  # no head
-        # narrow: no sequence
+        "query": is_vllm and label == "empty",  # it has no heads
+        # narrow: there are no sequences
         "cu_seqlens": label == "torch.int64"
         or (function is compat.apex.fused_apply_rotary_pos_emb_thd and label == "narrow"),
         "seqlen_offsets": label == "torch.int64",
@@ -151,12 +151,12 @@ def is_right(function, name, label, default):
     }.get(name, label in BROADCAST.get(function, {}).get(name, ()))
 
 
-# Not used where the right call does not give it.
+# (function, argument that it does not read), where the right call does not give the argument.
 UNUSED = [
     (compat.liger.liger_rotary_pos_emb, "position_ids"),
     (compat.transformer_engine.apply_rotary_pos_emb, "cu_seqlens"),
 ]
-# Axes that the tables broadcast over, and channels that they leave alone.
+# {function: {argument: labels that are right}}: axes over which tables broadcast, and channels that they leave alone.
 BROADCAST = {
     compat.rotary_embedding_torch.apply_rotary_emb: {"t": ("six axes", "row", "axis more", "odd"), "freqs": ("row",)},
     compat.timm.apply_rot_embed: {"x": ("row", "axis more")},
@@ -176,7 +176,7 @@ def memory(arguments):
 
 
 def what_is_wrong(function, names, arguments, by_position):
-    """None for an error that says what to change."""
+    """None if the call raises an error that names the argument and writes nothing."""
     before = memory(arguments)
     args, kwargs = [], dict(arguments)
     for name, parameter in names.items() if by_position else ():

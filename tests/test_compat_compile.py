@@ -20,7 +20,7 @@ from tests.test_compat_errors import SIGNATURES
 
 pytestmark = pytest.mark.devices("cpu")
 
-# Sizes that have no two axes in common, which a graph would take for one. rows: those of tables.
+# No two axes have one size, since a graph would take them for the same. rows: the rows of tables.
 SIZES = [
     SimpleNamespace(b=4, s=14, h=9, k=5, d=32, rows=75),
     SimpleNamespace(b=6, s=18, h=10, k=7, d=40, rows=95),
@@ -177,7 +177,7 @@ def no_reset_in_between():
 
 
 def results(function, arguments):
-    """What the function returns and what it leaves in its arguments, all that is of floating point."""
+    """The floating-point tensors among what the function returns and what it leaves in its arguments."""
     leaves = torch.utils._pytree.tree_leaves((function(**arguments), arguments))
     return [t for t in leaves if isinstance(t, torch.Tensor) and t.is_floating_point()]
 
@@ -214,14 +214,14 @@ def test_packed_qkv_in_one_process():
         assert graphs_made(compat.flash_attn.apply_rotary_emb_qkv_, calls, **options) == 1
 
 
-def test_packed_qkv_in_machine_code():
+def test_packed_qkv_compiles_with_inductor():
     calls = [partial(packed_qkv, z, 4, True) for z in SIZES[:2]]
     assert (
         graphs_made(lambda **arguments: compat.flash_attn.apply_rotary_emb_qkv_(**arguments), calls, dynamic=True) == 1
     )
 
 
-# Numbers that are known when the graph runs: (function of tensors, tensors).
+# Numbers that are known only when the graph runs: (function of tensors, tensors).
 FIRST = SIZES[0]
 KNOWN_LATER = {
     "max_seqlen": (
@@ -238,7 +238,7 @@ KNOWN_LATER = {
 
 
 @pytest.mark.parametrize("name", KNOWN_LATER)
-def test_numbers_that_are_known_later(name):
+def test_numbers_known_only_at_run_time_compile(name):
     function, make = KNOWN_LATER[name]
     with torch._dynamo.config.patch(capture_scalar_outputs=True):
         got = torch.compile(function, fullgraph=True, backend="eager")(*make())
@@ -255,14 +255,14 @@ class Module(torch.nn.Module):
 
 
 @pytest.mark.parametrize("name", KNOWN_LATER)
-def test_export(name):
+def test_numbers_known_only_at_run_time_are_exported(name):
     function, make = KNOWN_LATER[name]
     exported = torch.export.export(Module(function), make())
     assert_same_bits(exported.module()(*make()), function(*make()))
 
 
 def test_export_of_packed_qkv():
-    """num_heads_q comes of a size that the graph leaves open."""
+    """num_heads_q comes from a size that the graph leaves open."""
 
     def function(qkv, cos, sin, k):
         return compat.flash_attn.apply_rotary_emb_qkv_(qkv * 1, cos, sin, num_heads_q=qkv.shape[2] - 2 * k.shape[0])

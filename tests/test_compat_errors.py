@@ -414,7 +414,7 @@ ERRORS = {
 }
 
 
-@pytest.mark.devices("cpu")  # a GPU's positions are not looked at
+@pytest.mark.devices("cpu")  # positions on a GPU are not checked
 @pytest.mark.parametrize("name", ERRORS)
 def test_errors_name_the_argument(name):
     call, message = ERRORS[name]
@@ -437,7 +437,7 @@ def inference(t):
         return t.clone()
 
 
-def test_one_name_for_cos_and_sin():
+def test_errors_name_the_cache_that_holds_cos_and_sin():
     query, cache = T(S, H * D), T(2, S, D)
     with pytest.raises(ValueError, match=r"that cos_sin_cache or the positions are inside"):
         torch.func.vmap(lambda c: compat.vllm.rotary_embedding(torch.arange(S), query, None, D, c, True))(cache)
@@ -465,7 +465,7 @@ REFUSED_FOR_K = {  # (qkv -> what is written, cos_k), cos for q, and what the er
 
 
 @pytest.mark.parametrize("name", REFUSED_FOR_K)
-def test_nothing_is_written_when_k_cannot_be(name):
+def test_nothing_is_written_when_k_cannot_be_written(name):
     make, cos, message = REFUSED_FOR_K[name]
     qkv, cos_k = make(T(B, S, 3, H, D))
     before = qkv.detach().clone()
@@ -482,7 +482,7 @@ def test_nothing_is_written_when_k_is_outside_a_transform():
     assert torch.equal(qkv, before)
 
 
-def test_flash_attn_in_place_on_a_leaf():
-    """There it is overwritten, and its gradient is that of the result."""
+def test_flash_attn_in_place_refuses_a_leaf():
+    """flash_attn overwrites the leaf and gives it the gradient of the result; rope_ext refuses."""
     with pytest.raises(ValueError, match="x must not be a leaf that requires grad"):
         compat.flash_attn.apply_rotary_emb(T(B, S, H, D).requires_grad_(), T(S, P), T(S, P), inplace=True)

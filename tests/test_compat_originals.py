@@ -37,8 +37,8 @@ def tables_of(shape, *more):
     return [random(s, F32, 5 + i) for i, s in enumerate((shape, *more))]
 
 
-# compat function: (module, attribute, dtypes of x, bit-equal, shapes of x, tables, call). Not bit-equal are kernels and
-# complex products, which fuse a product and a sum.
+# compat function: (module, attribute, dtypes of x, bit-equal, shapes of x, tables, call). Kernels and complex products,
+# which fuse a product and a sum, are not bit-equal.
 BOTH_DTYPES = (F32, BF16)
 ORIGINALS = [
     (
@@ -127,7 +127,7 @@ ORIGINALS = [
         compat.liger.liger_rotary_pos_emb,
         ("liger_kernel.transformers.rope", "liger_rotary_pos_emb", BOTH_DTYPES, False),
         (BHSD, tables_of((B, S, 6), (B, S, 6))),
-        lambda f, q, k, c, s: f(q * 1, k * 1, c, s),  # it overwrites them
+        lambda f, q, k, c, s: f(q * 1, k * 1, c, s),  # it overwrites q and k
     ),
     (
         compat.rotary_embedding_torch.apply_rotary_emb,
@@ -254,8 +254,8 @@ VLLM_ON_CPU = [
 @pytest.mark.devices("cpu")
 @pytest.mark.parametrize("case", VLLM_ON_CPU, ids=str)
 def test_against_vllm(case):
-    """To one rounding: its CPU kernel fuses a product and a sum. It wants int64 positions, no axis for heads and, with a
-    batch, no gaps, and has neither rope_dim_offset nor inverse."""
+    """Equal to one rounding, since the CPU kernel of vLLM fuses a product and a sum. It takes only int64 positions and x
+    without an axis of heads and, with a batch, without gaps; it has neither rope_dim_offset nor inverse."""
     theirs = original("vllm._custom_ops", "rotary_embedding")
     results = []
     for f in (compat.vllm.rotary_embedding, theirs):

@@ -197,7 +197,7 @@ VLLM_POSITIONS = random_integers(ROWS, (S,))
 
 
 def of_x(dtype, x_dtype):
-    """Tables of 16 bits for x of 16 bits: a case that lists bfloat16 alone wants those of x."""
+    """The dtype of 16-bit tables follows that of 16-bit x where a case lists bfloat16 alone."""
     return x_dtype if dtype == BF16 else dtype
 
 

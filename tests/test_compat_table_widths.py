@@ -11,8 +11,8 @@ from tests.test_compat_arguments import CALLS
 
 X = random((2, 5, 3, 64), F32)
 HALF = random((5, 16), F32, seed=1)
-TWICE = torch.cat((HALF, HALF), -1)  # of 32 pairs: as a table of 32 channels would be
-DIFFERENT = random((5, 64), F32, seed=2)  # the two of a pair differ
+TWICE = torch.cat((HALF, HALF), -1)  # entries of 32 pairs that repeat, as those of 32 channels would
+DIFFERENT = random((5, 64), F32, seed=2)  # the two entries of a pair differ
 COMPLEX = torch.complex(TWICE, TWICE)
 POSITIONS = torch.arange(5).repeat(2, 1)
 

@@ -149,7 +149,7 @@ def outcome(make):
 
 
 def check_rotation(rope):
-    """A value as promised: finite, the length it says, and equal to what its repr and its pickle make."""
+    """The frequencies are finite and of the length that rope states; its repr and its pickle give an equal value."""
     assert rope.inv_freq.isfinite().all() and math.isfinite(rope.attention_scaling) and rope.attention_scaling > 0
     assert rope.inv_freq.shape[-1] == rope.rotary_dim // 2 <= rope.head_dim // 2
     again = eval(repr(rope), {"RotaryEmbedding": rope_ext.RotaryEmbedding})

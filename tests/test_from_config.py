@@ -1,4 +1,4 @@
-"""RotaryEmbedding.from_config without transformers: what a config.json says, in the words of every age, and its errors.
+"""RotaryEmbedding.from_config without transformers: the config.json of every release, and the errors.
 
 That the result is the model's rotation is tested against transformers in test_transformers_frequencies.py.
 """
@@ -100,7 +100,7 @@ READ = [
 
 @pytest.mark.parametrize(("config", "expected"), READ)
 def test_reads(config, expected):
-    """A dict and an object say the same."""
+    """A dict and an object give the same rotation."""
     assert rope_ext.RotaryEmbedding.from_config(config) == expected
     assert rope_ext.RotaryEmbedding.from_config(types.SimpleNamespace(**config)) == expected
 
@@ -296,7 +296,7 @@ def test_a_null_without_meaning_is_an_error(config, message):
             rope_ext.RotaryEmbedding.from_config(form)
 
 
-def test_nulls_that_are_absent():
+def test_nulls_that_count_as_absent():
     absent = dict.fromkeys(("rope_parameters", "head_dim", "partial_rotary_factor", "rotary_dim", "layer_types"))
     absent |= dict.fromkeys(("use_dynamic_ntk", "rotary_scaling_factor", "alibi", "rope_of_tomorrow"))
     nulls = dict.fromkeys(("beta_fast", "beta_slow", "attention_factor", "mscale", "mscale_all_dim", "beta_fastt"))
@@ -373,7 +373,7 @@ def test_a_misspelt_key_of_rope_parameters(name):
                 rope_ext.RotaryEmbedding.from_config(form)
 
 
-def test_warns_of_what_has_no_effect():
+def test_warns_of_keys_without_effect_and_models_without_rotation():
     """transformers warns too; a model that does not rotate as it is configured gets a warning as well."""
     nested = {"full_attention": {"rope_theta": 1e4}, "factor": 2.0}
     for config, message in (
@@ -480,7 +480,7 @@ VALUES = [
 
 
 @pytest.mark.parametrize(("keys", "kind", "message"), VALUES)
-def test_values_that_are_none(keys, kind, message):
+def test_invalid_values_are_refused(keys, kind, message):
     for form in (BASE | keys, types.SimpleNamespace(**BASE | keys)):
         with pytest.raises(kind, match=f"^rope_ext: {re.escape(message)}$"):
             rope_ext.RotaryEmbedding.from_config(form)
@@ -533,7 +533,7 @@ def test_per_layer_config_and_layer_types():
 
 
 @pytest.mark.parametrize("config", ["{}", b"", None, 5, [("rope_theta", 1e4)], {1, 2}, dict])
-def test_a_config_that_is_none(config):
+def test_an_invalid_config_is_refused(config):
     with pytest.raises(TypeError, match=r"^rope_ext: config must be a configuration object or a dict, got "):
         rope_ext.RotaryEmbedding.from_config(config)
 
@@ -588,7 +588,7 @@ def test_errors_of_the_constructor():
     "key",
     ["rope_type", "short_factor", "long_factor", "low_freq_factor", "beta_fast", "attention_factor", "mrope_section"],
 )
-def test_a_key_of_rope_parameters_outside_of_it_is_an_error(key):
+def test_a_key_of_rope_parameters_at_the_top_level_is_an_error(key):
     for form in forms({**BASE, key: 8}):
         with pytest.raises(ValueError, match=f"^rope_ext: {key} must be inside rope_parameters or rope_scaling, got 8"):
             rope_ext.RotaryEmbedding.from_config(form)
@@ -604,7 +604,7 @@ def test_a_key_of_rope_parameters_outside_of_it_is_an_error(key):
         ({**BASE, "rot_dim": 4}, "rot_dim must be a key that from_config knows"),
     ],
 )
-def test_names_of_one_thing_that_disagree(config, message):
+def test_keys_that_disagree_are_an_error(config, message):
     for form in forms(config):
         with pytest.raises(ValueError, match=f"^rope_ext: {re.escape(message)}"):
             rope_ext.RotaryEmbedding.from_config(form)

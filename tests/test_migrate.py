@@ -1,4 +1,4 @@
-"""docs/migrate.md: each model of its table of families rotates as the table says; each function it names is there."""
+"""docs/migrate.md: each model of its table of families rotates as the table says; each function it names exists."""
 
 import importlib
 import re
@@ -40,7 +40,7 @@ def theirs(model, x, tables, layout):
 
 @pytest.mark.devices("cpu")
 @pytest.mark.parametrize("interleaved, rotary_dim, layout, kind, remark", families())
-def test_family(interleaved, rotary_dim, layout, kind, remark, request):
+def test_models_rotate_as_the_table_says(interleaved, rotary_dim, layout, kind, remark, request):
     model = request.node.callspec.id
     head_dim = D
     whole = rotary_dim == "head_dim" or rotary_dim.startswith("qk_rope") or "slice there" in remark
@@ -72,7 +72,7 @@ def test_family(interleaved, rotary_dim, layout, kind, remark, request):
 
 
 def test_share_of_rotated_channels():
-    """In the default configuration: a fraction of head_dim, or a number of channels."""
+    """The page gives the share of the default configuration: a fraction of head_dim, or a number of channels."""
     transformers = pytest.importorskip("transformers")
     for model, value in re.findall(r"`(\w+)` \(([\d./]+)", DOC):
         config = transformers.AutoConfig.for_model(model)

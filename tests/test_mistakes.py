@@ -145,19 +145,19 @@ def test_signatures_show_the_rule():
     ],
 )
 @pytest.mark.parametrize("rope", [ROPE, HF], ids=["exact", "hf"])
-def test_positions_that_are_none(rope, positions, error, message):
+def test_invalid_positions_are_refused(rope, positions, error, message):
     says(f"positions {message}", error, rope, positions)
 
 
 def test_positions_of_every_shape():
-    """Integers have any number of axes; floats up to three, as positions of several axes and of single heads have."""
+    """Integer positions have any number of axes; float positions up to three, as for several axes or single heads."""
     for positions in (torch.ones(2, 3, 1, 2, 4).long(), torch.ones(2, 3, 4), torch.tensor(1.0)):
         for rope in (ROPE, HF):
             assert rope(positions)[0].shape == (*positions.shape, 4)
             assert torch.equal(rope(positions.long())[0], rope(positions)[0])
 
 
-def test_positions_with_more_axes_than_several_have():
+def test_positions_with_too_many_axes_are_refused():
     for positions in (torch.zeros(2, 1, 4, 4).long(), torch.zeros(3, 1, 4).long()):
         says(f"positions must be (axes = 2, batch, seqlen), got {tuple(positions.shape)}", ValueError, AXIAL, positions)
 
@@ -179,7 +179,7 @@ def test_positions_with_more_axes_than_several_have():
         (None, "None"),
     ],
 )
-def test_a_dtype_that_is_none(dtype, message):
+def test_an_invalid_dtype_is_refused(dtype, message):
     message = f"dtype must be a floating point type, got {message}"
     positions = torch.arange(3)
     for function, *args in (
@@ -214,14 +214,14 @@ def test_a_dtype_that_is_none(dtype, message):
     ],
     ids=lambda value: value.split(",")[0] if isinstance(value, str) else "",
 )
-def test_values_in_one_line(message, call):
+def test_errors_show_values_in_one_line(message, call):
     with pytest.raises((TypeError, ValueError), match=f"^rope_ext: {re.escape(message)}") as caught:
         call()
     assert len(str(caught.value)) < 200 and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("schedule", ["linear", "llama3", "longrope", "axial", "proportional"])
-def test_an_array_for_each_parameter_is_one_line(schedule):
+def test_errors_show_an_array_in_one_line(schedule):
     """Every parameter of these schedules, needed or with a default."""
     known = inspect.signature(getattr(frequencies, schedule)).parameters
     for name in set(known) - {"rotary_dim", "dtype", "seqlen", "base"}:
@@ -232,7 +232,7 @@ def test_an_array_for_each_parameter_is_one_line(schedule):
         assert len(str(caught.value)) < 200 and "\n" not in str(caught.value)
 
 
-def test_a_length_that_is_a_tensor():
+def test_a_length_must_not_be_a_tensor():
     positions = torch.arange(16)
     says(
         "max_position must be an int, got Tensor of shape (), int64: int(max_position) is one",
@@ -246,13 +246,13 @@ def test_a_length_that_is_a_tensor():
 
 @pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64, np.int64, torch.tensor])
 def test_numbers_of_numpy_are_numbers(kind, recwarn):
-    """Numbers of numpy once gave a warning of numpy, which does not fit the largest float64 into the float32 it is compared with."""
+    """NumPy does not warn: it would, if the largest float64 were compared with a NumPy float32."""
     assert RotaryEmbedding(8, base=kind(100)) == RotaryEmbedding(8, base=100.0)
     assert not list(recwarn)
 
 
-def test_rope_apply_takes_heads_of_its_own_size():
-    """A table is refused where its width is not that of the head; so are frequencies, unless a part is asked for."""
+def test_rope_apply_refuses_heads_of_another_size():
+    """Another width of the head is refused, as for a table, unless rotary_dim or rotary_offset asks for a part."""
     rope, q, k = rope_ext.RotaryEmbedding(8), torch.randn(1, 3, 2, 16), torch.randn(1, 3, 2, 8)
     for x in (q, [k, q], (q, k)):
         with pytest.raises(
@@ -265,13 +265,13 @@ def test_rope_apply_takes_heads_of_its_own_size():
 
 
 @pytest.mark.parametrize("name", ["cos", "sin", "inv_freq", "attention_scaling"])
-def test_rope_apply_has_frequencies_of_its_own(name):
+def test_rope_apply_refuses_tables_and_frequencies(name):
     rope, x = rope_ext.RotaryEmbedding(8), torch.randn(1, 3, 2, 8)
     with pytest.raises(TypeError, match=rf"^rope_ext: {name} must not be given, got "):
         rope.apply(x, **{name: torch.ones(4)})
 
 
-def test_cos_sin_of_x():
+def test_cos_sin_takes_positions_and_not_x():
     x, inv_freq = torch.randn(1, 3, 2, 8), torch.ones(4)
     with pytest.raises(
         ValueError, match=r"^rope_ext: positions must have at most 3 axes where they are float32, got sh"
