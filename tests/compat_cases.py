@@ -35,7 +35,7 @@ VLLM = {
 
 
 def vllm_arguments(case):
-    """(positions, query, key, cache) and the query and key with axes of heads."""
+    """(positions, query, key, cache), in the shapes and strides of the case; key is None where the case has none."""
     batched, heads_apart = case["axes"].startswith("batch"), case["axes"].endswith("heads")
     shape = (B, S) if batched else (B * S,)
     positions = random_integers(ROWS, shape).to(case["positions"])

@@ -31,15 +31,15 @@ DEVICES = ("cpu",) if why_no_cuda() else ("cpu", "cuda")
 
 
 def pytest_configure():
-    torch.set_num_threads(2)  # so that the parallel path runs wherever a tensor is large enough
+    torch.set_num_threads(2)  # large tensors take the parallel path
     if os.environ.get("ROPE_EXT_REQUIRE_CUDA") == "1" and "cuda" not in DEVICES:
-        raise pytest.UsageError(f"ROPE_EXT_REQUIRE_CUDA=1 wants the tests on a GPU, but {why_no_cuda()}")
+        raise pytest.UsageError(f"ROPE_EXT_REQUIRE_CUDA=1 requires a GPU, but {why_no_cuda()}")
 
 
 def pytest_generate_tests(metafunc):
     marker = metafunc.definition.get_closest_marker("devices")
     names = [name for name in DEVICES if marker is None or name in marker.args]
-    if names != ["cpu"]:  # where there is no choice the names of tests do not speak of it
+    if names != ["cpu"]:  # without a GPU the names of tests do not mention the device
         metafunc.parametrize("device", names, indirect=True)
 
 
@@ -72,8 +72,8 @@ def moved(value, device):
             return t
         elements = t.untyped_storage().nbytes() // t.element_size()
         memory = t.detach().as_strided((elements,), (1,), 0).to(device)
-        there = memory.as_strided(t.shape, t.stride(), t.storage_offset())
-        return there.detach().requires_grad_(t.requires_grad)  # no view in the eyes of autograd
+        copy = memory.as_strided(t.shape, t.stride(), t.storage_offset())
+        return copy.detach().requires_grad_(t.requires_grad)  # detached: not a view for autograd
 
     return tree_map_only(torch.Tensor, move, value)
 
@@ -84,21 +84,21 @@ def shape_of(layout, batch, seqlen, heads, head_dim):
 
 
 def random(shape, dtype, seed=0):
-    """Standard normal, the same on every device."""
+    """Standard normal numbers, the same on every device."""
     generator = torch.Generator().manual_seed(seed)
     values = torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu")
     return values.to(dtype).to(torch.get_default_device())
 
 
 def random_integers(end, shape, dtype=torch.int64, seed=0):
-    """In [0, end), the same on every device."""
+    """Integers in [0, end), the same on every device."""
     generator = torch.Generator().manual_seed(seed)
     values = torch.randint(end, shape, generator=generator, dtype=dtype, device="cpu")
     return values.to(torch.get_default_device())
 
 
 def in_memory(x, order):
-    """x again, with the strides that models produce: the values do not change."""
+    """A copy of x with strides that models produce."""
     if order == "contiguous":
         return x.clone()
     if order == "transposed":  # the axes before the last in another order in memory
@@ -113,7 +113,7 @@ def in_memory(x, order):
 
 
 def same_bits(a, b):
-    """On a GPU any NaN is NaN: its conversions to 16 bits make another one than PyTorch's on a CPU."""
+    """Whether all bits are equal. On a GPU any two NaN are: conversion to 16 bits gives another NaN than on a CPU."""
     if a.dtype != b.dtype or a.shape != b.shape:
         return False
     bits_a, bits_b = (t.contiguous().view(BITS[t.dtype]) for t in (a, b))

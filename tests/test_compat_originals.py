@@ -254,8 +254,8 @@ VLLM_ON_CPU = [
 @pytest.mark.devices("cpu")
 @pytest.mark.parametrize("case", VLLM_ON_CPU, ids=str)
 def test_against_vllm(case):
-    """Equal to one rounding, since the CPU kernel of vLLM fuses a product and a sum. It takes only int64 positions and x
-    without an axis of heads and, with a batch, without gaps; it has neither rope_dim_offset nor inverse."""
+    """Equal to one rounding, since the CPU kernel of vLLM fuses a product and a sum. It takes only int64 positions, and
+    x without an axis of heads and, with a batch, without gaps; it has neither rope_dim_offset nor inverse."""
     theirs = original("vllm._custom_ops", "rotary_embedding")
     results = []
     for f in (compat.vllm.rotary_embedding, theirs):

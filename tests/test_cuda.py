@@ -62,7 +62,7 @@ def whole(t):
 
 
 def check_gradients(inputs, keywords):
-    """Of x in the dtype of the first of inputs (*x, cos, sin), and of cos and sin: on both devices the same bits."""
+    """Both devices give the same bits for the gradients of inputs, which are (*x, cos, sin)."""
     found = []
     for device in ("cpu", "cuda"):
         *x, cos, sin = here = moved(inputs, device)
@@ -84,7 +84,7 @@ def test_gradients_equal_those_of_the_cpu(case, dtype):
 @pytest.mark.parametrize("shape", [(1024, 64), (1, 1024, 64), (2, 1024, 64), (2, 1024, 8, 64), (1, 1024, 1, 128)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_gradients_at_the_size_of_a_model(dtype, shape):
-    """Sums over heads, batch and tokens, by many blocks. All 2 x 1024 x 8 x 2 products of up to 225: below 2^24."""
+    """Many blocks sum over heads, batch and tokens. The sum of 2 x 1024 x 8 x 2 products of up to 225 is below 2^24."""
     keywords = {"positions": random_integers(1024, (2, 1024))} if len(shape) == 2 else {}
     tables = [whole(random(shape, torch.float32, seed)) for seed in (1, 2)]
     check_gradients([whole(random((2, 1024, 8, 128), dtype)), *tables], keywords)

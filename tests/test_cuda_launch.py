@@ -1,4 +1,4 @@
-"""How kernels are launched: on the current stream and device, without a look back, and as CUDA graphs want it."""
+"""How kernels are launched: on the current stream and device, without synchronising, and as CUDA graphs require."""
 
 import itertools
 
@@ -25,7 +25,7 @@ def problem(dtype=BF16, seed=0):
 
 
 def calls():
-    """{name: call}: every way into the kernels. Each returns what it made or wrote."""
+    """{name: call} for every way into the kernels. Each call returns the tensors that it created or wrote."""
     (q, k), cos, sin, positions = problem()
     out, y, packed = (torch.empty_like(q), torch.empty_like(k)), q.clone(), q[0].clone()
     boundaries, offsets = torch.tensor([0, 10, 60], dtype=torch.int32), torch.tensor([3, 100])
@@ -48,20 +48,20 @@ def calls():
 
 @pytest.mark.parametrize("name", calls())
 def test_runs_on_the_current_stream(name):
-    """While the default stream is busy: what ran there, or waited for it, would not be done."""
+    """The default stream is busy: work that ran there, or waited for it, would not be finished."""
     call, stream = calls()[name], torch.cuda.Stream()
     expected = moved(call(), "cpu")
     torch.cuda.synchronize()
     with torch.cuda.stream(stream):
-        before = call()  # loads kernels and takes memory, for which the driver may wait
+        before = call()  # loads kernels and allocates memory, for which the driver may wait
         torch.cuda.synchronize()
-        [t.zero_() for t in before]  # so that what lies in that memory is no result
+        [t.zero_() for t in before]  # so that the memory does not hold a result already
         del before
     torch.cuda.synchronize()
     torch.cuda._sleep(BUSY)
     with torch.cuda.stream(stream):
         got = moved(call(), "cpu")  # waits for `stream` only
-    assert not torch.cuda.default_stream().query()  # else nothing was shown
+    assert not torch.cuda.default_stream().query()  # otherwise this test shows nothing
     assert_same_bits(got, expected)
 
 
@@ -81,7 +81,7 @@ def test_waits_for_what_was_queued_before():
 
 
 def test_the_host_never_waits():
-    """PyTorch's own waits raise; with any other the stream would be idle at the end."""
+    """Waits of PyTorch raise an error; after any other wait the stream would be idle at the end."""
     ways = calls()
     results = [call() for call in ways.values()]
     del results  # all of it is in the allocator's cache now: new memory from the driver could wait
@@ -104,7 +104,7 @@ RESULTS = {"functional": 2, "positions": 2, "offset": 1, "cu_seqlens": 1, "out":
 
 @pytest.mark.parametrize(("name", "tensors"), RESULTS.items())
 def test_allocates_results_and_nothing_else(name, tensors):
-    """One per tensor that is returned; with the gradient of x there is y too."""
+    """One allocation per returned tensor; the gradient of x needs y as well."""
     call = calls()[name]
     call()
     before = torch.cuda.memory_stats()["allocation.all.allocated"]
@@ -116,7 +116,7 @@ def test_allocates_results_and_nothing_else(name, tensors):
 
 
 def test_repeated_launches_give_the_same_bits():
-    """Sums of gradients too: blocks finish in any order, and must not add up in that order."""
+    """So do sums of gradients: blocks finish in any order, and must not add in that order."""
     x, g = random((4, 512, 8, 128), F32).requires_grad_(), random((4, 512, 8, 128), F32, 1)
     tables = [random((1, 512, 128), F32, seed).requires_grad_() for seed in (2, 3)]
     first, *others = (torch.autograd.grad(rope_ext.apply(x, *tables), (x, *tables), g) for _ in range(10))
@@ -125,7 +125,7 @@ def test_repeated_launches_give_the_same_bits():
 
 
 def test_calls_leave_nothing_behind_for_the_next():
-    """Any two in either order give what each gives alone."""
+    """Any two calls, in either order, give what each gives alone."""
     ways = calls()
     alone = {name: [t.detach().clone() for t in call()] for name, call in ways.items()}
     for pair in itertools.permutations(ways, 2):
@@ -140,7 +140,7 @@ def captured(call):
     """(the graph of call, what it returned in it)"""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):  # as PyTorch's manual wants it: what is made at first use is made before
+    with torch.cuda.stream(stream):  # a warm-up on a side stream, as PyTorch's manual asks, initialises everything
         call()
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()

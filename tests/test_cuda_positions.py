@@ -1,6 +1,6 @@
-"""Rows outside the table on a GPU, which are no error: nobody waits for positions. NaN in those tokens, and only there.
+"""Rows outside the table on a GPU give NaN in their tokens, and only there: an error would have to wait for positions.
 
-The row is not read, whatever lies there: tables here are cut out of memory in which every row holds numbers.
+Such a row is not read: the tables here are slices of memory in which every row holds numbers.
 """
 
 import os
@@ -80,7 +80,7 @@ def test_every_channel_of_every_head_is_nan():
 
 
 def test_int_offset_is_still_an_error():
-    """It is known without a look at the GPU."""
+    """It is known without waiting for the GPU."""
     for offset, row in ((5, 9), (-1, -1)):
         with pytest.raises(ValueError, match=f"^rope_ext: offset must lead to a row .* got row {row} for token"):
             rope_ext.apply(random((2, 5, 3, 8), torch.float32), *tables(), offset=offset)
@@ -92,7 +92,7 @@ def test_int_offset_is_still_an_error():
 @pytest.mark.sanitizer
 @pytest.mark.parametrize("tables_need", [False, True])
 def test_gradients(tables_need):
-    """NaN for x in those tokens; to the tables they add nothing. Whole numbers, so that sums are exact in any order."""
+    """Those tokens give NaN to x and add nothing to the tables. Whole numbers make sums exact in any order."""
     positions = torch.tensor(OUTSIDE)
     x, g = (random((2, 5, 3, 12), torch.float32, seed).mul(4).round() for seed in (3, 4))
     cos, sin = (t.requires_grad_(tables_need) for t in tables())
@@ -132,7 +132,7 @@ torch.cuda.synchronize()
 
 @pytest.mark.parametrize(("row", "check", "fails"), [(12, "1", True), (8, "1", False), (12, "0", False)])
 def test_check_positions(row, check, fails):
-    """In a process of its own: after a device-side assert its CUDA is of no more use."""
+    """It runs in a process of its own: after a device-side assert a process cannot use CUDA any more."""
     ended = subprocess.run(
         [sys.executable, "-c", PROGRAM.format(row=row)],
         capture_output=True,

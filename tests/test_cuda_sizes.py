@@ -22,7 +22,7 @@ def table_dtype(dtype):
 
 
 def placed(t, shift):
-    """t again, `shift` elements past an aligned address, and whether all memory around it is as it was."""
+    """A copy of t `shift` elements past an aligned address, and a function that tells if the memory around is intact."""
     memory = torch.full((GUARD + shift + t.numel() + GUARD,), 7.0, dtype=t.dtype)
     inside = memory[GUARD + shift :][: t.numel()].view(t.shape).copy_(t)
     return inside, lambda: bool((memory[: GUARD + shift] == 7).all() and (memory[-GUARD:] == 7).all())
@@ -83,15 +83,15 @@ def test_part_of_the_channels_at_any_place(dtype):
 
 
 @pytest.mark.parametrize("shape", [(0, 5, 2, 8), (2, 0, 2, 8), (2, 5, 0, 8)])
-def test_nothing_to_do(shape):
-    """A launch of no blocks is an error of CUDA. Results, gradients and the next launch are as they should be."""
+def test_tensors_without_elements(shape):
+    """A launch without blocks is an error of CUDA. Results, gradients and the next launch are right."""
     x, cos, sin = torch.empty(shape).requires_grad_(), torch.ones(5, 4).requires_grad_(), torch.ones(5, 4)
     y = rope_ext.apply(x, cos, sin, positions=torch.zeros(shape[1], dtype=torch.int64))
     grad_x, grad_cos = torch.autograd.grad(y.sum(), (x, cos))
     assert y.shape == grad_x.shape == shape and not grad_cos.any()
     rows = [torch.ones(max(shape[0], 1), shape[1], 4).requires_grad_() for _ in range(2)]
     grads = torch.autograd.grad(rope_ext.apply(x, *rows).sum(), rows)
-    assert not torch.stack(grads).any()  # of a table that no element of x meets: zero, and not what lay there
+    assert not torch.stack(grads).any()  # no element of x meets the table: zeros, not uninitialised memory
     torch.cuda.synchronize()
 
 

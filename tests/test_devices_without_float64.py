@@ -1,8 +1,7 @@
-"""Devices without float64, such as MPS: what needs it is made on the CPU and moved, and has the bits of the CPU.
+"""Devices without float64, such as MPS: what needs it is computed on the CPU, then moved, and has the bits of the CPU.
 
-No such device is used: a mode plays it, under the name of "lazy", which torch has and nothing implements. It keeps the
-tensors of that device on the CPU, and raises when one of them, or of the device "meta", is float64. What a real device does
-beyond that is not tested.
+A mode plays such a device under the name "lazy", which torch knows and nothing implements. It keeps the tensors of that
+device on the CPU, and raises when one of them, or one on "meta", is float64. Nothing else of a real device is tested.
 """
 
 import pytest
@@ -17,16 +16,16 @@ from tests.conftest import assert_same_bits
 pytestmark = pytest.mark.devices("cpu")
 
 
-class There(torch.Tensor):
-    """A tensor on the device "lazy", whose elements are those of `here`."""
+class LazyTensor(torch.Tensor):
+    """A tensor on the device "lazy", whose elements are those of the tensor `on_cpu`."""
 
     @staticmethod
-    def __new__(cls, here):
-        options = {"strides": here.stride(), "dtype": here.dtype, "device": "lazy"}
-        return torch.Tensor._make_wrapper_subclass(cls, here.shape, **options)
+    def __new__(cls, on_cpu):
+        options = {"strides": on_cpu.stride(), "dtype": on_cpu.dtype, "device": "lazy"}
+        return torch.Tensor._make_wrapper_subclass(cls, on_cpu.shape, **options)
 
-    def __init__(self, here):
-        self.here = here
+    def __init__(self, on_cpu):
+        self.on_cpu = on_cpu
 
     @classmethod
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
@@ -38,20 +37,20 @@ class WithoutFloat64(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})
-        was_there = any(isinstance(t, There) for t in tree_leaves((args, kwargs)))
+        takes_lazy = any(isinstance(t, LazyTensor) for t in tree_leaves((args, kwargs)))
         to = torch.device(kwargs["device"]).type if kwargs.get("device") is not None else None
-        args, kwargs = tree_map_only(There, lambda t: t.here, (args, kwargs))
+        args, kwargs = tree_map_only(LazyTensor, lambda t: t.on_cpu, (args, kwargs))
         if to == "lazy":
             kwargs["device"] = "cpu"
-        is_there = to == "lazy" or (was_there and to is None)
-        made = func(*args, **kwargs)
-        for t in tree_leaves(made):
-            if isinstance(t, torch.Tensor) and t.dtype == torch.float64 and (is_there or t.device.type == "meta"):
+        returns_lazy = to == "lazy" or (takes_lazy and to is None)
+        result = func(*args, **kwargs)
+        for t in tree_leaves(result):
+            if isinstance(t, torch.Tensor) and t.dtype == torch.float64 and (returns_lazy or t.device.type == "meta"):
                 raise TypeError(f"{func} made float64 on a device that has none")
-        return tree_map_only(torch.Tensor, There, made) if is_there else made
+        return tree_map_only(torch.Tensor, LazyTensor, result) if returns_lazy else result
 
 
-def there(t):
+def to_lazy(t):
     return t.to("lazy")
 
 
@@ -71,7 +70,7 @@ POSITIONS = [
 
 
 def calls(move):
-    """Of every function that makes angles, on tensors that `move` has moved."""
+    """{name: call} of every function that computes angles, on tensors that `move` has moved."""
     inv_freq, positions = torch.tensor([1.0, 0.3, 1e-4]), POSITIONS[0]
     high, low, per_axis = angles.revolutions(inv_freq)
     return {
@@ -92,17 +91,17 @@ def calls(move):
     }
 
 
-@pytest.mark.parametrize("name", calls(there))
+@pytest.mark.parametrize("name", calls(to_lazy))
 def test_a_device_without_float64_gets_the_bits_of_the_cpu(name):
     expected = calls(lambda t: t)[name]()
     with WithoutFloat64():
-        found = calls(there)[name]()
+        found = calls(to_lazy)[name]()
         assert all(t.device.type == "lazy" for t in found)
         found = [t.cpu() for t in found]
     assert_same_bits(found, expected)
 
 
-@pytest.mark.parametrize("name", calls(there))
+@pytest.mark.parametrize("name", calls(to_lazy))
 def test_meta_stands_for_any_device(name):
     expected = calls(lambda t: t)[name]()
     with WithoutFloat64():

@@ -174,7 +174,7 @@ def made_up_report(*rows, **more):
     return {"device": "cuda", "machine": machine, "missing": {}, "rows": list(rows), "empty_launch": empty, **more}
 
 
-def test_targets_are_met_or_missed_where_they_are():
+def test_targets_are_reported_as_met_or_missed():
     good = made_up_row("prefill", "bf16", "forward", copy=100.0, ours=101.0, peer=150.0)
     slow = made_up_row("video", "fp32", "forward+backward", copy=100.0, ours=125.0, peer=120.0)
     other = made_up_row("video", "fp16", "forward", copy=100.0, ours=125.0, peer=200.0)  # no target
@@ -191,7 +191,7 @@ def test_targets_are_met_or_missed_where_they_are():
     assert all("not measured" in line for line in targets.verdicts(made_up_report()))
 
 
-def test_files_of_a_report(tmp_path):
+def test_a_report_writes_its_files(tmp_path):
     pytest.importorskip("matplotlib")
     rows = [made_up_row("prefill", "bf16", which, 100.0, 101.0, 150.0) for which in cases.PASSES]
     rows.append(made_up_row("decode", "bf16", "forward", 3.0, 3.0, 9.0, graph_us=2.4, host_us=9.0, host_forward_us=5.0))
@@ -279,7 +279,7 @@ def test_cases_of_a_gpu_come_in_the_order_of_their_importance(monkeypatch):
         bench.parse(["--device", "cuda", "--malloc", "pool"])
 
 
-def test_a_case_that_fails_and_the_end_of_the_time_leave_the_others(gpu, monkeypatch, tmp_path):
+def test_other_cases_survive_a_failure_and_the_end_of_the_time(gpu, monkeypatch, tmp_path):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(bench, "CudaClock", lambda: clocks.CudaClock("cpu"))
     monkeypatch.setattr(

@@ -16,7 +16,7 @@ def run(*command, **environment):
     return subprocess.run(command, env=found, capture_output=True, text=True, check=False)
 
 
-def test_gpu_check_tells_how_it_is_used_and_refuses_what_it_does_not_know():
+def test_gpu_check_prints_its_usage_and_refuses_unknown_options():
     assert subprocess.run(["bash", "-n", str(SCRIPT)], check=False).returncode == 0
     help_text = run(SCRIPT, "--help")
     assert help_text.returncode == 0 and help_text.stdout.startswith("Everything that needs a GPU")

@@ -1,4 +1,4 @@
-"""What the benchmark calls of others on a GPU: packages with their names and arguments, that rotate in PyTorch."""
+"""How the benchmark calls other packages on a GPU. Stand-ins have their names and arguments, and rotate in PyTorch."""
 
 import sys
 import types
@@ -15,7 +15,7 @@ SHAPE = Shape("decode", "for tests", batch=2, seqlen=16, heads_q=4, heads_k=2, h
 
 
 def rotate(x, cos, sin, interleaved=False):
-    """(..., seqlen, 1, head_dim / 2) tables, or wide ones of which the first half, or every second entry, is read."""
+    """cos and sin are (..., seqlen, 1, head_dim / 2), or wide: then the first half or every second entry is read."""
     if cos.shape[-1] == x.shape[-1]:
         cos, sin = ((t[..., ::2] if interleaved else t.chunk(2, -1)[0]) for t in (cos, sin))
     wide = x.float()
@@ -84,7 +84,7 @@ def stubbed(monkeypatch):
 @pytest.mark.parametrize("which", cases.PASSES)
 @pytest.mark.parametrize("pairing", cases.PAIRINGS)
 @pytest.mark.parametrize("dtype", cases.DTYPES)
-def test_peers_on_a_gpu_are_called_as_they_are_meant_to_be(stubbed, dtype, pairing, which):
+def test_peers_on_a_gpu_are_called_with_their_arguments(stubbed, dtype, pairing, which):
     found, missing = peers.find(peers_gpu.PEERS, threads=1)
     assert list(missing) == ["vLLM"]  # a compiled library, called as FlashInfer is
     case = cases.Case(SHAPE, dtype, pairing, which, "bshd", threads=1)

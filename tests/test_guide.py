@@ -38,7 +38,7 @@ def says(sentence):
 
 
 def formula(left, **names):
-    """The value of what the guide has right of `left =`, in a block without a language."""
+    """The value of the expression that the guide has right of `left =`, in a block without a language."""
     (right,) = re.findall(rf"^{re.escape(left)}\s+=\s+(.*?)(?:   .*)?$", "".join(FORMULAS), re.MULTILINE)
     right = re.sub(r"\b(2|x1|x2) (?=\w)", r"\1 * ", right.replace("·", "@"))
     functions = {"cos": torch.cos, "sin": torch.sin, "tan": torch.tan, "atan": torch.atan}
@@ -75,17 +75,17 @@ def random(*shape, seed=0, dtype=torch.float64):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
-def turn(x, inv_freq, positions, **options):
-    """x: (..., channels) float64, turned by positions, a tensor of the shape of x without the channels."""
+def rotate(x, inv_freq, positions, **options):
+    """x (..., channels) of float64, rotated to positions, a tensor of the shape of x without the channels."""
     angles = positions.reshape(-1, 1).double() * inv_freq
     rows = x.expand(*positions.shape, x.shape[-1]).reshape(1, -1, 1, x.shape[-1])
     return rope_ext.apply(rows, angles.cos(), angles.sin(), **options).view(*positions.shape, -1)
 
 
 def rotation(inv_freq, position, **options):
-    """The matrix for all channels."""
+    """The rotation matrix of all channels."""
     eye = torch.eye(2 * len(inv_freq), dtype=torch.float64)
-    return turn(eye, inv_freq, torch.full((len(eye),), position), **options).T
+    return rotate(eye, inv_freq, torch.full((len(eye),), position), **options).T
 
 
 def close(a, b, bound=1e-9):
@@ -163,7 +163,7 @@ def test_attention_is_permutation_equivariant(run):
         assert close(learned(x[0, shuffle]), learned(x[0])[shuffle])
 
 
-def test_saw_gets_the_same_and_the_two_the_are_equal(run, figures):
+def test_without_positions_equal_words_get_equal_results(run, figures):
     x = torch.tensor([figures.TOKENS])
     plain, shuffled = run[0]["attention"](x), run[0]["attention"](x[:, figures.ORDER])
     assert run[0]["order"] == figures.ORDER and [run[0][word] for word in figures.WORDS] == figures.TOKENS
@@ -223,23 +223,23 @@ def test_added_waves_give_four_terms(run):
 # 3. Turn a vector, 4. The position becomes an angle
 
 
-def test_turns_keep_length_and_dot_product_and_add_up():
+def test_rotations_keep_lengths_and_dot_products_and_add_up():
     x = random(20, 2)
     one, two = torch.tensor([0.7], dtype=torch.float64), torch.tensor([1.9], dtype=torch.float64)
     at_one = torch.ones(20)
-    y = turn(x, one, at_one)
+    y = rotate(x, one, at_one)
     assert close(y.norm(dim=-1), x.norm(dim=-1))
     assert close(y @ y.T, x @ x.T)
-    assert close(turn(y, two, at_one), turn(x, one + two, at_one))
-    assert close(turn(x, one, at_one, inverse=True), turn(x, -one, at_one))
+    assert close(rotate(y, two, at_one), rotate(x, one + two, at_one))
+    assert close(rotate(x, one, at_one, inverse=True), rotate(x, -one, at_one))
 
 
-def test_the_formula_of_a_turn_is_what_apply_does():
+def test_apply_computes_the_formula_of_a_rotation():
     x = random(20, 2)
     angle = torch.tensor([0.7], dtype=torch.float64)
     x1, x2 = x.T
     expected = [formula(y, x1=x1, x2=x2, angle=angle) for y in ("y1", "y2")]
-    assert close(turn(x, angle, torch.ones(20)), torch.stack(expected, dim=-1))
+    assert close(rotate(x, angle, torch.ones(20)), torch.stack(expected, dim=-1))
 
 
 def test_a_full_turn():
@@ -249,7 +249,7 @@ def test_a_full_turn():
 def test_score_is_constant_along_diagonals():
     q, k = random(2, 2)
     inv_freq = torch.tensor([0.5], dtype=torch.float64)
-    scores = turn(q, inv_freq, torch.arange(30)) @ turn(k, inv_freq, torch.arange(30)).T
+    scores = rotate(q, inv_freq, torch.arange(30)) @ rotate(k, inv_freq, torch.arange(30)).T
     for diagonal in range(-29, 30):
         along = scores.diagonal(diagonal)
         assert close(along, along[0])
@@ -295,9 +295,9 @@ def test_pairings(interleaved):
 
 def test_pairings_agree_at_position_0_only():
     x, inv_freq = random(6, 8), f.default(8).inv_freq
-    differ = turn(x, inv_freq, torch.arange(6), interleaved=True) != turn(x, inv_freq, torch.arange(6))
+    differ = rotate(x, inv_freq, torch.arange(6), interleaved=True) != rotate(x, inv_freq, torch.arange(6))
     assert differ.any(-1).tolist() == [False] + [True] * 5
-    scores = [turn(x, inv_freq, torch.arange(6), interleaved=pairing) @ x.T for pairing in (True, False)]
+    scores = [rotate(x, inv_freq, torch.arange(6), interleaved=pairing) @ x.T for pairing in (True, False)]
     assert close(scores[0][0], scores[1][0]) and not close(scores[0][1:], scores[1][1:], 0.1)
 
 
@@ -326,7 +326,7 @@ def test_only_the_distance_counts():
 def test_score_of_equal_channels_is_the_mean_cosine_and_falls_with_wiggles():
     inv_freq, distances = f.default(128).inv_freq, torch.arange(600)
     ones = torch.ones(128, dtype=torch.float64)
-    scores = turn(ones, inv_freq, distances) @ ones / 128
+    scores = rotate(ones, inv_freq, distances) @ ones / 128
     assert close(scores, torch.outer(distances, inv_freq).cos().mean(-1))
     smooth = scores.view(6, 100).mean(-1)
     assert (smooth.diff() < 0).all()
@@ -338,8 +338,8 @@ def test_random_scores_start_anywhere_and_a_distance_can_be_learned():
     starts = torch.stack([q @ k / 128 for q, k in (random(2, 128, seed=seed) for seed in range(50))])
     assert starts.min() < -0.1 and starts.max() > 0.1
     q = random(128)
-    k = turn(q, inv_freq, torch.tensor([50]))  # asks for the token 50 before
-    scores = turn(q, inv_freq, distances) @ k[0]
+    k = rotate(q, inv_freq, torch.tensor([50]))  # asks for the token 50 before
+    scores = rotate(q, inv_freq, distances) @ k[0]
     assert scores.argmax() == 50
 
 
@@ -471,10 +471,10 @@ def test_numbers_of_gemma_4(run):
 # 12. A warped frequency axis
 
 
-def test_a_turn_by_more_than_pi_looks_like_one_in_the_other_direction():
+def test_a_rotation_by_more_than_pi_looks_like_one_in_the_other_direction():
     more = torch.tensor([math.pi + 0.3], dtype=torch.float64)
     less = torch.tensor([-(math.pi - 0.3)], dtype=torch.float64)
-    assert close(turn(random(9, 2), more, torch.arange(9)), turn(random(9, 2), less, torch.arange(9)))
+    assert close(rotate(random(9, 2), more, torch.arange(9)), rotate(random(9, 2), less, torch.arange(9)))
 
 
 def test_warped_is_a_division_on_the_bilinear_axis(schedules):
@@ -532,9 +532,9 @@ def test_xpos_keeps_the_distance_and_fades():
         assert (scale.diff(dim=0) < 0).all() and close(scale[center], 1, 1e-12)
         ratio = scale[1:] / scale[:-1]
         assert (ratio < 1).all() and close(ratio, ratio[0], 1e-6)
-        q_turned = turn(q, inv_freq, positions) * scale.repeat(1, 2)
-        k_turned = turn(k, inv_freq, positions) / scale.repeat(1, 2)
-        scores[center] = q_turned @ k_turned.T
+        q_rotated = rotate(q, inv_freq, positions) * scale.repeat(1, 2)
+        k_rotated = rotate(k, inv_freq, positions) / scale.repeat(1, 2)
+        scores[center] = q_rotated @ k_rotated.T
         for distance in (0, 1, 17, 100):
             along = scores[center].diagonal(-distance)
             assert close(along / along[0], 1, 1e-6)

@@ -40,7 +40,7 @@ def unpacked(tmp_path_factory):
 
 
 def build(source, hook, target):
-    """What a hook of the build backend prints, building a quarter of the time."""
+    """The output of a hook of the build backend. Built without CUDA and optimisation, in a quarter of the time."""
     program = f"from setuptools import build_meta; build_meta.{hook}({str(target)!r})"
     quick = {"ROPE_EXT_CUDA": "0", "CMAKE_ARGS": "-DCMAKE_BUILD_TYPE=Debug"}
     return run(sys.executable, "-c", program, cwd=source, env={**os.environ, **quick})
@@ -101,7 +101,7 @@ def test_wheel_packs_nothing_of_earlier_builds(unpacked, wheel, tmp_path):
 
 
 def test_editable_installation_is_found_from_the_folder_above(unpacked, wheel, tmp_path):
-    """There the clone, a folder called rope_ext without an __init__.py, is in the way of whatever comes later."""
+    """From there the clone, a folder called rope_ext without an __init__.py, would shadow a package found later."""
     build(unpacked, "build_editable", tmp_path)
     (editable,) = tmp_path.glob("*.whl")
     zipfile.ZipFile(editable).extractall(tmp_path / "site")
@@ -131,7 +131,7 @@ def last_line(output):
 
 
 TOOLS = "'torch>=2.11' 'setuptools>=77' cmake ninja pybind11"
-FRONT_ENDS = [  # the folder and the variables by which it is recognised, and what its user has to type
+FRONT_ENDS = [  # the variable by which a front end is recognised, and what its user has to type
     (
         "venv",
         "PIP_BUILD_TRACKER",

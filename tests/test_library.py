@@ -66,8 +66,8 @@ def test_ops_holds_no_python_symbol():
 
 
 def test_ops_needs_nothing_newer_than_torch_2_11():
-    """Of torch only the C shims of the stable ABI, whose functions carry the version that introduced them in
-    torch/csrc/stable/c/shim.h: those after 2.11 stand behind an #if."""
+    """_ops.so uses only the C shims of torch's stable ABI. torch/csrc/stable/c/shim.h says which version introduced each
+    one: those after 2.11 stand behind an #if."""
     shims = [s for s in undefined_symbols(OPS) if re.match(r"(aoti_)?torch_", s)]
     assert shims
     foreign = [s for s in undefined_symbols(OPS) if re.search(r"(2at|3c10|5torch)", s)]
@@ -93,7 +93,7 @@ def test_hardened():
 
 
 def test_no_path_of_the_machine_that_built_it():
-    """Neither in messages nor elsewhere: sources are csrc/..., headers of torch torch/..."""
+    """In messages and everywhere else, sources are named csrc/... and headers of torch torch/..."""
     contents = OPS.read_bytes()
     assert b"csrc/bindings/" in contents
     for path in (ROOT, Path(torch.__file__).parent, Path(sys.prefix)):
@@ -103,15 +103,15 @@ def test_no_path_of_the_machine_that_built_it():
     )
 
 
-def test_no_state_is_made_at_the_first_call():
-    """A static variable of a function has a guard, for which a child waits if another thread was making it at the fork.
+def test_no_static_variable_is_initialised_at_the_first_call():
+    """A static variable of a function has a guard: a forked child would wait if another thread was initialising it.
 
-    Two are made while the library is loaded. A child has no use for those of CUDA.
+    Two are initialised while the library is loaded. A child does not use those of CUDA.
     """
     guards = re.findall(r"guard variable for (.*\(.*)", run("nm", "-C", OPS))
-    made_at_load = r"defines_ops\(\)::|register_kernels<"
+    at_load = r"defines_ops\(\)::|register_kernels<"
     cuda = r"__device_stub__|current_stream\(|checks_positions\(|multiprocessors_of\("
-    assert guards and not [name for name in guards if not re.search(f"{made_at_load}|{cuda}", name)]
+    assert guards and not [name for name in guards if not re.search(f"{at_load}|{cuda}", name)]
 
 
 def test_one_openmp_runtime():
@@ -123,7 +123,7 @@ def test_one_openmp_runtime():
 
 
 def test_import_is_light():
-    """torch aside, importing rope_ext imports nothing that has to be installed."""
+    """Besides torch, importing rope_ext imports nothing that has to be installed."""
     program = "import sys, torch; before = set(sys.modules); import rope_ext; print(*{m.split('.')[0] for m in set(sys.modules) - before})"
     imported = set(run(sys.executable, "-c", program).split())
     assert imported <= {"rope_ext", "torch"} | set(sys.stdlib_module_names) | {

@@ -23,12 +23,12 @@ def locks():
     return found
 
 
-def test_there_are_locks():
+def test_the_locks_of_the_package_are_found():
     assert {"rope_ext._shared_tables:_lock", "rope_ext.integrations._patch:_lock"} <= set(locks())
 
 
 def printed(program):
-    """What a program prints, on stderr too; without the warning of later Pythons that a process with threads forks."""
+    """The output and errors of a program, without the warning of later Pythons that a process with threads forks."""
     command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", program]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
@@ -38,7 +38,7 @@ def printed(program):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 @pytest.mark.parametrize("lock", locks())
 def test_a_forked_child_finds_the_lock_free(lock):
-    """The process is a new one: the child of a process with threads may do little, and this child does more."""
+    """A new process runs this: the child of a process with threads may do little, and this child does more."""
     module, name = lock.split(":")
     program = f"""
 import os, signal, threading, time, torch

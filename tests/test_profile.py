@@ -36,13 +36,13 @@ def test_payload(found):
 
 
 def test_peak_memory(found):
-    """The results have 2048 bytes; those of the backward pass are as large, while the others are still there."""
+    """The results take 2048 bytes, and those of the backward pass as many while the former are still allocated."""
     rows, _ = found
     assert [row.peak_bytes for row in rows.values()] == [0, 2048, 0, 0, 4096]
 
 
 def test_peak_is_not_a_sum():
-    """Memory that is free again does not count."""
+    """Memory that was freed does not count."""
 
     def call():
         for size in (100, 300, 200):
@@ -174,7 +174,7 @@ def test_command(tmp_path):
     options = "--seqlen 4 --heads 2 1 1 --head-dim 8 --dtype float32 --layout bhsd --threads 1 --rounds 1"
     command = [sys.executable, "-m", "rope_ext.profile", *options.split(), "--trace", str(file)]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (ended.returncode, ended.stderr) == (0, "")  # and nothing of torch's profiler
+    assert (ended.returncode, ended.stderr) == (0, "")  # torch's profiler prints nothing
     assert re.search(rf"torch {re.escape(torch.__version__)}, .*instruction set \w+, threads 1\n", ended.stdout)
     assert "batch 1, seqlen 4, heads 2 and 1 and 1, head_dim 8, rotary_dim all," in ended.stdout
     table = {line[:16].strip(): line[16:].split() for line in ended.stdout.splitlines()}

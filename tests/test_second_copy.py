@@ -1,4 +1,4 @@
-"""Two copies of the library in one process: an error or a line, never a crash, and the first works on."""
+"""Two copies of the library in one process: an error or a message, never a crash, and the first copy still works."""
 
 import os
 import shutil
@@ -34,7 +34,7 @@ def run(program):
 
 @pytest.mark.parametrize("load", ["torch.ops.load_library", "ctypes.CDLL"])
 def test_library_after_the_package(load, copy):
-    """It registers nothing and says so."""
+    """The second copy registers nothing and says so."""
     result = run(f"import ctypes, torch, rope_ext\n{load}({str(copy / '_ops.so')!r})\n" + WORKS)
     assert result.returncode == 0 and result.stdout == "works\n", result.stderr
     said = f"rope_ext: {copy / '_ops.so'} registers nothing: another copy of it is loaded in this process"
@@ -51,7 +51,7 @@ def test_two_libraries_without_the_package(copy):
     "first", ["import rope_ext", "import torch; torch.ops.load_library({})", "import ctypes, torch; ctypes.CDLL({})"]
 )
 def test_package_after_another_copy(first, copy):
-    """ImportError names both files, where torch knows the first."""
+    """ImportError names both files, if torch knows the first."""
     forget = "for name in [n for n in sys.modules if n.split('.')[0] == 'rope_ext']: del sys.modules[name]"
     second = f"import sys\n{forget}\nsys.path.insert(0, {str(copy.parent)!r})"
     program = f"{first.format(repr(str(PACKAGE / '_ops.so')))}\n{second}\ntry:\n  import rope_ext\nexcept ImportError as error:\n  print(error)\n"

@@ -1,4 +1,4 @@
-"""What setup.py makes of the machine and of environment variables."""
+"""How setup.py reads the machine and environment variables."""
 
 import ast
 import os

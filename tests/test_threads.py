@@ -14,7 +14,7 @@ pytestmark = [
 SETUP = """
 import os, threading, torch, rope_ext
 torch.set_num_threads(1)  # so that PyTorch starts none
-cos, sin = rope_ext.RotaryEmbedding(64)(torch.arange(4096))  # tables() makes a thread, which may not have ended yet
+cos, sin = rope_ext.RotaryEmbedding(64)(torch.arange(4096))  # tables() starts a thread, which may still run
 x = torch.ones(1, 4096, 8, 64)  # 8 MiB: work for many threads
 count = lambda: len(os.listdir("/proc/self/task"))
 before = count()
@@ -80,22 +80,22 @@ print(os.waitpid(child, 0)[1])
     assert printed(program) == "0"
 
 
-def test_a_forked_child_makes_cos_and_sin():
+def test_a_forked_child_computes_cos_and_sin():
     program = """
 torch.set_num_threads(3)
 positions, inv_freq = torch.arange(4096), torch.ones(32)
-made = rope_ext.cos_sin(positions, inv_freq)  # the parent has threads, which the child has not
+first = rope_ext.cos_sin(positions, inv_freq)  # the parent has threads, which the child has not
 child = os.fork()
 if child == 0:
     again = rope_ext.cos_sin(positions, inv_freq)
     torch.set_num_threads(1)  # PyTorch's own ops would wait for ever
-    os._exit(0 if all(map(torch.equal, made, again)) else 1)
+    os._exit(0 if all(map(torch.equal, first, again)) else 1)
 print(os.waitpid(child, 0)[1])
 """
     assert printed(program) == "0"
 
 
-def test_a_fork_meets_the_pool_in_any_state():
+def test_a_forked_child_finds_the_lock_of_the_pool_free():
     """A mutex that another thread holds at the fork would stay locked in the child."""
     program = """
 import signal

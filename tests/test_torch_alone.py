@@ -1,4 +1,4 @@
-"""rope_ext beside torch and what torch requires, where nothing else is installed: no numpy, and no word about it."""
+"""rope_ext with torch and its requirements only: it needs no numpy, and does not warn that there is none."""
 
 import importlib.metadata as metadata
 import os

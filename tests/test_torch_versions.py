@@ -1,4 +1,4 @@
-"""What rope_ext needs of torch beyond its documentation: found in this torch, in one folder, and missed with a sentence."""
+"""Private names of torch: this torch has them, one folder uses them, and a sentence reports a missing one."""
 
 import ast
 import re
@@ -27,7 +27,7 @@ TWO_DTYPES = (X, COS.half(), SIN), ArgumentTypeError, "rope_ext: sin must have t
 
 @pytest.mark.parametrize("arguments, kind, message", [TOO_SHORT, TWO_DTYPES], ids=["value", "type"])
 @pytest.mark.parametrize("needs_grad", [False, True])
-def test_error_types_of_the_front_door_and_of_the_raw_ops(arguments, kind, message, needs_grad):
+def test_error_types_of_apply_and_of_the_raw_ops(arguments, kind, message, needs_grad):
     x, cos, sin = arguments
     x = x.clone().requires_grad_(needs_grad)
     raw = [
@@ -67,7 +67,7 @@ def test_this_torch_has_every_name():
         private._find(name)
 
 
-def test_a_name_that_every_call_needs_is_missed_at_import():
+def test_a_missing_name_that_every_call_needs_fails_the_import():
     with pytest.raises(ImportError) as caught:
         private._needed("torch._C._no_such_name", "which counts writes")
     assert str(caught.value) == (
@@ -76,7 +76,7 @@ def test_a_name_that_every_call_needs_is_missed_at_import():
     )
 
 
-def test_a_name_that_one_feature_needs_is_missed_when_it_is_used():
+def test_a_missing_name_that_one_feature_needs_fails_its_use():
     name = private._optional("torch._C._functorch.no_such_name", "which records in a transform")
     with pytest.raises(
         NotImplementedError, match=r"^rope_ext: torch must have torch\._C\._functorch\.no_such_name, which"
@@ -150,9 +150,9 @@ def test_readme_and_metadata_name_the_releases_that_were_tested():
     assert f'"torch>={private.OLDEST}"' in (root / "pyproject.toml").read_text()
 
 
-def test_a_type_that_nobody_took_does_not_fit_a_later_error():
+def test_an_error_type_that_was_not_read_does_not_fit_a_later_error():
     with torch.inference_mode(), pytest.raises(RuntimeError, match="sin must have the dtype of cos"):
-        torch_ops.rotate([X.clone()], COS.half(), SIN)  # no Python of this package lies between
+        torch_ops.rotate([X.clone()], COS.half(), SIN)  # called without the Python of this package
     leaf = X.clone().requires_grad_()
     with pytest.raises(ValueError, match=r"^rope_ext: x must not be a leaf that requires grad"):
         rope_ext.apply_(leaf, COS, SIN)

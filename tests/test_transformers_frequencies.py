@@ -33,7 +33,7 @@ METHOD = re.compile(r"    def (compute_(?:default|axial)_rope_parameters)\(\s*(?
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread():
-    """A thousand sines of a few hundred numbers: waking a second thread would be most of the time."""
+    """The tests take a thousand sines of a few hundred numbers: waking a second thread would cost most of the time."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -146,7 +146,7 @@ def by_pair(rope):
 
 
 def in_our_order(name, inv_freq):
-    """Theirs, once per pair. Several axes share one tensor; Ernie permutes here and back in forward."""
+    """Frequencies of transformers, one per pair. Several axes share a tensor; Ernie permutes here and back in forward."""
     if name.startswith("Ernie4_5_VLMoeText"):
         height_and_width = inv_freq[:44].unflatten(0, (2, 22)).T.flatten()
         return torch.cat((height_and_width, inv_freq[44:]))
@@ -566,7 +566,7 @@ def test_cos_and_sin_of_checkpoints(name):
     check_cos_sin(config, rotary_class_of(config), *(layer_type or [None]), raw=raw)
 
 
-# Modules that are called otherwise.
+# Modules that are called in another way.
 OTHER_FORWARD = {
     "EfficientLoFTRRotaryEmbedding": LEFT_OUT["EfficientLoFTRRotaryEmbedding"],
     "EomtDinov3RotaryEmbedding": "makes its positions of an image",
@@ -588,7 +588,7 @@ def test_cos_and_sin_of_every_class(name):
 
 @pytest.mark.parametrize("kind", ["gptj", "codegen"])
 def test_tables_of_gptj_and_codegen(kind):
-    """Made by a function, sin before cos; there is nothing about frequencies in the configuration."""
+    """A function makes these tables, sin before cos; the configuration says nothing about frequencies."""
     module = importlib.import_module(f"transformers.models.{kind}.modeling_{kind}")
     raw = {"model_type": kind, "n_embd": 128, "n_head": 4, "rotary_dim": 8}
     config = transformers.AutoConfig.for_model(**raw)
@@ -600,7 +600,7 @@ def test_tables_of_gptj_and_codegen(kind):
 
 
 def test_cos_and_sin_of_dinov3():
-    """An image: float coordinates from -1 to 1, a whole revolution each, given to us as radians."""
+    """Images have float coordinates from -1 to 1, a whole revolution each; rope_ext takes radians."""
     from transformers.models.dinov3_vit import modeling_dinov3_vit as dinov3
 
     config = transformers.DINOv3ViTConfig()
@@ -613,7 +613,7 @@ def test_cos_and_sin_of_dinov3():
 
 
 def test_truncate_of_a_layer_type_is_not_read():
-    """transformers does not read it either; what becomes of it is in test_from_config.py."""
+    """transformers does not read it either. test_from_config.py tests the warning."""
     yarn = {**YARN, "rope_theta": 500000.0, "truncate": False}
     config = transformers.Olmo3Config(
         **HEADS, rope_parameters={"full_attention": yarn, "sliding_attention": {"rope_theta": 1e4}}
@@ -667,7 +667,7 @@ def without(kind):
 
 
 def theirs_or_none(raw):
-    """What a Llama in transformers makes of it; None where it raises."""
+    """The rotation of a Llama in transformers for the configuration; None where it raises an error."""
     from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
     try:

@@ -175,7 +175,7 @@ def test_export():
 @pytest.mark.parametrize("memory", ["contiguous", "transposed", "sliced", "reversed strides"])
 @pytest.mark.parametrize("op", ["rotate", "rotate_", "rotate_out", "table_grad", "table_rows", "check_in_place"])
 def test_opcheck(op, memory):
-    """PyTorch's own check of custom ops: schema, strides of the fake kernel, autograd registration, compiled autograd."""
+    """PyTorch checks custom ops: schema, strides of the fake kernel, autograd registration, compiled autograd."""
     x = [in_memory(random((2, 5, h, 4), F64, h), memory) for h in (2, 1)]
     leaf = op in ("rotate", "table_grad")
     x = [t.requires_grad_(leaf) for t in x]
@@ -212,7 +212,7 @@ class Seen(TorchDispatchMode):
 
 
 def test_modes_see_the_ops_that_know_their_derivatives():
-    """Not the overload that apply calls when nothing is recorded; and writes are counted once."""
+    """They do not see the overload that apply calls when nothing is recorded. Writes are counted once."""
     ops = torch.ops.rope_ext
     x, out = random((5, 2, 4), F64), torch.empty(5, 2, 4, dtype=F64)
     with Seen() as seen:
@@ -266,7 +266,7 @@ def test_vmap_over_nothing_and_into_out():
 
 @pytest.mark.parametrize("transform", ["grad", "jvp"])
 def test_a_view_of_a_tensor_from_outside_is_not_written(transform):
-    """Nothing would be recorded for the table: its gradient would be zero without a word."""
+    """Nothing would be recorded for the table: its gradient would silently be zero."""
     k, (cos, sin) = random((1, 4, 2, 8), torch.float32), rope_ext.RotaryEmbedding(8).tables(4)
     before = k.clone()
 

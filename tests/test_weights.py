@@ -62,7 +62,7 @@ def test_order_by_hand():
     assert middle.tolist() == [0, 1, 2, 4, 3, 5, 6, 7]
 
 
-def test_equivalent_in_the_docstring():
+def test_the_docstring_shows_equivalent_code():
     weight, num_heads, head_dim = random((12, 5), F32), 3, 4
     expected = weight.view(num_heads, head_dim // 2, 2, -1).transpose(1, 2).reshape(weight.shape)
     assert_same_bits(rope_ext.permute_weights(weight, num_heads, to="half"), expected)
@@ -89,7 +89,7 @@ def test_same_attention_scores(part):
     scores = []
     for interleaved in (True, False):
         q, k = rotated[interleaved]
-        if not interleaved:  # channels back in order; the rows of a head are permuted like its channels
+        if not interleaved:  # restores the order of channels, which are permuted like the rows of a head
             order = rope_ext.permute_weights(torch.arange(head_dim), 1, to="interleaved", **PARTS[part])
             q, k = q[..., order], k[..., order]
         scores.append(torch.einsum("bqhd,bkhd->bhqk", q, k.repeat_interleave(heads // heads_k, dim=2)))
@@ -134,5 +134,5 @@ def test_errors(arguments, message):
     assert str(error.value) == f"rope_ext: {message}"
 
 
-def test_no_rows_belong_to_any_number_of_heads():
+def test_an_empty_weight_has_any_number_of_heads():
     assert rope_ext.permute_weights(torch.zeros(0, 5), 2**64, to="half").shape == (0, 5)
