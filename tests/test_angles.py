@@ -197,9 +197,9 @@ def exact(inv_freq, position):
 
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_cos_sin_is_exact(dtype):
-    """The bound in float32 adds 2^-25 for rounding results below 1, 2^-26 for the series, and the errors of the angle in
-    radians: position * 2^-50 from the frequency, and 2^-25 of the fraction of a revolution from its product with the
-    position. In float64 it is 29 bits smaller."""
+    """The bound in float32 adds 2^-25 for rounding results below 1, 2^-26 for the series, and the errors of the angle
+    in radians: position * 2^-50 from the frequency, and 2^-25 of the fraction of a revolution from its product with
+    the position. In float64 it is 29 bits smaller."""
     scale = 2.0 if dtype == torch.float32 else 2.0**-28
     inv_freq = frequencies(16)
     cos, sin = rope_ext.cos_sin(torch.tensor(FAR), inv_freq, dtype=dtype)

@@ -1,4 +1,4 @@
-"""What nvcc makes of the kernels, and how setup.py is told to call it. Runs without a GPU.
+"""What nvcc compiles the kernels to, and how setup.py is told to call it. Runs without a GPU.
 
 Spilled registers and stack frames need no test: with ROPE_EXT_WERROR, which CI sets, they fail the build.
 """

@@ -22,7 +22,7 @@ def table_dtype(dtype):
 
 
 def placed(t, shift):
-    """A copy of t `shift` elements past an aligned address, and a function that tells if the memory around is intact."""
+    """A copy of t `shift` elements past an aligned address, and a function: whether the memory around it is intact."""
     memory = torch.full((GUARD + shift + t.numel() + GUARD,), 7.0, dtype=t.dtype)
     inside = memory[GUARD + shift :][: t.numel()].view(t.shape).copy_(t)
     return inside, lambda: bool((memory[: GUARD + shift] == 7).all() and (memory[-GUARD:] == 7).all())

@@ -12,7 +12,7 @@ from tests.pairwise import pairwise
 
 F64 = torch.float64
 # Bound on a GPU, where PyTorch's index_add_ adds the tokens that read one row in any order: two float64 gradients may
-# differ by 32 roundings (two tensors, two heads, two channels, up to four tokens) of sums below 2^7 of products below 16.
+# differ by 32 roundings (two tensors, two heads, two channels, up to four tokens) of sums below 2^7.
 ANY_ORDER = 32 * 2.0**7 * 2.0**-53
 
 
@@ -97,7 +97,7 @@ def test_gradients_equal_the_reference_in_fp64(case):
 @pytest.mark.parametrize("pairings", [(False, False), (True, True), (True, False), (False, True)])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_gradient_of_x_equals_the_reference_bitwise(dtype, pairings):
-    """The gradient is the rotation with transposed blocks, back to the pairing of x: one more call of the same kernel."""
+    """The gradient is the rotation with transposed blocks, back to the pairing of x: a call of the same kernel."""
     of_x, of_result = pairings
     x = random((2, 5, 3, 16), dtype).requires_grad_()
     g = random(x.shape, dtype, 3)
@@ -149,8 +149,8 @@ def test_eager_rounding_without_table():
 
 @pytest.mark.parametrize("table_dtype", [torch.float32, torch.bfloat16])
 def test_gradient_of_tables_accumulates_in_fp32(table_dtype):
-    """All 2 x 2048 tokens read row 1. The products are small integers with sums below 2^24, which float32 adds exactly, so
-    the result is the exact sum rounded once; sums in bfloat16, exact up to 2^8 only, would differ."""
+    """All 2 x 2048 tokens read row 1. The products are small integers with sums below 2^24, which float32 adds exactly:
+    the result is the exact sum rounded once. Sums in bfloat16, exact up to 2^8 only, would differ."""
     x, g = ((random((2, 2048, 4, 4), F64, seed).abs() * 5).ceil().clamp(max=15) for seed in (0, 1))
     cos, sin = (random((3, 4), torch.float32, s).to(table_dtype).requires_grad_() for s in (2, 3))
     positions = torch.ones(2048, dtype=torch.int64)

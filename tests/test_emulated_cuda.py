@@ -61,8 +61,8 @@ def test_values_from_inv_freq(case, emulated):
 
 
 def test_every_instance_of_the_kernel_has_run(emulated):
-    """There are 30, by element type, width of access (16 bytes, 4 bytes, one element), and source of cos and sin (per pair,
-    per channel, from positions)."""
+    """There are 30, by element type, width of access (16 bytes, 4 bytes, one element), and source of cos and sin (per
+    pair, per channel, from positions)."""
     emulated()
     for dtype in DTYPES:
         for head_dim in (64, 20, 6):
@@ -141,7 +141,7 @@ def test_gradients_of_tables_have_the_bits_of_the_cpu(dtype, emulated):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_rows_outside_the_table_are_not_read(dtype):
-    """The token becomes NaN and its neighbours do not. The ops refuse such positions on a CPU: this calls the kernel."""
+    """Their tokens become NaN, the others do not. The ops refuse such positions on a CPU, so this calls the kernel."""
     x, cos, sin = random((2, 3, 2, 16), dtype), *rope_ext.RotaryEmbedding(16).tables(4)
     if dtype == torch.float64:
         cos, sin = cos.double(), sin.double()

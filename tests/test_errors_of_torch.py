@@ -1,4 +1,4 @@
-"""Errors of torch, of modes and of subclasses are raised unchanged, or quoted in a sentence that is true of the call."""
+"""Errors of torch, of modes and of subclasses are raised unchanged, or quoted in a sentence that fits the call."""
 
 import pytest
 import torch

@@ -66,8 +66,8 @@ def test_ops_holds_no_python_symbol():
 
 
 def test_ops_needs_nothing_newer_than_torch_2_11():
-    """_ops.so uses only the C shims of torch's stable ABI. torch/csrc/stable/c/shim.h says which version introduced each
-    one: those after 2.11 stand behind an #if."""
+    """_ops.so uses only the C shims of torch's stable ABI. torch/csrc/stable/c/shim.h says which version introduced
+    each: those after 2.11 stand behind an #if."""
     shims = [s for s in undefined_symbols(OPS) if re.match(r"(aoti_)?torch_", s)]
     assert shims
     foreign = [s for s in undefined_symbols(OPS) if re.search(r"(2at|3c10|5torch)", s)]

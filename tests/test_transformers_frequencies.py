@@ -146,7 +146,7 @@ def by_pair(rope):
 
 
 def in_our_order(name, inv_freq):
-    """Frequencies of transformers, one per pair. Several axes share a tensor; Ernie permutes here and back in forward."""
+    """Their frequencies, one per pair. Several axes share a tensor; Ernie permutes here, and back in forward."""
     if name.startswith("Ernie4_5_VLMoeText"):
         height_and_width = inv_freq[:44].unflatten(0, (2, 22)).T.flatten()
         return torch.cat((height_and_width, inv_freq[44:]))

@@ -51,7 +51,7 @@ TARGETS = {
 
 
 def drawn(seed, index, names, memory):
-    """(target, Call) number `index`. memory: cleared, then what its tensors lie in."""
+    """(target, Call) number `index`. Clears memory, which then holds the tensors of the call."""
     r = random.Random(seed * 1_000_003 + index)
     name = r.choices(names, [TARGETS[n][0] for n in names])[0]
     memory.clear()
@@ -59,7 +59,7 @@ def drawn(seed, index, names, memory):
 
 
 def wrong(call, memory):
-    """What is wrong with the call, a sentence; None: nothing. Makes it."""
+    """Makes the call and returns a sentence about what is wrong with it, or None."""
     shadow = memory.prepare()
     valid = call.is_valid()
     try:
@@ -136,9 +136,9 @@ def differs(result, expected):
 
 def work(options):
     torch.set_num_threads(1)
-    if not options.apart:  # AddressSanitizer maps more than there is, and has a limit of its own
+    if not options.apart:  # AddressSanitizer maps more memory than there is, and has a limit of its own
         pages = int(Path("/proc/self/statm").read_text().split()[0])
-        limit = pages * resource.getpagesize() + (2 << 30)  # a call that asks for more fails, and the machine lives
+        limit = pages * resource.getpagesize() + (2 << 30)  # a call that asks for more fails, and the machine survives
         resource.setrlimit(resource.RLIMIT_AS, (limit, resource.getrlimit(resource.RLIMIT_AS)[1]))
     warnings.simplefilter("ignore")
     names, memory = options.only, Memory(options.apart)

@@ -1,4 +1,4 @@
-"""A call that was drawn: its text, its arguments, whether it is valid, and what it should give."""
+"""A random call: its text, its arguments, whether it is valid, and its expected result."""
 
 import copy
 import random
@@ -28,7 +28,7 @@ DTYPES += [*OTHER_FLOATS, torch.uint16, torch.uint64]
 
 
 class Unknown(Exception):
-    """Whether a call is valid cannot be told from the documentation."""
+    """Whether a call is valid cannot be decidable from the documentation."""
 
 
 class Invalid(Exception):
@@ -36,11 +36,13 @@ class Invalid(Exception):
 
 
 def must(condition):
+    """Raises Invalid unless the condition holds."""
     if not condition:
         raise Invalid
 
 
-def told(condition):
+def decidable(condition):
+    """Raises Unknown unless the condition holds."""
     if not condition:
         raise Unknown
 
@@ -50,7 +52,7 @@ class NotMade(Exception):
 
 
 class Made:
-    """An argument that is made from others: function(*arguments)."""
+    """An argument that a function makes of others: function(*arguments)."""
 
     def __init__(self, text, function, *arguments):
         self.text, self.function, self.arguments = text, function, arguments
@@ -62,8 +64,8 @@ class Made:
 class Call:
     """keywords: arguments by name, with Drawn and Made for tensors; `positional` of them are given by position.
 
-    Subclasses say check(), which raises Invalid or Unknown, and expected(arguments), which gets the arguments in the
-    copy of the memory, does there what the call should have done, and returns what it should have returned.
+    Subclasses define check(), which raises Invalid or Unknown, and expected(arguments), which gets the arguments in the
+    copy of the memory, does there what the call should do, and returns what it should return.
     """
 
     def __init__(self, name, function, keywords, positional=1, mode=None):
@@ -78,7 +80,7 @@ class Call:
         return f"{mode}{self.name}(\n        " + ",\n        ".join(texts) + ",\n    )"
 
     def is_valid(self):
-        """True, False, or None where it cannot be told."""
+        """True, False, or None where it cannot be decidable."""
         try:
             self.check()
         except Invalid:
@@ -123,7 +125,7 @@ class Call:
         raise Unknown
 
     def written(self):
-        """The Drawn that the call writes."""
+        """Every Drawn that the call writes."""
         return []
 
     def after(self, arguments, result, shadow):

@@ -3,7 +3,7 @@
 import math
 
 import torch
-from calls import Call, Made, must, mutate, told
+from calls import Call, Made, decidable, must, mutate
 from documented import check_scaling, is_int, is_tensor
 from memory import FLOATS, INTEGERS, OTHER_FLOATS, Drawn, any_strides
 from rotations import MODES, Rotation, index, same_bits
@@ -49,13 +49,13 @@ class CosSin(Call):
         if isinstance(inv_freq, Made):
             must(inv_freq.arguments[1] == a["dtype"])
             inv_freq = inv_freq.arguments[0]
-            told(inv_freq.dtype in FLOATS and 1 <= len(inv_freq.shape) <= 3)
+            decidable(inv_freq.dtype in FLOATS and 1 <= len(inv_freq.shape) <= 3)
         must(is_tensor(inv_freq))
-        told(inv_freq.dtype not in OTHER_FLOATS)
+        decidable(inv_freq.dtype not in OTHER_FLOATS)
         must(inv_freq.dtype in FLOATS and 1 <= len(inv_freq.shape) <= 3)
         positions = a["positions"]
         must(is_tensor(positions) and positions.dtype in (*INTEGERS, a["dtype"]))
-        told("inference" not in (positions.state, inv_freq.state))
+        decidable("inference" not in (positions.state, inv_freq.state))
         if len(inv_freq.shape) == 3:
             must(positions.shape and positions.shape[0] == inv_freq.shape[0])
         must(0 not in inv_freq.shape)
@@ -65,13 +65,15 @@ class CosSin(Call):
         positions = a["positions"]
         shape = positions.shape[1:] if per_axis else positions.shape
         flat = positions.reshape(len(high), -1) if positions.numel() else positions.new_empty(len(high), 0)
-        told(bool((high.abs() < 1).all()))
-        told(not any(bool(((t != 0) & (t.abs() < 1e-150)).any()) for t in (flat.double(), high)))  # no exact products
+        decidable(bool((high.abs() < 1).all()))
+        decidable(
+            not any(bool(((t != 0) & (t.abs() < 1e-150)).any()) for t in (flat.double(), high))
+        )  # no exact products
         if positions.is_floating_point() and flat.numel() and high.numel():
-            told(
+            decidable(
                 flat.double().abs().max() * high.abs().max() * 6.3 < 2.0 ** (24 if high.dtype == torch.float32 else 53)
             )
-        told(a.get("attention_scaling", 1.0) != 0)  # zeros, whose sign derivatives may change
+        decidable(a.get("attention_scaling", 1.0) != 0)  # zeros, whose sign derivatives may change
         cos, sin = reference.cos_sin(flat, high, low, float(a.get("attention_scaling", 1.0)))
         shape = (*shape, *high.shape[1:]) if high.shape[1] != 1 else (*shape, high.shape[2])
         return cos.reshape(shape), sin.reshape(shape)
@@ -101,13 +103,13 @@ class PermuteWeights(Call):
         a = {"rotary_dim": None, "rotary_offset": 0} | self.keywords
         must(isinstance(a["to"], str) and a["to"] in ("half", "interleaved"))
         must(isinstance(a["weight"], Drawn))
-        told(a["weight"].state not in ("meta", "sparse"))
+        decidable(a["weight"].state not in ("meta", "sparse"))
         shape = a["weight"].shape
         must(is_int(a["num_heads"]) and is_int(a["rotary_offset"]))
         must(a["rotary_dim"] is None or is_int(a["rotary_dim"]))
         must(a["num_heads"] > 0 and shape and shape[0] % a["num_heads"] == 0)
-        told(1 <= len(shape) <= 2)
-        told(a["weight"].dtype in (*FLOATS, *INTEGERS))  # not every dtype has index_select
+        decidable(1 <= len(shape) <= 2)
+        decidable(a["weight"].dtype in (*FLOATS, *INTEGERS))  # not every dtype has index_select
         head_dim = shape[0] // a["num_heads"]
         must(0 <= a["rotary_offset"] <= head_dim)
         rotary_dim = head_dim - a["rotary_offset"] if a["rotary_dim"] is None else a["rotary_dim"]
@@ -115,7 +117,7 @@ class PermuteWeights(Call):
 
     def expected(self, a):
         weight, heads = a["weight"], a["num_heads"]
-        told(weight.device.type == "cpu" and weight.layout == torch.strided)
+        decidable(weight.device.type == "cpu" and weight.layout == torch.strided)
         head_dim, start = weight.shape[0] // heads, a.get("rotary_offset", 0)
         size = a.get("rotary_dim", None)
         pairs = (head_dim - start if size is None else size) // 2

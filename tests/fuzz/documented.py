@@ -1,11 +1,11 @@
-"""What the documentation of apply allows: written from it, and not from the checks of the package."""
+"""Which calls of apply are valid: written from its documentation, and not from the checks of the package."""
 
 import itertools
 import numbers
 import sys
 
 import torch
-from calls import Call, Made, drawn_in, must, told
+from calls import Call, Made, decidable, drawn_in, must
 from memory import FLOATS, INTEGERS, OTHER_FLOATS, Drawn
 
 import rope_ext
@@ -17,7 +17,7 @@ DEFAULTS |= {"attention_scaling": 1, "rounding": "once", "out_interleaved": None
 
 
 def is_int(value):
-    told(not isinstance(value, numbers.Integral) or isinstance(value, int))  # numpy's
+    decidable(not isinstance(value, numbers.Integral) or isinstance(value, int))  # an int of NumPy
     return isinstance(value, int) and not isinstance(value, bool)
 
 
@@ -30,7 +30,7 @@ def check_scaling(value, arithmetic):
 
 def is_tensor(value):
     if isinstance(value, Drawn):
-        told(value.state != "meta")
+        decidable(value.state != "meta")
         must(value.state != "sparse")
         return True
     return False
@@ -81,8 +81,8 @@ class Documented(Call):
                 must(inv_freq.arguments[1] == arithmetic)
                 inv_freq = inv_freq.arguments[0]
             must(isinstance(inv_freq, Drawn))
-            told(inv_freq.state is None and inv_freq.shares is None and not inv_freq.odd)
-            told(inv_freq.dtype not in OTHER_FLOATS)
+            decidable(inv_freq.state is None and inv_freq.shares is None and not inv_freq.odd)
+            decidable(inv_freq.dtype not in OTHER_FLOATS)
             must(inv_freq.dtype in FLOATS)
             must(1 <= len(inv_freq.shape) <= 3 and inv_freq.shape[-1] == pairs)
             if len(inv_freq.shape) > 1:
@@ -112,46 +112,46 @@ class Documented(Call):
         from_table = rows >= 0
         arithmetic = torch.float64 if dtype == torch.float64 else torch.float32
         indices = [t for t in (positions, offset, cu_seqlens) if isinstance(t, Drawn)]
-        told(all(t.shares is None and not t.has_sharers for t in indices))
+        decidable(all(t.shares is None and not t.has_sharers for t in indices))
         values = [range(seqlen)]
         if positions is not None:
             must(is_tensor(positions))
             fractions = not from_table and positions.dtype == arithmetic
             must(fractions or positions.dtype in INTEGERS)
             shape = positions.shape
-            told(layout != "shd" or len(shape) < 2)
+            decidable(layout != "shd" or len(shape) < 2)
             if len(shape) == 3 and not from_table:
-                told(self.axes is not None and layout not in ("thd", "shd"))
+                decidable(self.axes is not None and layout not in ("thd", "shd"))
             must(1 <= len(shape) <= 2 or (len(shape) == 3 and not from_table and shape[0] == self.axes))
             must(layout != "thd" or len(shape) == 1)
             must(shape[-1] == seqlen and (len(shape) == 1 or shape[-2] in (1, batch)))
-            told(fractions or positions.values is not None)
+            decidable(fractions or positions.values is not None)
             values = [] if fractions else _split(positions.values, seqlen)
         if cu_seqlens is not None:
             must(is_tensor(cu_seqlens) and cu_seqlens.dtype in INTEGERS and layout == "thd" and positions is None)
             must(len(cu_seqlens.shape) == 1 and cu_seqlens.shape[0] > 0)
-            told(cu_seqlens.values is not None and not _is_expanded(cu_seqlens))
+            decidable(cu_seqlens.values is not None and not _is_expanded(cu_seqlens))
             cu = cu_seqlens.values
             must(cu[0] == 0 and cu == sorted(cu) and cu[-1] <= seqlen)
             values = [range(end - start) for start, end in itertools.pairwise(cu)]
         if isinstance(offset, Drawn):
             must(is_tensor(offset) and offset.dtype in INTEGERS and offset.shape in ([], [1], [batch]))
-            told(offset.values is not None and not _is_expanded(offset))
+            decidable(offset.values is not None and not _is_expanded(offset))
             offsets = offset.values
             must(from_table or cu_seqlens is None or offsets[0] + seqlen <= 2**63)
         else:
             must(is_int(offset) and -(2**63) <= offset < 2**63)
             must(from_table or positions is not None or offset + seqlen <= 2**63)
             offsets = [offset]
-        told(positions is None or not _is_expanded(positions))
+        decidable(positions is None or not _is_expanded(positions))
         if not from_table:
-            told(batch * seqlen > 0 and any(t.numel for t in drawn_in(a["x"])))
+            decidable(batch * seqlen > 0 and any(t.numel for t in drawn_in(a["x"])))
         if not from_table and not (positions is None and isinstance(offset, int)):
-            told(len(values) < 2 or len(offsets) < 2 or len(values) == len(offsets))  # else with axes
+            decidable(len(values) < 2 or len(offsets) < 2 or len(values) == len(offsets))  # else with axes
             each = zip(values, offsets) if 1 < len(values) == len(offsets) else itertools.product(values, offsets)
             must(all(-(2**63) <= end + o < 2**63 for row, o in each if row for end in (min(row), max(row))))
         if from_table:
-            told(batch * seqlen > 0 and any(t.numel for t in drawn_in(a["x"])))
+            decidable(batch * seqlen > 0 and any(t.numel for t in drawn_in(a["x"])))
             if len(values) == 1 or len(offsets) == 1:  # the same rows or the same offset for the whole batch
                 found = [v + o for o in offsets for row in values for v in row]
             else:
@@ -169,16 +169,16 @@ class Documented(Call):
             written = [out] if is_one else out
             must(len(written) == len(x) and all(map(is_tensor, written)))
             must(all(o.dtype == t.dtype and o.shape == t.shape for o, t in zip(written, x)))
-        told(all(t.state != "negative bit" for t in written))
+        decidable(all(t.state != "negative bit" for t in written))
         others = [d for name, value in a.items() if name not in ("x", "out") for d in drawn_in(value)]
         if isinstance(a["inv_freq"], Made):
             others = [d for d in others if d not in drawn_in(a["inv_freq"])]  # it is read before the call
-        told(not any(d in drawn_in(a["inv_freq"]) for d in others))  # a copy of it may be what is read
+        decidable(not any(d in drawn_in(a["inv_freq"]) for d in others))  # a copy of it may be what is read
         bytes_of = {}
         for t in written:
             found = _bytes(t)
             must(len(found) == t.numel * t.dtype.itemsize)
-            told(not t.numel or _nests(t))
+            decidable(not t.numel or _nests(t))
             must(not any(found & other for other in bytes_of.values()))
             bytes_of[id(t)] = found
         for i, o in enumerate(written):
@@ -187,10 +187,10 @@ class Documented(Call):
                 if same:
                     pairing = a["out_interleaved"]
                     must(pairing is None or pairing == a["interleaved"] or not o.numel)
-                told(not (i == j and o.place() == t.place() and o.numel) or same)
+                decidable(not (i == j and o.place() == t.place() and o.numel) or same)
                 must(same or not bytes_of[id(o)] & _bytes(t))
             shared = [t for t in others if bytes_of[id(o)] & _bytes(t)]
-            told(not shared or any(t.state != "negative bit" for t in shared))  # what is read of those is a copy
+            decidable(not shared or any(t.state != "negative bit" for t in shared))  # what is read of those is a copy
             must(not shared)
         must(not in_place or a["out_interleaved"] in (None, a["interleaved"]))
 
@@ -201,7 +201,7 @@ class Documented(Call):
         written = drawn_in(a["out"]) if a["out"] is not None else x if self.function is rope_ext.apply_ else []
         need = ("requires grad", "not a leaf", "parameter")
         for t in read:
-            told(t.state != "inference" or not recorded or not any(d.state in need for d in read))
+            decidable(t.state != "inference" or not recorded or not any(d.state in need for d in read))
         if self.mode != "inference_mode":
             must(all(t.state != "inference" for t in written))
         if not recorded or not written:
@@ -216,7 +216,7 @@ def _split(values, seqlen):
 
 
 def _is_expanded(t):
-    """Whether elements that `values` lists apart lie at one place, other than rows that are equal."""
+    """Whether elements for which `values` has several entries share memory, except equal rows."""
     return (
         any(s == 0 and n > 1 for n, s in zip(t.shape, t.strides))
         and t.values is not None

@@ -1,7 +1,7 @@
 """Calls of rope_ext.compat, in float32: as the libraries make them, and with an argument or two wrong or odd.
 
-What a call gives is said by `rope_ext.reference` with its arguments in the words of `apply`; of calls with something
-changed only the errors and the memory are checked.
+`rope_ext.reference` gives the expected result, with the arguments translated to those of `apply`. Of calls with a
+changed argument only the errors and the memory are checked.
 """
 
 from types import SimpleNamespace
@@ -57,7 +57,7 @@ class LibraryCall(Call):
         return self.by_reference(SimpleNamespace(**a))
 
     def written(self):
-        """Of a call with something changed: whatever it may write."""
+        """Every Drawn that the call may write, also where an argument was changed."""
         names = {"x"} if self.keywords.get("inplace") else set(self.writes)
         return [d for name in names for d in drawn_in(self.keywords.get(name))]
 

@@ -69,7 +69,7 @@ class Memory:
 class Drawn:
     """A tensor to be made.
 
-    strides: in elements. values: those of an index, in the order of its elements; None: from a normal distribution.
+    strides: in elements. values: the integers of an index, in the order of its elements; None: normal random numbers.
     shares: the Drawn in whose memory this one lies, `shift` elements after its first. state: what is special about it,
     one of STATES or None.
     """
@@ -90,7 +90,7 @@ class Drawn:
 
     @property
     def span(self):
-        """Elements from the first to the last."""
+        """Number of elements from the first to the last, gaps included."""
         return 1 + sum((n - 1) * s for n, s in zip(self.shape, self.strides)) if self.numel else 0
 
     @property

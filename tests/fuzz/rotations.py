@@ -3,7 +3,7 @@
 import inspect
 
 import torch
-from calls import Made, drawn_in, mutate, told
+from calls import Made, decidable, drawn_in, mutate
 from documented import AXES, DEFAULTS, Documented
 from memory import FLOATS, INTEGERS, Drawn, any_strides
 
@@ -93,7 +93,7 @@ def draw(r, memory, target):
 
 
 def tables(r, memory, layout, batch, seqlen, heads, pairs, dtype, vast):
-    """cos, sin and what says which rows of them are read. vast: each is one row, expanded."""
+    """cos, sin and the arguments that choose their rows. vast: each is one row, expanded."""
     width = pairs * r.choice([1, 2])
     if vast:
         cos, sin = (Drawn(memory, r, dtype, [1, seqlen, width], [0, 0, 1]) for _ in range(2))
@@ -118,7 +118,7 @@ def tables(r, memory, layout, batch, seqlen, heads, pairs, dtype, vast):
 
 
 def frequencies(r, memory, layout, batch, seqlen, heads, pairs, arithmetic):
-    """inv_freq, or what revolutions made of it, and positions of any size."""
+    """inv_freq, as a tensor or as the result of `angles.revolutions`, and positions of any size."""
     per_head = heads[0] if len(set(heads)) == 1 else 1
     rank = r.choice([1, 1, 2, 3])
     axes = r.choice([1, 2, 3])
@@ -151,7 +151,7 @@ def frequencies(r, memory, layout, batch, seqlen, heads, pairs, arithmetic):
 
 
 def lookup(r, memory, layout, batch, seqlen, kind, rows):
-    """positions, offset and cu_seqlens that lead to rows; seldom to others."""
+    """positions, offset and cu_seqlens that lead to rows of the table, and seldom beyond it."""
     low, high = rows
     if r.random() < 0.04:
         high += 1
@@ -199,7 +199,7 @@ def index(memory, r, shape, values, dtype=None):
     return Drawn(memory, r, dtype, shape, strides, values)
 
 
-# ---- what they should give ----
+# ---- their expected results ----
 
 
 class Rotation(Documented):
@@ -235,9 +235,9 @@ class Rotation(Documented):
         at = at.expand(len(high), batch, seqlen).flatten(1)
         if at.numel() and high.numel():
             bound = 2.0 ** (24 if high.dtype == torch.float32 else 53)
-            told((at.double().abs().max() if at.is_floating_point() else 1) * high.abs().max() * 6.3 < bound)
-            told(high.abs().max() < 1)
-        told(a["attention_scaling"] != 0)  # zeros, whose sign derivatives may change
+            decidable((at.double().abs().max() if at.is_floating_point() else 1) * high.abs().max() * 6.3 < bound)
+            decidable(high.abs().max() < 1)
+        decidable(a["attention_scaling"] != 0)  # zeros, whose sign derivatives may change
         cos, sin = (
             t.reshape(batch, seqlen, -1 if t.numel() else high.shape[1], high.shape[2])
             for t in reference.cos_sin(at, high, low, float(a["attention_scaling"]))
@@ -293,7 +293,7 @@ class Rotation(Documented):
 
 
 def strides_of(t):
-    """Those that lead from one element to another."""
+    """The strides along axes of several elements."""
     return [s for n, s in zip(t.shape, t.stride()) if n > 1] if t.numel() else []
 
 
