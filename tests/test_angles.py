@@ -3,7 +3,7 @@
 import ctypes
 import pickle
 import re
-from decimal import Decimal, getcontext
+from decimal import Decimal
 
 import numpy as np
 import pytest
@@ -14,6 +14,7 @@ from rope_ext import _introspect, angles, reference
 from rope_ext._torch.flags import FREQUENCIES
 from rope_ext._torch.library import native, torch_ops
 from tests.conftest import assert_same_bits, random, random_integers, shape_of
+from tests.exact import exact_cos_sin
 from tests.pairwise import pairwise
 
 FLOATS = [torch.float32, torch.float64]
@@ -182,19 +183,6 @@ def test_revolutions_computed_in_advance_give_the_same_bits():
 # ---- exact ----
 
 
-def exact(inv_freq, position):
-    """(cos, sin) of position * inv_freq, a float64, by arithmetic of 60 digits."""
-    getcontext().prec = 60
-    angle = Decimal(position) * Decimal(inv_freq)
-    angle %= 2 * Decimal("3.14159265358979323846264338327950288419716939937510582097494459230781640628620899")
-    term, cos, sin, n = Decimal(1), Decimal(0), Decimal(0), 0
-    while abs(term) > Decimal(10) ** -40:
-        cos, sin = (cos + (-1) ** (n // 2) * term, sin) if n % 2 == 0 else (cos, sin + (-1) ** (n // 2) * term)
-        n += 1
-        term *= angle / n
-    return float(cos), float(sin)
-
-
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_cos_sin_is_exact(dtype):
     """The bound in float32 adds 2^-25 for rounding results below 1, 2^-26 for the series, and the errors of the angle
@@ -206,9 +194,8 @@ def test_cos_sin_is_exact(dtype):
     for row, position in enumerate(FAR):
         bound = scale * (2**-26 + 2**-27 + 2**-27 + abs(position) * 2**-51)
         for pair, frequency in enumerate(inv_freq.tolist()):
-            expected = exact(frequency, position)
-            assert abs(cos[row, pair].item() - expected[0]) <= bound, (position, pair)
-            assert abs(sin[row, pair].item() - expected[1]) <= bound, (position, pair)
+            for ours, expected in zip((cos, sin), exact_cos_sin(Decimal(position) * Decimal(frequency))):
+                assert abs(ours[row, pair].item() - float(expected)) <= bound, (position, pair)
 
 
 def test_positions_that_are_not_finite_give_nan():

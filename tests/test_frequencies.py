@@ -1,18 +1,17 @@
-"""rope_ext.frequencies: every schedule against numbers worked by hand, and against its formula in 50 digits."""
+"""rope_ext.frequencies: every schedule against numbers worked by hand, and against its formula in 60 digits."""
 
 import math
 import re
-from decimal import Decimal, getcontext
+from decimal import Decimal
 
 import pytest
 import torch
 
 import rope_ext
 from rope_ext import frequencies
+from tests.exact import PI, exact_cos_sin
 
 pytestmark = pytest.mark.devices("cpu")
-getcontext().prec = 50
-PI = Decimal("3.14159265358979323846264338327950288419716939937510582097494459")
 
 
 def close(found, expected, ulps=4):
@@ -175,7 +174,7 @@ def test_xpos_by_hand():
     close(frequencies.xpos_scale(torch.tensor(8), 2, scale_base=8, gamma=1.0, dtype=torch.float64), [0.5])
 
 
-# ---- in 50 digits ----
+# ---- in 60 digits ----
 
 
 def power(base, exponent):
@@ -231,7 +230,7 @@ EXACT = {
 
 @pytest.mark.parametrize("base", [10000, 500000])
 @pytest.mark.parametrize("schedule", list(EXACT))
-def test_frequencies_against_50_digits(schedule, base):
+def test_frequencies_against_60_digits(schedule, base):
     """Relative error: the rounded exponent times ln(base), and a dozen operations, each 2^-53."""
     keywords, oracle = EXACT[schedule]
     found = getattr(frequencies, schedule)(128, float(base), **keywords).inv_freq
@@ -244,18 +243,6 @@ def test_exponents_that_float32_cannot_hold():
     """2 i / 80 is a repeating fraction in binary; 2 i / 128 is not."""
     for ours, expected in zip(frequencies.default(80).inv_freq.tolist(), exact_default(80, 10000)):
         assert abs(Decimal(ours) - expected) <= 16 * Decimal(2) ** -53 * expected
-
-
-def exact_cos_sin(angle):
-    """By reduction with 60 digits of pi and Taylor series: nothing shared with the code under test."""
-    angle %= 2 * PI
-    term, cos, sin, n = Decimal(1), Decimal(0), Decimal(0), 0
-    while abs(term) > Decimal(10) ** -35:
-        sign = (-1) ** (n // 2)
-        cos, sin = (cos + sign * term, sin) if n % 2 == 0 else (cos, sin + sign * term)
-        n += 1
-        term *= angle / n
-    return cos, sin
 
 
 def half_an_ulp(value):

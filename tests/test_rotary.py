@@ -8,6 +8,7 @@ import math
 import pickle
 import types
 import typing
+from decimal import Decimal
 
 import pytest
 import torch
@@ -15,24 +16,9 @@ import torch
 import rope_ext
 from rope_ext import _keywords
 from tests.conftest import assert_same_bits, random
+from tests.exact import exact_cos_sin
 
 POSITIONS = [0, 1, 4095, 16384, 131071, 1_000_000]
-
-
-def exact(base, rotary_dim, position, pair):
-    """(cos, sin) by integer arithmetic of 60 digits: an oracle that shares nothing with the code under test."""
-    from decimal import Decimal, getcontext
-
-    getcontext().prec = 60
-    angle = Decimal(position) * Decimal(base) ** (Decimal(-2 * pair) / Decimal(rotary_dim))
-    pi = Decimal("3.14159265358979323846264338327950288419716939937510582097494459")
-    angle %= 2 * pi
-    term, cos, sin, n = Decimal(1), Decimal(0), Decimal(0), 0
-    while abs(term) > Decimal(10) ** -40:
-        cos, sin = (cos + (-1) ** (n // 2) * term, sin) if n % 2 == 0 else (cos, sin + (-1) ** (n // 2) * term)
-        n += 1
-        term *= angle / n
-    return float(cos), float(sin)
 
 
 @pytest.mark.parametrize(("head_dim", "rotary_dim", "base"), [(128, None, 10000.0), (64, 16, 500000.0)])
@@ -44,9 +30,9 @@ def test_tables_are_exact(head_dim, rotary_dim, base):
     cos, sin = rope(torch.tensor(POSITIONS))
     for row, position in enumerate(POSITIONS):
         for pair in range(0, width, 5):
-            expected_cos, expected_sin = exact(base, 2 * width, position, pair)
-            assert abs(cos[row, pair].item() - expected_cos) <= 2**-25 + 1e-9
-            assert abs(sin[row, pair].item() - expected_sin) <= 2**-25 + 1e-9
+            angle = Decimal(position) * Decimal(base) ** (Decimal(-pair) / Decimal(width))
+            for ours, expected in zip((cos, sin), exact_cos_sin(angle)):
+                assert abs(ours[row, pair].item() - float(expected)) <= 2**-25 + 1e-9
 
 
 def test_shapes_dtypes_and_agreement():
