@@ -5,6 +5,7 @@ device. The marker `devices` names the devices of a test that is not about all o
 session that would not run on a GPU fails.
 """
 
+import ctypes
 import os
 
 import pytest
@@ -13,6 +14,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 import rope_ext
 from rope_ext import _table_widths
+from rope_ext._torch.library import native
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 BITS = {torch.float64: torch.int64, torch.float32: torch.int32, torch.bfloat16: torch.int16, torch.float16: torch.int16}
@@ -64,6 +66,23 @@ def looks(monkeypatch):
     monkeypatch.setattr(rope_ext.ops, "_arguments", _table_widths.checked(rope_ext.ops._arguments))
 
 
+@pytest.fixture
+def use_kernels():
+    """A function that makes the ops use the CPU kernels at an address until the test ends; None: those of the build."""
+    native.rope_ext_use_cpu_kernels.argtypes = (ctypes.c_void_p,)
+    yield native.rope_ext_use_cpu_kernels
+    native.rope_ext_use_cpu_kernels(None)
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """For many small tensors, where a second thread would cost most of the time."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def moved(value, device):
     """value with its tensors on another device, all strides as they were; meta tensors stay."""
 
@@ -110,6 +129,11 @@ def in_memory(x, order):
         return torch.stack((x, x), dim=-1).flatten(-2)[..., ::2]
     assert order == "reversed strides"  # channels outermost
     return x.permute(*reversed(range(x.dim()))).contiguous().permute(*reversed(range(x.dim())))
+
+
+def lazy_negation(t):
+    """t, which PyTorch reads as minus the imaginary part of a complex tensor."""
+    return torch.complex(torch.zeros_like(t), -t).conj().imag
 
 
 def same_bits(a, b):

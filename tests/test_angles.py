@@ -1,6 +1,5 @@
 """Angles from positions, without a table: the bits of the reference, exact at any position, with derivatives."""
 
-import ctypes
 import pickle
 import re
 from decimal import Decimal
@@ -12,7 +11,7 @@ import torch
 import rope_ext
 from rope_ext import _introspect, angles, reference
 from rope_ext._torch.flags import FREQUENCIES
-from rope_ext._torch.library import native, torch_ops
+from rope_ext._torch.library import torch_ops
 from tests.conftest import assert_same_bits, random, random_integers, shape_of
 from tests.exact import exact_cos_sin
 from tests.pairwise import pairwise
@@ -66,19 +65,15 @@ def test_cos_sin_equals_the_reference(dtype):
 
 @pytest.mark.devices("cpu")
 @pytest.mark.parametrize("dtype", FLOATS)
-def test_instruction_sets_give_the_same_bits(dtype):
+def test_instruction_sets_give_the_same_bits(dtype, use_kernels):
     """The CUDA kernel, emulated on the CPU, counts as one of them."""
-    native.rope_ext_use_cpu_kernels.argtypes = (ctypes.c_void_p,)
     rates = angles.revolutions(frequencies(70, 2, 1), dtype)
     for positions in kinds_of_positions(2, 50, dtype):
         expected = reference.cos_sin(positions, *rates[:2])
         for isa in [*_introspect.supported_isas(), "cuda"]:
-            try:
-                native.rope_ext_use_cpu_kernels(_introspect.kernels(isa))
-                assert rope_ext.build_info()["cpu_isa"] == isa
-                assert_same_bits(op(positions, rates), expected)
-            finally:
-                native.rope_ext_use_cpu_kernels(None)
+            use_kernels(_introspect.kernels(isa))
+            assert rope_ext.build_info()["cpu_isa"] == isa
+            assert_same_bits(op(positions, rates), expected)
 
 
 PARAMETERS = {

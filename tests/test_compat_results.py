@@ -9,11 +9,6 @@ from tests.compat_cases import CU, F32, HK, ROWS, B, D, H, S
 from tests.conftest import assert_same_bits, in_memory, random
 from tests.test_compat import CASES, is_rotated, tensors_of
 
-
-def complex_of(t):
-    return torch.view_as_complex(t)
-
-
 # Functions whose originals take heads without channels: (function, number of x, shapes of x and tables).
 EMPTY = {
     "timm": (compat.timm.apply_rot_embed, 1, lambda b, s, h, d: [(b, h, s, d), (s, d), (s, d)]),
@@ -35,7 +30,7 @@ EMPTY = {
     ),
     "x_transformers": (compat.x_transformers.apply_rotary_pos_emb, 1, lambda b, s, h, d: [(b, h, s, d), (1, s, d)]),
     "torchtitan complex": (
-        lambda q, k, cache: compat.torchtitan.apply_rotary_emb_complex(q, k, complex_of(cache)),
+        lambda q, k, cache: compat.torchtitan.apply_rotary_emb_complex(q, k, torch.view_as_complex(cache)),
         2,
         lambda b, s, h, d: [(b, s, h, d), (b, s, HK, d), (1, s, 1, d // 2, 2)],
     ),
@@ -45,7 +40,7 @@ EMPTY = {
         lambda b, s, h, d: [(b, s, h, d), (b, s, HK, d), (b, s, 1, 2 * d)],
     ),
     "meta_llama": (
-        lambda q, k, cache: compat.meta_llama.apply_rotary_emb(q, k, complex_of(cache)),
+        lambda q, k, cache: compat.meta_llama.apply_rotary_emb(q, k, torch.view_as_complex(cache)),
         2,
         lambda b, s, h, d: [(b, s, h, d), (b, s, HK, d), (s, d // 2, 2)],
     ),

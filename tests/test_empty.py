@@ -1,25 +1,20 @@
 """Tensors without elements, whatever their strides: they are checked, and no loop runs over their tokens."""
 
-import ctypes
-
 import pytest
 import torch
 
 import rope_ext
 from rope_ext import _introspect, angles
-from rope_ext._torch.library import native, torch_ops
+from rope_ext._torch.library import torch_ops
 
 pytestmark = pytest.mark.devices("cpu")
-native.rope_ext_use_cpu_kernels.argtypes = (ctypes.c_void_p,)
 MANY = 2**40  # tokens that would take hours one by one
 
 
 @pytest.fixture(params=[*_introspect.supported_isas(), "cuda"])
-def kernels(request):
+def kernels(request, use_kernels):
     """Runs the ops with the kernels of one instruction set, or with the CUDA kernels emulated on the CPU."""
-    native.rope_ext_use_cpu_kernels(_introspect.kernels(request.param))
-    yield
-    native.rope_ext_use_cpu_kernels(None)
+    use_kernels(_introspect.kernels(request.param))
 
 
 def every_call(x, *tables, **options):

@@ -15,7 +15,6 @@ import torch
 
 import rope_ext
 from rope_ext import _introspect, reference
-from rope_ext._torch.library import native
 from tests import test_angles
 from tests.conftest import DTYPES, assert_same_bits, random
 from tests.pairwise import pairwise
@@ -28,7 +27,6 @@ emulator = ctypes.CDLL(os.environ.get("ROPE_EXT_EMULATOR", _introspect.__file__)
 emulator.rope_ext_emulated_cuda.restype = ctypes.c_void_p
 emulator.rope_ext_emulated_cuda.argtypes = ctypes.c_int, ctypes.c_bool
 emulator.rope_ext_emulated_instances.restype = ctypes.c_uint64
-native.rope_ext_use_cpu_kernels.argtypes = (ctypes.c_void_p,)
 
 # With one multiprocessor a thread does many heads, with many it does one. Backwards: the last thread runs first.
 GRIDS = {"multiprocessors": [1, 132], "backwards": [False, True]}
@@ -37,14 +35,13 @@ KEPT = {"ids": lambda case: "-".join(str(value).replace("torch.", "") for value 
 
 
 @pytest.fixture
-def emulated():
+def emulated(use_kernels):
     """A function that makes the ops use the emulated kernels instead of the CPU's."""
 
     def start(multiprocessors=132, backwards=False):
-        native.rope_ext_use_cpu_kernels(emulator.rope_ext_emulated_cuda(multiprocessors, backwards))
+        use_kernels(emulator.rope_ext_emulated_cuda(multiprocessors, backwards))
 
-    yield start
-    native.rope_ext_use_cpu_kernels(None)
+    return start
 
 
 @pytest.mark.parametrize("case", CASES, **KEPT)
@@ -121,7 +118,7 @@ def test_widths_and_alignment(first, head_dim, emulated):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_gradients_of_tables_have_the_bits_of_the_cpu(dtype, emulated):
+def test_gradients_of_tables_have_the_bits_of_the_cpu(dtype, emulated, use_kernels):
     """Both sum over batch, tensors and heads in one order, with a row per token, per head, or shared by the batch."""
     table = torch.float64 if dtype == torch.float64 else torch.float32
     q, k = random((2, 5, 4, 16), dtype), random((2, 5, 4, 16), dtype, 1)
@@ -133,7 +130,7 @@ def test_gradients_of_tables_have_the_bits_of_the_cpu(dtype, emulated):
             y = rope_ext.apply((q, k), *inputs, inverse=True, out_interleaved=out_interleaved)
             return torch.autograd.grad(y, inputs, weights)
 
-        native.rope_ext_use_cpu_kernels(None)
+        use_kernels(None)
         expected = gradients()
         emulated()
         assert_same_bits(gradients(), expected)

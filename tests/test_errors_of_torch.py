@@ -5,7 +5,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import rope_ext
-from tests.conftest import random
+from tests.conftest import lazy_negation, random
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*(nested|quantize|CSR).*:UserWarning")
 X, COS, SIN = random((1, 3, 2, 8), torch.float32), *rope_ext.RotaryEmbedding(8).tables(3)
@@ -34,18 +34,13 @@ def quantized(x):
     return torch.quantize_per_tensor(x, 0.1, 0, torch.qint8)
 
 
-def negation(t):
-    """t, which PyTorch reads as minus the imaginary part of a complex tensor."""
-    return torch.complex(torch.zeros_like(t), -t).conj().imag
-
-
 OUT = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 REFUSED_BY_A_MODE = {  # name: (x, call, error). A rule of rope_ext would fit x, but the error has another cause.
     "inference tensor": (torch.inference_mode()(X.clone), rope_ext.apply, OUT),
     "sparse": (X.to_sparse, rope_ext.apply, NotImplementedError("mine")),
     "quantized": (lambda: quantized(X), rope_ext.apply, RuntimeError("mine")),
     "nested": (lambda: torch.nested.nested_tensor([X[0]]), rope_ext.apply, NotImplementedError("mine")),
-    "negation that autograd writes": (lambda: negation(leaf() * 1), rope_ext.apply_, TypeError("mine")),
+    "negation that autograd writes": (lambda: lazy_negation(leaf() * 1), rope_ext.apply_, TypeError("mine")),
 }
 
 

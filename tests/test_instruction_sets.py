@@ -1,6 +1,5 @@
 """Every instruction set of this machine gives the reference's bits: kernels called by name, on raw pointers."""
 
-import ctypes
 import itertools
 
 import pytest
@@ -8,11 +7,8 @@ import torch
 
 import rope_ext
 from rope_ext import _introspect, reference
-from rope_ext._torch.library import native
 from tests.conftest import BITS, DTYPES, assert_same_bits, random
 from tests.test_values import CASES, test_equals_reference
-
-native.rope_ext_use_cpu_kernels.argtypes = (ctypes.c_void_p,)
 
 pytestmark = pytest.mark.devices("cpu")
 
@@ -68,20 +64,13 @@ def test_instruction_sets_give_the_same_bits(dtype, interleaved):
             assert_same_bits(other, gradients[0])
 
 
-@pytest.fixture
-def kernels():
-    """A function that makes the ops use the instruction set of the given name."""
-    yield lambda isa: native.rope_ext_use_cpu_kernels(_introspect.kernels(isa))
-    native.rope_ext_use_cpu_kernels(None)
-
-
 @pytest.mark.parametrize(
     "case", [c for c in CASES if c["rounding"] == "eager" or c["out_interleaved"] is not None][::4]
 )
-def test_options_of_every_instruction_set(case, kernels):
+def test_options_of_every_instruction_set(case, use_kernels):
     """Rounded products, and results in the other pairing."""
     for isa in _introspect.supported_isas():
-        kernels(isa)
+        use_kernels(_introspect.kernels(isa))
         assert rope_ext.build_info()["cpu_isa"] == isa
         test_equals_reference(case)
 

@@ -6,7 +6,7 @@ import torch
 from tests.conformance import bits
 from tests.conformance.transformers import page
 
-pytestmark = pytest.mark.devices("cpu")
+pytestmark = [pytest.mark.devices("cpu"), pytest.mark.usefixtures("one_thread")]
 TYPES = {
     "llama": "halves",
     "olmo2": "16-bit q, float32 tables",
@@ -22,15 +22,6 @@ TYPES = {
     "vjepa2": "two angles within a pair",
     "sam2_video": "more keys than angles",
 }
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Tiny matrices: threads would only wait for one another."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("model_type", TYPES)

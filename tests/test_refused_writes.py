@@ -6,18 +6,13 @@ import pytest
 import torch
 
 import rope_ext
-from tests.conftest import random
+from tests.conftest import lazy_negation, random
 
 X, COS, SIN = random((1, 3, 2, 8), torch.float32), *rope_ext.RotaryEmbedding(8).tables(3)
 
 
 def leaf():
     return X.clone().requires_grad_()
-
-
-def negation(t):
-    """t, which PyTorch reads as minus the imaginary part of a complex tensor."""
-    return torch.complex(torch.zeros_like(t), -t).conj().imag
 
 
 class ReturnsView(torch.autograd.Function):
@@ -97,7 +92,7 @@ def test_errors_about_out_name_out():
     with pytest.raises(ValueError, match=r"^rope_ext: out must be inside every transform"):
         torch.func.vmap(lambda cos: rope_ext.apply(X, cos, SIN, out=torch.empty_like(X)))(COS[None])
     with pytest.raises(ValueError, match=r"^rope_ext: out must not be a lazy negation"):
-        rope_ext.apply(negation(X), COS, SIN, out=negation(X))
+        rope_ext.apply(lazy_negation(X), COS, SIN, out=lazy_negation(X))
 
 
 @pytest.mark.parametrize("name", ["x", "out"])

@@ -22,22 +22,13 @@ if transformers.__version__ != "5.23.0":
 
 ROPE_INIT_FUNCTIONS = importlib.import_module("transformers.modeling_rope_utils").ROPE_INIT_FUNCTIONS
 
-pytestmark = pytest.mark.devices("cpu")
+pytestmark = [pytest.mark.devices("cpu"), pytest.mark.usefixtures("one_thread")]
 logging.getLogger("transformers").setLevel(logging.ERROR)
 
 POSITIONS = (0, 1, 4095, 131071, 1_000_000)
 MODELS = Path(transformers.__file__).parent / "models"
 MODULE = re.compile(r"^class (\w+)\(.*?\):(.*?)(?=^class |^def |^@|\Z)", re.M | re.S)
 METHOD = re.compile(r"    def (compute_(?:default|axial)_rope_parameters)\(\s*(?:self,\s*)?config: (?:\"|')?(\w+)")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """The tests take a thousand sines of a few hundred numbers: waking a second thread would cost most of the time."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def hidden_functions():
