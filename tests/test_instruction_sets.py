@@ -17,30 +17,41 @@ def dtype_name(t):
     return getattr(_introspect.DType, str(t.dtype).removeprefix("torch."))
 
 
+def fields_of(x, cos, sin, interleaved, table):
+    """The fields that RotateParams and TableGradParams share. table: the type of cos and sin, (rows, pairs) contiguous."""
+    cos_table, sin_table = (table(t.data_ptr(), t.data_ptr(), 0, t.stride(0), 0, 1) for t in (cos, sin))
+    return {
+        "dtype": dtype_name(x),
+        "table_dtype": dtype_name(cos),
+        "batch": x.shape[0],
+        "seqlen": x.shape[1],
+        "rotary_offset": 0,
+        "pairs": cos.shape[1],
+        "interleaved": interleaved,
+        "cos": cos_table,
+        "sin": sin_table,
+    }
+
+
 def params_of(x, y, cos, sin, interleaved, positions=None, **more):
-    """x, y: (batch, seqlen, heads, channels) contiguous; cos, sin: (rows, pairs) contiguous; positions: int64, likewise
-    (batch, seqlen), else one row per token."""
-    i, (batch, seqlen, heads, channels) = _introspect, x.shape
-    strides = i.Strides(*x.stride())
-    tables = [i.Table(t.data_ptr(), t.data_ptr(), 0, t.stride(0), 0, 1) for t in (cos, sin)]
+    """x, y: (batch, seqlen, heads, channels) contiguous; positions: int64 (batch, seqlen), else one row per token."""
+    i, strides = _introspect, _introspect.Strides(*x.stride())
     return i.RotateParams(
-        x=[i.RotatedTensor(x.data_ptr(), y.data_ptr(), strides, strides, heads, channels)],
-        dtype=dtype_name(x), table_dtype=dtype_name(cos), batch=batch, seqlen=seqlen, rotary_offset=0, pairs=cos.shape[1],
-        interleaved=interleaved, cos=tables[0], sin=tables[1], rows=cos.shape[0],
-        positions=0 if positions is None else positions.data_ptr(), **more,
-    )  # fmt: skip
+        x=[i.RotatedTensor(x.data_ptr(), y.data_ptr(), strides, strides, *x.shape[2:])],
+        rows=cos.shape[0],
+        positions=0 if positions is None else positions.data_ptr(),
+        **fields_of(x, cos, sin, interleaved, i.Table),
+        **more,
+    )
 
 
 def table_grad_params_of(x, grad, cos, sin, interleaved):
-    """x, grad: (batch, seqlen, heads, channels) contiguous; cos, sin, which are written: (seqlen, pairs) contiguous."""
-    i, (batch, seqlen, heads, channels) = _introspect, x.shape
-    strides = i.Strides(*x.stride())
-    tables = [i.WrittenTable(t.data_ptr(), t.data_ptr(), 0, t.stride(0), 0, 1) for t in (cos, sin)]
+    """x, grad: (batch, seqlen, heads, channels) contiguous. cos and sin, (seqlen, pairs), are written."""
+    i, strides = _introspect, _introspect.Strides(*x.stride())
     return i.TableGradParams(
-        x=[i.GradTensor(x.data_ptr(), grad.data_ptr(), strides, strides, heads, channels)],
-        dtype=dtype_name(x), table_dtype=dtype_name(cos), batch=batch, seqlen=seqlen, rotary_offset=0, pairs=cos.shape[1],
-        interleaved=interleaved, cos=tables[0], sin=tables[1],
-    )  # fmt: skip
+        x=[i.GradTensor(x.data_ptr(), grad.data_ptr(), strides, strides, *x.shape[2:])],
+        **fields_of(x, cos, sin, interleaved, i.WrittenTable),
+    )
 
 
 @pytest.mark.parametrize("interleaved", [False, True])
@@ -96,7 +107,6 @@ def test_channels_of_different_strides(dtype, order):
         cos, sin = random((17, pairs), table, 2), random((17, pairs), table, 3)
         expected = reference.apply(x, cos, sin, interleaved=interleaved)
         ins = [placed(step, order)(2 * pairs, dtype).copy_(t) for step, t in zip(steps[:2], x)]
-        tables = [i.Table(t.data_ptr(), t.data_ptr(), 0, pairs, 0, 1) for t in (cos, sin)]
         for isa in i.supported_isas():
             outs = [placed(step, order)(2 * pairs, dtype) for step in steps[2:]]
             both = [
@@ -105,11 +115,7 @@ def test_channels_of_different_strides(dtype, order):
                 )
                 for a, b in zip(ins, outs)
             ]
-            params = i.RotateParams(
-                x=both, dtype=dtype_name(x[0]), table_dtype=dtype_name(cos), batch=2, seqlen=17, rotary_offset=0,
-                pairs=pairs, interleaved=interleaved, cos=tables[0], sin=tables[1],
-            )  # fmt: skip
-            i.rotate(isa, params)
+            i.rotate(isa, i.RotateParams(x=both, **fields_of(x[0], cos, sin, interleaved, i.Table)))
             assert_same_bits(outs, expected)
             for t in outs:  # the elements between the channels keep their sevens
                 whole = t.as_strided((t.untyped_storage().nbytes() // t.element_size(),), (1,), 0)

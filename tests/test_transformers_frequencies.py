@@ -222,6 +222,14 @@ YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 
 DEEPSEEK = {"type": "yarn", "factor": 40, "beta_fast": 32, "beta_slow": 1, "mscale": 1.0, "mscale_all_dim": 1.0}
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 HEADS = {"hidden_size": 2048, "num_attention_heads": 16}
+GEMMA_3 = {
+    "model_type": "gemma3_text",
+    **HEADS,
+    "head_dim": 256,
+    "rope_theta": 1000000.0,
+    "rope_local_base_freq": 10000.0,
+    "rope_scaling": {"rope_type": "linear", "factor": 8.0},
+}
 CHECKPOINTS = {
     "llama 2": ("LlamaConfig", {"model_type": "llama", "hidden_size": 4096, "num_attention_heads": 32}),
     "llama 3.1": (
@@ -261,30 +269,8 @@ CHECKPOINTS = {
         "Qwen3NextConfig",
         {**HEADS, "head_dim": 256, "rope_theta": 10000000, "partial_rotary_factor": 0.25},
     ),
-    "gemma 3 global": (
-        "Gemma3TextConfig",
-        {
-            "model_type": "gemma3_text",
-            **HEADS,
-            "head_dim": 256,
-            "rope_theta": 1000000.0,
-            "rope_local_base_freq": 10000.0,
-            "rope_scaling": {"rope_type": "linear", "factor": 8.0},
-        },
-        "full_attention",
-    ),
-    "gemma 3 local": (
-        "Gemma3TextConfig",
-        {
-            "model_type": "gemma3_text",
-            **HEADS,
-            "head_dim": 256,
-            "rope_theta": 1000000.0,
-            "rope_local_base_freq": 10000.0,
-            "rope_scaling": {"rope_type": "linear", "factor": 8.0},
-        },
-        "sliding_attention",
-    ),
+    "gemma 3 global": ("Gemma3TextConfig", GEMMA_3, "full_attention"),
+    "gemma 3 local": ("Gemma3TextConfig", GEMMA_3, "sliding_attention"),
     "modernbert global": (
         "ModernBertConfig",
         {"hidden_size": 768, "num_attention_heads": 12, "global_rope_theta": 160000.0, "local_rope_theta": 10000.0},
