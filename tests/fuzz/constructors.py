@@ -55,6 +55,7 @@ class CosSin(Call):
         must(inv_freq.dtype in FLOATS and 1 <= len(inv_freq.shape) <= 3)
         positions = a["positions"]
         must(is_tensor(positions) and positions.dtype in (*INTEGERS, a["dtype"]))
+        must(positions.dtype in INTEGERS or len(positions.shape) <= 3)
         decidable("inference" not in (positions.state, inv_freq.state))
         if len(inv_freq.shape) == 3:
             must(positions.shape and positions.shape[0] == inv_freq.shape[0])
