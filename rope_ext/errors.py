@@ -10,6 +10,9 @@ Sizes and values raise ArgumentError, a ValueError; types and dtypes raise Argum
 
 import re
 
+# Found in a message of csrc, in which no `got` holds ": ".
+_MESSAGE = re.compile(r"rope_ext: (.+?) must (.+?), got (.+?)(?:: (.+))?", re.DOTALL)
+
 
 class _AboutArgument(Exception):
     """The part that both classes share; each also derives from a built-in exception.
@@ -25,13 +28,18 @@ class _AboutArgument(Exception):
     got: str
     cure: str
 
-    def __init__(self, argument: str, rule: str, got: object, cure: str = "") -> None:
-        self.argument, self.rule, self.got, self.cure = argument, rule, str(got), cure
-        # Not super().__init__(message), which torch.compile does not trace.
-        self.args = (f"rope_ext: {argument} must {rule}, got {got}" + (f": {cure}" if cure else ""),)
+    def __init__(self, argument: str, rule: str | None = None, got: object = "", cure: str = "") -> None:
+        """From the parts, or from one text, as pickle, a DataLoader and type(error)(text) make an error again.
 
-    def __reduce__(self) -> tuple[type["_AboutArgument"], tuple[str, str, str, str]]:
-        return type(self), (self.argument, self.rule, self.got, self.cure)
+        A text of another form has no parts: each is "".
+        """
+        if rule is None:
+            found = _MESSAGE.fullmatch(str(argument))
+            argument, rule, got, cure = found.groups("") if found else ("", "", "", "")
+        else:
+            # Not super().__init__(message), which torch.compile does not trace.
+            self.args = (f"rope_ext: {argument} must {rule}, got {got}" + (f": {cure}" if cure else ""),)
+        self.argument, self.rule, self.got, self.cure = argument, rule, str(got), cure
 
 
 class ArgumentError(_AboutArgument, ValueError):
@@ -45,12 +53,3 @@ class ArgumentTypeError(_AboutArgument, TypeError):
 def is_of_rope_ext(error: BaseException) -> bool:
     """Whether this package has raised the error. Errors of csrc reach Python as a text with this prefix."""
     return isinstance(error, _AboutArgument) or str(error).startswith("rope_ext: ")
-
-
-_MESSAGE = re.compile(r"rope_ext: (.+?) must (.+?), got (.+?)(?:: (.+))?", re.DOTALL)
-
-
-def parts_of(message: str) -> tuple[str, str, str, str] | None:
-    """(argument, rule, got, cure) of a message of csrc, in which no `got` holds ": "; None if it has another form."""
-    found = _MESSAGE.fullmatch(message)
-    return (found[1], found[2], found[3], found[4] or "") if found else None

@@ -58,6 +58,29 @@ def test_an_error_can_be_copied_and_sent_to_another_process(copied):
     assert str(error) == "rope_ext: x must be a Tensor, got [1]: torch.tensor(x) makes one"
 
 
+def test_an_error_that_is_sent_keeps_its_notes_and_text():
+    error = ArgumentError("x", "be long", 2)
+    error.note = "of layer 3"
+    error.args = ("in other words",)
+    sent = pickle.loads(pickle.dumps(error))
+    assert (str(sent), sent.note, sent.argument) == ("in other words", "of layer 3", "x")
+
+
+class Refusing(torch.utils.data.Dataset):
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        return rope_ext.apply(X, COS, COS, layout="hbsd")
+
+
+def test_an_error_can_be_made_again_from_a_longer_text():
+    """A DataLoader does so with an error of a worker, and raises RuntimeError where the type does not take the text."""
+    with pytest.raises(ArgumentError, match="Caught ArgumentError in DataLoader worker process 0") as raised:
+        list(torch.utils.data.DataLoader(Refusing(), num_workers=1))
+    assert (raised.value.argument, raised.value.got) == ("", "")
+
+
 def test_torch_compile_traces_an_error_that_is_caught():
     def f(x):
         try:

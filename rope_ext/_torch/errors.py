@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from ..errors import ArgumentError, ArgumentTypeError, is_of_rope_ext, parts_of
+from ..errors import ArgumentError, ArgumentTypeError, is_of_rope_ext
 from .library import native
 
 _R = TypeVar("_R")
@@ -33,8 +33,7 @@ def typed(error: Exception, allocate: Callable[[], object] = lambda: None) -> Ex
         return error
     if kind == _OUT_OF_MEMORY:
         return _out_of_memory(error, allocate)
-    parts = parts_of(str(error))
-    return _TYPES[kind](*parts) if kind in _TYPES and parts else error
+    return _TYPES[kind](str(error)) if kind in _TYPES else error
 
 
 def _out_of_memory(error: Exception, allocate: Callable[[], object]) -> Exception:
