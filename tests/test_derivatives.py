@@ -94,6 +94,15 @@ def test_gradients_equal_the_reference_in_fp64(case):
     )
 
 
+def test_gradients_of_a_tensor_that_is_x_and_both_tables_add_up_in_this_order():
+    shared = random((2, 5, 3, 16), torch.float32).requires_grad_()
+    rope_ext.apply(shared, shared, shared).sum().backward()
+    alone = [shared.detach().requires_grad_() for _ in range(3)]
+    of_x, of_cos, of_sin = torch.autograd.grad(rope_ext.apply(*alone).sum(), alone)
+    assert torch.equal(shared.grad, of_x + of_cos + of_sin)
+    assert not torch.equal(shared.grad, of_cos + of_sin + of_x)
+
+
 @pytest.mark.parametrize("pairings", [(False, False), (True, True), (True, False), (False, True)])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_gradient_of_x_equals_the_reference_bitwise(dtype, pairings):

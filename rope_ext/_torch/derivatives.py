@@ -7,8 +7,9 @@ Let F = <g, rotate(x; cos, sin)>. It is linear in g, in x and in (cos, sin), so 
 and every derivative of these is one of the three again. (Channels that are copied do not depend on the tables: where
 cos and sin stand for a direction or a gradient, they give zeros, `_rotated_only`.)
 
-The two Functions take tensors one by one, since autograd sees none inside a list: first the fixed inputs, then lists.
-What autograd gives and takes for each input (needs_input_grad, tangents, gradients) has their order.
+The two Functions take tensors one by one, since autograd sees none inside a list. What autograd gives and takes for
+each input (needs_input_grad, tangents, gradients) has their order, in which it also adds up the gradients of a tensor
+that is x and both tables.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -51,18 +52,18 @@ class _Function(SingleLevelFunction):
 
 
 class Rotate(_Function):
-    """Inputs: cos, sin, scalars, positions, offsets, cu_seqlens, *x."""
+    """Inputs: *x, cos, sin, scalars, positions, offsets, cu_seqlens."""
 
     @staticmethod
-    def forward(cos: Tensor, sin: Tensor, scalars: Scalars, *lookup_and_x: Any) -> tuple[Tensor, ...]:
-        positions, offsets, cu_seqlens, *x = lookup_and_x
+    def forward(*inputs: Any) -> tuple[Tensor, ...]:
+        *x, cos, sin, scalars, positions, offsets, cu_seqlens = inputs
         with _in_forward():
             return tuple(_ops.rotate(x, cos, sin, *scalars, positions, offsets, cu_seqlens))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        cos, sin, ctx.scalars, positions, offsets, cu_seqlens, *x = inputs
-        needs_cos, needs_sin, _, _, _, _, *needs_x = ctx.needs_input_grad
+        *x, cos, sin, ctx.scalars, positions, offsets, cu_seqlens = inputs
+        *needs_x, needs_cos, needs_sin, _, _, _, _ = ctx.needs_input_grad
         ctx.set_materialize_grads(False)
         tables = cos, sin, positions, offsets, cu_seqlens
         ctx.save_for_backward(*tables, *(x if needs_cos or needs_sin else ()))
@@ -75,7 +76,7 @@ class Rotate(_Function):
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         cos, sin, positions, offsets, cu_seqlens, *x = ctx.saved_tensors  # read once: checkpointing recomputes them
         lookup = positions, offsets, cu_seqlens
-        needs_cos, needs_sin, _, _, _, _, *needs_x = ctx.needs_input_grad
+        *needs_x, needs_cos, needs_sin, _, _, _, _ = ctx.needs_input_grad
         transposed = ctx.scalars.transposed()
         given = [g is not None for g in grads]
         wanted = [g and need for g, need in zip(given, needs_x)]
@@ -83,13 +84,13 @@ class Rotate(_Function):
         grad_cos = grad_sin = None
         if (needs_cos or needs_sin) and any(given):
             grad_cos, grad_sin = _table_grad(_pick(x, given), cos, sin, ctx.scalars, _pick(grads, given))
-        return grad_cos, grad_sin, None, None, None, None, *grad_x
+        return *grad_x, grad_cos, grad_sin, None, None, None, None
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor | None) -> tuple[Tensor, ...]:
         cos, sin, positions, offsets, cu_seqlens, *x = ctx.saved_tensors
         lookup = positions, offsets, cu_seqlens
-        cos_t, sin_t, _, _, _, _, *x_t = tangents
+        *x_t, cos_t, sin_t, _, _, _, _ = tangents
         have = [t is not None for t in x_t]
         out = _on_subset(lambda t: _ops.rotate(t, cos, sin, *ctx.scalars, *lookup), have, x_t)
         if cos_t is not None or sin_t is not None:

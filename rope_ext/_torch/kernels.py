@@ -40,7 +40,7 @@ def _rotate(x: list[Tensor], cos: Tensor, sin: Tensor, *rest: Any) -> list[Tenso
         cos, sin, rotated = make(x, cos, sin, scalars, lookup)
         scalars = Scalars(0, scalars.flags & ~FREQUENCIES, scalars.rotary_dim, scalars.rotary_offset)
         lookup = Lookup()
-    recorded = record(Rotate.apply, cos, sin, scalars, *lookup, *x)
+    recorded = record(Rotate.apply, *x, cos, sin, scalars, *lookup)
     return list(recorded) if rotated is None else [torch.where(rotated, a, b) for a, b in zip(recorded, x)]
 
 
