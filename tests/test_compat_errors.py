@@ -423,6 +423,29 @@ def test_errors_name_the_argument(name):
     assert str(error.value) == f"rope_ext: {message}"
 
 
+@pytest.mark.devices("cpu")
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda t: torch.quantize_per_tensor(t, 0.1, 0, torch.qint8),
+        lambda t: torch.nested.nested_tensor([t]),
+        lambda t: torch.nn.UninitializedParameter(),
+    ],
+)
+def test_errors_name_the_argument_that_is_a_tensor_without_a_kernel(make):
+    odd = make(T(B, S))
+    for name, call in {
+        "seqlen_offsets": lambda: compat.flash_attn.apply_rotary_emb(
+            T(B, S, H, D), T(S, P), T(S, P), seqlen_offsets=odd
+        ),
+        "x": lambda: compat.flash_attn.apply_rotary_emb(odd, T(S, P), T(S, P)),
+    }.items():
+        with pytest.raises(
+            NotImplementedError, match=f"^rope_ext: {name} must be an ordinary tensor, got one that is "
+        ):
+            call()
+
+
 def test_nothing_is_written_when_the_tables_of_k_are_wrong():
     qkv = T(B, S, 3, H, D)
     before = qkv.clone()

@@ -16,7 +16,8 @@ from typing import Any, ParamSpec, TypeVar, cast
 import torch
 from torch import Tensor
 
-from ..errors import ArgumentError, ArgumentTypeError
+from .._numbers import UNINITIALIZED
+from ..errors import ArgumentError, ArgumentTypeError, is_of_rope_ext
 from ..reference import DTYPES
 from ._arguments import MAX_RANK, Argument
 from ._errors import refused
@@ -26,7 +27,6 @@ R = TypeVar("R")
 Given = dict[str, tuple[Any, Argument]]  # name in errors -> (value, declaration)
 
 _APPLY = {"x", "cos", "sin", "rotary_dim", "rotary_offset", "positions", "offset", "cu_seqlens"}
-_OF_APPLY = (ArgumentError, ArgumentTypeError)
 _ERRORS = (TypeError, ValueError, AttributeError, IndexError, OverflowError, RuntimeError)
 
 
@@ -95,9 +95,16 @@ def _explained(
     return (
         next(filter(None, (wanted.refusal(name, value) for name, (value, wanted) in given.items())), None)
         or (_about_place(tensors, x) if x else None)
-        or (_about_apply(error, given, x) if isinstance(error, _OF_APPLY) else _about_values(given))
+        or _about_call(error, given, x)
         or error
     )
+
+
+def _about_call(error: Exception, given: Given, x: dict[str, Tensor]) -> Exception | None:
+    """The error of what the function ran into: an error of `rope_ext.apply`, else one of PyTorch."""
+    if isinstance(error, (ArgumentError, ArgumentTypeError)):
+        return _about_apply(error, given, x)
+    return _about_kind(error, given) if is_of_rope_ext(error) else _about_values(given)
 
 
 def _about_place(tensors: dict[str, Tensor], x: dict[str, Tensor]) -> Exception | None:
@@ -109,6 +116,17 @@ def _about_place(tensors: dict[str, Tensor], x: dict[str, Tensor]) -> Exception 
         if t.device != like.device and t.dim():
             return refused(name, f"be on the device of {first}, {like.device}", t.device)
     return None
+
+
+def _about_kind(error: Exception, given: Given) -> Exception | None:
+    """An error of `rope_ext.apply` about a tensor without a kernel (nested, quantized), with the name of the user."""
+    about = ArgumentError(str(error)).argument
+    tensors = {n: t for n, (t, wanted) in given.items() if about in wanted.stands_for and isinstance(t, Tensor)}
+    if not tensors:
+        return None
+    odd = [n for n, t in tensors.items() if t.is_nested or t.is_quantized or isinstance(t, UNINITIALIZED)]
+    name = next(iter(odd or tensors))
+    return type(error)(str(error).replace(f"rope_ext: {about} must", f"rope_ext: {name} must", 1))
 
 
 def _about_apply(
