@@ -5,6 +5,7 @@ import inspect
 import re
 import subprocess
 import sys
+import typing
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,16 @@ def test_a_signature_shows_types_and_no_parameter_that_is_refused(function):
     parameters = inspect.signature(function).parameters.values()
     assert all(p.annotation is not p.empty and p.kind is not p.VAR_POSITIONAL for p in parameters)
     assert inspect.signature(function).return_annotation is rope_ext.reference.Tensors
+
+
+@pytest.mark.parametrize("name", rope_ext.__all__)
+def test_annotations_can_be_read_while_the_program_runs(name):
+    """As jsonargparse and typeguard read them."""
+    public = getattr(rope_ext, name)
+    inside = vars(public).values() if inspect.ismodule(public) or inspect.isclass(public) else ()
+    for value in (public, *inside):
+        if inspect.isfunction(value) or inspect.isclass(value):
+            typing.get_type_hints(value)
 
 
 def test_dir_shows_what_is_public():
