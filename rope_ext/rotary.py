@@ -140,7 +140,7 @@ class RotaryEmbedding:
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Through `__init__`, which checks what a file says as it checks what a user says."""
         known = {"head_dim", "rotary_dim", "base", "schedule", "pair_axis", "precision"}
-        RotaryEmbedding.__init__(self, **{name: state[name] for name in known}, **dict(state["parameters"]))
+        type(self).__init__(self, **{name: state[name] for name in known}, **dict(state["parameters"]))
 
     def __copy__(self) -> "RotaryEmbedding":
         return self

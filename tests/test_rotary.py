@@ -399,3 +399,18 @@ def test_a_file_is_checked_as_a_call_is():
     for wrong in ({"schedule": "Frequencies"}, {"base": -1.0}, {"rotary_dim": 7}, {"parameters": (("factor", 2.0),)}):
         with pytest.raises((ValueError, TypeError), match=r"^rope_ext: "):
             rope.__class__.__new__(rope.__class__).__setstate__(rope.__getstate__() | wrong)
+
+
+class WithName(rope_ext.RotaryEmbedding):
+    def __init__(self, head_dim, **keywords):
+        super().__init__(head_dim, **keywords)
+        object.__setattr__(self, "name", "the name of a subclass")
+
+
+def test_a_pickled_subclass_runs_its_own_constructor():
+    assert pickle.loads(pickle.dumps(WithName(8))).name == "the name of a subclass"
+
+
+@pytest.mark.parametrize("name", [n for n in rope_ext.frequencies.__all__ if n not in ("SCHEDULES", "Schedule")])
+def test_pickles_of_functions_name_the_public_module(name):
+    assert b"rope_ext.frequencies\x94" in pickle.dumps(getattr(rope_ext.frequencies, name))

@@ -35,8 +35,6 @@ Schedule: TypeAlias = Literal[
 ]
 SCHEDULES: tuple[Schedule, ...] = get_args(Schedule)
 
-Frequencies.__module__ = __name__  # where pickles look for it
-
 __all__ = [
     "SCHEDULES",
     "Frequencies",
@@ -55,3 +53,6 @@ __all__ = [
     "xpos_scale",
     "yarn",
 ]
+
+for _name in set(__all__) - {"SCHEDULES", "Schedule"}:
+    globals()[_name].__module__ = __name__  # where pickles look for it, so that files stay free to move
