@@ -67,7 +67,7 @@ def _shape_of(value: object) -> tuple[int, ...] | None:
 
 
 def as_int(name: str, value: object, wanted: str = "an int") -> Int:
-    """Any kind of int as a Python int. The check is needed: the dispatcher truncates a numpy.float32 to an int."""
+    """Any kind of int as a Python int, a SymInt as it is. (The dispatcher would truncate a numpy.float32.)"""
     if type(value) is int or isinstance(value, torch.SymInt):
         return value
     if is_jit_tracing() and isinstance(value, torch.Tensor) and value.dim() == 0:  # a size of a tensor
@@ -136,7 +136,9 @@ def all_positive(**arguments: object) -> None:
         if not isinstance(values, (list, tuple)):
             raise ArgumentTypeError(name, "be a list of numbers", shown(values))
         are_plain = all(type(value) in (int, float) for value in values)
-        if are_plain and min(values, default=1) > 0 and sum(values) < math.inf:  # one pass in C; NaN fails the last
+        if (
+            are_plain and min(values, default=1) > 0 and sum(values) < math.inf
+        ):  # cheaper than a call per value; NaN fails the sum
             continue
         for value in values:
             positive(**{name: value})
@@ -155,7 +157,7 @@ def _integer(name: str, value: object) -> int:
 
 
 def count(**arguments: object) -> None:
-    """Each must be an int from 1 to 2 ** 40, so that floats can hold products of two."""
+    """Each must be an int from 1 to 2 ** 40, so that products of two stay far from the largest float."""
     for name, value in arguments.items():
         if not 1 <= _integer(name, value) <= 2**40:
             raise ArgumentError(name, "be in 1 to 2 ** 40", shown(value))

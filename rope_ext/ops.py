@@ -328,7 +328,7 @@ def _not_a_bool(interleaved: object, inverse: object) -> ArgumentTypeError:
 
 
 def _listed(x: object, out: object) -> Sequence[object]:
-    """The tensors of out, as a list like x; the op would take a Tensor for a list of its rows."""
+    """The tensors of out, as a list or tuple; the op would take a Tensor for a list of its rows."""
     if isinstance(x, Tensor):
         return [out]
     if not isinstance(out, (tuple, list)):

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import torch
 from torch.compiler import is_compiling
-from typing_extensions import Unpack  # which torch requires
+from typing_extensions import Self, Unpack  # torch requires this package
 
 from . import _config, _kept, _keywords, _numbers, _rotary_checks, _rotary_tables
 from ._keywords import ApplyOptions, Parameters
@@ -115,9 +115,7 @@ class RotaryEmbedding:
         return {"rotary_dim": self.rotary_dim, "base": self.base, "pair_axis": self.pair_axis, **dict(self.parameters)}
 
     @classmethod
-    def from_config(
-        cls, config: object, layer_type: str | None = None, *, precision: Precision = "exact"
-    ) -> "RotaryEmbedding":
+    def from_config(cls, config: object, layer_type: str | None = None, *, precision: Precision = "exact") -> Self:
         """The rotation of a model of Hugging Face transformers, from its configuration.
 
         config: a configuration object of transformers 4 or 5, or the dict of a config.json. Where it has several parts
@@ -157,7 +155,7 @@ class RotaryEmbedding:
             if getattr(self, name) != inspect.signature(RotaryEmbedding).parameters[name].default:
                 shown[name] = getattr(self, name)
         shown |= dict(self.parameters)
-        return f"RotaryEmbedding(head_dim={self.head_dim}, {', '.join(f'{k}={v!r}' for k, v in shown.items())})"
+        return f"{type(self).__name__}(head_dim={self.head_dim}, {', '.join(f'{k}={v!r}' for k, v in shown.items())})"
 
     def frequencies(self, seqlen: int | None = None) -> Frequencies:
         """Frequencies(inv_freq, attention_scaling) of a sequence of seqlen positions.

@@ -1,4 +1,4 @@
-// The formula. Only this file multiplies by a cosine.
+// The formula. Only this file multiplies channels by a cosine.
 //
 // The rotation of one pair (first, second) of channels by an angle:
 //     y.first  = x.first  * cos.first  - x.second * sin.first
@@ -29,11 +29,6 @@ template <class A, class Round>
 ROPE_INLINE Pair<A> rotate_pair(Pair<A> x, Pair<A> cos, Pair<A> sin, const Round& round) {
   return {round(x.first * cos.first) - round(x.second * sin.first),
           round(x.second * cos.second) + round(x.first * sin.second)};
-}
-
-template <class A>
-ROPE_INLINE Pair<A> rotate_pair(Pair<A> x, Pair<A> cos, Pair<A> sin) {
-  return rotate_pair(x, cos, sin, [](A product) { return product; });
 }
 
 template <class A>

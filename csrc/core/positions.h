@@ -13,7 +13,7 @@ namespace rope {
 // on a GPU, whose positions the host does not read, or where another thread changed the positions after the check.
 constexpr int64_t kNotRotated = -1, kOutside = -2;
 
-// A tensor of int32 or int64 numbers.
+// A tensor of int32 or int64 numbers; positions that are Positions::fractional have the type of arithmetic instead.
 struct Index {
   const void* data;  // null: absent
   bool is_64;
@@ -85,9 +85,9 @@ ROPE_INLINE int64_t sequence_start(const Positions& p, int64_t token) {
 }
 
 // The row that a token reads: 0 to rows - 1, kNotRotated or kOutside, whatever is in memory: another thread may have
-// changed it since the check, so position and offset are read once. A sum that wraps is outside too: only that of two
-// negative numbers could wrap to a row, which the last line excludes, and an offset beyond int64 becomes INT64_MIN,
-// with which no position gives a row.
+// changed it since the check, so position and offset are read once (see ROPE_LOAD_ONCE for GPUs). A sum that wraps is
+// outside too: only that of two negative numbers could wrap to a row, which the last line excludes, and an offset
+// beyond int64 becomes INT64_MIN, with which no position gives a row.
 ROPE_INLINE int64_t table_row(const Positions& p, int64_t batch, int64_t token) {
   const int64_t start = sequence_start(p, token);
   if (start == kNotRotated) return kNotRotated;

@@ -165,7 +165,7 @@ struct Elements<Float16> {
 #endif
 };
 
-// Elements of one Packed: the number of pairs that are rotated at once.
+// Elements of one Packed, which is the number of pairs in a step.
 template <class T>
 constexpr int64_t kStep = sizeof(typename Elements<T>::Packed) / sizeof(T);
 

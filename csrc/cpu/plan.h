@@ -5,7 +5,8 @@
 
 namespace rope::cpu {
 
-// How the pairs of a row lie in memory. kHalf: two contiguous halves. kInterleaved: contiguous pairs. kAny: otherwise.
+// How the pairs of rows lie in memory. kHalf: two contiguous halves. kInterleaved: contiguous pairs. kAny: neither, or
+// not alike in all tensors; then rows.h decides for each row.
 enum class Access { kHalf, kInterleaved, kAny };
 
 // pairing: in elements of memory, not in channels.

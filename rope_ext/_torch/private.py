@@ -1,8 +1,8 @@
 """Every private name of torch that rope_ext uses, with its purpose; what every call needs is looked up at import.
 
-No documentation promises these names, so a release may drop one. If every call needs it, the import fails; if one
-feature needs it, that feature alone is refused when it is used. The error names what is missing, its purpose, and the
-releases that were tested.
+No documentation promises these names, so a release may drop one. If every call or every derivative needs it, the
+import fails; if one feature needs it, that feature alone is refused when it is used. The error names what is missing,
+its purpose, and the releases that were tested.
 
 rope_ext relies on behaviours that have no name, too:
 * Python kernels can be registered at the dispatch keys Autograd, ADInplaceOrView, Python, Batched (the vmap of

@@ -6,7 +6,7 @@ dtype: float64 is exact to its last bits; float32 does the operations of transfo
 their order, for equal bits. One implementation serves both.
 They raise ArgumentError, a ValueError, for sizes and values, and ArgumentTypeError, a TypeError, for types.
 
-To add a schedule: a file here, its name in Schedule and __all__.
+To add a schedule: CONTRIBUTING.md.
 """
 
 from typing import Literal, TypeAlias, get_args
