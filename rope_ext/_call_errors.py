@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, is_inference_mode_enabled
 
-from ._numbers import UNINITIALIZED, beyond_int64, converted, name_of, shown
+from ._numbers import UNINITIALIZED, beyond_int64
+from ._shown import converted, name_of, shown
 from ._torch.call import Op
 from ._torch.errors import allocators, typed
 from ._torch.library import DEVICES, REBUILD

@@ -8,7 +8,7 @@ from typing import TypedDict
 import torch
 
 from . import frequencies, ops
-from ._numbers import shown
+from ._shown import shown
 from .errors import ArgumentError, ArgumentTypeError
 from .frequencies import SCHEDULES
 from .reference import Layout, Rounding

@@ -2,13 +2,13 @@
 
 import math
 import numbers
-import reprlib
 import sys
 from collections.abc import Iterable
 from typing import Any, TypeAlias, TypeGuard
 
 import torch
 
+from ._shown import converted, shape_of, shown
 from ._torch.private import is_jit_tracing
 from .errors import ArgumentError, ArgumentTypeError
 from .reference import ROUNDINGS
@@ -22,50 +22,6 @@ _SHORT_NAMES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32", "fp64"
 _LARGEST = sys.float_info.max  # values are compared with it, not converted: float(10**400) raises OverflowError
 
 
-class _Short(reprlib.Repr):
-    """The repr of a value in one short line, also inside lists and dicts."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.maxlist = self.maxtuple = self.maxset = self.maxfrozenset = self.maxdict = self.maxarray = 8
-        self.maxstring = self.maxother = 100
-
-    def repr1(self, value: object, level: int) -> str:
-        if isinstance(value, int) and value.bit_length() > 4096:  # Python prints no int of more than 4300 digits
-            return f"an int of {value.bit_length()} bits"
-        shape = _shape_of(value)
-        if isinstance(value, torch.Tensor) or shape:  # arrays and data frames too
-            of_shape = "" if shape is None else f" of shape {tuple(shape)}"
-            dtype = name_of(getattr(value, "dtype", ""))
-            return f"{type(value).__name__}{of_shape}" + (f", {dtype}" if dtype else "")
-        return super().repr1(value, level)
-
-    def repr_instance(self, value: object, level: int) -> str:
-        return " ".join(super().repr_instance(value, level).split())
-
-
-_short = _Short()
-
-
-def shown(value: object) -> str:
-    """A value as errors show it: its repr, cut to one line; for a tensor or an array its type, shape and dtype."""
-    line = _short.repr(value)
-    return line if len(line) <= 200 else f"{line[:160]} ... {line[-32:]}"
-
-
-def name_of(dtype: object) -> str:
-    """The name of a dtype without "torch."."""
-    return str(dtype).removeprefix("torch.")
-
-
-def _shape_of(value: object) -> tuple[int, ...] | None:
-    try:
-        shape = getattr(value, "shape", None)
-    except RuntimeError:  # nested tensors and uninitialized parameters have none
-        return None
-    return shape if isinstance(shape, tuple) else None
-
-
 def as_int(name: str, value: object, wanted: str = "an int") -> Int:
     """Any kind of int as a Python int, a SymInt as it is. (The dispatcher would truncate a numpy.float32.)"""
     if type(value) is int or isinstance(value, torch.SymInt):
@@ -73,7 +29,7 @@ def as_int(name: str, value: object, wanted: str = "an int") -> Int:
     if is_jit_tracing() and isinstance(value, torch.Tensor) and value.dim() == 0:  # a size of a tensor
         value = value.item()
     if not _is_integral(value):
-        is_one = getattr(value, "dtype", None) in (torch.int32, torch.int64) and _shape_of(value) in ((), (1,))
+        is_one = getattr(value, "dtype", None) in (torch.int32, torch.int64) and shape_of(value) in ((), (1,))
         cure = f"int({name}) is one" if is_one else ""
         raise ArgumentTypeError(name, f"be {wanted}", shown(value), cure)
     return int(value)
@@ -214,14 +170,6 @@ def tensor(**arguments: object) -> None:
             is_number = isinstance(value, numbers.Number)
             cure = f"torch.tensor({name}) makes one" if is_number else converted(name, value)
             raise ArgumentTypeError(name, "be a Tensor", shown(value), cure)
-
-
-def converted(name: str, value: object) -> str:
-    """The cure for a value that is no Tensor: how a list of numbers or an array becomes one; "" for other values."""
-    is_listed = isinstance(value, (list, tuple, range)) and all(
-        isinstance(item, (numbers.Number, list, tuple)) for item in value[:8]
-    )
-    return f"torch.tensor({name}) makes one" if is_listed or hasattr(value, "__array__") else ""
 
 
 def floating_point(dtype: object) -> None:

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from ._numbers import as_int64, converted, name_of, shown
+from ._numbers import as_int64
+from ._shown import converted, name_of, shown
 from .errors import ArgumentError, ArgumentTypeError
 from .reference import Layout
 

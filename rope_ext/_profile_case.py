@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from ._numbers import name_of, shown
+from ._shown import name_of, shown
 from .errors import ArgumentError, ArgumentTypeError
 from .reference import DTYPES, LAYOUTS, Layout
 

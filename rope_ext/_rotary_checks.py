@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from . import _numbers, _positions
-from ._numbers import shown
 from ._rotary_frequencies import BY_LENGTH, DTYPES
+from ._shown import shown
 from .errors import ArgumentError, ArgumentTypeError
 from .frequencies import Frequencies
 

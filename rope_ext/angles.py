@@ -9,7 +9,8 @@ from torch import Tensor
 
 from . import reference
 from ._float64 import may_lack_float64
-from ._numbers import UNINITIALIZED, converted, name_of, shown
+from ._numbers import UNINITIALIZED
+from ._shown import converted, name_of, shown
 from ._torch.arguments import Scalars
 from ._torch.errors import raises_typed
 from ._torch.flags import FREQUENCIES

@@ -7,7 +7,7 @@ A CPU spends more time on the new memory of a large result than on the rotation:
 import ctypes
 
 from . import _kept, _shared_tables
-from ._numbers import shown
+from ._shown import shown
 from ._torch.library import native
 from .errors import ArgumentError, ArgumentTypeError
 

@@ -9,7 +9,8 @@ from torch.compiler import is_compiling
 
 from . import _numbers, _table_widths
 from ._call_errors import explained, not_tensors
-from ._numbers import Int, as_int, shown
+from ._numbers import Int, as_int
+from ._shown import shown
 from ._signatures import by_name, given_by_position
 from ._torch import call
 from ._torch.call import ROTATE, ROTATE_IN_PLACE, ROTATE_OUT, Op, dispatch

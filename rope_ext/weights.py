@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 
 from . import _numbers
-from ._numbers import shown
+from ._shown import shown
 from .errors import ArgumentError, ArgumentTypeError
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from rope_ext._numbers import shown
+from rope_ext._shown import shown
 
 
 class SeveralLines:

@@ -18,7 +18,6 @@ PYTHON = [ROOT / "setup.py", *sorted(path for folder in FOLDERS for path in (ROO
 LONG_FILES = {
     "rope_ext/ops.py": "the docstring of apply is its specification, and the argument list stands four times",
     "rope_ext/rotary.py": "half of it is the documentation of RotaryEmbedding",
-    "rope_ext/_numbers.py": "one short rule after another",
 }
 OTHERS_FILES = {"config.json"}
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .. import frequencies
-from .._numbers import shown
+from .._shown import shown
 from ..errors import ArgumentError
 from .facts import ModelFacts
 

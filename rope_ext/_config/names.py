@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from .. import _numbers
-from .._numbers import shown
+from .._shown import shown
 from ..errors import ArgumentError, ArgumentTypeError
 from .source import Source
 from .values import INNER, READ, words

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .._numbers import shown, text
+from .._numbers import text
+from .._shown import shown
 from ..errors import ArgumentError
 from . import values
 from .source import Source, first, missing, null, refuse_nulls

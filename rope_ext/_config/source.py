@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from .._numbers import shown
+from .._shown import shown
 from ..errors import ArgumentError, ArgumentTypeError
 from . import values
 from .facts import MODELS, PLAIN, ModelFacts

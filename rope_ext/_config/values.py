@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from .. import _numbers
-from .._numbers import shown
+from .._shown import shown
 from ..errors import ArgumentTypeError
 
 Check = Callable[..., None]  # takes keyword arguments; its error names the wrong one

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.compiler import is_compiling
 
-from .._numbers import name_of
+from .._shown import name_of
 from ..errors import ArgumentError
 from ..reference import Rounding
 from ._errors import check_dtype, refused, refused_type

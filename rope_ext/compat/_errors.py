@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .._numbers import name_of, shown
+from .._shown import name_of, shown
 from ..errors import ArgumentError, ArgumentTypeError
 from ..reference import DTYPE_NAMES, DTYPES
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.compiler import is_compiling
 
-from .._numbers import name_of
+from .._shown import name_of
 from ._errors import refused, refused_type
 
 

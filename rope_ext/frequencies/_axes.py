@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import torch
 
 from .. import _numbers
-from .._numbers import shown
+from .._shown import shown
 from ..errors import ArgumentError
 from ._default import Frequencies, default
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 
 from .. import _numbers
-from .._numbers import shown
+from .._shown import shown
 from ..errors import ArgumentTypeError
 
 

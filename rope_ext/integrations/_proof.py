@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._numbers import name_of
+from .._shown import name_of
 from .._torch.private import outside_modes, tree
 from ._candidate import Candidate
 from ._dialect import Dialect
