@@ -44,7 +44,7 @@ inline std::string name_of(ScalarType type) {
   }
 }
 
-// As Python prints it: "cuda:0".
+// The name of the device of t as Python prints it: "cuda:0".
 inline std::string device_of(const Tensor& t) {
   const int32_t type = t.device_type();
   const std::string name = type == aoti_torch_device_type_cpu()    ? "cpu"

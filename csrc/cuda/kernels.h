@@ -13,17 +13,18 @@ int current_device();
 
 // A launch returns null or the CUDA runtime's name of its error, and does not wait for the GPU.
 
-// As cpu::Kernels::rotate, on the current device, `device`. Returns kTooLarge where plan_of (plan.h) gives -1 blocks.
+// The contract is that of cpu::Kernels::rotate, on the current device, `device`. Returns kTooLarge where plan_of
+// (plan.h) gives -1 blocks.
 const char* rotate(const RotateParams& p, int device, Stream stream);
 extern const char* const kTooLarge;
 
-// As cpu::Kernels::table_grad.
+// The contract is that of cpu::Kernels::table_grad.
 const char* table_grad(const TableGradParams& p, Stream stream);
 
 // rows[batch * p.seqlen + token] = table_row(p.positions, batch, token), in memory of the GPU.
 const char* table_rows(const Tokens& p, int64_t* rows, Stream stream);
 
-// As cpu::Kernels::cos_sin.
+// The contract is that of cpu::Kernels::cos_sin.
 const char* cos_sin(const CosSinParams& p, Stream stream);
 
 // Fails an assert on the GPU, with a message for each token whose row lies outside the table.

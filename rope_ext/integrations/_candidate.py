@@ -9,7 +9,7 @@ from typing import Any
 
 _ROTARY = re.compile(r"rotary|rope|rot_emb|freqs_c|multidimensional|rotat")
 _MULTIPLIES = {"mul", "mul_", "addcmul", "einsum", "matmul", "view_as_complex"}
-# What holds a name: the dict of a module, a class, or a weak reference to a submodule.
+# A namespace holds names: the dict of a module, a class, or a weak reference to a submodule.
 Namespace = dict[str, Any] | type | weakref.ref[Any]
 
 
