@@ -1,7 +1,7 @@
 """Functions with keyword arguments: their signature, and the error of a call with too many arguments by position."""
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, TypeVar
 
 from .errors import ArgumentTypeError
@@ -20,6 +20,19 @@ def by_name(function: _F) -> _F:
     ]
     vars(function)["__signature__"] = signature.replace(parameters=shown)
     return function
+
+
+def takes_keywords_of(other: Callable[..., Any], names: Collection[str]) -> Callable[[_F], _F]:
+    """Decorates a function that takes `**options`: its signature shows the keywords of `other` with these names."""
+
+    def decorate(function: _F) -> _F:
+        own = inspect.signature(by_name(function))
+        kept = [parameter for parameter in own.parameters.values() if parameter.kind is not parameter.VAR_KEYWORD]
+        keywords = [parameter for name, parameter in inspect.signature(other).parameters.items() if name in names]
+        vars(function)["__signature__"] = own.replace(parameters=[*kept, *keywords])
+        return function
+
+    return decorate
 
 
 def given_by_position(function: str, names: Sequence[str], too_many: Sequence[object], cure: str) -> ArgumentTypeError:

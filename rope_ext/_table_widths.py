@@ -6,12 +6,13 @@ the values too, which synchronises with a GPU. Where `per_channel` says what is 
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ._torch.arguments import split
 from ._torch.flags import FREQUENCIES, INTERLEAVED, OTHER_PAIRING, SAYS_WIDTH
 from ._torch.private import functorch_is_active
 from .errors import ArgumentError
@@ -23,19 +24,15 @@ def is_wanted() -> bool:
     return os.environ.get("ROPE_EXT_CHECK_TABLES", "") not in ("", "0")
 
 
-def checked(arguments: Callable[..., tuple[Any, ...]]) -> Callable[..., tuple[Any, ...]]:
-    """Wraps `arguments`, which maps the arguments of `apply` to those of an op, to refuse tables that look misread."""
-
-    def make(*given: Any) -> tuple[Any, ...]:
-        made = arguments(*given)
-        tensors, cos, sin, _offset, flags, *rest = made
-        if not flags & (FREQUENCIES | SAYS_WIDTH) and _can_look(tensors, cos, sin):
-            rotary_dim, rotary_offset, *_ = rest or (None, 0)
-            rotary_dim = tensors[0].shape[-1] - rotary_offset if rotary_dim is None else rotary_dim
-            _check(cos, sin, rotary_dim, bool(flags & INTERLEAVED) != bool(flags & OTHER_PAIRING))
-        return made
-
-    return make
+def check(tensors: Sequence[Any], cos: Any, sin: Any, *rest: Any) -> None:
+    """Refuses tables that look misread, in the arguments of an op."""
+    scalars, _ = split(rest)
+    flags, rotary_dim = scalars.flags, scalars.rotary_dim
+    if flags & (FREQUENCIES | SAYS_WIDTH) or not _can_look(tensors, cos, sin):
+        return
+    if rotary_dim is None:
+        rotary_dim = tensors[0].shape[-1] - scalars.rotary_offset
+    _check(cos, sin, rotary_dim, bool(flags & INTERLEAVED) != bool(flags & OTHER_PAIRING))
 
 
 def _can_look(tensors: Sequence[object], cos: Tensor, sin: Tensor) -> bool:

@@ -1,19 +1,21 @@
 """The public functions apply and apply_: they translate keywords into the arguments of the ops."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 from torch.compiler import is_compiling
+from typing_extensions import Unpack  # torch requires this package
 
 from . import _numbers, _table_widths
 from ._call_errors import explained, not_tensors
 from ._numbers import Int, as_int
+from ._options import InPlaceOptions
 from ._shown import shown
-from ._signatures import by_name, given_by_position
+from ._signatures import by_name, given_by_position, takes_keywords_of
 from ._torch import call
-from ._torch.call import ROTATE, ROTATE_IN_PLACE, ROTATE_OUT, Op, dispatch
+from ._torch.call import ROTATE, ROTATE_IN_PLACE, ROTATE_OUT, dispatch
 from ._torch.flags import (
     FREQUENCIES,
     INTERLEAVED,
@@ -33,7 +35,10 @@ _FLAGS = {
     for interleaved in (False, True)
     for inverse in (False, True)
 }
-_ZERO, _ONE, _ONCE = 0, 1, "once"  # defaults that are compared by identity, which is fastest
+_ZERO, _ONE = 0, 1  # defaults, like _ONCE, that are compared by identity, which is fastest
+_ONCE: Rounding = "once"
+_IN_PLACE: Any = object()  # `out` in a call of apply_
+_looks_at_tables = _table_widths.is_wanted()
 _FAILURES = (RuntimeError, AttributeError, TypeError, ValueError)  # what torch and the ops raise
 
 
@@ -116,84 +121,46 @@ def apply(
     """
     if too_many:
         raise _given_by_position("apply", too_many)
-    arguments: tuple[Any, ...] = _arguments(
-        x,
-        cos,
-        sin,
-        layout,
-        interleaved,
-        rotary_dim,
-        rotary_offset,
-        per_channel,
-        positions,
-        offset,
-        cu_seqlens,
-        inverse,
-        inv_freq,
-        attention_scaling,
-        rounding,
-        out_interleaved,
-    )
-    if out is not None:
-        _call(ROTATE_OUT, (_listed(x, out), *arguments), x, out)
-        return out
-    y = _call(ROTATE, arguments, x)
-    if arguments[0] is not x:  # x is one tensor
-        y = y[0]
-    elif isinstance(x, tuple):
-        y = tuple(y)
-    rotated: Tensors = y
+    # type() first: isinstance() with two classes takes longer.
+    tensors: Any = x if type(x) is tuple or isinstance(x, (tuple, list)) else [x]
+    flags = flags_of(layout, interleaved, inverse, per_channel, rounding, out_interleaved)
+    if inv_freq is not None or attention_scaling is not _ONE:
+        cos, sin, from_positions = _frequencies(x, tensors, cos, sin, inv_freq, attention_scaling)
+        flags |= from_positions
+    tables = tensors, cos, sin
+    arguments = arguments_of(tables, offset, flags, rotary_dim, rotary_offset, attention_scaling, positions, cu_seqlens)
+    if _looks_at_tables:
+        _table_widths.check(*arguments)
+    rotated: Tensors = call_op(arguments, x, out)
     return rotated
 
 
-@by_name
+@takes_keywords_of(apply, InPlaceOptions.__optional_keys__)
 def apply_(
     x: Tensors,
     cos: Tensor | None = None,
     sin: Tensor | None = None,
     *too_many: NoReturn,
-    layout: Layout = "bshd",
-    interleaved: bool = False,
-    rotary_dim: int | None = None,
-    rotary_offset: int = 0,
-    per_channel: bool | None = None,
-    positions: Tensor | None = None,
-    offset: int | Tensor = 0,
-    cu_seqlens: Tensor | None = None,
-    inverse: bool = False,
-    inv_freq: Tensor | Revolutions | None = None,
-    attention_scaling: float = 1,
-    rounding: Rounding = "once",
+    **options: Unpack[InPlaceOptions],
 ) -> Tensors:
     """`apply` in place: overwrites the tensors of x with what `apply` would return, and returns x.
 
     Arguments and errors: those of `apply`. Channels that are not rotated are not touched. The tensors of x must not
     overlap one another, themselves or the other arguments. Differentiable: then x must be something that autograd can
-    write to (not a leaf that requires grad, not one part of a split), and the result is made in a temporary and copied.
+    write to (not a leaf that requires grad, not one part of a split).
 
     Equivalent to: x.copy_(rope_ext.apply(x, cos, sin, ...))
     """
     if too_many:
         raise _given_by_position("apply_", too_many)
-    arguments = _arguments(
-        x,
-        cos,
-        sin,
-        layout,
-        interleaved,
-        rotary_dim,
-        rotary_offset,
-        per_channel,
-        positions,
-        offset,
-        cu_seqlens,
-        inverse,
-        inv_freq,
-        attention_scaling,
-        rounding,
-    )
-    _call(ROTATE_IN_PLACE, arguments, x)
-    return x
+    rotated: Tensors
+    if not options:
+        rotated = apply(x, cos, sin, out=_IN_PLACE)
+        return rotated
+    for name in options.keys() - InPlaceOptions.__optional_keys__:
+        raise TypeError(f"apply_() got an unexpected keyword argument {name!r}")  # Python's own words
+    rotated = apply(x, cos, sin, out=_IN_PLACE, **options)
+    return rotated
 
 
 def _given_by_position(function: str, too_many: Sequence[object]) -> ArgumentTypeError:
@@ -213,32 +180,24 @@ def check_in_place(
     recorded: bool = False,
 ) -> None:
     """Raises what `apply_` would for these arguments, and writes nothing. recorded: x will require grad by then."""
-    arguments = _arguments(x, cos, sin, "bshd", interleaved, rotary_dim, 0, per_channel, None, offset, None, False)
+    tensors = x if isinstance(x, (tuple, list)) else [x]
+    flags = flags_of("bshd", interleaved, False, per_channel, _ONCE, None)
+    arguments = arguments_of((tensors, cos, sin), offset, flags, rotary_dim, _ZERO, _ONE, None, None)
     try:
         call.check_in_place(arguments, recorded)
     except _FAILURES as error:
         raise explained(error, ROTATE_IN_PLACE, arguments, x, None) from None
 
 
-def _op_arguments(
-    x: object,
-    cos: Tensor | None,
-    sin: Tensor | None,
-    layout: Layout,
-    interleaved: bool,
-    rotary_dim: Int | None,
-    rotary_offset: Int,
-    per_channel: bool | None,
-    positions: Tensor | None,
-    offset: Int | Tensor,
-    cu_seqlens: Tensor | None,
-    inverse: bool,
-    inv_freq: Tensor | Revolutions | None = None,
-    attention_scaling: float = 1,
-    rounding: Rounding = "once",
+def flags_of(
+    layout: Layout = "bshd",
+    interleaved: bool = False,
+    inverse: bool = False,
+    per_channel: bool | None = None,
+    rounding: Rounding = _ONCE,
     out_interleaved: bool | None = None,
-) -> tuple[Any, ...]:
-    """The arguments that all ops share, in the order of csrc/bindings/schema.cpp; short where the rest are defaults."""
+) -> int:
+    """The argument `flags` of the op, all but FREQUENCIES."""
     if not (interleaved is True or interleaved is False) or not (inverse is True or inverse is False):
         raise _not_a_bool(interleaved, inverse)  # 1 and 1.0 would be found in the dictionary
     try:
@@ -256,48 +215,40 @@ def _op_arguments(
         if not isinstance(per_channel, bool):
             raise ArgumentTypeError("per_channel", "be True, False or None", shown(per_channel))
         flags |= SAYS_WIDTH | PER_CHANNEL if per_channel else SAYS_WIDTH
-    # type() first: isinstance() with two classes takes longer.
-    tensors = x if type(x) is tuple or isinstance(x, (tuple, list)) else [x]
-    if inv_freq is not None or attention_scaling is not _ONE:
-        cos, sin, from_positions = _frequencies(x, tensors, cos, sin, inv_freq, attention_scaling)
-        flags |= from_positions
-    if type(offset) is int:
-        # `is`, not ==: 0.0 and False equal 0 but must be refused below. A 0 that is another object only takes longer.
-        if (
-            positions is None
-            and rotary_dim is None
-            and rotary_offset is _ZERO
-            and cu_seqlens is None
-            and attention_scaling is _ONE
-        ):
-            return tensors, cos, sin, offset, flags
-        offsets = None
-    elif isinstance(offset, Tensor):
-        offset, offsets = 0, offset
+    return flags
+
+
+def arguments_of(
+    tensors: tuple[Any, Any, Any],
+    offset: Int | Tensor,
+    flags: int,
+    rotary_dim: Int | None,
+    rotary_offset: Int,
+    attention_scaling: float,
+    positions: Tensor | None,
+    cu_seqlens: Tensor | None,
+) -> tuple[Any, ...]:
+    """The arguments of the op. tensors: x, cos and sin. Defaults at the end are left out: each would cost 0.1 us."""
+    offsets = None
+    if type(offset) is not int:
+        if isinstance(offset, Tensor):
+            offset, offsets = 0, offset
+        else:
+            offset = as_int("offset", offset, "an int or a Tensor")
+    # `is`, not ==: 0.0 and False equal 0 but must be refused below. A 0 that is another object only takes longer.
+    if rotary_dim is None and rotary_offset is _ZERO and attention_scaling is _ONE:
+        if positions is None and cu_seqlens is None and offsets is None:
+            return (*tensors, offset, flags) if flags or offset is not _ZERO else tensors
+        scalars: tuple[Any, ...] = None, 0, 1.0
     else:
-        offset, offsets = as_int("offset", offset, "an int or a Tensor"), None
-    if rotary_dim is not None:
-        rotary_dim = as_int("rotary_dim", rotary_dim)
-    rotary_offset = as_int("rotary_offset", rotary_offset)
-    attention_scaling = float(attention_scaling)
-    return (
-        tensors,
-        cos,
-        sin,
-        offset,
-        flags,
-        rotary_dim,
-        rotary_offset,
-        attention_scaling,
-        positions,
-        offsets,
-        cu_seqlens,
-    )
-
-
-_arguments: Callable[..., tuple[Any, ...]] = (
-    _table_widths.checked(_op_arguments) if _table_widths.is_wanted() else _op_arguments
-)
+        if rotary_dim is not None:
+            rotary_dim = as_int("rotary_dim", rotary_dim)
+        scalars = rotary_dim, as_int("rotary_offset", rotary_offset), float(attention_scaling)
+    if cu_seqlens is None and offsets is None:
+        lookup: tuple[Any, ...] = () if positions is None else (positions,)
+    else:
+        lookup = positions, offsets, cu_seqlens
+    return *tensors, offset, flags, *scalars, *lookup
 
 
 def _frequencies(
@@ -309,7 +260,8 @@ def _frequencies(
     attention_scaling: float,
 ) -> tuple[Tensor | None, Tensor | None, int]:
     """What the op takes for cos and sin, and the flag that says whether these are frequencies."""
-    check_scaling(attention_scaling)
+    if attention_scaling is not _ONE:
+        check_scaling(attention_scaling)
     if inv_freq is None:
         if attention_scaling != 1:
             got = f"{shown(attention_scaling)} with tables, which hold it already"
@@ -319,8 +271,10 @@ def _frequencies(
         raise ArgumentError("inv_freq", "be None when cos and sin are given", "both")
     if not tensors or not isinstance(tensors[0], Tensor):
         raise not_tensors("x", x)
-    high, low, _ = revolutions(inv_freq, torch.float64 if tensors[0].dtype == torch.float64 else torch.float32)
-    return high, low, FREQUENCIES
+    dtype = torch.float64 if tensors[0].dtype is torch.float64 else torch.float32
+    if type(inv_freq) is not Revolutions or inv_freq.high.dtype is not dtype:
+        inv_freq = revolutions(inv_freq, dtype)
+    return inv_freq.high, inv_freq.low, FREQUENCIES
 
 
 def _not_a_bool(interleaved: object, inverse: object) -> ArgumentTypeError:
@@ -337,13 +291,19 @@ def _listed(x: object, out: object) -> Sequence[object]:
     return out
 
 
-def _call(op: Op, arguments: tuple[Any, ...], x: object, out: object = None) -> Any:
-    if is_compiling():  # or exporting: graphs hold the ops that know their derivatives
-        return op.recorded(*arguments)
+def call_op(arguments: tuple[Any, ...], x: Any, out: Any) -> Any:
+    """Calls the op with what `arguments_of` made; returns what `apply` does. out: _IN_PLACE for `apply_`."""
+    op = ROTATE if out is None else ROTATE_IN_PLACE if out is _IN_PLACE else ROTATE_OUT
+    if op is ROTATE_OUT:
+        arguments = (_listed(x, out), *arguments)
     try:
-        return dispatch(op, arguments)
+        # In graphs of torch.compile and torch.export are the ops that know their derivatives.
+        y = op.recorded(*arguments) if is_compiling() else dispatch(op, arguments)
     except _FAILURES as error:
         found = explained(error, op, arguments, x, out)
         if found is error:
             raise
         raise found from None
+    if op is not ROTATE:
+        return x if op is ROTATE_IN_PLACE else out
+    return tuple(y) if isinstance(x, tuple) else y[0] if arguments[0] is not x else list(y)

@@ -62,12 +62,12 @@ def tokens(batch=2, seqlen=7, seed=0):
 @contextlib.contextmanager
 def rotations():
     """A list with an element per call of rope_ext.apply within the block."""
-    calls, call = [], rope_ext.ops._call
-    rope_ext.ops._call = lambda *args: calls.append(args[0]) or call(*args)
+    calls, call = [], rope_ext.ops.call_op
+    rope_ext.ops.call_op = lambda *args: calls.append(args[0]) or call(*args)
     try:
         yield calls
     finally:
-        rope_ext.ops._call = call
+        rope_ext.ops.call_op = call
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,30 @@
+"""Keywords of `rope_ext.apply` that other functions take too, for type checkers. Defaults: the signature of `apply`."""
+
+from typing import TypedDict
+
+from torch import Tensor
+
+from .angles import Revolutions
+from .reference import Layout, Rounding
+
+
+class Options(TypedDict, total=False):
+    """Keywords of every function that rotates."""
+
+    layout: Layout
+    interleaved: bool
+    rotary_dim: int | None
+    per_channel: bool | None
+    cu_seqlens: Tensor | None
+    inverse: bool
+    rounding: Rounding
+
+
+class InPlaceOptions(Options, total=False):
+    """Keywords of `rope_ext.apply_`."""
+
+    rotary_offset: int
+    positions: Tensor | None
+    offset: int | Tensor
+    inv_freq: Tensor | Revolutions | None
+    attention_scaling: float
