@@ -11,7 +11,6 @@ from . import frequencies, ops
 from ._shown import shown
 from .errors import ArgumentError, ArgumentTypeError
 from .frequencies import SCHEDULES
-from .reference import Layout, Rounding
 
 
 class Parameters(TypedDict, total=False):
@@ -36,20 +35,6 @@ class Parameters(TypedDict, total=False):
     alternate: bool
     divide: bool
     axis_order: Iterable[int] | torch.Tensor | None
-
-
-class ApplyOptions(TypedDict, total=False):
-    """Keywords of `rope_ext.apply` that `rope.apply` passes on."""
-
-    layout: Layout
-    interleaved: bool
-    rotary_dim: int | None
-    per_channel: bool | None
-    cu_seqlens: torch.Tensor | None
-    inverse: bool
-    rounding: Rounding
-    out_interleaved: bool | None
-    out: torch.Tensor | Sequence[torch.Tensor] | None
 
 
 _OWN = ("head_dim", "base", "rotary_dim", "schedule", "pair_axis", "precision")

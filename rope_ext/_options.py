@@ -1,5 +1,6 @@
 """Keywords of `rope_ext.apply` that other functions take too, for type checkers. Defaults: the signature of `apply`."""
 
+from collections.abc import Sequence
 from typing import TypedDict
 
 from torch import Tensor
@@ -28,3 +29,10 @@ class InPlaceOptions(Options, total=False):
     offset: int | Tensor
     inv_freq: Tensor | Revolutions | None
     attention_scaling: float
+
+
+class RopeOptions(Options, total=False):
+    """Keywords of `RotaryEmbedding.apply` beside those in its signature."""
+
+    out_interleaved: bool | None
+    out: Tensor | Sequence[Tensor] | None

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from . import _numbers, _positions
+from ._options import RopeOptions
 from ._rotary_frequencies import BY_LENGTH, DTYPES
 from ._shown import shown
 from .errors import ArgumentError, ArgumentTypeError
@@ -71,7 +72,7 @@ def check_heads(tensors: Sequence[Any], head_dim: int, rotary_dim: int) -> None:
 
 
 def check_options(options: Mapping[str, Any], rotary_dim: int) -> None:
-    """The options of `rope.apply` must not contradict its frequencies."""
+    """The options of `rope.apply` must be such, and must not contradict its frequencies."""
     given = options.get("rotary_dim")
     if given is not None and _numbers.as_int("rotary_dim", given) != rotary_dim:
         raise ArgumentError("rotary_dim", f"be that of the frequencies, {rotary_dim}", given)
@@ -79,6 +80,8 @@ def check_options(options: Mapping[str, Any], rotary_dim: int) -> None:
         if name in options:
             cure = "rope_ext.apply takes it, this apply has frequencies of its own"
             raise ArgumentTypeError(name, "not be given", shown(options[name]), cure)
+    for name in options.keys() - RopeOptions.__optional_keys__:
+        raise TypeError(f"apply() got an unexpected keyword argument {name!r}")  # Python's own words
 
 
 def check_positions(positions: object) -> None:

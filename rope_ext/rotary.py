@@ -7,7 +7,7 @@ schedules. Configurations of models: the package _config.
 
 import dataclasses
 import inspect
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, NoReturn
 
 import torch
@@ -15,8 +15,9 @@ from torch.compiler import is_compiling
 from typing_extensions import Self, Unpack  # torch requires this package
 
 from . import _config, _kept, _keywords, _numbers, _rotary_checks, _rotary_tables
-from ._keywords import ApplyOptions, Parameters
-from ._rotary_apply import kept_revolutions, tables_for
+from ._keywords import Parameters
+from ._options import RopeOptions
+from ._rotary_apply import rotate_as_hf, rotate_exactly
 from ._rotary_frequencies import (
     BY_LENGTH,
     Precision,
@@ -31,7 +32,6 @@ from ._signatures import REQUIRED, by_name, given_by_position
 from .angles import Revolutions
 from .errors import ArgumentError
 from .frequencies import Frequencies, Schedule
-from .ops import apply
 from .reference import Tensors
 
 
@@ -231,7 +231,7 @@ class RotaryEmbedding:
         offset: int | torch.Tensor = 0,
         seqlen: int | None = None,
         rotary_offset: int = 0,
-        **options: Unpack[ApplyOptions],
+        **options: Unpack[RopeOptions],
     ) -> Tensors:
         """`rope_ext.apply` with these frequencies, rotary_dim and attention_scaling: no table, angles in the kernel.
 
@@ -248,28 +248,17 @@ class RotaryEmbedding:
         if too_many:
             cure = "several tensors go in a tuple, rope.apply((q, k)), positions by name, and tables nowhere"
             raise given_by_position("rope.apply", ["x"], too_many, cure)
-        if seqlen is None and self.schedule in BY_LENGTH:
-            raise ArgumentError("seqlen", f"be given for schedule {self.schedule!r}", "None")
-        length = None if seqlen is None else self._canonical(_numbers.seqlen(seqlen))
+        if seqlen is None:
+            if self.schedule in BY_LENGTH:
+                raise ArgumentError("seqlen", f"be given for schedule {self.schedule!r}", "None")
+            length = None
+        else:
+            length = self._canonical(_numbers.seqlen(seqlen))
         if options:
             _rotary_checks.check_options(options, self.rotary_dim)
-        tensors: Sequence[Any] = x if isinstance(x, (tuple, list)) else [x]
-        if rotary_offset == 0 and options.get("rotary_dim") is None:
-            _rotary_checks.check_heads(tensors, self.head_dim, self.rotary_dim)
-        passed: dict[str, Any] = {"per_channel": False, **options}
-        passed |= {"rotary_offset": rotary_offset, "rotary_dim": self.rotary_dim}
-        first = tensors[0] if tensors else x
-        rotated: Tensors
-        if not isinstance(first, torch.Tensor):
-            rotated = apply(x, inv_freq=self.inv_freq, **passed)  # raises
-        elif self.precision == "exact":
-            dtype = torch.float64 if first.dtype == torch.float64 else torch.float32
-            found, scaling = kept_revolutions(self._recipe, length, dtype, first.device)
-            passed |= {"positions": positions, "offset": offset}
-            rotated = apply(x, inv_freq=found, attention_scaling=scaling, **passed)
-        else:
-            tables = tables_for(self._recipe, length, x, first, positions, offset, passed)
-            rotated = apply(x, *tables, **passed)
+        of_rope = self._recipe, length, self.head_dim, self.rotary_dim
+        rotate = rotate_exactly if self.precision == "exact" else rotate_as_hf
+        rotated: Tensors = rotate(of_rope, x, positions, offset, rotary_offset, options)
         return rotated
 
     @by_name

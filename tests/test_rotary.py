@@ -15,6 +15,7 @@ import torch
 
 import rope_ext
 from rope_ext import _keywords
+from rope_ext._options import InPlaceOptions, RopeOptions
 from tests.conftest import assert_same_bits
 from tests.exact import exact_cos_sin
 
@@ -346,19 +347,34 @@ def test_errors_of_a_device_that_torch_cannot_use(error, shown, monkeypatch):
 # ---- types ----
 
 
-def test_annotated_keywords_are_those_of_the_functions():
-    """mypy reads the two TypedDicts; at run time each schedule, and rope_ext.apply, has its own signature."""
+def _kinds(annotation):
+    return set(typing.get_args(annotation)) if isinstance(annotation, types.UnionType) else {annotation}
 
-    def kinds(annotation):
-        return set(typing.get_args(annotation)) if isinstance(annotation, types.UnionType) else {annotation}
 
+def test_annotated_parameters_are_those_of_the_schedules():
+    """mypy reads the TypedDict; at run time each schedule has its own signature."""
     typed = typing.get_type_hints(_keywords.Parameters)
     taken = [_keywords._keywords_of(schedule) for schedule in rope_ext.frequencies.SCHEDULES]
     assert set(typed) == {name for keywords in taken for name in keywords}
-    assert all(kinds(p.annotation) <= kinds(typed[name]) for keywords in taken for name, p in keywords.items())
-    named = {"positions", "offset", "rotary_offset"}  # by rope.apply itself
-    options = {p.name for p in inspect.signature(rope_ext.apply).parameters.values() if p.kind is p.KEYWORD_ONLY}
-    assert set(_keywords.ApplyOptions.__annotations__) | named == options - {"inv_freq", "attention_scaling"}
+    assert all(_kinds(p.annotation) <= _kinds(typed[name]) for keywords in taken for name, p in keywords.items())
+
+
+@pytest.mark.parametrize("typed", [InPlaceOptions, RopeOptions])
+def test_annotated_options_are_those_of_apply(typed):
+    """mypy reads the TypedDicts; `apply` itself has the signature."""
+    signature = inspect.signature(rope_ext.apply).parameters
+    options = {name: p for name, p in signature.items() if p.kind is p.KEYWORD_ONLY}
+    hints = typing.get_type_hints(typed)
+    assert all(_kinds(options[name].annotation) == _kinds(hints[name]) for name in hints if name != "out")
+    if typed is InPlaceOptions:
+        assert set(hints) == set(options) - {"out", "out_interleaved"}
+        shown = inspect.signature(rope_ext.apply_)
+        assert [str(p) for p in shown.parameters.values()] == [
+            str(p) for n, p in signature.items() if n in {*hints, "x", "cos", "sin"}
+        ]
+    else:
+        named = {"positions", "offset", "rotary_offset"}  # in the signature of rope.apply itself
+        assert set(hints) | named == set(options) - {"inv_freq", "attention_scaling"}
 
 
 # ---- files ----
