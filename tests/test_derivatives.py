@@ -282,7 +282,8 @@ def test_only_some_need_gradients(needs):
     torch.testing.assert_close(got, grads(reference.apply), rtol=0, atol=1e-13)
     calls = {e.key: e.count for e in profiler.key_averages()}
     tables = any(needs[2:])
-    assert calls["rope_ext::rotate"] == 2 + any(needs[:2])  # forward, above and below autograd, and backward
+    # Forward: where tables are differentiated above and below autograd, else one call. Backward: one call.
+    assert calls["rope_ext::rotate"] == 1 + tables + any(needs[:2])
     assert calls.get("rope_ext::table_grad", 0) == tables
     assert ("aten::index_select" in calls) == tables
 

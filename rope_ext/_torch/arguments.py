@@ -26,10 +26,9 @@ class Scalars(NamedTuple):
     def transposed(self) -> "Scalars":
         """The scalars of the transposed op, which maps the gradient of the result to that of x."""
         offset, flags, rotary_dim, rotary_offset, attention_scaling = self
-        flags ^= TRANSPOSED
-        if flags & OTHER_PAIRING:  # x and the result swap their pairings
-            flags ^= INTERLEAVED
-        return Scalars(offset, flags, rotary_dim, rotary_offset, attention_scaling)  # _replace takes 1 us
+        return Scalars(  # _replace takes 1 us
+            offset, transposed_flags(flags), rotary_dim, rotary_offset, attention_scaling
+        )
 
 
 class Lookup(NamedTuple):
@@ -40,20 +39,25 @@ class Lookup(NamedTuple):
     cu_seqlens: Tensor | None = None
 
 
-_SCALARS = len(Scalars._fields)
-POSITIONS = 3 + _SCALARS  # where positions is among all arguments; the first three are x, cos and sin
+SCALARS = len(Scalars._fields)
+POSITIONS = 3 + SCALARS  # where positions is among all arguments; the first three are x, cos and sin
 
 
 def split(rest: Rest) -> tuple[Scalars, Lookup]:
-    return Scalars(*rest[:_SCALARS]), Lookup(*rest[_SCALARS:])
+    return Scalars(*rest[:SCALARS]), Lookup(*rest[SCALARS:])
 
 
 def positions_of(rest: Rest) -> Tensor | None:
-    return rest[_SCALARS] if len(rest) > _SCALARS else None
+    return rest[SCALARS] if len(rest) > SCALARS else None
 
 
 def flags_of(rest: Rest) -> int:
     return rest[1] if len(rest) > 1 else 0
+
+
+def transposed_flags(flags: int) -> int:
+    flags ^= TRANSPOSED
+    return flags ^ INTERLEAVED if flags & OTHER_PAIRING else flags  # x and the result swap their pairings
 
 
 def layout_of(flags: int) -> Layout:

@@ -6,10 +6,12 @@ from typing import Any, NamedTuple
 from torch import Tensor, is_grad_enabled, is_inference_mode_enabled
 from torch.compiler import is_compiling
 
-from .arguments import POSITIONS
+from .arguments import POSITIONS, transposed_flags
+from .derivatives import Function, on_subset
+from .errors import raises_typed
 from .library import torch_ops as _ops
-from .private import count_write, function_of, functorch_is_active, is_tracing
-from .recording import needs_derivative, positions_need_derivative, tables_need_derivative
+from .private import count_write, forward_ad, function_of, functorch_is_active, is_tracing
+from .recording import positions_require_grad, tables_need_derivative
 from .writes import check_captured, check_writable
 
 
@@ -36,23 +38,42 @@ ROTATE_OUT = _op_of("rotate_out", 1, True)
 def dispatch(op: Op, arguments: Sequence[Any]) -> Any:
     """Calls the op, its unrecorded overload if no derivative is to be recorded."""
     recorded, unrecorded, at_x, writes, _name = op
-    if functorch_is_active():
-        if writes:
-            check_captured(arguments[0], arguments[at_x + 1 :], at_x)
+    if functorch_is_active() or is_tracing():
+        return _under_transform(op, arguments)
+    if forward_ad._current_level >= 0:
         return recorded(*arguments)
-    if is_tracing():
-        return _traced(op, arguments)
-    x, cos, sin = arguments[at_x : at_x + 3]
-    if needs_derivative((*x, *arguments[0]) if at_x else x, cos, sin) or (
-        len(arguments) > at_x + POSITIONS and positions_need_derivative(arguments[at_x + POSITIONS])
-    ):
-        return recorded(*arguments)
+    if is_grad_enabled():
+        if (
+            arguments[at_x + 1].requires_grad
+            or arguments[at_x + 2].requires_grad
+            or (len(arguments) > at_x + POSITIONS and positions_require_grad(arguments[at_x + POSITIONS]))
+        ):
+            return recorded(*arguments)
+        # Not any(): a generator takes as long as all the rest. What is written in place comes below.
+        for t in arguments[at_x] if at_x or not writes else ():
+            if t.requires_grad:
+                return recorded(*arguments) if writes else _rotate_x(arguments, *arguments[0])
     if not writes:
         return unrecorded(*arguments)
-    check_writable(arguments[0], False, at_x)
+    written = arguments[0]
+    for t in written:
+        if t.requires_grad or t._base is not None or t.is_inference():  # rare: all others may be written
+            if is_grad_enabled() and any(t.requires_grad for t in written):
+                return recorded(*arguments)
+            check_writable(written, False, at_x)
+            break
     unrecorded(*arguments)
-    count_write(arguments[0])  # so that autograd refuses to use a tensor that it saved before
+    count_write(written)  # so that autograd refuses to use a tensor that it saved before
     return None
+
+
+def _under_transform(op: Op, arguments: Sequence[Any]) -> Any:
+    """The call in a transform of torch.func or in torch.jit.trace."""
+    if functorch_is_active():
+        if op.writes:
+            check_captured(arguments[0], arguments[op.at_x + 1 :], op.at_x)
+        return op.recorded(*arguments)
+    return _traced(op, arguments)
 
 
 def _traced(op: Op, arguments: Sequence[Any]) -> Any:
@@ -66,6 +87,46 @@ def _traced(op: Op, arguments: Sequence[Any]) -> Any:
     for t, y in zip(arguments[0], ROTATE.recorded(*arguments[op.at_x :])):
         t.copy_(y)
     return None
+
+
+class RotateX(Function):
+    """`rotate` where x alone is differentiated, outside of transforms and of forward mode: nearly every recorded call.
+
+    Inputs: the arguments of the op, *x. The backward pass is a call like any other, so derivatives of a higher order
+    need nothing more.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, arguments: Sequence[Any], *x: Tensor) -> tuple[Tensor, ...]:
+        ctx.set_materialize_grads(False)
+        ctx.scalars = arguments[3:POSITIONS]
+        ctx.save_for_backward(*arguments[1:3], *arguments[POSITIONS:])  # the tables and the lookup
+        y = tuple(ROTATE.unrecorded(*arguments))
+        for t in x:
+            if not t.requires_grad:
+                ctx.mark_non_differentiable(*(a for a, b in zip(y, x) if not b.requires_grad))
+                break
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        cos, sin, *lookup = ctx.saved_tensors  # read once: checkpointing recomputes them
+        wanted = [g is not None and need for g, need in zip(grads, ctx.needs_input_grad[1:])]
+        offset, flags, *others = ctx.scalars or (0, 0)
+        rest = offset, transposed_flags(flags), *others, *lookup
+        return None, *on_subset(lambda g: _rotate(g, cos, sin, *rest), wanted, grads)
+
+
+_rotate_x: Callable[..., tuple[Tensor, ...]] = RotateX.apply
+
+
+def _rotate_again(*arguments: Any) -> Any:
+    if is_compiling():  # compiled autograd
+        return ROTATE.recorded(*arguments)
+    return dispatch(ROTATE, arguments)
+
+
+_rotate = raises_typed("rotate", _rotate_again)
 
 
 def check_in_place(arguments: Sequence[Any], recorded: bool) -> None:

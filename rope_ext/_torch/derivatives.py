@@ -41,7 +41,7 @@ def record(apply: Callable[..., tuple[Tensor, ...]], *inputs: Any) -> tuple[Tens
         return apply(*inputs)
 
 
-class _Function(SingleLevelFunction):
+class Function(SingleLevelFunction):
     """The base of torch.func's own Functions: `apply` records one node, at the level of one transform.
 
     torch.autograd.Function.apply would hand the call back to torch.func, which has dispatched it to kernels.py already
@@ -51,7 +51,7 @@ class _Function(SingleLevelFunction):
     _compiled_autograd_key = staticmethod(compiled_autograd_key)
 
 
-class Rotate(_Function):
+class Rotate(Function):
     """Inputs: *x, cos, sin, scalars, positions, offsets, cu_seqlens."""
 
     @staticmethod
@@ -80,7 +80,7 @@ class Rotate(_Function):
         transposed = ctx.scalars.transposed()
         given = [g is not None for g in grads]
         wanted = [g and need for g, need in zip(given, needs_x)]
-        grad_x = _on_subset(lambda g: _ops.rotate(g, cos, sin, *transposed, *lookup), wanted, grads)
+        grad_x = on_subset(lambda g: _ops.rotate(g, cos, sin, *transposed, *lookup), wanted, grads)
         grad_cos = grad_sin = None
         if (needs_cos or needs_sin) and any(given):
             grad_cos, grad_sin = _table_grad(_pick(x, given), cos, sin, ctx.scalars, _pick(grads, given))
@@ -92,7 +92,7 @@ class Rotate(_Function):
         lookup = positions, offsets, cu_seqlens
         *x_t, cos_t, sin_t, _, _, _, _ = tangents
         have = [t is not None for t in x_t]
-        out = _on_subset(lambda t: _ops.rotate(t, cos, sin, *ctx.scalars, *lookup), have, x_t)
+        out = on_subset(lambda t: _ops.rotate(t, cos, sin, *ctx.scalars, *lookup), have, x_t)
         if cos_t is not None or sin_t is not None:
             cos_t = torch.zeros_like(cos) if cos_t is None else cos_t
             sin_t = torch.zeros_like(sin) if sin_t is None else sin_t
@@ -101,7 +101,7 @@ class Rotate(_Function):
         return tuple(torch.zeros_like(t) if o is None else o for t, o in zip(x, out))
 
 
-class TableGrad(_Function):
+class TableGrad(Function):
     """Inputs: cos and sin (only their shape and dtype are read), scalars, *x, *grad."""
 
     @staticmethod
@@ -123,8 +123,8 @@ class TableGrad(_Function):
         _cos, *x_and_grad = ctx.saved_tensors
         _, _, _, *needs = ctx.needs_input_grad
         (x, grad), (needs_x, needs_grad) = _halves(x_and_grad), _halves(needs)
-        to_x = _on_subset(lambda t: _rotated_only(t, cos_g, sin_g, ctx.scalars.transposed()), needs_x, grad)
-        to_grad = _on_subset(lambda t: _rotated_only(t, cos_g, sin_g, ctx.scalars), needs_grad, x)
+        to_x = on_subset(lambda t: _rotated_only(t, cos_g, sin_g, ctx.scalars.transposed()), needs_x, grad)
+        to_grad = on_subset(lambda t: _rotated_only(t, cos_g, sin_g, ctx.scalars), needs_grad, x)
         return None, None, None, *to_x, *to_grad
 
     @staticmethod
@@ -184,9 +184,12 @@ def _pick(tensors: Sequence[Tensor | None], wanted: Sequence[bool]) -> list[Tens
     return [t for t, take in zip(tensors, wanted) if take and t is not None]
 
 
-def _on_subset(
+def on_subset(
     function: Callable[[list[Tensor]], list[Tensor]], wanted: Sequence[bool], tensors: Sequence[Tensor | None]
 ) -> list[Tensor | None]:
     """Applies function to the list of wanted tensors; returns its results at their places, None at the others."""
-    results = iter(function(_pick(tensors, wanted)) if any(wanted) else ())
+    picked = _pick(tensors, wanted)
+    if len(picked) == len(tensors):  # nearly every call
+        return [*function(picked)]
+    results = iter(function(picked) if picked else ())
     return [next(results) if take else None for take in wanted]

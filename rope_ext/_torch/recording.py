@@ -20,9 +20,8 @@ def needs_derivative(x: Iterable[Tensor], cos: Tensor, sin: Tensor) -> bool:
     return cos.requires_grad or sin.requires_grad
 
 
-def positions_need_derivative(positions: Tensor | None) -> bool:
-    """Whether anything is to be recorded for float positions, which `needs_derivative` does not see."""
-    return positions is not None and positions.requires_grad and is_grad_enabled()
+def positions_require_grad(positions: Tensor | None) -> bool:
+    return positions is not None and positions.requires_grad
 
 
 def tables_need_derivative(cos: Tensor, sin: Tensor, rest: Rest) -> bool:
