@@ -147,7 +147,8 @@ def apply_(
 
     Arguments and errors: those of `apply`. Channels that are not rotated are not touched. The tensors of x must not
     overlap one another, themselves or the other arguments. Differentiable: then x must be something that autograd can
-    write to (not a leaf that requires grad, not one part of a split).
+    write to (not a leaf that requires grad, not one part of a split). Where a derivative of the tables is recorded, in
+    transforms of torch.func and in forward mode the result is made in a temporary and copied.
 
     Equivalent to: x.copy_(rope_ext.apply(x, cos, sin, ...))
     """

@@ -288,6 +288,23 @@ def test_only_some_need_gradients(needs):
     assert ("aten::index_select" in calls) == tables
 
 
+@pytest.mark.parametrize("views", [0, 1, 2])
+def test_apply_in_place_in_training_writes_once(views):
+    """No temporary and no copy: one call of the kernel for all tensors that are no views, and one for each view."""
+    cos, sin = random((4, 4), F64, 2), random((4, 4), F64, 3)
+    base = random((1, 4, 8, 8), F64).requires_grad_() * 2
+    q, k = (base[:, :, 4 * i : 4 * i + 4] if i < views else base[:, :, :4].clone() for i in range(2))
+    expected = [reference.apply(t.detach(), cos, sin) for t in (q, k)]
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+        rope_ext.apply_((q, k), cos, sin)
+    calls = {e.key: e.count for e in profiler.key_averages()}
+    assert calls["rope_ext::rotate_"] == 1 + (2 if views else 1)  # the first: above autograd
+    assert not {"rope_ext::rotate", "aten::copy_", "aten::empty", "aten::empty_like"} & set(calls)
+    for t, e in zip((q, k), expected):
+        assert_same_bits(t.detach(), e)
+        assert t.requires_grad
+
+
 def test_an_output_that_is_not_used_costs_nothing():
     q, k = (random((1, 4, h, 8), F64, h).requires_grad_() for h in (3, 1))
     cos, sin = random((4, 4), F64, 2), random((4, 4), F64, 3)

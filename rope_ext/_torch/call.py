@@ -12,7 +12,7 @@ from .errors import raises_typed
 from .library import torch_ops as _ops
 from .private import count_write, forward_ad, function_of, functorch_is_active, is_tracing
 from .recording import positions_require_grad, tables_need_derivative
-from .writes import check_captured, check_writable
+from .writes import check_captured, check_saved, check_writable
 
 
 class Op(NamedTuple):
@@ -52,7 +52,7 @@ def dispatch(op: Op, arguments: Sequence[Any]) -> Any:
         # Not any(): a generator takes as long as all the rest. What is written in place comes below.
         for t in arguments[at_x] if at_x or not writes else ():
             if t.requires_grad:
-                return recorded(*arguments) if writes else _rotate_x(arguments, *arguments[0])
+                return recorded(*arguments) if writes else rotate_x(ROTATE, arguments, *arguments[0])
     if not writes:
         return unrecorded(*arguments)
     written = arguments[0]
@@ -90,18 +90,23 @@ def _traced(op: Op, arguments: Sequence[Any]) -> Any:
 
 
 class RotateX(Function):
-    """`rotate` where x alone is differentiated, outside of transforms and of forward mode: nearly every recorded call.
+    """`rotate`, or `rotate_`, where x alone is differentiated, outside of transforms and of forward mode.
 
-    Inputs: the arguments of the op, *x. The backward pass is a call like any other, so derivatives of a higher order
+    Inputs: the op, its arguments, *x. The backward pass is a call like any other, so derivatives of a higher order
     need nothing more.
     """
 
     @staticmethod
-    def forward(ctx: Any, arguments: Sequence[Any], *x: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, op: Op, arguments: Sequence[Any], *x: Tensor) -> tuple[Tensor, ...]:
         ctx.set_materialize_grads(False)
         ctx.scalars = arguments[3:POSITIONS]
         ctx.save_for_backward(*arguments[1:3], *arguments[POSITIONS:])  # the tables and the lookup
-        y = tuple(ROTATE.unrecorded(*arguments))
+        if op.writes:
+            op.unrecorded(*arguments)
+            ctx.mark_dirty(*x)
+            y = x
+        else:
+            y = tuple(op.unrecorded(*arguments))
         for t in x:
             if not t.requires_grad:
                 ctx.mark_non_differentiable(*(a for a, b in zip(y, x) if not b.requires_grad))
@@ -111,13 +116,13 @@ class RotateX(Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         cos, sin, *lookup = ctx.saved_tensors  # read once: checkpointing recomputes them
-        wanted = [g is not None and need for g, need in zip(grads, ctx.needs_input_grad[1:])]
+        wanted = [g is not None and need for g, need in zip(grads, ctx.needs_input_grad[2:])]
         offset, flags, *others = ctx.scalars or (0, 0)
         rest = offset, transposed_flags(flags), *others, *lookup
-        return None, *on_subset(lambda g: _rotate(g, cos, sin, *rest), wanted, grads)
+        return None, None, *on_subset(lambda g: _rotate(g, cos, sin, *rest), wanted, grads)
 
 
-_rotate_x: Callable[..., tuple[Tensor, ...]] = RotateX.apply
+rotate_x: Callable[..., tuple[Tensor, ...]] = RotateX.apply
 
 
 def _rotate_again(*arguments: Any) -> Any:
@@ -137,8 +142,7 @@ def check_in_place(arguments: Sequence[Any], recorded: bool) -> None:
             check_captured(x, arguments[1:])
         else:
             check_writable(x)
-            if is_grad_enabled() and not is_inference_mode_enabled() and not tables_need_derivative(cos, sin, rest):
-                saved = [t for t in arguments[1:] if isinstance(t, Tensor)]
-                if (recorded or any(t.requires_grad for t in x)) and any(t.is_inference() for t in saved):
-                    raise RuntimeError("an inference tensor cannot be saved for a derivative")  # for _call_errors
+            needs_x = is_grad_enabled() and (recorded or any(t.requires_grad for t in x))
+            if needs_x and not is_inference_mode_enabled() and not tables_need_derivative(cos, sin, rest):
+                check_saved(arguments[1:])
     _ops.check_in_place(*arguments)

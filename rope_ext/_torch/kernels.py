@@ -12,16 +12,23 @@ from torch import Tensor
 from ..errors import ArgumentError
 from . import per_token
 from .arguments import Lookup, Scalars, split
-from .call import ROTATE, ROTATE_IN_PLACE, ROTATE_OUT, Op
+from .call import ROTATE, ROTATE_IN_PLACE, ROTATE_OUT, Op, rotate_x
 from .derivatives import Rotate, TableGrad, record
 from .errors import raises_typed
 from .flags import FREQUENCIES
 from .library import torch_ops as _ops
-from .private import below_autograd, below_in_place, count_write
-from .recording import have_tangents, kernel_needs_derivative, needs_derivative, tables_need_derivative
-from .writes import check_writable
+from .private import below_autograd, below_in_place, count_write, dispatch_modes
+from .recording import (
+    have_tangents,
+    kernel_needs_derivative,
+    may_be_forward_mode,
+    needs_derivative,
+    tables_need_derivative,
+)
+from .writes import check_saved, check_writable
 
 _library = torch.library.Library("rope_ext", "IMPL")
+_PLAIN = (Tensor, torch.nn.Parameter)
 
 
 # ---- Autograd ----
@@ -49,10 +56,19 @@ def _rotate_in_place(x: list[Tensor], cos: Tensor, sin: Tensor, *rest: Any) -> N
         with below_autograd():
             _ops.rotate_(x, cos, sin, *rest)
         return
-    # copy_, not a Function with mark_dirty: copy_ handles views (a Function writes at most one) and tangents. Whatever
-    # it would refuse is refused before anything is written.
-    _ops.check_in_place(x, cos, sin, *rest)
+    _ops.check_in_place(
+        x, cos, sin, *rest
+    )  # whatever autograd would refuse below is refused before anything is written
     tables_need = tables_need_derivative(cos, sin, rest)
+    if not tables_need and not may_be_forward_mode() and not dispatch_modes() and all(type(t) in _PLAIN for t in x):
+        check_saved((cos, sin, *rest))
+        # A Function writes several tensors, or one view.
+        views = [[t] for t in x if t._base is not None]
+        for written in [[t for t in x if t._base is None], *views]:
+            if written:
+                rotate_x(ROTATE_IN_PLACE, (written, cos, sin, *rest), *written)
+        return
+    # copy_ handles tangents, transforms and subclasses.
     y = _rotate([t.clone() for t in x] if tables_need else x, cos, sin, *rest)  # table_grad reads x as it was
     for t, rotated in zip(x, y):
         # Reading grad_fn renews it: the line below may have written the base of this view through another one.

@@ -34,6 +34,12 @@ def check_writable(tensors: Iterable[Tensor], recorded: bool = False, at_x: int 
             raise _not_written("not be a leaf that requires grad, or a view of one,", t, at_x)
 
 
+def check_saved(arguments: Iterable[Any]) -> None:
+    """Raises where autograd would as it saves the tensors among the arguments, which comes after x is written."""
+    if any(isinstance(t, Tensor) and t.is_inference() for t in arguments):
+        raise RuntimeError("an inference tensor cannot be saved for a derivative")  # for _call_errors
+
+
 def check_captured(written: Iterable[Tensor], others: Sequence[Any], at_x: int = 0) -> None:
     """Refuses tensors from outside a transform: it records nothing in them, so derivatives would silently be zero."""
     level = max(level_of(t) for t in others if isinstance(t, Tensor))
