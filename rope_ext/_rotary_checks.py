@@ -10,6 +10,7 @@ from . import _numbers, _positions
 from ._options import RopeOptions
 from ._rotary_frequencies import BY_LENGTH, DTYPES
 from ._shown import shown
+from ._signatures import check_names
 from .errors import ArgumentError, ArgumentTypeError
 from .frequencies import Frequencies
 
@@ -80,8 +81,7 @@ def check_options(options: Mapping[str, Any], rotary_dim: int) -> None:
         if name in options:
             cure = "rope_ext.apply takes it, this apply has frequencies of its own"
             raise ArgumentTypeError(name, "not be given", shown(options[name]), cure)
-    for name in options.keys() - RopeOptions.__optional_keys__:
-        raise TypeError(f"apply() got an unexpected keyword argument {name!r}")  # Python's own words
+    check_names("apply", options, RopeOptions.__optional_keys__)
 
 
 def check_positions(positions: object) -> None:

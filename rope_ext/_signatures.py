@@ -35,6 +35,13 @@ def takes_keywords_of(other: Callable[..., Any], names: Collection[str]) -> Call
     return decorate
 
 
+def check_names(function: str, options: Collection[str], names: Collection[str]) -> None:
+    """Raises Python's own TypeError for a keyword in a call of function, one of options, that is not in names."""
+    for name in options:
+        if name not in names:
+            raise TypeError(f"{function}() got an unexpected keyword argument {name!r}")
+
+
 def given_by_position(function: str, names: Sequence[str], too_many: Sequence[object], cure: str) -> ArgumentTypeError:
     """The TypeError of a call with more arguments by position than there are names."""
     *others, last = names

@@ -13,7 +13,7 @@ from ._call_errors import explained, not_tensors
 from ._numbers import Int, as_int
 from ._options import InPlaceOptions
 from ._shown import shown
-from ._signatures import by_name, given_by_position, takes_keywords_of
+from ._signatures import by_name, check_names, given_by_position, takes_keywords_of
 from ._torch import call
 from ._torch.call import ROTATE, ROTATE_IN_PLACE, ROTATE_OUT, dispatch
 from ._torch.flags import (
@@ -158,8 +158,7 @@ def apply_(
     if not options:
         rotated = apply(x, cos, sin, out=_IN_PLACE)
         return rotated
-    for name in options.keys() - InPlaceOptions.__optional_keys__:
-        raise TypeError(f"apply_() got an unexpected keyword argument {name!r}")  # Python's own words
+    check_names("apply_", options, InPlaceOptions.__optional_keys__)
     rotated = apply(x, cos, sin, out=_IN_PLACE, **options)
     return rotated
 
@@ -296,7 +295,7 @@ def call_op(arguments: tuple[Any, ...], x: Any, out: Any) -> Any:
     """Calls the op with what `arguments_of` made; returns what `apply` does. out: _IN_PLACE for `apply_`."""
     op = ROTATE if out is None else ROTATE_IN_PLACE if out is _IN_PLACE else ROTATE_OUT
     if op is ROTATE_OUT:
-        arguments = (_listed(x, out), *arguments)
+        arguments = (out if type(out) is tuple and type(x) is tuple else _listed(x, out), *arguments)
     try:
         # In graphs of torch.compile and torch.export are the ops that know their derivatives.
         y = op.recorded(*arguments) if is_compiling() else dispatch(op, arguments)

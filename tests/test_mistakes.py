@@ -271,6 +271,17 @@ def test_rope_apply_refuses_tables_and_frequencies(name):
         rope.apply(x, **{name: torch.ones(4)})
 
 
+@pytest.mark.parametrize("name", ["theta", "out"])
+def test_an_unknown_keyword_is_refused_as_python_refuses_it(name):
+    tables = ROPE.tables(4)
+    calls = {"apply_": lambda: rope_ext.apply_(Q, *tables, **{name: Q})}
+    if name != "out":
+        calls["apply"] = lambda: ROPE.apply(Q, **{name: 1})
+    for function, call in calls.items():
+        with pytest.raises(TypeError, match=rf"^{function}\(\) got an unexpected keyword argument '{name}'$"):
+            call()
+
+
 def test_cos_sin_takes_positions_and_not_x():
     x, inv_freq = torch.randn(1, 3, 2, 8), torch.ones(4)
     with pytest.raises(
