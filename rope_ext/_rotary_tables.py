@@ -49,6 +49,11 @@ def tables_at(positions: torch.Tensor, found: Frequencies, dtype: torch.dtype) -
     return (angles.cos() * attention_scaling).to(dtype), (angles.sin() * attention_scaling).to(dtype)
 
 
+def kept_frequencies(recipe: Recipe) -> Frequencies:
+    """The frequencies within the length of the training. They are shared: users, who could write them, get others."""
+    return _frequencies_with_key(recipe, None)[0]
+
+
 def rows(found: Frequencies, start: int, stop: int, dtype: torch.dtype, device: torch.device) -> Tables:
     """Rows start to stop - 1 of the table of these frequencies."""
     where = "cpu" if found.inv_freq.dtype == torch.float64 and device.type != "meta" else device

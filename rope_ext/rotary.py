@@ -286,9 +286,16 @@ class RotaryEmbedding:
         if too_many:
             raise given_by_position("rope", ["positions"], too_many, "rope(position_ids) needs no x")
         _rotary_checks.check_positions(positions)
-        if seqlen is None and self.schedule in BY_LENGTH and positions.numel():
-            seqlen = _rotary_checks.length_of(positions)
-        return _rotary_tables.tables_at(positions, self.frequencies(seqlen), dtype)
+        if self.schedule in BY_LENGTH:
+            if seqlen is None and positions.numel():
+                seqlen = _rotary_checks.length_of(positions)
+            found = self.frequencies(seqlen)  # not kept: lengths that grow would fill the cache
+        elif is_compiling() or not _kept.takes_ordinary(positions.device):
+            found = self.frequencies(seqlen)
+        else:
+            _numbers.seqlen(seqlen)
+            found = _rotary_tables.kept_frequencies(self._recipe)
+        return _rotary_tables.tables_at(positions, found, dtype)
 
 
 # Numbers, texts and tensors only: torch.load(weights_only=True) may make them.
