@@ -1,5 +1,7 @@
 """Any strides in, nothing written outside, and overlapping memory refused."""
 
+import itertools
+
 import pytest
 import torch
 
@@ -57,6 +59,17 @@ def test_expanded_inputs():
     got = rope_ext.apply(x, cos, sin)
     assert_same_bits(got, reference.apply(x.clone(), cos.clone(), sin.clone()))
     assert 0 not in got.stride()
+
+
+@pytest.mark.parametrize("layout", ["bshd", "shd"])
+def test_results_have_the_strides_of_empty_like(layout):
+    """Dense or not, expanded, and of axes of one element, whose strides may look like channels last."""
+    memory = torch.zeros(400)
+    for sizes in itertools.product((0, 1, 2), *[(1, 3)] * (len(layout) - 2), (2, 4)):
+        for strides in itertools.product((1, 0, 2, 4, 25), repeat=len(layout)):
+            x = memory.as_strided(sizes, strides)
+            y = rope_ext.apply(x, COS[:, : sizes[-1] // 2], SIN[:, : sizes[-1] // 2], layout=layout)
+            assert y.stride() == torch.empty_like(x).stride(), (sizes, strides)
 
 
 @pytest.mark.parametrize("width", [4, 8])

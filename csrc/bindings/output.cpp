@@ -15,6 +15,7 @@
 #include <mutex>
 
 #include "bindings/errors.h"
+#include "bindings/overlap.h"
 #include "core/integer.h"
 
 namespace rope {
@@ -148,12 +149,32 @@ bool dense(const Tensor& x) {
   return true;
 }
 
-Tensor empty_strided(const Tensor& like) {
-  const auto sizes = like.sizes(), strides = like.strides();
+// Whether the strides of x descend, and of equal ones the longer axis comes first: then torch.empty_like(x) is
+// contiguous even if x is not dense (a part of fused q, k, v). torch keeps the axes of other tensors in their order in
+// memory, and all strides of a tensor without elements.
+bool in_order(const Tensor& x) {
+  const int64_t last = x.dim() - 1;
+  for (int64_t i = 0; i < last; ++i) {
+    if (x.stride(i) < x.stride(i + 1) || (x.stride(i) == x.stride(i + 1) && x.size(i) < x.size(i + 1))) return false;
+  }
+  return x.stride(last) > 0 && !x.empty();
+}
+
+AtenTensorHandle empty_strided(const Tensor& like, const int64_t* strides) {
   AtenTensorHandle made;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(sizes.size(), sizes.data(), strides.data(), like.dtype(),
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(like.dim(), like.sizes().data(), strides, like.dtype(),
                                                   like.device_type(), like.device_index(), &made));
-  return Tensor(made);
+  return made;
+}
+
+Tensor empty_contiguous(const Tensor& like) {
+  int64_t strides[kMaxRank];
+  uint64_t expected = 1;  // unsigned: it may wrap where an axis repeats, and then torch refuses the number of elements
+  for (int axis = static_cast<int>(like.dim()) - 1; axis >= 0; --axis) {
+    strides[axis] = static_cast<int64_t>(expected);
+    expected *= like.size(axis);
+  }
+  return Tensor(empty_strided(like, strides));
 }
 
 // torch's message for the last error of its C functions on this thread; null before torch 2.13.
@@ -178,7 +199,10 @@ Tensor allocated(const Allocate& allocate) {
 }  // namespace
 
 Tensor empty_like(const Tensor& x) {
-  return allocated([&] { return dense(x) ? empty_strided(x) : Tensor(torch::stable::empty_like(x.stable())); });
+  return allocated([&] {
+    if (dense(x)) return Tensor(empty_strided(x, x.strides().data()), x);
+    return in_order(x) ? empty_contiguous(x) : Tensor(torch::stable::empty_like(x.stable()));
+  });
 }
 
 Tensor new_empty(const Tensor& x, std::initializer_list<int64_t> sizes, ScalarType dtype) {

@@ -7,7 +7,7 @@
 
 namespace rope {
 
-// torch.empty_like(x), without the dispatcher where that is possible.
+// torch.empty_like(x), without the dispatcher where that is possible. x must outlive the result.
 Tensor empty_like(const Tensor& x);
 
 // A contiguous tensor on the device of x.

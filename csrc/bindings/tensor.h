@@ -27,6 +27,17 @@ class Tensor {
     TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(handle, &device_index_));
     scalar_type_ = scalar_type_of(dtype_);
   }
+  // Takes ownership of the handle of a tensor with the sizes, strides, dtype and device of `like`, which must outlive
+  // it: they are not read again.
+  Tensor(AtenTensorHandle handle, const Tensor& like)
+      : handle_(handle),
+        rank_(like.rank_),
+        sizes_(like.sizes_),
+        strides_(like.strides_),
+        dtype_(like.dtype_),
+        device_type_(like.device_type_),
+        device_index_(like.device_index_),
+        scalar_type_(like.scalar_type_) {}
   explicit Tensor(const torch::stable::Tensor& tensor) : Tensor(another_handle(tensor.get())) {}
   torch::stable::Tensor stable() const { return torch::stable::Tensor(another_handle(get())); }
 
