@@ -9,13 +9,8 @@ namespace {
 
 // t has at most kMaxRank dimensions: check_arguments has seen it.
 MemoryView memory_of(const Tensor& t) {
-  MemoryView view{static_cast<const char*>(t.const_data_ptr()), t.element_size(), int(t.dim()), {}, {}};
-  const auto sizes = t.sizes(), strides = t.strides();
-  for (int i = 0; i < view.rank; ++i) {
-    view.sizes[i] = sizes[i];
-    view.strides[i] = strides[i];
-  }
-  return view;
+  return memory_view(t.const_data_ptr(), t.element_size(), static_cast<int>(t.dim()), t.sizes().data(),
+                     t.strides().data());
 }
 
 bool same_view(const MemoryView& a, const MemoryView& b) {

@@ -23,22 +23,13 @@ struct Terms {
   const Term* end() const { return terms + count; }
 };
 
-bool empty(const MemoryView& view) {
-  return std::any_of(view.sizes, view.sizes + view.rank, [](int64_t size) { return size == 0; });
-}
-
-// Adds the axes as positive steps; returns the lowest address.
-const char* add_terms(const MemoryView& view, Terms* terms) {
-  const char* begin = view.data;
+// Adds the axes as positive steps.
+void add_terms(const MemoryView& view, Terms* terms) {
   for (int i = 0; i < view.rank; ++i) {
     const int64_t count = view.sizes[i] - 1;
-    if (count <= 0 || view.strides[i] == 0) continue;
-    const int64_t step = view.strides[i] * view.item_size;
-    if (step < 0) begin += count * step;
-    terms->push_back({std::abs(step), count});
+    if (count > 0 && view.strides[i] != 0) terms->push_back({std::abs(view.strides[i]) * view.item_size, count});
   }
   if (view.item_size > 1) terms->push_back({1, view.item_size - 1});
-  return begin;
 }
 
 int64_t reach(const Terms& terms) {
@@ -67,13 +58,27 @@ bool reachable(const Terms& terms, int i, int64_t target, int64_t rest, int* wor
 
 }  // namespace
 
+MemoryView memory_view(const void* data, int64_t item_size, int rank, const int64_t* sizes, const int64_t* strides) {
+  const char* begin = static_cast<const char*>(data);
+  MemoryView view{begin, item_size, rank, sizes, strides, begin, begin};
+  int64_t below = 0, above = 1;  // elements
+  for (int i = 0; i < rank; ++i) {
+    if (sizes[i] == 0) return view;
+    if (sizes[i] > 1) (strides[i] < 0 ? below : above) += (sizes[i] - 1) * strides[i];
+  }
+  view.begin += below * item_size;
+  view.end += above * item_size;
+  return view;
+}
+
 bool overlaps_itself(const MemoryView& view) {
-  if (empty(view)) return false;
+  if (view.begin == view.end) return false;
   Terms terms;
-  for (int i = 0; i < view.rank; ++i) {
+  for (int i = view.rank - 1; i >= 0; --i) {
     if (view.sizes[i] > 1) terms.push_back({std::abs(view.strides[i]), view.sizes[i] - 1});
   }
-  std::sort(terms.begin(), terms.end(), [](const Term& a, const Term& b) { return a.step < b.step; });
+  const auto ascends = [](const Term& a, const Term& b) { return a.step < b.step; };
+  if (!std::is_sorted(terms.begin(), terms.end(), ascends)) std::sort(terms.begin(), terms.end(), ascends);
   int64_t span = 1;  // elements
   for (const Term& term : terms) {
     if (term.step < span) return true;
@@ -83,13 +88,12 @@ bool overlaps_itself(const MemoryView& view) {
 }
 
 bool overlap(const MemoryView& a, const MemoryView& b) {
-  if (empty(a) || empty(b)) return false;
+  if (a.begin >= b.end || b.begin >= a.end || a.begin == a.end || b.begin == b.end) return false;
   Terms terms, b_terms;
-  const char* a_begin = add_terms(a, &terms);
-  const char* b_begin = add_terms(b, &b_terms);
-  const int64_t b_reach = reach(b_terms), distance = b_begin - a_begin;
-  if (distance > reach(terms) || -distance > b_reach) return false;
-  // a_begin + sum(steps of a) == b_begin + sum(steps of b); counting b's steps from their far end makes all terms
+  add_terms(a, &terms);
+  add_terms(b, &b_terms);
+  const int64_t b_reach = reach(b_terms), distance = b.begin - a.begin;
+  // a.begin + sum(steps of a) == b.begin + sum(steps of b); counting b's steps from their far end makes all terms
   // positive: sum(steps of a) + sum(remaining steps of b) == distance + b_reach.
   for (const Term& term : b_terms) terms.push_back(term);
   std::sort(terms.begin(), terms.end(), [](const Term& x, const Term& y) { return x.step > y.step; });

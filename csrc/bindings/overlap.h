@@ -7,14 +7,18 @@ namespace rope {
 
 constexpr int kMaxRank = 4;
 
-// sizes and strides: one per axis. Strides are in elements, of any sign; along axes of one element, and in a view
-// without elements, they may be any number.
+// Made by memory_view. sizes and strides: one per axis, at most kMaxRank. Strides are in elements, of any sign; along
+// axes of one element, and in a view without elements, they may be any number.
 struct MemoryView {
   const char* data;
   int64_t item_size;  // bytes
   int rank;
-  int64_t sizes[kMaxRank], strides[kMaxRank];
+  const int64_t *sizes, *strides;
+  const char *begin, *end;  // the bytes that the elements lie between; equal if there are none
 };
+
+// The view of elements at `data`, with its begin and end.
+MemoryView memory_view(const void* data, int64_t item_size, int rank, const int64_t* sizes, const int64_t* strides);
 
 // Whether two elements of the view may be the same memory. Exact for views whose strides nest (each at least the span
 // of the smaller ones: everything that slicing, transposing and reshaping make); true for the rest.
