@@ -17,8 +17,8 @@ namespace rope {
 
 template <class Device>
 struct Ops {
-  static void rotate(StableIValue* stack, uint64_t, uint64_t) {
-    const Arguments a = unbox(stack);
+  static void rotate(StableIValue* stack, uint64_t count, uint64_t) {
+    const Arguments a = unbox(stack, count);
     RotateParams p = check_arguments(a);
     Tensors out;
     out.reserve(a.x.size());
@@ -27,30 +27,30 @@ struct Ops {
     stack[0] = box(std::move(out));
   }
 
-  static void rotate_out(StableIValue* stack, uint64_t, uint64_t) {
+  static void rotate_out(StableIValue* stack, uint64_t count, uint64_t) {
     const Tensors out = unbox_list(stack[0]);
-    const Arguments a = unbox(stack + 1);
+    const Arguments a = unbox(stack + 1, count - 1);
     RotateParams p = check_arguments(a);
     check_written(a, out, "out");
     rotate_tensors(p, a, out);
   }
 
-  static void rotate_(StableIValue* stack, uint64_t, uint64_t) {
-    const Arguments a = unbox(stack);
+  static void rotate_(StableIValue* stack, uint64_t count, uint64_t) {
+    const Arguments a = unbox(stack, count);
     RotateParams p = check_arguments(a);
     check_written(a, a.x, "x");
     rotate_tensors(p, a, a.x);
   }
 
-  static void check_in_place(StableIValue* stack, uint64_t, uint64_t) {
-    const Arguments a = unbox(stack);
+  static void check_in_place(StableIValue* stack, uint64_t count, uint64_t) {
+    const Arguments a = unbox(stack, count);
     check_arguments(a);
     check_written(a, a.x, "x");
   }
 
-  static void table_grad(StableIValue* stack, uint64_t, uint64_t) {
+  static void table_grad(StableIValue* stack, uint64_t count, uint64_t) {
     const Tensors grad = unbox_list(stack[0]);
-    const Arguments a = unbox(stack + 1);
+    const Arguments a = unbox(stack + 1, count - 1);
     TableGradParams p{};
     static_cast<Rotation&>(p) = check_arguments(a);
     check_table_grad(a, grad);
@@ -64,8 +64,8 @@ struct Ops {
     stack[1] = box(std::move(sin));
   }
 
-  static void table_rows(StableIValue* stack, uint64_t, uint64_t) {
-    const Arguments a = unbox(stack);
+  static void table_rows(StableIValue* stack, uint64_t count, uint64_t) {
+    const Arguments a = unbox(stack, count);
     Tokens p = check_arguments(a);
     if (a.from_frequencies()) bad_value("inv_freq", "be None where rows of a table are asked for", "frequencies");
     const bool checked = p.batch;  // with an empty batch no position is checked
@@ -77,8 +77,8 @@ struct Ops {
     stack[0] = box(std::move(rows));
   }
 
-  static void cos_sin(StableIValue* stack, uint64_t, uint64_t) {
-    const Arguments a = unbox(stack);
+  static void cos_sin(StableIValue* stack, uint64_t count, uint64_t) {
+    const Arguments a = unbox(stack, count);
     check_frequencies_given(a);
     const RotateParams checked = check_arguments(a);
     CosSinParams p{};
@@ -112,9 +112,9 @@ struct Ops {
 
   template <class Library>
   static void add_to(Library& library) {
-    for (const char* name : {"rotate", "rotate.unrecorded"}) library.impl(name, rotate);
-    for (const char* name : {"rotate_", "rotate_.unrecorded"}) library.impl(name, rotate_);
-    for (const char* name : {"rotate_out", "rotate_out.unrecorded"}) library.impl(name, rotate_out);
+    for (const char* name : {"rotate", "rotate.unrecorded", "rotate.plain"}) library.impl(name, rotate);
+    for (const char* name : {"rotate_", "rotate_.unrecorded", "rotate_.plain"}) library.impl(name, rotate_);
+    for (const char* name : {"rotate_out", "rotate_out.unrecorded", "rotate_out.plain"}) library.impl(name, rotate_out);
     library.impl("check_in_place", check_in_place);
     library.impl("table_grad", table_grad);
     library.impl("table_rows", table_rows);

@@ -12,16 +12,20 @@
 // With kFrequencies in `flags`, cos and sin are not tables but the high and low parts of inv_freq in revolutions per
 // position, each (axes, heads or 1, pairs); the kernels compute cos and sin from the positions (core/angles.h) and
 // multiply them by attention_scaling.
-#define ROPE_ARGUMENTS(X)                                                                                         \
-  X " x, Tensor cos, Tensor sin, SymInt offset=0, int flags=0, SymInt? rotary_dim=None, SymInt rotary_offset=0, " \
-    "float attention_scaling=1.0, Tensor? positions=None, Tensor? offsets=None, Tensor? cu_seqlens=None"
+#define ROPE_PLAIN_ARGUMENTS(X) X " x, Tensor cos, Tensor sin, SymInt offset=0, int flags=0"
+#define ROPE_ARGUMENTS(X)                                                            \
+  ROPE_PLAIN_ARGUMENTS(X)                                                            \
+  ", SymInt? rotary_dim=None, SymInt rotary_offset=0, float attention_scaling=1.0, " \
+  "Tensor? positions=None, Tensor? offsets=None, Tensor? cu_seqlens=None"
 
 // The overload `unrecorded` is for callers that know that no derivative is recorded: it has no kernels in Python, where
-// the default overload has those of rope_ext/_torch/kernels.py. It is defined second, because a call that names no
-// overload takes the first that fits.
-#define ROPE_DEF(NAME, ARGUMENTS, RESULT)   \
-  m.def(NAME "(" ARGUMENTS ") -> " RESULT); \
-  m.def(NAME ".unrecorded(" ARGUMENTS ") -> " RESULT)
+// the default overload has those of rope_ext/_torch/kernels.py. The overload `plain` is `unrecorded` for calls that
+// leave the arguments after `flags` at their defaults, which takes 0.28 us less. They are defined after the default
+// overload, because a call that names none takes the first that fits.
+#define ROPE_DEF(NAME, OUT, X, RESULT)                             \
+  m.def(NAME "(" OUT ROPE_ARGUMENTS(X) ") -> " RESULT);            \
+  m.def(NAME ".unrecorded(" OUT ROPE_ARGUMENTS(X) ") -> " RESULT); \
+  m.def(NAME ".plain(" OUT ROPE_PLAIN_ARGUMENTS(X) ") -> " RESULT)
 
 namespace rope {
 namespace {
@@ -34,9 +38,9 @@ struct Definitions {
 void define_all(Definitions m) {
   // The rotated x, each with the strides of torch.empty_like(x); with kTransposed in `flags`, applied to the gradient
   // of a result, the gradient of x.
-  ROPE_DEF("rotate", ROPE_ARGUMENTS("Tensor[]"), "Tensor[]");
-  ROPE_DEF("rotate_", ROPE_ARGUMENTS("Tensor(a!)[]"), "()");
-  ROPE_DEF("rotate_out", "Tensor(a!)[] out, " ROPE_ARGUMENTS("Tensor[]"), "()");
+  ROPE_DEF("rotate", "", "Tensor[]", "Tensor[]");
+  ROPE_DEF("rotate_", "", "Tensor(a!)[]", "()");
+  ROPE_DEF("rotate_out", "Tensor(a!)[] out, ", "Tensor[]", "()");
   // Raises what rotate_ would raise; does nothing else.
   m.def("check_in_place(" ROPE_ARGUMENTS("Tensor[]") ") -> ()");
   // The gradients of cos and sin, which have one row per token: grad * d rotate(x) / d table, summed over the axes

@@ -31,13 +31,23 @@ inline Tensors unbox_list(StableIValue value) {
   return tensors;
 }
 
-// Takes the arguments that all ops share, in the order of schema.cpp.
-inline Arguments unbox(StableIValue* stack) {
+// Takes the `count` arguments that all ops share, in the order of schema.cpp; the overload `plain` has only the first
+// kPlain.
+inline Arguments unbox(StableIValue* stack, uint64_t count) {
   using torch::stable::detail::to;
-  return {unbox_list(stack[0]),     unbox_tensor(stack[1]),   unbox_tensor(stack[2]),
-          to<int64_t>(stack[3]),    to<int64_t>(stack[4]),    to<std::optional<int64_t>>(stack[5]),
-          to<int64_t>(stack[6]),    to<double>(stack[7]),     unbox_optional(stack[8]),
-          unbox_optional(stack[9]), unbox_optional(stack[10])};
+  constexpr uint64_t kPlain = 5;
+  const bool all = count > kPlain;
+  return {unbox_list(stack[0]),
+          unbox_tensor(stack[1]),
+          unbox_tensor(stack[2]),
+          to<int64_t>(stack[3]),
+          to<int64_t>(stack[4]),
+          all ? to<std::optional<int64_t>>(stack[5]) : std::nullopt,
+          all ? to<int64_t>(stack[6]) : 0,
+          all ? to<double>(stack[7]) : 1,
+          all ? unbox_optional(stack[8]) : OptionalTensor(),
+          all ? unbox_optional(stack[9]) : OptionalTensor(),
+          all ? unbox_optional(stack[10]) : OptionalTensor()};
 }
 
 inline StableIValue box(Tensor tensor) { return torch::stable::detail::from(tensor.release()); }

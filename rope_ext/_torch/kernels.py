@@ -142,10 +142,11 @@ def _below(recorded: Callable[..., Any]) -> Callable[..., Any]:
 def _register(op: Op) -> None:
     if op.writes:
         _library.impl(op.name, _write(getattr(_ops, op.name), op.at_x), "ADInplaceOrView")
-    _library.impl(op.name + ".unrecorded", torch.library.fallthrough_kernel, "Autograd")
-    # For tensors without a kernel here, and for Python modes and subclasses, which know only the recorded op.
-    for key in ("CompositeExplicitAutograd", "Python", "Batched"):
-        _library.impl(op.name + ".unrecorded", _below(op.recorded), key)
+    for overload in (".unrecorded", ".plain"):
+        _library.impl(op.name + overload, torch.library.fallthrough_kernel, "Autograd")
+        # For tensors without a kernel here, and for Python modes and subclasses, which know only the recorded op.
+        for key in ("CompositeExplicitAutograd", "Python", "Batched"):
+            _library.impl(op.name + overload, _below(op.recorded), key)
 
 
 for _op in (ROTATE, ROTATE_IN_PLACE, ROTATE_OUT):
