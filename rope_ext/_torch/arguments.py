@@ -40,6 +40,7 @@ class Lookup(NamedTuple):
 
 
 SCALARS = len(Scalars._fields)
+PLAIN = 5  # the arguments up to flags, which the overloads `plain` take
 POSITIONS = 3 + SCALARS  # where positions is among all arguments; the first three are x, cos and sin
 
 
