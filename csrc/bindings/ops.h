@@ -72,7 +72,7 @@ struct Ops {
     const bool per_batch =
         a.offset_per_batch() || (a.positions && a.positions->dim() == 2 && a.positions->size(0) != 1);
     if (!per_batch) p.batch = 1;
-    Tensor rows = new_empty(a.cos, {p.batch, p.seqlen}, ScalarType::Long);
+    Tensor rows = new_empty(a.cos, {p.batch, p.seqlen}, aoti_torch_dtype_int64());
     if (!rows.empty()) Device::table_rows(p, static_cast<int64_t*>(rows.mutable_data_ptr()), checked, a.x[0]);
     stack[0] = box(std::move(rows));
   }
@@ -90,7 +90,7 @@ struct Ops {
     const int64_t rank = a.positions ? a.positions->dim() : 1;
     if (!a.offset_per_batch() && (rank == 1 || a.positions->size(rank - 2) == 1)) p.batch = 1;
     const auto result = [&](std::initializer_list<int64_t> sizes, void** data) {
-      Tensor t = new_empty(a.cos, sizes, a.cos.scalar_type());
+      Tensor t = new_empty(a.cos, sizes, a.cos.dtype());
       *data = t.mutable_data_ptr();
       return t;
     };

@@ -6,6 +6,7 @@
 #include <torch/csrc/stable/ops.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
@@ -160,21 +161,21 @@ bool in_order(const Tensor& x) {
   return x.stride(last) > 0 && !x.empty();
 }
 
-AtenTensorHandle empty_strided(const Tensor& like, const int64_t* strides) {
+AtenTensorHandle empty_strided(const Tensor& like, IntHeaderOnlyArrayRef sizes, const int64_t* strides, int32_t dtype) {
   AtenTensorHandle made;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(like.dim(), like.sizes().data(), strides, like.dtype(),
-                                                  like.device_type(), like.device_index(), &made));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(sizes.size(), sizes.data(), strides, dtype, like.device_type(),
+                                                  like.device_index(), &made));
   return made;
 }
 
-Tensor empty_contiguous(const Tensor& like) {
+Tensor empty_contiguous(const Tensor& like, IntHeaderOnlyArrayRef sizes, int32_t dtype) {
   int64_t strides[kMaxRank];
-  uint64_t expected = 1;  // unsigned: it may wrap where an axis repeats, and then torch refuses the number of elements
-  for (int axis = static_cast<int>(like.dim()) - 1; axis >= 0; --axis) {
+  uint64_t expected = 1;  // unsigned: it may wrap where sizes are vast, and then torch refuses the number of elements
+  for (size_t axis = sizes.size(); axis-- > 0;) {
     strides[axis] = static_cast<int64_t>(expected);
-    expected *= like.size(axis);
+    expected *= std::max<int64_t>(sizes[axis], 1);
   }
-  return Tensor(empty_strided(like, strides));
+  return Tensor(empty_strided(like, sizes, strides, dtype));
 }
 
 // torch's message for the last error of its C functions on this thread; null before torch 2.13.
@@ -200,13 +201,13 @@ Tensor allocated(const Allocate& allocate) {
 
 Tensor empty_like(const Tensor& x) {
   return allocated([&] {
-    if (dense(x)) return Tensor(empty_strided(x, x.strides().data()), x);
-    return in_order(x) ? empty_contiguous(x) : Tensor(torch::stable::empty_like(x.stable()));
+    if (dense(x)) return Tensor(empty_strided(x, x.sizes(), x.strides().data(), x.dtype()), x);
+    return in_order(x) ? empty_contiguous(x, x.sizes(), x.dtype()) : Tensor(torch::stable::empty_like(x.stable()));
   });
 }
 
-Tensor new_empty(const Tensor& x, std::initializer_list<int64_t> sizes, ScalarType dtype) {
-  return allocated([&] { return Tensor(torch::stable::new_empty(x.stable(), {sizes.begin(), sizes.size()}, dtype)); });
+Tensor new_empty(const Tensor& x, std::initializer_list<int64_t> sizes, int32_t dtype) {
+  return allocated([&] { return empty_contiguous(x, {sizes.begin(), sizes.size()}, dtype); });
 }
 
 namespace {

@@ -10,8 +10,8 @@ namespace rope {
 // torch.empty_like(x), without the dispatcher where that is possible. x must outlive the result.
 Tensor empty_like(const Tensor& x);
 
-// A contiguous tensor on the device of x.
-Tensor new_empty(const Tensor& x, std::initializer_list<int64_t> sizes, ScalarType dtype);
+// A contiguous tensor of at most four axes on the device of x. dtype: a number of the stable ABI.
+Tensor new_empty(const Tensor& x, std::initializer_list<int64_t> sizes, int32_t dtype);
 
 // empty_like for results on a CPU, from the pool if there is one. On Linux, `unmapped` becomes true for large memory
 // whose pages are not mapped yet, and huge pages are requested (a fault per 2 MiB, not 4 KiB) unless
