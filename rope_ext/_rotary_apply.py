@@ -35,9 +35,16 @@ def rotate_exactly(rope: Rope, x: Any, positions: Any, offset: Any, rotary_offse
         raise not_tensors("x", x)
     dtype = torch.float64 if first.dtype is torch.float64 else torch.float32
     in_graph = is_compiling()
-    made = (revolutions_in_graph if in_graph else kept_revolutions)(recipe, seqlen, dtype, first.device)
+    if (
+        not in_graph and first.is_cpu and not dispatch_modes()
+    ):  # nearly every call, and what `kept_revolutions` would do
+        made = _made(recipe, seqlen, dtype, _kept.CPU)
+    else:
+        made = (revolutions_in_graph if in_graph else kept_revolutions)(recipe, seqlen, dtype, first.device)
     (high, low, _per_axis), scaling = made
-    flags, cu_seqlens, out, any_head = FREQUENCIES, None, None, rotary_offset is not _ZERO
+    flags = FREQUENCIES
+    cu_seqlens = out = None
+    any_head = rotary_offset is not _ZERO
     if options:
         given: dict[str, Any] = {**options}
         cu_seqlens, out = given.pop("cu_seqlens", None), given.pop("out", None)
@@ -46,8 +53,9 @@ def rotate_exactly(rope: Rope, x: Any, positions: Any, offset: Any, rotary_offse
     whole = rotary_dim == head_dim and not any_head and not in_graph
     if not whole and not any_head:
         check_heads(tensors, head_dim, rotary_dim)
-    tables, rotated_dim = (tensors, high, low), None if whole else rotary_dim
-    arguments = arguments_of(tables, offset, flags, rotated_dim, rotary_offset, scaling, positions, cu_seqlens)
+    rotated = None if whole else rotary_dim
+    tables = tensors, high, low
+    arguments = arguments_of(tables, offset, flags, rotated, rotary_offset, scaling, positions, cu_seqlens)
     try:
         return call_op(arguments, x, out)
     except Exception:
@@ -58,8 +66,6 @@ def rotate_exactly(rope: Rope, x: Any, positions: Any, offset: Any, rotary_offse
 
 def kept_revolutions(recipe: Recipe, seqlen: Seqlen, dtype: torch.dtype, device: torch.device) -> Scaled:
     """(revolutions per position on device, attention_scaling): kept, if the caller can use ordinary tensors."""
-    if device == _kept.CPU and not dispatch_modes():  # both checks below in one, since every call comes here
-        return _made(recipe, seqlen, dtype, device)
     if not _kept.takes_ordinary(device):
         return _make(recipe, seqlen, dtype, device)
     made = _made(recipe, seqlen, dtype, device)
