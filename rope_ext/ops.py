@@ -155,11 +155,14 @@ def apply_(
     if too_many:
         raise _given_by_position("apply_", too_many)
     rotated: Tensors
-    if not options:
+    if not options:  # a call with ** takes longer
         rotated = apply(x, cos, sin, out=_IN_PLACE)
         return rotated
-    check_names("apply_", options, InPlaceOptions.__optional_keys__)
-    rotated = apply(x, cos, sin, out=_IN_PLACE, **options)
+    try:
+        rotated = apply(x, cos, sin, out=_IN_PLACE, **options)
+    except TypeError:
+        check_names("apply_", options, InPlaceOptions.__optional_keys__)
+        raise
     return rotated
 
 

@@ -59,7 +59,8 @@ def dispatch(op: Op, arguments: Sequence[Any]) -> Any:
         return kernel(*arguments)
     written = arguments[0]
     for t in written:
-        if t.requires_grad or t._base is not None or t.is_inference():  # rare: all others may be written
+        base = t._base  # None: t is no view
+        if t.requires_grad or t.is_inference() or (base is not None and base.requires_grad):  # others may be written
             if is_grad_enabled() and any(t.requires_grad for t in written):
                 return recorded(*arguments)
             check_writable(written, False, at_x)
