@@ -116,6 +116,7 @@ _KERNELS: dict[str, Callable[..., Any]] = {
 }
 for _name, _kernel in _KERNELS.items():
     _library.impl(_name, raises_typed(_name, _kernel), "Autograd")
+_library.impl("nothing", torch.library.fallthrough_kernel, "Autograd")
 
 
 # ---- other keys ----
