@@ -1,12 +1,15 @@
-"""The case that `rope_ext.profile` measures, and the checks before the measurement."""
+"""The case that `rope_ext.profile` measures, its tensors, and the checks before the measurement."""
 
 import difflib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import torch
+
+import rope_ext
 
 from ._shown import name_of, shown
 from .errors import ArgumentError, ArgumentTypeError
@@ -56,6 +59,33 @@ class Case:
         return f"{sizes}, {channels}, {name_of(self.dtype)} on {self.device}, layout {self.layout}"
 
 
+class Inputs:
+    """The tensors of a case and the other arguments of its calls."""
+
+    def __init__(self, case: Case) -> None:
+        tokens = case.batch * case.seqlen
+        sizes = {"b": case.batch, "s": case.seqlen, "t": tokens, "d": case.head_dim}
+        shapes = [[{**sizes, "h": heads}[axis] for axis in case.layout] for heads in case.heads]
+        generator = torch.Generator(case.device).manual_seed(0)  # torch's own generator keeps its state
+        self.x = [torch.randn(shape, generator=generator, device=case.device).to(case.dtype) for shape in shapes]
+        self.leaves = [t.detach().requires_grad_() for t in self.x]
+        # own is rotated in place, on and on, which keeps the norm.
+        self.grads, self.own, self.out = ([t.clone() for t in self.x] for _ in range(3))
+        rope = rope_ext.RotaryEmbedding(case.head_dim, base=500_000.0, rotary_dim=case.rotary_dim)
+        self.rotary_dim = rope.rotary_dim
+        table_dtype = torch.float64 if case.dtype == torch.float64 else torch.float32
+        cos, sin = rope.tables(case.seqlen, dtype=table_dtype, device=case.device)
+        self.options: dict[str, Any] = {name: getattr(case, name) for name in ("layout", "interleaved", "rotary_dim")}
+        self.options.update(cos=cos, sin=sin)
+        if case.layout == "thd":
+            ends = torch.arange(0, tokens + 1, case.seqlen, dtype=torch.int32, device=case.device)
+            self.options["cu_seqlens"] = ends
+
+    def forward_backward(self) -> tuple[torch.Tensor, ...]:
+        """The gradients are given: nothing is accumulated, no loss is computed."""
+        return torch.autograd.grad(rope_ext.apply(self.leaves, **self.options), self.leaves, self.grads)
+
+
 def check(
     holds: bool,
     name: str,
@@ -68,15 +98,13 @@ def check(
         raise error(name, rule, shown(got))
 
 
-def check_names(case: Mapping[str, object]) -> None:
-    """The keywords of `profile` must be fields of Case."""
+def check_names(case: Mapping[str, object], others: str) -> None:
+    """The keywords of a function must be fields of Case, or those in others."""
     names = [field.name for field in fields(Case)]
     for name in case:
         meant = difflib.get_close_matches(name, names, 1)
         hint = f" (is it {meant[0]}?)" if meant else ""
-        check(
-            name in names, name, f"be one of {', '.join(names)}, rounds or trace{hint}", case[name], ArgumentTypeError
-        )
+        check(name in names, name, f"be one of {', '.join(names)}, {others}{hint}", case[name], ArgumentTypeError)
 
 
 def check_file(trace: object) -> None:

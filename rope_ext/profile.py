@@ -12,26 +12,19 @@ import platform
 import re
 import statistics
 import tempfile
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 
 import rope_ext
 
-from ._profile_case import DTYPES_BY_NAME, Case, check, check_file, check_names
+from ._profile_case import DTYPES_BY_NAME, Case, Inputs, check, check_file, check_names
+from ._profile_clock import Step, samples_of, seconds_on_cpu, seconds_on_cuda
 from ._profile_command import about_option, parser_of_command, sentence_of
 from .errors import ArgumentError, ArgumentTypeError
-
-Step: TypeAlias = Callable[[], object]
-Clock: TypeAlias = Callable[[Step, int], float]  # seconds of one of so many calls
-
-SHORTEST_SAMPLE = 200e-6  # seconds; shorter calls are timed in batches
-SECONDS = 1.5  # no round begins after that time, once MIN_ROUNDS are done
-MIN_ROUNDS = 5
 
 
 @dataclass(frozen=True)
@@ -87,7 +80,7 @@ def profile(*, rounds: int = 50, trace: str | os.PathLike[str] | None = None, **
 
         print(rope_ext.profile.profile(seqlen=8192, heads=(32, 8), dtype=torch.float16, layout="bhsd"))
     """
-    check_names(case)
+    check_names(case, "rounds or trace")
     measured = Case(**case)
     check(isinstance(rounds, int) and rounds > 0, "rounds", "be a positive int", rounds)
     if trace is not None:
@@ -95,7 +88,7 @@ def profile(*, rounds: int = 50, trace: str | os.PathLike[str] | None = None, **
     on_cpu = measured.device == "cpu"
     calls, on_one_token = _calls(measured), _calls(replace(measured, batch=1, seqlen=1))
     steps = [call for _, call in (*calls.values(), *on_one_token.values())]
-    samples = _samples(steps, _seconds_on_cpu if on_cpu else _seconds_on_cuda, rounds)
+    samples = samples_of(steps, seconds_on_cpu if on_cpu else seconds_on_cuda, rounds)
     medians = [statistics.median(times) for times in samples]
     events = _trace(calls, on_cpu, trace)
     rows: list[Row] = []
@@ -110,29 +103,16 @@ def profile(*, rounds: int = 50, trace: str | os.PathLike[str] | None = None, **
 
 def _calls(case: Case) -> dict[str, tuple[int, Step]]:
     """{name of the row: (payload_bytes, call)}, the copy first."""
-    tokens = case.batch * case.seqlen
-    sizes = {"b": case.batch, "s": case.seqlen, "t": tokens, "d": case.head_dim}
-    shapes = [[{**sizes, "h": heads}[axis] for axis in case.layout] for heads in case.heads]
-    generator = torch.Generator(case.device).manual_seed(0)  # torch's own generator keeps its state
-    x = [torch.randn(shape, generator=generator, device=case.device).to(case.dtype) for shape in shapes]
-    leaves = [t.detach().requires_grad_() for t in x]
-    grads, own, out = ([t.clone() for t in x] for _ in range(3))
-    rope = rope_ext.RotaryEmbedding(case.head_dim, base=500_000.0, rotary_dim=case.rotary_dim)
-    table_dtype = torch.float64 if case.dtype == torch.float64 else torch.float32
-    cos, sin = rope.tables(case.seqlen, dtype=table_dtype, device=case.device)
-    options: dict[str, Any] = {name: getattr(case, name) for name in ("layout", "interleaved", "rotary_dim")}
-    options.update(cos=cos, sin=sin)
-    if case.layout == "thd":
-        options["cu_seqlens"] = torch.arange(0, tokens + 1, case.seqlen, dtype=torch.int32, device=case.device)
+    inputs = Inputs(case)
+    x, own, out, options = inputs.x, inputs.own, inputs.out, inputs.options
     once = 2 * case.dtype.itemsize * sum(t.numel() for t in x)
-    rotated = once // case.head_dim * rope.rotary_dim  # in place the other channels are not touched
+    rotated = once // case.head_dim * inputs.rotary_dim  # in place the other channels are not touched
     return {
         "copy_": (once, lambda: [y.copy_(t) for y, t in zip(out, x)]),
         "apply": (once, lambda: rope_ext.apply(x, **options)),
         "apply out=": (once, lambda: rope_ext.apply(x, **options, out=out)),
-        "apply_": (rotated, lambda: rope_ext.apply_(own, **options)),  # rotated on and on, which keeps the norm
-        # The gradients are given: nothing is accumulated, no loss is computed.
-        "forward+backward": (2 * once, lambda: torch.autograd.grad(rope_ext.apply(leaves, **options), leaves, grads)),
+        "apply_": (rotated, lambda: rope_ext.apply_(own, **options)),
+        "forward+backward": (2 * once, inputs.forward_backward),
     }
 
 
@@ -146,39 +126,6 @@ def _machine(on_cpu: bool) -> str:
     model = models[0] if models else platform.processor() or platform.machine()
     isa = rope_ext.build_info()["cpu_isa"]
     return f"{versions}, {model}, instruction set {isa}, threads {torch.get_num_threads()}"
-
-
-def _samples(steps: Sequence[Step], clock: Clock, rounds: int) -> list[list[float]]:
-    """[[seconds in each round] of each step]. A round times every step once."""
-    samples = [[clock(step, 1)] for step in steps]
-    end = time.perf_counter() + SECONDS
-    for done in range(rounds):
-        if done >= MIN_ROUNDS and time.perf_counter() > end:
-            break
-        for step, times in zip(steps, samples):
-            times.append(clock(step, 1 + int(SHORTEST_SAMPLE / min(times))))
-    return [times[1:] for times in samples]
-
-
-def _seconds_on_cpu(step: Step, calls: int) -> float:
-    step()  # untimed: caches, free memory and threads are then as this step leaves them
-    start = time.perf_counter()
-    for _ in range(calls):
-        step()
-    return (time.perf_counter() - start) / calls
-
-
-def _seconds_on_cuda(step: Step, calls: int) -> float:
-    event: Any = torch.cuda.Event  # torch has no types for it
-    start, end = event(enable_timing=True), event(enable_timing=True)
-    step()  # untimed and not waited for: meanwhile the host queues the calls that are timed
-    start.record()
-    for _ in range(calls):
-        step()
-    end.record()
-    end.synchronize()
-    milliseconds: float = start.elapsed_time(end)
-    return milliseconds / 1e3 / calls
 
 
 def _trace(
