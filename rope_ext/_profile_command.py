@@ -22,8 +22,10 @@ def parser_of_command() -> Parser:
         description="What a call of rope_ext costs, next to a copy.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--batch", type=int, help="sequences")
-    parser.add_argument("--seqlen", type=int, help="tokens of a sequence")
+    absent = argparse.SUPPRESS  # the default is that of the function
+    parser.add_argument("--batch", type=int, default=absent, help="sequences (default: 1; with --breakdown 32)")
+    seqlen = "tokens of a sequence (default: 4096; with --breakdown 1)"
+    parser.add_argument("--seqlen", type=int, default=absent, help=seqlen)
     parser.add_argument("--heads", type=int, nargs="+", help="one number per tensor, such as those of q and k")
     parser.add_argument("--head-dim", type=int, help="channels of a head")
     parser.add_argument("--rotary-dim", type=int, help="rotated channels; None: all")
@@ -32,9 +34,14 @@ def parser_of_command() -> Parser:
     parser.add_argument("--layout", choices=LAYOUTS, metavar="LAYOUT", help=", ".join(LAYOUTS))
     parser.add_argument("--interleaved", action="store_true", help="pairs are channels (2i, 2i + 1)")
     parser.add_argument("--threads", type=int, help="threads of the CPU")
-    parser.add_argument("--rounds", type=int, help="upper bound; their time is bounded too")
-    parser.add_argument("--trace", metavar="FILE", help="write a few calls for chrome://tracing or ui.perfetto.dev")
-    parser.set_defaults(**vars(Case()) | {"dtype": "bfloat16"}, threads=torch.get_num_threads(), rounds=50)
+    rounds = "upper bound; their time is bounded too (default: 50; with --breakdown 500)"
+    parser.add_argument("--rounds", type=int, default=absent, help=rounds)
+    one_of = parser.add_mutually_exclusive_group()
+    trace = "write a few calls for chrome://tracing or ui.perfetto.dev"
+    one_of.add_argument("--trace", metavar="FILE", default=absent, help=trace)
+    one_of.add_argument("--breakdown", action="store_true", help="where the time of one call goes, part by part")
+    defaults = {name: value for name, value in vars(Case()).items() if name not in ("batch", "seqlen")}
+    parser.set_defaults(**defaults | {"dtype": "bfloat16"}, threads=torch.get_num_threads())
     return parser
 
 

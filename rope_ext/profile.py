@@ -21,6 +21,7 @@ import torch
 
 import rope_ext
 
+from ._profile_breakdown import Breakdown, measured
 from ._profile_case import DTYPES_BY_NAME, Case, Inputs, check, check_file, check_names
 from ._profile_clock import Step, samples_of, seconds_on_cpu, seconds_on_cuda
 from ._profile_command import about_option, parser_of_command, sentence_of
@@ -81,12 +82,12 @@ def profile(*, rounds: int = 50, trace: str | os.PathLike[str] | None = None, **
         print(rope_ext.profile.profile(seqlen=8192, heads=(32, 8), dtype=torch.float16, layout="bhsd"))
     """
     check_names(case, "rounds or trace")
-    measured = Case(**case)
-    check(isinstance(rounds, int) and rounds > 0, "rounds", "be a positive int", rounds)
+    chosen = Case(**case)
+    _check_rounds(rounds)
     if trace is not None:
         check_file(trace)
-    on_cpu = measured.device == "cpu"
-    calls, on_one_token = _calls(measured), _calls(replace(measured, batch=1, seqlen=1))
+    on_cpu = chosen.device == "cpu"
+    calls, on_one_token = _calls(chosen), _calls(replace(chosen, batch=1, seqlen=1))
     steps = [call for _, call in (*calls.values(), *on_one_token.values())]
     samples = samples_of(steps, seconds_on_cpu if on_cpu else seconds_on_cuda, rounds)
     medians = [statistics.median(times) for times in samples]
@@ -98,7 +99,30 @@ def profile(*, rounds: int = 50, trace: str | os.PathLike[str] | None = None, **
         percent = 100 * speed / (rows[0].gb_per_s if rows else speed)
         peak = _peak_on_cpu(events, name) if on_cpu else _peak_on_cuda(call)
         rows.append(Row(name, seconds, overhead, kernel, payload, speed, percent, peak))
-    return Profile(measured, _machine(on_cpu), len(samples[0]), rows)
+    return Profile(chosen, _machine(on_cpu), len(samples[0]), rows)
+
+
+@torch.inference_mode(False)
+@torch.enable_grad()
+def breakdown(*, rounds: int = 500, **case: Any) -> Breakdown:
+    """Where the time of a call goes: Python, dispatcher, checks, results, plan, kernel; recording and backward.
+
+    case: the fields of `Case`, by name. Default: batch 32 (1 with "shd") and seqlen 1, a step of decoding.
+    rounds: as for `profile`.
+
+    Returns a `Breakdown`, whose parts are differences of minima and add up to the call. CUDA: time of the host alone.
+    Raises ArgumentError or ArgumentTypeError before the measurement.
+
+        print(rope_ext.profile.breakdown(batch=1, heads=(8, 2), head_dim=64, dtype=torch.float32))
+    """
+    check_names(case, "rounds")
+    chosen = Case(**{"batch": 1 if case.get("layout") == "shd" else 32, "seqlen": 1, **case})
+    _check_rounds(rounds)
+    return measured(chosen, _machine(chosen.device == "cpu"), rounds)
+
+
+def _check_rounds(rounds: object) -> None:
+    check(isinstance(rounds, int) and rounds > 0, "rounds", "be a positive int", rounds)
 
 
 def _calls(case: Case) -> dict[str, tuple[int, Step]]:
@@ -172,10 +196,11 @@ def main() -> None:
     parser = parser_of_command()
     options = vars(parser.parse_args())
     threads, dtype = options.pop("threads"), DTYPES_BY_NAME[options.pop("dtype")]
+    measure = breakdown if options.pop("breakdown") else profile
     try:
         check(0 < threads <= 1024, "threads", "be in 1 to 1024", threads)
         torch.set_num_threads(threads)
-        print(profile(dtype=dtype, **options))
+        print(measure(dtype=dtype, **options))
     except (ArgumentError, ArgumentTypeError) as error:
         parser.error(about_option(error) if error.argument in {*options, "threads", "dtype"} else sentence_of(error))
     except OSError as error:
