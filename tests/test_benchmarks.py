@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from benchmarks.baselines import POOLED, VARIANTS, peers_cpu, peers_gpu
+from benchmarks.baselines.small_calls import ROWS, small_calls, tiny
 from benchmarks.bench import RESULTS
 from benchmarks.harness import cases, exactness, variants
 from benchmarks.harness.shapes import Shape
-from benchmarks.report import files, summary
+from benchmarks.report import calls, files, summary
 
 pytestmark = pytest.mark.devices("cpu")
 SHAPE = Shape("small", "for tests", batch=2, seqlen=16, heads_q=4, heads_k=2, head_dim=32, first_position=3)
@@ -110,6 +111,66 @@ def test_summary_counts_no_disturbed_case_but_lists_it_where_a_peer_is_ahead():
     assert [(s["cases"], s["median"]) for s in found["best_peer"]] == [(1, 0.96)]
     assert [(b["case"], b["disturbed"]) for b in found["behind"]] == [("b bf16 half forward", True)]
     assert found["disturbed"] == 2
+
+
+# ---- small calls ----
+
+
+def test_small_calls_rotate():
+    """Every call of ours returns the rotation by the angles of its position; the gradients of two forms are equal."""
+    case, made = tiny(), small_calls(tiny())
+    first = case.shape.first_position + 1 - ROWS
+    positions = {"apply positions": first + 3, "apply layout, offset, inverse": -first - 7, "rope.apply": 0}
+    positions |= {"op rotate, positions": first + 3, "apply inv_freq": 0}  # without a table it begins at 0
+    ours = [name for name in made if name.startswith(("apply", "rope.apply", "compat", "op rotate"))]
+    for name in ours:
+        if name in ("op rotate_", "op rotate_out") or "backward" in name:  # they return nothing, or gradients
+            continue
+        by_head = name in ("apply layout, offset, inverse", "compat.transformers")
+        for x, y in zip(case.inputs, made[name](), strict=True):
+            wanted = exactness.exact(x, positions.get(name, first) * case.tables.inv_freq[None], interleaved=False)
+            assert ((y if by_head else y.transpose(1, 2)) - wanted).abs().max() < 1e-5, name
+    assert all(map(torch.equal, made["apply, forward+backward"](), made["apply learned tables, forward+backward"]()))
+
+
+def test_targets_name_calls():
+    rows, decode = small_calls(tiny()), ("copy", "rope_ext in place", "rope_ext out=")
+    for target in calls.TARGETS:
+        names = rows if target.section == calls.ONE else decode
+        assert target.call in names and (target.yardstick in names or target.yardstick in peers_cpu.PEERS), target
+
+
+def of_processes(*processes):
+    """A report in which each process measured (us of apply_, us of two clones, us of the op)."""
+
+    def section(names, minima):
+        return {name: {"us_min": us, "us_median": 2 * us} for name, us in zip(names, minima)}
+
+    made = [
+        {
+            "sections": {
+                calls.ONE: section(("apply_", "two clones", "op rotate_"), minima),
+                "decode fp32, 4 ms between calls": section(("copy", "rope_ext in place"), minima),
+            },
+            "busy": {calls.ONE: 0.0},
+            "left_out": {"vLLM": "not installed"},
+        }
+        for minima in processes
+    ]
+    origin = {"cpu": "a processor", "capability": "AVX2", "torch": "2", "commit": "abc", "date": "today"}
+    return {"machine": origin, "threads": 2, "processes": made}
+
+
+def test_targets_take_the_median_of_ratios_within_a_process():
+    text = calls.markdown(of_processes((4.0, 2.0, 3.0), (6.0, 2.0, 3.5), (5.0, 4.0, 4.5)))
+    assert "| apply_ | two clones | 2.00, 3.00, 1.25 | 2.00 | 2.00 | 1.60 | **missed** |" in text
+    assert "| apply_ | op rotate_ | +1.00 us, +2.50 us, +0.50 us | +1.00 us | +2.00 us | +1.50 us | met |" in text
+    assert "| apply_ | 4.00, 6.00, 5.00 | 5.00 | 10.00 |" in text
+    assert (
+        "| decode fp32, 4 ms between calls: rope_ext in place | copy | 0.50, 0.33, 0.80 | 0.50 | 0.50 |  |  |" in text
+    )
+    assert "rope.apply" not in text  # it was not measured
+    assert "* vLLM: not installed" in text
 
 
 # ---- the picture ----

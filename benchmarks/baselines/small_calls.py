@@ -1,0 +1,97 @@
+"""Calls of q and k of one token, where all is price, and ops of PyTorch to compare them with.
+
+benchmarks/calls.py times them, benchmarks/instructions.py counts their instructions.
+"""
+
+import torch
+
+import rope_ext
+from benchmarks.baselines.pytorch import eager_half
+from benchmarks.harness.cases import Case
+from benchmarks.harness.shapes import SHAPES
+from rope_ext._torch.private import function_of
+
+ROWS = 64  # of the tables
+
+
+def tiny():
+    return Case(next(s for s in SHAPES if s.name == "tiny"), "fp32", "half", "forward", "bshd", threads=1)
+
+
+def small_calls(case):
+    """{name: call}: yardsticks and the ops alone, then ours."""
+    return _yardsticks(case) | _ours(case) | _with_derivatives(case)
+
+
+def _of(case):
+    """q and k (batch, seqlen, heads, head_dim), tables whose first row rotates."""
+    q, k = (x.transpose(1, 2).clone() for x in case.inputs)
+    return q, k, case.tables.cos[-ROWS:].clone(), case.tables.sin[-ROWS:].clone()
+
+
+def _yardsticks(case):
+    q, k, cos, sin = _of(case)
+    x, out, positions = [q, k], [q.clone(), k.clone()], torch.tensor([[3]])
+    ops = torch.ops.rope_ext
+    rotate, rotate_, rotate_out = (function_of(op.unrecorded) for op in (ops.rotate, ops.rotate_, ops.rotate_out))
+    own = [q.clone(), k.clone()]
+    return {
+        "torch.add": lambda: torch.add(q, q),
+        "two clones": lambda: (q.clone(), k.clone()),
+        "op rotate": lambda: rotate(x, cos, sin),
+        "op rotate_": lambda: rotate_(own, cos, sin),
+        "op rotate_out": lambda: rotate_out(out, x, cos, sin),
+        "op rotate, positions": lambda: rotate(x, cos, sin, 0, 0, None, 0, 1.0, positions),
+    }
+
+
+def _ours(case):
+    q, k, cos, sin = _of(case)
+    x, own, out = (q, k), (q.clone(), k.clone()), (q.clone(), k.clone())
+    rope, positions = rope_ext.RotaryEmbedding(case.shape.head_dim), torch.tensor([[3]])
+    inv_freq, wide = case.tables.inv_freq, [torch.cat((t[:1], t[:1]), dim=-1)[None] for t in (cos, sin)]
+    by_head, llama = [t.transpose(1, 2) for t in x], rope_ext.compat.transformers.apply_rotary_pos_emb
+    options = {"layout": "bhsd", "offset": 7, "inverse": True}
+    return {
+        "apply": lambda: rope_ext.apply(x, cos, sin),
+        "apply out=": lambda: rope_ext.apply(x, cos, sin, out=out),
+        "apply_": lambda: rope_ext.apply_(own, cos, sin),
+        "apply positions": lambda: rope_ext.apply(x, cos, sin, positions=positions),
+        "apply layout, offset, inverse": lambda: rope_ext.apply(by_head, cos, sin, **options),
+        "rope.apply": lambda: rope.apply(x),
+        "apply inv_freq": lambda: rope_ext.apply(x, inv_freq=inv_freq),
+        "compat.transformers": lambda: llama(*by_head, *wide),
+    }
+
+
+def _with_derivatives(case):
+    """Gradients are given: nothing is accumulated, no loss is computed."""
+    q, k, cos, sin = _of(case)
+    leaves = leaf_q, leaf_k = tuple(t.detach().requires_grad_() for t in (q, k))
+    leaves_by_head = tuple(t.detach().requires_grad_() for t in case.inputs)
+    (q_factor, k_factor), grads = (tuple(torch.randn_like(t) for t in (q, k)) for _ in range(2))
+    grads_by_head = tuple(t.transpose(1, 2) for t in grads)
+    learned = tuple(t.clone().requires_grad_() for t in (cos, sin))
+
+    def multiplied():
+        return leaf_q * q_factor, leaf_k * k_factor
+
+    def recorded():
+        return rope_ext.apply(leaves, cos, sin)
+
+    def eager():
+        return eager_half(*leaves_by_head, case.tables)
+
+    def of_learned():
+        y = rope_ext.apply(leaves, *learned)
+        return torch.autograd.grad(y, (*leaves, *learned), grads)
+
+    return {
+        "two multiplications, recorded": multiplied,
+        "two multiplications, forward+backward": lambda: torch.autograd.grad(multiplied(), leaves, grads),
+        "eager, recorded": eager,
+        "eager, forward+backward": lambda: torch.autograd.grad(eager(), leaves_by_head, grads_by_head),
+        "apply, recorded": recorded,
+        "apply, forward+backward": lambda: torch.autograd.grad(recorded(), leaves, grads),
+        "apply learned tables, forward+backward": of_learned,
+    }

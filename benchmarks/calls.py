@@ -1,0 +1,118 @@
+"""What a small call costs: `python -m benchmarks.calls`, or `make calls`, in about a minute.
+
+q and k of one token, where all is price, and a step of decoding in place, each beside its yardstick in the same rounds.
+It is measured in several processes, each of which lays out its memory anew; ratios are taken within a process.
+Of other people's implementations vLLM and ONNX Runtime are measured, where installed.
+"""
+
+import argparse
+import gc
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from benchmarks.baselines import VARIANTS, peers, peers_cpu
+from benchmarks.baselines.small_calls import small_calls, tiny
+from benchmarks.bench import RESULTS
+from benchmarks.harness.cases import Case
+from benchmarks.harness.clocks import HostClock, seconds_for
+from benchmarks.harness.machine import machine
+from benchmarks.harness.measure import measure_undisturbed, prepare
+from benchmarks.harness.shapes import SHAPES
+from benchmarks.harness.variants import Step
+from benchmarks.report import calls as report_of_calls
+
+PEERS = ("vLLM", "ONNX Runtime")
+THREADS = min(2, os.cpu_count())  # for decoding
+PAUSE = 0.004  # seconds between calls whose threads have fallen asleep
+ROUNDS_WITH_PAUSES = 60
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--processes", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=4.0, help="of a process, for calls of one token")
+    parser.add_argument("--output", type=Path, default=RESULTS, metavar="DIR")
+    parser.add_argument("--name", default="calls", help="of the files written, NAME.md and NAME.json")
+    parser.add_argument("--rows", type=Path, help=argparse.SUPPRESS)  # what one process measures, for its parent
+    options = parser.parse_args()
+    if options.rows:
+        options.rows.write_text(json.dumps(measured(options.seconds)))
+        return
+    report = {"machine": machine("cpu"), "threads": THREADS, "processes": []}
+    for _ in range(options.processes):
+        with tempfile.TemporaryDirectory() as folder:
+            rows = Path(folder, "rows.json")
+            command = [sys.executable, "-m", "benchmarks.calls", "--seconds", str(options.seconds), "--rows", str(rows)]
+            subprocess.run(command, check=True)
+            report["processes"].append(json.loads(rows.read_text()))
+    options.output.mkdir(parents=True, exist_ok=True)
+    (options.output / f"{options.name}.json").write_text(json.dumps(report, indent=1) + "\n")
+    text = report_of_calls.markdown(report)
+    (options.output / f"{options.name}.md").write_text(text)
+    print(text, end="")
+
+
+def measured(seconds):
+    """{"sections": {section: {call: figures}}, "busy": {section: cores that others used}, "left_out": {peer: why}}."""
+    found, left_out = peers.find({name: peers_cpu.PEERS[name] for name in PEERS}, THREADS)
+    gc.collect()
+    gc.disable()
+    report = {"sections": {}, "busy": {}, "left_out": left_out}
+    parts = [("tiny", None), *(("decode", dtype) for dtype in ("fp32", "bf16"))]
+    for shape, dtype in (progress := tqdm(parts)):
+        progress.set_description(" ".join(filter(None, (shape, dtype))))
+        name, steps = _tiny(found, left_out) if shape == "tiny" else _decode(dtype, found, left_out)
+        busy, samples = measure_undisturbed(steps, HostClock(), 10**6, seconds if shape == "tiny" else 1.0, 2)
+        report["sections"][name] = {call: _figures(times) for call, times in samples.items()}
+        report["busy"][name] = busy
+        if shape == "decode":
+            with_pauses = {call: _figures(times) for call, times in _with_pauses(steps).items()}
+            report["sections"][f"{name}, {PAUSE * 1e3:g} ms between calls"] = with_pauses
+    return report
+
+
+def _tiny(found, left_out):
+    torch.set_num_threads(1)
+    case = tiny()
+    steps, _, refused = prepare(case, found, HostClock())
+    left_out |= refused
+    return "one token", {name: [Step(call)] for name, call in small_calls(case).items()} | steps
+
+
+def _decode(dtype, found, left_out):
+    torch.set_num_threads(THREADS)
+    shape = next(s for s in SHAPES if s.name == "decode")
+    case = Case(shape, dtype, "half", "forward", "bshd", THREADS)
+    variants = [v for v in VARIANTS if v.name in ("copy", "rope_ext in place", "rope_ext out=")]
+    steps, _, refused = prepare(case, [*variants, *found], HostClock())
+    left_out |= {f"{name} {dtype}": why for name, why in refused.items()}
+    return f"decode {dtype}", steps
+
+
+def _with_pauses(steps):
+    """{call: seconds in each round} of single calls after a pause."""
+    samples = {name: [] for name in steps}
+    for _ in range(ROUNDS_WITH_PAUSES):
+        for name, (step,) in steps.items():
+            step.before()
+            time.sleep(PAUSE)
+            samples[name].append(seconds_for(step.call, 1))
+            step.after()
+    return samples
+
+
+def _figures(times):
+    return {"us_min": min(times) * 1e6, "us_median": statistics.median(times) * 1e6, "rounds": len(times)}
+
+
+if __name__ == "__main__":
+    main()
