@@ -6,7 +6,7 @@ VENV ?= .venv
 RUN = $(VENV)/bin/python
 SOURCES = CMakeLists.txt setup.py pyproject.toml $(shell find csrc -type f)
 
-.PHONY: demo test lint format wheel matrix benchmark calls fuzz fuzz-sanitized clean
+.PHONY: demo test lint format wheel matrix benchmark calls instructions fuzz fuzz-sanitized clean
 
 demo: $(VENV)/.built
 	$(RUN) examples/train_tiny_llama.py
@@ -44,6 +44,10 @@ benchmark: $(VENV)/.built
 # What small calls cost beside PyTorch's own ops, in benchmarks/results/calls.md; a minute, on a quiet machine.
 calls: $(VENV)/.built
 	$(RUN) -m benchmarks.calls
+
+# The table of tests/test_instructions.py anew: instructions of small calls, by valgrind; under a minute.
+instructions: $(VENV)/.built
+	$(RUN) -m benchmarks.instructions --write
 
 # Random calls, by hand: make fuzz CALLS=1000000 SEED=7. What it checks and how a call is made again: tests/fuzz.
 CALLS ?= 100000

@@ -1,74 +1,163 @@
-"""Instructions of a call, which no other process disturbs: `bench.py --instructions`, by valgrind's callgrind.
+"""Instructions of a call, which no other process disturbs, by valgrind's callgrind.
 
-Run as a program, it is what callgrind watches. Each call of getppid, which nothing else makes, ends a count: of n calls
-of a variant, then of 2 n more. Their difference, divided by n, has no start-up or warm-up in it.
+Run as a program, it is what callgrind watches. Each call of getppid, which nothing else makes, ends a count: of a few
+calls, WINDOWS times for each variant, of which the median is taken. Python specialises its code in the first, and some
+of the others hold a thing that is rare. `callgrind_control` begins to count behind the imports, which are four times
+as fast without.
+
+What could change a count from run to run is fixed: the order of hashes, the addresses, garbage (none is collected), the
+number of threads, and the environment, of which nothing but paths reaches the program. What the imports leave of the C
+library's heap is not, down to the length of a path: malloc looks longer or shorter for a place, up to 1.8 % of a count.
+Of two processes with other hashes, and so with other heaps, the smaller count is taken.
 """
 
+import concurrent.futures
+import gc
+import json
 import os
+import platform
 import re
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
-SHAPES, CALLS = ["decode", "tiny"], 50
-DTYPE, PAIRING = "bf16", "half"
+CALLS, WINDOWS = 16, 7  # calls of a window; windows of a variant
+SEEDS = ("0", "1")  # of the hashes of each process
+SHAPES, DTYPE, PAIRING = ["decode", "tiny"], "bf16", "half"
 VARIANTS = ["rope_ext", "rope_ext out=", "rope_ext in place", "eager"]
 FLOOR = "torch.add of q, out="  # one op of PyTorch, into preallocated memory
+# Calls of baselines/small_calls.py, of which benchmarks/instructions.py keeps a table.
+FORMS = [
+    "apply",
+    "apply out=",
+    "apply_",
+    "apply positions",
+    "apply layout, offset, inverse",
+    "rope.apply",
+    "apply, recorded",
+    "apply, forward+backward",
+]
+
+
+class NotCounted(Exception):
+    """There is no count; the message says why."""
 
 
 def count():
-    """{"rows": [...]}, or {"missing": a line}."""
-    if not shutil.which("valgrind"):
-        return {"missing": "valgrind is not installed: no instruction counts"}
+    """For bench.py: {"rows": [...]} of SHAPES, or {"missing": a line}."""
+    try:
+        found, _ = counted("shapes")
+    except NotCounted as why:
+        return {"missing": str(why)}
+    rows = [(*name.split(": "), n) for name, n in found.items()]
+    return {"rows": [{"shape": s, "dtype": DTYPE, "variant": v, "instructions": n} for s, v, n in rows]}
+
+
+def counted(what):
+    """({name: instructions of a call}, the environment that valgrind shows a program). what: "shapes" or "forms"."""
+    if not shutil.which("valgrind") or not shutil.which("callgrind_control"):
+        raise NotCounted("valgrind is not installed: no instruction counts")
+    with concurrent.futures.ThreadPoolExecutor() as threads:
+        found = list(threads.map(partial(_counted_once, what), SEEDS))
+    counts = [counts for counts, _ in found]
+    least = {name: min(count[name] for count in counts) for name in counts[0]}
+    return least, environment() | {"cpu_isa": found[0][1]}
+
+
+def _counted_once(what, seed):
+    """({name: instructions of a call}, instruction set) of one process."""
     with tempfile.TemporaryDirectory() as folder:
-        options = ["--tool=callgrind", "--dump-before=getppid", f"--callgrind-out-file={folder}/counts"]
-        command = ["valgrind", *options, sys.executable, "-m", "benchmarks.harness.instructions"]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-        run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        options = ["--instr-atstart=no", "--dump-before=getppid", f"--callgrind-out-file={folder}/counts"]
+        command = ["valgrind", "--tool=callgrind", *options, sys.executable, "-m", __name__, what]
+        if shutil.which("setarch"):
+            command = ["setarch", "--addr-no-randomize", *command]
+        kept = {name: os.environ[name] for name in ("PATH", "HOME", "LD_LIBRARY_PATH", "TMPDIR") if name in os.environ}
+        fixed = {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join(sys.path)}
+        run = subprocess.run(command, env=kept | fixed, capture_output=True, text=True, check=False)
         if run.returncode:
-            return {"missing": f"valgrind failed: {run.stderr.strip().splitlines()[-1:]}"}
-        dumps = [
-            int(re.search(r"^totals: (\d+)", _dump(folder, i), re.M)[1]) for i in range(1, 1 + run.stdout.count("."))
-        ]
-    rows = []
-    for i, (shape, variant) in enumerate((s, v) for s in SHAPES for v in [*VARIANTS, FLOOR]):
-        _before, once, twice = dumps[3 * i : 3 * i + 3]
-        rows.append({"shape": shape, "dtype": DTYPE, "variant": variant, "instructions": (twice - once) / CALLS})
-    return {"rows": rows}
+            raise NotCounted(f"valgrind failed: {' '.join(run.stderr.strip().splitlines()[-1:])}")
+        said = json.loads(run.stdout)
+        dumps = [_total(Path(folder, f"counts.{i}")) for i in range(1, 1 + (1 + WINDOWS) * len(said["names"]))]
+    windows = [windows for _before, *windows in zip(*[iter(dumps)] * (1 + WINDOWS))]
+    counts = [statistics.median(w) / CALLS for w in windows]
+    return dict(zip(said["names"], counts)), said["cpu_isa"]
 
 
-def _dump(folder, number):
-    return Path(folder, f"counts.{number}").read_text()
+def environment():
+    """What a count depends on besides the code of this repository, as far as it can be asked without valgrind."""
+    import torch
+
+    from rope_ext import _introspect  # by the compiler of _ops.so, which with CUDA holds objects of other compilers too
+
+    library = Path(_introspect.__file__).read_bytes()
+    compilers = {found.decode() for found in re.findall(rb"GCC: \([^)]*\) [\d.]+|clang version [\d.]+", library)}
+    valgrind = shutil.which("valgrind") and subprocess.run(["valgrind", "--version"], capture_output=True, text=True)
+    return {
+        "python": f"{platform.python_version()}, {platform.python_build()[1]}, {platform.python_compiler()}",
+        "torch": torch.__version__,
+        "libc": " ".join(platform.libc_ver()),
+        "machine": platform.machine(),
+        "compiler": ", ".join(sorted(compilers)),
+        "valgrind": valgrind.stdout.strip().removeprefix("valgrind-") if valgrind else None,
+    }
 
 
-def watched():
+def _total(dump):
+    return int(re.search(r"^totals: (\d+)", dump.read_text(), re.M)[1])
+
+
+# ---- the program that callgrind watches ----
+
+
+def watched(what):
+    import torch
+
+    import rope_ext
+
+    torch.set_num_threads(1)
+    calls = _forms() if what == "forms" else _shapes()
+    gc.collect()
+    gc.disable()
+    switch = ["callgrind_control", "--instr=on", str(os.getpid())]
+    subprocess.run(switch, capture_output=True, check=True)
+    for call in calls.values():
+        call()  # caches of the dispatcher and the allocator
+        os.getppid()
+        for _ in range(WINDOWS):
+            for _ in range(CALLS):
+                call()
+            os.getppid()
+    print(json.dumps({"names": list(calls), "cpu_isa": rope_ext.build_info()["cpu_isa"]}), flush=True)
+    os._exit(0)  # the end of Python would take seconds
+
+
+def _forms():
+    from benchmarks.baselines.small_calls import small_calls, tiny
+
+    calls = small_calls(tiny())
+    return {name: calls[name] for name in FORMS}
+
+
+def _shapes():
     import torch
 
     from benchmarks.baselines import VARIANTS as ALL
     from benchmarks.harness.cases import Case
     from benchmarks.harness.shapes import SHAPES as ALL_SHAPES
 
-    torch.set_num_threads(1)
+    calls = {}
     for shape in (s for name in SHAPES for s in ALL_SHAPES if s.name == name):
         case = Case(shape, DTYPE, PAIRING, "forward", "bshd", threads=1)
         builders = {v.name: v.build for v in ALL if v.name in VARIANTS and v.pairing in (None, PAIRING)}
-        calls = [builders[name](case).call for name in VARIANTS]
+        calls |= {f"{shape.name}: {name}": builders[name](case).call for name in VARIANTS}
         q, out = case.inputs[0], torch.empty_like(case.inputs[0])
-        for call in [*calls, lambda q=q, out=out: torch.add(q, q, out=out)]:
-            call()  # caches of the dispatcher and the allocator
-            _mark()
-            for n in (CALLS, 2 * CALLS):
-                for _ in range(n):
-                    call()
-                _mark()
-
-
-def _mark():
-    os.getppid()
-    print(".", end="")
+        calls[f"{shape.name}: {FLOOR}"] = lambda q=q, out=out: torch.add(q, q, out=out)
+    return calls
 
 
 if __name__ == "__main__":
-    watched()
+    watched(sys.argv[1])
