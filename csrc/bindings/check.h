@@ -7,6 +7,7 @@
 #include "bindings/arguments.h"
 #include "bindings/errors.h"
 #include "core/params.h"
+#include "core/revolutions.h"
 
 namespace rope {
 
@@ -39,6 +40,10 @@ void check_tables(const Arguments& a, RotateParams* p);
 
 // Raises unless cos and sin are frequencies.
 void check_frequencies_given(const Arguments& a);
+
+// Rules for inv_freq in radians per position (check_tables.cpp). is_64: the result is float64. The caller fills in the
+// outputs.
+RevolutionsParams check_inv_freq(const Tensor& inv_freq, bool is_64);
 
 // Rules for positions, offset and cu_seqlens (check_lookup.cpp). After check_tables.
 void check_lookup(const Arguments& a, RotateParams* p);

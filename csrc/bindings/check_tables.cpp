@@ -122,6 +122,27 @@ void check_frequencies_given(const Arguments& a) {
   if (!a.from_frequencies()) bad_value("inv_freq", "be given", "tables");
 }
 
+RevolutionsParams check_inv_freq(const Tensor& inv_freq, bool is_64) {
+  const DType dtype = dtype_of("inv_freq", inv_freq);
+  const int64_t rank = inv_freq.dim();
+  if (rank < 1 || rank > 3) {
+    bad_value("inv_freq", "have shape (pairs,), (heads, pairs) or (axes, heads or 1, pairs)", shape_of(inv_freq));
+  }
+  const auto size = [&](int64_t axis) { return axis < 0 ? 1 : inv_freq.size(axis); };
+  const auto stride = [&](int64_t axis) { return axis < 0 ? 0 : inv_freq.stride(axis); };
+  return {inv_freq.const_data_ptr(),
+          dtype,
+          size(rank - 3),
+          size(rank - 2),
+          size(rank - 1),
+          stride(rank - 3),
+          stride(rank - 2),
+          stride(rank - 1),
+          is_64 ? DType::kFloat64 : DType::kFloat32,
+          nullptr,
+          nullptr};
+}
+
 void check_tables(const Arguments& a, RotateParams* p) {
   if (a.from_frequencies()) return check_frequencies(a, p);
   check_cos_and_sin(a, p);

@@ -17,6 +17,19 @@ struct Cpu {
 
   static void cos_sin(const CosSinParams& p, const Tensor&) { cpu::best_kernels().cos_sin(p, num_threads()); }
 
+  // On the caller, compiled for the baseline: there are few frequencies.
+  static void revolutions(const RevolutionsParams& p, const Tensor&) {
+    dispatch_revolutions(p, [&](auto t, auto a) {
+      for (int64_t axis = 0; axis < p.axes; ++axis) {
+        for (int64_t head = 0; head < p.heads; ++head) {
+          for (int64_t pair = 0; pair < p.pairs; ++pair) {
+            make_revolutions<typename decltype(t)::type, typename decltype(a)::type>(p, axis, head, pair);
+          }
+        }
+      }
+    });
+  }
+
   static void table_rows(const Tokens& p, int64_t* rows, bool checked, const Tensor&) {
     for (int64_t b = 0; b < p.batch; ++b) {
       for (int64_t s = 0; s < p.seqlen; ++s) {

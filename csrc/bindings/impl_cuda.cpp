@@ -96,6 +96,10 @@ struct Cuda {
 
   static void cos_sin(const CosSinParams& p, const Tensor& x) { check_launch(cuda::cos_sin(p, Queue(x).stream)); }
 
+  static void revolutions(const RevolutionsParams& p, const Tensor& inv_freq) {
+    check_launch(cuda::revolutions(p, Queue(inv_freq).stream));
+  }
+
   static void table_rows(const Tokens& p, int64_t* rows, bool, const Tensor& x) {
     const Queue queue(x);
     check_positions(p, queue);

@@ -4,6 +4,7 @@
 //   static void table_grad(const TableGradParams&, const Tensor& x);
 //   static void table_rows(const Tokens&, int64_t* rows, bool checked, const Tensor& x);   checked: by check_lookup
 //   static void cos_sin(const CosSinParams&, const Tensor& x);
+//   static void revolutions(const RevolutionsParams&, const Tensor& inv_freq);
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
@@ -105,6 +106,19 @@ struct Ops {
     stack[2] = box(std::move(positions));
   }
 
+  static void revolutions(StableIValue* stack, uint64_t, uint64_t) {
+    const Tensor inv_freq = unbox_tensor(stack[0]);
+    RevolutionsParams p = check_inv_freq(inv_freq, torch::stable::detail::to<bool>(stack[1]));
+    const int32_t dtype = p.arithmetic == DType::kFloat64 ? aoti_torch_dtype_float64() : aoti_torch_dtype_float32();
+    Tensor high = new_empty(inv_freq, {p.axes, p.heads, p.pairs}, dtype);
+    Tensor low = new_empty(inv_freq, {p.axes, p.heads, p.pairs}, dtype);
+    p.high = high.mutable_data_ptr();
+    p.low = low.mutable_data_ptr();
+    if (!high.empty()) Device::revolutions(p, inv_freq);
+    stack[0] = box(std::move(high));
+    stack[1] = box(std::move(low));
+  }
+
   static void rotate_tensors(RotateParams& p, const Arguments& a, const Tensors& out) {
     for (size_t i = 0; i < out.size(); ++i) {
       if (!out[i].empty()) p.x[p.num_tensors++] = rotated_tensor(a, a.x[i], out[i]);
@@ -122,6 +136,7 @@ struct Ops {
     library.impl("table_grad", table_grad);
     library.impl("table_rows", table_rows);
     library.impl("cos_sin", cos_sin);
+    for (const char* name : {"revolutions", "revolutions.unrecorded"}) library.impl(name, revolutions);
   }
 };
 

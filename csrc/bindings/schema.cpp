@@ -3,6 +3,7 @@
 
 #include <cstdio>
 #include <exception>
+#include <string>
 
 #include "bindings/library.h"
 
@@ -54,6 +55,11 @@ void define_all(Definitions m) {
   // cos and sin as rotate computes them from frequencies, (batch or 1, seqlen, heads or 1, pairs), 1 and 0 for tokens
   // that are not rotated; the positions with their offsets, (axes, batch or 1, seqlen). All in the type of arithmetic.
   m.def("cos_sin(" ROPE_ARGUMENTS("Tensor[]") ") -> (Tensor, Tensor, Tensor)");
+  // The high and the low part of inv_freq, radians per position, in revolutions per position: what the ops above take
+  // for cos and sin with kFrequencies. (axes or 1, heads or 1, pairs), float32 or float64. `unrecorded`: see ROPE_DEF.
+  for (const char* name : {"revolutions", "revolutions.unrecorded"}) {
+    m.def((std::string(name) + "(Tensor inv_freq, bool is_64) -> (Tensor high, Tensor low)").c_str());
+  }
 }
 
 // Not STABLE_TORCH_LIBRARY, which ignores torch's error and continues with an invalid handle.

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "core/params.h"
+#include "core/revolutions.h"
 
 namespace rope::cuda {
 
@@ -26,6 +27,9 @@ const char* table_rows(const Tokens& p, int64_t* rows, Stream stream);
 
 // The contract is that of cpu::Kernels::cos_sin.
 const char* cos_sin(const CosSinParams& p, Stream stream);
+
+// p.high and p.low receive the revolutions per position, in memory of the GPU.
+const char* revolutions(const RevolutionsParams& p, Stream stream);
 
 // Fails an assert on the GPU, with a message for each token whose row lies outside the table.
 const char* assert_positions(const Tokens& p, Stream stream);

@@ -1,6 +1,7 @@
 // The CUDA kernels on a CPU: one thread of the grid after another, on host memory. Tests run them in place of the CPU
 // kernels (rope_ext_use_cpu_kernels), and again with this file compiled for sanitizers.
 #include "cpu/isa.h"
+#include "cuda/revolutions.cuh"
 #include "cuda/rotate.cuh"
 #include "cuda/table_grad.cuh"
 
@@ -58,6 +59,15 @@ __attribute__((visibility("default"))) const void* rope_ext_emulated_cuda(int mu
   rope::cuda::backwards = backwards;
   rope::cuda::instances = 0;
   return &rope::cuda::kEmulated;
+}
+
+// Runs the kernel of the op `revolutions`.
+__attribute__((visibility("default"))) void rope_ext_emulated_revolutions(const rope::RevolutionsParams* p) {
+  rope::dispatch_revolutions(*p, [&](auto t, auto a) {
+    rope::cuda::for_each(rope::cuda::revolutions_threads(*p), [&](int64_t i) {
+      rope::cuda::revolutions_thread<typename decltype(t)::type, typename decltype(a)::type>(*p, i);
+    });
+  });
 }
 
 // A bit for each instance of rotate_thread that has run: 9 per element type, for accesses of 16 bytes, of 4, and of one

@@ -6,12 +6,14 @@
 #include <vector>
 
 #include "core/flags.h"
+#include "core/revolutions.h"
 #include "cpu/isa.h"
 
 namespace py = pybind11;
 
-extern "C" const void* rope_ext_emulated_cuda(int multiprocessors, bool backwards);
 using namespace rope;
+extern "C" const void* rope_ext_emulated_cuda(int multiprocessors, bool backwards);
+extern "C" void rope_ext_emulated_revolutions(const RevolutionsParams* p);
 
 namespace {
 
@@ -158,6 +160,16 @@ PYBIND11_MODULE(_introspect, m) {
       "rotate",
       [](const std::string& isa, const RotateParams& p, int num_threads) { kernels_of(isa).rotate(p, num_threads); },
       py::arg("isa"), py::arg("params"), py::arg("num_threads") = 1);
+  m.def(
+      "revolutions",
+      [](uintptr_t radians, DType dtype, std::vector<int64_t> sizes, std::vector<int64_t> strides, DType arithmetic,
+         uintptr_t high, uintptr_t low) {
+        const RevolutionsParams p = {pointer(radians), dtype,         sizes.at(0),   sizes.at(1),
+                                     sizes.at(2),      strides.at(0), strides.at(1), strides.at(2),
+                                     arithmetic,       pointer(high), pointer(low)};
+        rope_ext_emulated_revolutions(&p);
+      },
+      "The CUDA kernel of the op of this name, emulated.");
   m.def(
       "table_grad",
       [](const std::string& isa, const TableGradParams& p, int num_threads) {
