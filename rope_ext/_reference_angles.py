@@ -51,6 +51,23 @@ def cos_sin(positions: Tensor, high: Tensor, low: Tensor, attention_scaling: flo
     return c * attention_scaling, s * attention_scaling
 
 
+def revolutions(inv_freq: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """inv_freq, radians per position, in revolutions per position: high + low, each (axes or 1, heads or 1, pairs).
+
+    dtype: of both, float32 or float64. high is rounded to it, and low is what that lost; it has no derivative.
+    """
+    radians = inv_freq.to(torch.float64)[(None,) * (3 - inv_freq.dim())]
+    per_radian, per_radian_low = ONE_REVOLUTION_PER_RADIAN
+    high = radians * per_radian
+    rounded = high.detach()
+    low = product_error(radians.detach(), torch.full_like(rounded, per_radian), rounded)
+    low = low + radians.detach() * per_radian_low
+    if dtype != torch.float64:
+        high = high.to(dtype)
+        low = (rounded - high.detach().to(torch.float64) + low).to(dtype)
+    return high.contiguous(), low.contiguous()
+
+
 def _position_parts(position: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """A multiple of 2^24, and the rest, which float32 holds exactly where the position is an integer."""
     if position.is_floating_point():

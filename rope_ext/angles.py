@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from . import reference
+from . import _reference_angles, reference
 from ._float64 import may_lack_float64
 from ._numbers import UNINITIALIZED
 from ._shown import converted, name_of, shown
@@ -15,6 +15,7 @@ from ._torch.arguments import Scalars
 from ._torch.errors import raises_typed
 from ._torch.flags import FREQUENCIES
 from ._torch.library import torch_ops as _ops
+from ._torch.revolutions import by_op
 from .errors import ArgumentError, ArgumentTypeError
 
 _SHD = reference.LAYOUTS.index("shd")
@@ -39,7 +40,7 @@ def revolutions(inv_freq: Tensor | Revolutions, dtype: torch.dtype = torch.float
     Returns Revolutions on the device of inv_freq, differentiable. Raises ArgumentError or ArgumentTypeError.
     Equivalent to: high = (inv_freq.double() / (2 * pi)).to(dtype); low = what that rounding loses
     """
-    if not isinstance(dtype, torch.dtype) or dtype not in (torch.float32, torch.float64):
+    if dtype is not torch.float32 and dtype is not torch.float64:
         got = name_of(dtype) if isinstance(dtype, torch.dtype) else shown(dtype)
         raise ArgumentTypeError("dtype", "be torch.float32 or torch.float64", got)
     if isinstance(inv_freq, Revolutions):
@@ -47,6 +48,8 @@ def revolutions(inv_freq: Tensor | Revolutions, dtype: torch.dtype = torch.float
             made = f"made for {name_of(inv_freq.high.dtype)}"
             raise ArgumentTypeError("inv_freq", f"be made for the arithmetic of x, {name_of(dtype)}", made)
         return inv_freq
+    if high_and_low := by_op(inv_freq, dtype is torch.float64):
+        return Revolutions(*high_and_low, inv_freq.dim() == 3)
     _check_strided("inv_freq", inv_freq)
     if not 1 <= inv_freq.dim() <= 3 or not inv_freq.is_floating_point() or inv_freq.dtype == _PACKED:
         rule = "be floating point of shape (pairs,), (heads, pairs) or (axes, heads or 1, pairs)"
@@ -57,16 +60,7 @@ def revolutions(inv_freq: Tensor | Revolutions, dtype: torch.dtype = torch.float
     if inv_freq.device.type == "meta":
         high = inv_freq.to(dtype)[(None,) * (3 - inv_freq.dim())].contiguous()
         return Revolutions(high, torch.empty_like(high.detach()), inv_freq.dim() == 3)
-    radians = inv_freq.to(torch.float64)[(None,) * (3 - inv_freq.dim())]
-    per_radian, per_radian_low = reference.ONE_REVOLUTION_PER_RADIAN
-    high = radians * per_radian
-    rounded = high.detach()
-    low = reference.product_error(radians.detach(), torch.full_like(rounded, per_radian), rounded)
-    low = low + radians.detach() * per_radian_low
-    if dtype != torch.float64:
-        high = high.to(dtype)
-        low = (rounded - high.detach().to(torch.float64) + low).to(dtype)
-    return Revolutions(high.contiguous(), low.contiguous(), inv_freq.dim() == 3)
+    return Revolutions(*_reference_angles.revolutions(inv_freq, dtype), inv_freq.dim() == 3)
 
 
 turns = revolutions  # former names, for one release

@@ -75,6 +75,12 @@ def _fake_table_grad(grad: Sequence[Tensor], x: Sequence[Tensor], cos: Tensor, *
     return torch.empty_like(cos), torch.empty_like(cos)
 
 
+def _fake_revolutions(inv_freq: Tensor, is_64: bool) -> tuple[Tensor, Tensor]:
+    dtype = torch.float64 if is_64 else torch.float32
+    shape = (1,) * (3 - inv_freq.dim()) + tuple(inv_freq.shape)
+    return inv_freq.new_empty(shape, dtype=dtype), inv_freq.new_empty(shape, dtype=dtype)
+
+
 _FAKES: dict[str, Callable[..., object]] = {
     "rotate": _fake_rotate,
     "rotate_": _same_device,
@@ -83,6 +89,7 @@ _FAKES: dict[str, Callable[..., object]] = {
     "table_grad": _fake_table_grad,
     "table_rows": _fake_rows,
     "cos_sin": _fake_cos_sin,
+    "revolutions": _fake_revolutions,
 }
 for _name, _fake in _FAKES.items():
     torch.library.register_fake(f"rope_ext::{_name}", _fake)

@@ -70,6 +70,7 @@ torch.library.register_vmap("rope_ext::check_in_place", _vmap_by_loop(_ops.check
 torch.library.register_vmap("rope_ext::table_grad", _vmap_by_loop(_ops.table_grad), lib=_library)
 torch.library.register_vmap("rope_ext::cos_sin", _vmap_by_loop(_ops.cos_sin), lib=_library)
 torch.library.register_vmap("rope_ext::table_rows", _vmap_by_loop(_ops.table_rows), lib=_library)
+torch.library.register_vmap("rope_ext::revolutions", _vmap_by_loop(_ops.revolutions), lib=_library)
 
 
 # is_grads_batched, and so gradcheck's check_batched_grad, uses an older vmap. Its only rule, a loop, cannot take lists

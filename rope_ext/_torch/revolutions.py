@@ -1,0 +1,54 @@
+"""The op `revolutions`, and PyTorch's own ops in its place where a derivative is recorded.
+
+They have the same bits (rope_ext/_reference_angles.py, csrc/core/revolutions.h): the op saves ten small ops.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, is_grad_enabled
+from torch.compiler import is_compiling
+
+from .. import _reference_angles
+from .errors import raises_typed, typed
+from .library import torch_ops as _ops
+from .private import below_autograd, dispatch_modes, forward_ad, function_of, functorch_is_active, is_tracing
+from .recording import have_tangents, needs_derivative
+
+_HighLow = tuple[Tensor, Tensor]
+
+_library = torch.library.Library("rope_ext", "IMPL")
+_ORDINARY = frozenset((Tensor, torch.nn.Parameter))
+_unrecorded: Callable[[Tensor, bool], _HighLow] = function_of(_ops.revolutions.unrecorded)
+
+
+def by_op(inv_freq: Any, is_64: bool) -> _HighLow | None:
+    """What the op makes of inv_freq; None where PyTorch's ops must serve, or an argument is wrong."""
+    if (
+        is_compiling()  # torch.compile fuses the ops of PyTorch
+        or type(inv_freq) not in _ORDINARY
+        or (inv_freq.requires_grad and is_grad_enabled())
+        or forward_ad._current_level >= 0
+        or functorch_is_active()
+        or dispatch_modes()
+        or is_tracing()
+    ):
+        return None
+    try:
+        return _unrecorded(inv_freq, is_64)
+    except (RuntimeError, ValueError) as error:  # a device or dtype without a kernel, a wrong shape, no memory
+        typed(error)  # forgets its type
+        return None
+
+
+def _recorded(inv_freq: Tensor, is_64: bool) -> _HighLow:
+    if needs_derivative((), inv_freq, inv_freq) or have_tangents((inv_freq,)):
+        return _reference_angles.revolutions(inv_freq, torch.float64 if is_64 else torch.float32)
+    with below_autograd():
+        high, low = _ops.revolutions(inv_freq, is_64)
+        return high, low
+
+
+_library.impl("revolutions", raises_typed("revolutions", _recorded), "Autograd")
+_library.impl("revolutions.unrecorded", torch.library.fallthrough_kernel, "Autograd")
