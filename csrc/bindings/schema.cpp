@@ -3,7 +3,6 @@
 
 #include <cstdio>
 #include <exception>
-#include <string>
 
 #include "bindings/library.h"
 
@@ -57,9 +56,8 @@ void define_all(Definitions m) {
   m.def("cos_sin(" ROPE_ARGUMENTS("Tensor[]") ") -> (Tensor, Tensor, Tensor)");
   // The high and the low part of inv_freq, radians per position, in revolutions per position: what the ops above take
   // for cos and sin with kFrequencies. (axes or 1, heads or 1, pairs), float32 or float64. `unrecorded`: see ROPE_DEF.
-  for (const char* name : {"revolutions", "revolutions.unrecorded"}) {
-    m.def((std::string(name) + "(Tensor inv_freq, bool is_64) -> (Tensor high, Tensor low)").c_str());
-  }
+  m.def("revolutions(Tensor inv_freq, bool is_64) -> (Tensor high, Tensor low)");
+  m.def("revolutions.unrecorded(Tensor inv_freq, bool is_64) -> (Tensor high, Tensor low)");
 }
 
 // Not STABLE_TORCH_LIBRARY, which ignores torch's error and continues with an invalid handle.
