@@ -13,6 +13,7 @@ import rope_ext
 
 from ._profile_case import Case, Inputs
 from ._profile_clock import Step, samples_of, seconds_of_host, seconds_on_cpu
+from ._torch.arguments import PLAIN
 from ._torch.flags import INTERLEAVED
 from ._torch.library import torch_ops
 from ._torch.private import below_autograd, function_of
@@ -24,7 +25,7 @@ PARTS = {
     "dispatcher": "torch's dispatcher and its stable ABI: an op that takes the arguments of apply_ and does nothing",
     "checks": "the op that checks the arguments of apply_, less the op that does nothing",
     "results": "the op of the form less that of apply_: memory of results, an argument more to take and to check",
-    "plan": "the op of apply_ on one token, less its checks: the plan, and the kernel of a token",
+    "plan": "the op of apply_ on one token, less dispatcher and checks: the plan, and the kernel of a token",
     "kernel": "the rest of the op of apply_, in one thread; on a GPU its launch",
     "threads": "what the other threads change: negative where they help",
     "recording": "apply where x requires grad, less apply where it does not",
@@ -95,9 +96,11 @@ def measured(case: Case, machine: str, rounds: int) -> Breakdown:
 
 def _parts_of_forms(t: Times) -> dict[str, dict[str, float]]:
     """{form: {name of the part: seconds}}. The sum over the parts of a form is the time of its call."""
-    plan = t["rotate_ of one token"] - t["check of one token"]
-    kernel = t.get("rotate_ in one thread", t["rotate_"]) - t["check"] - plan
-    op = {"dispatcher": t["nothing"], "checks": t["check"] - t["nothing"], "plan": plan, "kernel": kernel}
+    # The op that checks takes all arguments, the others none that is a default.
+    checks, of_one = t["check"] - t["nothing of all"], t["check of one token"] - t["nothing of all"]
+    plan = t["rotate_ of one token"] - t["nothing"] - of_one
+    kernel = t.get("rotate_ in one thread", t["rotate_"]) - t["nothing"] - checks - plan
+    op = {"dispatcher": t["nothing"], "checks": checks, "plan": plan, "kernel": kernel}
     if "rotate_ in one thread" in t:
         op["threads"] = t["rotate_"] - t["rotate_ in one thread"]
 
@@ -128,10 +131,13 @@ def _steps(case: Case) -> dict[str, _Step]:
     ready, one = _ready(case, inputs), replace(case, batch=1, seqlen=1)
     inputs_of_one = Inputs(one)
     own_of_one, ready_of_one = inputs_of_one.own, _ready(one, inputs_of_one)
-    rotate, rotate_, rotate_out = (
-        function_of(getattr(torch_ops, name).unrecorded) for name in ("rotate", "rotate_", "rotate_out")
+    overload = "plain" if 1 + len(ready) <= PLAIN else "unrecorded"
+    rotate, rotate_, rotate_out, nothing = (
+        function_of(getattr(getattr(torch_ops, name), overload))
+        for name in ("rotate", "rotate_", "rotate_out", "nothing")
     )
-    nothing, check = function_of(torch_ops.nothing.default), function_of(torch_ops.check_in_place.default)
+    nothing_of_all = function_of(torch_ops.nothing.unrecorded)
+    check = function_of(torch_ops.check_in_place.default)
     steps = {
         "apply": _Step(lambda: rope_ext.apply(x, **options)),
         "apply out=": _Step(lambda: rope_ext.apply(x, **options, out=out)),
@@ -145,6 +151,7 @@ def _steps(case: Case) -> dict[str, _Step]:
         "check": _Step(lambda: check(own, *ready), below_autograd),  # without its kernel in Python
         "check of one token": _Step(lambda: check(own_of_one, *ready_of_one), below_autograd),
         "nothing": _Step(lambda: nothing(own, *ready)),
+        "nothing of all": _Step(lambda: nothing_of_all(own, *ready)),
     }
     if case.device == "cpu" and torch.get_num_threads() > 1:
         steps["rotate_ in one thread"] = replace(steps["rotate_"], inside=_one_thread)

@@ -132,7 +132,7 @@ struct Ops {
     for (const char* name : {"rotate_", "rotate_.unrecorded", "rotate_.plain"}) library.impl(name, rotate_);
     for (const char* name : {"rotate_out", "rotate_out.unrecorded", "rotate_out.plain"}) library.impl(name, rotate_out);
     library.impl("check_in_place", check_in_place);
-    library.impl("nothing", nothing);
+    for (const char* name : {"nothing", "nothing.unrecorded", "nothing.plain"}) library.impl(name, nothing);
     library.impl("table_grad", table_grad);
     library.impl("table_rows", table_rows);
     library.impl("cos_sin", cos_sin);

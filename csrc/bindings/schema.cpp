@@ -44,7 +44,7 @@ void define_all(Definitions m) {
   // Raises what rotate_ would raise; does nothing else.
   m.def("check_in_place(" ROPE_ARGUMENTS("Tensor[]") ") -> ()");
   // Takes the arguments and does nothing: the price of the dispatcher and the stable ABI (rope_ext/profile.py).
-  m.def("nothing(" ROPE_ARGUMENTS("Tensor[]") ") -> ()");
+  ROPE_DEF("nothing", "", "Tensor[]", "()");
   // The gradients of cos and sin, which have one row per token: grad * d rotate(x) / d table, summed over the axes
   // along which the tables broadcast.
   m.def("table_grad(Tensor[] grad, " ROPE_ARGUMENTS("Tensor[]") ") -> (Tensor, Tensor)");
