@@ -28,7 +28,7 @@ from benchmarks.harness.machine import machine
 from benchmarks.harness.measure import measure_undisturbed, prepare
 from benchmarks.harness.shapes import SHAPES
 from benchmarks.harness.variants import Step
-from benchmarks.report import calls as report_of_calls
+from benchmarks.report.calls import ONE, markdown
 
 PEERS = ("vLLM", "ONNX Runtime")
 THREADS = min(2, os.cpu_count())  # for decoding
@@ -56,7 +56,7 @@ def main():
             report["processes"].append(json.loads(rows.read_text()))
     options.output.mkdir(parents=True, exist_ok=True)
     (options.output / f"{options.name}.json").write_text(json.dumps(report, indent=1) + "\n")
-    text = report_of_calls.markdown(report)
+    text = markdown(report)
     (options.output / f"{options.name}.md").write_text(text)
     print(text, end="")
 
@@ -67,35 +67,33 @@ def measured(seconds):
     gc.collect()
     gc.disable()
     report = {"sections": {}, "busy": {}, "left_out": left_out}
-    parts = [("tiny", None), *(("decode", dtype) for dtype in ("fp32", "bf16"))]
-    for shape, dtype in (progress := tqdm(parts)):
-        progress.set_description(" ".join(filter(None, (shape, dtype))))
-        name, steps = _tiny(found, left_out) if shape == "tiny" else _decode(dtype, found, left_out)
-        busy, samples = measure_undisturbed(steps, HostClock(), 10**6, seconds if shape == "tiny" else 1.0, 2)
-        report["sections"][name] = {call: _figures(times) for call, times in samples.items()}
-        report["busy"][name] = busy
-        if shape == "decode":
-            with_pauses = {call: _figures(times) for call, times in _with_pauses(steps).items()}
-            report["sections"][f"{name}, {PAUSE * 1e3:g} ms between calls"] = with_pauses
+    for name in (progress := tqdm([ONE, "decode fp32", "decode bf16"])):
+        progress.set_description(name)
+        steps, refused = _one_token(found) if name == ONE else _decode(name.split()[1], found)
+        left_out |= {f"{name}, {peer}": why for peer, why in refused.items()}
+        bounds = (10**6, seconds if name == ONE else 1.0, 2)  # rounds, seconds, attempts
+        report["busy"][name], samples = measure_undisturbed(steps, HostClock(), *bounds)
+        report["sections"][name] = _figures(samples)
+        if name != ONE:
+            report["sections"][f"{name}, {PAUSE * 1e3:g} ms between calls"] = _figures(_with_pauses(steps))
     return report
 
 
-def _tiny(found, left_out):
+def _one_token(found):
+    """({call: [Step]}, {peer: why it is left out})."""
     torch.set_num_threads(1)
     case = tiny()
     steps, _, refused = prepare(case, found, HostClock())
-    left_out |= refused
-    return "one token", {name: [Step(call)] for name, call in small_calls(case).items()} | steps
+    return {name: [Step(call)] for name, call in small_calls(case).items()} | steps, refused
 
 
-def _decode(dtype, found, left_out):
+def _decode(dtype, found):
     torch.set_num_threads(THREADS)
     shape = next(s for s in SHAPES if s.name == "decode")
     case = Case(shape, dtype, "half", "forward", "bshd", THREADS)
     variants = [v for v in VARIANTS if v.name in ("copy", "rope_ext in place", "rope_ext out=")]
     steps, _, refused = prepare(case, [*variants, *found], HostClock())
-    left_out |= {f"{name} {dtype}": why for name, why in refused.items()}
-    return f"decode {dtype}", steps
+    return steps, refused
 
 
 def _with_pauses(steps):
@@ -110,8 +108,11 @@ def _with_pauses(steps):
     return samples
 
 
-def _figures(times):
-    return {"us_min": min(times) * 1e6, "us_median": statistics.median(times) * 1e6, "rounds": len(times)}
+def _figures(samples):
+    return {
+        call: {"us_min": min(times) * 1e6, "us_median": statistics.median(times) * 1e6, "rounds": len(times)}
+        for call, times in samples.items()
+    }
 
 
 if __name__ == "__main__":
