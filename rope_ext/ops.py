@@ -155,8 +155,9 @@ def apply_(
     if too_many:
         raise _given_by_position("apply_", too_many)
     rotated: Tensors
-    if not options:  # a call with ** takes longer
-        rotated = apply(x, cos, sin, out=_IN_PLACE)
+    if not options and not _looks_at_tables:  # the arguments of the op are ready
+        tensors: Any = x if type(x) is tuple or isinstance(x, (tuple, list)) else [x]
+        rotated = call_op((tensors, cos, sin), x, _IN_PLACE)
         return rotated
     try:
         rotated = apply(x, cos, sin, out=_IN_PLACE, **options)

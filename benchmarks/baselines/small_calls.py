@@ -9,8 +9,13 @@ import rope_ext
 from benchmarks.baselines.pytorch import eager_half
 from benchmarks.harness.cases import Case
 from benchmarks.harness.shapes import SHAPES
-from rope_ext._torch.private import function_of
+from rope_ext._torch.flags import TRANSPOSED
+from rope_ext._torch.private import SingleLevelFunction, function_of
 
+ROTATE, ROTATE_IN_PLACE, ROTATE_OUT = (  # the ops as an ordinary call takes them
+    function_of(op.plain)
+    for op in (torch.ops.rope_ext.rotate, torch.ops.rope_ext.rotate_, torch.ops.rope_ext.rotate_out)
+)
 ROWS = 64  # of the tables
 
 
@@ -32,16 +37,14 @@ def _of(case):
 def _yardsticks(case):
     q, k, cos, sin = _of(case)
     x, out, positions = [q, k], [q.clone(), k.clone()], torch.tensor([[3]])
-    ops = torch.ops.rope_ext
-    rotate, rotate_, rotate_out = (function_of(op.unrecorded) for op in (ops.rotate, ops.rotate_, ops.rotate_out))
-    own = [q.clone(), k.clone()]
+    rotate_all, own = function_of(torch.ops.rope_ext.rotate.unrecorded), [q.clone(), k.clone()]
     return {
         "torch.add": lambda: torch.add(q, q),
         "two clones": lambda: (q.clone(), k.clone()),
-        "op rotate": lambda: rotate(x, cos, sin),
-        "op rotate_": lambda: rotate_(own, cos, sin),
-        "op rotate_out": lambda: rotate_out(out, x, cos, sin),
-        "op rotate, positions": lambda: rotate(x, cos, sin, 0, 0, None, 0, 1.0, positions),
+        "op rotate": lambda: ROTATE(x, cos, sin),
+        "op rotate_": lambda: ROTATE_IN_PLACE(own, cos, sin),
+        "op rotate_out": lambda: ROTATE_OUT(out, x, cos, sin),
+        "op rotate, positions": lambda: rotate_all(x, cos, sin, 0, 0, None, 0, 1.0, positions),
     }
 
 
@@ -64,6 +67,20 @@ def _ours(case):
     }
 
 
+class OpInFunction(SingleLevelFunction):
+    """The least that a derivative in Python takes: one node that saves the tables."""
+
+    @staticmethod
+    def forward(ctx, q, k, cos, sin):
+        ctx.save_for_backward(cos, sin)
+        return tuple(ROTATE([q, k], cos, sin))
+
+    @staticmethod
+    def backward(ctx, *grads):
+        cos, sin = ctx.saved_tensors
+        return *ROTATE(grads, cos, sin, 0, TRANSPOSED), None, None
+
+
 def _with_derivatives(case):
     """Gradients are given: nothing is accumulated, no loss is computed."""
     q, k, cos, sin = _of(case)
@@ -79,6 +96,9 @@ def _with_derivatives(case):
     def recorded():
         return rope_ext.apply(leaves, cos, sin)
 
+    def in_function():
+        return OpInFunction.apply(*leaves, cos, sin)
+
     def eager():
         return eager_half(*leaves_by_head, case.tables)
 
@@ -89,6 +109,8 @@ def _with_derivatives(case):
     return {
         "two multiplications, recorded": multiplied,
         "two multiplications, forward+backward": lambda: torch.autograd.grad(multiplied(), leaves, grads),
+        "op rotate in a Function": in_function,
+        "op rotate in a Function, forward+backward": lambda: torch.autograd.grad(in_function(), leaves, grads),
         "eager, recorded": eager,
         "eager, forward+backward": lambda: torch.autograd.grad(eager(), leaves_by_head, grads_by_head),
         "apply, recorded": recorded,
