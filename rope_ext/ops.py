@@ -25,6 +25,7 @@ from ._torch.flags import (
     ROUND_PRODUCTS,
     SAYS_WIDTH,
 )
+from ._torch.revolutions import by_op
 from .angles import Revolutions, check_scaling, revolutions
 from .errors import ArgumentError, ArgumentTypeError
 from .reference import LAYOUTS, Layout, Rounding, Tensors
@@ -276,6 +277,8 @@ def _frequencies(
     if not tensors or not isinstance(tensors[0], Tensor):
         raise not_tensors("x", x)
     dtype = torch.float64 if tensors[0].dtype is torch.float64 else torch.float32
+    if type(inv_freq) is not Revolutions and (made := by_op(inv_freq, dtype is torch.float64)):
+        return *made, FREQUENCIES  # what the last line returns, without a Revolutions
     if type(inv_freq) is not Revolutions or inv_freq.high.dtype is not dtype:
         inv_freq = revolutions(inv_freq, dtype)
     return inv_freq.high, inv_freq.low, FREQUENCIES
