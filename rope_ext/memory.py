@@ -2,6 +2,7 @@
 
 A CPU spends more time on the new memory of a large result than on the rotation: each page of 4 KiB costs a fault.
 `apply(..., out=...)` and `apply_` need neither `set_output_pool` nor `tune_malloc`: they write where you say.
+docs/memory.md says what each costs, and why the pool is off at the start.
 """
 
 import ctypes
@@ -18,7 +19,8 @@ def set_output_pool(max_bytes: int) -> None:
     max_bytes: upper bound of the freed memory that is kept; 0, as at the start, ends the pool and frees all of it.
 
     The pool serves results on the CPU of at least 1 MiB each, of all threads of this process. The memory of a result
-    comes back when the last tensor that shares it is gone. Results from the pool cannot be enlarged by resize_.
+    comes back when the last tensor that shares it is gone. Results from the pool cannot be enlarged by resize_, their
+    storage cannot be emptied, and torch.profiler does not count their memory.
 
     Raises ArgumentTypeError or ArgumentError if max_bytes is not an int >= 0.
     """

@@ -3,14 +3,11 @@
 Where a sentence holds a number, the test computes the number and then looks for the sentence with `says`.
 """
 
-import contextlib
 import importlib.util
-import io
 import itertools
 import math
 import re
 import struct
-import traceback
 from pathlib import Path
 
 import pytest
@@ -18,14 +15,13 @@ import torch
 
 import rope_ext
 from rope_ext import frequencies as f
+from tests.pages import FENCE, blocks_of, run_blocks
 
 pytestmark = pytest.mark.devices("cpu")
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "docs/guide.md").read_text(encoding="utf-8")
-# A block of code, and the block of text right after it, which is what the code prints.
-FENCE = re.compile(r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```\n)?", re.DOTALL | re.MULTILINE)
-BLOCKS = [(TEXT[: m.start()].count("\n") + 2, m[1], m[2] or "") for m in FENCE.finditer(TEXT)]
+BLOCKS = blocks_of(TEXT)
 PROSE = " ".join(re.sub(r"^```.*?^```\n", "", TEXT, flags=re.DOTALL | re.MULTILINE).split())
 
 
@@ -47,18 +43,7 @@ def formula(left, **names):
 
 @pytest.fixture(scope="module")
 def run():
-    """(namespace, what each block printed) after all blocks, top to bottom; an exception is part of what it printed."""
-    namespace, printed = {"__name__": "guide"}, []
-    for line, code, _ in BLOCKS:
-        out = io.StringIO()
-        with contextlib.redirect_stdout(out), torch.random.fork_rng():
-            try:
-                exec(compile("\n" * (line - 1) + code, "docs/guide.md", "exec"), namespace)
-            except Exception:
-                out.write(traceback.format_exc())
-        printed.append("".join(f"{text.rstrip()}\n" for text in out.getvalue().splitlines()))
-    torch.set_printoptions(profile="default")
-    return namespace, printed
+    return run_blocks(BLOCKS, "guide")
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ import torch
 import rope_ext
 from rope_ext import _introspect, reference
 from tests.conftest import assert_same_bits, in_memory, random
+from tests.pages import blocks_of, run_blocks
 
 pytestmark = pytest.mark.devices("cpu")
 COS, SIN = rope_ext.RotaryEmbedding(64).tables(8192)
@@ -57,6 +59,23 @@ def test_pooled_results_are_like_others(pool, order):
     assert_same_bits(y, reference.apply(x, COS, SIN))
     assert y.stride() == torch.empty_like(x).stride()
     assert torch.autograd.grad(rope_ext.apply(x.requires_grad_(), COS, SIN).sum(), x)[0].shape == x.shape
+
+
+@pytest.mark.parametrize("hold", [torch.Tensor.numpy, torch.utils.dlpack.to_dlpack, torch.Tensor.untyped_storage])
+def test_pool_waits_for_other_holders_of_the_memory(pool, hold):
+    x = random((1, 4096, 4, 64), torch.float32)
+    y = rope_ext.apply(x, COS, SIN)
+    address, held = y.data_ptr(), hold(y)
+    del y
+    assert rope_ext.apply(x, COS, SIN).data_ptr() != address
+    del held
+    assert address in {y.data_ptr() for y in [rope_ext.apply(x, COS, SIN) for _ in range(2)]}
+
+
+def test_page_about_memory_shows_what_its_code_prints():
+    text = (Path(__file__).parents[1] / "docs/memory.md").read_text(encoding="utf-8")
+    blocks = blocks_of(text)
+    assert len(blocks) == 2 and run_blocks(blocks, "memory")[1] == [shown for *_, shown in blocks]
 
 
 def test_pool_keeps_no_more_than_its_limit():
