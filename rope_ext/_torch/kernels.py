@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, is_grad_enabled
 
 from ..errors import ArgumentError
 from . import per_token
@@ -35,9 +35,13 @@ _PLAIN = (Tensor, torch.nn.Parameter)
 
 
 def _rotate(x: list[Tensor], cos: Tensor, sin: Tensor, *rest: Any) -> list[Tensor]:
+    y: list[Tensor]
+    if not is_grad_enabled() and not may_be_forward_mode():  # a compiled graph that runs, most often
+        y = ROTATE.unrecorded(x, cos, sin, *rest)
+        return y
     if not kernel_needs_derivative(x, cos, sin, rest):
         with below_autograd():
-            y: list[Tensor] = _ops.rotate(x, cos, sin, *rest)
+            y = _ops.rotate(x, cos, sin, *rest)
             return y
     scalars, lookup = split(rest)
     rotated = None
