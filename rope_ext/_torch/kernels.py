@@ -60,9 +60,8 @@ def _rotate_in_place(x: list[Tensor], cos: Tensor, sin: Tensor, *rest: Any) -> N
         with below_autograd():
             _ops.rotate_(x, cos, sin, *rest)
         return
-    _ops.check_in_place(
-        x, cos, sin, *rest
-    )  # whatever autograd would refuse below is refused before anything is written
+    # Whatever autograd would refuse below is refused here, before anything is written.
+    _ops.check_in_place(x, cos, sin, *rest)
     tables_need = tables_need_derivative(cos, sin, rest)
     if not tables_need and not may_be_forward_mode() and not dispatch_modes() and all(type(t) in _PLAIN for t in x):
         check_saved((cos, sin, *rest))
