@@ -129,14 +129,11 @@ struct Elements<BFloat16> {
   // The low 16 bits of every NaN here are zero: see unpack for x, load_entries for tables, position_of for positions.
   ROPE_INLINE Packed pack(Lanes v) {
 #if defined(__AVX512BF16__)
-    // vcvtne2ps2bf16 flushes denormals: vectors with one, or with a zero (testing for both is cheaper), take the path
-    // below.
-    const __m512i exponents = _mm512_set1_epi32(0x7f800000);
-    const __mmask16 normal = _mm512_mask_test_epi32_mask(_mm512_test_epi32_mask(bits_as<__m512i>(v.even), exponents),
-                                                         bits_as<__m512i>(v.odd), exponents);
-    if (__builtin_expect(normal == 0xffff, true)) {
-      const auto halves = bits_as<Vector<uint16_t>>(_mm512_cvtne2ps_pbh(v.odd, v.even));
-      return bits_as<Words>(shuffle(halves, halves, [](int i) { return i / 2 + i % 2 * 16; }));  // even, odd, even ..
+    // vcvtne2ps2bf16 flushes denormals: results with a zero, which may have been one, are made by the path below.
+    const __m512i halves = bits_as<__m512i>(_mm512_cvtne2ps_pbh(v.odd, v.even));
+    if (__builtin_expect(_mm512_test_epi16_mask(halves, _mm512_set1_epi16(0x7f80)) == ~0u, true)) {
+      const auto h = bits_as<Vector<uint16_t>>(halves);
+      return bits_as<Words>(shuffle(h, h, [](int i) { return i / 2 + i % 2 * 16; }));  // even, odd, even ..
     }
 #endif
     return bfloat16_rounded(bits_as<Words>(v.even)) >> 16 | (bfloat16_rounded(bits_as<Words>(v.odd)) & 0xffff0000u);
