@@ -18,8 +18,8 @@ def dtype_name(t):
 
 
 def fields_of(x, cos, sin, interleaved, table):
-    """The fields that RotateParams and TableGradParams share. table: the type of cos and sin, (rows, pairs) contiguous."""
-    cos_table, sin_table = (table(t.data_ptr(), t.data_ptr(), 0, t.stride(0), 0, 1) for t in (cos, sin))
+    """The fields that RotateParams and TableGradParams share. table: the type of cos and sin, (rows, pairs)."""
+    cos_table, sin_table = (table(t.data_ptr(), t.data_ptr(), 0, t.stride(0), 0, t.stride(1)) for t in (cos, sin))
     return {
         "dtype": dtype_name(x),
         "table_dtype": dtype_name(cos),
@@ -73,6 +73,21 @@ def test_instruction_sets_give_the_same_bits(dtype, interleaved):
             gradients.append((grad_cos, grad_sin))
         for other in gradients[1:]:
             assert_same_bits(other, gradients[0])
+
+
+@pytest.mark.parametrize("interleaved", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_tables_of_each_dtype_and_stride(dtype, interleaved):
+    """cos and sin in the type of arithmetic and in that of x, with entries next to each other and apart."""
+    types = {dtype, torch.float64 if dtype == torch.float64 else torch.float32}
+    for pairs, table, step in itertools.product((7, 64), types, (1, 3)):
+        x = random((2, 5, 3, 2 * pairs), dtype, 0)
+        cos, sin = (random((5, step * pairs), table, seed)[:, ::step] for seed in (1, 2))
+        expected = reference.apply(x, cos, sin, interleaved=interleaved, inverse=True)
+        for isa in _introspect.supported_isas():
+            y = torch.full_like(x, torch.nan)
+            _introspect.rotate(isa, params_of(x, y, cos, sin, interleaved, negate_sin=True))
+            assert_same_bits(y, expected)
 
 
 @pytest.mark.parametrize(

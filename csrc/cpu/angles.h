@@ -28,19 +28,34 @@ struct Angles {
   const A* sin_second() const { return entries[per_channel ? 3 : 1]; }
 };
 
-// Converts n entries, and pads with zeros to a multiple of kMultiple. The low 16 bits of each NaN become zero: see
-// bfloat16_rounded.
-template <int64_t kMultiple, class A>
-void load_entries(DType dtype, const void* data, int64_t offset, int64_t stride, int64_t n, bool negate, A* to) {
-  dispatch_dtype(dtype, [&](auto tag) {
-    const auto* from = at<typename decltype(tag)::type>(data, offset);
-    for (int64_t i = 0; i < n; ++i) {
-      const A value = static_cast<A>(widen(from[i * stride]));
-      const A number = value == value ? value : static_cast<A>(NAN);
-      to[i] = negate ? -number : number;
+// Lanes in pair order -> in the order in which load_pairs has the lanes of x.
+template <Access kAccess, class L>
+ROPE_INLINE L ordered(L pairs) {
+  return kAccess == Access::kInterleaved ? interleaved_from_pair_order(pairs) : run_from_pair_order(pairs);
+}
+
+// Loads n contiguous entries of the type of arithmetic or of x, in the order of lanes of load_pairs, padded with zeros
+// to whole steps. The low 16 bits of each NaN become zero: see bfloat16_rounded.
+template <class T, Access kAccess, class E>
+void load_contiguous(const E* from, int64_t n, bool negate, Arithmetic<T>* to) {
+  for_each_step<T>(n, [&](auto full, int64_t i, int64_t m) {
+    Lanes<T> v;
+    if constexpr (std::is_same_v<E, Arithmetic<T>>) {
+      v = ordered<kAccess>(read_lanes<Lanes<T>, full>(from + i, m));
+    } else {
+      v = Elements<T>::unpack(read<typename Elements<T>::Packed, full>(from + i, m * sizeof(T)));
+      if (kAccess == Access::kInterleaved) v = interleaved_from_pair_order(pair_from_run_order(v));
     }
+    v = without_payload(v);
+    write_lanes(to + i, negate ? -v : v);
   });
-  for (int64_t i = n; i % kMultiple; ++i) to[i] = 0;
+}
+
+template <class T, Access kAccess, class E>
+void load_entries(const E* from, int64_t stride, int64_t n, bool negate, Arithmetic<T>* to) {
+  if (stride == 1) return load_contiguous<T, kAccess>(from, n, negate, to);
+  for (int64_t i = 0; i < n; ++i) to[i] = widen(from[i * stride]);
+  load_contiguous<T, kAccess>(to, n, negate, to);
 }
 
 // cos and sin of n pairs at a token, from its positions. sin_scaling: factor on sin, attention_scaling or its negative.
@@ -84,21 +99,14 @@ void make_entries(const Frequencies& f, const Positions& positions, double sin_s
 template <class T, Access kAccess, class A>
 void load_angles(const RotateParams& p, int64_t batch, int64_t token, int64_t row, int64_t head, int64_t begin,
                  int64_t n, A (&to)[4][kPairBlock]) {
-  const auto order = [&](A* entries) {
-    for (int64_t i = 0; i < n; i += kStep<T>) {
-      const auto v = read_lanes<Lanes<T>>(entries + i);
-      write_lanes(entries + i,
-                  kAccess == Access::kInterleaved ? interleaved_from_pair_order(v) : run_from_pair_order(v));
-    }
-  };
   const auto load = [&](const Table& table, const void* data, bool negate, A* entries) {
     if (row == kOutside) {
       for (int64_t i = 0; i < kPairBlock; ++i) entries[i] = static_cast<A>(NAN);
       return;
     }
-    const int64_t from = entry(table, batch, row, head, begin);
-    load_entries<kStep<T>>(p.table_dtype, data, from, table.pair_stride, n, negate, entries);
-    order(entries);
+    const int64_t from = entry(table, batch, row, head, begin), stride = table.pair_stride;
+    if (p.table_dtype == p.dtype) return load_entries<T, kAccess>(at<T>(data, from), stride, n, negate, entries);
+    load_entries<T, kAccess>(at<A>(data, from), stride, n, negate, entries);
   };
   if (p.source == Source::kFrequencies) {
     const double scaling = p.frequencies.attention_scaling;
@@ -106,7 +114,9 @@ void load_angles(const RotateParams& p, int64_t batch, int64_t token, int64_t ro
                  to[0], to[1]);
     for (A* entries : {to[0], to[1]}) {
       for (int64_t i = n; i % kStep<T>; ++i) entries[i] = 0;
-      order(entries);
+      for (int64_t i = 0; i < n; i += kStep<T>) {
+        write_lanes(entries + i, ordered<kAccess>(read_lanes<Lanes<T>>(entries + i)));
+      }
     }
     return;
   }

@@ -6,6 +6,7 @@
 #include <immintrin.h>
 #endif
 
+#include <cmath>
 #include <type_traits>
 
 #include "core/dtype.h"
@@ -86,16 +87,28 @@ ROPE_INLINE EvenOdd<V> pair_from_run_order(EvenOdd<V> v) {
   return {pairs.first, pairs.second};
 }
 
+// NaN without payload: the low half of each is zero.
+template <class V>
+ROPE_INLINE V without_payload(V v) {
+  return v == v ? v : V{} + NAN;
+}
+template <class V>
+ROPE_INLINE EvenOdd<V> without_payload(EvenOdd<V> v) {
+  return {without_payload(v.even), without_payload(v.odd)};
+}
+
 // ---- memory ----
 
-// Read Lanes from, and write them to, kStep<T> numbers of the type of arithmetic. The halves of an EvenOdd go one by
-// one, because gcc 12 copies a whole one through the stack.
-template <class L, class A>
-ROPE_INLINE L read_lanes(const A* from) {
+// Read Lanes from, and write them to, kStep<T> numbers of the type of arithmetic; without kFull only the first n are
+// read (others: 0). The halves of an EvenOdd go one by one, because gcc 12 copies a whole one through the stack.
+template <class L, bool kFull = true, class A>
+ROPE_INLINE L read_lanes(const A* from, int64_t n = 0) {
+  constexpr int64_t size = sizeof(A), lanes = kVectorBytes / size;
   if constexpr (std::is_same_v<L, Vector<A>>) {
-    return read<L, true>(from, 0);
+    return read<L, kFull>(from, n * size);
   } else {
-    return {read<Vector<A>, true>(from, 0), read<Vector<A>, true>(from + kVectorBytes / sizeof(A), 0)};
+    const int64_t low = n < lanes ? n : lanes;
+    return {read<Vector<A>, kFull>(from, low * size), read<Vector<A>, kFull>(from + lanes, (n - low) * size)};
   }
 }
 template <class A>
@@ -126,7 +139,8 @@ struct Elements<BFloat16> {
   ROPE_INLINE Lanes unpack(Packed v) {
     return {bits_as<Vector<float>>(v << 16), bits_as<Vector<float>>(v & 0xffff0000u)};
   }
-  // The low 16 bits of every NaN here are zero: see unpack for x, load_entries for tables, position_of for positions.
+  // The low 16 bits of every NaN here are zero: see unpack for x, load_contiguous for tables, position_of for
+  // positions.
   ROPE_INLINE Packed pack(Lanes v) {
 #if defined(__AVX512BF16__)
     // vcvtne2ps2bf16 flushes denormals: results with a zero, which may have been one, are made by the path below.
