@@ -18,14 +18,23 @@ struct Rows {
   int64_t in_stride, out_stride, count;
   Pairing from, to;  // of in and out, in elements
   int64_t prefetch;  // as in Plan
-  int64_t row_bytes;
 };
 
-// Rotates kSteps steps of kStep pairs of each row, from pair i on; without kFull, one step of m < kStep pairs. cos and
-// sin stay in registers over all rows: reading them from L1 for each row takes 15 to 40 % more time (AVX-512, 0.3 MiB
-// in bfloat16 and float16).
+// The rows of the first token of tensor t: of all heads, or of one where each has angles of its own.
+template <class T>
+Rows<T> rows_of(const RotateParams& p, const Plan& plan, int t) {
+  const RotatedTensor& x = p.x[t];
+  const auto in = token_row<const T>(p.rotary_offset, x.in, x.in_stride, p.pairing, 0, 0, 0);
+  const auto out = token_row<T>(p.rotary_offset, x.out, x.out_stride, p.out_pairing, 0, 0, 0);
+  const int64_t count = p.table_heads == 1 ? x.heads : 1;
+  return {in.data, out.data, in.head_stride, out.head_stride, count, in.pairing, out.pairing, plan.prefetch[t]};
+}
+
+// Rotates kSteps steps of kStep pairs of each row, from pair i on; without kFull, the last pairs of n, less than a
+// step. cos and sin stay in registers over all rows: reading them from L1 for each row takes 15 to 40 % more time
+// (AVX-512, 0.3 MiB in bfloat16 and float16).
 template <Access kAccess, bool kNonTemporal, bool kRoundProducts, bool kFull, int kSteps, class T>
-ROPE_INLINE void rotate_steps(const Rows<T>& rows, const Angles<Arithmetic<T>>& angles, int64_t i, int64_t m) {
+ROPE_INLINE void rotate_steps(const Rows<T>& rows, const Angles<Arithmetic<T>>& angles, int64_t i, int64_t n) {
   using L = Lanes<T>;
   Pair<L> cos[kSteps], sin[kSteps];
   for (int s = 0; s < kSteps; ++s) {
@@ -33,13 +42,14 @@ ROPE_INLINE void rotate_steps(const Rows<T>& rows, const Angles<Arithmetic<T>>& 
     cos[s] = {read_lanes<L>(angles.cos_first() + at), read_lanes<L>(angles.cos_second() + at)};
     sin[s] = {read_lanes<L>(angles.sin_first() + at), read_lanes<L>(angles.sin_second() + at)};
   }
-  const T* in = rows.in + i * rows.from.step;
-  T* out = rows.out + i * rows.to.step;
-  const Pairing from = rows.from, to = rows.to;
+  const Pairing from = known<kAccess>(rows.from), to = known<kAccess>(rows.to);
+  const int64_t m = kFull ? kStep<T> : n - i, row_bytes = 2 * n * sizeof(T);
+  const T* in = rows.in + i * from.step;
+  T* out = rows.out + i * to.step;
   for (int64_t r = 0; r < rows.count; ++r, in += rows.in_stride, out += rows.out_stride) {
     if (rows.prefetch && i == 0) {
       const char* next = reinterpret_cast<const char*>(in) + rows.prefetch;
-      for (int64_t at = 0; at < rows.row_bytes; at += 64) __builtin_prefetch(next + at);
+      for (int64_t at = 0; at < row_bytes; at += 64) __builtin_prefetch(next + at);
     }
     for (int s = 0; s < kSteps; ++s) {
       const int64_t at = s * kStep<T>;
@@ -57,13 +67,20 @@ ROPE_INLINE void rotate_steps(const Rows<T>& rows, const Angles<Arithmetic<T>>& 
 template <Access kAccess, bool kNonTemporal, bool kRoundProducts, class T>
 void rotate_rows(const Rows<T>& rows, const Angles<Arithmetic<T>>& angles, int64_t n) {
   constexpr int64_t k = kStep<T>;
+  constexpr int kMost = kAccess == Access::kAny ? 1 : 4;
   int64_t i = 0;
-  if constexpr (kAccess != Access::kAny) {
-    for (; i + 4 * k <= n; i += 4 * k) rotate_steps<kAccess, kNonTemporal, kRoundProducts, true, 4>(rows, angles, i, k);
-    for (; i + 2 * k <= n; i += 2 * k) rotate_steps<kAccess, kNonTemporal, kRoundProducts, true, 2>(rows, angles, i, k);
+  for (; i + kMost * k <= n; i += kMost * k) {
+    rotate_steps<kAccess, kNonTemporal, kRoundProducts, true, kMost>(rows, angles, i, n);
   }
-  for (; i + k <= n; i += k) rotate_steps<kAccess, kNonTemporal, kRoundProducts, true, 1>(rows, angles, i, k);
-  if (i < n) rotate_steps<kAccess, kNonTemporal, kRoundProducts, false, 1>(rows, angles, i, n - i);
+  if (kMost > 2 && i + 2 * k <= n) {
+    rotate_steps<kAccess, kNonTemporal, kRoundProducts, true, 2>(rows, angles, i, n);
+    i += 2 * k;
+  }
+  if (kMost > 1 && i + k <= n) {
+    rotate_steps<kAccess, kNonTemporal, kRoundProducts, true, 1>(rows, angles, i, n);
+    i += k;
+  }
+  if (i < n) rotate_steps<kAccess, kNonTemporal, kRoundProducts, false, 1>(rows, angles, i, n);
 }
 
 // Copies channels [begin, end) of every head of a token, bit for bit.
@@ -72,8 +89,8 @@ void copy_channels(const RotatedTensor& x, int64_t batch, int64_t token, int64_t
   if (x.in == x.out || begin >= end) return;
   const Strides &from = x.in_stride, &to = x.out_stride;
   for (int64_t h = 0; h < x.heads; ++h) {
-    const T* in = at<T>(x.in, batch * from.batch + token * from.token + h * from.head + begin * from.channel);
-    T* out = at<T>(x.out, batch * to.batch + token * to.token + h * to.head + begin * to.channel);
+    const T* in = at<T>(x.in, row_offset(from, batch, token, h) + begin * from.channel);
+    T* out = at<T>(x.out, row_offset(to, batch, token, h) + begin * to.channel);
     if (from.channel == 1 && to.channel == 1) {
       memcpy(out, in, (end - begin) * sizeof(T));
     } else {
@@ -82,16 +99,18 @@ void copy_channels(const RotatedTensor& x, int64_t batch, int64_t token, int64_t
   }
 }
 
+// tensors: the rows_of every tensor.
 template <Access kAccess, bool kNonTemporal, class T>
-void rotate_token(const RotateParams& p, const Plan& plan, int64_t batch, int64_t token) {
+void rotate_token(const RotateParams& p, const Rows<T>* tensors, int64_t batch, int64_t token) {
   const int64_t row =
       p.source == Source::kFrequencies ? sequence_start(p.positions, token) : table_row(p.positions, batch, token);
   const int64_t pairs = row == kNotRotated ? 0 : p.pairs;
   for (int t = 0; t < p.num_tensors; ++t) {
-    copy_channels<T>(p.x[t], batch, token, 0, pairs ? p.rotary_offset : p.x[t].head_dim);
-    if (pairs) copy_channels<T>(p.x[t], batch, token, p.rotary_offset + 2 * pairs, p.x[t].head_dim);
+    const RotatedTensor& x = p.x[t];
+    if (x.in == x.out || 2 * pairs == x.head_dim) continue;
+    copy_channels<T>(x, batch, token, 0, pairs ? p.rotary_offset : x.head_dim);
+    if (pairs) copy_channels<T>(x, batch, token, p.rotary_offset + 2 * pairs, x.head_dim);
   }
-  const bool row_per_head = p.table_heads != 1;
   Angles<Arithmetic<T>> angles;
   angles.per_channel = p.source == Source::kPerChannel;
   for (int64_t head = 0; head < p.table_heads; ++head) {
@@ -99,18 +118,9 @@ void rotate_token(const RotateParams& p, const Plan& plan, int64_t batch, int64_
       const int64_t n = pairs - begin < kPairBlock ? pairs - begin : kPairBlock;
       load_angles<T, kAccess>(p, batch, token, row, head, begin, n, angles.entries);
       for (int t = 0; t < p.num_tensors; ++t) {
-        const RotatedTensor& x = p.x[t];
-        const auto in = token_row<const T>(p.rotary_offset, x.in, x.in_stride, p.pairing, batch, token, begin);
-        const auto out = token_row<T>(p.rotary_offset, x.out, x.out_stride, p.out_pairing, batch, token, begin);
-        const Rows<T> rows = {in.data + head * in.head_stride,
-                              out.data + head * out.head_stride,
-                              in.head_stride,
-                              out.head_stride,
-                              row_per_head ? 1 : x.heads,
-                              in.pairing,
-                              out.pairing,
-                              plan.prefetch[t],
-                              static_cast<int64_t>(2 * n * sizeof(T))};
+        Rows<T> rows = tensors[t];
+        rows.in += row_offset(p.x[t].in_stride, batch, token, head) + begin * rows.from.step;
+        rows.out += row_offset(p.x[t].out_stride, batch, token, head) + begin * rows.to.step;
         if constexpr (sizeof(T) == 2) {  // a branch per vector would take 5 to 12 % longer with cached bfloat16
           if (p.round_products) {
             rotate_rows<kAccess, kNonTemporal, true>(rows, angles, n);

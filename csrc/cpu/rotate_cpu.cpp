@@ -18,11 +18,18 @@ void rotate(const RotateParams& p, int num_threads) {
   const int64_t threads = std::min<int64_t>(num_threads, plan.threads);
   dispatch_dtype(p.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
+    Rows<T> tensors[kMaxTensors];
+    for (int t = 0; t < p.num_tensors; ++t) tensors[t] = rows_of<T>(p, plan, t);
     with_access(plan.access, [&](auto access) {
-      constexpr bool kMayBeNonTemporal = access != Access::kAny;
-      const auto rotate =
-          plan.non_temporal ? rotate_token<access, kMayBeNonTemporal, T> : rotate_token<access, false, T>;
-      for_each_token(p.batch, p.seqlen, threads, [&](int64_t batch, int64_t token) { rotate(p, plan, batch, token); });
+      const auto rotate = [&](auto non_temporal) {
+        for_each_token(p.batch, p.seqlen, threads, [&](int64_t batch, int64_t token) {
+          rotate_token<access, non_temporal>(p, tensors, batch, token);
+        });
+      };
+      if constexpr (access != Access::kAny) {
+        if (plan.non_temporal) return rotate(std::true_type{});
+      }
+      rotate(std::false_type{});
     });
   });
 }

@@ -10,6 +10,11 @@
 namespace rope::cpu {
 namespace {
 
+// Elements from the first row of a tensor to another.
+ROPE_INLINE int64_t row_offset(const Strides& s, int64_t batch, int64_t token, int64_t head) {
+  return batch * s.batch + token * s.token + head * s.head;
+}
+
 // Pair `begin` of head 0 of a token, and the strides from there.
 template <class T>
 struct TokenRow {
@@ -25,6 +30,14 @@ TokenRow<T> token_row(int64_t rotary_offset, Void* data, const Strides& s, Pairi
   return {at<std::remove_const_t<T>>(data, batch * s.batch + token * s.token + channel * s.channel),
           {pairing.step * s.channel, pairing.partner * s.channel},
           s.head};
+}
+
+// `pairing`, of which the access says all but the distance between halves.
+template <Access kAccess>
+ROPE_INLINE Pairing known(Pairing pairing) {
+  if (kAccess == Access::kHalf) return {1, pairing.partner};
+  if (kAccess == Access::kInterleaved) return {2, 1};
+  return pairing;
 }
 
 // Calls function(access) with the access as a compile-time constant.

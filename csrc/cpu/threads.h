@@ -15,9 +15,13 @@ namespace {
 template <class Function>
 void for_each_token(int64_t batch, int64_t seqlen, int64_t threads, const Function& function) {
   const int64_t tokens = batch * seqlen;
+  if (tokens == 0) return;
   if (threads > tokens) threads = tokens;
   const auto share = [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) function(i / seqlen, i % seqlen);
+    for (int64_t i = begin, b = begin / seqlen, s = begin % seqlen; i < end; ++i) {
+      function(b, s);
+      if (++s == seqlen) ++b, s = 0;
+    }
     fence_non_temporal_stores();
   };
   if (threads <= 1 || omp_in_parallel()) return share(0, tokens);
