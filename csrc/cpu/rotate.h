@@ -30,17 +30,38 @@ Rows<T> rows_of(const RotateParams& p, const Plan& plan, int t) {
   return {in.data, out.data, in.head_stride, out.head_stride, count, in.pairing, out.pairing, plan.prefetch[t]};
 }
 
+// Rotates two vectors of interleaved channels, which stay in their lanes: only the partners are moved. cos and sin have
+// an entry per channel; that of sin for the second channel of a pair is negated.
+template <class L, class Round>
+ROPE_INLINE Pair<L> rotate_channels(Pair<L> x, Pair<L> cos, Pair<L> sin, const Round& round) {
+  const auto rotated = [&](L x, L cos, L sin) {
+    return rotate_pair(Pair<L>{x, exchange_neighbours(x)}, Pair<L>{cos, cos}, Pair<L>{sin, sin}, round).first;
+  };
+  return {rotated(x.first, cos.first, sin.first), rotated(x.second, cos.second, sin.second)};
+}
+
 // Rotates kSteps steps of kStep pairs of each row, from pair i on; without kFull, the last pairs of n, less than a
 // step. cos and sin stay in registers over all rows: reading them from L1 for each row takes 15 to 40 % more time
 // (AVX-512, 0.3 MiB in bfloat16 and float16).
 template <Access kAccess, bool kNonTemporal, bool kRoundProducts, bool kFull, int kSteps, class T>
 ROPE_INLINE void rotate_steps(const Rows<T>& rows, const Angles<Arithmetic<T>>& angles, int64_t i, int64_t n) {
   using L = Lanes<T>;
+  // 10 to 30 % faster in cache and in 16 bits; non-temporal stores of wider elements take up to 7 % longer.
+  constexpr bool kByChannel =
+      kAccess == Access::kInterleaved && std::is_same_v<L, Vector<Arithmetic<T>>> && (sizeof(T) == 2 || !kNonTemporal);
+  const auto round = [](L product) {
+    using E = Elements<T>;
+    return kRoundProducts ? E::unpack(E::pack(product)) : product;
+  };
   Pair<L> cos[kSteps], sin[kSteps];
   for (int s = 0; s < kSteps; ++s) {
     const int64_t at = i + s * kStep<T>;
     cos[s] = {read_lanes<L>(angles.cos_first() + at), read_lanes<L>(angles.cos_second() + at)};
     sin[s] = {read_lanes<L>(angles.sin_first() + at), read_lanes<L>(angles.sin_second() + at)};
+    if constexpr (kByChannel) {
+      cos[s] = interleave(cos[s].first, cos[s].second);
+      sin[s] = interleave(sin[s].first, -sin[s].second);
+    }
   }
   const Pairing from = known<kAccess>(rows.from), to = known<kAccess>(rows.to);
   const int64_t m = kFull ? kStep<T> : n - i, row_bytes = 2 * n * sizeof(T);
@@ -53,12 +74,13 @@ ROPE_INLINE void rotate_steps(const Rows<T>& rows, const Angles<Arithmetic<T>>& 
     }
     for (int s = 0; s < kSteps; ++s) {
       const int64_t at = s * kStep<T>;
-      const auto x = load_pairs<kAccess, kFull>(in + at * from.step, from, m);
-      const auto y = rotate_pair(x, cos[s], sin[s], [](L product) {
-        using E = Elements<T>;
-        return kRoundProducts ? E::unpack(E::pack(product)) : product;
-      });
-      store_pairs<kAccess, kFull, kNonTemporal>(y, out + at * to.step, to, m);
+      if constexpr (kByChannel) {
+        const auto x = load_channels<kFull>(in + at * from.step, m);
+        store_channels<kFull, kNonTemporal>(rotate_channels(x, cos[s], sin[s], round), out + at * to.step, m);
+      } else {
+        const auto x = load_pairs<kAccess, kFull>(in + at * from.step, from, m);
+        store_pairs<kAccess, kFull, kNonTemporal>(rotate_pair(x, cos[s], sin[s], round), out + at * to.step, to, m);
+      }
     }
   }
 }

@@ -55,6 +55,16 @@ void with_access(Access access, const Function& function) {
 template <class T>
 using Lanes = typename Elements<T>::Lanes;
 
+// n <= kStep pairs of contiguous channels, in the order of memory; kFull: n == kStep.
+template <bool kFull, class T>
+ROPE_INLINE Pair<Lanes<T>> load_channels(const T* row, int64_t n) {
+  using E = Elements<T>;
+  constexpr int64_t size = sizeof(T);
+  const int64_t low = 2 * n < kStep<T> ? 2 * n : kStep<T>;
+  return {E::unpack(read<typename E::Packed, kFull>(row, low * size)),
+          E::unpack(read<typename E::Packed, kFull>(row + kStep<T>, (2 * n - low) * size))};
+}
+
 // Loads n <= kStep pairs; kFull: n == kStep. Lanes are in interleaved order with Access::kInterleaved, else in run
 // order; store_pairs expects the same.
 template <Access kAccess, bool kFull, class T>
@@ -66,9 +76,8 @@ ROPE_INLINE Pair<Lanes<T>> load_pairs(const T* row, Pairing pairing, int64_t n) 
     return {E::unpack(read<Packed, kFull>(row, n * size)),
             E::unpack(read<Packed, kFull>(row + pairing.partner, n * size))};
   } else if constexpr (kAccess == Access::kInterleaved) {
-    const int64_t low = 2 * n < kStep<T> ? 2 * n : kStep<T>;
-    return deinterleave(E::unpack(read<Packed, kFull>(row, low * size)),
-                        E::unpack(read<Packed, kFull>(row + kStep<T>, (2 * n - low) * size)));
+    const auto x = load_channels<kFull>(row, n);
+    return deinterleave(x.first, x.second);
   } else {
     const Access access = access_of(pairing);
     if (access == Access::kHalf) return load_pairs<Access::kHalf, kFull>(row, pairing, n);
@@ -95,6 +104,15 @@ ROPE_INLINE void put(void* to, V v, int64_t bytes) {
   }
 }
 
+template <bool kFull, bool kNonTemporal, class T>
+ROPE_INLINE void store_channels(Pair<Lanes<T>> y, T* row, int64_t n) {
+  using E = Elements<T>;
+  constexpr int64_t size = sizeof(T);
+  const int64_t low = 2 * n < kStep<T> ? 2 * n : kStep<T>;
+  put<kFull, kNonTemporal>(row, E::pack(y.first), low * size);
+  put<kFull, kNonTemporal>(row + kStep<T>, E::pack(y.second), (2 * n - low) * size);
+}
+
 template <Access kAccess, bool kFull, bool kNonTemporal, class T>
 ROPE_INLINE void store_pairs(Pair<Lanes<T>> y, T* row, Pairing pairing, int64_t n) {
   using E = Elements<T>;
@@ -103,10 +121,7 @@ ROPE_INLINE void store_pairs(Pair<Lanes<T>> y, T* row, Pairing pairing, int64_t 
     put<kFull, kNonTemporal>(row, E::pack(y.first), n * size);
     put<kFull, kNonTemporal>(row + pairing.partner, E::pack(y.second), n * size);
   } else if constexpr (kAccess == Access::kInterleaved) {
-    const int64_t low = 2 * n < kStep<T> ? 2 * n : kStep<T>;
-    const auto mixed = interleave(y.first, y.second);
-    put<kFull, kNonTemporal>(row, E::pack(mixed.first), low * size);
-    put<kFull, kNonTemporal>(row + kStep<T>, E::pack(mixed.second), (2 * n - low) * size);
+    store_channels<kFull, kNonTemporal>(interleave(y.first, y.second), row, n);
   } else {
     const Access access = access_of(pairing);
     if (access == Access::kHalf) return store_pairs<Access::kHalf, kFull, false>(y, row, pairing, n);

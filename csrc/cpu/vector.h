@@ -131,6 +131,12 @@ ROPE_INLINE Pair<V> interleave(V a, V b) {
   return {shuffle(a, b, first), shuffle(a, b, second)};
 }
 
+// Swaps lanes 0 and 1, 2 and 3 ..
+template <class V>
+ROPE_INLINE V exchange_neighbours(V v) {
+  return shuffle(v, v, [](int i) { return i ^ 1; });
+}
+
 // Swaps the middle quarters of a 32-byte vector, nothing in others: interleaved order -> pair order, and back.
 template <class V>
 ROPE_INLINE V exchange_middle(V v) {
