@@ -6,7 +6,7 @@ VENV ?= .venv
 RUN = $(VENV)/bin/python
 SOURCES = CMakeLists.txt setup.py pyproject.toml $(shell find csrc -type f)
 
-.PHONY: demo test lint format wheel matrix benchmark calls instructions fuzz fuzz-sanitized clean
+.PHONY: demo test lint format wheel matrix benchmark calls compiled instructions fuzz fuzz-sanitized clean
 
 demo: $(VENV)/.built
 	$(RUN) examples/train_tiny_llama.py
@@ -48,6 +48,10 @@ calls: $(VENV)/.built
 # The table of tests/test_instructions.py anew: instructions of small calls, by valgrind; under a minute.
 instructions: $(VENV)/.built
 	$(RUN) -m benchmarks.instructions --write
+
+# Layers of a Llama, compiled with transformers' rotation and with ours; 20 minutes.
+compiled: $(VENV)/.built
+	$(RUN) -m benchmarks.compiled
 
 # Random calls, by hand: make fuzz CALLS=1000000 SEED=7. What it checks and how a call is made again: tests/fuzz.
 CALLS ?= 100000

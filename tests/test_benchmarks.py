@@ -9,6 +9,7 @@ import torch
 from benchmarks.baselines import POOLED, VARIANTS, peers_cpu, peers_gpu
 from benchmarks.baselines.small_calls import ROWS, small_calls, tiny
 from benchmarks.bench import RESULTS
+from benchmarks.compiled import interval
 from benchmarks.harness import cases, exactness, variants
 from benchmarks.harness.shapes import Shape
 from benchmarks.report import calls, files, summary
@@ -171,6 +172,13 @@ def test_targets_take_the_median_of_ratios_within_a_process():
     )
     assert "rope.apply" not in text  # it was not measured
     assert "* vLLM: not installed" in text
+
+
+def test_interval_holds_the_median_with_95_percent():
+    """Of n values of a distribution its median lies below all, or above all, with 2 / 2**n; and so on."""
+    assert interval(range(10)) == (1, 8)  # 97.9 %; (2, 7) would be 89.1 %
+    assert interval([3, 1, 2, 5, 4, 6]) == (1, 6)  # 96.9 %
+    assert interval([1.0]) == (1.0, 1.0)
 
 
 # ---- the picture ----
