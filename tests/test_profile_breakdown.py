@@ -38,9 +38,9 @@ def timed(monkeypatch):
 
 
 def test_parts_are_differences(timed):
-    """apply 10, out= 13, apply_ 9, recorded 20, forward + backward 50; ops 6, 7 and 5; 4 on one token; checks 3 and 2.5;
-    nothing 2; in one thread 8."""
-    found = timed([10, 13, 9, 20, 50, 6, 7, 5, 4, 3, 2.5, 2, 8])
+    """apply 10, out= 13, apply_ 9, recorded 20, forward + backward 50; ops 6, 7 and 5; 4 on one token; checks 4 and 3.5;
+    nothing 2, and 3 with all arguments; in one thread 8."""
+    found = timed([10, 13, 9, 20, 50, 6, 7, 5, 4, 4, 3.5, 2, 3, 8])
     op = {"dispatcher": 2, "checks": 1, "plan": 1.5, "kernel": 3.5, "threads": -3}
     apply = {"front door": 4, **op, "results": 1}
     assert {form: microseconds(parts) for form, parts in found.parts.items()} == {
@@ -58,7 +58,7 @@ def test_parts_are_differences(timed):
 
 def test_a_negative_part_is_printed(timed):
     """The op with ready arguments took longer than the call: noise, which is shown."""
-    found = timed([5, 13, 9, 20, 50, 6, 7, 5, 4, 3, 2.5, 2, 8])
+    found = timed([5, 13, 9, 20, 50, 6, 7, 5, 4, 4, 3.5, 2, 3, 8])
     assert microseconds(found.parts["apply"])["front door"] == -1
     assert re.search(r"^front door +-1\.00 ±0\.00 ", str(found), re.M)
 
