@@ -44,7 +44,7 @@ def rotate_exactly(rope: Rope, x: Any, positions: Any, offset: Any, rotary_offse
     (high, low, _per_axis), scaling = made
     flags = FREQUENCIES
     cu_seqlens = out = None
-    any_head = rotary_offset is not _ZERO
+    any_head = rotary_offset is not _ZERO and rotary_offset != 0
     if options:
         given: dict[str, Any] = {**options}
         cu_seqlens, out = given.pop("cu_seqlens", None), given.pop("out", None)

@@ -12,12 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._torch.arguments import split
+from ._torch.arguments import ORDINARY_TYPES, split
 from ._torch.flags import FREQUENCIES, INTERLEAVED, OTHER_PAIRING, SAYS_WIDTH
 from ._torch.private import functorch_is_active
 from .errors import ArgumentError
-
-_PLAIN = (Tensor, torch.nn.Parameter)
 
 
 def is_wanted() -> bool:
@@ -44,7 +42,13 @@ def _can_look(tensors: Sequence[object], cos: Tensor, sin: Tensor) -> bool:
 
 
 def _is_readable(t: object) -> bool:
-    return isinstance(t, Tensor) and type(t) in _PLAIN and t.dim() > 0 and t.layout == torch.strided and not t.is_meta
+    return (
+        isinstance(t, Tensor)
+        and type(t) in ORDINARY_TYPES
+        and t.dim() > 0
+        and t.layout == torch.strided
+        and not t.is_meta
+    )
 
 
 def _check(cos: Tensor, sin: Tensor, rotary_dim: int, interleaved: bool) -> None:

@@ -160,11 +160,8 @@ def apply_(
         tensors: Any = x if type(x) is tuple or isinstance(x, (tuple, list)) else [x]
         rotated = call_op((tensors, cos, sin), x, _IN_PLACE)
         return rotated
-    try:
-        rotated = apply(x, cos, sin, out=_IN_PLACE, **options)
-    except TypeError:
-        check_names("apply_", options, InPlaceOptions.__optional_keys__)
-        raise
+    check_names("apply_", options, InPlaceOptions.__optional_keys__)
+    rotated = apply(x, cos, sin, out=_IN_PLACE, **options)
     return rotated
 
 

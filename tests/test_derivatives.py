@@ -7,6 +7,8 @@ from torch.utils.checkpoint import checkpoint
 
 import rope_ext
 from rope_ext import reference
+from rope_ext._torch.flags import INVERSE
+from rope_ext._torch.library import torch_ops
 from tests.conftest import DTYPES, assert_same_bits, random
 from tests.pairwise import pairwise
 
@@ -506,3 +508,107 @@ def test_in_place_on_slices_of_one_tensor_with_learned_tables():
     grad = random(packed.shape, torch.float64, 3)
     for a, b in zip(*(torch.autograd.grad(y, (cos, sin), grad) for y in (written, expected))):
         assert (a - b).abs().max() < 1e-14  # two terms, added in another order
+
+
+# ---- the lean way of recorded calls: x alone is differentiated ----
+
+
+@pytest.mark.parametrize("scalars", [(), (1,), (1, INVERSE), (0, INVERSE, 8), (0, 0, 4, 2), (1, 0, 4, 0, 1.0)])
+@pytest.mark.parametrize("op", ["rotate", "rotate_", "apply_"])
+def test_kernels_differentiate_however_many_arguments_are_given(op, scalars):
+    """Kernels in Python get no defaults at the end of the arguments, given or not."""
+    x, cos, sin = random((1, 4, 2, 8), F64), *(t.double() for t in rope_ext.RotaryEmbedding(8).tables(5))
+    offset, flags, rotary_dim, rotary_offset, *_ = (*scalars, *(0, 0, None, 0)[len(scalars) :])
+    cos, sin = (t[:, : (rotary_dim or 8) // 2] for t in (cos, sin))
+    options = {"offset": offset, "inverse": flags == INVERSE, "rotary_dim": rotary_dim, "rotary_offset": rotary_offset}
+
+    def call(x):
+        x = x * 1
+        if op == "apply_":
+            given = {name: value for name, value in options.items() if value}
+            return rope_ext.apply_(x, cos, sin, **given)
+        y = getattr(torch_ops, op)([x], cos, sin, *scalars)
+        return x if y is None else y[0]
+
+    leaf = x.clone().requires_grad_()
+    (grad,) = torch.autograd.grad(call(leaf), leaf, x)
+    assert_same_bits(call(x), reference.apply(x, cos, sin, **options))
+    assert_same_bits(grad, reference.apply(x, cos, sin, transposed=True, **options))
+
+
+@pytest.mark.parametrize("call", [rope_ext.apply, lambda x, *tables: rope_ext.apply_(x * 1, *tables)])
+def test_batched_gradients_are_differentiated_again(call):
+    x, cos, sin = random((1, 2, 1, 4), F64), random((2, 2), F64, 1), random((2, 2), F64, 2)
+
+    def penalty(x, vectorize):
+        y = torch.autograd.functional.jacobian(
+            lambda v: call(v**3, cos, sin).pow(2).sum((0, 1, 2)), x, create_graph=True, vectorize=vectorize
+        )
+        return torch.autograd.grad(y.pow(2).sum(), x)[0]
+
+    got, expected = (penalty(x.clone().requires_grad_(), vectorize) for vectorize in (True, False))
+    assert expected.any()
+    torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
+
+
+def written_with_hooks(write, prepare):
+    """Gradients that hooks and retain_grad of a tensor see which is written after they were set."""
+    seen, leaf = [], random((1, 4, 4, 8), F64).requires_grad_()
+    q, k = leaf[:, :, :2] * 1, (leaf * 2)[:, :, 1:3]
+    prepare(q, k, seen)
+    write((q, k))
+    (q.pow(2).sum() + k.pow(3).sum()).backward()
+    return [leaf.grad, *seen, *(t.grad for t in (q, k) if t.retains_grad)]
+
+
+@pytest.mark.parametrize(
+    "prepare",
+    [
+        lambda q, k, seen: k.register_hook(lambda g: seen.append(g.clone()) or 2 * g),
+        lambda q, k, seen: q.register_hook(lambda g: seen.append(g.clone()) or 2 * g),
+        lambda q, k, seen: (q.retain_grad(), k.retain_grad()),
+    ],
+)
+def test_hooks_and_retained_gradients_are_those_of_a_copy(prepare):
+    cos, sin = random((4, 4), F64, 1), random((4, 4), F64, 2)
+
+    def copied(x):
+        for t, y in zip(x, rope_ext.apply([t.clone() for t in x], cos, sin)):
+            t.copy_(y)
+
+    got = written_with_hooks(lambda x: rope_ext.apply_(x, cos, sin), prepare)
+    expected = written_with_hooks(copied, prepare)
+    assert len(got) == len(expected) > 1
+    for g, e in zip(got, expected):
+        assert_same_bits(g, e)
+
+
+@pytest.mark.devices("cpu")
+def test_what_a_torch_function_makes_of_the_result_is_differentiated():
+    class Doubles(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            y = func(*args, **(kwargs or {}))
+            return [2 * t for t in y] if "rotate" in str(func) else y
+
+    x, cos, sin = random((1, 4, 2, 8), F64).requires_grad_(), random((4, 4), F64, 1), random((4, 4), F64, 2)
+    with Doubles():
+        y = rope_ext.apply(x, cos, sin)
+    (grad,) = torch.autograd.grad(y, x, torch.ones_like(x))
+    assert_same_bits(grad, 2 * reference.apply(torch.ones_like(x), cos, sin, transposed=True))
+
+
+def test_nothing_is_recorded_in_inference_mode_with_grad_enabled():
+    x, cos, sin = random((1, 4, 2, 8), F64).requires_grad_(), random((5, 4), F64, 1), random((5, 4), F64, 2)
+    with torch.inference_mode(), torch.enable_grad():
+        positions = torch.arange(4, device=x.device)
+        assert not rope_ext.apply(x, cos, sin, positions=positions).requires_grad
+
+
+@pytest.mark.devices("cpu")
+def test_a_lazy_negation_is_written_in_training():
+    q, cos, sin = random((1, 4, 2, 8), F64), random((4, 4), F64, 1), random((4, 4), F64, 2)
+    leaf = q.clone().requires_grad_()
+    h, k = leaf * 1, torch._neg_view(leaf * 2)
+    rope_ext.apply_((h, k), cos, sin)
+    assert_same_bits(h.detach(), reference.apply(q, cos, sin))
+    assert_same_bits(k.detach().resolve_neg(), reference.apply(-2 * q, cos, sin))

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 from torch import Tensor
+from torch.nn import Parameter
 
 from ..reference import LAYOUTS, Layout
 from .flags import INTERLEAVED, LAYOUT_MASK, OTHER_PAIRING, TRANSPOSED
 
 Rest: TypeAlias = Sequence[Any]
+ORDINARY_TYPES = frozenset((Tensor, Parameter))  # tensors that are no instances of a subclass
 
 
 class Scalars(NamedTuple):

@@ -11,7 +11,7 @@ from .derivatives import Function, on_subset
 from .errors import raises_typed
 from .library import torch_ops as _ops
 from .private import count_write, forward_ad, function_of, functorch_is_active, is_tracing
-from .recording import positions_require_grad, tables_need_derivative
+from .recording import is_ordinary, positions_require_grad, tables_need_derivative
 from .writes import check_captured, check_saved, check_writable
 
 
@@ -37,7 +37,8 @@ ROTATE_OUT = _op_of("rotate_out", 1, True)
 
 
 def dispatch(op: Op, arguments: Sequence[Any]) -> Any:
-    """Calls the op, its unrecorded overload if no derivative is to be recorded."""
+    """Calls the overload without kernels in Python where nothing is recorded, RotateX where x alone is differentiated,
+    else the recorded op."""
     recorded, unrecorded, plain, at_x, writes, _name = op
     if functorch_is_active() or is_tracing():
         return _under_transform(op, arguments)
@@ -50,10 +51,11 @@ def dispatch(op: Op, arguments: Sequence[Any]) -> Any:
             or (len(arguments) > at_x + POSITIONS and positions_require_grad(arguments[at_x + POSITIONS]))
         ):
             return recorded(*arguments)
-        # Not any(): a generator takes as long as all the rest. What is written in place comes below.
-        for t in arguments[at_x] if at_x or not writes else ():
-            if t.requires_grad:
-                return recorded(*arguments) if writes else rotate_x(ROTATE, arguments, *arguments[0])
+        if op is not ROTATE_IN_PLACE:  # what it writes is looked at below
+            for t in arguments[at_x]:  # not any(): a generator takes as long as all the rest
+                if t.requires_grad:
+                    is_lean = not writes and is_ordinary(arguments)
+                    return rotate_x(ROTATE, arguments, *arguments[0]) if is_lean else recorded(*arguments)
     kernel = plain if len(arguments) <= at_x + PLAIN else unrecorded
     if not writes:
         return kernel(*arguments)
@@ -121,7 +123,11 @@ class RotateX(Function):
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         cos, sin, *lookup = ctx.saved_tensors  # read once: checkpointing recomputes them
         wanted = [g is not None and need for g, need in zip(grads, ctx.needs_input_grad[2:])]
-        offset, flags, *others = ctx.scalars or (0, 0)
+        # Kernels in Python get no defaults at the end, so the offset may come without the flags.
+        scalars: tuple[Any, ...] = ctx.scalars
+        if len(scalars) < 2:
+            scalars = (*scalars, 0, 0)[:2]
+        offset, flags, *others = scalars
         rest = offset, transposed_flags(flags), *others, *lookup
         return None, None, *on_subset(lambda g: _rotate(g, cos, sin, *rest), wanted, grads)
 
@@ -130,7 +136,7 @@ rotate_x: Callable[..., tuple[Tensor, ...]] = RotateX.apply
 
 
 def _rotate_again(*arguments: Any) -> Any:
-    if is_compiling():  # compiled autograd
+    if is_compiling() or is_grad_enabled():  # compiled autograd; a batched gradient that hides its requires_grad
         return ROTATE.recorded(*arguments)
     return dispatch(ROTATE, arguments)
 

@@ -17,9 +17,10 @@ from .derivatives import Rotate, TableGrad, record
 from .errors import raises_typed
 from .flags import FREQUENCIES
 from .library import torch_ops as _ops
-from .private import below_autograd, below_in_place, count_write, dispatch_modes
+from .private import below_autograd, below_in_place, count_write
 from .recording import (
     have_tangents,
+    is_ordinary,
     kernel_needs_derivative,
     may_be_forward_mode,
     needs_derivative,
@@ -28,7 +29,6 @@ from .recording import (
 from .writes import check_saved, check_writable
 
 _library = torch.library.Library("rope_ext", "IMPL")
-_PLAIN = (Tensor, torch.nn.Parameter)
 
 
 # ---- Autograd ----
@@ -63,15 +63,16 @@ def _rotate_in_place(x: list[Tensor], cos: Tensor, sin: Tensor, *rest: Any) -> N
     # Whatever autograd would refuse below is refused here, before anything is written.
     _ops.check_in_place(x, cos, sin, *rest)
     tables_need = tables_need_derivative(cos, sin, rest)
-    if not tables_need and not may_be_forward_mode() and not dispatch_modes() and all(type(t) in _PLAIN for t in x):
+    is_lean = not tables_need and not may_be_forward_mode() and is_ordinary((x, cos, sin, *rest))
+    if is_lean and not any(t.retains_grad or t._backward_hooks or t.is_neg() for t in x):
         check_saved((cos, sin, *rest))
-        # A Function writes several tensors, or one view.
+        # Autograd lets a Function write several tensors or one view, so each view has a call of its own.
         views = [[t] for t in x if t._base is not None]
         for written in [[t for t in x if t._base is None], *views]:
             if written:
                 rotate_x(ROTATE_IN_PLACE, (written, cos, sin, *rest), *written)
         return
-    # copy_ handles tangents, transforms and subclasses.
+    # copy_ handles tangents, transforms, subclasses, hooks, retained gradients and lazy negations.
     y = _rotate([t.clone() for t in x] if tables_need else x, cos, sin, *rest)  # table_grad reads x as it was
     for t, rotated in zip(x, y):
         # Reading grad_fn renews it: the line below may have written the base of this view through another one.

@@ -89,9 +89,13 @@ count_write: Callable[[list[Tensor]], None] = _needed(
 forward_ad: _ForwardMode = _needed("torch.autograd.forward_ad", "the levels of forward mode")
 _needed("torch.autograd.forward_ad._current_level", "the levels of forward mode")  # hot code reads the attribute
 _needed("torch.Tensor._base", "the base of a view")
+_needed("torch.Tensor._backward_hooks", "the hooks that autograd calls with a gradient")
 _needed("torch.Tensor._version", "which counts the writes to a tensor")
 dispatch_modes: Callable[[], int] = _needed(
     "torch._C._len_torch_dispatch_stack", "which finds calls under a mode, such as FakeTensorMode"
+)
+function_modes: Callable[[], int] = _needed(
+    "torch._C._len_torch_function_stack", "which finds calls under a TorchFunctionMode"
 )
 version_of: Callable[[Tensor], int] = operator.attrgetter("_version")
 tree: ModuleType = _needed("torch.utils._pytree", "which takes nested arguments apart")

@@ -11,6 +11,7 @@ from torch import Tensor, is_grad_enabled
 from torch.compiler import is_compiling
 
 from .. import _reference_angles
+from .arguments import ORDINARY_TYPES
 from .errors import raises_typed, typed
 from .library import torch_ops as _ops
 from .private import below_autograd, dispatch_modes, forward_ad, function_of, functorch_is_active, is_tracing
@@ -19,7 +20,6 @@ from .recording import have_tangents, needs_derivative
 _HighLow = tuple[Tensor, Tensor]
 
 _library = torch.library.Library("rope_ext", "IMPL")
-_ORDINARY = frozenset((Tensor, torch.nn.Parameter))
 _unrecorded: Callable[[Tensor, bool], _HighLow] = function_of(_ops.revolutions.unrecorded)
 
 
@@ -27,7 +27,7 @@ def by_op(inv_freq: Any, is_64: bool) -> _HighLow | None:
     """What the op makes of inv_freq; None where PyTorch's ops must serve, or an argument is wrong."""
     if (
         is_compiling()  # torch.compile fuses the ops of PyTorch
-        or type(inv_freq) not in _ORDINARY
+        or type(inv_freq) not in ORDINARY_TYPES
         or (inv_freq.requires_grad and is_grad_enabled())
         or forward_ad._current_level >= 0
         or functorch_is_active()
