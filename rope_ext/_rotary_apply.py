@@ -1,5 +1,5 @@
-"""What `rope.apply` passes to `rope_ext.apply`: at precision "exact" frequencies in revolutions per position, made once
-and kept; at "hf" tables of the positions of the call.
+"""`rope.apply`: at precision "exact" with frequencies in revolutions per position, made once and kept; at "hf" with
+tables of the positions of the call.
 """
 
 from typing import Any, TypeAlias
@@ -35,31 +35,31 @@ def rotate_exactly(rope: Rope, x: Any, positions: Any, offset: Any, rotary_offse
         raise not_tensors("x", x)
     dtype = torch.float64 if first.dtype is torch.float64 else torch.float32
     in_graph = is_compiling()
-    if (
-        not in_graph and first.is_cpu and not dispatch_modes()
-    ):  # nearly every call, and what `kept_revolutions` would do
+    if in_graph:
+        made = revolutions_in_graph(recipe, seqlen, dtype, first.device)
+    elif first.is_cpu and not dispatch_modes():  # what `kept_revolutions` would return, without its questions
         made = _made(recipe, seqlen, dtype, _kept.CPU)
     else:
-        made = (revolutions_in_graph if in_graph else kept_revolutions)(recipe, seqlen, dtype, first.device)
+        made = kept_revolutions(recipe, seqlen, dtype, first.device)
     (high, low, _per_axis), scaling = made
     flags = FREQUENCIES
     cu_seqlens = out = None
-    any_head = rotary_offset is not _ZERO and rotary_offset != 0
+    is_part = rotary_offset is not _ZERO and rotary_offset != 0  # of a head of any size
     if options:
         given: dict[str, Any] = {**options}
         cu_seqlens, out = given.pop("cu_seqlens", None), given.pop("out", None)
-        any_head = given.pop("rotary_dim", None) is not None or any_head
+        is_part = given.pop("rotary_dim", None) is not None or is_part
         flags |= flags_of(**given)
-    whole = rotary_dim == head_dim and not any_head and not in_graph
-    if not whole and not any_head:
+    is_whole = rotary_dim == head_dim and not is_part and not in_graph
+    if not is_whole and not is_part:
         check_heads(tensors, head_dim, rotary_dim)
-    rotated = None if whole else rotary_dim
+    passed_dim = None if is_whole else rotary_dim
     tables = tensors, high, low
-    arguments = arguments_of(tables, offset, flags, rotated, rotary_offset, scaling, positions, cu_seqlens)
+    arguments = arguments_of(tables, offset, flags, passed_dim, rotary_offset, scaling, positions, cu_seqlens)
     try:
         return call_op(arguments, x, out)
     except Exception:
-        if whole:  # the op refuses any other head_dim, in words about its own arguments
+        if is_whole:  # the op refuses any other head_dim, in words about its own arguments
             check_heads(tensors, head_dim, rotary_dim)
         raise
 

@@ -73,7 +73,7 @@ def check_heads(tensors: Sequence[Any], head_dim: int, rotary_dim: int) -> None:
 
 
 def check_options(options: Mapping[str, Any], rotary_dim: int) -> None:
-    """The options of `rope.apply` must be such, and must not contradict its frequencies."""
+    """Raises for unknown names among the options of `rope.apply`, and for options that contradict its frequencies."""
     given = options.get("rotary_dim")
     if given is not None and _numbers.as_int("rotary_dim", given) != rotary_dim:
         raise ArgumentError("rotary_dim", f"be that of the frequencies, {rotary_dim}", given)

@@ -50,7 +50,8 @@ def tables_at(positions: torch.Tensor, found: Frequencies, dtype: torch.dtype) -
 
 
 def kept_frequencies(recipe: Recipe) -> Frequencies:
-    """The frequencies within the length of the training. They are shared: users, who could write them, get others."""
+    """The frequencies within the length of the training, shared. Callers must not hand them to users, who could write
+    them."""
     return _frequencies_with_key(recipe, None)[0]
 
 

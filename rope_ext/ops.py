@@ -38,7 +38,7 @@ _FLAGS = {
 }
 _ZERO, _ONE = 0, 1  # defaults, like _ONCE, that are compared by identity, which is fastest
 _ONCE: Rounding = "once"
-_IN_PLACE: Any = object()  # `out` in a call of apply_
+_IN_PLACE: Any = object()  # the `out` that apply_ passes to `apply`, which then writes x
 _looks_at_tables = _table_widths.is_wanted()
 _FAILURES = (RuntimeError, AttributeError, TypeError, ValueError)  # what torch and the ops raise
 

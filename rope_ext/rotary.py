@@ -293,7 +293,7 @@ class RotaryEmbedding:
         elif is_compiling() or not _kept.takes_ordinary(positions.device):
             found = self.frequencies(seqlen)
         else:
-            _numbers.seqlen(seqlen)
+            _numbers.seqlen(seqlen)  # only checked: these frequencies do not depend on it
             found = _rotary_tables.kept_frequencies(self._recipe)
         return _rotary_tables.tables_at(positions, found, dtype)
 

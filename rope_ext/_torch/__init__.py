@@ -3,8 +3,9 @@
 private.py: every private name of torch, what it is for, and the releases that rope_ext was tested with.
 library.py: _ops.so, loaded once. flags.py, arguments.py: what the ops take.
 errors.py: the type of an error, which torch loses on the way.
-call.py: recorded or not. recording.py: when a derivative is recorded. writes.py: what may be written.
-derivatives.py: the two autograd.Functions. per_token.py: derivatives of tables and angles. revolutions.py: the op of
+call.py: recorded or not, and RotateX, the Function of ordinary calls. recording.py: when a derivative is recorded.
+writes.py: what may be written.
+derivatives.py: Rotate and TableGrad. per_token.py: derivatives of tables and angles. revolutions.py: the op of
 this name. kernels.py: what is registered at the dispatch keys. fake.py: shapes without data. vmap.py: batches.
 """
 

@@ -36,7 +36,8 @@ _library = torch.library.Library("rope_ext", "IMPL")
 
 def _rotate(x: list[Tensor], cos: Tensor, sin: Tensor, *rest: Any) -> list[Tensor]:
     y: list[Tensor]
-    if not is_grad_enabled() and not may_be_forward_mode():  # a compiled graph that runs, most often
+    # The code that Inductor generates calls this op with gradients off: the device's kernel is all that it needs.
+    if not is_grad_enabled() and not may_be_forward_mode():
         y = ROTATE.unrecorded(x, cos, sin, *rest)
         return y
     if not kernel_needs_derivative(x, cos, sin, rest):

@@ -1,12 +1,14 @@
 """Whether a derivative of an op is to be recorded."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from torch import Tensor, is_grad_enabled, is_inference_mode_enabled
 
-from .arguments import ORDINARY_TYPES, Rest, positions_of
+from .arguments import ORDINARY_TYPES, POSITIONS, Rest, positions_of
 from .private import dispatch_modes, forward_ad, function_modes, functorch_is_active, unpack_dual
+
+_ORDINARY_OR_ABSENT = ORDINARY_TYPES | {type(None)}
 
 
 def needs_derivative(x: Iterable[Tensor], cos: Tensor, sin: Tensor) -> bool:
@@ -25,15 +27,15 @@ def positions_require_grad(positions: Tensor | None) -> bool:
     return positions is not None and positions.requires_grad
 
 
-def is_ordinary(arguments: Iterable[Any]) -> bool:
+def is_ordinary(arguments: Sequence[Any]) -> bool:
     """Whether RotateX may record this call: no mode, subclass or inference mode must see the op, or undo the record.
 
     What a __torch_function__ makes of the result would be made within the Function, where autograd does not see it.
     """
     if function_modes() or dispatch_modes() or is_inference_mode_enabled():
         return False
-    x, *others = arguments
-    return all(type(t) in ORDINARY_TYPES for t in (*x, *(t for t in others if isinstance(t, Tensor))))
+    tensors = *arguments[0], *arguments[1:3], *arguments[POSITIONS:]
+    return _ORDINARY_OR_ABSENT.issuperset(map(type, tensors))
 
 
 def tables_need_derivative(cos: Tensor, sin: Tensor, rest: Rest) -> bool:
