@@ -551,16 +551,17 @@ def test_batched_gradients_are_differentiated_again(call):
     torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
 
 
-def written_with_hooks(write, prepare):
+def written_with_hooks(write, prepare, view):
     """Gradients that hooks and retain_grad of a tensor see which is written after they were set."""
     seen, leaf = [], random((1, 4, 4, 8), F64).requires_grad_()
-    q, k = leaf[:, :, :2] * 1, (leaf * 2)[:, :, 1:3]
+    q, k = leaf[:, :, :2] * 1, (leaf * 2)[:, :, 1:3] if view else leaf[:, :, 1:3] * 2
     prepare(q, k, seen)
     write((q, k))
     (q.pow(2).sum() + k.pow(3).sum()).backward()
     return [leaf.grad, *seen, *(t.grad for t in (q, k) if t.retains_grad)]
 
 
+@pytest.mark.parametrize("view", [True, False])
 @pytest.mark.parametrize(
     "prepare",
     [
@@ -569,15 +570,15 @@ def written_with_hooks(write, prepare):
         lambda q, k, seen: (q.retain_grad(), k.retain_grad()),
     ],
 )
-def test_hooks_and_retained_gradients_are_those_of_a_copy(prepare):
+def test_hooks_and_retained_gradients_are_those_of_a_copy(prepare, view):
     cos, sin = random((4, 4), F64, 1), random((4, 4), F64, 2)
 
     def copied(x):
         for t, y in zip(x, rope_ext.apply([t.clone() for t in x], cos, sin)):
             t.copy_(y)
 
-    got = written_with_hooks(lambda x: rope_ext.apply_(x, cos, sin), prepare)
-    expected = written_with_hooks(copied, prepare)
+    got = written_with_hooks(lambda x: rope_ext.apply_(x, cos, sin), prepare, view)
+    expected = written_with_hooks(copied, prepare, view)
     assert len(got) == len(expected) > 1
     for g, e in zip(got, expected):
         assert_same_bits(g, e)
