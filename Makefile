@@ -41,7 +41,7 @@ matrix: $(VENV)/.built
 benchmark: $(VENV)/.built
 	$(RUN) -m benchmarks.bench
 
-# What small calls cost beside PyTorch's own ops, in benchmarks/results/calls.md; a minute, on a quiet machine.
+# What small calls cost beside PyTorch's own ops, in benchmarks/results/calls.md; about a minute, on a quiet machine.
 calls: $(VENV)/.built
 	$(RUN) -m benchmarks.calls
 

@@ -148,8 +148,9 @@ def apply_(
 
     Arguments and errors: those of `apply`. Channels that are not rotated are not touched. The tensors of x must not
     overlap one another, themselves or the other arguments. Differentiable: then x must be something that autograd can
-    write to (not a leaf that requires grad, not one part of a split). Where a derivative of the tables is recorded, in
-    transforms of torch.func and in forward mode the result is made in a temporary and copied.
+    write to (not a leaf that requires grad, not one part of a split). It is written once where x alone is
+    differentiated; for derivatives of the tables, transforms of torch.func, forward mode, subclasses and tensors with
+    hooks the result is made in a temporary and copied.
 
     Equivalent to: x.copy_(rope_ext.apply(x, cos, sin, ...))
     """
@@ -230,7 +231,7 @@ def arguments_of(
     positions: Tensor | None,
     cu_seqlens: Tensor | None,
 ) -> tuple[Any, ...]:
-    """The arguments of the op. tensors: x, cos and sin. Defaults at the end are left out: each would cost 0.1 us."""
+    """The arguments of the op. tensors: x, cos and sin. Defaults at the end are left out: each argument has a price."""
     offsets = None
     if type(offset) is not int:
         if isinstance(offset, Tensor):

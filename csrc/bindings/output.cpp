@@ -152,7 +152,7 @@ bool dense(const Tensor& x) {
 
 // Whether the strides of x descend, and of equal ones the longer axis comes first: then torch.empty_like(x) is
 // contiguous even if x is not dense (a part of fused q, k, v). torch keeps the axes of other tensors in their order in
-// memory, and all strides of a tensor without elements.
+// memory, and all strides of a tensor without elements. x has an axis.
 bool in_order(const Tensor& x) {
   const int64_t last = x.dim() - 1;
   for (int64_t i = 0; i < last; ++i) {

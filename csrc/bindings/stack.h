@@ -31,8 +31,8 @@ inline Tensors unbox_list(StableIValue value) {
   return tensors;
 }
 
-// Takes the `count` arguments that all ops share, in the order of schema.cpp; the overload `plain` has only the first
-// kPlain.
+// Takes the `count` arguments that all ops share, in the order of schema.cpp. The overload `plain` has the first
+// kPlain, those of ROPE_PLAIN_ARGUMENTS.
 inline Arguments unbox(StableIValue* stack, uint64_t count) {
   using torch::stable::detail::to;
   constexpr uint64_t kPlain = 5;

@@ -3,8 +3,8 @@
 //
 // high is radians / (2 pi) rounded to the type of arithmetic, and low what that rounding lost. All operations but the
 // last rounding are in double, and those of `revolutions` in rope_ext/_reference_angles.py one by one, so that the bits
-// are equal even where they overflow. For that the product is split (Dekker 1971); two_prod of angles.h loses no less,
-// but other bits.
+// are equal even where they overflow. For that the product is split (Dekker 1971): two_prod of angles.h is as exact,
+// but gives other bits where the product overflows or is denormal.
 #pragma once
 
 #include "core/angles.h"

@@ -31,7 +31,7 @@ Rows<T> rows_of(const RotateParams& p, const Plan& plan, int t) {
 }
 
 // Rotates two vectors of interleaved channels, which stay in their lanes: only the partners are moved. cos and sin have
-// an entry per channel; that of sin for the second channel of a pair is negated.
+// an entry per channel; that of sin for the second channel of a pair is negated, as x - y * -s rounds like x + y * s.
 template <class L, class Round>
 ROPE_INLINE Pair<L> rotate_channels(Pair<L> x, Pair<L> cos, Pair<L> sin, const Round& round) {
   const auto rotated = [&](L x, L cos, L sin) {

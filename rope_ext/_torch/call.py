@@ -20,7 +20,7 @@ class Op(NamedTuple):
 
     recorded: Callable[..., Any]
     unrecorded: Callable[..., Any]  # skips the kernels of kernels.py, which cost 5 to 10 us
-    plain: Callable[..., Any]  # unrecorded, without the arguments after flags: their defaults cost 0.3 us
+    plain: Callable[..., Any]  # unrecorded, without the arguments after flags (csrc/bindings/schema.cpp has the prices)
     at_x: int  # where x is among the arguments
     writes: bool
     name: str

@@ -20,6 +20,7 @@ from .recording import have_tangents, needs_derivative
 _HighLow = tuple[Tensor, Tensor]
 
 _library = torch.library.Library("rope_ext", "IMPL")
+# For by_op alone, which calls it outside modes: it has no fake kernel.
 _unrecorded: Callable[[Tensor, bool], _HighLow] = function_of(_ops.revolutions.unrecorded)
 
 
