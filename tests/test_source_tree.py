@@ -33,7 +33,7 @@ def test_layers_include_only_what_lies_below():
         "cpu": ["core", "cpu"],
         "cuda": ["core", "cuda"],
         "bindings": ["core", "cpu", "cuda", "bindings"],
-        "introspect": ["core", "cpu", "cuda"],
+        "introspect": ["core", "cpu", "cuda", "introspect"],
     }
     outside = {
         "cpu": ["omp.h", "immintrin.h", "pthread.h", "unistd.h"],

@@ -14,6 +14,9 @@ namespace py = pybind11;
 using namespace rope;
 extern "C" const void* rope_ext_emulated_cuda(int multiprocessors, bool backwards);
 extern "C" void rope_ext_emulated_revolutions(const RevolutionsParams* p);
+extern "C" const void* rope_ext_recorded_kernels();
+extern "C" void rope_ext_recorded_revolutions(const RevolutionsParams* p);
+extern "C" void rope_ext_recorded_table_rows(const Tokens* p, int64_t* rows);
 
 namespace {
 
@@ -21,12 +24,13 @@ void* pointer(uintptr_t address) { return reinterpret_cast<void*>(address); }
 
 const cpu::Kernels& kernels_of(const std::string& isa) {
   if (isa == "cuda") return *static_cast<const cpu::Kernels*>(rope_ext_emulated_cuda(132, false));
+  if (isa == "recorded") return *static_cast<const cpu::Kernels*>(rope_ext_recorded_kernels());
   int count;
   const cpu::Kernels* const* compiled = cpu::compiled_kernels(&count);
   for (int i = 0; i < count; ++i) {
     if (isa == compiled[i]->isa && cpu::supported(*compiled[i])) return *compiled[i];
   }
-  throw py::value_error("isa must be one of supported_isas() or cuda (emulated), got " + isa);
+  throw py::value_error("isa must be one of supported_isas(), cuda (emulated) or recorded, got " + isa);
 }
 
 std::vector<std::string> supported_isas() {
@@ -163,13 +167,22 @@ PYBIND11_MODULE(_introspect, m) {
   m.def(
       "revolutions",
       [](uintptr_t radians, DType dtype, std::vector<int64_t> sizes, std::vector<int64_t> strides, DType arithmetic,
-         uintptr_t high, uintptr_t low) {
+         uintptr_t high, uintptr_t low, bool recorded) {
         const RevolutionsParams p = {pointer(radians), dtype,         sizes.at(0),   sizes.at(1),
                                      sizes.at(2),      strides.at(0), strides.at(1), strides.at(2),
                                      arithmetic,       pointer(high), pointer(low)};
-        rope_ext_emulated_revolutions(&p);
+        (recorded ? rope_ext_recorded_revolutions : rope_ext_emulated_revolutions)(&p);
       },
-      "The CUDA kernel of the op of this name, emulated.");
+      "The CUDA kernel of the op of this name, emulated, or its launch recorded.", py::arg("radians"), py::arg("dtype"),
+      py::arg("sizes"), py::arg("strides"), py::arg("arithmetic"), py::arg("high"), py::arg("low"),
+      py::arg("recorded") = false);
+  m.def(
+      "table_rows",
+      [](const RotateParams& p, uintptr_t rows) {
+        rope_ext_recorded_table_rows(&p, static_cast<int64_t*>(pointer(rows)));
+      },
+      "The launch of this CUDA kernel, recorded: `rows` receives the row of each token.", py::arg("params"),
+      py::arg("rows"));
   m.def(
       "table_grad",
       [](const std::string& isa, const TableGradParams& p, int num_threads) {

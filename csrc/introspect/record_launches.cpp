@@ -1,0 +1,149 @@
+// A cpu::Kernels that launches nothing: it hands each launch of a CUDA kernel, as data, to a function of the test,
+// which executes its machine code (tools/machine_code).
+#include <cstring>
+#include <string>
+#include <typeinfo>
+
+#include "core/integer.h"
+#include "cpu/isa.h"
+#include "cuda/revolutions.cuh"
+#include "cuda/rotate.cuh"
+#include "cuda/table_grad.cuh"
+#include "introspect/memory_of.h"
+
+namespace rope::cuda {
+
+struct RecordedLaunch {
+  const char* kernel;              // the name of the function
+  const char* template_arguments;  // mangled: "INS_8BFloat16ELi8ELNS_6SourceE0EE"; empty for a function
+  int32_t grid[3], block[3];
+  int32_t period;         // so many consecutive blocks do the work of others of the grid, for other tokens
+  const char* arguments;  // the arguments of the kernel, each at its alignment
+  int64_t arguments_size;
+  const Span* spans;  // the memory that the kernel works on
+  int64_t num_spans;
+};
+
+using Receiver = void (*)(const RecordedLaunch*);
+
+namespace {
+
+int multiprocessors = 132;
+Receiver receiver = nullptr;
+
+// ---- launches ----
+
+// The arguments of a kernel as the driver lays them out.
+template <class... Args>
+std::string laid_out(const Args&... args) {
+  std::string bytes;
+  const auto add = [&](const void* data, size_t size, size_t alignment) {
+    bytes.resize((bytes.size() + alignment - 1) / alignment * alignment);
+    bytes.append(static_cast<const char*>(data), size);
+  };
+  (add(&args, sizeof(args), alignof(Args)), ...);
+  return bytes;
+}
+
+template <class T, class A>
+struct Types {};
+
+// What is between the name of a class template and the end of its mangled name: the arguments, as they are mangled in
+// the names of kernels too.
+std::string template_arguments(const std::type_info& type, const char* class_template) {
+  const std::string name = type.name();
+  const size_t begin = name.find(class_template) + std::strlen(class_template);
+  return name.substr(begin, name.size() - 1 - begin);
+}
+
+struct Block {
+  int32_t x, y, z;
+};
+
+void record(const char* kernel, const std::string& template_arguments, int64_t blocks, const Block& block,
+            int64_t period, const std::string& arguments, const Memory& memory) {
+  const RecordedLaunch launch = {kernel,
+                                 template_arguments.c_str(),
+                                 {static_cast<int32_t>(blocks), 1, 1},
+                                 {block.x, block.y, block.z},
+                                 static_cast<int32_t>(period),
+                                 arguments.data(),
+                                 static_cast<int64_t>(arguments.size()),
+                                 memory.spans.data(),
+                                 static_cast<int64_t>(memory.spans.size())};
+  receiver(&launch);
+}
+
+// A thread per item.
+void record_items(const char* kernel, const std::string& template_arguments, int64_t items,
+                  const std::string& arguments, const Memory& memory) {
+  if (items == 0) return;
+  record(kernel, template_arguments, round_up(items, kBlock) / kBlock, {kBlock, 1, 1}, 1, arguments, memory);
+}
+
+// As in rotate_cuda.cu.
+void rotate(const RotateParams& p, int) {
+  const Plan plan = plan_of(p, multiprocessors);
+  if (plan.blocks <= 0) return;
+  run_instance(p, plan, [&](auto instance) {
+    record("rotate_kernel", template_arguments(typeid(instance), "Instance"), plan.blocks,
+           {plan.unit_threads, plan.head_threads, plan.tokens}, plan.splits, laid_out(p, plan), memory_of(p));
+  });
+}
+
+void table_grad(const TableGradParams& p, int) {
+  dispatch_dtype(p.dtype, [&](auto tag) {
+    record_items("table_grad_kernel", template_arguments(typeid(tag), "TypeTag"), table_grad_threads(p), laid_out(p),
+                 memory_of(p));
+  });
+}
+
+void cos_sin(const CosSinParams& p, int) {
+  dispatch_arithmetic(p.dtype, [&](auto tag) {
+    record_items("cos_sin_kernel", template_arguments(typeid(tag), "TypeTag"), cos_sin_threads(p), laid_out(p),
+                 memory_of(p));
+  });
+}
+
+void revolutions(const RevolutionsParams& p) {
+  dispatch_revolutions(p, [&](auto t, auto a) {
+    using T = Types<typename decltype(t)::type, typename decltype(a)::type>;
+    record_items("revolutions_kernel", template_arguments(typeid(T), "Types"), revolutions_threads(p), laid_out(p),
+                 memory_of(p));
+  });
+}
+
+void table_rows(const Tokens& p, int64_t* rows) {
+  Memory memory;
+  memory.add_positions(p, 1, 0);
+  memory.add_contiguous(rows, sizeof(*rows), p.batch * p.seqlen, kOutput);
+  record_items("table_rows_kernel", "", p.batch * p.seqlen, laid_out(p, rows), memory);
+}
+
+constexpr cpu::Kernels kRecorded = {"recorded", rotate, table_grad, cos_sin};
+
+}  // namespace
+}  // namespace rope::cuda
+
+extern "C" {
+
+// The kernels that record, a cpu::Kernels. rope_ext_record_launches has to be called before them.
+__attribute__((visibility("default"))) const void* rope_ext_recorded_kernels() { return &rope::cuda::kRecorded; }
+
+// From now on they call `receiver` with the launches that a GPU with this number of multiprocessors would get.
+__attribute__((visibility("default"))) void rope_ext_record_launches(rope::cuda::Receiver receiver,
+                                                                     int multiprocessors) {
+  rope::cuda::receiver = receiver;
+  rope::cuda::multiprocessors = multiprocessors;
+}
+
+// The launch of the op `revolutions`.
+__attribute__((visibility("default"))) void rope_ext_recorded_revolutions(const rope::RevolutionsParams* p) {
+  rope::cuda::revolutions(*p);
+}
+
+// The launch of table_rows.
+__attribute__((visibility("default"))) void rope_ext_recorded_table_rows(const rope::Tokens* p, int64_t* rows) {
+  rope::cuda::table_rows(*p, rows);
+}
+}
