@@ -1,0 +1,206 @@
+"""Where the lanes of each warp are, and the instructions that move them elsewhere.
+
+The lanes of a warp that are at one instruction together execute it together. A branch at which they part leaves all but
+one group waiting, until a barrier brings them together again: BSSY says which lanes it is for, BSYNC waits for them.
+"""
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from tools.machine_code.disassembly import Instruction, Kernel, NotUnderstood
+from tools.machine_code.state import LANES, Mask, State, pair, predicate, word
+from tools.machine_code.table import Take
+
+Targets: TypeAlias = npt.NDArray[np.int64]  # indices of instructions
+NOWHERE = np.int64(2**62)
+INSTRUCTION = 16  # bytes
+
+
+class Barrier:
+    """members: the lanes that it is for. arrived: those that wait at it. target: where they go on, by warp."""
+
+    def __init__(self, lanes: int) -> None:
+        self.members, self.arrived = np.zeros(lanes, np.bool_), np.zeros(lanes, np.bool_)
+        self.target = np.zeros(lanes // LANES, np.int64)
+
+
+class Flow:
+    """pc: the index of the next instruction of each warp, NOWHERE after its last. active: the lanes that execute it.
+    ready: by warp, groups of other lanes that could go on, each with its pc. alive: lanes before their EXIT."""
+
+    def __init__(self, alive: Mask) -> None:
+        self.alive, self.active = alive.copy(), alive.copy()
+        self.pc = np.zeros(len(alive) // LANES, np.int64)
+        self.ready: list[list[tuple[int, Mask]]] = [[] for _ in self.pc]
+        self.barriers: dict[str, Barrier] = {}
+
+    def barrier(self, name: str) -> Barrier:
+        return self.barriers.setdefault(name, Barrier(len(self.active)))
+
+    def part(self, issued: Mask, targets: Targets) -> None:
+        """The active lanes of the issued warps go to a target each."""
+        active, to = self.active.reshape(-1, LANES), np.broadcast_to(targets, self.active.shape).reshape(-1, LANES)
+        nearest = np.where(active, to, NOWHERE).min(axis=1)
+        self.pc = np.where(issued, nearest, self.pc)
+        for warp in np.flatnonzero(issued & ((to != nearest[:, None]) & active).any(axis=1)):
+            for target in np.unique(to[warp, active[warp]])[1:]:
+                self.ready[warp].append((int(target), active[warp] & (to[warp] == target)))
+            active[warp] &= to[warp] == nearest[warp]
+
+    def exit(self, issued: Mask, lanes: Mask) -> None:
+        self.alive &= ~lanes
+        self.active &= ~lanes
+        self.resume(issued)
+
+    def arrive(self, name: str, issued: Mask, lanes: Mask) -> None:
+        """Active lanes wait at a barrier. Its last member takes all of them along."""
+        barrier = self.barrier(name)
+        if (lanes & ~barrier.members).any():
+            raise NotUnderstood(f"a lane waits at barrier {name}, which is not for it")
+        barrier.arrived |= lanes
+        self.active &= ~lanes
+        self.release(barrier, issued)
+        self.resume(issued)
+
+    def release(self, barrier: Barrier, among: Mask) -> None:
+        """Warps of which no member of the barrier is missing go on."""
+        missing = (barrier.members & self.alive & ~barrier.arrived).reshape(-1, LANES).any(axis=1)
+        waiting = barrier.arrived.reshape(-1, LANES).any(axis=1)
+        complete = among & waiting & ~missing
+        lanes = np.repeat(complete, LANES)
+        self.active |= barrier.arrived & lanes
+        barrier.arrived &= ~lanes
+        self.pc = np.where(complete, barrier.target, self.pc)
+
+    def resume(self, issued: Mask) -> None:
+        """Warps without an active lane go on with others that are ready, or that wait for lanes which are gone."""
+        idle = issued & ~self.active.reshape(-1, LANES).any(axis=1)
+        for warp in np.flatnonzero(idle):
+            here = slice(LANES * warp, LANES * warp + LANES)
+            if self.ready[warp]:
+                self.ready[warp].sort(key=lambda group: -group[0])
+                self.pc[warp], self.active[here] = self.ready[warp].pop()
+                continue
+            only = np.arange(len(self.pc)) == warp
+            for barrier in self.barriers.values():
+                if not self.active[here].any():
+                    self.release(barrier, only)
+            if not self.active[here].any():
+                if self.alive[here].any():
+                    raise NotUnderstood(f"all lanes of warp {warp} wait for others")
+                self.pc[warp] = NOWHERE
+
+
+# ---- instructions ----
+
+# (state, flow, warps that execute it, active lanes at which its guard holds); pc already points behind it.
+Move: TypeAlias = Callable[[State, Flow, Mask, Mask], None]
+
+
+def target_of(kernel: Kernel, text: str) -> int:
+    return kernel.labels[text.strip("`()")]
+
+
+def branch(kernel: Kernel, index: int, take: Take) -> Move:
+    take.modifier("U")
+    conditions = [predicate(take.operand()) for _ in take.operands[:-1]]
+    target = target_of(kernel, take.operand())
+
+    def run(s: State, flow: Flow, issued: Mask, lanes: Mask) -> None:
+        for condition in conditions:
+            lanes = lanes & condition(s)
+        flow.part(issued, np.where(lanes, np.int64(target), np.int64(index + 1)))
+
+    return run
+
+
+def call(kernel: Kernel, index: int, take: Take) -> Move:
+    """The return address is in a register, to which the code moves it before."""
+    take.one_of(("REL",))
+    take.one_of(("NOINC",))
+    return branch(kernel, index, take)
+
+
+def ret(kernel: Kernel, index: int, take: Take) -> Move:
+    take.one_of(("REL",))
+    take.one_of(("NODEC",))
+    address = pair(take.operand())
+    if take.operand().strip("`()") != kernel.name:
+        raise ValueError("an address in another function")
+
+    def run(s: State, flow: Flow, issued: Mask, lanes: Mask) -> None:
+        back = (address(s) // np.uint64(INSTRUCTION)).astype(np.int64)
+        flow.part(issued, np.where(lanes, back, np.int64(index + 1)))
+
+    return run
+
+
+def leave(kernel: Kernel, index: int, take: Take) -> Move:
+    return lambda s, flow, issued, lanes: flow.exit(issued, lanes)
+
+
+def bssy(kernel: Kernel, index: int, take: Take) -> Move:
+    name, target = take.operand(), target_of(kernel, take.operand())
+
+    def run(s: State, flow: Flow, issued: Mask, lanes: Mask) -> None:
+        barrier = flow.barrier(name)
+        np.copyto(barrier.members, lanes, where=s.issued)
+        barrier.arrived &= ~s.issued
+        barrier.target[issued] = target
+
+    return run
+
+
+def bsync(kernel: Kernel, index: int, take: Take) -> Move:
+    name = take.operand()
+    return lambda s, flow, issued, lanes: flow.arrive(name, issued, lanes)
+
+
+def leave_barrier(kernel: Kernel, index: int, take: Take) -> Move:
+    name = take.operand()
+
+    def run(s: State, flow: Flow, issued: Mask, lanes: Mask) -> None:
+        flow.barrier(name).members &= ~lanes
+
+    return run
+
+
+def warpsync(kernel: Kernel, index: int, take: Take) -> Move:
+    """A barrier for all lanes that have not left."""
+    expected = None if take.modifier("ALL") else word(take.operand())
+
+    def run(s: State, flow: Flow, issued: Mask, lanes: Mask) -> None:
+        if expected is not None and (np.broadcast_to(expected(s), lanes.shape)[lanes] != 0xFFFFFFFF).any():
+            raise NotUnderstood("WARPSYNC of some lanes")
+        name = f"WARPSYNC at {index}"
+        barrier = flow.barrier(name)
+        barrier.members |= s.issued & flow.alive
+        barrier.target[issued] = index + 1
+        flow.arrive(name, issued, lanes)
+
+    return run
+
+
+MOVES: dict[str, Callable[[Kernel, int, Take], Move]] = {
+    "BRA": branch,
+    "CALL": call,
+    "RET": ret,
+    "EXIT": leave,
+    "BSSY": bssy,
+    "BSYNC": bsync,
+    "BREAK": leave_barrier,
+    "WARPSYNC": warpsync,
+}
+
+
+def move(kernel: Kernel, index: int, instruction: Instruction) -> Move:
+    take = Take(instruction)
+    try:
+        run = MOVES[instruction.opcode](kernel, index, take)
+    except (ValueError, IndexError, KeyError) as error:
+        raise NotUnderstood(f"{error} in {instruction}") from error
+    take.all_understood(instruction)
+    return run

@@ -1,0 +1,126 @@
+"""The kernels of a library as text: cuobjdump takes the machine code out of it, nvdisasm prints that.
+
+Both are command line tools of CUDA, which the packages nvidia-cuda-cuobjdump and nvidia-cuda-nvdisasm hold too.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+class NotUnderstood(Exception):
+    """Machine code that tools.machine_code does not model. It is never skipped."""
+
+
+class NotFound(Exception):
+    """A tool is missing, or a library has no kernels for the architecture."""
+
+
+@dataclass(frozen=True)
+class Guard:
+    """The predicate at which an instruction has an effect."""
+
+    predicate: str
+    negated: bool
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """One line of the disassembly, such as `@!P0 IMAD.WIDE.U32 R2, P1, R4, 0x8, R6`."""
+
+    address: int
+    opcode: str
+    modifiers: tuple[str, ...]
+    operands: tuple[str, ...]
+    guard: Guard | None = None
+
+    def __str__(self) -> str:
+        guard = f"@{'!' * self.guard.negated}{self.guard.predicate} " if self.guard else ""
+        return f"{self.address:04x} {guard}{'.'.join((self.opcode, *self.modifiers))} {', '.join(self.operands)}"
+
+
+@dataclass
+class Kernel:
+    """registers: of one thread. labels: the index of the instruction that each label stands before."""
+
+    name: str
+    instructions: list[Instruction] = field(default_factory=list)
+    labels: dict[str, int] = field(default_factory=dict)
+    registers: int = 0
+
+
+def tool(name: str) -> str:
+    """The path of one of CUDA's tools, from its package in this environment or from PATH."""
+    for folder in sys.path:
+        for path in Path(folder or ".").glob(f"nvidia/cu*/bin/{name}"):
+            if os.access(path, os.X_OK):
+                return str(path)
+    found = shutil.which(name)
+    if found is None:
+        raise NotFound(f"{name} is neither on PATH nor installed: pip install 'rope_ext[machine-code]'")
+    return found
+
+
+def kernels_of(library: Path, architecture: str = "sm_90") -> dict[str, Kernel]:
+    """The kernels in a library, or in a .cubin file, by mangled name."""
+    with tempfile.TemporaryDirectory() as folder:
+        cubins = [library] if library.suffix == ".cubin" else extracted(library, architecture, Path(folder))
+        kernels: dict[str, Kernel] = {}
+        for cubin in cubins:
+            parsed = parse(output(tool("nvdisasm"), "-c", cubin))
+            for name, registers in registers_of(output(tool("cuobjdump"), "-res-usage", cubin)).items():
+                if name in parsed:  # not a device function
+                    parsed[name].registers = registers
+            kernels |= parsed
+        return kernels
+
+
+def extracted(library: Path, architecture: str, folder: Path) -> list[Path]:
+    output(tool("cuobjdump"), "--extract-elf", architecture, library.resolve(), cwd=folder)
+    cubins = sorted(folder.glob(f"*.{architecture}.cubin"))
+    if not cubins:
+        raise NotFound(f"{library} holds no machine code for {architecture}")
+    return cubins
+
+
+def output(*command: str | Path, cwd: Path | None = None) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True, cwd=cwd).stdout
+
+
+def registers_of(resource_usage: str) -> dict[str, int]:
+    found = re.findall(r"^ Function (\S+):\n\s+REG:(\d+) ", resource_usage, re.MULTILINE)
+    return {name: int(registers) for name, registers in found}
+
+
+SECTION = re.compile(r"^\s*\.section\s+\.text\.([^,\s]+)")
+LABEL = re.compile(r"^\s*([.$\w]+):")
+LINE = re.compile(r"^\s*/\*([0-9a-f]{4,})\*/\s+(?:@(!?)(U?P\w+)\s+)?([\w.]+)\s*([^;]*);")
+
+
+def parse(text: str) -> dict[str, Kernel]:
+    """The kernels in the output of nvdisasm."""
+    kernels: dict[str, Kernel] = {}
+    kernel = None
+    for line in text.splitlines():
+        if section := SECTION.match(line):
+            kernel = kernels.setdefault(section[1], Kernel(section[1]))
+        elif kernel is None:
+            continue
+        elif label := LABEL.match(line):
+            kernel.labels[label[1]] = len(kernel.instructions)
+        elif parts := LINE.match(line):
+            kernel.instructions.append(instruction(*parts.groups(default="")))
+    return kernels
+
+
+def instruction(address: str, negated: str, predicate: str, name: str, operands: str) -> Instruction:
+    opcode, *modifiers = name.split(".")
+    # .reuse is a hint to the register cache, without an effect on values.
+    parts = tuple(part.strip().replace(".reuse", "") for part in operands.split(",") if part.strip())
+    guard = Guard(predicate, bool(negated)) if predicate else None
+    return Instruction(int(address, 16), opcode, tuple(modifiers), parts, guard)

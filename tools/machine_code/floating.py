@@ -1,0 +1,160 @@
+"""Arithmetic with floating-point numbers, and their comparisons.
+
+Every result is rounded once, like the GPU's. Payloads of NaN are not modelled: any NaN stands for any other.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from tools.machine_code.fused import fused_double, fused_single
+from tools.machine_code.integer import LOGIC
+from tools.machine_code.state import (
+    Doubles,
+    Floats,
+    Mask,
+    State,
+    double,
+    predicate,
+    predicate_of,
+    register_of,
+    single,
+    word,
+)
+from tools.machine_code.table import Run, Take, instruction
+
+U32, U64 = np.uint32, np.uint64
+
+
+def write_single(s: State, register: int, value: Floats, mask: Mask) -> None:
+    s.write(register, value.view(U32), mask)
+
+
+def write_double(s: State, register: int, value: Doubles, mask: Mask) -> None:
+    s.write_pair(register, value.view(U64), mask)
+
+
+# ---- arithmetic ----
+
+
+@instruction("FADD")
+def fadd(take: Take) -> Run:
+    register, a, b = register_of(take.operand()), single(take.operand()), single(take.operand())
+    return lambda s, mask: write_single(s, register, a(s) + b(s), mask)
+
+
+@instruction("FMUL")
+def fmul(take: Take) -> Run:
+    register, a, b = register_of(take.operand()), single(take.operand()), single(take.operand())
+    return lambda s, mask: write_single(s, register, a(s) * b(s), mask)
+
+
+@instruction("FFMA")
+def ffma(take: Take) -> Run:
+    register, a, b, c = register_of(take.operand()), *(single(take.operand()) for _ in "abc")
+    return lambda s, mask: write_single(s, register, fused_single(a(s), b(s), c(s)), mask)
+
+
+@instruction("DADD")
+def dadd(take: Take) -> Run:
+    register, a, b = register_of(take.operand()), double(take.operand()), double(take.operand())
+    return lambda s, mask: write_double(s, register, a(s) + b(s), mask)
+
+
+@instruction("DMUL")
+def dmul(take: Take) -> Run:
+    register, a, b = register_of(take.operand()), double(take.operand()), double(take.operand())
+    return lambda s, mask: write_double(s, register, a(s) * b(s), mask)
+
+
+@instruction("DFMA")
+def dfma(take: Take) -> Run:
+    register, a, b, c = register_of(take.operand()), *(double(take.operand()) for _ in "abc")
+    return lambda s, mask: write_double(s, register, fused_double(a(s), b(s), c(s), mask), mask)
+
+
+@instruction("MUFU")
+def mufu(take: Take) -> Run:
+    """Approximations. Which bits a GPU gives is not documented, so this gives the nearest number, moved by seed_ulps:
+    code whose result is the same for -1, 0 and 1 does not depend on them."""
+    name = take.one_of(("RCP", "RSQ", "RCP64H", "RSQ64H"))
+    register = register_of(take.operand())
+    whole = name.endswith("64H")  # the upper words of float64 numbers
+    read = word(take.operand()) if whole else single(take.operand())
+
+    def run(s: State, mask: Mask) -> None:
+        a = read(s)
+        x: Doubles = (a.astype(U64) << U64(32)).view(np.float64) if whole else a.astype(np.float64)
+        y = 1 / (np.sqrt(x) if name.startswith("RSQ") else x)
+        bits = (y.view(U64) >> U64(32)).astype(U32) if whole else y.astype(np.float32).view(U32)
+        moved = bits + np.array([s.seed_ulps]).astype(np.int32).view(U32)
+        s.write(register, np.where(np.isfinite(y) & (y != 0), moved, bits), mask)
+
+    return run
+
+
+# ---- comparisons and choices ----
+
+ORDERED: dict[str, Callable[[Any, Any], Mask]] = {
+    "EQ": np.equal,
+    "NE": lambda a, b: (a != b) & ~(np.isnan(a) | np.isnan(b)),
+    "LT": np.less,
+    "LE": np.less_equal,
+    "GT": np.greater,
+    "GE": np.greater_equal,
+    "NUM": lambda a, b: ~(np.isnan(a) | np.isnan(b)),
+    "NAN": lambda a, b: np.isnan(a) | np.isnan(b),
+}
+UNORDERED: dict[str, Callable[[Any, Any], Mask]] = {
+    "EQU": lambda a, b: ~((a < b) | (a > b)),
+    "NEU": np.not_equal,
+    "LTU": lambda a, b: ~(a >= b),
+    "LEU": lambda a, b: ~(a > b),
+    "GTU": lambda a, b: ~(a <= b),
+    "GEU": lambda a, b: ~(a < b),
+}
+COMPARISONS = ORDERED | UNORDERED
+
+
+def setp(take: Take, operand: Callable[[str], Callable[[State], Any]]) -> Run:
+    compare, logic = COMPARISONS[take.one_of(COMPARISONS)], LOGIC[take.one_of(LOGIC)]
+    first, second = predicate_of(take.operand()), predicate_of(take.operand())
+    a, b, combined = operand(take.operand()), operand(take.operand()), predicate(take.operand())
+
+    def run(s: State, mask: Mask) -> None:
+        found, also = compare(a(s), b(s)), combined(s)
+        results = logic(found, also), logic(~found, also)
+        s.write_predicate(first, results[0], mask)
+        s.write_predicate(second, results[1], mask)
+
+    return run
+
+
+@instruction("FSETP")
+def fsetp(take: Take) -> Run:
+    return setp(take, single)
+
+
+@instruction("DSETP")
+def dsetp(take: Take) -> Run:
+    return setp(take, double)
+
+
+@instruction("FSEL")
+def fsel(take: Take) -> Run:
+    register, a, b = register_of(take.operand()), single(take.operand()), single(take.operand())
+    first = predicate(take.operand())
+    return lambda s, mask: write_single(s, register, np.where(first(s), a(s), b(s)), mask)
+
+
+@instruction("FMNMX")
+def fmnmx(take: Take) -> Run:
+    register, a, b = register_of(take.operand()), single(take.operand()), single(take.operand())
+    least = predicate(take.operand())
+
+    def run(s: State, mask: Mask) -> None:
+        x, y = a(s), b(s)
+        write_single(s, register, np.where(least(s), np.fmin(x, y), np.fmax(x, y)), mask)
+
+    return run

@@ -1,0 +1,73 @@
+"""a * b + c, rounded once."""
+
+from fractions import Fraction
+
+import numpy as np
+
+from tools.machine_code.state import Doubles, Floats, Mask
+
+SPLIT = 2.0**27 + 1  # cuts the 53 bits of a float64 in two halves, whose products are exact
+
+
+def two_sum(a: Doubles, b: Doubles) -> tuple[Doubles, Doubles]:
+    """a + b rounded, and the rounding error, exactly."""
+    total = a + b
+    shadow = total - a
+    return total, (a - (total - shadow)) + (b - shadow)
+
+
+def two_prod(a: Doubles, b: Doubles) -> tuple[Doubles, Doubles]:
+    """a * b rounded, and the rounding error, exactly unless something leaves the range of exponents."""
+    product = a * b
+    (a_high, a_low), (b_high, b_low) = halves(a), halves(b)
+    return product, ((a_high * b_high - product) + a_high * b_low + a_low * b_high) + a_low * b_low
+
+
+def halves(a: Doubles) -> tuple[Doubles, Doubles]:
+    high = a * SPLIT - (a * SPLIT - a)
+    return high, a - high
+
+
+def rounded_to_odd(total: Doubles, error: Doubles) -> Doubles:
+    """total + error, rounded to the neighbour whose last bit is 1 where it is no float64: rounding that once more, to
+    fewer bits, gives what rounding the exact sum would."""
+    bits = total.view(np.int64)
+    inexact = (error != 0) & np.isfinite(total) & np.isfinite(error) & (bits & 1 == 0)
+    away = np.where((error > 0) == (total > 0), 1, -1)
+    return np.where(inexact, bits + away, bits).view(np.float64)
+
+
+def fused_single(a: Floats, b: Floats, c: Floats) -> Floats:
+    product = a.astype(np.float64) * b  # exact: 48 bits
+    return rounded_to_odd(*two_sum(product, c.astype(np.float64))).astype(np.float32)
+
+
+def fused_double(a: Doubles, b: Doubles, c: Doubles, mask: Mask) -> Doubles:
+    """Boldo and Melquiond, Emulation of FMA and correctly rounded sums, 2008; with fractions where exponents are
+    extreme, at the lanes of `mask`."""
+    a, b, c = np.broadcast_arrays(a, b, c)
+    product, product_error = two_prod(a, b)
+    low, low_error = two_sum(c, product_error)
+    high, high_error = two_sum(product, low)
+    result = high + rounded_to_odd(*two_sum(low_error, high_error))
+    plain = ~np.isfinite(a) | ~np.isfinite(b) | ~np.isfinite(c) | (a == 0) | (b == 0)
+    result = np.where(plain, a * b + c, result)
+    extreme = ~plain & ~(usual(a, 400) & usual(b, 400) & (usual(c, 800) | (c == 0))) & mask
+    for i in np.flatnonzero(extreme):
+        result[i] = exactly(float(a[i]), float(b[i]), float(c[i]))
+    return result
+
+
+def usual(a: Doubles, exponent: int) -> Mask:
+    size = np.abs(a)
+    return (size > 2.0**-exponent) & (size < 2.0**exponent)
+
+
+def exactly(a: float, b: float, c: float) -> float:
+    exact = Fraction(a) * Fraction(b) + Fraction(c)
+    if exact == 0:
+        return a * b + c  # has the right sign
+    try:
+        return float(exact)
+    except OverflowError:
+        return float("inf") if exact > 0 else float("-inf")

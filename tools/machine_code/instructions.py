@@ -1,0 +1,26 @@
+"""What each instruction does: the table that the modules imported here fill."""
+
+from tools.machine_code import bits, conversions, floating, integer, transfer
+from tools.machine_code.disassembly import Instruction, NotUnderstood
+from tools.machine_code.table import TABLE, Run, Take, instruction
+
+__all__ = ["Run", "bits", "conversions", "effect", "floating", "integer", "transfer"]
+
+
+@instruction("NOP", "YIELD", "ACQBULK", "PREEXIT")
+def nothing(take: Take) -> Run:
+    """The last two order kernels that follow one another, of which only one runs here."""
+    return lambda s, mask: None
+
+
+def effect(instruction: Instruction) -> Run:
+    """What an instruction does with the registers and memory of the lanes at which it is active."""
+    if instruction.opcode not in TABLE:
+        raise NotUnderstood(f"opcode {instruction.opcode}: {instruction}")
+    take = Take(instruction)
+    try:
+        run = TABLE[instruction.opcode](take)
+    except (ValueError, IndexError, KeyError) as error:
+        raise NotUnderstood(f"{error} in {instruction}") from error
+    take.all_understood(instruction)
+    return run

@@ -1,0 +1,155 @@
+"""A launch of a kernel, executed: all warps of the grid, many at a time.
+
+Warps that are at one instruction execute it together, as one operation on arrays. They share nothing but memory, which
+no two of them may write, so that their order has no effect.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from tools.machine_code.control import MOVES, NOWHERE, Flow, Move, move
+from tools.machine_code.disassembly import Instruction, Kernel, NotUnderstood
+from tools.machine_code.instructions import Run, effect
+from tools.machine_code.memory import ConstantBank, Memory
+from tools.machine_code.state import LANES, Mask, State, Words, predicate
+
+Dim: TypeAlias = tuple[int, int, int]
+
+BATCH = 64  # warps at a time: registers of some 2,000 lanes stay in the caches
+LIMIT = 1_000_000  # instructions of a warp, which more would be in an endless loop
+
+
+@dataclass(frozen=True)
+class Launch:
+    """arguments: the bytes of the kernel's arguments, as the constant bank holds them."""
+
+    grid: Dim
+    block: Dim
+    arguments: bytes
+
+    @property
+    def blocks(self) -> int:
+        return self.grid[0] * self.grid[1] * self.grid[2]
+
+    @property
+    def threads(self) -> int:
+        """Of a block."""
+        return self.block[0] * self.block[1] * self.block[2]
+
+
+@dataclass
+class Counts:
+    """instructions: issued by all warps; one for a warp whatever the number of its active lanes, and one where the
+    guard is false too. longest_warp: issued by the warp with most. approximations: whether MUFU was among them."""
+
+    instructions: int = 0
+    longest_warp: int = 0
+    warps: int = 0
+    approximations: bool = False
+
+
+@dataclass(frozen=True)
+class Step:
+    """uniform: executed once per warp, on uniform registers."""
+
+    run: Run
+    guard: Callable[[State], Mask] | None
+    uniform: bool
+
+
+@dataclass(frozen=True)
+class Straight:
+    """Instructions that are executed one after another, and the one after them that moves lanes elsewhere, if any."""
+
+    steps: list[Step]
+    end: int
+    move: Move | None
+    guard: Callable[[State], Mask] | None
+    approximations: bool
+
+
+class Program:
+    """A kernel, whose instructions are made into functions when they are first executed."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self.kernel = kernel
+        self.joins = set(kernel.labels.values())
+        self.parts: dict[int, Straight] = {}
+
+    def run(self, launch: Launch, memory: Memory, blocks: Iterable[int] | None = None, seed_ulps: int = 0) -> Counts:
+        """Executes the given blocks of the grid, or all. seed_ulps: see floating.mufu."""
+        bank, counts = ConstantBank(launch.arguments, launch.block, launch.grid), Counts()
+        with np.errstate(all="ignore"):
+            for special, alive in batches(launch, range(launch.blocks) if blocks is None else blocks):
+                self.run_batch(State(special, bank, memory, seed_ulps), Flow(alive), counts)
+        return counts
+
+    def run_batch(self, state: State, flow: Flow, counts: Counts) -> None:
+        issued_by_warp = np.zeros(len(flow.pc), np.int64)
+        while (at := int(flow.pc.min())) != NOWHERE:
+            issued = flow.pc == at
+            state.issued = np.repeat(issued, LANES)
+            active = flow.active & state.issued
+            part = self.parts.get(at) or self.parts.setdefault(at, self.straight(at))
+            for step in part.steps:
+                lanes = state.issued if step.uniform else active
+                step.run(state, lanes & step.guard(state) if step.guard else lanes)
+            flow.pc[issued] = part.end
+            if part.move:
+                part.move(state, flow, issued, active & part.guard(state) if part.guard else active)
+            issued_by_warp[issued] += len(part.steps) + (part.move is not None)
+            counts.approximations |= part.approximations
+            if issued_by_warp.max() > LIMIT:
+                raise NotUnderstood(f"a warp has executed more than {LIMIT} instructions of {self.kernel.name}")
+        counts.instructions += int(issued_by_warp.sum())
+        counts.longest_warp = max(counts.longest_warp, int(issued_by_warp.max()))
+        counts.warps += len(issued_by_warp)
+
+    def straight(self, first: int) -> Straight:
+        """The instructions from an index to the next one that moves lanes, or at which other lanes may join."""
+        steps: list[Step] = []
+        approximations = False
+        for index in range(first, len(self.kernel.instructions)):
+            instruction = self.kernel.instructions[index]
+            if instruction.opcode in MOVES:
+                step = move(self.kernel, index, instruction)
+                return Straight(steps, index + 1, step, guard_of(instruction), approximations)
+            if index > first and index in self.joins:
+                return Straight(steps, index, None, None, approximations)
+            steps.append(Step(effect(instruction), guard_of(instruction), is_uniform(instruction)))
+            approximations |= instruction.opcode == "MUFU"
+        raise NotUnderstood(f"the end of {self.kernel.name} is reached without an EXIT")
+
+
+def guard_of(instruction: Instruction) -> Callable[[State], Mask] | None:
+    guard = instruction.guard
+    return predicate("!" * guard.negated + guard.predicate) if guard else None
+
+
+def is_uniform(instruction: Instruction) -> bool:
+    """U is the first letter of every opcode that runs once per warp, but for those that read a register per lane."""
+    return instruction.opcode.startswith("U")
+
+
+def batches(launch: Launch, blocks: Iterable[int]) -> Iterator[tuple[dict[str, Words], Mask]]:
+    """Special registers and lanes that have a thread, for BATCH warps or somewhat more."""
+    warps = (launch.threads + LANES - 1) // LANES
+    chosen = list(blocks)
+    size = max(BATCH // warps, 1)
+    for first in range(0, len(chosen), size):
+        some = np.array(chosen[first : first + size])
+        block = np.repeat(some, warps * LANES)
+        thread = np.tile(np.arange(warps * LANES), len(some))
+        special = {"SR_LANEID": thread % LANES}
+        special |= dict(zip(("SR_TID.X", "SR_TID.Y", "SR_TID.Z"), coordinates(thread, launch.block)))
+        special |= dict(zip(("SR_CTAID.X", "SR_CTAID.Y", "SR_CTAID.Z"), coordinates(block, launch.grid)))
+        yield {name: values.astype(np.uint32) for name, values in special.items()}, thread < launch.threads
+
+
+def coordinates(index: npt.NDArray[np.int64], sizes: Dim) -> list[npt.NDArray[np.int64]]:
+    x, y, _ = sizes
+    return [index % x, index // x % y, index // x // y]
