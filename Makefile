@@ -6,6 +6,9 @@ VENV ?= .venv
 RUN = $(VENV)/bin/python
 SOURCES = CMakeLists.txt setup.py pyproject.toml $(shell find csrc -type f)
 
+# The packages of an extra of pyproject.toml, in the versions that it pins.
+extra = $(shell sed -n 's/^$(1) = \[\(.*\)\].*/\1/p' pyproject.toml | tr ',' ' ')
+
 .PHONY: demo test lint format wheel matrix benchmark calls compiled instructions fuzz fuzz-sanitized clean
 
 demo: $(VENV)/.built
@@ -71,16 +74,18 @@ fuzz-sanitized: $(VENV)/.installed
 	  $(RUN) tests/fuzz --apart --seed $(SEED) --calls $(CALLS)
 
 # torch is pinned and installed first: every later install then finds torch and fetches no other.
+# The tools of CUDA that tests/test_machine_code.py needs are a file each, and exist for Linux on x86-64.
 # transformers, which the tests compare frequencies with, is thousands of files of which few are read: not compiled.
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet "$(TORCH)" numpy matplotlib tqdm uv "pytest>=8" "setuptools>=77" "pybind11>=2.13" cmake ninja
 	$(RUN) -m pip install --quiet --no-compile "transformers==5.23.0; python_version >= '3.11'"
+	[ "$$(uname -sm)" != "Linux x86_64" ] || $(RUN) -m pip install --quiet --no-deps $(call extra,machine-code)
 	touch $@
 
-# The tools of `make lint`, in the versions that pyproject.toml pins.
+# The tools of `make lint`.
 $(VENV)/.lint: $(VENV)/.installed
-	$(RUN) -m pip install --quiet $(shell sed -n 's/^lint = \[\(.*\)\].*/\1/p' pyproject.toml | tr ',' ' ')
+	$(RUN) -m pip install --quiet $(call extra,lint)
 	touch $@
 
 $(VENV)/.built: $(VENV)/.installed $(SOURCES)
