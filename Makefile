@@ -9,7 +9,7 @@ SOURCES = CMakeLists.txt setup.py pyproject.toml $(shell find csrc -type f)
 # The packages of an extra of pyproject.toml, in the versions that it pins.
 extra = $(shell sed -n 's/^$(1) = \[\(.*\)\].*/\1/p' pyproject.toml | tr ',' ' ')
 
-.PHONY: demo test lint format wheel matrix benchmark calls compiled instructions fuzz fuzz-sanitized clean
+.PHONY: demo test lint format wheel matrix benchmark calls compiled instructions machine-code fuzz fuzz-sanitized clean
 
 demo: $(VENV)/.built
 	$(RUN) examples/train_tiny_llama.py
@@ -51,6 +51,10 @@ calls: $(VENV)/.built
 # The table of tests/test_instructions.py anew: instructions of small calls, by valgrind; under a minute.
 instructions: $(VENV)/.built
 	$(RUN) -m benchmarks.instructions --write
+
+# What the CUDA kernel's machine code costs a GPU, in benchmarks/results/machine_code.md, without one; seconds.
+machine-code: $(VENV)/.built
+	$(RUN) -m benchmarks.machine_code --write
 
 # Layers of a Llama, compiled with transformers' rotation and with ours; 20 minutes.
 compiled: $(VENV)/.built

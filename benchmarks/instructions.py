@@ -51,20 +51,20 @@ def differences(table, environment):
             yield f"{key} is {environment[key]}, in the table {value}"
 
 
-def complaints(table, found):
-    """A sentence per form whose count is not within TOLERANCE of that in the table."""
+def complaints(table, found, renew=RENEW):
+    """A sentence per form whose count is not within TOLERANCE of that in the table. renew: how to write it anew."""
     before = table["instructions"]
     for name, n in found.items():
         if name not in before:
-            yield f"{name}: {n:.0f} instructions, not in the table: {RENEW}"
+            yield f"{name}: {n:.0f} instructions, not in the table: {renew}"
         elif n > before[name] * (1 + TOLERANCE):
             change = f"{n / before[name] - 1:+.1%}"
-            yield f"{name}: {n:.0f} instructions, {before[name]} before ({change}): if it is worth them, {RENEW}"
+            yield f"{name}: {n:.0f} instructions, {before[name]} before ({change}): if it is worth them, {renew}"
         elif n < before[name] * (1 - TOLERANCE):
             change = f"{n / before[name] - 1:+.1%}"
-            yield f"{name}: {n:.0f} instructions, {before[name]} before ({change}): to keep the gain, {RENEW}"
+            yield f"{name}: {n:.0f} instructions, {before[name]} before ({change}): to keep the gain, {renew}"
     for name in before.keys() - found.keys():
-        yield f"{name}: in the table, but no longer counted: {RENEW}"
+        yield f"{name}: in the table, but no longer counted: {renew}"
 
 
 if __name__ == "__main__":

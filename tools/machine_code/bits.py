@@ -100,6 +100,18 @@ def popc(take: Take) -> Run:
     return lambda s, mask: s.write(register, np.bitwise_count(a(s)).astype(U32), mask)
 
 
+@instruction("BREV", "UBREV")
+def brev(take: Take) -> Run:
+    """The bits in reverse order."""
+    register, a = register_of(take.operand()), word(take.operand())
+
+    def run(s: State, mask: Mask) -> None:
+        bits = np.unpackbits(a(s).view(np.uint8).reshape(-1, 4), axis=1, bitorder="little")
+        s.write(register, np.packbits(bits[:, ::-1], axis=1, bitorder="little").view(U32).ravel(), mask)
+
+    return run
+
+
 @instruction("FLO", "UFLO")
 def flo(take: Take) -> Run:
     """The index of the highest bit set, or -1; .SH: from the top."""

@@ -121,6 +121,6 @@ def parse(text: str) -> dict[str, Kernel]:
 def instruction(address: str, negated: str, predicate: str, name: str, operands: str) -> Instruction:
     opcode, *modifiers = name.split(".")
     # .reuse is a hint to the register cache, without an effect on values.
-    parts = tuple(part.strip().replace(".reuse", "") for part in operands.split(",") if part.strip())
+    parts = tuple(re.split(r",\s*|\s+(?=`)", operands.replace(".reuse", "").strip())) if operands.strip() else ()
     guard = Guard(predicate, bool(negated)) if predicate else None
-    return Instruction(int(address, 16), opcode, tuple(modifiers), parts, guard)
+    return Instruction(int(address, 16), opcode, tuple(modifiers), tuple(map(str.strip, parts)), guard)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tools.machine_code.fused import fused_double, fused_single
+from tools.machine_code.fused import NEAREST, TOWARDS, fused_double, fused_single
 from tools.machine_code.integer import LOGIC
 from tools.machine_code.state import (
     Doubles,
@@ -37,41 +37,76 @@ def write_double(s: State, register: int, value: Doubles, mask: Mask) -> None:
 
 # ---- arithmetic ----
 
+ONE, NO_SINGLE = np.ones(1), np.array([-0.0], np.float32)  # x + -0.0 is x, for every x
+
+
+def rounding_of(take: Take) -> str:
+    return next((name for name in TOWARDS if take.modifier(name)), NEAREST)
+
+
+def flush(value: Floats) -> Floats:
+    """.FTZ: denormal numbers count as zeros of their sign."""
+    return np.where(np.abs(value) < np.finfo(np.float32).tiny, np.copysign(np.float32(0), value), value)
+
+
+def arithmetic(take: Take, compute: Callable[..., Floats], operands: int) -> Run:
+    """compute: of float32 operands and a rounding."""
+    flushes, rounding = take.modifier("FTZ"), rounding_of(take)
+    register, *reads = register_of(take.operand()), *(single(take.operand()) for _ in range(operands))
+
+    def run(s: State, mask: Mask) -> None:
+        values = [flush(read(s)) if flushes else read(s) for read in reads]
+        result = compute(*values, rounding)
+        write_single(s, register, flush(result) if flushes else result, mask)
+
+    return run
+
 
 @instruction("FADD")
 def fadd(take: Take) -> Run:
-    register, a, b = register_of(take.operand()), single(take.operand()), single(take.operand())
-    return lambda s, mask: write_single(s, register, a(s) + b(s), mask)
+    one = np.ones(1, np.float32)
+    return arithmetic(take, lambda a, b, r: a + b if r == NEAREST else fused_single(a, one, b, r), 2)
 
 
 @instruction("FMUL")
 def fmul(take: Take) -> Run:
-    register, a, b = register_of(take.operand()), single(take.operand()), single(take.operand())
-    return lambda s, mask: write_single(s, register, a(s) * b(s), mask)
+    return arithmetic(take, lambda a, b, r: a * b if r == NEAREST else fused_single(a, b, NO_SINGLE, r), 2)
 
 
 @instruction("FFMA")
 def ffma(take: Take) -> Run:
-    register, a, b, c = register_of(take.operand()), *(single(take.operand()) for _ in "abc")
-    return lambda s, mask: write_single(s, register, fused_single(a(s), b(s), c(s)), mask)
+    return arithmetic(take, fused_single, 3)
 
 
 @instruction("DADD")
 def dadd(take: Take) -> Run:
+    rounding = rounding_of(take)
     register, a, b = register_of(take.operand()), double(take.operand()), double(take.operand())
-    return lambda s, mask: write_double(s, register, a(s) + b(s), mask)
+
+    def run(s: State, mask: Mask) -> None:
+        result = a(s) + b(s) if rounding == NEAREST else fused_double(a(s), ONE, b(s), mask, rounding)
+        write_double(s, register, result, mask)
+
+    return run
 
 
 @instruction("DMUL")
 def dmul(take: Take) -> Run:
+    rounding = rounding_of(take)
     register, a, b = register_of(take.operand()), double(take.operand()), double(take.operand())
-    return lambda s, mask: write_double(s, register, a(s) * b(s), mask)
+
+    def run(s: State, mask: Mask) -> None:
+        result = a(s) * b(s) if rounding == NEAREST else fused_double(a(s), b(s), -0.0 * ONE, mask, rounding)
+        write_double(s, register, result, mask)
+
+    return run
 
 
 @instruction("DFMA")
 def dfma(take: Take) -> Run:
+    rounding = rounding_of(take)
     register, a, b, c = register_of(take.operand()), *(double(take.operand()) for _ in "abc")
-    return lambda s, mask: write_double(s, register, fused_double(a(s), b(s), c(s), mask), mask)
+    return lambda s, mask: write_double(s, register, fused_double(a(s), b(s), c(s), mask, rounding), mask)
 
 
 @instruction("MUFU")
@@ -90,6 +125,20 @@ def mufu(take: Take) -> Run:
         bits = (y.view(U64) >> U64(32)).astype(U32) if whole else y.astype(np.float32).view(U32)
         moved = bits + np.array([s.seed_ulps]).astype(np.int32).view(U32)
         s.write(register, np.where(np.isfinite(y) & (y != 0), moved, bits), mask)
+
+    return run
+
+
+@instruction("FCHK")
+def fchk(take: Take) -> Run:
+    """Whether a quotient is out of reach of the short division. Which exponents a GPU counts as such is not documented:
+    here all but the most usual ones, as the long division is right for every quotient."""
+    result, a, b = predicate_of(take.operand()), single(take.operand()), single(take.operand())
+
+    def run(s: State, mask: Mask) -> None:
+        sizes = np.abs(a(s)), np.abs(b(s))
+        usual = [(size > np.float32(2.0**-60)) & (size < np.float32(2.0**60)) for size in sizes]
+        s.write_predicate(result, ~(usual[0] & usual[1]), mask)
 
     return run
 
@@ -133,7 +182,14 @@ def setp(take: Take, operand: Callable[[str], Callable[[State], Any]]) -> Run:
 
 @instruction("FSETP")
 def fsetp(take: Take) -> Run:
-    return setp(take, single)
+    if not take.modifier("FTZ"):
+        return setp(take, single)
+
+    def flushed(text: str) -> Callable[[State], Floats]:
+        read = single(text)
+        return lambda s: flush(read(s))
+
+    return setp(take, flushed)
 
 
 @instruction("DSETP")

@@ -1,11 +1,14 @@
 """a * b + c, rounded once."""
 
+import math
 from fractions import Fraction
 
 import numpy as np
 
 from tools.machine_code.state import Doubles, Floats, Mask
 
+NEAREST = "RN"
+TOWARDS = {"RZ": 0.0, "RM": -math.inf, "RP": math.inf}
 SPLIT = 2.0**27 + 1  # cuts the 53 bits of a float64 in two halves, whose products are exact
 
 
@@ -37,14 +40,19 @@ def rounded_to_odd(total: Doubles, error: Doubles) -> Doubles:
     return np.where(inexact, bits + away, bits).view(np.float64)
 
 
-def fused_single(a: Floats, b: Floats, c: Floats) -> Floats:
+def fused_single(a: Floats, b: Floats, c: Floats, rounding: str = NEAREST) -> Floats:
     product = a.astype(np.float64) * b  # exact: 48 bits
-    return rounded_to_odd(*two_sum(product, c.astype(np.float64))).astype(np.float32)
+    exact = rounded_to_odd(*two_sum(product, c.astype(np.float64)))
+    nearest: Floats = exact.astype(np.float32)
+    if rounding == NEAREST:
+        return nearest
+    beyond = {"RZ": np.abs(nearest) > np.abs(exact), "RM": nearest > exact, "RP": nearest < exact}[rounding]
+    return np.where(beyond, np.nextafter(nearest, np.float32(TOWARDS[rounding])), nearest)
 
 
-def fused_double(a: Doubles, b: Doubles, c: Doubles, mask: Mask) -> Doubles:
+def fused_double(a: Doubles, b: Doubles, c: Doubles, mask: Mask, rounding: str = NEAREST) -> Doubles:
     """Boldo and Melquiond, Emulation of FMA and correctly rounded sums, 2008; with fractions where exponents are
-    extreme, at the lanes of `mask`."""
+    extreme or the rounding is another, at the lanes of `mask`."""
     a, b, c = np.broadcast_arrays(a, b, c)
     product, product_error = two_prod(a, b)
     low, low_error = two_sum(c, product_error)
@@ -53,8 +61,8 @@ def fused_double(a: Doubles, b: Doubles, c: Doubles, mask: Mask) -> Doubles:
     plain = ~np.isfinite(a) | ~np.isfinite(b) | ~np.isfinite(c) | (a == 0) | (b == 0)
     result = np.where(plain, a * b + c, result)
     extreme = ~plain & ~(usual(a, 400) & usual(b, 400) & (usual(c, 800) | (c == 0))) & mask
-    for i in np.flatnonzero(extreme):
-        result[i] = exactly(float(a[i]), float(b[i]), float(c[i]))
+    for i in np.flatnonzero(extreme if rounding == NEAREST else ~plain & mask):
+        result[i] = exactly(float(a[i]), float(b[i]), float(c[i]), rounding)
     return result
 
 
@@ -63,11 +71,16 @@ def usual(a: Doubles, exponent: int) -> Mask:
     return (size > 2.0**-exponent) & (size < 2.0**exponent)
 
 
-def exactly(a: float, b: float, c: float) -> float:
+def exactly(a: float, b: float, c: float, rounding: str) -> float:
     exact = Fraction(a) * Fraction(b) + Fraction(c)
     if exact == 0:
         return a * b + c  # has the right sign
     try:
-        return float(exact)
+        nearest = float(exact)
     except OverflowError:
-        return float("inf") if exact > 0 else float("-inf")
+        nearest = math.copysign(math.inf, exact)
+    if rounding == NEAREST or (math.isfinite(nearest) and nearest == exact):
+        return nearest
+    above = nearest == math.inf or (math.isfinite(nearest) and nearest > exact)
+    beyond = {"RZ": above == (exact > 0), "RM": above, "RP": not above}[rounding]
+    return math.nextafter(nearest, TOWARDS[rounding]) if beyond else nearest

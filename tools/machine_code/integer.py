@@ -157,6 +157,19 @@ def imnmx(take: Take) -> Run:
     return run
 
 
+@instruction("VIADDMNMX")
+def viaddmnmx(take: Take) -> Run:
+    kind = U32 if take.modifier("U32") else S32
+    register, a, b, c = register_of(take.operand()), *(word(take.operand()) for _ in "abc")
+    least = carry_in(take)
+
+    def run(s: State, mask: Mask) -> None:
+        x, y = (a(s) + b(s)).view(kind), c(s).view(kind)
+        s.write(register, np.where(least(s), np.minimum(x, y), np.maximum(x, y)).view(U32), mask)
+
+    return run
+
+
 # ---- comparisons ----
 
 COMPARISONS: dict[str, Callable[[Words, Words], Mask]] = {

@@ -1,0 +1,135 @@
+"""What the CUDA kernel's machine code costs on the shapes of the benchmarks, counted without a GPU, and what a model of
+an H200 makes of it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import rope_ext
+from benchmarks.harness.shapes import SHAPES, Shape
+from rope_ext import _introspect
+from tools.machine_code.cost import Cost, count
+from tools.machine_code.disassembly import kernels_of
+from tools.machine_code.launches import Machine, Recorded, Recorder
+
+LIBRARY = Path(rope_ext.__file__).parent / "_ops.so"
+ITEM = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
+NAMES = ("prefill", "train", "long", "video", "decode", "tiny")
+SHAPE = {shape.name: shape for shape in SHAPES}
+
+# An H200, as measured: clock, multiprocessors, instructions that each issues in a cycle, bytes of a copy per second.
+CLOCK, MULTIPROCESSORS, ISSUE_SLOTS, COPY = 1.98e9, 132, 4, 4.3e12
+ISSUED = 0.65  # the share of issue slots that a kernel of this kind fills, 0.55 to 0.75
+LATENCY = 2e-6  # of a launch and its first loads
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One call of apply. channels: the rotated ones; None: all."""
+
+    name: str
+    in_place: bool = False
+    interleaved: bool = False
+    positions: bool = False
+    channels: int | None = None
+
+
+FUNCTIONAL = Variant("functional")
+VARIANTS = (
+    Variant("positions", positions=True),
+    Variant("in place", in_place=True),
+    Variant("interleaved", interleaved=True),
+    Variant("partial", channels=64),
+)
+
+
+@dataclass(frozen=True)
+class Counted:
+    shape: Shape
+    dtype: str
+    variant: Variant
+    cost: Cost
+
+    @property
+    def name(self) -> str:
+        return f"{self.shape.name} {self.dtype} {self.variant.name}"
+
+    @property
+    def payload(self) -> int:
+        """Bytes of q and k that are read and written. In place only rotated channels are."""
+        channels = self.variant.channels if self.variant.in_place else None
+        return 2 * self.shape.elements * ITEM[self.dtype] * (channels or self.shape.head_dim) // self.shape.head_dim
+
+    @property
+    def per_kib(self) -> float:
+        """Instructions of warps per 1,024 bytes."""
+        return self.cost.instructions / (self.payload / 1024)
+
+    @property
+    def copy(self) -> float:
+        """Seconds in which as many bytes can be copied."""
+        return self.payload / COPY
+
+    @property
+    def issue(self) -> float:
+        """Seconds for the instructions, if every issue slot is used."""
+        return self.cost.instructions / (MULTIPROCESSORS * ISSUE_SLOTS * CLOCK)
+
+    @property
+    def seconds(self) -> float:
+        return max(self.copy, self.issue / ISSUED) + LATENCY
+
+    @property
+    def bound(self) -> str:
+        """What the time of the model is spent on."""
+        if max(self.copy, self.issue / ISSUED) < LATENCY:
+            return "latency"
+        return "memory" if self.copy > self.issue / ISSUED else "issue"
+
+
+def launch_of(shape: Shape, dtype: str, variant: Variant) -> Recorded:
+    """The launch of apply((q, k), cos, sin), with tables of float32 (float64 for float64). Addresses are made up."""
+    i, pairs = _introspect, (variant.channels or shape.head_dim) // 2
+    address = iter(range(1 << 40, 1 << 46, 1 << 40))
+
+    def tensor(heads: int) -> object:
+        strides = i.Strides(shape.seqlen * heads * shape.head_dim, heads * shape.head_dim, shape.head_dim, 1)
+        read = next(address)
+        return i.RotatedTensor(
+            read, read if variant.in_place else next(address), strides, strides, heads, shape.head_dim
+        )
+
+    def table() -> object:
+        first = next(address)
+        return i.Table(first, first, 0, pairs, 0, 1)
+
+    launches: list[Recorded] = []
+    Recorder(i.__file__, launches.append).start(MULTIPROCESSORS)
+    i.rotate(
+        "recorded",
+        i.RotateParams(
+            x=[tensor(shape.heads_q), tensor(shape.heads_k)],
+            dtype=getattr(i.DType, dtype),
+            table_dtype=i.DType.float64 if dtype == "float64" else i.DType.float32,
+            batch=shape.batch,
+            seqlen=shape.seqlen,
+            rotary_offset=0,
+            pairs=pairs,
+            interleaved=variant.interleaved,
+            cos=table(),
+            sin=table(),
+            positions=next(address) if variant.positions else 0,
+            rows=shape.seqlen,
+        ),
+    )
+    return launches[0]
+
+
+def machine_of_the_library() -> Machine:
+    """Raises NotFound where its machine code cannot be read."""
+    return Machine(kernels_of(LIBRARY))
+
+
+def counted(machine: Machine) -> list[Counted]:
+    cases = [(SHAPE[name], dtype, FUNCTIONAL) for name in NAMES for dtype in ITEM]
+    cases += [(SHAPE["prefill"], dtype, variant) for variant in VARIANTS for dtype in ITEM]
+    return [Counted(*case, count(machine, launch_of(*case))) for case in cases]

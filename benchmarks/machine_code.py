@@ -1,0 +1,92 @@
+"""The table of what the CUDA kernel's machine code costs: `python -m benchmarks.machine_code`, or `make machine-code`
+to write it. Counts are exact; times are those of a model, not measured.
+
+They change with the compiler: tests/test_machine_code_cost.py compares them where nvcc is that of the table.
+"""
+
+import argparse
+import json
+
+import rope_ext
+from benchmarks.bench import RESULTS
+from benchmarks.harness.machine_code import (
+    CLOCK,
+    COPY,
+    FUNCTIONAL,
+    ISSUED,
+    LATENCY,
+    MULTIPROCESSORS,
+    Counted,
+    counted,
+    machine_of_the_library,
+)
+from benchmarks.instructions import complaints as complaints_of
+from benchmarks.report.markdown import grid
+from tools.machine_code.disassembly import NotFound
+
+TABLE = RESULTS / "machine_code.json"
+RENEW = "`make machine-code` writes the table anew"
+HEAD = ["shape", "dtype", "variant", "per KiB", "longest thread", "registers", "blocks", "threads"]
+HEAD += ["waves", "occupancy", "copy", "issue", "model", "% of copy", "bound"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--write", action="store_true", help=f"write {TABLE.name} and its page anew")
+    options = parser.parse_args()
+    try:
+        found = counted(machine_of_the_library())
+    except NotFound as why:
+        raise SystemExit(str(why)) from None
+    page = markdown(found)
+    print(page)
+    if options.write:
+        TABLE.write_text(json.dumps(table_of(found), indent=1) + "\n")
+        TABLE.with_suffix(".md").write_text(page)
+
+
+def table_of(found: list[Counted]) -> dict[str, dict[str, object]]:
+    """instructions: of all warps of a launch, by case."""
+    return {"environment": environment(), "instructions": {c.name: c.cost.instructions for c in found}}
+
+
+def environment() -> dict[str, object]:
+    return {"nvcc": rope_ext.build_info()["cuda"]}
+
+
+def complaints(table: dict[str, dict[str, object]], found: list[Counted]) -> list[str]:
+    """A sentence per case whose count is not that of the table, within benchmarks.instructions.TOLERANCE."""
+    return list(complaints_of(table, {c.name: c.cost.instructions for c in found}, RENEW))
+
+
+def markdown(found: list[Counted]) -> str:
+    shapes = {c.shape.name: c.shape for c in found}
+    parts = [
+        "# The machine code of the CUDA kernel",
+        "What the code for compute capability 9.0 in `_ops.so` executes, counted without a GPU (tools/machine_code): "
+        "instructions issued by all warps per 1,024 bytes of q and k read and written, and by the warp with most. "
+        f"Compiled by nvcc {rope_ext.build_info()['cuda']}.",
+        "Times, in microseconds, are a model of an H200, not measured: max(copy, issue / "
+        f"{ISSUED}) + {LATENCY * 1e6:.0f}. copy: the bytes at {COPY / 1e12} TB/s. issue: the instructions if all "
+        f"{4 * MULTIPROCESSORS} issue slots of {MULTIPROCESSORS} multiprocessors are used at {CLOCK / 1e9} GHz. "
+        "% of copy: (copy + 2) / model. waves and occupancy are those of its multiprocessors too.",
+        "\n".join(f"* {name}: {shape}" for name, shape in shapes.items()),
+        grid(HEAD, 11, [line(c) for c in found if c.variant is FUNCTIONAL]),
+        "## Variants",
+        "positions: int64, one per token. partial: half of the channels are rotated, the others copied.",
+        grid(HEAD, 11, [line(c) for c in found if c.variant is not FUNCTIONAL]),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def line(c: Counted) -> list[str]:
+    cost = c.cost
+    cells = [c.shape.name, c.dtype, c.variant.name, f"{c.per_kib:.1f}"]
+    cells += [str(n) for n in (cost.longest_warp, cost.registers, cost.blocks, cost.threads)]
+    cells += [f"{cost.waves(MULTIPROCESSORS):.2f}", f"{cost.occupancy():.0%}"]
+    cells += [f"{seconds * 1e6:.1f}" for seconds in (c.copy, c.issue, c.seconds)]
+    return [*cells, f"{(c.copy + LATENCY) / c.seconds:.0%}", c.bound]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""What a launch costs a GPU, of any size: the instructions that it issues, and how it fills the multiprocessors."""
+
+from dataclasses import dataclass
+
+from tools.machine_code.launches import Machine, Recorded
+from tools.machine_code.memory import ZeroMemory
+from tools.machine_code.state import LANES
+from tools.machine_code.warps import Counts
+
+# A multiprocessor of compute capability 9.0: "Technical Specifications" in the CUDA C++ Programming Guide.
+REGISTERS, WARPS, BLOCKS = 65536, 64, 32
+REGISTERS_AT_ONCE, WARPS_AT_ONCE = 256, 4  # the units in which registers are given to a warp, and warps to a scheduler
+
+
+@dataclass(frozen=True)
+class Cost:
+    """instructions: of all warps of the grid. longest_warp: of the warp with most. registers: of a thread. threads: of
+    a block. resident: blocks that a multiprocessor holds at once."""
+
+    instructions: int
+    longest_warp: int
+    registers: int
+    blocks: int
+    threads: int
+    resident: int
+
+    def occupancy(self) -> float:
+        """The share of the warps that a multiprocessor could hold."""
+        return self.resident * warps_of(self.threads) / WARPS
+
+    def waves(self, multiprocessors: int) -> float:
+        """How often the grid fills the GPU."""
+        return self.blocks / (self.resident * multiprocessors)
+
+
+def count(machine: Machine, launch: Recorded) -> Cost:
+    """Executes a middle group of blocks (see Recorded.period) and the last, which may be smaller, on memory that is all
+    zeros, and takes every group but the last for a middle one."""
+    program, grid = machine.program(launch), launch.launch
+    groups = -(-grid.blocks // launch.period)
+
+    def of_group(group: int) -> Counts:
+        blocks = range(group * launch.period, min((group + 1) * launch.period, grid.blocks))
+        return program.run(grid, ZeroMemory(launch.spans), blocks)
+
+    middle, last = of_group((groups - 1) // 2), of_group(groups - 1)
+    return Cost(
+        instructions=middle.instructions * (groups - 1) + last.instructions,
+        longest_warp=max(middle.longest_warp, last.longest_warp),
+        registers=program.kernel.registers,
+        blocks=grid.blocks,
+        threads=grid.threads,
+        resident=resident_blocks(program.kernel.registers, grid.threads),
+    )
+
+
+def warps_of(threads: int) -> int:
+    return -(-threads // LANES)
+
+
+def resident_blocks(registers: int, threads: int) -> int:
+    """How many blocks of so many threads, with so many registers each, a multiprocessor holds at once."""
+    of_warp = -(-registers * LANES // REGISTERS_AT_ONCE) * REGISTERS_AT_ONCE
+    warps = min(REGISTERS // of_warp // WARPS_AT_ONCE * WARPS_AT_ONCE, WARPS)
+    return min(warps // warps_of(threads), BLOCKS)
