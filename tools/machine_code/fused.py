@@ -60,6 +60,7 @@ def fused_double(a: Doubles, b: Doubles, c: Doubles, mask: Mask, rounding: str =
     result = high + rounded_to_odd(*two_sum(low_error, high_error))
     plain = ~np.isfinite(a) | ~np.isfinite(b) | ~np.isfinite(c) | (a == 0) | (b == 0)
     result = np.where(plain, a * b + c, result)
+    result = np.where(np.isfinite(a) & np.isfinite(b) & ~np.isfinite(c), c, result)  # even where a * b overflows
     extreme = ~plain & ~(usual(a, 400) & usual(b, 400) & (usual(c, 800) | (c == 0))) & mask
     for i in np.flatnonzero(extreme if rounding == NEAREST else ~plain & mask):
         result[i] = exactly(float(a[i]), float(b[i]), float(c[i]), rounding)
@@ -78,7 +79,7 @@ def exactly(a: float, b: float, c: float, rounding: str) -> float:
     try:
         nearest = float(exact)
     except OverflowError:
-        nearest = math.copysign(math.inf, exact)
+        nearest = math.inf if exact > 0 else -math.inf
     if rounding == NEAREST or (math.isfinite(nearest) and nearest == exact):
         return nearest
     above = nearest == math.inf or (math.isfinite(nearest) and nearest > exact)

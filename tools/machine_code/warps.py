@@ -20,7 +20,7 @@ from tools.machine_code.state import LANES, Mask, State, Words, predicate
 Dim: TypeAlias = tuple[int, int, int]
 
 BATCH = 64  # warps at a time: registers of some 2,000 lanes stay in the caches
-LIMIT = 1_000_000  # instructions of a warp, which more would be in an endless loop
+LIMIT = 100_000  # instructions of a warp, which more would be in an endless loop
 
 
 @dataclass(frozen=True)
