@@ -70,10 +70,10 @@ def hfma2(take: Take) -> Run:
     """Only the form in which compilers load a constant: 0 * 0 + (high, low)."""
     take.modifier("MMA")
     register, a, b = register_of(take.operand()), take.operand(), take.operand()
-    high, low = (np.array([float(take.operand())], np.float32) for _ in range(2))
+    take.operand(), take.operand()  # the halves, in print
     if (a, b) != ("-RZ", "RZ"):
         raise ValueError("a product of halves")
-    value = float16(high) << U32(16) | float16(low)
+    value = np.array([take.immediate], U32)
     return lambda s, mask: s.write(register, value, mask)
 
 

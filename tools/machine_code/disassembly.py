@@ -31,13 +31,15 @@ class Guard:
 
 @dataclass(frozen=True)
 class Instruction:
-    """One line of the disassembly, such as `@!P0 IMAD.WIDE.U32 R2, P1, R4, 0x8, R6`."""
+    """One line of the disassembly, such as `@!P0 IMAD.WIDE.U32 R2, P1, R4, 0x8, R6`. immediate: the word of its encoding
+    that holds a constant."""
 
     address: int
     opcode: str
     modifiers: tuple[str, ...]
     operands: tuple[str, ...]
     guard: Guard | None = None
+    immediate: int = 0
 
     def __str__(self) -> str:
         guard = f"@{'!' * self.guard.negated}{self.guard.predicate} " if self.guard else ""
@@ -72,7 +74,7 @@ def kernels_of(library: Path, architecture: str = "sm_90") -> dict[str, Kernel]:
         cubins = [library] if library.suffix == ".cubin" else extracted(library, architecture, Path(folder))
         kernels: dict[str, Kernel] = {}
         for cubin in cubins:
-            parsed = parse(output(tool("nvdisasm"), "-c", cubin))
+            parsed = parse(output(tool("nvdisasm"), "-c", "-hex", cubin))
             for name, registers in registers_of(output(tool("cuobjdump"), "-res-usage", cubin)).items():
                 if name in parsed:  # not a device function
                     parsed[name].registers = registers
@@ -99,7 +101,7 @@ def registers_of(resource_usage: str) -> dict[str, int]:
 
 SECTION = re.compile(r"^\s*\.section\s+\.text\.([^,\s]+)")
 LABEL = re.compile(r"^\s*([.$\w]+):")
-LINE = re.compile(r"^\s*/\*([0-9a-f]{4,})\*/\s+(?:@(!?)(U?P\w+)\s+)?([\w.]+)\s*([^;]*);")
+LINE = re.compile(r"^\s*/\*([0-9a-f]{4,})\*/\s+(?:@(!?)(U?P\w+)\s+)?([\w.]+)\s*([^;]*);(?:\s+/\* 0x(\w{8}))?")
 
 
 def parse(text: str) -> dict[str, Kernel]:
@@ -118,9 +120,14 @@ def parse(text: str) -> dict[str, Kernel]:
     return kernels
 
 
-def instruction(address: str, negated: str, predicate: str, name: str, operands: str) -> Instruction:
+def instruction(
+    address: str, negated: str, predicate: str, name: str, operands: str, upper_word: str = ""
+) -> Instruction:
     opcode, *modifiers = name.split(".")
     # .reuse is a hint to the register cache, without an effect on values.
     parts = tuple(re.split(r",\s*|\s+(?=`)", operands.replace(".reuse", "").strip())) if operands.strip() else ()
     guard = Guard(predicate, bool(negated)) if predicate else None
-    return Instruction(int(address, 16), opcode, tuple(modifiers), tuple(map(str.strip, parts)), guard)
+    immediate = int(upper_word or "0", 16)
+    if not opcode.startswith("D"):  # any NaN is printed as QNAN, of which the word has all bits
+        parts = tuple(f"0x{upper_word}" if re.fullmatch(r"[-+]?QNAN\s*", part) else part for part in parts)
+    return Instruction(int(address, 16), opcode, tuple(modifiers), tuple(map(str.strip, parts)), guard, immediate)

@@ -84,7 +84,8 @@ def imad(take: Take) -> Run:
     register, carries = outputs(take)
     a, b = word(take.operand()), word(take.operand())
     if wide or high:
-        return product64(register, carries, a, b, pair(take.operand()), unsigned, high)
+        c64 = pair(take.operand())
+        return product64(register, carries, a, b, c64, unsigned, high, carry_in(take) if extended else None)
     c = word(take.operand())
     if extended:
         carried = carry_in(take)
@@ -100,15 +101,17 @@ def product64(
     c: Callable[[State], Pairs],
     unsigned: bool,
     high: bool,
+    carried: Callable[[State], Pairs] | None,
 ) -> Run:
-    """a * b + c in 64 bits, of which IMAD.HI keeps the upper word."""
+    """a * b + c + carry in 64 bits, of which IMAD.HI keeps the upper word."""
 
     def run(s: State, mask: Mask) -> None:
         if unsigned:
             product: Pairs = a(s).astype(U64) * b(s)
         else:
             product = (a(s).view(S32).astype(S64) * b(s).view(S32)).view(U64)
-        total = product + c(s)
+        addend = c(s) + carried(s) if carried else c(s)
+        total = product + addend
         overflow = total < product  # before the destination, which may be an operand, is written
         if high:
             s.write(register, (total >> HALF).astype(U32), mask)
@@ -117,17 +120,22 @@ def product64(
         for carry in carries:
             s.write_predicate(carry, overflow, mask)
 
-    if carries and not unsigned:
-        raise ValueError("the carry of a signed product")
+    if carries and (carried or not unsigned):
+        raise ValueError("the carry of a signed product, or of one with a carry")
     return run
+
+
+def sign_of(low: Callable[[State], Words]) -> Callable[[State], Words]:
+    """The upper word of a number that is sign-extended."""
+    return lambda s: (low(s).view(S32) >> 31).view(U32)
 
 
 @instruction("LEA", "ULEA")
 def lea(take: Take) -> Run:
-    high, extended = take.modifier("HI"), take.modifier("X")
+    high, extended, signed = (take.modifier(name) for name in ("HI", "X", "SX32"))
     register, carries = outputs(take)
     low, b = word(take.operand()), word(take.operand())
-    upper = word(take.operand()) if high else None
+    upper = sign_of(low) if signed else word(take.operand()) if high else None
     shift = U64(int(take.operand(), 0)) if take.operands and not is_predicate(take.operands[0]) else U64(0)
     carried = carry_in(take) if extended else None
 

@@ -17,6 +17,7 @@ class Take:
 
     def __init__(self, instruction: Instruction) -> None:
         self.modifiers, self.operands = list(instruction.modifiers), list(instruction.operands)
+        self.immediate = instruction.immediate
 
     def modifier(self, name: str) -> bool:
         """Whether the modifier is there."""
