@@ -84,22 +84,26 @@ ROPE_INLINE int64_t sequence_start(const Positions& p, int64_t token) {
   return p.cu_seqlens.data ? last_boundary(p, token) : 0;
 }
 
-// The row that a token reads: 0 to rows - 1, kNotRotated or kOutside, whatever is in memory: another thread may have
-// changed it since the check, so position and offset are read once (see ROPE_LOAD_ONCE for GPUs). A sum that wraps is
-// outside too: only that of two negative numbers could wrap to a row, which the last line excludes, and an offset
-// beyond int64 becomes INT64_MIN, with which no position gives a row.
-ROPE_INLINE int64_t table_row(const Positions& p, int64_t batch, int64_t token) {
-  const int64_t start = sequence_start(p, token);
-  if (start == kNotRotated) return kNotRotated;
+// The row of a position before its offset, whatever is in memory: another thread may have changed it since the check,
+// so position and offset are read once (see ROPE_LOAD_ONCE for GPUs). A sum that wraps is outside too: only that of two
+// negative numbers could wrap to a row, which the last line excludes, and an offset beyond int64 becomes INT64_MIN,
+// with which no position gives a row.
+ROPE_INLINE int64_t row_at(const Positions& p, int64_t batch, int64_t position) {
   int64_t offset = p.offset;
   if (p.offsets.data) {
     const int64_t more = load(p.offsets, batch * p.offsets_stride);
     const int64_t sum = static_cast<int64_t>(static_cast<uint64_t>(offset) + static_cast<uint64_t>(more));
     offset = ((offset ^ sum) & (more ^ sum)) < 0 ? INT64_MIN : sum;
   }
-  const int64_t position = position_before_offset(p, batch, token, start);
   const int64_t row = static_cast<int64_t>(static_cast<uint64_t>(position) + static_cast<uint64_t>(offset));
   return row >= 0 && row < p.rows && (position & offset) >= 0 ? row : kOutside;
+}
+
+// The row that a token reads: 0 to rows - 1, kNotRotated or kOutside.
+ROPE_INLINE int64_t table_row(const Positions& p, int64_t batch, int64_t token) {
+  const int64_t start = sequence_start(p, token);
+  if (start == kNotRotated) return kNotRotated;
+  return row_at(p, batch, position_before_offset(p, batch, token, start));
 }
 
 }  // namespace rope
