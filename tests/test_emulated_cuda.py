@@ -4,6 +4,7 @@ This tests indices, strides, alignment, rounding and what each thread does witho
 """
 
 import ctypes
+import mmap
 import os
 import shutil
 import subprocess
@@ -31,6 +32,7 @@ emulator.rope_ext_emulated_instances.restype = ctypes.c_uint64
 # With one multiprocessor a thread does many heads, with many it does one. Backwards: the last thread runs first.
 GRIDS = {"multiprocessors": [1, 132], "backwards": [False, True]}
 CASES = pairwise({**PARAMETERS, **GRIDS})
+NO_RESERVE = 0x4000  # MAP_NORESERVE of Linux: memory that nothing writes takes no room
 KEPT = {"ids": lambda case: "-".join(str(value).replace("torch.", "") for value in case.values())}
 
 
@@ -150,6 +152,35 @@ def test_rows_outside_the_table_are_not_read(dtype):
     assert y[outside].isnan().all() and not y[~outside].isnan().any()
     expected = reference.apply(x, cos, sin, positions=positions.clamp(0, 3))
     assert_same_bits(y[~outside], expected[~outside])
+
+
+def test_rows_beyond_32_bits(emulated):
+    """A table that repeats one row has as many as one likes."""
+    emulated()
+    x, row = random((1, 3, 2, 32), torch.bfloat16), [random((1, 16), torch.float32, seed) for seed in (1, 2)]
+    positions = torch.tensor([[2**31 + 5, 2**32, 7]])
+    cos, sin = (t.expand(2**33, 16) for t in row)
+    expected = reference.apply(x, *row, positions=torch.zeros_like(positions))
+    assert_same_bits(rope_ext.apply(x, cos, sin, positions=positions), expected)
+    assert_same_bits(rope_ext.apply(x, cos, sin, offset=2**32), expected)
+
+
+@pytest.mark.parametrize("which", ["x", "out"])
+def test_strides_beyond_32_bits(which, emulated):
+    """Two batch entries so far apart that their distance, in accesses of 16 bytes, needs more than 31 bits."""
+    emulated()
+    apart = 2**33  # elements of 4 bytes
+    memory = mmap.mmap(-1, 4 * (apart + 64), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | NO_RESERVE)
+    x = random((2, 2, 2, 16), torch.float32)
+    far = torch.frombuffer(memory, dtype=torch.float32).as_strided(x.shape, (apart, 32, 16, 1))
+    cos, sin = rope_ext.RotaryEmbedding(16).tables(2)
+    expected = reference.apply(x, cos, sin)
+    if which == "x":
+        far.copy_(x)
+        assert_same_bits(rope_ext.apply(far, cos, sin), expected)
+    else:
+        rope_ext.apply(x, cos, sin, out=far)
+        assert_same_bits(far.clone(), expected)
 
 
 # ---- under sanitizers ----

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "core/angles.h"
+#include "core/dispatch.h"
 #include "core/math.h"
 #include "core/params.h"
 #include "cuda/plan.h"
@@ -24,36 +25,34 @@ ROPE_INLINE Pair<A> entries_of(const A (&table)[kEntries][kPairs], int pair) {
   return {table[0][pair], table[kEntries - 1][pair]};
 }
 
-template <int kCount, class E>
-ROPE_INLINE void read_strided(const E* from, int64_t stride, E* to) {
-  ROPE_UNROLL
-  for (int i = 0; i < kCount; ++i) to[i] = from[i * stride];
-}
-
 // Issues the loads of all cos and sin before it uses any of them.
 template <class E, int kPairs, class A>
-ROPE_INLINE void load_entries(const RotateParams& p, bool vectors, const E* cos, const E* sin, A* to_cos, A* to_sin) {
+ROPE_INLINE void read_vectors(const E* cos, const E* sin, A (&to_cos)[kPairs], A (&to_sin)[kPairs]) {
   constexpr int kWidth = kPairs * sizeof(E) > 16 ? 16 / sizeof(E) : kPairs, kVectors = kPairs / kWidth;
-  E c[kPairs], s[kPairs];
-  if (vectors) {
-    Vector<E, kWidth> cos_vectors[kVectors], sin_vectors[kVectors];
-    ROPE_UNROLL
-    for (int i = 0; i < kVectors; ++i) cos_vectors[i] = read<kWidth>(cos + i * kWidth);
-    ROPE_UNROLL
-    for (int i = 0; i < kVectors; ++i) sin_vectors[i] = read<kWidth>(sin + i * kWidth);
-    ROPE_UNROLL
-    for (int i = 0; i < kVectors; ++i) {
-      unpack(cos_vectors[i], c + i * kWidth);
-      unpack(sin_vectors[i], s + i * kWidth);
-    }
-  } else {
-    read_strided<kPairs>(cos, p.cos.pair_stride, c);
-    read_strided<kPairs>(sin, p.sin.pair_stride, s);
+  Vector<E, kWidth> cos_vectors[kVectors], sin_vectors[kVectors];
+  ROPE_UNROLL
+  for (int i = 0; i < kVectors; ++i) cos_vectors[i] = read(vectors_at<kWidth>(cos) + i);
+  ROPE_UNROLL
+  for (int i = 0; i < kVectors; ++i) sin_vectors[i] = read(vectors_at<kWidth>(sin) + i);
+  ROPE_UNROLL
+  for (int i = 0; i < kVectors; ++i) {
+    widen_vector(cos_vectors[i], to_cos + i * kWidth);
+    widen_vector(sin_vectors[i], to_sin + i * kWidth);
   }
+}
+
+template <class E, int kPairs, class A>
+ROPE_INLINE void read_strided(const E* cos, int64_t cos_stride, const E* sin, int64_t sin_stride, A (&to_cos)[kPairs],
+                              A (&to_sin)[kPairs]) {
+  E c[kPairs], s[kPairs];
+  ROPE_UNROLL
+  for (int i = 0; i < kPairs; ++i, cos += cos_stride) c[i] = *cos;
+  ROPE_UNROLL
+  for (int i = 0; i < kPairs; ++i, sin += sin_stride) s[i] = *sin;
   ROPE_UNROLL
   for (int i = 0; i < kPairs; ++i) {
     to_cos[i] = widened(c[i]);
-    to_sin[i] = p.negate_sin ? -widened(s[i]) : widened(s[i]);
+    to_sin[i] = widened(s[i]);
   }
 }
 
@@ -63,14 +62,42 @@ ROPE_INLINE bool table_like_x(const Rotation& p) {
   return sizeof(T) == sizeof(Arithmetic<T>) || p.table_dtype == p.dtype;
 }
 
-// Loads the entries for one channel of each pair. cos, sin: offset of the first entry, in elements.
-template <class T, int kPairs, class A>
-ROPE_INLINE void load_entries(const RotateParams& p, const Plan& plan, const void* cos_data, int64_t cos,
-                              const void* sin_data, int64_t sin, A (&to_cos)[kPairs], A (&to_sin)[kPairs]) {
-  if (table_like_x<T>(p)) {
-    load_entries<T, kPairs>(p, plan.table_vectors, at<T>(cos_data, cos), at<T>(sin_data, sin), to_cos, to_sin);
+// A row of cos and sin, and the first of the pairs whose entries are wanted.
+template <class Int>
+struct Row {
+  int batch;
+  Int row;
+  int head, pair;
+};
+
+// The offset of the entry for the first pair, in elements.
+template <class Int>
+ROPE_INLINE Int entry(const TableArguments<Int>& t, const Row<Int>& at, Int pair_stride) {
+  return at.batch * t.batch_stride + at.row * t.row_stride + at.head * t.head_stride + at.pair * pair_stride;
+}
+
+// Loads the entries for one channel of each pair.
+template <class T, class Int, int kPairs, class A>
+ROPE_INLINE void load_entries(const RotateArguments<Int>& a, const void* cos, const void* sin, const Row<Int>& row,
+                              A (&to_cos)[kPairs], A (&to_sin)[kPairs]) {
+  const auto strided = [&](auto tag) {
+    using E = typename decltype(tag)::type;
+    read_strided(at<E>(cos, entry(a.cos, row, a.cos.pair_stride)), a.cos.pair_stride,
+                 at<E>(sin, entry(a.sin, row, a.sin.pair_stride)), a.sin.pair_stride, to_cos, to_sin);
+  };
+  const auto vectors = [&](auto tag) {
+    using E = typename decltype(tag)::type;
+    const Int first = entry(a.cos, row, Int{1});
+    read_vectors(at<E>(cos, first), at<E>(sin, first), to_cos, to_sin);
+  };
+  if (kPairs > 1 && a.tables == Tables::kVectors) {
+    vectors(TypeTag<A>{});
+  } else if (kPairs > 1 && a.tables == Tables::kVectorsLikeX) {
+    vectors(TypeTag<T>{});
+  } else if (a.tables == Tables::kStrided) {
+    strided(TypeTag<A>{});
   } else {
-    load_entries<A, kPairs>(p, plan.table_vectors, at<A>(cos_data, cos), at<A>(sin_data, sin), to_cos, to_sin);
+    strided(TypeTag<T>{});
   }
 }
 
@@ -80,14 +107,6 @@ ROPE_INLINE void write_entry(const TableGradParams& p, void* data, int64_t offse
     *at<T>(data, offset) = narrowed<T>(value);
   } else {
     *at<Arithmetic<T>>(data, offset) = value;
-  }
-}
-
-template <class A, int kPairs, Source kSource>
-ROPE_INLINE void fill(A value, Angles<A, kPairs, kSource>* to) {
-  ROPE_UNROLL
-  for (int i = 0; i < kPairs; ++i) {
-    for (int j = 0; j < to->kEntries; ++j) to->cos[j][i] = to->sin[j][i] = value;
   }
 }
 
@@ -109,27 +128,31 @@ ROPE_INLINE CosSin<A> make_entries(const Frequencies& f, const Positions& positi
   return made;
 }
 
-// The angles of kPairs pairs, from tables or positions. row: the result of table_row; with frequencies the start of the
-// sequence or kNotRotated. A row outside the table is not read: its entries are NaN.
-template <class T, int kPairs, Source kSource>
-ROPE_INLINE void load_angles(const RotateParams& p, const Plan& plan, int64_t batch, int64_t token, int64_t row,
-                             int64_t head, int64_t pair, Angles<Arithmetic<T>, kPairs, kSource>* to) {
-  if (row == kNotRotated) return;
-  if constexpr (kSource == Source::kFrequencies) {
-    ROPE_UNROLL
-    for (int i = 0; i < kPairs; ++i) {
-      const auto made =
-          make_entries<Arithmetic<T>>(p.frequencies, p.positions, p.negate_sin, batch, token, row, head, pair + i);
-      to->cos[0][i] = made.cos;
-      to->sin[0][i] = made.sin;
-    }
-  } else {
-    if (row == kOutside) return fill(static_cast<Arithmetic<T>>(NAN), to);
-    const int64_t cos = entry(p.cos, batch, row, head, pair), sin = entry(p.sin, batch, row, head, pair);
-    load_entries<T>(p, plan, p.cos.first, cos, p.sin.first, sin, to->cos[0], to->sin[0]);
-    if constexpr (kSource == Source::kPerChannel) {
-      load_entries<T>(p, plan, p.cos.second, cos, p.sin.second, sin, to->cos[1], to->sin[1]);
-    }
+// The angles of kPairs pairs, read from tables. The rotation by the negative angle negates sin.
+template <class T, int kPairs, Source kSource, class Int>
+ROPE_INLINE void read_angles(const RotateArguments<Int>& a, const Row<Int>& row,
+                             Angles<Arithmetic<T>, kPairs, kSource>* to) {
+  load_entries<T>(a, a.cos.first, a.sin.first, row, to->cos[0], to->sin[0]);
+  if constexpr (kSource == Source::kPerChannel) {
+    load_entries<T>(a, a.cos.second, a.sin.second, row, to->cos[1], to->sin[1]);
+  }
+  if (!a.negate_sin) return;
+  ROPE_UNROLL
+  for (int i = 0; i < to->kEntries * kPairs; ++i) {
+    Arithmetic<T>& entry = to->sin[i / kPairs][i % kPairs];
+    entry = -entry;
+  }
+}
+
+// The angles of kPairs pairs, computed from the position of a token. start: the result of sequence_start.
+template <class Int, class A, int kPairs, Source kSource>
+ROPE_INLINE void make_angles(const RotateArguments<Int>& a, int batch, int token, int64_t start, int head, int pair,
+                             Angles<A, kPairs, kSource>* to) {
+  ROPE_UNROLL
+  for (int i = 0; i < kPairs; ++i) {
+    const auto made = make_entries<A>(a.frequencies, a.positions, a.negate_sin, batch, token, start, head, pair + i);
+    to->cos[0][i] = made.cos;
+    to->sin[0][i] = made.sin;
   }
 }
 

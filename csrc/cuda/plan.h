@@ -1,42 +1,109 @@
-// The grid of a call, decided once, on the host, from sizes, strides and addresses. Plain C++, no CUDA.
+// The grid of a call to rotate and the arguments of its kernel, decided once, on the host, from sizes, strides and
+// addresses. Plain C++, no CUDA.
 #pragma once
 
+#include <type_traits>
+
 #include "core/params.h"
+#include "cuda/divisor.h"
 
 namespace rope::cuda {
 
-// Maximum threads per block.
-constexpr int kBlock = 256;
+// Threads per block: of a kernel with a thread per item, and at most of rotate.
+constexpr int kBlock = 256, kRotateBlock = 128;
 
-// A unit is what a thread reads and writes of one head at a time: two vectors, which are rotated together or only
-// copied. Units says where rotated ones lie: the two vectors of a unit are `partner` channels apart (half-split:
-// `pairs`; interleaved: side by side), and the next unit begins `step` channels further on.
+// Maximum blocks of a grid along y, which are the rounds of rotate.
+constexpr int64_t kMostRounds = 65535;
+
+// A unit is what a thread reads and writes of one head at a time: two accesses, which are rotated together or only
+// copied. The rotated unit u begins u * step accesses past the first rotated channel, and its second access lies
+// `partner` accesses past the first (half-split: pairs; interleaved: side by side).
 struct Units {
   int step, partner;
-  bool interleaved;  // pairs lie within vectors; false where a vector is one element
 };
+
+// Strides counted in accesses. channel is 1 unless an access is one element.
+template <class Int>
+struct AccessStrides {
+  Int batch, token, head, channel;
+};
+
+// The grid is a sequence of rounds, which follow each other along y, each for the same tokens of all tensors: a row of
+// cos and sin that one tensor has read is still in the L2 for the next. A round is a sequence of sections, one per
+// tensor.
+
+// The threads [first_thread, first_thread + threads) of each round, which are whole blocks, rotate one tensor. Through
+// all rounds they are numbered unit by unit, then slot by slot, then token by token. Slot s of a token takes the heads
+// s, s + slots, s + 2 * slots, ...
+//
+// So the threads of a head are neighbours. A power of two of them, up to 32, is an aligned group of lanes of one warp:
+// head_dim 64, 128 and 256 in 16 bits or 32. Otherwise the group may straddle two warps (head_dim 72, 80 and 96: 18, 5
+// and 6 threads in 16 bits); to sum over such a head, `units` would be rounded up to a power of two, with idle threads.
+template <class Int>
+struct Section {
+  const void* in;
+  void* out;
+  Int first_thread, threads;
+  int heads;
+  Divisor<Int> units, slots;  // units of a head, slots of a token
+  AccessStrides<Int> in_stride, out_stride;
+  Int in_step, out_step;  // from a head of a slot to its next; 0 in slots of one head
+  int copied;             // accesses of a head that are only copied
+};
+
+// How the two accesses of a unit are rotated. Pairs lie across the accesses (half-split, or accesses of one element) or
+// within them (interleaved); kOther: another pairing in the result, or rounded products.
+enum class Rotating : int { kAcross, kWithin, kOther };
+
+// How rows of cos and sin are read: 16 bytes at a time, where both have the same strides, or one entry after another;
+// and whether entries have the type of arithmetic or that of x.
+enum class Tables : int { kVectors, kVectorsLikeX, kStrided, kStridedLikeX };
+
+template <class Int>
+struct TableArguments {
+  const void *first, *second;
+  Int batch_stride, row_stride, head_stride, pair_stride;  // in elements; 0 repeats
+};
+
+// What the kernel reads. The members that a plain call needs come first, so that they share few cache lines.
+template <class Int>
+struct RotateArguments {
+  Int tokens;  // batch * seqlen
+  Divisor<Int> seqlen;
+  int rotated_units;                   // of a head
+  int rotary_offset, rotary_accesses;  // the rotated channels, in accesses
+  Units in, out;
+  Rotating rotating;
+  bool negate_sin;
+  bool row_is_token;  // every token has the row token + first_row, which is in the table
+  Tables tables;
+  bool in_interleaved, out_interleaved, round_products;  // for Rotating::kOther
+  Int first_row;
+  TableArguments<Int> cos, sin;
+  Section<Int> sections[kMaxTensors];  // those without a tensor begin where a round ends
+  Positions positions;
+  Frequencies frequencies;
+};
+
+// With accesses of more than one element, every index, and every offset in accesses, fits in 32 bits. Other calls,
+// which are rare, access element by element.
+template <int kWidth>
+using IntOf = std::conditional_t<(kWidth > 1), int, int64_t>;
 
 struct Plan {
-  int vector;  // elements of one access
-  Units in, out;
-  bool row_per_head;   // each head of a token has its own row of cos and sin
-  bool table_vectors;  // rows of cos and sin are aligned for wide accesses
-  int rotary_offset, rotary_dim;
-  int rotated_units, units;  // units of a head: rotated ones; rotated and copied ones
-  int heads;                 // of all tensors
-  // `splits` blocks share their tokens: block b covers [b / splits * tokens, + tokens). A thread takes every
-  // splits * head_threads-th head, beginning with b % splits * head_threads + Thread::head.
-  int splits, blocks;
-  int unit_threads, head_threads, tokens;  // threads of a block along units, heads and tokens
+  int vector;            // elements of one access
+  int threads;           // of a block
+  int heads_per_thread;  // at most; 1 where each head of a token has its own row of cos and sin
+  int64_t round_tokens;  // tokens of a round: its blocks have no idle threads, unless it is the only one
+  int64_t rounds;        // at most kMostRounds; 0: there is no work
+  int64_t blocks;        // of a round
 };
 
-// multiprocessors: their number on the device. `blocks` is 0 if there is no work, and -1 unless batch, seqlen, the
-// heads of all tensors, head_dim and `blocks` are each below 2^30: indices have 32 bits, offsets into memory 64.
+// multiprocessors: their number on the device.
 Plan plan_of(const RotateParams& p, int multiprocessors);
 
-// The indices of a thread: its block, and within the block along units, heads and tokens.
-struct Thread {
-  int block, unit, head, token;
-};
+// Int: IntOf<plan.vector>.
+template <class Int>
+RotateArguments<Int> arguments_of(const RotateParams& p, const Plan& plan);
 
 }  // namespace rope::cuda

@@ -11,157 +11,230 @@
 
 namespace rope::cuda {
 
-// Heads whose loads a thread issues before it rotates the first of them.
-constexpr int kHeadsInFlight = 2;
-
 // ---- the unit of a thread ----
 
-// The channels at which the two vectors of a unit begin.
-struct Channels {
-  int first, second;
+// The two accesses of a unit: where the first begins in its head, and how far from it the second, in accesses.
+struct Accesses {
+  int first, partner;
 };
 
-ROPE_INLINE Channels rotated_channels(const Plan& plan, const Units& units, int unit) {
-  const int first = plan.rotary_offset + unit * units.step;
-  return {first, first + units.partner};
+ROPE_INLINE Accesses rotated_accesses(int rotary_offset, const Units& units, int unit) {
+  return {rotary_offset + unit * units.step, units.partner};
 }
 
-// A head has `vectors` vectors that are only copied, two to a unit. A leftover vector forms a unit with itself.
-ROPE_INLINE Channels copied_channels(const Plan& plan, int vectors, int unit) {
-  const auto channel = [&](int vector) {
-    const int outside = vector * plan.vector;
-    return outside < plan.rotary_offset ? outside : outside + plan.rotary_dim;
-  };
-  return {channel(2 * unit), channel(2 * unit + 1 < vectors ? 2 * unit + 1 : 2 * unit)};
+// A head has `copied` accesses that are only copied, two to a unit. A leftover access forms a unit with itself.
+template <class Int>
+ROPE_INLINE Accesses copied_accesses(const RotateArguments<Int>& a, int copied, int unit) {
+  const auto outside = [&](int access) { return access < a.rotary_offset ? access : access + a.rotary_accesses; };
+  const int first = outside(2 * unit), second = 2 * unit + 1 < copied ? outside(2 * unit + 1) : first;
+  return {first, second - first};
 }
 
-// A unit of one head in memory. Null pointers: there is nothing to do.
-template <class T>
-struct Unit {
-  const T* in[2];
-  T* out[2];
-  int head;  // within its tensor
-};
-
-// head: counted through all tensors. out_units: where rotated units are written.
-template <class T>
-ROPE_INLINE Unit<T> locate(const RotateParams& p, const Plan& plan, const Units& out_units, int batch, int token,
-                           int head, int unit) {
-  if (head >= plan.heads) return {};
-  int t = 0;
-  for (; head >= p.x[t].heads; ++t) head -= static_cast<int>(p.x[t].heads);
-  const RotatedTensor& x = p.x[t];
-  Channels read, written;
-  if (unit < plan.rotated_units) {
-    read = rotated_channels(plan, plan.in, unit);
-    written = rotated_channels(plan, out_units, unit);
-  } else {
-    const int vectors = x.in == x.out ? 0 : (static_cast<int>(x.head_dim) - plan.rotary_dim) / plan.vector;
-    unit -= plan.rotated_units;
-    if (2 * unit >= vectors) return {};
-    read = written = copied_channels(plan, vectors, unit);
-  }
-  const Strides &from = x.in_stride, &to = x.out_stride;
-  const T* in = at<T>(x.in, batch * from.batch + token * from.token + head * from.head);
-  T* out = at<T>(x.out, batch * to.batch + token * to.token + head * to.head);
-  return {{in + read.first * from.channel, in + read.second * from.channel},
-          {out + written.first * to.channel, out + written.second * to.channel},
-          head};
-}
-
-// (a0 b0 a1 b1 ..) <-> (a0 a1 .. b0 b1 ..)
-template <class T, int kWidth>
-ROPE_INLINE void exchange_pairing(bool from_interleaved, T (&channels)[2 * kWidth]) {
-  T moved[2 * kWidth];
+// Rotates the channels x of a unit, whose pairs lie across its accesses or within them.
+template <bool kWithin, bool kRound, class T, int kWidth, Source kSource>
+ROPE_INLINE void rotate_channels(const Angles<Arithmetic<T>, kWidth, kSource>& angles, Arithmetic<T> (&x)[2 * kWidth]) {
+  using A = Arithmetic<T>;
   ROPE_UNROLL
   for (int i = 0; i < kWidth; ++i) {
-    for (int j = 0; j < 2; ++j) {
-      const int interleaved = 2 * i + j, half = i + j * kWidth;
-      if (from_interleaved) {
-        moved[half] = channels[interleaved];
-      } else {
-        moved[interleaved] = channels[half];
-      }
-    }
+    A& first = x[kWithin ? 2 * i : i];
+    A& second = x[kWithin ? 2 * i + 1 : kWidth + i];
+    const auto y = rotate_pair(Pair<A>{first, second}, entries_of(angles.cos, i), entries_of(angles.sin, i),
+                               [](A product) { return kRound ? widened(narrowed<T>(product)) : product; });
+    first = y.first;
+    second = y.second;
   }
-  ROPE_UNROLL
-  for (int i = 0; i < 2 * kWidth; ++i) channels[i] = moved[i];
 }
 
-// Rotates the two vectors x of a unit.
-template <class T, int kWidth, Source kSource>
-ROPE_INLINE void rotate_unit(const Angles<Arithmetic<T>, kWidth, kSource>& angles, const Plan& plan,
-                             bool round_products, Vector<T, kWidth> (&x)[2]) {
-  using A = Arithmetic<T>;
-  T channels[2 * kWidth];
-  unpack(x[0], channels);
-  unpack(x[1], channels + kWidth);
-  const auto rotate_channels = [&](int pair, T& first, T& second) {
-    const auto y = rotate_pair(
-        Pair<A>{widened(first), widened(second)}, entries_of(angles.cos, pair), entries_of(angles.sin, pair),
-        [&](A product) { return sizeof(T) < sizeof(A) && round_products ? widened(narrowed<T>(product)) : product; });
-    first = narrowed<T>(y.first);
-    second = narrowed<T>(y.second);
-  };
-  if (plan.in.interleaved) {
-    ROPE_UNROLL
-    for (int i = 0; i < kWidth; ++i) rotate_channels(i, channels[2 * i], channels[2 * i + 1]);
-  } else {
-    ROPE_UNROLL
-    for (int i = 0; i < kWidth; ++i) rotate_channels(i, channels[i], channels[kWidth + i]);
+// (a0 b0 a1 b1 ..) from (a0 a1 .. b0 b1 ..), or back.
+template <bool kToWithin, int kCount, class A>
+ROPE_INLINE void exchange_pairing(A (&x)[kCount]) {
+  A moved[kCount];
+  ROPE_UNROLL
+  for (int i = 0; i < kCount; ++i) {
+    const int within = i, across = i / 2 + i % 2 * (kCount / 2);
+    moved[kToWithin ? within : across] = x[kToWithin ? across : within];
   }
-  if (plan.in.interleaved != plan.out.interleaved) exchange_pairing<T, kWidth>(plan.in.interleaved, channels);
-  pack(channels, &x[0]);
-  pack(channels + kWidth, &x[1]);
+  ROPE_UNROLL
+  for (int i = 0; i < kCount; ++i) x[i] = moved[i];
+}
+
+// Rotates one unit or two, each of two vectors. The branches lie outside the loops over pairs, whose every iteration
+// would otherwise issue the instructions of the path not taken.
+template <class T, int kWidth, Source kSource, class Int>
+ROPE_INLINE void rotate_units(const Angles<Arithmetic<T>, kWidth, kSource>& angles, const RotateArguments<Int>& a,
+                              bool two, Vector<T, kWidth> (&x)[2][2]) {
+  using A = Arithmetic<T>;
+  const auto rotate = [&](auto within, auto round, const auto& rearrange) {
+    ROPE_UNROLL
+    for (int i = 0; i < 2; ++i) {
+      if (i && !two) continue;
+      A channels[2 * kWidth];
+      widen_vector(x[i][0], channels);
+      widen_vector(x[i][1], channels + kWidth);
+      rotate_channels<within.value, round.value, T>(angles, channels);
+      rearrange(channels);
+      narrow_vector(channels, &x[i][0]);
+      narrow_vector(channels + kWidth, &x[i][1]);
+    }
+  };
+  const auto rotate_any = [&](auto within, const auto& rearrange) {
+    if (sizeof(T) < sizeof(A) && a.round_products) {
+      rotate(within, std::bool_constant<(sizeof(T) < sizeof(A))>{}, rearrange);
+    } else {
+      rotate(within, std::false_type{}, rearrange);
+    }
+  };
+  const auto keep = [](auto&) {};
+  if (a.rotating == Rotating::kAcross) {
+    rotate(std::false_type{}, std::false_type{}, keep);
+  } else if (kWidth > 1 && a.rotating == Rotating::kWithin) {
+    rotate(std::bool_constant<(kWidth > 1)>{}, std::false_type{}, keep);
+  } else if (kWidth > 1 && a.in_interleaved) {
+    rotate_any(std::bool_constant<(kWidth > 1)>{}, [&](auto& channels) {
+      if (!a.out_interleaved) exchange_pairing<false>(channels);
+    });
+  } else {
+    rotate_any(std::false_type{}, [&](auto& channels) {
+      if (a.out_interleaved) exchange_pairing<true>(channels);
+    });
+  }
 }
 
 // ---- rotate ----
 
-// kWidth is plan.vector, kSource p.source.
+// The section of a thread of a round: mostly one of the first two.
+template <class Int>
+ROPE_INLINE int section_of(const RotateArguments<Int>& a, Int thread) {
+  int section = thread >= a.sections[1].first_thread;
+  if (thread >= a.sections[2].first_thread) {
+    for (section = 2; section + 1 < kMaxTensors && thread >= a.sections[section + 1].first_thread;) ++section;
+  }
+  return section;
+}
+
+// What a thread does: the unit `unit` of the heads of slot `slot` of a token.
+struct Share {
+  int batch, token, slot, unit;
+};
+
+// index: of the thread in its section. False if the section has no such thread.
+template <class Int>
+ROPE_INLINE bool share_of(const RotateArguments<Int>& a, const Section<Int>& s, Int index, Share* to) {
+  const Int slot = quotient(index, s.units), token = quotient(slot, s.slots), batch = quotient(token, a.seqlen);
+  *to = {static_cast<int>(batch), static_cast<int>(remainder(token, batch, a.seqlen)),
+         static_cast<int>(remainder(slot, token, s.slots)), static_cast<int>(remainder(index, slot, s.units))};
+  return token < a.tokens;
+}
+
+// The two accesses of a unit of one head in memory.
+template <class Access>
+struct Unit {
+  Access *first, *second;
+};
+
+// The unit of the first head of a slot. Access: Vector<T, kWidth>, const in x.
+template <class Access, class Data, class Int>
+ROPE_INLINE Unit<Access> first_unit(Data* data, const AccessStrides<Int>& stride, const Share& share, Accesses place) {
+  const Int channel = sizeof(Int) == sizeof(int) ? 1 : stride.channel;  // 1 in accesses of more than one element
+  Access* first = static_cast<Access*>(data) + (share.batch * stride.batch + share.token * stride.token +
+                                                share.slot * stride.head + place.first * channel);
+  return {first, first + place.partner * stride.channel};
+}
+
+template <class Access, class Step>
+ROPE_INLINE Unit<Access> advanced(Unit<Access> unit, Step accesses) {
+  return {unit.first + accesses, unit.second + accesses};
+}
+
+template <class T, int kWidth>
+ROPE_INLINE void read_unit(Unit<const Vector<T, kWidth>> from, Vector<T, kWidth> (&x)[2]) {
+  x[0] = read(from.first);
+  x[1] = read(from.second);
+}
+
+template <class T, int kWidth>
+ROPE_INLINE void write_unit(const Vector<T, kWidth> (&x)[2], Unit<Vector<T, kWidth>> to) {
+  write(x[0], to.first);
+  write(x[1], to.second);
+}
+
+// Writes `value` to the channels of a unit, in the heads of a slot.
+template <class T, int kWidth, class Int>
+ROPE_INLINE void fill_heads(Arithmetic<T> value, const Section<Int>& s, int head, Unit<Vector<T, kWidth>> to) {
+  Vector<T, kWidth> x[2];
+  fill(value, &x[0]);
+  fill(value, &x[1]);
+  for (; head < s.heads; head += static_cast<int>(s.slots.by)) {
+    write_unit(x, to);
+    to = advanced(to, s.out_step);
+  }
+}
+
+// thread: its number in the round. kWidth is plan.vector, kSource p.source.
 template <class T, int kWidth, Source kSource>
-ROPE_INLINE void rotate_thread(const RotateParams& p, const Plan& plan, const Thread& thread) {
-  const int64_t token_of_all = int64_t{thread.block / plan.splits} * plan.tokens + thread.token;
-  if (token_of_all >= p.batch * p.seqlen) return;
-  const int batch = static_cast<int>(token_of_all / p.seqlen), token = static_cast<int>(token_of_all % p.seqlen);
-  const int first_head = thread.block % plan.splits * plan.head_threads + thread.head;
-  const int head_step = plan.splits * plan.head_threads;
+ROPE_INLINE void rotate_thread(const RotateArguments<IntOf<kWidth>>& a, int round, IntOf<kWidth> thread) {
+  using Int = IntOf<kWidth>;
+  using Access = Vector<T, kWidth>;
+  constexpr bool kTables = kSource != Source::kFrequencies;
+  const Section<Int>& s = a.sections[section_of(a, thread)];
+  Share share;
+  if (!share_of(a, s, round * s.threads + (thread - s.first_thread), &share)) return;
 
-  const int in_flight = plan.row_per_head ? 1 : kHeadsInFlight;
-  const auto row_of_token = [&] {
-    return kSource == Source::kFrequencies ? sequence_start(p.positions, token) : table_row(p.positions, batch, token);
+  // The position comes first: cos and sin, and with them everything else, wait for it. Its row follows once it has
+  // arrived.
+  const bool looks_up = kTables && !a.row_is_token;
+  int64_t start = 0, position = 0;
+  if (looks_up || !kTables) start = sequence_start(a.positions, share.token);
+  if (looks_up) position = position_before_offset(a.positions, share.batch, share.token, start);
+
+  const bool rotates = share.unit < a.rotated_units;
+  const Accesses place = rotates ? rotated_accesses(a.rotary_offset, a.in, share.unit)
+                                 : copied_accesses(a, s.copied, share.unit - a.rotated_units);
+  auto in = first_unit<const Access>(s.in, s.in_stride, share, place);
+  Access x[2][2];  // units of two heads, or of one
+  int head = share.slot;
+  bool two;
+  const auto read_heads = [&] {
+    two = head + s.slots.by < s.heads;
+    read_unit(in, x[0]);
+    if (two) read_unit(advanced(in, s.in_step), x[1]);
   };
-  // A token that is not rotated keeps its pairing too.
-  const bool keeps_pairing = plan.in.step != plan.out.step && row_of_token() == kNotRotated;
-  const Units& out_units = keeps_pairing ? plan.in : plan.out;
+  read_heads();
 
-  for (int unit = thread.unit; unit < plan.units; unit += plan.unit_threads) {
-    Angles<Arithmetic<T>, kWidth, kSource> angles;
-    bool rotated = false;
-    for (int head = first_head; head < plan.heads; head += in_flight * head_step) {
-      Unit<T> units[kHeadsInFlight];
-      Vector<T, kWidth> x[kHeadsInFlight][2];
-      ROPE_UNROLL
-      for (int i = 0; i < kHeadsInFlight; ++i) {
-        units[i] = locate<T>(p, plan, out_units, batch, token, i < in_flight ? head + i * head_step : plan.heads, unit);
-        if (!units[i].out[0]) continue;
-        x[i][0] = read<kWidth>(units[i].in[0]);
-        x[i][1] = read<kWidth>(units[i].in[1]);
-      }
-      // cos and sin are loaded after the loads of x are issued, because they take two trips to memory: the position,
-      // then the row.
-      if (unit < plan.rotated_units && (head == first_head || plan.row_per_head)) {
-        const int64_t row = row_of_token();
-        rotated = row != kNotRotated;
-        load_angles<T>(p, plan, batch, token, row, units[0].head, unit * kWidth, &angles);
-      }
-      ROPE_UNROLL
-      for (int i = 0; i < kHeadsInFlight; ++i) {
-        if (!units[i].out[0]) continue;
-        if (rotated) rotate_unit(angles, plan, p.round_products, x[i]);
-        write(x[i][0], units[i].out[0]);
-        write(x[i][1], units[i].out[1]);
+  Int row = share.token;
+  if constexpr (kTables) {
+    row += a.first_row;
+    if (looks_up) {
+      row = start == kNotRotated ? kNotRotated : row_at(a.positions, share.batch, position);
+      if (rotates && row == kOutside) {  // it is not read
+        return fill_heads<T>(NAN, s, head, first_unit<Access>(s.out, s.out_stride, share, place));
       }
     }
+  }
+  const bool rotated = rotates && (kTables ? row >= 0 : start != kNotRotated);
+  Angles<Arithmetic<T>, kWidth, kSource> angles;
+  if (rotated) {
+    const int pair = share.unit * kWidth;
+    if constexpr (kTables) {
+      read_angles<T>(a, Row<Int>{share.batch, row, share.slot, pair}, &angles);
+    } else {
+      make_angles(a, share.batch, share.token, start, share.slot, pair, &angles);
+    }
+  }
+  // A token that is not rotated keeps its pairing too.
+  const bool same_place = a.rotating != Rotating::kOther || !rotated;
+  auto out = first_unit<Access>(s.out, s.out_stride, share,
+                                same_place ? place : rotated_accesses(a.rotary_offset, a.out, share.unit));
+  while (true) {
+    if (rotated) rotate_units(angles, a, two, x);
+    write_unit(x[0], out);
+    if (!two) return;
+    write_unit(x[1], advanced(out, s.out_step));
+    head += 2 * static_cast<int>(s.slots.by);
+    if (head >= s.heads) return;
+    in = advanced(in, int64_t{2} * s.in_step);
+    out = advanced(out, int64_t{2} * s.out_step);
+    read_heads();
   }
 }
 

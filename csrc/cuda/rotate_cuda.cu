@@ -12,11 +12,10 @@ namespace rope::cuda {
 namespace {
 
 template <class T, int kWidth, Source kSource>
-__global__ void __launch_bounds__(kBlock, kSource == Source::kPerPair ? 3 : 2)
-    rotate_kernel(const __grid_constant__ RotateParams p, const __grid_constant__ Plan plan) {
-  const Thread thread = {static_cast<int>(blockIdx.x), static_cast<int>(threadIdx.x), static_cast<int>(threadIdx.y),
-                         static_cast<int>(threadIdx.z)};
-  rotate_thread<T, kWidth, kSource>(p, plan, thread);
+__global__ void __launch_bounds__(kRotateBlock, kSource == Source::kPerPair ? 7 : 4)
+    rotate_kernel(const __grid_constant__ RotateArguments<IntOf<kWidth>> a) {
+  const IntOf<kWidth> block = blockIdx.x, threads = blockDim.x;
+  rotate_thread<T, kWidth, kSource>(a, static_cast<int>(blockIdx.y), block * threads + static_cast<int>(threadIdx.x));
 }
 
 template <class T>
@@ -58,13 +57,13 @@ int current_device() {
 
 const char* rotate(const RotateParams& p, int device, Stream stream) {
   const Plan plan = plan_of(p, multiprocessors_of(device));
-  if (plan.blocks == 0) return nullptr;
-  if (plan.blocks < 0) return kTooLarge;
-  const dim3 block(plan.unit_threads, plan.head_threads, plan.tokens);
+  if (plan.rounds == 0) return nullptr;
   run_instance(p, plan, [&](auto instance) {
     using I = decltype(instance);
+    const auto arguments = arguments_of<IntOf<I::kWidth>>(p, plan);
     rotate_kernel<typename I::Element, I::kWidth, I::kSource>
-        <<<dim3(static_cast<unsigned>(plan.blocks)), block, 0, stream_of(stream)>>>(p, plan);
+        <<<dim3(static_cast<unsigned>(plan.blocks), static_cast<unsigned>(plan.rounds)), plan.threads, 0,
+           stream_of(stream)>>>(arguments);
   });
   return launched();
 }

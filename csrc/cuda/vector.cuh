@@ -31,14 +31,20 @@ ROPE_INLINE T* global(T* pointer) {
   return pointer;
 }
 
-template <int kWidth, class T>
-ROPE_INLINE Vector<T, kWidth> read(const T* from) {
-  return *reinterpret_cast<const Vector<T, kWidth>*>(global(from));
+template <class V>
+ROPE_INLINE V read(const V* from) {
+  return *global(from);
 }
 
+template <class V>
+ROPE_INLINE void write(const V& vector, V* to) {
+  *global(to) = vector;
+}
+
+// The vectors of kWidth elements from `data` on, which must be aligned to them.
 template <int kWidth, class T>
-ROPE_INLINE void write(Vector<T, kWidth> vector, T* to) {
-  *reinterpret_cast<Vector<T, kWidth>*>(global(to)) = vector;
+ROPE_INLINE const Vector<T, kWidth>* vectors_at(const T* data) {
+  return reinterpret_cast<const Vector<T, kWidth>*>(data);
 }
 
 template <class T, int kWidth>
@@ -49,18 +55,6 @@ ROPE_INLINE void unpack(const Vector<T, kWidth>& vector, T* to) {
       to[i] = T{static_cast<uint16_t>(vector.words[i / 2] >> (i % 2 * 16))};
     } else {
       to[i] = vector.words[i];
-    }
-  }
-}
-
-template <class T, int kWidth>
-ROPE_INLINE void pack(const T* from, Vector<T, kWidth>* to) {
-  ROPE_UNROLL
-  for (int i = 0; i < Vector<T, kWidth>::kWords; ++i) {
-    if constexpr (Vector<T, kWidth>::kTwoToAWord) {
-      to->words[i] = from[2 * i].bits | uint32_t{from[2 * i + 1].bits} << 16;
-    } else {
-      to->words[i] = from[i];
     }
   }
 }
@@ -83,6 +77,45 @@ ROPE_INLINE T narrowed(Arithmetic<T> value) {
   T to;
   narrow(value, &to);
   return to;
+}
+
+// Two neighbours as one word: a GPU converts two at once.
+template <class T>
+ROPE_INLINE uint32_t narrowed_word(float low, float high) {
+#if defined(__CUDA_ARCH__)
+  if constexpr (std::is_same_v<T, Float16>) return bits_as<uint32_t>(__floats2half2_rn(low, high));
+  if constexpr (std::is_same_v<T, BFloat16>) return bits_as<uint32_t>(__floats2bfloat162_rn(low, high));
+#endif
+  return narrowed<T>(low).bits | uint32_t{narrowed<T>(high).bits} << 16;
+}
+
+// The elements of a vector in the type of arithmetic.
+template <class T, int kWidth>
+ROPE_INLINE void widen_vector(const Vector<T, kWidth>& vector, Arithmetic<T>* to) {
+  T elements[kWidth];
+  unpack(vector, elements);
+  ROPE_UNROLL
+  for (int i = 0; i < kWidth; ++i) to[i] = widened(elements[i]);
+}
+
+template <class T, int kWidth>
+ROPE_INLINE void narrow_vector(const Arithmetic<T>* from, Vector<T, kWidth>* to) {
+  ROPE_UNROLL
+  for (int i = 0; i < Vector<T, kWidth>::kWords; ++i) {
+    if constexpr (Vector<T, kWidth>::kTwoToAWord) {
+      to->words[i] = narrowed_word<T>(from[2 * i], from[2 * i + 1]);
+    } else {
+      to->words[i] = narrowed<T>(from[i]);
+    }
+  }
+}
+
+template <class T, int kWidth>
+ROPE_INLINE void fill(Arithmetic<T> value, Vector<T, kWidth>* to) {
+  Arithmetic<T> values[kWidth];
+  ROPE_UNROLL
+  for (int i = 0; i < kWidth; ++i) values[i] = value;
+  narrow_vector(values, to);
 }
 
 }  // namespace rope::cuda

@@ -23,12 +23,11 @@ void rotate(const RotateParams& p, int) {
     using I = decltype(instance);
     const int width = I::kWidth == 1 ? 2 : I::kWidth * sizeof(typename I::Element) == 16 ? 0 : 1;
     instances |= uint64_t{1} << (static_cast<int>(p.dtype) * 9 + width * 3 + static_cast<int>(I::kSource));
-    const int64_t threads_of_block = plan.tokens * plan.head_threads * plan.unit_threads;
-    for_each(plan.blocks * threads_of_block, [&](int64_t i) {
-      const Thread thread = {static_cast<int>(i / threads_of_block), static_cast<int>(i % plan.unit_threads),
-                             static_cast<int>(i / plan.unit_threads % plan.head_threads),
-                             static_cast<int>(i / plan.unit_threads / plan.head_threads % plan.tokens)};
-      rotate_thread<typename I::Element, I::kWidth, I::kSource>(p, plan, thread);
+    const auto arguments = arguments_of<IntOf<I::kWidth>>(p, plan);
+    const int64_t threads_of_round = plan.blocks * plan.threads;
+    for_each(plan.rounds * threads_of_round, [&](int64_t i) {
+      rotate_thread<typename I::Element, I::kWidth, I::kSource>(arguments, static_cast<int>(i / threads_of_round),
+                                                                static_cast<IntOf<I::kWidth>>(i % threads_of_round));
     });
   });
 }

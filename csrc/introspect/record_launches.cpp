@@ -3,6 +3,7 @@
 #include <cstring>
 #include <string>
 #include <typeinfo>
+#include <vector>
 
 #include "core/integer.h"
 #include "cpu/isa.h"
@@ -16,9 +17,8 @@ namespace rope::cuda {
 struct RecordedLaunch {
   const char* kernel;              // the name of the function
   const char* template_arguments;  // mangled: "INS_8BFloat16ELi8ELNS_6SourceE0EE"; empty for a function
-  int32_t grid[3], block[3];
-  int32_t period;         // so many consecutive blocks do the work of others of the grid, for other tokens
-  const char* arguments;  // the arguments of the kernel, each at its alignment
+  int32_t grid[3], block[3];       // the blocks along x do what the next along x do, for other tokens
+  const char* arguments;           // the arguments of the kernel, each at its alignment
   int64_t arguments_size;
   const Span* spans;  // the memory that the kernel works on
   int64_t num_spans;
@@ -56,17 +56,12 @@ std::string template_arguments(const std::type_info& type, const char* class_tem
   return name.substr(begin, name.size() - 1 - begin);
 }
 
-struct Block {
-  int32_t x, y, z;
-};
-
-void record(const char* kernel, const std::string& template_arguments, int64_t blocks, const Block& block,
-            int64_t period, const std::string& arguments, const Memory& memory) {
+void record(const char* kernel, const std::string& template_arguments, int64_t blocks, int64_t rounds, int threads,
+            const std::string& arguments, const Memory& memory) {
   const RecordedLaunch launch = {kernel,
                                  template_arguments.c_str(),
-                                 {static_cast<int32_t>(blocks), 1, 1},
-                                 {block.x, block.y, block.z},
-                                 static_cast<int32_t>(period),
+                                 {static_cast<int32_t>(blocks), static_cast<int32_t>(rounds), 1},
+                                 {threads, 1, 1},
                                  arguments.data(),
                                  static_cast<int64_t>(arguments.size()),
                                  memory.spans.data(),
@@ -78,16 +73,17 @@ void record(const char* kernel, const std::string& template_arguments, int64_t b
 void record_items(const char* kernel, const std::string& template_arguments, int64_t items,
                   const std::string& arguments, const Memory& memory) {
   if (items == 0) return;
-  record(kernel, template_arguments, round_up(items, kBlock) / kBlock, {kBlock, 1, 1}, 1, arguments, memory);
+  record(kernel, template_arguments, quotient_up(items, kBlock), 1, kBlock, arguments, memory);
 }
 
 // As in rotate_cuda.cu.
 void rotate(const RotateParams& p, int) {
   const Plan plan = plan_of(p, multiprocessors);
-  if (plan.blocks <= 0) return;
+  if (plan.rounds == 0) return;
   run_instance(p, plan, [&](auto instance) {
-    record("rotate_kernel", template_arguments(typeid(instance), "Instance"), plan.blocks,
-           {plan.unit_threads, plan.head_threads, plan.tokens}, plan.splits, laid_out(p, plan), memory_of(p));
+    const auto arguments = arguments_of<IntOf<decltype(instance)::kWidth>>(p, plan);
+    record("rotate_kernel", template_arguments(typeid(instance), "Instance"), plan.blocks, plan.rounds, plan.threads,
+           laid_out(arguments), memory_of(p));
   });
 }
 

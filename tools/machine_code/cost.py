@@ -34,18 +34,17 @@ class Cost:
 
 
 def count(machine: Machine, launch: Recorded) -> Cost:
-    """Executes a middle group of blocks (see Recorded.period) and the last, which may be smaller, on memory that is all
-    zeros, and takes every group but the last for a middle one."""
+    """Executes a middle round of the grid, which is the blocks along x, and the last, which may have less to do, on
+    memory that is all zeros, and takes every round but the last for a middle one."""
     program, grid = machine.program(launch), launch.launch
-    groups = -(-grid.blocks // launch.period)
+    blocks, rounds = grid.grid[:2]
 
-    def of_group(group: int) -> Counts:
-        blocks = range(group * launch.period, min((group + 1) * launch.period, grid.blocks))
-        return program.run(grid, ZeroMemory(launch.spans), blocks)
+    def of_round(number: int) -> Counts:
+        return program.run(grid, ZeroMemory(launch.spans), range(number * blocks, (number + 1) * blocks))
 
-    middle, last = of_group((groups - 1) // 2), of_group(groups - 1)
+    middle, last = of_round((rounds - 1) // 2), of_round(rounds - 1)
     return Cost(
-        instructions=middle.instructions * (groups - 1) + last.instructions,
+        instructions=middle.instructions * (rounds - 1) + last.instructions,
         longest_warp=max(middle.longest_warp, last.longest_warp),
         registers=program.kernel.registers,
         blocks=grid.blocks,

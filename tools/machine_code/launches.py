@@ -38,7 +38,6 @@ class CLaunch(ctypes.Structure):
         ("template_arguments", ctypes.c_char_p),
         ("grid", ctypes.c_int32 * 3),
         ("block", ctypes.c_int32 * 3),
-        ("period", ctypes.c_int32),
         ("arguments", ctypes.POINTER(ctypes.c_char)),
         ("arguments_size", ctypes.c_int64),
         ("spans", ctypes.POINTER(CSpan)),
@@ -51,12 +50,9 @@ Receiver = ctypes.CFUNCTYPE(None, ctypes.POINTER(CLaunch))
 
 @dataclass(frozen=True)
 class Recorded:
-    """period: so many consecutive blocks do the work of others of the grid, for other tokens."""
-
     kernel: str
     template_arguments: str
     launch: Launch
-    period: int
     spans: tuple[Span, ...]
 
     def kernel_of(self, kernels: dict[str, Kernel]) -> Kernel:
@@ -73,7 +69,6 @@ def recorded(launch: CLaunch) -> Recorded:
         launch.kernel.decode(),
         launch.template_arguments.decode(),
         Launch(tuple(launch.grid), tuple(launch.block), bytes(launch.arguments[: launch.arguments_size])),
-        launch.period,
         tuple(Span(s.data, s.item, tuple(s.sizes), tuple(s.strides), bool(s.read), s.least, s.most) for s in spans),
     )
 
