@@ -26,9 +26,7 @@ __global__ void __launch_bounds__(kBlock) assert_positions_kernel(const __grid_c
 }  // namespace
 
 const char* assert_positions(const Tokens& p, Stream stream) {
-  if (p.batch * p.seqlen == 0) return nullptr;
-  assert_positions_kernel<<<grid_for(p.batch * p.seqlen), kBlock, 0, stream_of(stream)>>>(p);
-  return launched();
+  return launch_per_item(assert_positions_kernel, p.batch * p.seqlen, stream, p);
 }
 
 }  // namespace rope::cuda

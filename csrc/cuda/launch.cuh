@@ -1,24 +1,53 @@
 // Grids, streams and errors of launches.
+//
+// The error of a launch is what cudaLaunchKernelExC returns. cudaGetLastError is not called: it would report errors of
+// earlier calls as those of this launch, and clear them. The runtime is linked statically (CMakeLists.txt) and keeps a
+// last error of its own, which nobody reads: torch's runtime is another instance, so a launch that fails here is
+// reported once, by rope_ext, and an error that torch has not reported yet stays. Errors after which the context is
+// lost come from the driver, which both share, and are returned by every later call of either.
 #pragma once
 
 #include <cuda_runtime_api.h>
 
-#include "core/integer.h"
 #include "cuda/kernels.h"
 #include "cuda/plan.h"
 
 namespace rope::cuda {
 
-// The grid of one thread per item, in blocks of kBlock.
-inline dim3 grid_for(int64_t items) { return dim3(static_cast<unsigned>(round_up(items, kBlock) / kBlock)); }
-static __device__ __forceinline__ int64_t index_of_thread() { return int64_t{blockIdx.x} * kBlock + threadIdx.x; }
-
 inline cudaStream_t stream_of(Stream stream) { return static_cast<cudaStream_t>(stream); }
 
-// The result of a launch: null, or the name of its error.
-inline const char* launched() {
-  const cudaError_t error = cudaGetLastError();
+// A type that is not deduced from an argument, so that arguments are converted to the parameters of the kernel.
+template <class T>
+struct Exactly {
+  using type = T;
+};
+
+// Launches a kernel, to which the arguments are not copied on the way. Returns null or the name of the error.
+template <class... Parameters>
+const char* launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, Stream stream,
+                   const typename Exactly<Parameters>::type&... arguments) {
+  cudaLaunchConfig_t config = {};
+  config.gridDim = grid;
+  config.blockDim = block;
+  config.stream = stream_of(stream);
+  config.attrs = nullptr;  // attributes of a launch, such as programmatic stream serialization, would go here
+  config.numAttrs = 0;
+  void* pointers[] = {const_cast<void*>(static_cast<const void*>(&arguments))...};
+  const cudaError_t error = cudaLaunchKernelExC(&config, reinterpret_cast<const void*>(kernel), pointers);
   return error == cudaSuccess ? nullptr : cudaGetErrorName(error);
 }
+
+// Launches one thread per item, in blocks of kBlock, and nothing where there are no items. Returns kTooLarge where a
+// grid cannot have as many blocks.
+template <class... Parameters>
+const char* launch_per_item(void (*kernel)(Parameters...), int64_t items, Stream stream,
+                            const typename Exactly<Parameters>::type&... arguments) {
+  if (items == 0) return nullptr;
+  const int64_t blocks = quotient_up(items, kBlock);
+  if (blocks > kMostBlocks) return kTooLarge;
+  return launch(kernel, dim3(static_cast<unsigned>(blocks)), dim3(kBlock), stream, arguments...);
+}
+
+static __device__ __forceinline__ int64_t index_of_thread() { return int64_t{blockIdx.x} * kBlock + threadIdx.x; }
 
 }  // namespace rope::cuda

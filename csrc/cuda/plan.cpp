@@ -188,6 +188,12 @@ Section<Int> section_of(const RotateParams& p, const RotatedTensor& x, const Pla
 
 }  // namespace
 
+bool too_large(const RotateParams& p) {
+  int64_t largest = std::max(p.batch, p.seqlen);
+  for (int t = 0; t < p.num_tensors; ++t) largest = std::max({largest, p.x[t].heads, p.x[t].head_dim});
+  return largest >= int64_t{1} << 30;
+}
+
 Plan plan_of(const RotateParams& p, int multiprocessors) {
   const int64_t width = vector_of(p);
   int64_t work = 0;  // units, of all heads

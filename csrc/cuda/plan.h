@@ -12,8 +12,8 @@ namespace rope::cuda {
 // Threads per block: of a kernel with a thread per item, and at most of rotate.
 constexpr int kBlock = 256, kRotateBlock = 128;
 
-// Maximum blocks of a grid along y, which are the rounds of rotate.
-constexpr int64_t kMostRounds = 65535;
+// Maximum blocks of a grid along x and along y. Those along y are the rounds of rotate.
+constexpr int64_t kMostBlocks = (int64_t{1} << 31) - 1, kMostRounds = 65535;
 
 // A unit is what a thread reads and writes of one head at a time: two accesses, which are rotated together or only
 // copied. The rotated unit u begins u * step accesses past the first rotated channel, and its second access lies
@@ -99,7 +99,10 @@ struct Plan {
   int64_t blocks;        // of a round
 };
 
-// multiprocessors: their number on the device.
+// Whether batch, seqlen, the heads of a tensor or head_dim is 2^30 or more: kernels keep these indices in 32 bits.
+bool too_large(const RotateParams& p);
+
+// For a call that is not too large. multiprocessors: their number on the device.
 Plan plan_of(const RotateParams& p, int multiprocessors);
 
 // Int: IntOf<plan.vector>.

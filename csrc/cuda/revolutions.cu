@@ -13,13 +13,12 @@ __global__ void __launch_bounds__(kBlock) revolutions_kernel(const __grid_consta
 }  // namespace
 
 const char* revolutions(const RevolutionsParams& p, Stream stream) {
-  const int64_t threads = revolutions_threads(p);
-  if (threads == 0) return nullptr;
+  const char* error = nullptr;
   dispatch_revolutions(p, [&](auto t, auto a) {
-    revolutions_kernel<typename decltype(t)::type, typename decltype(a)::type>
-        <<<grid_for(threads), kBlock, 0, stream_of(stream)>>>(p);
+    error = launch_per_item(revolutions_kernel<typename decltype(t)::type, typename decltype(a)::type>,
+                            revolutions_threads(p), stream, p);
   });
-  return launched();
+  return error;
 }
 
 }  // namespace rope::cuda

@@ -56,40 +56,38 @@ int current_device() {
 }
 
 const char* rotate(const RotateParams& p, int device, Stream stream) {
+  if (too_large(p)) return kTooLarge;
   const Plan plan = plan_of(p, multiprocessors_of(device));
   if (plan.rounds == 0) return nullptr;
+  if (plan.blocks > kMostBlocks) return kTooLarge;
+  const dim3 grid(static_cast<unsigned>(plan.blocks), static_cast<unsigned>(plan.rounds));
+  const char* error = nullptr;
   run_instance(p, plan, [&](auto instance) {
     using I = decltype(instance);
-    const auto arguments = arguments_of<IntOf<I::kWidth>>(p, plan);
-    rotate_kernel<typename I::Element, I::kWidth, I::kSource>
-        <<<dim3(static_cast<unsigned>(plan.blocks), static_cast<unsigned>(plan.rounds)), plan.threads, 0,
-           stream_of(stream)>>>(arguments);
+    error = launch(rotate_kernel<typename I::Element, I::kWidth, I::kSource>, grid, dim3(plan.threads), stream,
+                   arguments_of<IntOf<I::kWidth>>(p, plan));
   });
-  return launched();
+  return error;
 }
 
 const char* table_grad(const TableGradParams& p, Stream stream) {
-  const int64_t threads = table_grad_threads(p);
-  if (threads == 0) return nullptr;
+  const char* error = nullptr;
   dispatch_dtype(p.dtype, [&](auto tag) {
-    table_grad_kernel<typename decltype(tag)::type><<<grid_for(threads), kBlock, 0, stream_of(stream)>>>(p);
+    error = launch_per_item(table_grad_kernel<typename decltype(tag)::type>, table_grad_threads(p), stream, p);
   });
-  return launched();
+  return error;
 }
 
 const char* cos_sin(const CosSinParams& p, Stream stream) {
-  const int64_t threads = cos_sin_threads(p);
-  if (threads == 0) return nullptr;
+  const char* error = nullptr;
   dispatch_arithmetic(p.dtype, [&](auto tag) {
-    cos_sin_kernel<typename decltype(tag)::type><<<grid_for(threads), kBlock, 0, stream_of(stream)>>>(p);
+    error = launch_per_item(cos_sin_kernel<typename decltype(tag)::type>, cos_sin_threads(p), stream, p);
   });
-  return launched();
+  return error;
 }
 
 const char* table_rows(const Tokens& p, int64_t* rows, Stream stream) {
-  if (p.batch * p.seqlen == 0) return nullptr;
-  table_rows_kernel<<<grid_for(p.batch * p.seqlen), kBlock, 0, stream_of(stream)>>>(p, rows);
-  return launched();
+  return launch_per_item(table_rows_kernel, p.batch * p.seqlen, stream, p, rows);
 }
 
 }  // namespace rope::cuda
