@@ -4,9 +4,12 @@ The kernels are called below the checks, with the values that such a write would
 table hold numbers, so that reading one of them shows.
 """
 
+import ctypes
+
 import pytest
 import torch
 
+import rope_ext
 from rope_ext import _introspect, reference
 from tests.conftest import DTYPES, assert_same_bits, random
 from tests.test_instruction_sets import params_of
@@ -85,6 +88,47 @@ def test_boundaries_of_any_value(isa, boundaries):
     rotated = [reference.apply(x, cos, sin, positions=torch.full((6,), row)) for row in range(ROWS)]
     for token in range(6):
         assert y[0, token].isnan().all() or any(torch.equal(y[0, token], t[0, token]) for t in (x, *rotated))
+
+
+class Kernels(ctypes.Structure):
+    """cpu::Kernels (csrc/cpu/isa.h)"""
+
+    _fields_ = [("isa", ctypes.c_char_p), *((name, ctypes.c_void_p) for name in ("rotate", "table_grad", "cos_sin"))]
+
+
+KERNEL = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int)
+
+
+@pytest.mark.parametrize("boundary", [-1, -2, -3, -(2**63)])
+@pytest.mark.parametrize("isa", ISAS)
+def test_a_sequence_that_begins_at_a_negative_boundary_is_nan(isa, boundary, use_kernels):
+    """From tables, from frequencies and in cos_sin. -1 and -2 are the kernels' own marks (csrc/core/positions.h)."""
+    x, frequencies = random((6, 1, 8), torch.float32), torch.linspace(0.1, 1, 4, dtype=torch.float64)
+    cos, sin = rope_ext.cos_sin(torch.arange(6), frequencies)
+    compiled, cu_seqlens = Kernels.from_address(_introspect.kernels(isa)), torch.tensor([0, 2, 4])
+
+    def after_the_checks(kernel):
+        def changed(params, num_threads):
+            cu_seqlens[1] = boundary
+            KERNEL(kernel)(params, num_threads)
+            cu_seqlens[1] = 2
+
+        return KERNEL(changed)
+
+    rotate, cos_sin = after_the_checks(compiled.rotate), after_the_checks(compiled.cos_sin)
+    addresses = (ctypes.cast(function, ctypes.c_void_p) for function in (rotate, cos_sin))
+    kernels = Kernels(compiled.isa, next(addresses), compiled.table_grad, next(addresses))
+    use_kernels(ctypes.addressof(kernels))
+    lookup = {"layout": "thd", "cu_seqlens": cu_seqlens}
+    for y in (rope_ext.apply(x, cos, sin, **lookup), rope_ext.apply(x, inv_freq=frequencies, **lookup)):
+        assert y[:4].isnan().all()
+        assert_same_bits(y[4:], x[4:])
+    leaves = x.requires_grad_(), frequencies.requires_grad_()
+    y = rope_ext.apply(x, inv_freq=frequencies, **lookup)
+    grad_x, grad_frequencies = torch.autograd.grad(y, leaves, torch.ones_like(y))
+    assert (
+        grad_x[:4].isnan().all() and torch.equal(grad_x[4:], torch.ones_like(x[4:])) and grad_frequencies.isnan().all()
+    )
 
 
 @pytest.mark.parametrize("isa", ISAS)

@@ -72,6 +72,16 @@ def test_a_sequence_longer_than_the_table():
     assert_same_bits(rope_ext.apply(x, *tables(), layout="thd", cu_seqlens=cu_seqlens, **CHANNELS), expected)
 
 
+def test_a_sequence_that_begins_at_a_negative_boundary():
+    """Its tokens are NaN from tables and from frequencies; the token past the last boundary is copied."""
+    x, cu_seqlens = random((5, 3, 12), torch.float32), torch.tensor([0, -1, 4], dtype=torch.int32)
+    cos, sin = tables()
+    for source in ({"cos": cos, "sin": sin}, {"inv_freq": torch.linspace(0.1, 1, 4, dtype=torch.float64)}):
+        y = rope_ext.apply(x, **source, layout="thd", cu_seqlens=cu_seqlens, **CHANNELS)
+        assert y[:4, :, 2:10].isnan().all()
+        assert_same_bits((y[:4, :, :2], y[:4, :, 10:], y[4]), (x[:4, :, :2], x[:4, :, 10:], x[4]))
+
+
 def test_every_channel_of_every_head_is_nan():
     """At the size of a model, where a row is read by many threads."""
     x, positions = random((1, 64, 32, 128), torch.bfloat16), torch.arange(64)

@@ -44,16 +44,18 @@ ROPE_INLINE double truncated(double value) { return trunc(value); }
 // Integers up to here are exact in float; a larger position is the sum of a multiple of it (high) and a rest (low).
 constexpr int64_t kExactInFloat = 1 << 24;
 
-// The position with its offsets, on one axis. start: the result of sequence_start, but not kNotRotated.
+// The position with its offsets, on one axis; NaN where start is kOutside. start: the result of sequence_start, but not
+// kNotRotated.
 template <class A>
 ROPE_INLINE Two<A> position_of(const Positions& p, int64_t batch, int64_t token, int64_t start, int64_t axis) {
+  const A nan = static_cast<A>(NAN);  // low 16 bits zero: see bfloat16_rounded
   if (!p.fractional) {
     const int64_t position = position_with_offset(p, batch, token, start, axis), rest = position % kExactInFloat;
-    return {static_cast<A>(position - rest), static_cast<A>(rest)};
+    return {static_cast<A>(position - rest), start == kOutside ? nan : static_cast<A>(rest)};
   }
   const A position = static_cast<const A*>(p.positions.data)[position_index(p, batch, token, axis)] +
                      static_cast<A>(static_cast<int64_t>(offset_of(p, batch)));
-  if (position != position) return {0, static_cast<A>(NAN)};  // low 16 bits zero: see bfloat16_rounded
+  if (position != position) return {0, nan};
   const A multiple = truncated(position * A(1.0 / kExactInFloat)) * A(kExactInFloat);
   return {multiple, position - multiple};
 }

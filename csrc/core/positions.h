@@ -9,8 +9,9 @@
 namespace rope {
 
 // Special rows. kNotRotated: the token lies past the last boundary of cu_seqlens and is copied. kOutside: the row lies
-// outside the table, and the rotated channels become NaN. The checks refuse such rows on a CPU, so kOutside occurs only
-// on a GPU, whose positions the host does not read, or where another thread changed the positions after the check.
+// outside the table or the sequence begins at a negative boundary, and the rotated channels become NaN. The checks
+// refuse such rows on a CPU, so kOutside occurs only on a GPU, whose positions the host does not read, or where another
+// thread changed the positions after the check.
 constexpr int64_t kNotRotated = -1, kOutside = -2;
 
 // A tensor of int32 or int64 numbers; positions that are Positions::fractional have the type of arithmetic instead.
@@ -38,8 +39,8 @@ struct Positions {
   int64_t rows;  // of the table
 };
 
-// The last boundary of cu_seqlens at or below `token`, by binary search; kNotRotated if that is the end of the last
-// sequence. If the boundaries do not ascend, the result is one of them.
+// The last boundary of cu_seqlens at or below `token`, by binary search: kOutside if it is negative, kNotRotated if it
+// is the end of the last sequence. If the boundaries do not ascend, the search ends at any of them.
 ROPE_INLINE int64_t last_boundary(const Positions& p, int64_t token) {
   int64_t low = 0, high = p.nseq;
   while (low < high) {
@@ -50,7 +51,9 @@ ROPE_INLINE int64_t last_boundary(const Positions& p, int64_t token) {
       high = middle - 1;
     }
   }
-  return low == p.nseq ? kNotRotated : load(p.cu_seqlens, low * p.cu_seqlens_stride);
+  if (low == p.nseq) return kNotRotated;
+  const int64_t boundary = load(p.cu_seqlens, low * p.cu_seqlens_stride);
+  return boundary < 0 ? kOutside : boundary;
 }
 
 // The offset of a batch entry. Unsigned, so that a sum out of range wraps instead of being undefined.
@@ -63,32 +66,31 @@ ROPE_INLINE int64_t position_index(const Positions& p, int64_t batch, int64_t to
   return axis * p.positions_axis_stride + batch * p.positions_batch_stride + token * p.positions_token_stride;
 }
 
-// The position before any offset is added. start: the result of sequence_start, as in the functions below. The
-// subtraction is unsigned: an unchecked boundary may be any int64.
+// The position before any offset is added. start: the first token of the sequence, as in the functions below.
 ROPE_INLINE int64_t position_before_offset(const Positions& p, int64_t batch, int64_t token, int64_t start,
                                            int64_t axis = 0) {
   if (p.positions.data) return load(p.positions, position_index(p, batch, token, axis));
-  return static_cast<int64_t>(static_cast<uint64_t>(token) - static_cast<uint64_t>(start));
+  return token - start;
 }
 
-// The position with its offsets, which is the row before it is compared with the table. Must not be called for tokens
-// past the last boundary, nor with fractional positions.
+// The position with its offsets, which is the row before it is compared with the table. Must not be called where
+// sequence_start finds no start, nor with fractional positions.
 ROPE_INLINE int64_t position_with_offset(const Positions& p, int64_t batch, int64_t token, int64_t start,
                                          int64_t axis = 0) {
   const int64_t position = position_before_offset(p, batch, token, start, axis);
   return static_cast<int64_t>(static_cast<uint64_t>(position) + offset_of(p, batch));
 }
 
-// The first token of the sequence that holds `token`, or kNotRotated.
+// The first token of the sequence that holds `token`, kNotRotated or kOutside.
 ROPE_INLINE int64_t sequence_start(const Positions& p, int64_t token) {
   return p.cu_seqlens.data ? last_boundary(p, token) : 0;
 }
 
-// The row of a position before its offset, whatever is in memory: another thread may have changed it since the check,
-// so position and offset are read once (see ROPE_LOAD_ONCE for GPUs). A sum that wraps is outside too: only that of two
-// negative numbers could wrap to a row, which the last line excludes, and an offset beyond int64 becomes INT64_MIN,
-// with which no position gives a row.
-ROPE_INLINE int64_t row_at(const Positions& p, int64_t batch, int64_t position) {
+// The row of a position before its offset, in the sequence that begins at `start`, whatever is in memory: another
+// thread may have changed it since the check, so position and offset are read once (see ROPE_LOAD_ONCE for GPUs). A sum
+// that wraps is outside too: only that of two negative numbers could wrap to a row, which the last line excludes, and
+// an offset beyond int64 becomes INT64_MIN, with which no position gives a row.
+ROPE_INLINE int64_t row_at(const Positions& p, int64_t batch, int64_t start, int64_t position) {
   int64_t offset = p.offset;
   if (p.offsets.data) {
     const int64_t more = load(p.offsets, batch * p.offsets_stride);
@@ -96,14 +98,14 @@ ROPE_INLINE int64_t row_at(const Positions& p, int64_t batch, int64_t position) 
     offset = ((offset ^ sum) & (more ^ sum)) < 0 ? INT64_MIN : sum;
   }
   const int64_t row = static_cast<int64_t>(static_cast<uint64_t>(position) + static_cast<uint64_t>(offset));
-  return row >= 0 && row < p.rows && (position & offset) >= 0 ? row : kOutside;
+  return start != kOutside && row >= 0 && row < p.rows && (position & offset) >= 0 ? row : kOutside;
 }
 
 // The row that a token reads: 0 to rows - 1, kNotRotated or kOutside.
 ROPE_INLINE int64_t table_row(const Positions& p, int64_t batch, int64_t token) {
   const int64_t start = sequence_start(p, token);
   if (start == kNotRotated) return kNotRotated;
-  return row_at(p, batch, position_before_offset(p, batch, token, start));
+  return row_at(p, batch, start, position_before_offset(p, batch, token, start));
 }
 
 }  // namespace rope

@@ -17,9 +17,14 @@ __global__ void __launch_bounds__(kBlock) assert_positions_kernel(const __grid_c
   const bool leads_to_a_row_of_the_table = table_row(p.positions, batch, token) != kOutside;
   if (leads_to_a_row_of_the_table) return;
   const int64_t start = sequence_start(p.positions, token);
-  printf("rope_ext: positions must lead to a row of the table, 0 to %" PRId64 ", got row %" PRId64 " for token %" PRId64
-         " of batch %" PRId64 "\n",
-         p.positions.rows - 1, position_with_offset(p.positions, batch, token, start), token, batch);
+  if (start == kOutside) {
+    printf("rope_ext: cu_seqlens must start at 0 and ascend, got a negative boundary before token %" PRId64 "\n",
+           token);
+  } else {
+    printf("rope_ext: positions must lead to a row of the table, 0 to %" PRId64 ", got row %" PRId64
+           " for token %" PRId64 " of batch %" PRId64 "\n",
+           p.positions.rows - 1, position_with_offset(p.positions, batch, token, start), token, batch);
+  }
   assert(leads_to_a_row_of_the_table);
 }
 

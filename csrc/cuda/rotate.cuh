@@ -205,7 +205,7 @@ ROPE_INLINE void rotate_thread(const RotateArguments<IntOf<kWidth>>& a, int roun
   if constexpr (kTables) {
     row += a.first_row;
     if (looks_up) {
-      row = start == kNotRotated ? kNotRotated : row_at(a.positions, share.batch, position);
+      row = start == kNotRotated ? kNotRotated : row_at(a.positions, share.batch, start, position);
       if (rotates && row == kOutside) {  // it is not read
         return fill_heads<T>(NAN, s, head, first_unit<Access>(s.out, s.out_stride, share, place));
       }
