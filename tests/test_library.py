@@ -114,6 +114,11 @@ def test_no_static_variable_is_initialised_at_the_first_call():
     assert guards and not [name for name in guards if not re.search(f"{at_load}|{cuda}", name)]
 
 
+def test_the_cuda_runtime_is_linked_statically():
+    """Two instances share no last error: see csrc/cuda/launch.cuh. torch's may have another version, too."""
+    assert not re.search(r"NEEDED.*libcuda", run("readelf", "-dW", OPS))
+
+
 def test_one_openmp_runtime():
     maps = run(sys.executable, "-c", "import rope_ext; print(open('/proc/self/maps').read())")
     runtimes = {

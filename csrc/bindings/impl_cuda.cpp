@@ -2,11 +2,14 @@
 #include <dlfcn.h>
 #include <torch/csrc/stable/accelerator.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <initializer_list>
 #include <optional>
 
 #include "bindings/errors.h"
+#include "bindings/launch_errors.h"
 #include "bindings/library.h"
 #include "bindings/ops.h"
 #include "bindings/output.h"
@@ -44,19 +47,16 @@ class Queue {
   std::optional<torch::stable::accelerator::DeviceGuard> guard_;
 };
 
-// What the user can do about an error of the CUDA runtime.
-const char* advice(const char* error) {
-  if (!std::strcmp(error, "cudaErrorNoKernelImageForDevice")) {
-    return ": built for architectures " ROPE_CUDA_ARCHITECTURES
-           "; set TORCH_CUDA_ARCH_LIST to that of this GPU and "
-           "rebuild: pip install --no-build-isolation --no-deps --force-reinstall rope_ext";
-  }
-  if (!std::strcmp(error, "cudaErrorInsufficientDriver")) {
-    return ": built with CUDA " ROPE_CUDA_VERSION
-           ", for which the GPU's driver is too old; update it, or set CUDA_HOME to "
-           "an older CUDA and rebuild: pip install --no-build-isolation --no-deps --force-reinstall rope_ext";
-  }
-  return "";
+// Whether a variable of the environment is set, and not to 0.
+bool is_set(const char* name) {
+  const char* value = std::getenv(name);
+  return value && std::strcmp(value, "") && std::strcmp(value, "0");
+}
+
+// A debug mode: one more kernel per call, which fails an assert at a position outside the table.
+bool checks_positions() {
+  static const bool wanted = is_set("ROPE_EXT_CHECK_POSITIONS");
+  return wanted;
 }
 
 void check_launch(const char* error) {
@@ -64,21 +64,29 @@ void check_launch(const char* error) {
   if (!std::strcmp(error, "cudaErrorMemoryAllocation")) {  // a kernel is loaded at its first launch
     raise(ErrorType::kOutOfMemory, text("rope_ext: CUDA out of memory. No room for a kernel, ", error));
   }
-  if (error == cuda::kTooLarge) bad_value("x", "have batch, seqlen, heads and head_dim below 2^30 on a GPU", error);
-  throw std::runtime_error(text("rope_ext could not launch a CUDA kernel, ", error, advice(error)));
+  throw std::runtime_error(launch_error(error, is_set("CUDA_LAUNCH_BLOCKING"), checks_positions()));
 }
 
-// A debug mode: one more kernel per call, which fails an assert at a position outside the table.
-bool checks_positions() {
-  static const bool wanted = [] {
-    const char* value = std::getenv("ROPE_EXT_CHECK_POSITIONS");
-    return value && std::strcmp(value, "") && std::strcmp(value, "0");
-  }();
-  return wanted;
+// For a kernel with one thread per entry. shape: of the entries, which belong to `argument`.
+void check_launch(const char* error, const char* argument, std::initializer_list<int64_t> shape) {
+  if (error == cuda::kTooLarge) bad_value(argument, "have at most 2^39 - 256 entries on a GPU", tuple_of(shape));
+  check_launch(error);
+}
+
+void check_launch(const char* error, const RotateParams& p) {
+  if (error != cuda::kTooLarge) return check_launch(error);
+  int64_t heads = 0, head_dim = 0;
+  for (int t = 0; t < p.num_tensors; ++t) {
+    heads = std::max(heads, p.x[t].heads);
+    head_dim = std::max(head_dim, p.x[t].head_dim);
+  }
+  bad_value("x",
+            "have batch, seqlen, heads and head_dim below 2^30 on a GPU, and need fewer than 2^31 blocks of threads",
+            text("batch ", p.batch, ", seqlen ", p.seqlen, ", heads ", heads, ", head_dim ", head_dim));
 }
 
 void check_positions(const Tokens& p, const Queue& queue) {
-  if (checks_positions()) check_launch(cuda::assert_positions(p, queue.stream));
+  if (checks_positions()) check_launch(cuda::assert_positions(p, queue.stream), "positions", {p.batch, p.seqlen});
 }
 
 struct Cuda {
@@ -87,23 +95,25 @@ struct Cuda {
   static void rotate(const RotateParams& p, const Tensor& x) {
     const Queue queue(x);
     if (p.source != Source::kFrequencies) check_positions(p, queue);
-    check_launch(cuda::rotate(p, queue.device, queue.stream));
+    check_launch(cuda::rotate(p, queue.device, queue.stream), p);
   }
 
   static void table_grad(const TableGradParams& p, const Tensor& x) {
-    check_launch(cuda::table_grad(p, Queue(x).stream));
+    check_launch(cuda::table_grad(p, Queue(x).stream), "cos", {p.table_batches, p.seqlen, p.table_heads, p.pairs});
   }
 
-  static void cos_sin(const CosSinParams& p, const Tensor& x) { check_launch(cuda::cos_sin(p, Queue(x).stream)); }
+  static void cos_sin(const CosSinParams& p, const Tensor& x) {
+    check_launch(cuda::cos_sin(p, Queue(x).stream), "cos", {p.batch, p.seqlen, p.heads, p.pairs});
+  }
 
   static void revolutions(const RevolutionsParams& p, const Tensor& inv_freq) {
-    check_launch(cuda::revolutions(p, Queue(inv_freq).stream));
+    check_launch(cuda::revolutions(p, Queue(inv_freq).stream), "inv_freq", {p.axes, p.heads, p.pairs});
   }
 
   static void table_rows(const Tokens& p, int64_t* rows, bool, const Tensor& x) {
     const Queue queue(x);
     check_positions(p, queue);
-    check_launch(cuda::table_rows(p, rows, queue.stream));
+    check_launch(cuda::table_rows(p, rows, queue.stream), "positions", {p.batch, p.seqlen});
   }
 };
 

@@ -12,12 +12,13 @@ using Stream = void*;
 // The current device, or -1 if there is none.
 int current_device();
 
-// A launch returns null or the CUDA runtime's name of its error, and does not wait for the GPU.
-
-// The contract is that of cpu::Kernels::rotate, on the current device, `device`. Returns kTooLarge where plan_of
-// (plan.h) gives -1 blocks.
-const char* rotate(const RotateParams& p, int device, Stream stream);
+// A launch does not wait for the GPU. It returns null; the CUDA runtime's name of the error, which may be that of
+// earlier work on the GPU; or kTooLarge, where the indices of a call need more than 32 bits (too_large in plan.h), or its
+// grid more blocks than there are.
 extern const char* const kTooLarge;
+
+// The contract is that of cpu::Kernels::rotate, on the current device, `device`.
+const char* rotate(const RotateParams& p, int device, Stream stream);
 
 // The contract is that of cpu::Kernels::table_grad.
 const char* table_grad(const TableGradParams& p, Stream stream);

@@ -34,21 +34,21 @@ __global__ void __launch_bounds__(kBlock) table_rows_kernel(const __grid_constan
   if (i < p.batch * p.seqlen) rows[i] = table_row(p.positions, i / p.seqlen, i % p.seqlen);
 }
 
-// The number of multiprocessors, which is queried once per device.
+// The number of multiprocessors, which is queried once per device; 1 while it cannot be.
 int multiprocessors_of(int device) {
   constexpr int kDevices = 64;
   static std::atomic<int> known[kDevices];
   const bool remembered = device >= 0 && device < kDevices;
   if (const int count = remembered ? known[device].load(std::memory_order_relaxed) : 0) return count;
   int count = 0;
-  if (cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device) != cudaSuccess || count < 1) count = 1;
+  if (cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device) != cudaSuccess || count < 1) return 1;
   if (remembered) known[device].store(count, std::memory_order_relaxed);
   return count;
 }
 
 }  // namespace
 
-const char* const kTooLarge = "sizes of 2^30 and more";
+const char* const kTooLarge = "too large";
 
 int current_device() {
   int device = -1;

@@ -1,0 +1,72 @@
+#include "bindings/launch_errors.h"
+
+#include <algorithm>
+#include <iterator>
+
+namespace rope {
+namespace {
+
+// Errors of work that ran on the GPU, after which every call that uses CUDA fails. A launch returns the error of
+// whatever ran before it. Names, because an older CUDA does not define all of them.
+constexpr const char* kContextLost[] = {
+    "cudaErrorAssert",
+    "cudaErrorContained",
+    "cudaErrorECCUncorrectable",
+    "cudaErrorExternalDevice",
+    "cudaErrorHardwareStackError",
+    "cudaErrorIllegalAddress",
+    "cudaErrorIllegalInstruction",
+    "cudaErrorInvalidAddressSpace",
+    "cudaErrorInvalidPc",
+    "cudaErrorLaunchFailure",
+    "cudaErrorLaunchTimeout",
+    "cudaErrorMisalignedAddress",
+    "cudaErrorMpsClientTerminated",
+    "cudaErrorNvlinkUncorrectable",
+    "cudaErrorTensorMemoryLeak",
+};
+
+bool context_is_lost(const std::string& error) {
+  return std::find(std::begin(kContextLost), std::end(kContextLost), error) != std::end(kContextLost);
+}
+
+// What the user can do, where something is known.
+std::string advice(const std::string& error) {
+  if (error == "cudaErrorNoKernelImageForDevice") {
+    return ": built for architectures " ROPE_CUDA_ARCHITECTURES
+           "; set TORCH_CUDA_ARCH_LIST to that of this GPU and "
+           "rebuild: pip install --no-build-isolation --no-deps --force-reinstall rope_ext";
+  }
+  if (error == "cudaErrorInsufficientDriver") {
+    return ": built with CUDA " ROPE_CUDA_VERSION
+           ", for which the GPU's driver is too old; update it, or set CUDA_HOME to "
+           "an older CUDA and rebuild: pip install --no-build-isolation --no-deps --force-reinstall rope_ext";
+  }
+  if (error == "cudaErrorStreamCaptureUnsupported") {
+    return ": a kernel is loaded at its first launch, which drivers before CUDA 12.3 refuse while a graph is captured; "
+           "make the call once before the capture, or set CUDA_MODULE_LOADING=EAGER";
+  }
+  if (error == "cudaErrorStreamCaptureInvalidated") {
+    return ": an earlier call, of rope_ext or of other code, is not permitted while a graph is captured";
+  }
+  return "";
+}
+
+}  // namespace
+
+std::string launch_error(const std::string& error, bool blocking, bool checks_positions) {
+  if (!context_is_lost(error)) return "rope_ext could not launch a CUDA kernel, " + error + advice(error);
+  std::string message = "rope_ext could not launch a CUDA kernel, " + error +
+                        ": earlier work on the GPU failed, of rope_ext or of other code; to see which call started it, "
+                        "run again with CUDA_LAUNCH_BLOCKING=1";
+  if (blocking) {
+    message = "rope_ext: a CUDA kernel failed, " + error +
+              ": CUDA_LAUNCH_BLOCKING is set, so it is that of this call, unless an earlier error was caught";
+  }
+  if (error == "cudaErrorAssert" && checks_positions) {
+    message += "; ROPE_EXT_CHECK_POSITIONS is set, whose assert means a position outside its table";
+  }
+  return message + "; the CUDA context is lost, and this process has to be restarted";
+}
+
+}  // namespace rope
