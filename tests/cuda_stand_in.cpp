@@ -149,6 +149,18 @@ const char* launch_table_rows(int64_t batch, int64_t seqlen, int64_t offset, int
   return cuda::table_rows(p, rows, some_stream());
 }
 
+// Runs the debug mode ROPE_EXT_CHECK_POSITIONS on the rows of a packed sequence. A failed assert ends the process.
+const char* launch_assert_positions(int64_t tokens, int64_t rows, int64_t nseq, const int64_t* cu_seqlens) {
+  setvbuf(stdout, nullptr, _IONBF, 0);  // a buffer would be lost
+  launches_are_like(cuda::assert_positions_kernel);
+  Tokens p = {1, tokens, {}};
+  p.positions.rows = rows;
+  p.positions.nseq = nseq;
+  p.positions.cu_seqlens = {cu_seqlens, true};
+  p.positions.cu_seqlens_stride = 1;
+  return cuda::assert_positions(p, some_stream());
+}
+
 // Whether a kernel receives its two arguments, the first of which is converted.
 bool launch_two(int integer, const double* pointer) {
   launches_are_like(kernel_of_two);

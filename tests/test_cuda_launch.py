@@ -1,12 +1,9 @@
 """How kernels are launched: on the current stream and device, without synchronising, and as CUDA graphs require."""
 
-import ctypes
 import itertools
 import os
-import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -238,58 +235,6 @@ def test_first_use_inside_a_capture():
         [sys.executable, "-c", FIRST_USE], env=environment, capture_output=True, text=True, check=False
     )
     assert ended.returncode == 0, ended.stderr
-
-
-# ---- errors of others ----
-
-
-def runtime_of_torch():
-    """The CUDA runtime that torch has loaded, or None where torch is linked with it statically."""
-    paths = re.findall(r"/\S*libcudart\S*", Path("/proc/self/maps").read_text())
-    return ctypes.CDLL(paths[0]) if paths else None
-
-
-def test_an_earlier_error_of_a_call_is_neither_reported_nor_cleared():
-    runtime = runtime_of_torch()
-    if runtime is None:
-        pytest.skip("torch has a runtime that this test cannot call")
-    (x, _), cos, sin, positions = problem()
-    expected = reference.apply(x, cos, sin, positions=positions)
-    torch.cuda.synchronize()
-    runtime.cudaGetLastError()
-    error = runtime.cudaHostUnregister(ctypes.c_void_p(4096))  # memory that was never registered
-    try:
-        assert error != 0 and runtime.cudaPeekAtLastError() == error
-        rope_ext.apply_(x, cos, sin, positions=positions)
-        assert runtime.cudaPeekAtLastError() == error
-    finally:
-        runtime.cudaGetLastError()  # cleared for the tests that follow
-    assert_same_bits(x, expected)
-
-
-AFTER_A_FAILURE = """
-import torch, rope_ext
-x, table = torch.ones(1, 5, 2, 8, device="cuda"), torch.ones(9, 4, device="cuda")
-rope_ext.apply_(x, table, table)
-torch.ones(1, device="cuda")[torch.tensor([5], device="cuda")]
-for call in (torch.cuda.synchronize, lambda: rope_ext.apply_(x, table, table)):
-    said = "no error"
-    try:
-        call()
-    except RuntimeError as error:
-        said = str(error)
-print("at the end:", said)
-"""
-
-
-def test_a_failure_of_an_earlier_kernel_is_reported_as_that():
-    """By rope_ext, or by torch where it is asked for the device first. In a process of its own, whose context is lost."""
-    environment = {name: value for name, value in os.environ.items() if name != "CUDA_LAUNCH_BLOCKING"}
-    ended = subprocess.run(
-        [sys.executable, "-c", AFTER_A_FAILURE], env=environment, capture_output=True, text=True, check=False
-    )
-    said = ended.stdout.partition("at the end: ")[2]
-    assert re.search("earlier work on the GPU failed|might be asynchronously reported", said), said + ended.stderr
 
 
 # ---- more than one GPU ----

@@ -5,6 +5,7 @@ import itertools
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -123,6 +124,34 @@ def test_rows(library, seen):
         rows = torch.zeros(3, 100, dtype=torch.int64)
         assert library.launch_table_rows(*map(ctypes.c_int64, (3, 100, 7)), pointer(rows)) == error
         assert torch.equal(rows, torch.zeros_like(rows) if error else torch.arange(7, 107).expand(3, 100))
+
+
+CHECK_POSITIONS = """
+import ctypes, sys
+path, tokens, rows, *boundaries = sys.argv[1:]
+boundaries = (ctypes.c_int64 * len(boundaries))(*map(int, boundaries))
+arguments = map(ctypes.c_int64, (int(tokens), int(rows), len(boundaries) - 1))
+ctypes.CDLL(path).launch_assert_positions(*arguments, boundaries)
+"""
+
+
+@pytest.mark.parametrize(
+    ("tokens", "rows", "boundaries", "said"),
+    [
+        (6, 4, (0, 2, 6), ""),
+        (7, 4, (0, 2, 6), ""),  # the last token is copied
+        (6, 3, (0, 2, 6), "positions must lead to a row of the table, 0 to 2, got row 3 for token 5 of batch 0"),
+        (6, 4, (0, -2, 6), "cu_seqlens must start at 0 and ascend, got a negative boundary before token 0"),
+    ],
+)
+def test_checks_of_positions(tokens, rows, boundaries, said, library):
+    """ROPE_EXT_CHECK_POSITIONS=1, which names the token and stops the program."""
+    arguments = map(str, (library._name, tokens, rows, *boundaries))
+    ended = subprocess.run(
+        [sys.executable, "-c", CHECK_POSITIONS, *arguments], check=False, capture_output=True, text=True
+    )
+    assert ended.stdout == (f"rope_ext: {said}\n" if said else "")
+    assert ("leads_to_a_row_of_the_table" in ended.stderr) == (ended.returncode != 0) == bool(said)
 
 
 def test_arguments_are_converted_to_the_parameters_of_the_kernel(library):
