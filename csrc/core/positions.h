@@ -86,10 +86,16 @@ ROPE_INLINE int64_t sequence_start(const Positions& p, int64_t token) {
   return p.cu_seqlens.data ? last_boundary(p, token) : 0;
 }
 
-// The row of a position before its offset, in the sequence that begins at `start`, whatever is in memory: another
-// thread may have changed it since the check, so position and offset are read once (see ROPE_LOAD_ONCE for GPUs). A sum
-// that wraps is outside too: only that of two negative numbers could wrap to a row, which the last line excludes, and
-// an offset beyond int64 becomes INT64_MIN, with which no position gives a row.
+// The row of a position, whatever was in memory: 0 to rows - 1 or kOutside. A sum that wraps is outside: only that of
+// two negative numbers could wrap to a row, and no row is given for them.
+ROPE_INLINE int64_t row_in_table(int64_t position, int64_t offset, int64_t rows) {
+  const int64_t row = static_cast<int64_t>(static_cast<uint64_t>(position) + static_cast<uint64_t>(offset));
+  return row >= 0 && row < rows && (position & offset) >= 0 ? row : kOutside;
+}
+
+// The same with all offsets, in the sequence that begins at `start`. Another thread may have changed position and
+// offset since the check, so they are read once (see ROPE_LOAD_ONCE for GPUs). An offset beyond int64 becomes
+// INT64_MIN, with which no position gives a row.
 ROPE_INLINE int64_t row_at(const Positions& p, int64_t batch, int64_t start, int64_t position) {
   int64_t offset = p.offset;
   if (p.offsets.data) {
@@ -97,8 +103,7 @@ ROPE_INLINE int64_t row_at(const Positions& p, int64_t batch, int64_t start, int
     const int64_t sum = static_cast<int64_t>(static_cast<uint64_t>(offset) + static_cast<uint64_t>(more));
     offset = ((offset ^ sum) & (more ^ sum)) < 0 ? INT64_MIN : sum;
   }
-  const int64_t row = static_cast<int64_t>(static_cast<uint64_t>(position) + static_cast<uint64_t>(offset));
-  return start != kOutside && row >= 0 && row < p.rows && (position & offset) >= 0 ? row : kOutside;
+  return start == kOutside ? kOutside : row_in_table(position, offset, p.rows);
 }
 
 // The row that a token reads: 0 to rows - 1, kNotRotated or kOutside.

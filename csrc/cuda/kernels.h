@@ -13,8 +13,8 @@ using Stream = void*;
 int current_device();
 
 // A launch does not wait for the GPU. It returns null; the CUDA runtime's name of the error, which may be that of
-// earlier work on the GPU; or kTooLarge, where the indices of a call need more than 32 bits (too_large in plan.h), or its
-// grid more blocks than there are.
+// earlier work on the GPU; or kTooLarge, where the indices of a call need more than 32 bits (too_large in plan.h), or
+// its grid more blocks than there are.
 extern const char* const kTooLarge;
 
 // The contract is that of cpu::Kernels::rotate, on the current device, `device`.

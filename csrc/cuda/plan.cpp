@@ -81,6 +81,9 @@ bool compact(const RotateParams& p, int64_t width) {
   if (p.source != Source::kFrequencies) {
     if (p.positions.rows >= kCompact) return false;
     if (std::max(reach(p, p.cos), reach(p, p.sin)) >= kCompact) return false;
+    const Positions& at = p.positions;
+    const int64_t positions = reach(p.batch, at.positions_batch_stride) + reach(p.seqlen, at.positions_token_stride);
+    if (at.positions.data && positions >= kCompact) return false;
   }
   for (int t = 0; t < p.num_tensors; ++t) {
     const RotatedTensor& x = p.x[t];
@@ -141,8 +144,10 @@ Tables tables_of(const RotateParams& p, int64_t width) {
   return like_x ? Tables::kStridedLikeX : Tables::kStrided;
 }
 
-bool row_is_token(const Positions& p, int64_t seqlen) {
-  return !p.positions.data && !p.offsets.data && !p.cu_seqlens.data && p.offset >= 0 && p.offset <= p.rows - seqlen;
+Rows rows_of(const Positions& p, int64_t seqlen) {
+  if (p.offsets.data || p.cu_seqlens.data) return Rows::kAny;
+  if (p.positions.data) return Rows::kPosition;
+  return p.offset >= 0 && p.offset <= p.rows - seqlen ? Rows::kToken : Rows::kAny;
 }
 
 int64_t slots(const RotatedTensor& x, const Plan& plan) { return quotient_up(x.heads, plan.heads_per_thread); }
@@ -232,8 +237,12 @@ RotateArguments<Int> arguments_of(const RotateParams& p, const Plan& plan) {
   if (p.source == Source::kFrequencies) {
     a.frequencies = p.frequencies;
   } else {
-    a.row_is_token = row_is_token(p.positions, p.seqlen);
-    if (a.row_is_token) a.first_row = static_cast<Int>(p.positions.offset);
+    a.rows = rows_of(p.positions, p.seqlen);
+    if (a.rows == Rows::kToken) a.offset = static_cast<Int>(p.positions.offset);
+    if (a.rows == Rows::kPosition) {
+      a.positions_batch_stride = static_cast<Int>(p.positions.positions_batch_stride);
+      a.positions_token_stride = static_cast<Int>(p.positions.positions_token_stride);
+    }
     a.tables = tables_of(p, width);
     a.cos = table_arguments<Int>(p.cos);
     a.sin = table_arguments<Int>(p.sin);

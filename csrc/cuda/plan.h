@@ -59,6 +59,10 @@ enum class Rotating : int { kAcross, kWithin, kOther };
 // and whether entries have the type of arithmetic or that of x.
 enum class Tables : int { kVectors, kVectorsLikeX, kStrided, kStridedLikeX };
 
+// How the row of a token is found. kToken: every token has the row token + offset, which is in the table. kPosition: it
+// is the token's position + offset, where that is in the table. kAny: as table_row finds it (core/positions.h).
+enum class Rows : int { kToken, kPosition, kAny };
+
 template <class Int>
 struct TableArguments {
   const void *first, *second;
@@ -75,10 +79,11 @@ struct RotateArguments {
   Units in, out;
   Rotating rotating;
   bool negate_sin;
-  bool row_is_token;  // every token has the row token + first_row, which is in the table
   Tables tables;
+  Rows rows;
   bool in_interleaved, out_interleaved, round_products;  // for Rotating::kOther
-  Int first_row;
+  Int offset;                                            // for Rows::kToken
+  Int positions_batch_stride, positions_token_stride;    // for Rows::kPosition
   TableArguments<Int> cos, sin;
   Section<Int> sections[kMaxTensors];  // those without a tensor begin where a round ends
   Positions positions;

@@ -182,10 +182,18 @@ ROPE_INLINE void rotate_thread(const RotateArguments<IntOf<kWidth>>& a, int roun
 
   // The position comes first: cos and sin, and with them everything else, wait for it. Its row follows once it has
   // arrived.
-  const bool looks_up = kTables && !a.row_is_token;
   int64_t start = 0, position = 0;
-  if (looks_up || !kTables) start = sequence_start(a.positions, share.token);
-  if (looks_up) position = position_before_offset(a.positions, share.batch, share.token, start);
+  if (!kTables) {
+    start = sequence_start(a.positions, share.token);
+  } else if (a.rows != Rows::kToken) {
+    if (a.rows == Rows::kPosition) {
+      const Int index = share.batch * a.positions_batch_stride + share.token * a.positions_token_stride;
+      position = load(a.positions.positions, index);
+    } else {
+      start = sequence_start(a.positions, share.token);
+      position = position_before_offset(a.positions, share.batch, share.token, start);
+    }
+  }
 
   const bool rotates = share.unit < a.rotated_units;
   const Accesses place = rotates ? rotated_accesses(a.rotary_offset, a.in, share.unit)
@@ -201,11 +209,13 @@ ROPE_INLINE void rotate_thread(const RotateArguments<IntOf<kWidth>>& a, int roun
   };
   read_heads();
 
-  Int row = share.token;
+  Int row = 0;
   if constexpr (kTables) {
-    row += a.first_row;
-    if (looks_up) {
-      row = start == kNotRotated ? kNotRotated : row_at(a.positions, share.batch, start, position);
+    row = share.token + a.offset;
+    if (a.rows != Rows::kToken) {
+      row = a.rows == Rows::kPosition ? row_in_table(position, a.positions.offset, a.positions.rows)
+            : start == kNotRotated    ? kNotRotated
+                                      : row_at(a.positions, share.batch, start, position);
       if (rotates && row == kOutside) {  // it is not read
         return fill_heads<T>(NAN, s, head, first_unit<Access>(s.out, s.out_stride, share, place));
       }
