@@ -2,7 +2,7 @@
 
 Every test runs on the CPU and, where there is a GPU with kernels for it, once more with "cuda" as torch's default
 device. The marker `devices` names the devices of a test that is not about all of them. ROPE_EXT_REQUIRE_CUDA=1: a
-session that would not run on a GPU fails.
+session that would not run on a GPU fails. ROPE_EXT_DEVICES=cuda: so does it, and the runs on the CPU are left out.
 """
 
 import ctypes
@@ -29,12 +29,16 @@ def why_no_cuda():
 
 
 DEVICES = ("cpu",) if why_no_cuda() else ("cpu", "cuda")
+ONLY_CUDA = os.environ.get("ROPE_EXT_DEVICES", "")
 
 
 def pytest_configure():
     torch.set_num_threads(2)  # large tensors take the parallel path
-    if os.environ.get("ROPE_EXT_REQUIRE_CUDA") == "1" and "cuda" not in DEVICES:
-        raise pytest.UsageError(f"ROPE_EXT_REQUIRE_CUDA=1 requires a GPU, but {why_no_cuda()}")
+    if ONLY_CUDA not in ("", "cuda"):
+        raise pytest.UsageError(f"ROPE_EXT_DEVICES must be cuda or unset, got {ONLY_CUDA!r}")
+    for name, value in (("ROPE_EXT_REQUIRE_CUDA", "1"), ("ROPE_EXT_DEVICES", "cuda")):
+        if os.environ.get(name) == value and "cuda" not in DEVICES:
+            raise pytest.UsageError(f"{name}={value} requires a GPU, but {why_no_cuda()}")
 
 
 def pytest_generate_tests(metafunc):
@@ -42,6 +46,20 @@ def pytest_generate_tests(metafunc):
     names = [name for name in DEVICES if marker is None or name in marker.args]
     if names != ["cpu"]:  # without a GPU the names of tests do not mention the device
         metafunc.parametrize("device", names, indirect=True)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config, items):
+    if not ONLY_CUDA:
+        return
+    on_cuda, others = [], []
+    for item in items:
+        runs_there = hasattr(item, "callspec") and item.callspec.params.get("device") == "cuda"
+        (on_cuda if runs_there else others).append(item)
+    if not on_cuda:
+        raise pytest.UsageError("ROPE_EXT_DEVICES=cuda leaves no test: none of those selected runs on a GPU")
+    config.hook.pytest_deselected(items=others)
+    items[:] = on_cuda
 
 
 @pytest.fixture(autouse=True)
