@@ -5,6 +5,7 @@ import types
 
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 
 from benchmarks import bench
 from benchmarks.baselines import VARIANTS, pytorch
@@ -84,7 +85,7 @@ def gpu(monkeypatch):
 
 def test_cuda_clock_times_the_call_alone_and_keeps_the_host_ahead(gpu):
     clock, order = clocks.CudaClock("cpu"), []
-    clock.flushed = types.SimpleNamespace(zero_=lambda: order.append("flush") or gpu.run(40e-6), nbytes=1 << 17)
+    clock.flush = lambda: order.append("flush") or gpu.run(40e-6)
     step = Step(
         call=lambda: order.append("call") or gpu.run(3e-3),
         before=lambda: order.append("before") or gpu.run(1.0),
@@ -99,6 +100,20 @@ def test_cuda_clock_times_the_call_alone_and_keeps_the_host_ahead(gpu):
     gpu.idle, gpu.waited = True, []  # it did not wait for the host: again, with a longer lead
     assert clock.sample(step, [1e-3]) == pytest.approx(3e-3, abs=2e-6)
     assert gpu.waited == pytest.approx([2e-3, 8e-3, clocks.MOST_LEAD], rel=1e-3)
+
+
+def test_the_flush_reads_twice_the_l2_and_leaves_no_dirty_lines(gpu):
+    """What is written lies in the L2 until other lines need its place: it would be written back in the timed region."""
+    clock, touched = clocks.CudaClock("cpu"), []
+
+    class Watched(TorchFunctionMode):
+        def __torch_function__(self, function, _types, given=(), options=None):
+            touched.append((function.__name__, given[0].nbytes, options["out"].nbytes))
+            return function(*given, **options)
+
+    with Watched():
+        clock.flush()
+    assert touched == [("sum", 2 * (1 << 16), 4)]
 
 
 def test_cuda_clock_takes_turns_among_more_inputs_than_the_l2_holds(gpu):
