@@ -53,6 +53,11 @@ def parse(arguments=None):
     parser.add_argument("--shapes", nargs="+", choices=NAMES)
     parser.add_argument("--dtypes", nargs="+", choices=list(DTYPES))
     parser.add_argument("--pairings", nargs="+", choices=PAIRINGS)
+    kinds = [f"{dtype}/{pairing}" for dtype in DTYPES for pairing in PAIRINGS]
+    listed = "DTYPE/PAIRING, instead of --dtypes and --pairings; on a GPU in this order"
+    parser.add_argument("--kinds", nargs="+", choices=kinds, metavar="KIND", help=listed)
+    only = "shapes in which torch.compile is timed, which compiles anew for each case; default all"
+    parser.add_argument("--compiled", nargs="*", choices=NAMES, default=NAMES, metavar="SHAPE", help=only)
     parser.add_argument("--memory", nargs="+", choices=MEMORIES, default=["bshd"], help="how q and k lie in memory")
     parser.add_argument("--threads", nargs="+", type=int, default=[torch.get_num_threads()], help="threads of the CPU")
     parser.add_argument("--peers", action="store_true", help="also other people's implementations, if installed")
@@ -100,7 +105,10 @@ def main():
     path = options.output / options.name
     write(report, path)
     print(printed(report), end="")
-    draw(report, path)
+    try:
+        draw(report, path)
+    except ImportError as error:
+        print(f"no picture: {error}", file=sys.stderr)
     if report["failed"]:
         raise SystemExit("\n".join(["cases that failed:", *report["failed"]]))
 
@@ -127,11 +135,12 @@ def cases_of(options):
     preset = PRESETS[options.device, options.quick]
     names, dtypes, pairings = (getattr(options, key) or preset[key] for key in ("shapes", "dtypes", "pairings"))
     shapes = [shape for shape in SHAPES if shape.name in names]
-    dtypes = [dtype for dtype in PRESETS[options.device, False]["dtypes"] if dtype in dtypes]
-    pairings = [pairing for pairing in PAIRINGS if pairing in pairings]
-    cases = list(itertools.product(shapes, dtypes, pairings, PASSES, options.memory))
+    order = PRESETS[options.device, False]["dtypes"]
+    kinds = options.kinds or [f"{d}/{p}" for p in PAIRINGS if p in pairings for d in order if d in dtypes]
+    every = itertools.product(shapes, order, PAIRINGS, PASSES, options.memory)
+    cases = [case for case in every if "/".join(case[1:3]) in kinds]
     if options.device == "cuda":
-        cases.sort(key=lambda case: (pairings.index(case[2]), dtypes.index(case[1])))
+        cases.sort(key=lambda case: kinds.index("/".join(case[1:3])))
     return cases
 
 
@@ -160,7 +169,8 @@ def measure(options, threads, malloc, started, report):
         try:
             # GPU: the launch cost of a forward is measured in inference, apart from that in training.
             with torch.set_grad_enabled(case.which != "forward" or options.device == "cpu"):
-                report["rows"].append(row | run_case(case, variants, clock, options.rounds, *bounds))
+                some = [v for v in variants if v.name != "torch.compile" or case.shape.name in options.compiled]
+                report["rows"].append(row | run_case(case, some, clock, options.rounds, *bounds))
         except (Exception, SystemExit) as error:
             if options.device == "cpu":
                 raise

@@ -10,8 +10,10 @@ from benchmarks.report.targets import brief, sections
 def write(report, path):
     report["summary"] = summary(report)
     path.parent.mkdir(parents=True, exist_ok=True)
-    _file(path, ".md").write_text(markdown(report, sections(report)))
-    _file(path, ".json").write_text(json.dumps(report, indent=1) + "\n")
+    for suffix, text in ((".md", markdown(report, sections(report))), (".json", json.dumps(report, indent=1) + "\n")):
+        temporary = _file(path, f"{suffix}.new")  # a process that is killed while it writes leaves the former report
+        temporary.write_text(text)
+        temporary.replace(_file(path, suffix))
 
 
 def read(path):
