@@ -1,49 +1,68 @@
-"""Why a kernel is slower than a copy: DRAM throughput, occupancy, registers, by Nsight Compute's ncu.
+"""Why a kernel is slower than a copy: issue slots, DRAM throughput, occupancy, registers, by Nsight Compute's ncu.
 
-`python -m benchmarks.harness.counters benchmarks/results/gpu` counts in the cases of that report where rope_ext is
-furthest below its target, and adds the figures to the report. With --watched it is the program that ncu watches. Like
-instructions.py, it marks the start of a case by a call that nothing else makes: an empty kernel.
+`python -m benchmarks.harness.counters benchmarks/results/gpu_second` counts in prefill in bfloat16 and in the case of
+that report where rope_ext is furthest below its target, else in decode; it prints the figures and adds them to the
+report after each case. With --watched it is the program that ncu watches. Like instructions.py, it marks the start of
+a case by a call that nothing else makes: an empty kernel.
 """
 
 import csv
+import dataclasses
 import json
-import shutil
+import re
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+from benchmarks.gpu_check.run import UNAVAILABLE
+from benchmarks.harness.shapes import SHAPES
 from benchmarks.report.files import read, write
-from benchmarks.report.summary import label
-from benchmarks.report.targets import below_copy
+from benchmarks.report.targets import below_copy, counters_table
 
-MOST_CASES = 4  # ncu runs each kernel a dozen times, but starting takes longest
 MARK = "spin_kernel"  # the kernel of torch.cuda._sleep
-SECTIONS = ["SpeedOfLight", "Occupancy", "LaunchStats"]
-METRICS = ["Duration", "DRAM Throughput", "Achieved Occupancy", "Registers Per Thread", "Grid Size", "Block Size"]
+SECTIONS = ["SpeedOfLight", "ComputeWorkloadAnalysis", "Occupancy", "LaunchStats"]
+METRICS = ["Duration", "DRAM Throughput", "Issue Slots Busy", "Executed Ipc Active", "Achieved Occupancy"]
+METRICS += ["Registers Per Thread", "Grid Size", "Block Size"]
+# What ncu says where it cannot count: no permission, a driver or a virtual machine without it.
+CANNOT = re.compile(
+    r"^==ERROR== .*(ERR_NVGPUCTRPERM|[Ff]ailed to initialize|not supported|LibraryNotLoaded).*", re.MULTILINE
+)
 
 
-def count(report):
-    """{"rows": [...]}, or {"missing": a line}."""
-    cases = below_copy(report)[:MOST_CASES]
-    if not cases:
-        return {"missing": "no case below its target: nothing was counted"}
-    if not shutil.which("ncu"):
-        return {"missing": "ncu is not installed: no counters"}
-    keys = ("dtype", "pairing", "pass", "memory", "shape")
-    wanted = [[*(row[key] for key in keys), name] for row, name in cases]
+class NotAvailable(Exception):
+    """ncu cannot count on this machine; the message says why."""
+
+
+def cases_of(report):
+    """[[dtype, pairing, pass, memory, shape, name of ours]]: two, since ncu takes longest to start."""
+    shapes = {shape.name: dataclasses.asdict(shape) for shape in SHAPES}
+    first, other = (["bf16", "half", "forward", "bshd", shapes[name], "rope_ext"] for name in ("prefill", "decode"))
+    for row, name in below_copy(report)[:1]:
+        other = [*(row[key] for key in ("dtype", "pairing", "pass", "memory", "shape")), name]
+    return [first, other]
+
+
+def counted(case):
+    """The rows of one case. Raises NotAvailable, or RuntimeError where the program that is watched fails."""
+    dtype, pairing, which, _memory, shape, name = case
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder, "counters.csv")
         options = ["--profile-from-start", "off", "--clock-control", "none", "--csv", "--page", "details"]
         options += [part for name in SECTIONS for part in ("--section", name)] + ["--log-file", str(log)]
-        program = [sys.executable, "-m", "benchmarks.harness.counters", "--watched", json.dumps(wanted)]
-        run = subprocess.run(["ncu", *options, *program], capture_output=True, text=True, check=False)
+        program = [sys.executable, "-m", "benchmarks.harness.counters", "--watched", json.dumps([case])]
+        try:
+            run = subprocess.run(["ncu", *options, *program], capture_output=True, text=True, check=False)
+        except FileNotFoundError:
+            raise NotAvailable("ncu is not installed") from None
         text = log.read_text() if log.exists() else ""
-    rows = rows_of(text, [f"{label(row, report)} {name}" for row, name in cases])
+    said = f"{text}\n{run.stdout}\n{run.stderr}"
+    if cannot := CANNOT.search(said):
+        raise NotAvailable(cannot[0].removeprefix("==ERROR== ")[:200])
+    rows = rows_of(text, [f"{shape['name']} {dtype} {pairing} {which} {name}"])
     if run.returncode or not rows:
-        said = (run.stderr.strip().splitlines() + text.splitlines())[-1:]
-        return {"missing": f"ncu failed ({run.returncode}): {' '.join(said)[:200]}"}
-    return {"rows": rows}
+        raise RuntimeError(f"ncu failed ({run.returncode}): {' '.join(said.strip().splitlines()[-1:])[:200]}")
+    return rows
 
 
 def rows_of(text, names):
@@ -87,10 +106,23 @@ def main():
     if sys.argv[1] == "--watched":
         return watched(json.loads(sys.argv[2]))
     path = Path(sys.argv[1])
-    report = read(path)
-    report["counters"] = count(report)
-    write(report, path)
+    known = path.with_name(f"{path.name}.json").exists()
+    report = read(path) if known else {"rows": []}
+    report["counters"] = {"rows": []}
+    try:
+        for case in cases_of(report):
+            report["counters"]["rows"] += counted(case)
+            if known:
+                write(report, path)
+    except NotAvailable as reason:
+        if known:
+            write(report | {"counters": {"missing": str(reason)}}, path)
+        print(reason)
+        return UNAVAILABLE
+    finally:
+        if report["counters"]["rows"]:  # of one case, where the other is interrupted
+            print(counters_table(report), flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
