@@ -15,9 +15,13 @@ ROOT = Path(__file__).resolve().parents[2]
 def machine(device):
     """A dict for the report. device: "cpu" or "cuda"."""
     described = _gpu() if device == "cuda" else _cpu()
+    return {**described, "torch": torch.__version__, "commit": commit(), "date": datetime.date.today().isoformat()}
+
+
+def commit():
+    """What is measured: by git, else by the environment's COMMIT, for an unpacked archive; None if neither says it."""
     git = _output("git", "--no-optional-locks", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12")
-    commit = git or os.environ.get("COMMIT")  # for an unpacked archive, which has no git
-    return {**described, "torch": torch.__version__, "commit": commit, "date": datetime.date.today().isoformat()}
+    return git or os.environ.get("COMMIT")
 
 
 def _cpu():
