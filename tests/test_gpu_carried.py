@@ -31,6 +31,8 @@ def test_the_carried_library_is_used_where_what_is_there_does_not_load(tmp_path,
     assert capsys.readouterr().out.splitlines()[0] == "what is there: not to be used: ImportError: no _ops.so"
     there.write_text("built by a user")
     assert library.main() == 0 and there.read_text() == "built by a user"
+    os.utime(tmp_path / "gpu" / "_ops.so", (there.stat().st_mtime + 1,) * 2)  # prepared after that
+    assert library.main() == 0 and there.read_text() == "carried"
     there.unlink()
     (tmp_path / "gpu" / "_ops.so").unlink()
     monkeypatch.setattr(library, "compile_here", lambda: there.write_text("compiled"))

@@ -202,3 +202,17 @@ def test_dry_run_names_what_travels_and_its_size():
     total = re.search(r"^(\d+) files travel, ([\d.]+) MiB, which fits 64 MiB$", found.stdout, re.MULTILINE)
     assert int(total[1]) == len(sizes) and float(total[2]) == pytest.approx(sum(sizes.values()) / 2**20, abs=0.06)
     assert "TOO MUCH for 64 MiB" in dry_run.travel_text({"large": 65 << 20})
+
+
+def test_dry_run_says_when_what_is_carried_is_old(tmp_path, monkeypatch):
+    (tmp_path / "csrc").mkdir()
+    (tmp_path / "gpu").mkdir()
+    monkeypatch.setattr(dry_run, "ROOT", tmp_path)
+    monkeypatch.setattr(dry_run, "CARRIED", tmp_path / "gpu")
+    for name in ("CMakeLists.txt", "csrc/plan.h"):
+        (tmp_path / name).write_text("")
+    assert dry_run.stale() == ["nothing is carried in build/gpu: benchmarks/gpu_check.sh prepare"]
+    (tmp_path / "gpu" / "carried.json").write_text("{}")
+    for seconds, said in ((-5, []), (5, ["build/gpu is older than csrc/plan.h: benchmarks/gpu_check.sh prepare"])):
+        os.utime(tmp_path / "csrc" / "plan.h", (time.time() + seconds,) * 2)
+        assert dry_run.stale() == said

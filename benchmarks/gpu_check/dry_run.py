@@ -56,6 +56,14 @@ def travel_text(files):
     total, most = sum(files.values()), MOST_BYTES
     fits = "fits" if total <= most else "TOO MUCH for"
     lines.append(f"{len(files)} files travel, {total / 2**20:.1f} MiB, which {fits} {most >> 20} MiB")
-    if not (CARRIED / "carried.json").exists():
-        lines.append("nothing is carried in build/gpu: benchmarks/gpu_check.sh prepare")
-    return "\n".join(lines)
+    return "\n".join([*lines, *stale()])
+
+
+def stale():
+    """A line if build/gpu is not what prepare would make of this checkout."""
+    made = CARRIED / "carried.json"
+    if not made.exists():
+        return ["nothing is carried in build/gpu: benchmarks/gpu_check.sh prepare"]
+    sources = [ROOT / "CMakeLists.txt", *ROOT.glob("csrc/**/*.*"), *ROOT.glob("benchmarks/*.cu*")]
+    changed = [str(path.relative_to(ROOT)) for path in sources if path.stat().st_mtime > made.stat().st_mtime]
+    return [f"build/gpu is older than {changed[0]}: benchmarks/gpu_check.sh prepare"] if changed else []

@@ -1,6 +1,7 @@
 """`python -m benchmarks.gpu_check.library`: leaves a rope_ext/_ops.so that loads and whose CUDA kernels run.
 
-Tried in this order: what is there, what `prepare` left in build/gpu, a build for this GPU only.
+Tried in this order: what is there, what `prepare` left in build/gpu, the newer of the two first; a build for this GPU
+only.
 """
 
 import os
@@ -37,7 +38,7 @@ def use_carried():
         raise FileNotFoundError(f"nothing in {CARRIED}: benchmarks/gpu_check.sh prepare")
     for file in files:
         temporary = ROOT / "rope_ext" / f"{file.name}.new"
-        shutil.copy2(file, temporary)
+        shutil.copy2(file, temporary)  # with its time
         temporary.replace(ROOT / "rope_ext" / file.name)
 
 
@@ -49,11 +50,17 @@ def compile_here():
     subprocess.run([sys.executable, "setup.py", "build_ext", "--inplace"], cwd=ROOT, env=os.environ | more, check=True)
 
 
+def newer():
+    """Whether what was carried is newer than what is there, which may be what an earlier call has copied."""
+    there, carried = ROOT / "rope_ext" / "_ops.so", CARRIED / "_ops.so"
+    return there.exists() and carried.exists() and carried.stat().st_mtime > there.stat().st_mtime
+
+
 def main():
-    for name, get in (("what is there", None), ("what was carried", use_carried), ("compiled here", compile_here)):
+    ways = [("what is there", lambda: None), ("what was carried", use_carried), ("compiled here", compile_here)]
+    for name, get in ways[newer() :]:
         try:
-            if get:
-                get()
+            get()
             works, said = python(PROBE)
         except (OSError, subprocess.CalledProcessError) as error:
             works, said = False, str(error)

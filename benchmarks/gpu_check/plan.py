@@ -15,7 +15,7 @@ class Part:
     share: float = 0.0  # of all seconds: what it may take at the expense of the parts after it
 
 
-BUILD = Part("build", 20, "rope_ext/_ops.so, else that of build/gpu; compiled only if neither loads", False, 0.4)
+BUILD = Part("build", 20, "rope_ext/_ops.so or that of build/gpu; compiled only if neither loads", False, 0.4)
 CALLS = {
     "first": [
         BUILD,
