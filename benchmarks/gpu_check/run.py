@@ -49,11 +49,17 @@ def run(name, command, limit, log, environment):
     return Result(name, status, time.monotonic() - began, limit, said), output
 
 
+def lead_a_group():
+    """In the child: an interrupt reaches it and all that it starts, which a shell lets ignore it in the background."""
+    os.setpgrp()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def within(command, limit, file, environment):
     """The exit status, None if the limit ended it. Interrupted first: pytest and bench.py then write what they have."""
     grace = min(GRACE, limit / 4)
     process = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=environment, preexec_fn=os.setpgrp
+        command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=environment, preexec_fn=lead_a_group
     )
     try:
         return process.wait(limit - grace)
