@@ -31,8 +31,8 @@ class Guard:
 
 @dataclass(frozen=True)
 class Instruction:
-    """One line of the disassembly, such as `@!P0 IMAD.WIDE.U32 R2, P1, R4, 0x8, R6`. immediate: the word of its encoding
-    that holds a constant."""
+    """One line of the disassembly, such as `@!P0 IMAD.WIDE.U32 R2, P1, R4, 0x8, R6`. immediate: the word of its
+    encoding that holds a constant."""
 
     address: int
     opcode: str
