@@ -90,14 +90,15 @@ ROPE_INLINE void load_entries(const RotateArguments<Int>& a, const void* cos, co
     const Int first = entry(a.cos, row, Int{1});
     read_vectors(at<E>(cos, first), at<E>(sin, first), to_cos, to_sin);
   };
-  if (kPairs > 1 && a.tables == Tables::kVectors) {
+  constexpr bool kMayBeLikeX = sizeof(T) < sizeof(A), kMayBeVectors = kPairs > 1;
+  if (kMayBeVectors && a.tables == Tables::kVectors) {
     vectors(TypeTag<A>{});
-  } else if (kPairs > 1 && a.tables == Tables::kVectorsLikeX) {
+  } else if (kMayBeVectors && kMayBeLikeX && a.tables == Tables::kVectorsLikeX) {
     vectors(TypeTag<T>{});
-  } else if (a.tables == Tables::kStrided) {
-    strided(TypeTag<A>{});
-  } else {
+  } else if (kMayBeLikeX && a.tables == Tables::kStridedLikeX) {
     strided(TypeTag<T>{});
+  } else {
+    strided(TypeTag<A>{});
   }
 }
 
