@@ -51,7 +51,7 @@ void launches_are_like(void (*)(P...)) {
 cuda::Stream some_stream() { return &seen; }
 
 void rotate(const RotateParams& p, int) {
-  if (cuda::plan_of(p, 132).vector > 1) {
+  if (cuda::plan_of(p, 132).width > 1) {
     launches_are_like(cuda::rotate_kernel<float, 4, Source::kPerPair>);
   } else {
     launches_are_like(cuda::rotate_kernel<float, 1, Source::kPerPair>);

@@ -98,7 +98,7 @@ def test_tensors_without_elements(shape):
 @pytest.mark.parametrize("layout", ["bshd", "bhsd"])
 @pytest.mark.parametrize("sizes", [(70_000, 3, 2), (2, 70_000, 3), (1, 3, 70_000)])
 def test_more_than_65535(sizes, layout):
-    """batch, tokens, heads: the y and z axes of a grid end there. Forward, and gradients of x and of tables."""
+    """batch, tokens, heads: the y axis of a grid ends there. Forward, and gradients of x and of tables."""
     batch, seqlen, heads = sizes
     x = random(shape_of(layout, *sizes, 8), BF16).requires_grad_()
     cos, sin = random((seqlen, 4), F32, 1), random((seqlen, 4), F32, 2)

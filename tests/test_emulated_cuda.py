@@ -80,7 +80,7 @@ def test_every_instance_of_the_kernel_has_run(emulated):
 @pytest.mark.parametrize("interleaved", [False, True])
 @pytest.mark.parametrize("multiprocessors", [1, 132])
 def test_more_than_one_block(multiprocessors, interleaved, dtype, emulated):
-    """The heads of two tensors spread over several blocks and rounds of a thread; the last channels are copied."""
+    """The heads of two tensors spread over several blocks and rounds of the grid; the last channels are copied."""
     emulated(multiprocessors, backwards=True)
     q, k = random((2, 33, 40, 136), dtype), random((2, 33, 3, 136), dtype, 1)
     options = {"interleaved": interleaved, "rotary_dim": 96, "rotary_offset": 16, "inverse": True}
@@ -95,7 +95,7 @@ def test_more_than_one_block(multiprocessors, interleaved, dtype, emulated):
     "shape", [(0, 3, 2, 8), (2, 0, 2, 8), (2, 3, 0, 8), (1, 1, 1, 2), (70000, 1, 1, 2), (1, 1, 70000, 2)]
 )
 def test_grids_at_the_edges_of_their_size(shape, emulated):
-    """Tensors without elements, and more heads or sequences than the y and z axes of a grid have blocks (65,535)."""
+    """Tensors without elements, and more heads or sequences than a grid has blocks along y (65,535)."""
     emulated()
     x = random(shape, torch.float32)
     cos, sin = rope_ext.RotaryEmbedding(shape[-1]).tables(3)

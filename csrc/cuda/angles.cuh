@@ -56,15 +56,9 @@ ROPE_INLINE void read_strided(const E* cos, int64_t cos_stride, const E* sin, in
   }
 }
 
-// Whether cos and sin have the type T of x; else they have its type of arithmetic.
-template <class T>
-ROPE_INLINE bool table_like_x(const Rotation& p) {
-  return sizeof(T) == sizeof(Arithmetic<T>) || p.table_dtype == p.dtype;
-}
-
-// A row of cos and sin, and the first of the pairs whose entries are wanted.
+// Which entries of cos and sin: those of a row, from a pair on.
 template <class Int>
-struct Row {
+struct EntryIndex {
   int batch;
   Int row;
   int head, pair;
@@ -72,22 +66,22 @@ struct Row {
 
 // The offset of the entry for the first pair, in elements.
 template <class Int>
-ROPE_INLINE Int entry(const TableArguments<Int>& t, const Row<Int>& at, Int pair_stride) {
+ROPE_INLINE Int first_entry(const TableArguments<Int>& t, const EntryIndex<Int>& at, Int pair_stride) {
   return at.batch * t.batch_stride + at.row * t.row_stride + at.head * t.head_stride + at.pair * pair_stride;
 }
 
 // Loads the entries for one channel of each pair.
 template <class T, class Int, int kPairs, class A>
-ROPE_INLINE void load_entries(const RotateArguments<Int>& a, const void* cos, const void* sin, const Row<Int>& row,
-                              A (&to_cos)[kPairs], A (&to_sin)[kPairs]) {
+ROPE_INLINE void load_entries(const RotateArguments<Int>& a, const void* cos, const void* sin,
+                              const EntryIndex<Int>& index, A (&to_cos)[kPairs], A (&to_sin)[kPairs]) {
   const auto strided = [&](auto tag) {
     using E = typename decltype(tag)::type;
-    read_strided(at<E>(cos, entry(a.cos, row, a.cos.pair_stride)), a.cos.pair_stride,
-                 at<E>(sin, entry(a.sin, row, a.sin.pair_stride)), a.sin.pair_stride, to_cos, to_sin);
+    read_strided(at<E>(cos, first_entry(a.cos, index, a.cos.pair_stride)), a.cos.pair_stride,
+                 at<E>(sin, first_entry(a.sin, index, a.sin.pair_stride)), a.sin.pair_stride, to_cos, to_sin);
   };
   const auto vectors = [&](auto tag) {
     using E = typename decltype(tag)::type;
-    const Int first = entry(a.cos, row, Int{1});
+    const Int first = first_entry(a.cos, index, Int{1});
     read_vectors(at<E>(cos, first), at<E>(sin, first), to_cos, to_sin);
   };
   constexpr bool kMayBeLikeX = sizeof(T) < sizeof(A), kMayBeVectors = kPairs > 1;
@@ -99,15 +93,6 @@ ROPE_INLINE void load_entries(const RotateArguments<Int>& a, const void* cos, co
     strided(TypeTag<T>{});
   } else {
     strided(TypeTag<A>{});
-  }
-}
-
-template <class T>
-ROPE_INLINE void write_entry(const TableGradParams& p, void* data, int64_t offset, Arithmetic<T> value) {
-  if (table_like_x<T>(p)) {
-    *at<T>(data, offset) = narrowed<T>(value);
-  } else {
-    *at<Arithmetic<T>>(data, offset) = value;
   }
 }
 
@@ -131,11 +116,11 @@ ROPE_INLINE CosSin<A> make_entries(const Frequencies& f, const Positions& positi
 
 // The angles of kPairs pairs, read from tables. The rotation by the negative angle negates sin.
 template <class T, int kPairs, Source kSource, class Int>
-ROPE_INLINE void read_angles(const RotateArguments<Int>& a, const Row<Int>& row,
+ROPE_INLINE void read_angles(const RotateArguments<Int>& a, const EntryIndex<Int>& index,
                              Angles<Arithmetic<T>, kPairs, kSource>* to) {
-  load_entries<T>(a, a.cos.first, a.sin.first, row, to->cos[0], to->sin[0]);
+  load_entries<T>(a, a.cos.first, a.sin.first, index, to->cos[0], to->sin[0]);
   if constexpr (kSource == Source::kPerChannel) {
-    load_entries<T>(a, a.cos.second, a.sin.second, row, to->cos[1], to->sin[1]);
+    load_entries<T>(a, a.cos.second, a.sin.second, index, to->cos[1], to->sin[1]);
   }
   if (!a.negate_sin) return;
   ROPE_UNROLL

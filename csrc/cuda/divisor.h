@@ -30,7 +30,7 @@ struct Divisor<int64_t> {
   int64_t by, minus;
 };
 
-// by: from 1 to 2^kBits.
+// by: from 1 to 2^kBits - 1.
 template <class Int>
 inline Divisor<Int> divisor_of(int64_t by) {
   int shift = 0;

@@ -9,8 +9,11 @@
 
 namespace rope::cuda {
 
-// Threads per block: of a kernel with a thread per item, and at most of rotate.
+// Threads per block of kernels with one thread per item, and the maximum for rotate.
 constexpr int kBlock = 256, kRotateBlock = 128;
+
+// Maximum heads that a thread rotates, one after another.
+constexpr int kMostHeadsPerThread = 4;
 
 // Maximum blocks of a grid along x and along y. Those along y are the rounds of rotate.
 constexpr int64_t kMostBlocks = (int64_t{1} << 31) - 1, kMostRounds = 65535;
@@ -18,7 +21,7 @@ constexpr int64_t kMostBlocks = (int64_t{1} << 31) - 1, kMostRounds = 65535;
 // A unit is what a thread reads and writes of one head at a time: two accesses, which are rotated together or only
 // copied. The rotated unit u begins u * step accesses past the first rotated channel, and its second access lies
 // `partner` accesses past the first (half-split: pairs; interleaved: side by side).
-struct Units {
+struct UnitPairing {
   int step, partner;
 };
 
@@ -28,26 +31,27 @@ struct AccessStrides {
   Int batch, token, head, channel;
 };
 
-// The grid is a sequence of rounds, which follow each other along y, each for the same tokens of all tensors: a row of
-// cos and sin that one tensor has read is still in the L2 for the next. A round is a sequence of sections, one per
-// tensor.
+// The grid is a sequence of rounds along y, each for some tokens of all tensors: a row of cos and sin that one tensor
+// has read is then still in the L2 for the next. GPUs start blocks in this order, x first; only speed relies on it. A
+// round is a sequence of sections, one per tensor.
 
-// The threads [first_thread, first_thread + threads) of each round, which are whole blocks, rotate one tensor. Through
-// all rounds they are numbered unit by unit, then slot by slot, then token by token. Slot s of a token takes the heads
-// s, s + slots, s + 2 * slots, ...
+// The threads [first_thread, first_thread + threads) of each round, which are whole blocks, rotate one tensor. Counted
+// through all rounds, they go through the units of a head, then through first_head < head_step, then through the
+// tokens. A thread rotates the heads first_head, first_head + head_step, first_head + 2 * head_step, ...
 //
-// So the threads of a head are neighbours. A power of two of them, up to 32, is an aligned group of lanes of one warp:
-// head_dim 64, 128 and 256 in 16 bits or 32. Otherwise the group may straddle two warps (head_dim 72, 80 and 96: 18, 5
-// and 6 threads in 16 bits); to sum over such a head, `units` would be rounded up to a power of two, with idle threads.
+// The threads of a head are therefore neighbours. Where their number is a power of two up to 32, they are an aligned
+// group of lanes of one warp: head_dim 64, 128 and 256 in 16 and in 32 bits. Otherwise the group may straddle two warps
+// (head_dim 72, 80 and 96: 18, 5 and 6 threads in 16 bits); to sum over such a head, `units` would be rounded up to a
+// power of two, with idle threads.
 template <class Int>
 struct Section {
   const void* in;
   void* out;
   Int first_thread, threads;
   int heads;
-  Divisor<Int> units, slots;  // units of a head, slots of a token
+  Divisor<Int> units, head_step;  // units: of a head
   AccessStrides<Int> in_stride, out_stride;
-  Int in_step, out_step;  // from a head of a slot to its next; 0 in slots of one head
+  Int in_step, out_step;  // strides of head_step heads; 0 where a thread has one head
   int copied;             // accesses of a head that are only copied
 };
 
@@ -76,7 +80,7 @@ struct RotateArguments {
   Divisor<Int> seqlen;
   int rotated_units;                   // of a head
   int rotary_offset, rotary_accesses;  // the rotated channels, in accesses
-  Units in, out;
+  UnitPairing in, out;
   Rotating rotating;
   bool negate_sin;
   Tables tables;
@@ -96,10 +100,10 @@ template <int kWidth>
 using IntOf = std::conditional_t<(kWidth > 1), int, int64_t>;
 
 struct Plan {
-  int vector;            // elements of one access
+  int width;             // elements of one access
   int threads;           // of a block
   int heads_per_thread;  // at most; 1 where each head of a token has its own row of cos and sin
-  int64_t round_tokens;  // tokens of a round: its blocks have no idle threads, unless it is the only one
+  int64_t round_tokens;  // tokens of a round; every block is full, unless there is only one round
   int64_t rounds;        // at most kMostRounds; 0: there is no work
   int64_t blocks;        // of a round
 };
@@ -110,7 +114,7 @@ bool too_large(const RotateParams& p);
 // For a call that is not too large. multiprocessors: their number on the device.
 Plan plan_of(const RotateParams& p, int multiprocessors);
 
-// Int: IntOf<plan.vector>.
+// For a plan with rounds. Int: IntOf<plan.width>.
 template <class Int>
 RotateArguments<Int> arguments_of(const RotateParams& p, const Plan& plan);
 

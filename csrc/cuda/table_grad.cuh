@@ -7,6 +7,21 @@
 
 namespace rope::cuda {
 
+// Whether cos and sin have the type T of x; otherwise they have the arithmetic type of T.
+template <class T>
+ROPE_INLINE bool table_like_x(const Rotation& p) {
+  return sizeof(T) == sizeof(Arithmetic<T>) || p.table_dtype == p.dtype;
+}
+
+template <class T>
+ROPE_INLINE void write_entry(const TableGradParams& p, void* data, int64_t offset, Arithmetic<T> value) {
+  if (table_like_x<T>(p)) {
+    *at<T>(data, offset) = narrowed<T>(value);
+  } else {
+    *at<Arithmetic<T>>(data, offset) = value;
+  }
+}
+
 ROPE_INLINE int64_t table_grad_threads(const TableGradParams& p) {
   return p.pairs * p.seqlen * p.table_heads * p.table_batches;
 }

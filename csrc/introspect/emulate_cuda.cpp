@@ -19,6 +19,7 @@ void for_each(int64_t count, const Function& function) {
 
 void rotate(const RotateParams& p, int) {
   const Plan plan = plan_of(p, multiprocessors);
+  if (plan.rounds == 0) return;
   run_instance(p, plan, [&](auto instance) {
     using I = decltype(instance);
     const int width = I::kWidth == 1 ? 2 : I::kWidth * sizeof(typename I::Element) == 16 ? 0 : 1;

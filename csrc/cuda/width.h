@@ -1,0 +1,101 @@
+// How many elements a thread accesses at once, and how many accesses and units that makes of a head. Plain C++, no
+// CUDA.
+#pragma once
+
+#include <algorithm>
+#include <cstdlib>
+
+#include "core/integer.h"
+#include "cuda/plan.h"
+
+namespace rope::cuda {
+
+// of: a power of two.
+inline bool multiple(int64_t n, int64_t of) { return (n & (of - 1)) == 0; }
+
+inline bool aligned(const void* data, int64_t bytes) { return multiple(reinterpret_cast<intptr_t>(data), bytes); }
+
+inline bool is_interleaved(Pairing pairing) { return pairing.step == 2 && pairing.partner == 1; }
+
+// ---- accesses and units of a head ----
+
+inline int64_t rotated_units(const RotateParams& p, int64_t width) { return p.pairs / width; }
+
+// Accesses that are only copied, which in place are none.
+inline int64_t num_copied(const RotateParams& p, const RotatedTensor& x, int64_t width) {
+  return x.in == x.out ? 0 : (x.head_dim - 2 * p.pairs) / width;
+}
+
+inline int64_t units(const RotateParams& p, const RotatedTensor& x, int64_t width) {
+  return rotated_units(p, width) + quotient_up(num_copied(p, x, width), 2);
+}
+
+// ---- whether a width fits ----
+
+inline bool rows_aligned(const RotateParams& p, const void* data, const Strides& s, int64_t width) {
+  return aligned(data, width * bytes_of(p.dtype)) && s.channel == 1 && multiple(s.batch, width) &&
+         multiple(s.token, width) && multiple(s.head, width);
+}
+
+inline bool pairing_fits(Pairing pairing, int64_t width) {
+  return is_interleaved(pairing) || (pairing.step == 1 && multiple(pairing.partner, width));
+}
+
+// Whether all of x can be read and written `width` elements at a time.
+inline bool fits(const RotateParams& p, int64_t width) {
+  if (!pairing_fits(p.pairing, width) || !pairing_fits(p.out_pairing, width)) return false;
+  if (!multiple(p.pairs, width) || !multiple(p.rotary_offset, width)) return false;
+  for (int t = 0; t < p.num_tensors; ++t) {
+    const RotatedTensor& x = p.x[t];
+    if (!rows_aligned(p, x.in, x.in_stride, width) || !rows_aligned(p, x.out, x.out_stride, width)) return false;
+    if (x.in != x.out && !multiple(x.head_dim, width)) return false;
+  }
+  return true;
+}
+
+// The most that an axis of `count` elements adds to an offset, in elements and whatever its sign.
+inline int64_t reach(int64_t count, int64_t stride) { return count ? (count - 1) * std::abs(stride) : 0; }
+
+inline int64_t reach(const RotateParams& p, const RotatedTensor& x, const Strides& s) {
+  return reach(p.batch, s.batch) + reach(p.seqlen, s.token) + reach(x.heads, s.head) + reach(x.head_dim, s.channel);
+}
+
+inline int64_t reach(const RotateParams& p, const Table& t) {
+  return reach(p.batch, t.batch_stride) + reach(p.positions.rows, t.row_stride) + reach(p.table_heads, t.head_stride) +
+         reach(p.pairs, t.pair_stride);
+}
+
+inline int64_t reach_of_positions(const RotateParams& p) {
+  const Positions& at = p.positions;
+  return at.positions.data ? reach(p.batch, at.positions_batch_stride) + reach(p.seqlen, at.positions_token_stride) : 0;
+}
+
+// Whether all indices and offsets of the call fit in an int, which RotateArguments<int> has for them.
+inline bool compact(const RotateParams& p, int64_t width) {
+  constexpr int64_t kEnd = int64_t{1} << 31;
+  if (p.source != Source::kFrequencies) {
+    if (p.positions.rows >= kEnd || reach_of_positions(p) >= kEnd) return false;
+    if (std::max(reach(p, p.cos), reach(p, p.sin)) >= kEnd) return false;
+  }
+  int64_t threads = 0;  // of all tensors; where they are this many, a thread takes as many heads as it may
+  for (int t = 0; t < p.num_tensors; ++t) {
+    const RotatedTensor& x = p.x[t];
+    if (std::max(reach(p, x, x.in_stride), reach(p, x, x.out_stride)) / width >= kEnd) return false;
+    const int64_t heads = quotient_up(x.heads, p.table_heads == 1 ? kMostHeadsPerThread : 1);
+    threads += p.batch * p.seqlen * units(p, x, width) * heads;
+  }
+  return threads < kEnd / 2;  // the last round may be half empty
+}
+
+// Bytes of one access, widest first. A call that fits neither accesses element by element.
+constexpr int64_t kAccessBytes[] = {16, 4};
+
+inline int64_t width_of(const RotateParams& p) {
+  for (const int64_t bytes : kAccessBytes) {
+    const int64_t width = bytes / bytes_of(p.dtype);
+    if (width > 1 && fits(p, width) && compact(p, width)) return width;
+  }
+  return 1;
+}
+
+}  // namespace rope::cuda
