@@ -196,7 +196,7 @@ EARLIER = (
     ": earlier work on the GPU failed, of rope_ext or of other code; to see which call started it, run again with "
     "CUDA_LAUNCH_BLOCKING=1"
 )
-OF_THIS_CALL = ": CUDA_LAUNCH_BLOCKING is set, so it is that of this call, unless an earlier error was caught"
+OF_THIS_CALL = ": CUDA_LAUNCH_BLOCKING is set, so this call's kernel failed, unless an earlier error was caught"
 LOST = "; the CUDA context is lost, and this process has to be restarted"
 MESSAGES = {
     "cudaErrorInvalidConfiguration": "",
@@ -232,6 +232,6 @@ def test_messages_of_errors_of_earlier_work(library, headers):
 @pytest.mark.parametrize("blocking", [False, True])
 def test_message_of_an_assert_where_positions_are_checked(blocking, library):
     text = message(library, "cudaErrorAssert", blocking, True)
-    assert "; ROPE_EXT_CHECK_POSITIONS is set, whose assert means a position outside its table; " in text
+    assert "; ROPE_EXT_CHECK_POSITIONS is set: a position lies outside its table, or a boundary of cu_seqlens is negative; " in text
     assert "CHECK_POSITIONS" not in message(library, "cudaErrorAssert", blocking, False)
     assert "CHECK_POSITIONS" not in message(library, "cudaErrorIllegalAddress", blocking, True)

@@ -61,10 +61,10 @@ std::string launch_error(const std::string& error, bool blocking, bool checks_po
                         "run again with CUDA_LAUNCH_BLOCKING=1";
   if (blocking) {
     message = "rope_ext: a CUDA kernel failed, " + error +
-              ": CUDA_LAUNCH_BLOCKING is set, so it is that of this call, unless an earlier error was caught";
+              ": CUDA_LAUNCH_BLOCKING is set, so this call's kernel failed, unless an earlier error was caught";
   }
   if (error == "cudaErrorAssert" && checks_positions) {
-    message += "; ROPE_EXT_CHECK_POSITIONS is set, whose assert means a position outside its table";
+    message += "; ROPE_EXT_CHECK_POSITIONS is set: a position lies outside its table, or a boundary of cu_seqlens is negative";
   }
   return message + "; the CUDA context is lost, and this process has to be restarted";
 }

@@ -16,22 +16,22 @@ namespace rope::cuda {
 
 inline cudaStream_t stream_of(Stream stream) { return static_cast<cudaStream_t>(stream); }
 
-// A type that is not deduced from an argument, so that arguments are converted to the parameters of the kernel.
+// std::type_identity of C++20: keeps T from being deduced from the argument.
 template <class T>
-struct Exactly {
+struct Identity {
   using type = T;
 };
 
-// Launches a kernel, to which the arguments are not copied on the way. Returns null or the name of the error.
+// Launches a kernel. Arguments are converted to its parameters and not copied. Returns null or the name of the error.
+// There are no attributes: with programmatic stream serialization, every kernel would have to wait for its predecessor
+// before it reads.
 template <class... Parameters>
 const char* launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, Stream stream,
-                   const typename Exactly<Parameters>::type&... arguments) {
+                   const typename Identity<Parameters>::type&... arguments) {
   cudaLaunchConfig_t config = {};
   config.gridDim = grid;
   config.blockDim = block;
   config.stream = stream_of(stream);
-  config.attrs = nullptr;  // attributes of a launch, such as programmatic stream serialization, would go here
-  config.numAttrs = 0;
   void* pointers[] = {const_cast<void*>(static_cast<const void*>(&arguments))...};
   const cudaError_t error = cudaLaunchKernelExC(&config, reinterpret_cast<const void*>(kernel), pointers);
   return error == cudaSuccess ? nullptr : cudaGetErrorName(error);
@@ -41,7 +41,7 @@ const char* launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, Stream 
 // grid cannot have as many blocks.
 template <class... Parameters>
 const char* launch_per_item(void (*kernel)(Parameters...), int64_t items, Stream stream,
-                            const typename Exactly<Parameters>::type&... arguments) {
+                            const typename Identity<Parameters>::type&... arguments) {
   if (items == 0) return nullptr;
   const int64_t blocks = quotient_up(items, kBlock);
   if (blocks > kMostBlocks) return kTooLarge;

@@ -34,7 +34,7 @@ __global__ void __launch_bounds__(kBlock) table_rows_kernel(const __grid_constan
   if (i < p.batch * p.seqlen) rows[i] = table_row(p.positions, i / p.seqlen, i % p.seqlen);
 }
 
-// The number of multiprocessors, which is queried once per device; 1 while it cannot be.
+// Multiprocessors of a device, queried once; 1 if the query fails, which costs only speed.
 int multiprocessors_of(int device) {
   constexpr int kDevices = 64;
   static std::atomic<int> known[kDevices];
