@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tools.machine_code.conversions import bfloat16, float16, rounded_up
-from tools.machine_code.disassembly import NotUnderstood, parse
+from tools.machine_code.disassembly import NotFound, NotUnderstood, parse, tool
 from tools.machine_code.fused import fused_double, fused_single
 from tools.machine_code.memory import AccessError, HostMemory, Span
 from tools.machine_code.warps import Launch, Program
@@ -299,6 +299,13 @@ REFUSED = {
 def test_what_is_not_understood_is_named(lines):
     with pytest.raises(NotUnderstood, match=REFUSED[lines].replace(".", r"\.")):
         run(*lines.split(";"))
+
+
+def test_a_missing_tool_is_named(monkeypatch):
+    monkeypatch.setattr("sys.path", [])
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(NotFound, match="nvdisasm is neither on PATH nor installed"):
+        tool("nvdisasm")
 
 
 def test_code_that_is_not_executed_may_be_unknown():

@@ -89,7 +89,7 @@ class Counted:
 def launch_of(shape: Shape, dtype: str, variant: Variant) -> Recorded:
     """The launch of apply((q, k), cos, sin), with tables of float32 (float64 for float64). Addresses are made up."""
     i, pairs = _introspect, (variant.channels or shape.head_dim) // 2
-    address = iter(range(1 << 40, 1 << 46, 1 << 40))
+    address = iter(range(1 << 43, 1 << 47, 1 << 43))
 
     def tensor(heads: int) -> object:
         strides = i.Strides(shape.seqlen * heads * shape.head_dim, heads * shape.head_dim, shape.head_dim, 1)

@@ -62,18 +62,13 @@ class Flow:
             raise NotUnderstood(f"a lane waits at barrier {name}, which is not for it")
         barrier.arrived |= lanes
         self.active &= ~lanes
-        self.release(barrier, issued)
-        self.resume(issued)
-
-    def release(self, barrier: Barrier, among: Mask) -> None:
-        """Warps of which no member of the barrier is missing go on."""
         missing = (barrier.members & self.alive & ~barrier.arrived).reshape(-1, LANES).any(axis=1)
-        waiting = barrier.arrived.reshape(-1, LANES).any(axis=1)
-        complete = among & waiting & ~missing
-        lanes = np.repeat(complete, LANES)
-        self.active |= barrier.arrived & lanes
-        barrier.arrived &= ~lanes
+        complete = issued & ~missing & lanes.reshape(-1, LANES).any(axis=1)
+        here = np.repeat(complete, LANES)
+        self.active |= barrier.arrived & here
+        barrier.arrived &= ~here
         self.pc = np.where(complete, barrier.target, self.pc)
+        self.resume(issued)
 
     def resume(self, issued: Mask) -> None:
         """Warps without an active lane go on with others that are ready, or that wait for lanes which are gone."""
@@ -83,15 +78,20 @@ class Flow:
             if self.ready[warp]:
                 self.ready[warp].sort(key=lambda group: -group[0])
                 self.pc[warp], self.active[here] = self.ready[warp].pop()
-                continue
-            only = np.arange(len(self.pc)) == warp
-            for barrier in self.barriers.values():
-                if not self.active[here].any():
-                    self.release(barrier, only)
-            if not self.active[here].any():
-                if self.alive[here].any():
-                    raise NotUnderstood(f"all lanes of warp {warp} wait for others")
+            elif self.alive[here].any():
+                self.release(int(warp), here)
+            else:
                 self.pc[warp] = NOWHERE
+
+    def release(self, warp: int, here: slice) -> None:
+        """Lanes that wait at a barrier for others which have left it since go on."""
+        for barrier in self.barriers.values():
+            arrived = barrier.arrived[here]
+            if arrived.any() and not (barrier.members[here] & self.alive[here] & ~arrived).any():
+                self.active[here], self.pc[warp] = arrived, barrier.target[warp]
+                barrier.arrived[here] = False
+                return
+        raise NotUnderstood(f"all lanes of warp {warp} wait for others")
 
 
 # ---- instructions ----

@@ -185,11 +185,14 @@ class ConstantBank:
         self.bytes: Bytes = np.frombuffer(bytes(PARAMETERS) + padded, np.uint8).copy()
         self.bytes[:24] = np.array([*block, *grid], np.uint32).view(np.uint8)
         self.words = self.bytes.view(np.uint32)[:, None]
+        self.checked: set[int] = set()  # offsets of words
         self.known = np.zeros(len(self.bytes), np.bool_)
         self.known[:24] = self.known[STACK : STACK + 4] = self.known[DESCRIPTOR:] = True
 
     def word(self, offset: int) -> npt.NDArray[np.uint32]:
-        self.check(np.array([offset]), 4)
+        if offset not in self.checked:
+            self.check(np.array([offset]), 4)
+            self.checked.add(offset)
         found: npt.NDArray[np.uint32] = self.words[offset // 4]
         return found
 

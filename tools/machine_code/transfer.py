@@ -103,18 +103,20 @@ def ldc(take: Take) -> Run:
     size, signed = size_of(take)
     register = register_of(take.operand())
     index, offset = matched(r"c\[0x0\]\[(?:(U?R\d+|U?RZ)\+?)?(-?0x[0-9a-f]+)?\]", take.operand())
-    fixed = int(offset or "0", 16)
-    read = word(index) if index else None
+    fixed, read = int(offset or "0", 16), word(index or "RZ")
+    if fixed % size and not index:
+        raise ValueError("alignment")
 
-    def run(s: State, mask: Mask) -> None:
+    def words(s: State, mask: Mask) -> None:
+        for i in range(size // 4):
+            s.write(next_register(register, i), s.bank.word(fixed + 4 * i), mask)
+
+    def indexed(s: State, mask: Mask) -> None:
         lanes = np.flatnonzero(mask)
-        if read is None:
-            values = np.broadcast_to(s.bank.read(np.array([fixed]), size), (len(lanes), size))
-        else:
-            values = s.bank.read(read(s)[lanes].view(np.int32).astype(np.int64) + fixed, size)
-        write_bytes(s, register, np.ascontiguousarray(values), lanes, signed)
+        offsets = np.broadcast_to(read(s), mask.shape)[lanes].view(np.int32).astype(np.int64) + fixed
+        write_bytes(s, register, s.bank.read(offsets, size), lanes, signed)
 
-    return run
+    return words if index in ("", "RZ", "URZ") and size >= 4 else indexed
 
 
 # ---- between lanes ----
