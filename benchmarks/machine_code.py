@@ -6,22 +6,27 @@ They change with the compiler: tests/test_machine_code_cost.py compares them whe
 
 import argparse
 import json
+from pathlib import Path
 
 import rope_ext
 from benchmarks.bench import RESULTS
 from benchmarks.harness.machine_code import (
+    CASES,
     CLOCK,
     COPY,
     FUNCTIONAL,
     ISSUED,
     LATENCY,
+    LIBRARY,
     MULTIPROCESSORS,
     Counted,
     counted,
-    machine_of_the_library,
+    launch_of,
+    machine_of,
 )
 from benchmarks.instructions import complaints as complaints_of
 from benchmarks.report.markdown import grid
+from tools.machine_code.cost import listing
 from tools.machine_code.disassembly import NotFound
 
 TABLE = RESULTS / "machine_code.json"
@@ -33,11 +38,18 @@ HEAD += ["waves", "occupancy", "copy", "issue", "model", "% of copy", "bound"]
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--write", action="store_true", help=f"write {TABLE.name} and its page anew")
+    parser.add_argument("--library", type=Path, default=LIBRARY, help="another _ops.so, or a .cubin with some kernels")
+    names = [f"{shape.name} {dtype} {variant.name}" for shape, dtype, variant in CASES]
+    parser.add_argument("--listing", choices=names, metavar="CASE", help=f"what it executes: {names[0]}, ..")
     options = parser.parse_args()
     try:
-        found = counted(machine_of_the_library())
+        machine = machine_of(options.library)
     except NotFound as why:
         raise SystemExit(str(why)) from None
+    if options.listing:
+        print(*listing(machine, launch_of(*CASES[names.index(options.listing)])), sep="\n")
+        return
+    found = counted(machine)
     page = markdown(found)
     print(page)
     if options.write:

@@ -6,7 +6,7 @@ from importlib import metadata
 import pytest
 
 import rope_ext
-from benchmarks.harness.machine_code import machine_of_the_library
+from benchmarks.harness.machine_code import machine_of
 from tests.conftest import WITHOUT_KERNELS
 from tools.machine_code.disassembly import NotFound
 
@@ -21,7 +21,7 @@ def kernels():
     if not any(name.startswith("9.0") for name in architectures):
         pytest.skip(f"rope_ext was built for {', '.join(architectures)}, not for 9.0")
     try:
-        return machine_of_the_library().kernels
+        return machine_of().kernels
     except NotFound as why:
         if any(found.metadata["Name"] == "nvidia-cuda-nvdisasm" for found in metadata.distributions()):
             raise

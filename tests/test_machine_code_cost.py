@@ -8,10 +8,10 @@ import json
 import pytest
 
 from benchmarks import machine_code
-from benchmarks.harness.machine_code import FUNCTIONAL, NAMES, SHAPE, VARIANTS, Counted, counted, launch_of
+from benchmarks.harness.machine_code import CASES, FUNCTIONAL, SHAPE, Counted, counted, launch_of
 from benchmarks.instructions import differences
 from tests.machine_code import kernels
-from tools.machine_code.cost import Cost, count, resident_blocks
+from tools.machine_code.cost import Cost, count, listing, resident_blocks
 from tools.machine_code.launches import Machine
 from tools.machine_code.memory import ZeroMemory
 
@@ -30,7 +30,7 @@ def found(machine):
 
 def test_counts_are_those_of_the_table(found):
     table = json.loads(machine_code.TABLE.read_text())
-    assert len(found) == 4 * (len(NAMES) + len(VARIANTS)) == len(table["instructions"])
+    assert len(found) == len(CASES) == len(table["instructions"]) == 40
     if elsewhere := list(differences(table, machine_code.environment())):
         pytest.skip(f"the table is of another compiler: {'; '.join(elsewhere)}")
     complaints = "\n".join(machine_code.complaints(table, found))
@@ -49,6 +49,13 @@ def test_some_blocks_stand_for_all(name, machine):
     launch = launch_of(SHAPE[name], "bfloat16", FUNCTIONAL)
     whole = machine.program(launch).run(launch.launch, ZeroMemory(launch.spans))
     assert count(machine, launch).instructions == whole.instructions
+
+
+def test_a_listing_shows_each_instruction_with_its_warps(machine):
+    launch = launch_of(SHAPE["tiny"], "bfloat16", FUNCTIONAL)
+    lines = [line.split() for line in listing(machine, launch) if line]
+    assert sum(int(line[0]) for line in lines) == count(machine, launch).instructions
+    assert lines[-1][2] == "EXIT" or lines[-1][3] == "EXIT"
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """What a launch costs a GPU, of any size: the instructions that it issues, and how it fills the multiprocessors."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tools.machine_code.launches import Machine, Recorded
@@ -37,12 +38,8 @@ def count(machine: Machine, launch: Recorded) -> Cost:
     """Executes a middle round of the grid, which is the blocks along x, and the last, which may have less to do, on
     memory that is all zeros, and takes every round but the last for a middle one."""
     program, grid = machine.program(launch), launch.launch
-    blocks, rounds = grid.grid[:2]
-
-    def of_round(number: int) -> Counts:
-        return program.run(grid, ZeroMemory(launch.spans), range(number * blocks, (number + 1) * blocks))
-
-    middle, last = of_round((rounds - 1) // 2), of_round(rounds - 1)
+    rounds = grid.grid[1]
+    middle, last = (of_round(machine, launch, number) for number in ((rounds - 1) // 2, rounds - 1))
     return Cost(
         instructions=middle.instructions * (rounds - 1) + last.instructions,
         longest_warp=max(middle.longest_warp, last.longest_warp),
@@ -51,6 +48,24 @@ def count(machine: Machine, launch: Recorded) -> Cost:
         threads=grid.threads,
         resident=resident_blocks(program.kernel.registers, grid.threads),
     )
+
+
+def of_round(machine: Machine, launch: Recorded, number: int) -> Counts:
+    """Executes the blocks of one round."""
+    blocks = launch.launch.grid[0]
+    chosen = range(number * blocks, (number + 1) * blocks)
+    return machine.program(launch).run(launch.launch, ZeroMemory(launch.spans), chosen)
+
+
+def listing(machine: Machine, launch: Recorded) -> Iterator[str]:
+    """The instructions that a middle round executes, each after the number of its warps that issue it, and
+    where others are left out an empty line."""
+    issued, before = of_round(machine, launch, (launch.launch.grid[1] - 1) // 2).issued, 0
+    for index in sorted(issued):
+        if index > before:
+            yield ""
+        yield f"{issued[index]:6} {machine.program(launch).kernel.instructions[index]}"
+        before = index + 1
 
 
 def warps_of(threads: int) -> int:

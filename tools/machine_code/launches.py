@@ -55,11 +55,15 @@ class Recorded:
     launch: Launch
     spans: tuple[Span, ...]
 
+    @property
+    def name(self) -> str:
+        """What the mangled name of its kernel holds, and no other's."""
+        return self.kernel + self.template_arguments
+
     def kernel_of(self, kernels: dict[str, Kernel]) -> Kernel:
-        """The one whose mangled name has this function and these template arguments."""
-        found = [kernel for name, kernel in kernels.items() if self.kernel + self.template_arguments in name]
+        found = [kernel for name, kernel in kernels.items() if self.name in name]
         if len(found) != 1:
-            raise NotFound(f"{len(found)} kernels are called {self.kernel} with {self.template_arguments or 'nothing'}")
+            raise NotFound(f"{len(found)} kernels are called {self.name}")
         return found[0]
 
 
@@ -112,6 +116,9 @@ class Machine:
     def program(self, launch: Recorded) -> Program:
         kernel = launch.kernel_of(self.kernels)
         return self.programs.setdefault(kernel.name, Program(kernel))
+
+    def has(self, launch: Recorded) -> bool:
+        return any(launch.name in name for name in self.kernels)
 
     def execute(self, launch: Recorded) -> Counts:
         program, memory = self.program(launch), HostMemory(launch.spans)

@@ -4,8 +4,9 @@ Warps that are at one instruction execute it together, as one operation on array
 no two of them may write, so that their order has no effect.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import numpy as np
@@ -44,12 +45,14 @@ class Launch:
 @dataclass
 class Counts:
     """instructions: issued by all warps; one for a warp whatever the number of its active lanes, and one where the
-    guard is false too. longest_warp: issued by the warp with most. approximations: whether MUFU was among them."""
+    guard is false too. longest_warp: issued by the warp with most. approximations: whether MUFU was among them.
+    issued: by the index of an instruction, how many warps issued it."""
 
     instructions: int = 0
     longest_warp: int = 0
     warps: int = 0
     approximations: bool = False
+    issued: Counter[int] = field(default_factory=Counter)
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,7 @@ class Program:
         return counts
 
     def run_batch(self, state: State, flow: Flow, counts: Counts) -> None:
-        issued_by_warp = np.zeros(len(flow.pc), np.int64)
+        issued_by_warp, warps_at = np.zeros(len(flow.pc), np.int64), Counter[int]()
         while (at := int(flow.pc.min())) != NOWHERE:
             issued = flow.pc == at
             state.issued = np.repeat(issued, LANES)
@@ -101,13 +104,16 @@ class Program:
             flow.pc[issued] = part.end
             if part.move:
                 part.move(state, flow, issued, active & part.guard(state) if part.guard else active)
-            issued_by_warp[issued] += len(part.steps) + (part.move is not None)
+            issued_by_warp[issued] += part.end - at
             counts.approximations |= part.approximations
+            warps_at[at] += int(issued.sum())
             if issued_by_warp.max() > LIMIT:
                 raise NotUnderstood(f"a warp has executed more than {LIMIT} instructions of {self.kernel.name}")
         counts.instructions += int(issued_by_warp.sum())
         counts.longest_warp = max(counts.longest_warp, int(issued_by_warp.max()))
         counts.warps += len(issued_by_warp)
+        for at, warps in warps_at.items():
+            counts.issued.update(dict.fromkeys(range(at, self.parts[at].end), warps))
 
     def straight(self, first: int) -> Straight:
         """The instructions from an index to the next one that moves lanes, or at which other lanes may join."""
