@@ -1,14 +1,17 @@
-"""The machine code of the library under test, for modules that execute it."""
+"""The machine code of the library under test, and kernels written by hand, for modules that execute them."""
 
 import functools
 from importlib import metadata
 
+import numpy as np
 import pytest
 
 import rope_ext
 from benchmarks.harness.machine_code import machine_of
 from tests.conftest import WITHOUT_KERNELS
-from tools.machine_code.disassembly import NotFound
+from tools.machine_code.disassembly import NotFound, parse
+from tools.machine_code.memory import HostMemory, Span
+from tools.machine_code.warps import Launch, Program
 
 
 @functools.cache
@@ -26,3 +29,41 @@ def kernels():
         if any(found.metadata["Name"] == "nvidia-cuda-nvdisasm" for found in metadata.distributions()):
             raise
         pytest.skip(str(why))
+
+
+# ---- kernels written by hand ----
+
+
+def kernel_of(*lines):
+    """A kernel of these lines of SASS; one that ends in a colon is a label."""
+    address, text = 0, [".section .text.test"]
+    for line in lines:
+        if line.endswith(":"):
+            text.append(line)
+        else:
+            text.append(f"/*{address:04x}*/ {line} ;")
+            address += 16
+    return parse("\n".join(text))["test"]
+
+
+def run(*lines, inputs=None, threads=32, outputs=1):
+    """Runs lines with R4 = the index of the thread, R5, R6 .. = its inputs; then stores R8, R9 .. to the outputs.
+    Returns (outputs, counts)."""
+    inputs = np.array(inputs if inputs is not None else np.zeros((1, threads)), np.uint32)
+    results = np.zeros((outputs, threads), np.uint32)
+    loads = ["S2R R4, SR_TID.X", "S2R R0, SR_CTAID.X", "IMAD.WIDE.U32 R2, R4, 0x4, RZ"]
+    for i in range(len(inputs)):
+        loads += ["ULDC.64 UR8, c[0x0][0x210]", "IADD3 R20, P6, R2, UR8, RZ", "IADD3.X R21, R3, UR9, RZ, P6, !PT"]
+        loads += [f"LDG.E R{5 + i}, desc[UR4][R20.64+{4 * threads * i:#x}]"]
+    stores = ["ULDC.64 UR8, c[0x0][0x218]", "IADD3 R20, P6, R2, UR8, RZ", "IADD3.X R21, R3, UR9, RZ, P6, !PT"]
+    stores += [f"STG.E desc[UR4][R20.64+{4 * threads * i:#x}], R{8 + i}" for i in range(outputs)]
+    program = Program(kernel_of(*loads, *lines, *stores, "EXIT"))
+    memory = HostMemory([span_of(inputs, read=True), span_of(results, most=1)])
+    arguments = np.array([inputs.ctypes.data, results.ctypes.data], np.uint64).tobytes()
+    counts = program.run(Launch((1, 1, 1), (threads, 1, 1), arguments), memory)
+    counts.instructions -= counts.warps * (len(loads) + len(stores) + 1)
+    return results, counts
+
+
+def span_of(array, read=False, most=0):
+    return Span(array.ctypes.data, array.itemsize, (array.size,), (1,), read, 0, most)

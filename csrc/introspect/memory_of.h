@@ -18,9 +18,10 @@ struct Span {
 };
 
 inline constexpr int32_t kInput[] = {1, 0, 0}, kOutput[] = {0, 1, 1};
-inline constexpr int32_t kInPlace[] = {1, 0, 1};  // nothing is written where no token is rotated
+inline constexpr int32_t kInPlace[] = {1, 0, 1};  // a token that is not rotated need not be written
 inline constexpr int32_t kCopied[] = {0, 1, 2};   // the last vector of an odd number may be written twice
 
+// use: one of these, {read, least, most}.
 struct Memory {
   std::vector<Span> spans;
 

@@ -17,8 +17,8 @@ namespace rope::cuda {
 struct RecordedLaunch {
   const char* kernel;              // the name of the function
   const char* template_arguments;  // mangled: "INS_8BFloat16ELi8ELNS_6SourceE0EE"; empty for a function
-  int32_t grid[3], block[3];       // the blocks along x do what the next along x do, for other tokens
-  const char* arguments;           // the arguments of the kernel, each at its alignment
+  int32_t grid[3], block[3];       // the blocks of one y do what those of the next y do, for other tokens
+  const char* arguments;           // of the kernel, each at its alignment
   int64_t arguments_size;
   const Span* spans;  // the memory that the kernel works on
   int64_t num_spans;
@@ -30,8 +30,6 @@ namespace {
 
 int multiprocessors = 132;
 Receiver receiver = nullptr;
-
-// ---- launches ----
 
 // The arguments of a kernel as the driver lays them out.
 template <class... Args>

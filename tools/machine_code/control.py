@@ -38,7 +38,9 @@ class Flow:
         self.barriers: dict[str, Barrier] = {}
 
     def barrier(self, name: str) -> Barrier:
-        return self.barriers.setdefault(name, Barrier(len(self.active)))
+        if name not in self.barriers:
+            self.barriers[name] = Barrier(len(self.active))
+        return self.barriers[name]
 
     def part(self, issued: Mask, targets: Targets) -> None:
         """The active lanes of the issued warps go to a target each."""
@@ -138,7 +140,7 @@ def ret(kernel: Kernel, index: int, take: Take) -> Move:
     return run
 
 
-def leave(kernel: Kernel, index: int, take: Take) -> Move:
+def exit_lanes(kernel: Kernel, index: int, take: Take) -> Move:
     return lambda s, flow, issued, lanes: flow.exit(issued, lanes)
 
 
@@ -147,8 +149,9 @@ def bssy(kernel: Kernel, index: int, take: Take) -> Move:
 
     def run(s: State, flow: Flow, issued: Mask, lanes: Mask) -> None:
         barrier = flow.barrier(name)
+        if (barrier.arrived & s.issued).any():
+            raise NotUnderstood(f"BSSY {name} while lanes wait at it")
         np.copyto(barrier.members, lanes, where=s.issued)
-        barrier.arrived &= ~s.issued
         barrier.target[issued] = target
 
     return run
@@ -159,7 +162,7 @@ def bsync(kernel: Kernel, index: int, take: Take) -> Move:
     return lambda s, flow, issued, lanes: flow.arrive(name, issued, lanes)
 
 
-def leave_barrier(kernel: Kernel, index: int, take: Take) -> Move:
+def bbreak(kernel: Kernel, index: int, take: Take) -> Move:
     name = take.operand()
 
     def run(s: State, flow: Flow, issued: Mask, lanes: Mask) -> None:
@@ -188,10 +191,10 @@ MOVES: dict[str, Callable[[Kernel, int, Take], Move]] = {
     "BRA": branch,
     "CALL": call,
     "RET": ret,
-    "EXIT": leave,
+    "EXIT": exit_lanes,
     "BSSY": bssy,
     "BSYNC": bsync,
-    "BREAK": leave_barrier,
+    "BREAK": bbreak,
     "WARPSYNC": warpsync,
 }
 

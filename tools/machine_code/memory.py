@@ -120,6 +120,8 @@ class HostMemory:
         for region, chosen, at in self.parts(addresses, size):
             if not region.readable[at].all():
                 raise AccessError(f"{size} bytes read that are not of an input, in the tensor at {region.begin:#x}")
+            if region.writes[at].any():
+                raise AccessError(f"{size} bytes read after a thread has written them, at {region.begin:#x}")
             values[chosen] = region.bytes[at]
         return values
 
@@ -144,8 +146,10 @@ class HostMemory:
         return [region.bytes[region.most > 0] for region in self.regions]
 
     def restore(self, contents: list[Bytes]) -> None:
+        """Makes the memory what it was when `contents` was taken, before any write."""
         for region, values in zip(self.regions, contents):
             region.bytes[region.most > 0] = values
+            region.writes[:] = 0
 
     def check_writes(self) -> None:
         """Raises unless every byte was written as often as its span says."""

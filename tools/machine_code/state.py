@@ -23,6 +23,7 @@ Mask: TypeAlias = npt.NDArray[np.bool_]
 UNIFORM = 256  # index of UR0 among the registers
 ZERO, UNIFORM_ZERO = 255, UNIFORM + 63  # RZ and URZ
 TRUE, UNIFORM_TRUE = 7, 15  # PT and UPT among the predicates; UP0 is 8
+LEFT_OVER = 0xBAD5EED5  # in registers before their first write, where a GPU has what another kernel left
 
 
 class State:
@@ -31,9 +32,9 @@ class State:
 
     def __init__(self, special: dict[str, Words], bank: ConstantBank, memory: Memory, seed_ulps: int) -> None:
         lanes = len(special["SR_LANEID"])
-        self.registers = np.zeros((UNIFORM + 64, lanes), np.uint32)
-        self.predicates = np.zeros((16, lanes), np.bool_)
-        self.predicates[[TRUE, UNIFORM_TRUE]] = True
+        self.registers = np.full((UNIFORM + 64, lanes), LEFT_OVER, np.uint32)
+        self.registers[[ZERO, UNIFORM_ZERO]] = 0
+        self.predicates = np.ones((16, lanes), np.bool_)
         self.special, self.bank, self.memory, self.seed_ulps = special, bank, memory, seed_ulps
         self.issued: Mask = np.ones(lanes, np.bool_)
 
