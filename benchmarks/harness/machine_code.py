@@ -131,6 +131,7 @@ def machine_of(library: Path = LIBRARY) -> Machine:
 
 CASES = [(SHAPE[name], dtype, FUNCTIONAL) for name in NAMES for dtype in ITEM]
 CASES += [(SHAPE["prefill"], dtype, variant) for variant in VARIANTS for dtype in ITEM]
+CASES += [(SHAPE["decode"], dtype, VARIANTS[0]) for dtype in ITEM]
 
 
 def counted(machine: Machine) -> list[Counted]:
