@@ -16,7 +16,7 @@ from tools.machine_code.warps import Launch, Program
 
 @functools.cache
 def kernels():
-    """By mangled name. Skips the test where the library has no kernels for compute capability 9.0, or where CUDA's
+    """{mangled name: kernel}. Skips the test where the library has no kernels for compute capability 9.0, or where CUDA's
     disassembler is missing; where its package is installed, that is an error."""
     architectures = rope_ext.build_info().get("cuda_architectures")
     if not architectures:

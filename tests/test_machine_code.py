@@ -155,7 +155,7 @@ def test_gradients_of_tables_have_the_bits_of_the_cpu(dtype, executed, use_kerne
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_cos_and_sin_have_the_bits_of_the_cpu(dtype, executed):
-    """Of angles small and large, of several axes, and past the last sequence of cu_seqlens."""
+    """Angles are small and large, of integer and fractional positions, and of several axes."""
     embedding = rope_ext.RotaryEmbedding(40)
     calls = [
         lambda: embedding(torch.tensor([[0, 1, -5, 2**31], [2**40, 2**53 - 1, 77, 10**6]]), dtype=dtype),
@@ -184,8 +184,8 @@ def test_revolutions(dtype, arithmetic, executed):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_every_instance_of_rotate(dtype, executed, machine):
-    """By width of access (16 bytes, 4 bytes, one element) and source of cos and sin (per pair, per channel, from
-    positions), which the public functions reach."""
+    """There are 30, by dtype, width of access (16 bytes, 4 bytes, one element) and source of cos and sin (per pair, per
+    channel, from positions). The public functions reach them all."""
     executed()
     before = machine.launches.copy()
     for head_dim in (64, 20, 6):

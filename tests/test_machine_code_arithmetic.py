@@ -77,7 +77,7 @@ INTEGERS = {
 
 @pytest.mark.parametrize("lines", INTEGERS, ids="; ".join)
 def test_integers(lines):
-    """Against Python's integers, over words at the ends of their range."""
+    """Words at the ends of their range, against Python's integers."""
     a, b, c = pairs_of_words()
     got, _ = run(*lines, inputs=(a, b, c), threads=len(a))
     expected = [INTEGERS[lines](int(x), int(y), int(z)) & ALL for x, y, z in zip(a, b, c)]
@@ -98,7 +98,7 @@ def test_products_of_64_bits_with_a_carry():
 
 
 def numbers(dtype, seed, count=4000):
-    """Of any exponent, some close to one another, some special."""
+    """Numbers of any exponent, numbers close to one another, and special ones."""
     bits = np.random.default_rng(seed).integers(0, 2 ** (8 * np.dtype(dtype).itemsize), count, dtype=np.uint64)
     values = bits.astype(f"u{np.dtype(dtype).itemsize}").view(dtype)
     near = np.random.default_rng(seed).standard_normal(count).astype(dtype)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.machine_code import kernel_of, run, span_of
-from tools.machine_code.disassembly import NotFound, NotUnderstood, tool
+from tools.machine_code.disassembly import NotFound, NotUnderstood, parse, tool
 from tools.machine_code.memory import AccessError, HostMemory, Span
 from tools.machine_code.warps import Launch, Program
 
@@ -110,6 +110,11 @@ def test_a_missing_tool_is_named(monkeypatch):
     monkeypatch.setenv("PATH", "")
     with pytest.raises(NotFound, match="nvdisasm is neither on PATH nor installed"):
         tool("nvdisasm")
+
+
+def test_a_line_that_is_no_instruction_is_not_passed_over():
+    with pytest.raises(NotUnderstood, match="lines of test"):
+        parse(".section .text.test\n/*0000*/ NOP ;\n/*0010*/ {NOP, NOP}\n/*0020*/ EXIT ;")
 
 
 def test_code_that_is_not_executed_may_be_unknown():

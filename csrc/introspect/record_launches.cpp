@@ -46,8 +46,7 @@ std::string laid_out(const Args&... args) {
 template <class T, class A>
 struct Types {};
 
-// What is between the name of a class template and the end of its mangled name: the arguments, as they are mangled in
-// the names of kernels too.
+// The arguments of a class template as its mangled name holds them, which are mangled alike in the names of kernels.
 std::string template_arguments(const std::type_info& type, const char* class_template) {
   const std::string name = type.name();
   const size_t begin = name.find(class_template) + std::strlen(class_template);
@@ -74,7 +73,7 @@ void record_items(const char* kernel, const std::string& template_arguments, int
   record(kernel, template_arguments, quotient_up(items, kBlock), 1, kBlock, arguments, memory);
 }
 
-// As in rotate_cuda.cu.
+// The grid and the arguments are those of rotate_cuda.cu.
 void rotate(const RotateParams& p, int) {
   const Plan plan = plan_of(p, multiprocessors);
   if (plan.rounds == 0) return;
@@ -124,7 +123,8 @@ extern "C" {
 // The kernels that record, a cpu::Kernels. rope_ext_record_launches has to be called before them.
 __attribute__((visibility("default"))) const void* rope_ext_recorded_kernels() { return &rope::cuda::kRecorded; }
 
-// From now on they call `receiver` with the launches that a GPU with this number of multiprocessors would get.
+// The recording kernels call `receiver` from now on, with the launches that a GPU with this number of multiprocessors
+// would get.
 __attribute__((visibility("default"))) void rope_ext_record_launches(rope::cuda::Receiver receiver,
                                                                      int multiprocessors) {
   rope::cuda::receiver = receiver;

@@ -10,13 +10,12 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from tools.machine_code.disassembly import Instruction, Kernel, NotUnderstood
+from tools.machine_code.disassembly import BYTES, Instruction, Kernel, NotUnderstood
 from tools.machine_code.state import LANES, Mask, State, pair, predicate, word
 from tools.machine_code.table import Take
 
 Targets: TypeAlias = npt.NDArray[np.int64]  # indices of instructions
 NOWHERE = np.int64(2**62)
-INSTRUCTION = 16  # bytes
 
 
 class Barrier:
@@ -134,7 +133,7 @@ def ret(kernel: Kernel, index: int, take: Take) -> Move:
         raise ValueError("an address in another function")
 
     def run(s: State, flow: Flow, issued: Mask, lanes: Mask) -> None:
-        back = (address(s) // np.uint64(INSTRUCTION)).astype(np.int64)
+        back = (address(s) // np.uint64(BYTES)).astype(np.int64)
         flow.part(issued, np.where(lanes, back, np.int64(index + 1)))
 
     return run

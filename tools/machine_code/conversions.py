@@ -67,7 +67,7 @@ def hadd2(take: Take) -> Run:
 
 @instruction("HFMA2")
 def hfma2(take: Take) -> Run:
-    """Only the form in which compilers load a constant: 0 * 0 + (high, low)."""
+    """A sum of products of halves, understood in the form that loads a constant: 0 * 0 + (high, low)."""
     take.modifier("MMA")
     register, a, b = register_of(take.operand()), take.operand(), take.operand()
     take.operand(), take.operand()  # the halves, in print
@@ -128,7 +128,7 @@ def rounded_up(a: npt.NDArray[Any]) -> Floats:
 
 @instruction("F2I")
 def f2i(take: Take) -> Run:
-    """Towards zero; what does not fit becomes the nearest number that does, NaN becomes 0."""
+    """The integer next to a number towards zero. A number out of range gives the end of the range, NaN gives 0."""
     take.one_of(("TRUNC",))
     for name in ("FTZ", "NTZ"):  # of denormal numbers, which become 0 either way
         take.modifier(name)

@@ -99,6 +99,7 @@ def registers_of(resource_usage: str) -> dict[str, int]:
     return {name: int(registers) for name, registers in found}
 
 
+BYTES = 16  # of an instruction
 SECTION = re.compile(r"^\s*\.section\s+\.text\.([^,\s]+)")
 LABEL = re.compile(r"^\s*([.$\w]+):")
 LINE = re.compile(r"^\s*/\*([0-9a-f]{4,})\*/\s+(?:@(!?)(U?P\w+)\s+)?([\w.]+)\s*([^;]*);(?:\s+/\* 0x(\w{8}))?")
@@ -117,6 +118,9 @@ def parse(text: str) -> dict[str, Kernel]:
             kernel.labels[label[1]] = len(kernel.instructions)
         elif parts := LINE.match(line):
             kernel.instructions.append(instruction(*parts.groups(default="")))
+    for kernel in kernels.values():
+        if [i.address for i in kernel.instructions] != list(range(0, BYTES * len(kernel.instructions), BYTES)):
+            raise NotUnderstood(f"lines of {kernel.name} that are no instruction")
     return kernels
 
 

@@ -37,7 +37,9 @@ def write_double(s: State, register: int, value: Doubles, mask: Mask) -> None:
 
 # ---- arithmetic ----
 
-ONE, NO_SINGLE = np.ones(1), np.array([-0.0], np.float32)  # x + -0.0 is x, for every x
+# x * 1 and x + -0.0 are x, for every x.
+ONE, NOTHING = np.ones(1, np.float32), np.full(1, -0.0, np.float32)
+ONE_DOUBLE, NOTHING_DOUBLE = np.ones(1), np.full(1, -0.0)
 
 
 def rounding_of(take: Take) -> str:
@@ -50,7 +52,7 @@ def flush(value: Floats) -> Floats:
 
 
 def arithmetic(take: Take, compute: Callable[..., Floats], operands: int) -> Run:
-    """compute: of float32 operands and a rounding."""
+    """compute makes the result of so many float32 operands and a rounding."""
     flushes, rounding = take.modifier("FTZ"), rounding_of(take)
     register, *reads = register_of(take.operand()), *(single(take.operand()) for _ in range(operands))
 
@@ -64,13 +66,12 @@ def arithmetic(take: Take, compute: Callable[..., Floats], operands: int) -> Run
 
 @instruction("FADD")
 def fadd(take: Take) -> Run:
-    one = np.ones(1, np.float32)
-    return arithmetic(take, lambda a, b, r: a + b if r == NEAREST else fused_single(a, one, b, r), 2)
+    return arithmetic(take, lambda a, b, r: a + b if r == NEAREST else fused_single(a, ONE, b, r), 2)
 
 
 @instruction("FMUL")
 def fmul(take: Take) -> Run:
-    return arithmetic(take, lambda a, b, r: a * b if r == NEAREST else fused_single(a, b, NO_SINGLE, r), 2)
+    return arithmetic(take, lambda a, b, r: a * b if r == NEAREST else fused_single(a, b, NOTHING, r), 2)
 
 
 @instruction("FFMA")
@@ -84,7 +85,7 @@ def dadd(take: Take) -> Run:
     register, a, b = register_of(take.operand()), double(take.operand()), double(take.operand())
 
     def run(s: State, mask: Mask) -> None:
-        result = a(s) + b(s) if rounding == NEAREST else fused_double(a(s), ONE, b(s), mask, rounding)
+        result = a(s) + b(s) if rounding == NEAREST else fused_double(a(s), ONE_DOUBLE, b(s), mask, rounding)
         write_double(s, register, result, mask)
 
     return run
@@ -96,7 +97,7 @@ def dmul(take: Take) -> Run:
     register, a, b = register_of(take.operand()), double(take.operand()), double(take.operand())
 
     def run(s: State, mask: Mask) -> None:
-        result = a(s) * b(s) if rounding == NEAREST else fused_double(a(s), b(s), -0.0 * ONE, mask, rounding)
+        result = a(s) * b(s) if rounding == NEAREST else fused_double(a(s), b(s), NOTHING_DOUBLE, mask, rounding)
         write_double(s, register, result, mask)
 
     return run

@@ -40,7 +40,7 @@ class Span:
         return self.address + low * self.item, self.address + (high + 1) * self.item
 
     def offsets(self) -> npt.NDArray[np.int64]:
-        """Of every byte from `address`."""
+        """The distances of all bytes of the elements from `address`."""
         offsets = np.zeros(1, np.int64)
         for size, stride in zip(self.sizes, self.strides):
             offsets = np.unique(offsets[:, None] + np.arange(size) * stride)
@@ -48,8 +48,10 @@ class Span:
 
 
 class Memory(Protocol):
+    """Addresses are those of the lanes that take part in one access of `size` bytes."""
+
     def read(self, addresses: Addresses, size: int) -> Bytes:
-        """(len(addresses), size) bytes."""
+        """A row of bytes for each address."""
         ...
 
     def write(self, addresses: Addresses, values: Bytes) -> None: ...
@@ -201,7 +203,7 @@ class ConstantBank:
         return found
 
     def read(self, offsets: npt.NDArray[np.int64], size: int) -> Bytes:
-        """(len(offsets), size) bytes."""
+        """A row of bytes for each offset."""
         self.check(offsets, size)
         found: Bytes = self.bytes[offsets[:, None] + np.arange(size)]
         return found

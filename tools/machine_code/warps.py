@@ -38,7 +38,7 @@ class Launch:
 
     @property
     def threads(self) -> int:
-        """Of a block."""
+        """The threads of a block."""
         return self.block[0] * self.block[1] * self.block[2]
 
 
@@ -57,7 +57,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class Step:
-    """uniform: executed once per warp, on uniform registers."""
+    """An instruction. uniform: it is executed once per warp, on uniform registers."""
 
     run: Run
     guard: Callable[[State], Mask] | None
@@ -137,7 +137,7 @@ def guard_of(instruction: Instruction) -> Callable[[State], Mask] | None:
 
 
 def is_uniform(instruction: Instruction) -> bool:
-    """U is the first letter of every opcode that runs once per warp, but for those that read a register per lane."""
+    """Whether it runs once per warp, on uniform registers alone. Those that read lanes begin otherwise."""
     return instruction.opcode.startswith("U")
 
 
