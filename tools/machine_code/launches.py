@@ -9,7 +9,7 @@ import ctypes
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -83,15 +83,18 @@ class Recorder:
     """Calls `receive` with the launches of the kernels at the address that `start` returns (for use_kernels in
     tests/conftest.py). What `receive` raises is kept in `errors`, as C++ cannot pass it on."""
 
+    started: ClassVar["Recorder | None"] = None  # the one whose function C++ calls, which therefore has to live
+
     def __init__(self, introspect: str, receive: Callable[[Recorded], Any]) -> None:
         self.library = ctypes.CDLL(introspect)
         self.library.rope_ext_recorded_kernels.restype = ctypes.c_void_p
         self.errors: list[BaseException] = []
         self.receive = receive
-        self.receiver = Receiver(self.on_launch)  # kept: C++ holds its address
+        self.receiver = Receiver(self.on_launch)
 
     def start(self, multiprocessors: int = 132) -> int:
         self.library.rope_ext_record_launches(self.receiver, multiprocessors)
+        Recorder.started = self
         address: int = self.library.rope_ext_recorded_kernels()
         return address
 
