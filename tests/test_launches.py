@@ -232,6 +232,9 @@ def test_messages_of_errors_of_earlier_work(library, headers):
 @pytest.mark.parametrize("blocking", [False, True])
 def test_message_of_an_assert_where_positions_are_checked(blocking, library):
     text = message(library, "cudaErrorAssert", blocking, True)
-    assert "; ROPE_EXT_CHECK_POSITIONS is set: a position lies outside its table, or a boundary of cu_seqlens is negative; " in text
+    assert (
+        "; ROPE_EXT_CHECK_POSITIONS is set: a position lies outside its table, or a boundary of cu_seqlens is negative; "
+        in text
+    )
     assert "CHECK_POSITIONS" not in message(library, "cudaErrorAssert", blocking, False)
     assert "CHECK_POSITIONS" not in message(library, "cudaErrorIllegalAddress", blocking, True)
