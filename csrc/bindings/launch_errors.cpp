@@ -64,7 +64,8 @@ std::string launch_error(const std::string& error, bool blocking, bool checks_po
               ": CUDA_LAUNCH_BLOCKING is set, so this call's kernel failed, unless an earlier error was caught";
   }
   if (error == "cudaErrorAssert" && checks_positions) {
-    message += "; ROPE_EXT_CHECK_POSITIONS is set: a position lies outside its table, or a boundary of cu_seqlens is negative";
+    message +=
+        "; ROPE_EXT_CHECK_POSITIONS is set: a position lies outside its table, or a boundary of cu_seqlens is negative";
   }
   return message + "; the CUDA context is lost, and this process has to be restarted";
 }

@@ -93,9 +93,9 @@ ROPE_INLINE int64_t row_in_table(int64_t position, int64_t offset, int64_t rows)
   return row >= 0 && row < rows && (position & offset) >= 0 ? row : kOutside;
 }
 
-// The row of a position with both offsets, in the sequence that begins at `start`. Another thread may have changed position and
-// offset since the check, so they are read once (see ROPE_LOAD_ONCE for GPUs). An offset beyond int64 becomes
-// INT64_MIN, with which no position gives a row.
+// The row of a position with both offsets, in the sequence that begins at `start`. Another thread may have changed
+// position and offset since the check, so they are read once (see ROPE_LOAD_ONCE for GPUs). An offset beyond int64
+// becomes INT64_MIN, with which no position gives a row.
 ROPE_INLINE int64_t row_at(const Positions& p, int64_t batch, int64_t start, int64_t position) {
   int64_t offset = p.offset;
   if (p.offsets.data) {
