@@ -165,22 +165,66 @@ def test_rows_beyond_32_bits(emulated):
     assert_same_bits(rope_ext.apply(x, cos, sin, offset=2**32), expected)
 
 
-@pytest.mark.parametrize("which", ["x", "out"])
+def far_apart(t, apart):
+    """A copy of t, (2, ...), whose two entries lie `apart` elements from one another."""
+    size = t.element_size() * (apart + t[0].numel())
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | NO_RESERVE)
+    copy = torch.frombuffer(memory, dtype=t.dtype).as_strided(t.shape, (apart, *t.contiguous().stride()[1:]))
+    return copy.copy_(t)
+
+
+@pytest.mark.parametrize("which", ["x", "out", "tables", "positions"])
 def test_strides_beyond_32_bits(which, emulated):
-    """Two batch entries so far apart that their distance, in accesses of 16 bytes, needs more than 31 bits."""
+    """Two batch entries so far apart that their distance, in accesses of 16 bytes for x, needs more than 31 bits."""
     emulated()
-    apart = 2**33  # elements of 4 bytes
-    memory = mmap.mmap(-1, 4 * (apart + 64), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | NO_RESERVE)
-    x = random((2, 2, 2, 16), torch.float32)
-    far = torch.frombuffer(memory, dtype=torch.float32).as_strided(x.shape, (apart, 32, 16, 1))
-    cos, sin = rope_ext.RotaryEmbedding(16).tables(2)
-    expected = reference.apply(x, cos, sin)
+    x, tables = random((2, 2, 2, 16), torch.float32), [random((2, 2, 8), torch.float32, seed) for seed in (1, 2)]
+    options = {}
+    if which == "positions":
+        tables, options = [t[0] for t in tables], {"positions": torch.tensor([[1, 0], [0, 1]])}
+    expected = reference.apply(x, *tables, **options)
     if which == "x":
-        far.copy_(x)
-        assert_same_bits(rope_ext.apply(far, cos, sin), expected)
+        x = far_apart(x, 2**33)
+    elif which == "out":
+        options["out"] = far_apart(torch.zeros_like(x), 2**33)
+    elif which == "tables":
+        tables = [far_apart(t, 2**31) for t in tables]
     else:
-        rope_ext.apply(x, cos, sin, out=far)
-        assert_same_bits(far.clone(), expected)
+        options["positions"] = far_apart(options["positions"], 2**31)
+    assert_same_bits(rope_ext.apply(x, *tables, **options).clone(), expected)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_alignment_along_each_axis_of_tables(axis, emulated):
+    """Rows that are a multiple of 16 bytes apart along all axes but one, (batch, seqlen, heads)."""
+    emulated()
+    x, memory = random((2, 3, 4, 32), torch.float32), random((4096,), torch.float32, 1)
+    strides = [512, 64, 16, 1]
+    strides[axis] += 1
+    cos, sin = (memory[offset:].as_strided((2, 3, 4, 16), strides) for offset in (0, 2048))
+    assert_same_bits(rope_ext.apply(x, cos, sin), reference.apply(x, cos, sin))
+
+
+def test_cos_and_sin_of_different_strides(emulated):
+    """One of the two is the same for all batch entries."""
+    emulated()
+    x, cos, sin = (
+        random((2, 3, 2, 32), torch.float32),
+        random((2, 3, 16), torch.float32, 1),
+        random((1, 3, 16), torch.float32, 2),
+    )
+    assert_same_bits(rope_ext.apply(x, cos, sin.expand(2, 3, 16)), reference.apply(x, cos, sin.expand(2, 3, 16)))
+
+
+@pytest.mark.parametrize("multiprocessors", [1, 132])
+def test_eight_tensors(multiprocessors, emulated):
+    """Of other sizes, x in one order in memory and the result in another: heads are other distances apart."""
+    emulated(multiprocessors)
+    sizes = [(1, 64), (7, 64), (12, 80), (3, 64), (40, 96), (2, 72), (5, 64), (9, 128)]
+    xs = [random((2, 30, *size), torch.bfloat16, seed) for seed, size in enumerate(sizes)]
+    out = [torch.zeros(2, x.shape[2], 30, x.shape[3], dtype=x.dtype).transpose(1, 2) for x in xs]
+    cos, sin = rope_ext.RotaryEmbedding(64).tables(30)
+    expected = reference.apply(xs, cos, sin, rotary_dim=64)
+    assert_same_bits(rope_ext.apply(xs, cos, sin, rotary_dim=64, out=out), expected)
 
 
 # ---- under sanitizers ----

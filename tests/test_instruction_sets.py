@@ -34,10 +34,11 @@ def fields_of(x, cos, sin, interleaved, table):
 
 
 def params_of(x, y, cos, sin, interleaved, positions=None, **more):
-    """x, y: (batch, seqlen, heads, channels) contiguous; positions: int64 (batch, seqlen), else one row per token."""
-    i, strides = _introspect, _introspect.Strides(*x.stride())
+    """x, y: (batch, seqlen, heads, channels); positions: int64 (batch, seqlen), else one row per token."""
+    i = _introspect
+    strides, out_strides = (i.Strides(*t.stride()) for t in (x, y))
     return i.RotateParams(
-        x=[i.RotatedTensor(x.data_ptr(), y.data_ptr(), strides, strides, *x.shape[2:])],
+        x=[i.RotatedTensor(x.data_ptr(), y.data_ptr(), strides, out_strides, *x.shape[2:])],
         rows=cos.shape[0],
         positions=0 if positions is None else positions.data_ptr(),
         **fields_of(x, cos, sin, interleaved, i.Table),

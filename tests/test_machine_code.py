@@ -132,6 +132,17 @@ def test_rows_outside_the_table_are_not_read(dtype, executed):
     assert torch.equal(rows, torch.where(outside, -2, positions))
 
 
+def test_rows_outside_the_table_in_several_heads_of_a_thread(executed):
+    """Four heads per thread, which are other distances apart in the result than in x."""
+    executed(multiprocessors=1)
+    x, (cos, sin) = random((1, 48, 8, 256), torch.float32), rope_ext.RotaryEmbedding(256).tables(40)
+    y = torch.zeros(1, 8, 48, 256).transpose(1, 2)
+    positions = torch.arange(48)[None]
+    _introspect.rotate("recorded", params_of(x, y, cos, sin, False, positions=positions))
+    assert y[:, 40:].isnan().all()
+    assert_same_bits(y[:, :40].clone(), reference.apply(x[:, :40], cos, sin))
+
+
 # ---- the other kernels ----
 
 
