@@ -50,7 +50,8 @@ def headers():
 @pytest.fixture(scope="module")
 def library(headers, tmp_path_factory):
     path = tmp_path_factory.mktemp("launches") / "launches.so"
-    flags = ["-std=c++17", "-ffp-contract=off", "-fPIC", "-shared", "-Wl,--no-undefined"]
+    # Bsymbolic: torch may have loaded a CUDA runtime whose functions have the same names.
+    flags = ["-std=c++17", "-ffp-contract=off", "-fPIC", "-shared", "-Wl,--no-undefined", "-Wl,-Bsymbolic"]
     versions = [f'-DROPE_CUDA_ARCHITECTURES="{ARCHITECTURES}"', '-DROPE_CUDA_VERSION="13.0"']
     folders = ["-I", ROOT / "csrc", "-isystem", headers]
     subprocess.run(["g++", *flags, *versions, *folders, SOURCE, "-o", path], check=True)
