@@ -31,7 +31,7 @@ from tools.machine_code.disassembly import NotFound
 
 TABLE = RESULTS / "machine_code.json"
 RENEW = "`make machine-code` writes the table anew"
-HEAD = ["shape", "dtype", "variant", "per KiB", "longest thread", "registers", "blocks", "threads"]
+HEAD = ["shape", "dtype", "variant", "per KiB", "longest thread", "sectors", "registers", "blocks", "threads"]
 HEAD += ["waves", "occupancy", "copy", "issue", "model", "% of copy", "bound"]
 
 
@@ -77,16 +77,17 @@ def markdown(found: list[Counted]) -> str:
         "# The machine code of the CUDA kernel",
         "What the code for compute capability 9.0 in `_ops.so` executes, counted without a GPU (tools/machine_code): "
         "instructions issued by all warps per 1,024 bytes of q and k read and written, and by the warp with most. "
-        f"Compiled by nvcc {rope_ext.build_info()['cuda']}.",
+        "sectors: of 32 bytes, that warps read / write at once, of 1,024 bytes of q and k each: 32 at best; those of cos "
+        f"and sin come on top. Compiled by nvcc {rope_ext.build_info()['cuda']}.",
         "Times, in microseconds, are a model of an H200, not measured: max(copy, issue / "
         f"{ISSUED}) + {LATENCY * 1e6:.0f}. copy: the bytes at {COPY / 1e12} TB/s. issue: the instructions if all "
         f"{4 * MULTIPROCESSORS} issue slots of {MULTIPROCESSORS} multiprocessors are used at {CLOCK / 1e9} GHz. "
         "% of copy: (copy + 2) / model. waves and occupancy are those of its multiprocessors too.",
         "\n".join(f"* {name}: {shape}" for name, shape in shapes.items()),
-        grid(HEAD, 11, [line(c) for c in found if c.variant is FUNCTIONAL]),
+        grid(HEAD, 12, [line(c) for c in found if c.variant is FUNCTIONAL]),
         "## Variants",
         "positions: int64, one per token. partial: half of the channels are rotated, the others copied.",
-        grid(HEAD, 11, [line(c) for c in found if c.variant is not FUNCTIONAL]),
+        grid(HEAD, 12, [line(c) for c in found if c.variant is not FUNCTIONAL]),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -94,7 +95,7 @@ def markdown(found: list[Counted]) -> str:
 def line(c: Counted) -> list[str]:
     cost = c.cost
     cells = [c.shape.name, c.dtype, c.variant.name, f"{c.per_kib:.1f}"]
-    cells += [str(n) for n in (cost.longest_warp, cost.registers, cost.blocks, cost.threads)]
+    cells += [str(cost.longest_warp), c.sectors, *(str(n) for n in (cost.registers, cost.blocks, cost.threads))]
     cells += [f"{cost.waves(MULTIPROCESSORS):.2f}", f"{cost.occupancy():.0%}"]
     cells += [f"{seconds * 1e6:.1f}" for seconds in (c.copy, c.issue, c.seconds)]
     return [*cells, f"{(c.copy + LATENCY) / c.seconds:.0%}", c.bound]

@@ -65,6 +65,12 @@ class Counted:
         return self.cost.instructions / (self.payload / 1024)
 
     @property
+    def sectors(self) -> str:
+        """Sectors of 32 bytes that warps read and write, of 1,024 bytes of q and k each: 32 at best, and tables."""
+        half = self.payload / 2 / 1024
+        return f"{self.cost.sectors_read / half:.0f} / {self.cost.sectors_written / half:.0f}"
+
+    @property
     def copy(self) -> float:
         """Seconds in which as many bytes can be copied."""
         return self.payload / COPY

@@ -15,10 +15,12 @@ REGISTERS_AT_ONCE, WARPS_AT_ONCE = 256, 4  # the units in which registers are gi
 
 @dataclass(frozen=True)
 class Cost:
-    """instructions: of all warps of the grid. longest_warp: of the warp with most. registers: of a thread. threads: of
+    """instructions, sectors_read, sectors_written: of all warps of the grid (see warps.Counts). longest_warp: of the warp with most. registers: of a thread. threads: of
     a block. resident: blocks that a multiprocessor holds at once."""
 
     instructions: int
+    sectors_read: int
+    sectors_written: int
     longest_warp: int
     registers: int
     blocks: int
@@ -42,6 +44,8 @@ def count(machine: Machine, launch: Recorded) -> Cost:
     middle, last = (of_round(machine, launch, number) for number in ((rounds - 1) // 2, rounds - 1))
     return Cost(
         instructions=middle.instructions * (rounds - 1) + last.instructions,
+        sectors_read=middle.sectors_read * (rounds - 1) + last.sectors_read,
+        sectors_written=middle.sectors_written * (rounds - 1) + last.sectors_written,
         longest_warp=max(middle.longest_warp, last.longest_warp),
         registers=program.kernel.registers,
         blocks=grid.blocks,

@@ -28,7 +28,8 @@ LEFT_OVER = 0xBAD5EED5  # in registers before their first write, where a GPU has
 
 class State:
     """special: SR_TID.X and the like, by name. issued: the lanes of the warps that execute the current instruction,
-    active or not. seed_ulps: what is added to the last place of approximations (see floating.mufu)."""
+    active or not. seed_ulps: what is added to the last place of approximations (see floating.mufu). sectors_read,
+    sectors_written: see warps.Counts."""
 
     def __init__(self, special: dict[str, Words], bank: ConstantBank, memory: Memory, seed_ulps: int) -> None:
         lanes = len(special["SR_LANEID"])
@@ -37,6 +38,7 @@ class State:
         self.predicates = np.ones((16, lanes), np.bool_)
         self.special, self.bank, self.memory, self.seed_ulps = special, bank, memory, seed_ulps
         self.issued: Mask = np.ones(lanes, np.bool_)
+        self.sectors_read = self.sectors_written = 0
 
     def write(self, register: int, value: Words, mask: Mask) -> None:
         if register not in (ZERO, UNIFORM_ZERO):

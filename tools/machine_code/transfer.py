@@ -66,6 +66,15 @@ def address(text: str) -> Callable[[State], Pairs]:
     return lambda s: read(s) + immediate if more is None else read(s) + more(s) + immediate
 
 
+SECTOR = 32  # bytes; the least that a multiprocessor asks the L2 for
+
+
+def sectors_of(addresses: Pairs, lanes: npt.NDArray[np.intp]) -> int:
+    """How many sectors the lanes of each warp access at once, of all warps. An access lies within one."""
+    warps = (lanes // LANES).astype(np.uint64)
+    return len(np.unique(warps << np.uint64(48) | addresses // np.uint64(SECTOR)))
+
+
 @instruction("LDG")
 def ldg(take: Take) -> Run:
     size, signed = size_of(take)
@@ -76,7 +85,9 @@ def ldg(take: Take) -> Run:
     def run(s: State, mask: Mask) -> None:
         lanes = np.flatnonzero(mask)
         if len(lanes):
-            write_bytes(s, register, s.memory.read(at(s)[lanes], size), lanes, signed)
+            addresses = at(s)[lanes]
+            s.sectors_read += sectors_of(addresses, lanes)
+            write_bytes(s, register, s.memory.read(addresses, size), lanes, signed)
 
     return run
 
@@ -93,7 +104,9 @@ def stg(take: Take) -> Run:
         lanes = np.flatnonzero(mask)
         if len(lanes):
             words = np.stack([s.registers[source, lanes] for source in sources], axis=1)
-            s.memory.write(at(s)[lanes], words.view(np.uint8)[:, :size])
+            addresses = at(s)[lanes]
+            s.sectors_written += sectors_of(addresses, lanes)
+            s.memory.write(addresses, words.view(np.uint8)[:, :size])
 
     return run
 

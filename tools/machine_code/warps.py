@@ -46,13 +46,16 @@ class Launch:
 class Counts:
     """instructions: issued by all warps; one for a warp whatever the number of its active lanes, and one where the
     guard is false too. longest_warp: issued by the warp with most. approximations: whether MUFU was among them.
-    issued: by the index of an instruction, how many warps issued it."""
+    issued: by the index of an instruction, how many warps issued it. sectors_read, sectors_written: of 32 bytes, in the
+    global accesses of warps; one that two instructions access counts twice."""
 
     instructions: int = 0
     longest_warp: int = 0
     warps: int = 0
     approximations: bool = False
     issued: Counter[int] = field(default_factory=Counter)
+    sectors_read: int = 0
+    sectors_written: int = 0
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,10 @@ class Program:
         bank, counts = ConstantBank(launch.arguments, launch.block, launch.grid), Counts()
         with np.errstate(all="ignore"):
             for special, alive in batches(launch, range(launch.blocks) if blocks is None else blocks):
-                self.run_batch(State(special, bank, memory, seed_ulps), Flow(alive), counts)
+                state = State(special, bank, memory, seed_ulps)
+                self.run_batch(state, Flow(alive), counts)
+                counts.sectors_read += state.sectors_read
+                counts.sectors_written += state.sectors_written
         return counts
 
     def run_batch(self, state: State, flow: Flow, counts: Counts) -> None:
