@@ -38,31 +38,36 @@ def compiled(request, tmp_path_factory):
     return request.param, (folder / "kernel.ptx").read_text().splitlines()
 
 
-def is_wide(line):
-    """Whether a line accesses 128 bits of global memory at once."""
-    access = re.search(r"(?:ld|st)\.global\.v(\d)\.\w(\d+)", line)
-    return bool(access) and int(access[1]) * int(access[2]) == 128
+def accesses(ptx, kind, bits):
+    """The lines that access so many bits of global memory in one vector. kind: ld or st."""
+    found = [(n, re.search(rf"{kind}\.global\.v(\d)\.\w(\d+)", line)) for n, line in enumerate(ptx)]
+    return [n for n, access in found if access and int(access[1]) * int(access[2]) == bits]
 
 
-def test_accesses_are_128_bits_wide(compiled):
-    """Accesses of x, two heads at a time, and of aligned tables; 16-bit x has float tables of twice the width. The heads
-    after the first two are read at a place of their own, and rows outside the table are written at one."""
+def test_accesses_of_x_are_128_bits_wide(compiled):
+    """Two heads at a time. The heads after the first two are read at a place of their own, and rows outside the table are
+    written at one."""
     dtype, ptx = compiled
     memory = [line for line in ptx if re.search(r"\b(ld|st)\.(?!param)", line)]
     assert all(".global" in line for line in memory)
-    stores = [line for line in memory if "st.global" in line]
-    assert len(stores) == 4 + 2 and all(map(is_wide, stores))
-    # x: 4 + 4. cos and sin: 8 pairs are 1 access in 16 bits and 2 in 32; 4 pairs in 32 bits, 2 in 64, are 1.
-    loads = [line for line in memory if "ld.global" in line and is_wide(line)]
-    assert len(loads) == 4 + 4 + (2 * (1 + 2) if dtype.endswith("16") else 2)
+    assert len(accesses(ptx, "st", 128)) == len([line for line in memory if "st.global" in line]) == 4 + 2
+    tables = 4 if dtype.endswith("16") else 0
+    assert len(accesses(ptx, "ld", 128)) == 4 + 4 + tables
+
+
+def test_accesses_of_tables_are_a_run_of_entries(compiled):
+    """A unit has two runs, of half as many pairs as an access has elements, in cos and in sin. Float tables of 16-bit x:
+    four entries; those of the type of x: four of 16 bits; of float x: two; of double x: one, which is no vector."""
+    dtype, ptx = compiled
+    assert len(accesses(ptx, "ld", 64)) == (0 if dtype == "double" else 4)
 
 
 def test_accesses_do_not_wait_for_one_another(compiled):
     """The loads of both heads of x are issued before the first is used, and so are those of cos and sin."""
-    dtype, ptx = compiled
-    loads = [number for number, line in enumerate(ptx) if "ld.global" in line and is_wide(line)]
-    tables = [loads[4:6], loads[6:-4]] if dtype.endswith("16") else [loads[4:-4]]  # of the type of x, of float
-    for group in (loads[:4], *tables):
+    _, ptx = compiled
+    wide = accesses(ptx, "ld", 128)
+    tables = [wide[4:-4], accesses(ptx, "ld", 64)]  # of float beside 16-bit x; of the type of x
+    for group in (wide[:4], *tables):
         for number in group:
             for register in re.findall(r"%\w+", ptx[number].split("[")[0]):
                 first_use = next(n for n in range(number + 1, len(ptx)) if re.search(rf"{register}\b", ptx[n]))

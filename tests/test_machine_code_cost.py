@@ -37,6 +37,11 @@ def test_counts_are_those_of_the_table(found):
     assert not complaints, complaints
 
 
+def test_warps_write_whole_sectors(found):
+    """A sector of 32 bytes is written by one access of a warp: by two, the L2 would be asked twice."""
+    assert {c.name: c.cost.sectors_written for c in found} == {c.name: c.payload // 2 // 32 for c in found}
+
+
 def test_a_change_beyond_the_tolerance_is_a_sentence(found):
     case = found[0]
     table = {"environment": {}, "instructions": {case.name: case.cost.instructions * 0.96}}
@@ -71,7 +76,7 @@ def test_the_model_names_the_bound():
     """Payload of prefill in bfloat16: 2 * 40 heads * 128 channels * 4096 tokens * 2 bytes, in 19.5 us at 4.3 TB/s."""
 
     def case(instructions, name="prefill"):
-        return Counted(SHAPE[name], "bfloat16", FUNCTIONAL, Cost(instructions, 100, 80, 1000, 256, 3))
+        return Counted(SHAPE[name], "bfloat16", FUNCTIONAL, Cost(instructions, 0, 0, 100, 80, 1000, 256, 3))
 
     assert case(10**7).payload == 2 * 40 * 128 * 4096 * 2
     assert (case(10**7).bound, case(2 * 10**7).bound, case(10**5, "tiny").bound) == ("memory", "issue", "latency")

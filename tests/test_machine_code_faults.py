@@ -78,10 +78,11 @@ def test_another_sign_of_a_sum(call):
 def test_another_offset_of_a_load(call):
     """A load of a table or of x then gives other values, or lies outside of the tensor."""
     found = 0
-    for index, instruction, _ in call.with_effect("LDG", "128"):
+    for index, instruction, _ in call.with_effect("LDG"):
         register, at = instruction.operands
         base, _, offset = at[: -len("]")].partition("+")
-        other = replace(instruction, operands=(register, f"{base}+{int(offset or '0', 16) + 16:#x}]"))
+        size = 16 if "128" in instruction.modifiers else 8
+        other = replace(instruction, operands=(register, f"{base}+{int(offset or '0', 16) + size:#x}]"))
         assert call.fault_of(call.altered(index, other)), instruction
         found += 1
     assert found >= 4

@@ -25,49 +25,73 @@ ROPE_INLINE Pair<A> entries_of(const A (&table)[kEntries][kPairs], int pair) {
   return {table[0][pair], table[kEntries - 1][pair]};
 }
 
-// Issues the loads of all cos and sin before it uses any of them.
+// The pairs of a unit lie in two runs of half as many neighbours. In most units the second run follows the first.
+struct UnitPairs {
+  int first, second;  // the first pair of each run
+};
+
+template <class Int>
+ROPE_INLINE UnitPairs unit_pairs(const RotateArguments<Int>& a, int unit) {
+  const int first = unit * a.unit_pairs;
+  return {first, first + a.second_run};
+}
+
+// The pair of index i, of kPairs in a unit.
+template <int kPairs>
+ROPE_INLINE int pair_of(const UnitPairs& pairs, int i) {
+  constexpr int kRun = (kPairs + 1) / 2;
+  return i < kRun ? pairs.first + i : pairs.second + i - kRun;
+}
+
+// Issues the loads of all cos and sin before it uses any of them. second_run: how many entries after cos and sin the
+// second run begins.
 template <class E, int kPairs, class A>
-ROPE_INLINE void read_vectors(const E* cos, const E* sin, A (&to_cos)[kPairs], A (&to_sin)[kPairs]) {
-  constexpr int kWidth = kPairs * sizeof(E) > 16 ? 16 / sizeof(E) : kPairs, kVectors = kPairs / kWidth;
-  Vector<E, kWidth> cos_vectors[kVectors], sin_vectors[kVectors];
+ROPE_INLINE void read_vectors(const E* cos, const E* sin, int second_run, A (&to_cos)[kPairs], A (&to_sin)[kPairs]) {
+  constexpr int kRun = kPairs / 2, kWidth = kRun * sizeof(E) > 16 ? 16 / sizeof(E) : kRun, kVectors = kRun / kWidth;
+  Vector<E, kWidth> c[2][kVectors], s[2][kVectors];
+  const auto read_run = [](const E* from, Vector<E, kWidth>(&to)[kVectors]) {
+    ROPE_UNROLL
+    for (int i = 0; i < kVectors; ++i) to[i] = read(vectors_at<kWidth>(from) + i);
+  };
+  read_run(cos, c[0]);
+  read_run(cos + second_run, c[1]);
+  read_run(sin, s[0]);
+  read_run(sin + second_run, s[1]);
   ROPE_UNROLL
-  for (int i = 0; i < kVectors; ++i) cos_vectors[i] = read(vectors_at<kWidth>(cos) + i);
-  ROPE_UNROLL
-  for (int i = 0; i < kVectors; ++i) sin_vectors[i] = read(vectors_at<kWidth>(sin) + i);
-  ROPE_UNROLL
-  for (int i = 0; i < kVectors; ++i) {
-    widen_vector(cos_vectors[i], to_cos + i * kWidth);
-    widen_vector(sin_vectors[i], to_sin + i * kWidth);
+  for (int i = 0; i < 2 * kVectors; ++i) {
+    widen_vector(c[i / kVectors][i % kVectors], to_cos + i * kWidth);
+    widen_vector(s[i / kVectors][i % kVectors], to_sin + i * kWidth);
   }
 }
 
-template <class E, int kPairs, class A>
-ROPE_INLINE void read_strided(const E* cos, int64_t cos_stride, const E* sin, int64_t sin_stride, A (&to_cos)[kPairs],
-                              A (&to_sin)[kPairs]) {
+// Which entries of cos and sin: those of a row, for the pairs of a unit.
+template <class Int>
+struct EntryIndex {
+  int batch;
+  Int row;
+  int head;
+  UnitPairs pairs;
+};
+
+// The offset of a row, in elements.
+template <class Int>
+ROPE_INLINE Int row_offset(const TableArguments<Int>& t, const EntryIndex<Int>& at) {
+  return at.batch * t.batch_stride + at.row * t.row_stride + at.head * t.head_stride;
+}
+
+template <class Int, class E, int kPairs, class A>
+ROPE_INLINE void read_strided(const E* cos, Int cos_stride, const E* sin, Int sin_stride, const UnitPairs& pairs,
+                              A (&to_cos)[kPairs], A (&to_sin)[kPairs]) {
   E c[kPairs], s[kPairs];
   ROPE_UNROLL
-  for (int i = 0; i < kPairs; ++i, cos += cos_stride) c[i] = *cos;
+  for (int i = 0; i < kPairs; ++i) c[i] = cos[pair_of<kPairs>(pairs, i) * cos_stride];
   ROPE_UNROLL
-  for (int i = 0; i < kPairs; ++i, sin += sin_stride) s[i] = *sin;
+  for (int i = 0; i < kPairs; ++i) s[i] = sin[pair_of<kPairs>(pairs, i) * sin_stride];
   ROPE_UNROLL
   for (int i = 0; i < kPairs; ++i) {
     to_cos[i] = widened(c[i]);
     to_sin[i] = widened(s[i]);
   }
-}
-
-// Which entries of cos and sin: those of a row, from a pair on.
-template <class Int>
-struct EntryIndex {
-  int batch;
-  Int row;
-  int head, pair;
-};
-
-// The offset of the entry for the first pair, in elements.
-template <class Int>
-ROPE_INLINE Int first_entry(const TableArguments<Int>& t, const EntryIndex<Int>& at, Int pair_stride) {
-  return at.batch * t.batch_stride + at.row * t.row_stride + at.head * t.head_stride + at.pair * pair_stride;
 }
 
 // Loads the entries for one channel of each pair.
@@ -76,24 +100,21 @@ ROPE_INLINE void load_entries(const RotateArguments<Int>& a, const void* cos, co
                               const EntryIndex<Int>& index, A (&to_cos)[kPairs], A (&to_sin)[kPairs]) {
   const auto strided = [&](auto tag) {
     using E = typename decltype(tag)::type;
-    read_strided(at<E>(cos, first_entry(a.cos, index, a.cos.pair_stride)), a.cos.pair_stride,
-                 at<E>(sin, first_entry(a.sin, index, a.sin.pair_stride)), a.sin.pair_stride, to_cos, to_sin);
+    read_strided(at<E>(cos, row_offset(a.cos, index)), a.cos.pair_stride, at<E>(sin, row_offset(a.sin, index)),
+                 a.sin.pair_stride, index.pairs, to_cos, to_sin);
   };
   const auto vectors = [&](auto tag) {
     using E = typename decltype(tag)::type;
-    const Int first = first_entry(a.cos, index, Int{1});
-    read_vectors(at<E>(cos, first), at<E>(sin, first), to_cos, to_sin);
+    const Int first = row_offset(a.cos, index) + index.pairs.first;
+    read_vectors(at<E>(cos, first), at<E>(sin, first), a.second_run, to_cos, to_sin);
   };
   constexpr bool kMayBeLikeX = sizeof(T) < sizeof(A), kMayBeVectors = kPairs > 1;
-  if (kMayBeVectors && a.tables == Tables::kVectors) {
-    vectors(TypeTag<A>{});
-  } else if (kMayBeVectors && kMayBeLikeX && a.tables == Tables::kVectorsLikeX) {
-    vectors(TypeTag<T>{});
-  } else if (kMayBeLikeX && a.tables == Tables::kStridedLikeX) {
-    strided(TypeTag<T>{});
-  } else {
-    strided(TypeTag<A>{});
+  if constexpr (kMayBeVectors) {
+    if (a.tables == Tables::kVectors) return vectors(TypeTag<A>{});
+    if (kMayBeLikeX && a.tables == Tables::kVectorsLikeX) return vectors(TypeTag<T>{});
   }
+  if (kMayBeLikeX && a.tables == Tables::kStridedLikeX) return strided(TypeTag<T>{});
+  strided(TypeTag<A>{});
 }
 
 // cos and sin of one pair at a token, from its positions.
@@ -132,11 +153,12 @@ ROPE_INLINE void read_angles(const RotateArguments<Int>& a, const EntryIndex<Int
 
 // The angles of kPairs pairs, computed from the position of a token. start: the result of sequence_start.
 template <class Int, class A, int kPairs, Source kSource>
-ROPE_INLINE void make_angles(const RotateArguments<Int>& a, int batch, int token, int64_t start, int head, int pair,
-                             Angles<A, kPairs, kSource>* to) {
+ROPE_INLINE void make_angles(const RotateArguments<Int>& a, int batch, int token, int64_t start, int head,
+                             const UnitPairs& pairs, Angles<A, kPairs, kSource>* to) {
   ROPE_UNROLL
   for (int i = 0; i < kPairs; ++i) {
-    const auto made = make_entries<A>(a.frequencies, a.positions, a.negate_sin, batch, token, start, head, pair + i);
+    const auto made =
+        make_entries<A>(a.frequencies, a.positions, a.negate_sin, batch, token, start, head, pair_of<kPairs>(pairs, i));
     to->cos[0][i] = made.cos;
     to->sin[0][i] = made.sin;
   }

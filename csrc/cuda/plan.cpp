@@ -39,7 +39,7 @@ TableArguments<Int> table_arguments(const Table& t) {
 }
 
 UnitPairing unit_pairing_of(Pairing pairing, int64_t width) {
-  if (width > 1 && is_interleaved(pairing)) return {2, 1};
+  if (width > 1 && is_interleaved(pairing)) return {2, 1};  // all pairs of a unit are neighbours
   return {static_cast<int>(pairing.step), static_cast<int>(pairing.partner / width)};
 }
 
@@ -150,6 +150,13 @@ RotateArguments<Int> arguments_of(const RotateParams& p, const Plan& plan) {
   a.round_products = p.round_products;
   const bool other = p.round_products || p.pairing.step != p.out_pairing.step;
   a.rotating = other ? Rotating::kOther : a.in_interleaved ? Rotating::kWithin : Rotating::kAcross;
+  a.unit_pairs = static_cast<int>(width);
+  a.second_run = static_cast<int>(quotient_up(width, 2));
+  if (a.rotating == Rotating::kWithin) {
+    a.in = a.out = {1, a.rotated_units};
+    a.unit_pairs = static_cast<int>(width / 2);
+    a.second_run = static_cast<int>(p.pairs / 2);
+  }
   a.negate_sin = p.negate_sin;
   a.positions = p.positions;
   if (p.source == Source::kFrequencies) {

@@ -20,7 +20,8 @@ constexpr int64_t kMostBlocks = (int64_t{1} << 31) - 1, kMostRounds = 65535;
 
 // A unit is what a thread reads and writes of one head at a time: two accesses, which are rotated together or only
 // copied. The rotated unit u begins u * step accesses past the first rotated channel, and its second access lies
-// `partner` accesses past the first (half-split: pairs; interleaved: side by side).
+// `partner` accesses past the first: half a head, so that neighbouring threads access neighbouring addresses. Only a
+// unit that is read in one pairing and written in the other has interleaved accesses side by side.
 struct UnitPairing {
   int step, partner;
 };
@@ -79,6 +80,7 @@ struct RotateArguments {
   Int tokens;  // batch * seqlen
   Divisor<Int> seqlen;
   int rotated_units;                   // of a head
+  int unit_pairs, second_run;          // from the first pair of a unit: to that of the next, to its second run
   int rotary_offset, rotary_accesses;  // the rotated channels, in accesses
   UnitPairing in, out;
   Rotating rotating;

@@ -64,11 +64,11 @@ ROPE_INLINE void rotate_thread(const RotateArguments<IntOf<kWidth>>& a, int roun
   const bool rotated = rotates && (kTables ? row >= 0 : found.start != kNotRotated);
   Angles<Arithmetic<T>, kWidth, kSource> angles;
   if (rotated) {
-    const int pair = at.unit * kWidth;
+    const UnitPairs pairs = unit_pairs(a, at.unit);
     if constexpr (kTables) {
-      read_angles<T>(a, EntryIndex<Int>{at.batch, row, at.first_head, pair}, &angles);
+      read_angles<T>(a, EntryIndex<Int>{at.batch, row, at.first_head, pairs}, &angles);
     } else {
-      make_angles(a, at.batch, at.token, found.start, at.first_head, pair, &angles);
+      make_angles(a, at.batch, at.token, found.start, at.first_head, pairs, &angles);
     }
   }
 
