@@ -77,8 +77,8 @@ def markdown(found: list[Counted]) -> str:
         "# The machine code of the CUDA kernel",
         "What the code for compute capability 9.0 in `_ops.so` executes, counted without a GPU (tools/machine_code): "
         "instructions issued by all warps per 1,024 bytes of q and k read and written, and by the warp with most. "
-        "sectors: of 32 bytes, that warps read / write at once, of 1,024 bytes of q and k each: 32 at best; those of cos "
-        f"and sin come on top. Compiled by nvcc {rope_ext.build_info()['cuda']}.",
+        "sectors: of 32 bytes, that warps read / write at once, of 1,024 bytes of q and k each: 32 at best; those of "
+        f"cos and sin come on top. Compiled by nvcc {rope_ext.build_info()['cuda']}.",
         "Times, in microseconds, are a model of an H200, not measured: max(copy, issue / "
         f"{ISSUED}) + {LATENCY * 1e6:.0f}. copy: the bytes at {COPY / 1e12} TB/s. issue: the instructions if all "
         f"{4 * MULTIPROCESSORS} issue slots of {MULTIPROCESSORS} multiprocessors are used at {CLOCK / 1e9} GHz. "

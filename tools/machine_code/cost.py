@@ -15,8 +15,8 @@ REGISTERS_AT_ONCE, WARPS_AT_ONCE = 256, 4  # the units in which registers are gi
 
 @dataclass(frozen=True)
 class Cost:
-    """instructions, sectors_read, sectors_written: of all warps of the grid (see warps.Counts). longest_warp: of the warp with most. registers: of a thread. threads: of
-    a block. resident: blocks that a multiprocessor holds at once."""
+    """instructions, sectors_read, sectors_written: of all warps of the grid (see warps.Counts). longest_warp: of the
+    warp with most. registers: of a thread. threads: of a block. resident: blocks that a multiprocessor holds."""
 
     instructions: int
     sectors_read: int
