@@ -11,7 +11,7 @@ import torch
 
 import rope_ext
 from rope_ext import _introspect, _reference_angles, reference
-from tests import test_angles, test_values
+from tests import test_angles, test_emulated_cuda, test_values
 from tests.conftest import DTYPES, assert_same_bits, random
 from tests.machine_code import kernels
 from tests.pairwise import pairwise
@@ -87,17 +87,8 @@ def test_more_than_one_block(multiprocessors, interleaved, dtype, executed):
 @pytest.mark.parametrize("head_dim", [10, 96, 130])
 @pytest.mark.parametrize("first", [0, 1, 2])
 def test_widths_and_alignment(first, head_dim, executed):
-    """Heads, rotated channels and tables begin at any element; elements that fill no vector are accessed one by one."""
-    executed()
-    whole = random((1, 3, 3, head_dim + 8), torch.bfloat16)
-    tables = [random((3, head_dim // 2 + 2), torch.float32, seed) for seed in (1, 2)]
-    cos, sin = (t[:, first : first + head_dim // 2] for t in (tables if first else [t.bfloat16() for t in tables]))
-    for interleaved in (False, True):
-        for x, rotary_offset in ((whole[..., first : first + head_dim], 0), (whole, first)):
-            options = {"interleaved": interleaved, "rotary_dim": head_dim, "rotary_offset": rotary_offset}
-            expected = reference.apply(x, cos, sin, **options)
-            assert_same_bits(rope_ext.apply(x, cos, sin, **options), expected)
-            assert_same_bits(rope_ext.apply_(x.clone(), cos, sin, **options), expected)
+    """As where the kernel is emulated."""
+    test_emulated_cuda.test_widths_and_alignment(first, head_dim, executed)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -24,7 +24,7 @@ MARK = "spin_kernel"  # the kernel of torch.cuda._sleep
 SECTIONS = ["SpeedOfLight", "ComputeWorkloadAnalysis", "Occupancy", "LaunchStats"]
 METRICS = ["Duration", "DRAM Throughput", "Issue Slots Busy", "Executed Ipc Active", "Achieved Occupancy"]
 METRICS += ["Registers Per Thread", "Grid Size", "Block Size"]
-# What ncu says where it cannot count: no permission, a driver or a virtual machine without it.
+# ncu prints one of these where it cannot count: no permission, or a driver or virtual machine without counters.
 CANNOT = re.compile(
     r"^==ERROR== .*(ERR_NVGPUCTRPERM|[Ff]ailed to initialize|not supported|LibraryNotLoaded).*", re.MULTILINE
 )

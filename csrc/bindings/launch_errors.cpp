@@ -30,7 +30,7 @@ bool context_is_lost(const std::string& error) {
   return std::find(std::begin(kContextLost), std::end(kContextLost), error) != std::end(kContextLost);
 }
 
-// What the user can do, where something is known.
+// What the user can do about an error; empty for errors without known advice.
 std::string advice(const std::string& error) {
   if (error == "cudaErrorNoKernelImageForDevice") {
     return ": built for architectures " ROPE_CUDA_ARCHITECTURES

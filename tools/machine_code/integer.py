@@ -101,7 +101,7 @@ def product64(
     c: Callable[[State], Pairs],
     unsigned: bool,
     high: bool,
-    carried: Callable[[State], Pairs] | None,
+    carried: Callable[[State], Mask] | None,
 ) -> Run:
     """a * b + c + carry in 64 bits, of which IMAD.HI keeps the upper word."""
 

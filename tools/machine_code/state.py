@@ -6,7 +6,7 @@ warp, is stored once per lane too, so that both kinds are read alike.
 
 import re
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -126,32 +126,27 @@ def joined(low: Words, high: Words) -> Pairs:
 
 def single(text: str) -> Callable[[State], Floats]:
     """A float32: R4, -R4, |R4|, -|R4|, an immediate, or a word of the constant bank."""
-    if re.match(r"-[|URc]", text):
-        negated = single(text[1:])
-        return lambda s: -negated(s)
-    if text.startswith("|"):
-        signed = single(text.strip("|"))
-        return lambda s: np.abs(signed(s))
-    if is_number(text):
-        immediate = np.array([float(text.replace("QNAN", "nan"))], np.float32)
-        return lambda s: immediate
-    read = word(text)
-    return lambda s: read(s).view(np.float32)
+    return floating(text, np.float32, word)
 
 
 def double(text: str) -> Callable[[State], Doubles]:
     """A float64, in the forms of `single`."""
+    return floating(text, np.float64, pair)
+
+
+def floating(text: str, dtype: Any, bits: Callable[[str], Callable[[State], Any]]) -> Callable[[State], Any]:
+    """bits: parses a register or the constant bank."""
     if re.match(r"-[|URc]", text):
-        negated = double(text[1:])
+        negated = floating(text[1:], dtype, bits)
         return lambda s: -negated(s)
     if text.startswith("|"):
-        signed = double(text.strip("|"))
+        signed = floating(text.strip("|"), dtype, bits)
         return lambda s: np.abs(signed(s))
     if is_number(text):
-        immediate = np.array([float(text.replace("QNAN", "nan"))], np.float64)
+        immediate = np.array([float(text.replace("QNAN", "nan"))], dtype)
         return lambda s: immediate
-    read = pair(text)
-    return lambda s: read(s).view(np.float64)
+    read = bits(text)
+    return lambda s: read(s).view(dtype)
 
 
 def half(text: str) -> Callable[[State], Floats]:
