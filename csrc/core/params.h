@@ -32,13 +32,45 @@ struct Rotation : Tokens {
   bool negate_sin;      // rotate by the negative angle
 };
 
+// The RMSNorm of the heads of one tensor, before they are rotated (core/norm.h). All channels of a head are normalised,
+// rotated or not; a token past the last boundary of cu_seqlens is copied.
+struct Norm {
+  const void* weight;     // (head_dim,); null: the tensor is not normalised, and the rest is ignored
+  DType weight_dtype;     // on a CPU: the type of arithmetic, contiguous (cpu/weights.h)
+  int64_t weight_stride;  // elements; 0 repeats
+  bool round_unweighted;  // x * r is rounded to the dtype of x before it is multiplied by the weight
+  // (batch, seqlen, heads), contiguous, of the type of arithmetic: r of each head, 0 where a token is copied. rotate
+  // writes it, norm_grad reads it; null: not wanted.
+  void* inv_rms;
+};
+
 struct RotateParams : Rotation {
   RotatedTensor x[kMaxTensors];
   int32_t num_tensors;
+  Norm norm[kMaxTensors];
+  double eps;
+  bool round_weighted;      // normalised channels, of 16 bits, are rounded before they are rotated
   Table cos, sin;           // for Source::kPerPair and kPerChannel
   Frequencies frequencies;  // for Source::kFrequencies
   bool round_products;      // each product is rounded to dtype, of 16 bits, before the sum
   bool output_unmapped;     // some pages of some x.out are not mapped yet
+};
+
+// What a normalised tensor was, and where the gradient of its weight goes.
+struct NormGradTensor {
+  const void* x;
+  Strides x_stride;  // channels in the pairing of RotatedTensor::out
+  // Sums over blocks of kBlockTokens tokens: (quotient_up(batch * seqlen, kBlockTokens), head_dim), contiguous, of the
+  // type of arithmetic; written before they are added. Null: the gradient of the weight is not wanted.
+  void* block_sums;
+  void* grad_weight;  // (head_dim,), contiguous, of the type of arithmetic
+};
+
+// The rotation is the transposed one, and x[i].in the gradient of the result of norm and rotation. x[i].out receives
+// the gradient of x, or is null: not wanted. A tensor that is not normalised is only rotated. With round_weighted, the
+// rotated gradient is rounded to dtype.
+struct NormGradParams : RotateParams {
+  NormGradTensor of_norm[kMaxTensors];
 };
 
 // `source` is not kFrequencies.

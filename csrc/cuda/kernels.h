@@ -20,6 +20,9 @@ extern const char* const kTooLarge;
 // The contract is that of cpu::Kernels::rotate, on the current device, `device`.
 const char* rotate(const RotateParams& p, int device, Stream stream);
 
+// The contract is that of cpu::Kernels::norm_grad, on the current device, `device`.
+const char* norm_grad(const NormGradParams& p, int device, Stream stream);
+
 // The contract is that of cpu::Kernels::table_grad.
 const char* table_grad(const TableGradParams& p, Stream stream);
 

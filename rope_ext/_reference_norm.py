@@ -1,0 +1,68 @@
+"""RMSNorm of heads in plain PyTorch, with the order of every sum that kernels keep (csrc/core/norm.h)."""
+
+import torch
+from torch import Tensor
+
+SUM_LANES = 32
+
+
+def sum_of_channels(q: Tensor) -> Tensor:
+    """(..., 1): the sum over the last axis by the tree of csrc/core/norm.h."""
+    n = SUM_LANES
+    while n < q.shape[-1]:
+        n *= 2
+    q = torch.nn.functional.pad(q, (0, n - q.shape[-1]))
+    while n > SUM_LANES:
+        n //= 2
+        q = q[..., :n] + q[..., n:]
+    while n > 1:
+        n //= 2
+        q = q[..., 0::2] + q[..., 1::2]
+    return q
+
+
+def sum_of_rows(q: Tensor) -> Tensor:
+    """(channels,): the sum of q (tokens, heads, channels): over heads one after another, then tokens by a tree."""
+    s = torch.zeros(q.shape[0], q.shape[-1], dtype=q.dtype, device=q.device)
+    for head in range(q.shape[1]):
+        s = s + q[:, head]
+    n = 1
+    while n < q.shape[0]:
+        n *= 2
+    s = torch.nn.functional.pad(s, (0, 0, 0, n - q.shape[0]))
+    while s.shape[0] > 1:
+        s = s[0::2] + s[1::2]
+    return s[0]
+
+
+def inverse_rms(x: Tensor, eps: float) -> Tensor:
+    """(..., 1): 1 / sqrt(mean of squares + eps) over the last axis, in the dtype of x, float32 or float64.
+
+    The square root is taken in float64, because torch.sqrt of float32 is not correctly rounded on every CPU; rounded
+    once more, that of float64 is.
+    """
+    mean = sum_of_channels(x * x) / x.shape[-1]
+    root = (mean + torch.tensor(eps, dtype=x.dtype, device=x.device)).double().sqrt().to(x.dtype)
+    return 1 / root
+
+
+def normalise(
+    x: Tensor, weight: Tensor, eps: float, *, unweighted: torch.dtype | None = None, weighted: torch.dtype | None = None
+) -> Tensor:
+    """RMSNorm over the last axis of x, float32 or float64, in its dtype: (x * inverse_rms) * weight.
+
+    unweighted, weighted: dtypes that the value is rounded to before and after it is multiplied by weight.
+    """
+    dtype = x.dtype
+    n = x * inverse_rms(x, eps)
+    n = n if unweighted is None else n.to(unweighted).to(dtype)
+    n = n * weight.to(dtype)
+    return n if weighted is None else n.to(weighted).to(dtype)
+
+
+def norm_gradients(x: Tensor, weight: Tensor, eps: float, grad: Tensor) -> tuple[Tensor, Tensor]:
+    """The gradients of x and of weight, given that of the normalised x: all (tokens, heads, channels) in one dtype."""
+    r = inverse_rms(x, eps)
+    u = grad * weight.to(x.dtype)
+    c = sum_of_channels(u * x) / x.shape[-1] * (r * r)
+    return (u - x * c) * r, sum_of_rows(grad * (x * r))
