@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from ._reference_angles import fma
+
 SUM_LANES = 32
 
 
@@ -36,14 +38,25 @@ def sum_of_rows(q: Tensor) -> Tensor:
 
 
 def inverse_rms(x: Tensor, eps: float) -> Tensor:
-    """(..., 1): 1 / sqrt(mean of squares + eps) over the last axis, in the dtype of x, float32 or float64.
-
-    The square root is taken in float64, because torch.sqrt of float32 is not correctly rounded on every CPU; rounded
-    once more, that of float64 is.
-    """
+    """(..., 1): 1 / sqrt(mean of squares + eps) over the last axis, in the dtype of x, float32 or float64."""
     mean = sum_of_channels(x * x) / x.shape[-1]
-    root = (mean + torch.tensor(eps, dtype=x.dtype, device=x.device)).double().sqrt().to(x.dtype)
-    return 1 / root
+    return 1 / sqrt(mean + torch.tensor(eps, dtype=x.dtype, device=x.device))
+
+
+def sqrt(x: Tensor) -> Tensor:
+    """The square root of x, float32 or float64, correctly rounded; that of torch is not on every CPU.
+
+    In float32 it is that of float64, rounded once more. In float64, a last step of Newton's method corrects it: the
+    derivative stays that of torch.
+    """
+    if x.dtype != torch.float64:
+        return x.double().sqrt().to(x.dtype)
+    scale = torch.where(x.detach() < 2.0**-900, 2.0**100, 1.0)  # keeps the products of the correction from underflow
+    x = x * scale * scale
+    root = x.sqrt()
+    near = root.detach()
+    corrected = fma(fma(-near, near, x.detach()), 0.5 / near, near)
+    return (root + torch.where(corrected.isfinite(), corrected - near, 0)) / scale
 
 
 def normalise(
