@@ -72,10 +72,20 @@ bool aligned(const RotateParams& p, const RotatedTensor& x) {
   return ((steps * bytes_of(p.dtype)) | reinterpret_cast<intptr_t>(x.out)) % kLargestVector == 0;
 }
 
+// Plan::prefetch for rows of a tensor like x with strides s. bytes: of all x.
+int64_t prefetch_distance(const RotateParams& p, const RotatedTensor& x, const Strides& s, int64_t bytes) {
+  if (bytes < kPrefetchBytes) return 0;
+  if (x.heads > 1 && p.seqlen > 1 && s.head > s.token) return kPrefetchAheadOfHead;
+  const int64_t next_token = p.seqlen > 1 ? s.token : s.batch;
+  // The same head of the next token where other tensors lie between.
+  const bool contiguous = next_token == (x.heads > 1 ? x.heads * s.head : x.head_dim);
+  return contiguous ? kPrefetchAhead : next_token * bytes_of(p.dtype);
+}
+
 }  // namespace
 
 Plan plan_of(const RotateParams& p) {
-  const int64_t bytes = bytes_of_x(p), size = bytes_of(p.dtype);
+  const int64_t bytes = bytes_of_x(p);
   Plan plan{};
   plan.access = strided_access(p.pairing, p.x[0].in_stride);
   for (int t = 0; t < p.num_tensors; ++t) {
@@ -87,17 +97,17 @@ Plan plan_of(const RotateParams& p) {
   plan.non_temporal = !p.output_unmapped && plan.access != Access::kAny && bytes > non_temporal_bytes;
   for (int t = 0; t < p.num_tensors; ++t) {
     const RotatedTensor& x = p.x[t];
-    const Strides& s = x.in_stride;
     plan.non_temporal = plan.non_temporal && x.in != x.out && aligned(p, x);
-    if (bytes < kPrefetchBytes) continue;
-    const int64_t next_token = p.seqlen > 1 ? s.token : s.batch;
-    if (x.heads > 1 && p.seqlen > 1 && s.head > s.token) {
-      plan.prefetch[t] = kPrefetchAheadOfHead;
-    } else if (next_token != (x.heads > 1 ? x.heads * s.head : x.head_dim)) {
-      plan.prefetch[t] = next_token * size;  // the same head of the next token: other tensors lie between
-    } else {
-      plan.prefetch[t] = kPrefetchAhead;
-    }
+    plan.prefetch[t] = prefetch_distance(p, x, x.in_stride, bytes);
+  }
+  return plan;
+}
+
+Plan plan_of(const NormGradParams& p) {
+  Plan plan = plan_of(static_cast<const RotateParams&>(p));
+  const int64_t bytes = bytes_of_x(p);
+  for (int t = 0; t < p.num_tensors; ++t) {
+    plan.prefetch_input[t] = prefetch_distance(p, p.x[t], p.of_norm[t].x_stride, bytes);
   }
   return plan;
 }

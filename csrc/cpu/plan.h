@@ -16,13 +16,17 @@ ROPE_INLINE Access access_of(Pairing pairing) {
 }
 
 struct Plan {
-  Access access;                  // of all tensors
-  bool non_temporal;              // results are written by non-temporal stores
-  int64_t threads;                // threads worth waking; 0: run on the caller
-  int64_t prefetch[kMaxTensors];  // distance in bytes from the row that is rotated; 0: no prefetch
+  Access access;                        // of all tensors
+  bool non_temporal;                    // results are written by non-temporal stores
+  int64_t threads;                      // threads worth waking; 0: run on the caller
+  int64_t prefetch[kMaxTensors];        // distance in bytes from the row that is read; 0: no prefetch
+  int64_t prefetch_input[kMaxTensors];  // the same, for NormGradTensor::x
 };
 
 Plan plan_of(const RotateParams& p);
+
+// `threads` share blocks of tokens.
+Plan plan_of(const NormGradParams& p);
 
 // Only access and threads are set.
 Plan plan_of(const TableGradParams& p);

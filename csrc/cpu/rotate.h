@@ -4,20 +4,26 @@
 #include "core/math.h"
 #include "core/params.h"
 #include "cpu/angles.h"
+#include "cpu/norm.h"
 #include "cpu/plan.h"
 #include "cpu/rows.h"
 
 namespace rope::cpu {
 namespace {
 
-// `count` rows of one tensor that share angles.
-template <class T>
+// `count` rows of one tensor that share angles. Out: T, or the type of arithmetic where norm_grad keeps the result.
+template <class T, class Out = T>
 struct Rows {
   const T* in;
-  T* out;
+  Out* out;
   int64_t in_stride, out_stride, count;
-  Pairing from, to;  // of in and out, in elements
-  int64_t prefetch;  // as in Plan
+  Pairing from = {}, to = {};  // of in and out, in elements
+  int64_t prefetch = 0;        // as in Plan
+  // For rows that are normalised: the weight of the first channel and 1 / rms of the first row; else null.
+  const Arithmetic<T>*weight = nullptr, *inv_rms = nullptr;
+  Pairing channels = {};                                  // of the weights
+  bool round_unweighted = false, round_products = false;  // with kEager
+  bool in_run_order = false;                              // steps of Out that is not T lie in run order (elements.h)
 };
 
 // The rows of the first token of tensor t: of all heads, or of one where each has angles of its own.
@@ -26,8 +32,17 @@ Rows<T> rows_of(const RotateParams& p, const Plan& plan, int t) {
   const RotatedTensor& x = p.x[t];
   const auto in = token_row<const T>(p.rotary_offset, x.in, x.in_stride, p.pairing, 0, 0, 0);
   const auto out = token_row<T>(p.rotary_offset, x.out, x.out_stride, p.out_pairing, 0, 0, 0);
-  const int64_t count = p.table_heads == 1 ? x.heads : 1;
-  return {in.data, out.data, in.head_stride, out.head_stride, count, in.pairing, out.pairing, plan.prefetch[t]};
+  Rows<T> rows = {in.data, out.data, in.head_stride, out.head_stride, p.table_heads == 1 ? x.heads : 1};
+  rows.from = in.pairing;
+  rows.to = out.pairing;
+  rows.prefetch = plan.prefetch[t];
+  if (const auto* weight = static_cast<const Arithmetic<T>*>(p.norm[t].weight)) {
+    rows.weight = weight + p.rotary_offset;
+    rows.channels = p.pairing;
+    rows.round_unweighted = p.norm[t].round_unweighted;
+    rows.round_products = p.round_products;
+  }
+  return rows;
 }
 
 // Rotates two vectors of interleaved channels, which stay in their lanes: only the partners are moved. cos and sin have
@@ -43,17 +58,19 @@ ROPE_INLINE Pair<L> rotate_channels(Pair<L> x, Pair<L> cos, Pair<L> sin, const R
 // Rotates kSteps steps of kStep pairs of each row, from pair i on; without kFull, the last pairs of n, less than a
 // step. cos and sin stay in registers over all rows: reading them from L1 for each row takes 15 to 40 % more time
 // (AVX-512, 0.3 MiB in bfloat16 and float16).
-template <Access kAccess, bool kNonTemporal, bool kRoundProducts, bool kFull, int kSteps, class T>
-ROPE_INLINE void rotate_steps(const Rows<T>& rows, const Angles<Arithmetic<T>>& angles, int64_t i, int64_t n) {
+//
+// kNorm: the rows are normalised first. kEager: values of 16 bits are rounded as in eager code.
+template <Access kAccess, bool kNonTemporal, bool kNorm, bool kEager, bool kFull, int kSteps, class T, class Out>
+ROPE_INLINE void rotate_steps(const Rows<T, Out>& rows, const Angles<Arithmetic<T>>& angles, int64_t i, int64_t n) {
   using L = Lanes<T>;
   // 10 to 30 % faster in cache and in 16 bits; non-temporal stores of wider elements take up to 7 % longer.
-  constexpr bool kByChannel =
-      kAccess == Access::kInterleaved && std::is_same_v<L, Vector<Arithmetic<T>>> && (sizeof(T) == 2 || !kNonTemporal);
-  const auto round = [](L product) {
-    using E = Elements<T>;
-    return kRoundProducts ? E::unpack(E::pack(product)) : product;
+  constexpr bool kByChannel = kAccess == Access::kInterleaved && std::is_same_v<L, Vector<Arithmetic<T>>> &&
+                              std::is_same_v<T, Out> && (sizeof(T) == 2 || !kNonTemporal);
+  const int64_t m = kFull ? kStep<T> : n - i, row_bytes = 2 * n * sizeof(T);
+  const auto round = [&](L product) {
+    return kEager && (!kNorm || rows.round_products) ? rounded<T>(product) : product;
   };
-  Pair<L> cos[kSteps], sin[kSteps];
+  Pair<L> cos[kSteps], sin[kSteps], weight[kNorm ? kSteps : 1];
   for (int s = 0; s < kSteps; ++s) {
     const int64_t at = i + s * kStep<T>;
     cos[s] = {read_lanes<L>(angles.cos_first() + at), read_lanes<L>(angles.cos_second() + at)};
@@ -62,47 +79,71 @@ ROPE_INLINE void rotate_steps(const Rows<T>& rows, const Angles<Arithmetic<T>>& 
       cos[s] = interleave(cos[s].first, cos[s].second);
       sin[s] = interleave(sin[s].first, -sin[s].second);
     }
+    if constexpr (kNorm) {
+      const Arithmetic<T>* from = rows.weight + at * known<kAccess>(rows.channels).step;
+      if constexpr (kByChannel) {
+        weight[s] = load_weight_channels<kFull, T>(from, m);
+      } else {
+        weight[s] = load_weights<kAccess, kFull, T>(from, rows.channels, m);
+      }
+    }
   }
   const Pairing from = known<kAccess>(rows.from), to = known<kAccess>(rows.to);
-  const int64_t m = kFull ? kStep<T> : n - i, row_bytes = 2 * n * sizeof(T);
   const T* in = rows.in + i * from.step;
-  T* out = rows.out + i * to.step;
+  Out* out = rows.out + i * to.step;
   for (int64_t r = 0; r < rows.count; ++r, in += rows.in_stride, out += rows.out_stride) {
-    if (rows.prefetch && i == 0) {
-      const char* next = reinterpret_cast<const char*>(in) + rows.prefetch;
-      for (int64_t at = 0; at < row_bytes; at += 64) __builtin_prefetch(next + at);
-    }
+    if (!kNorm && i == 0) prefetch_row(in, row_bytes, rows.prefetch);  // norm.h has read normalised rows
+    L scale;
+    if constexpr (kNorm) scale = broadcast<L>(rows.inv_rms[r]);
+    // The channels of step s, normalised.
+    const auto norm = [&](Pair<L> x, int s) {
+      if constexpr (!kNorm) return x;
+      const auto one = [&](L x, L weight) {
+        const auto n =
+            normalised(x, scale, weight, [&](L v) { return kEager && rows.round_unweighted ? rounded<T>(v) : v; });
+        return kEager ? rounded<T>(n) : n;
+      };
+      return Pair<L>{one(x.first, weight[kNorm ? s : 0].first), one(x.second, weight[kNorm ? s : 0].second)};
+    };
     for (int s = 0; s < kSteps; ++s) {
       const int64_t at = s * kStep<T>;
+      Out* to_pairs = out + at * to.step;
       if constexpr (kByChannel) {
         const auto x = load_channels<kFull>(in + at * from.step, m);
-        store_channels<kFull, kNonTemporal>(rotate_channels(x, cos[s], sin[s], round), out + at * to.step, m);
+        store_channels<kFull, kNonTemporal>(rotate_channels(norm(x, s), cos[s], sin[s], round), to_pairs, m);
       } else {
         const auto x = load_pairs<kAccess, kFull>(in + at * from.step, from, m);
-        store_pairs<kAccess, kFull, kNonTemporal>(rotate_pair(x, cos[s], sin[s], round), out + at * to.step, to, m);
+        const auto y = rotate_pair(norm(x, s), cos[s], sin[s], round);
+        if constexpr (std::is_same_v<T, Out>) {
+          store_pairs<kAccess, kFull, kNonTemporal>(y, to_pairs, to, m);
+        } else {
+          const auto result = [](L v) { return kEager ? rounded<T>(v) : v; };
+          keep_pairs<kAccess, kFull, T>({result(y.first), result(y.second)}, to_pairs, to, m, rows.in_run_order);
+        }
       }
     }
   }
 }
 
 // Rotates the n pairs of each row, as many steps at once as there are registers for.
-template <Access kAccess, bool kNonTemporal, bool kRoundProducts, class T>
-void rotate_rows(const Rows<T>& rows, const Angles<Arithmetic<T>>& angles, int64_t n) {
+template <Access kAccess, bool kNonTemporal, bool kNorm, bool kEager, class T, class Out>
+void rotate_rows(const Rows<T, Out>& rows, const Angles<Arithmetic<T>>& angles, int64_t n) {
   constexpr int64_t k = kStep<T>;
   constexpr int kMost = kAccess == Access::kAny ? 1 : 4;
+  const auto rotate = [&](auto full, auto steps, int64_t i) {
+    rotate_steps<kAccess, kNonTemporal, kNorm, kEager, full.value, steps.value>(rows, angles, i, n);
+  };
   int64_t i = 0;
-  for (; i + kMost * k <= n; i += kMost * k) {
-    rotate_steps<kAccess, kNonTemporal, kRoundProducts, true, kMost>(rows, angles, i, n);
-  }
+  for (; i + kMost * k <= n; i += kMost * k) rotate(std::true_type{}, std::integral_constant<int, kMost>{}, i);
   if (kMost > 2 && i + 2 * k <= n) {
-    rotate_steps<kAccess, kNonTemporal, kRoundProducts, true, 2>(rows, angles, i, n);
+    rotate(std::true_type{}, std::integral_constant<int, 2>{}, i);
     i += 2 * k;
   }
   if (kMost > 1 && i + k <= n) {
-    rotate_steps<kAccess, kNonTemporal, kRoundProducts, true, 1>(rows, angles, i, n);
+    rotate(std::true_type{}, std::integral_constant<int, 1>{}, i);
     i += k;
   }
-  if (i < n) rotate_steps<kAccess, kNonTemporal, kRoundProducts, false, 1>(rows, angles, i, n);
+  if (i < n) rotate(std::false_type{}, std::integral_constant<int, 1>{}, i);
 }
 
 // Copies channels [begin, end) of every head of a token, bit for bit.
@@ -121,17 +162,56 @@ void copy_channels(const RotatedTensor& x, int64_t batch, int64_t token, int64_t
   }
 }
 
-// tensors: the rows_of every tensor.
+// Rotates n pairs of rows of a call.
 template <Access kAccess, bool kNonTemporal, class T>
-void rotate_token(const RotateParams& p, const Rows<T>* tensors, int64_t batch, int64_t token) {
+void rotate_rows(const RotateParams& p, const Rows<T>& rows, const Angles<Arithmetic<T>>& angles, int64_t n) {
+  const auto rotate = [&](auto norm, auto eager) {
+    rotate_rows<kAccess, kNonTemporal, norm.value, eager.value>(rows, angles, n);
+  };
+  constexpr bool kNarrow = sizeof(T) == 2;  // a branch per vector would take 5 to 12 % longer with cached bfloat16
+  using Eager = std::bool_constant<kNarrow>;
+  if (rows.weight) {
+    if (kNarrow && p.round_weighted) return rotate(std::true_type{}, Eager{});
+    return rotate(std::true_type{}, std::false_type{});
+  }
+  if (kNarrow && p.round_products) return rotate(std::false_type{}, Eager{});
+  rotate(std::false_type{}, std::false_type{});
+}
+
+// The channels of every head that are not rotated: copied, or normalised where r, 1 / rms of each head, is not null.
+// pairs: how many are rotated.
+template <class T>
+void keep_channels(const RotateParams& p, int t, int64_t batch, int64_t token, int64_t pairs, const Arithmetic<T>* r) {
+  const RotatedTensor& x = p.x[t];
+  const auto keep = [&](int64_t begin, int64_t end) {
+    r ? normalise_channels<T>(x, p.norm[t], batch, token, begin, end, r)
+      : copy_channels<T>(x, batch, token, begin, end);
+  };
+  if (2 * pairs == x.head_dim) return;
+  keep(0, pairs ? p.rotary_offset : x.head_dim);
+  if (pairs) keep(p.rotary_offset + 2 * pairs, x.head_dim);
+}
+
+// tensors: the rows_of every tensor. factors: memory for 1 / rms of the heads of all normalised tensors, room_for each.
+template <Access kAccess, bool kNonTemporal, class T>
+void rotate_token(const RotateParams& p, const Rows<T>* tensors, int64_t batch, int64_t token, Arithmetic<T>* factors) {
   const int64_t row =
       p.source == Source::kFrequencies ? sequence_start(p.positions, token) : table_row(p.positions, batch, token);
   const int64_t pairs = row == kNotRotated ? 0 : p.pairs;
+  const Arithmetic<T>* inv_rms[kMaxTensors];
   for (int t = 0; t < p.num_tensors; ++t) {
     const RotatedTensor& x = p.x[t];
-    if (x.in == x.out || 2 * pairs == x.head_dim) continue;
-    copy_channels<T>(x, batch, token, 0, pairs ? p.rotary_offset : x.head_dim);
-    if (pairs) copy_channels<T>(x, batch, token, p.rotary_offset + 2 * pairs, x.head_dim);
+    inv_rms[t] = nullptr;
+    if (p.norm[t].weight) {
+      if (pairs) {
+        inverse_rms_of_heads(at<T>(x.in, row_offset(x.in_stride, batch, token, 0)), x, p.eps, tensors[t].prefetch,
+                             factors);
+        inv_rms[t] = factors;
+      }
+      save_inverse_rms(p.norm[t], (batch * p.seqlen + token) * x.heads, x.heads, inv_rms[t]);
+      factors += room_for<Arithmetic<T>>(x.heads);
+    }
+    keep_channels<T>(p, t, batch, token, pairs, inv_rms[t]);
   }
   Angles<Arithmetic<T>> angles;
   angles.per_channel = p.source == Source::kPerChannel;
@@ -143,13 +223,11 @@ void rotate_token(const RotateParams& p, const Rows<T>* tensors, int64_t batch, 
         Rows<T> rows = tensors[t];
         rows.in += row_offset(p.x[t].in_stride, batch, token, head) + begin * rows.from.step;
         rows.out += row_offset(p.x[t].out_stride, batch, token, head) + begin * rows.to.step;
-        if constexpr (sizeof(T) == 2) {  // a branch per vector would take 5 to 12 % longer with cached bfloat16
-          if (p.round_products) {
-            rotate_rows<kAccess, kNonTemporal, true>(rows, angles, n);
-            continue;
-          }
+        if (rows.weight) {
+          rows.weight += begin * rows.channels.step;
+          rows.inv_rms = inv_rms[t] + head;
         }
-        rotate_rows<kAccess, kNonTemporal, false>(rows, angles, n);
+        rotate_rows<kAccess, kNonTemporal>(p, rows, angles, n);
       }
     }
   }

@@ -45,7 +45,7 @@ void cos_sin(const CosSinParams& p, int) {
   });
 }
 
-constexpr cpu::Kernels kEmulated = {"cuda", rotate, table_grad, cos_sin};
+constexpr cpu::Kernels kEmulated = {"cuda", rotate, table_grad, cos_sin, nullptr};
 
 }  // namespace
 }  // namespace rope::cuda

@@ -117,13 +117,28 @@ PYBIND11_MODULE(_introspect, m) {
             return GradTensor{pointer(x), pointer(grad), x_stride, grad_stride, heads, head_dim};
           }));
 
+  py::class_<Norm>(m, "Norm").def(
+      py::init(
+          [](uintptr_t weight, DType weight_dtype, int64_t weight_stride, bool round_unweighted, uintptr_t inv_rms) {
+            return Norm{pointer(weight), weight_dtype, weight_stride, round_unweighted, pointer(inv_rms)};
+          }),
+      py::arg("weight"), py::arg("weight_dtype"), py::arg("weight_stride") = 1, py::arg("round_unweighted") = false,
+      py::arg("inv_rms") = 0);
+
+  py::class_<NormGradTensor>(m, "NormGradTensor")
+      .def(py::init([](uintptr_t x, Strides x_stride, uintptr_t block_sums, uintptr_t grad_weight) {
+             return NormGradTensor{pointer(x), x_stride, pointer(block_sums), pointer(grad_weight)};
+           }),
+           py::arg("x"), py::arg("x_stride"), py::arg("block_sums") = 0, py::arg("grad_weight") = 0);
+
   table_class<const void>(m, "Table");
   table_class<void>(m, "WrittenTable");
 
   py::class_<RotateParams>(m, "RotateParams")
       .def(py::init([](std::vector<RotatedTensor> x, DType dtype, DType table_dtype, int64_t batch, int64_t seqlen,
                        int64_t rotary_offset, int64_t pairs, bool interleaved, Table cos, Table sin, bool negate_sin,
-                       uintptr_t positions, int64_t rows, uintptr_t offsets, uintptr_t cu_seqlens, int64_t nseq) {
+                       uintptr_t positions, int64_t rows, uintptr_t offsets, uintptr_t cu_seqlens, int64_t nseq,
+                       std::vector<Norm> norm, double eps) {
              auto p = params_of<RotateParams>(x, dtype, table_dtype, batch, seqlen, rotary_offset, pairs, interleaved,
                                               cos, sin);
              p.negate_sin = negate_sin;
@@ -137,12 +152,23 @@ PYBIND11_MODULE(_introspect, m) {
              p.positions.cu_seqlens = {pointer(cu_seqlens), false};  // (nseq + 1,) int32
              p.positions.cu_seqlens_stride = 1;
              p.positions.nseq = nseq;
+             for (size_t i = 0; i < norm.size() && i < x.size(); ++i) p.norm[i] = norm[i];
+             p.eps = eps;
              return p;
            }),
            py::kw_only(), py::arg("x"), py::arg("dtype"), py::arg("table_dtype"), py::arg("batch"), py::arg("seqlen"),
            py::arg("rotary_offset"), py::arg("pairs"), py::arg("interleaved"), py::arg("cos"), py::arg("sin"),
            py::arg("negate_sin") = false, py::arg("positions") = 0, py::arg("rows") = 0, py::arg("offsets") = 0,
-           py::arg("cu_seqlens") = 0, py::arg("nseq") = 0);
+           py::arg("cu_seqlens") = 0, py::arg("nseq") = 0, py::arg("norm") = std::vector<Norm>(), py::arg("eps") = 0.0);
+
+  py::class_<NormGradParams>(m, "NormGradParams")
+      .def(py::init([](const RotateParams& transposed, std::vector<NormGradTensor> of_norm) {
+             NormGradParams p{};
+             static_cast<RotateParams&>(p) = transposed;
+             for (size_t i = 0; i < of_norm.size() && i < kMaxTensors; ++i) p.of_norm[i] = of_norm[i];
+             return p;
+           }),
+           py::arg("transposed"), py::arg("of_norm"));
 
   py::class_<TableGradParams>(m, "TableGradParams")
       .def(py::init([](std::vector<GradTensor> x, DType dtype, DType table_dtype, int64_t batch, int64_t seqlen,
@@ -163,6 +189,12 @@ PYBIND11_MODULE(_introspect, m) {
   m.def(
       "rotate",
       [](const std::string& isa, const RotateParams& p, int num_threads) { kernels_of(isa).rotate(p, num_threads); },
+      py::arg("isa"), py::arg("params"), py::arg("num_threads") = 1);
+  m.def(
+      "norm_grad",
+      [](const std::string& isa, const NormGradParams& p, int num_threads) {
+        kernels_of(isa).norm_grad(p, num_threads);
+      },
       py::arg("isa"), py::arg("params"), py::arg("num_threads") = 1);
   m.def(
       "revolutions",

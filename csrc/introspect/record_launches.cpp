@@ -113,7 +113,7 @@ void table_rows(const Tokens& p, int64_t* rows) {
   record_items("table_rows_kernel", "", p.batch * p.seqlen, laid_out(p, rows), memory);
 }
 
-constexpr cpu::Kernels kRecorded = {"recorded", rotate, table_grad, cos_sin};
+constexpr cpu::Kernels kRecorded = {"recorded", rotate, table_grad, cos_sin, nullptr};
 
 }  // namespace
 }  // namespace rope::cuda

@@ -1,0 +1,130 @@
+// Sums over the channels of heads, by the tree of core/norm.h.
+#pragma once
+
+#include <algorithm>
+
+#include "core/norm.h"
+#include "cpu/channels.h"
+
+namespace rope::cpu {
+namespace {
+
+// Sums of the channels that agree modulo kSumLanes, in run order.
+template <class T>
+struct Sums32 {
+  static constexpr int kSteps = kSumLanes / kStep<T>;
+  Lanes<T> lanes[kSteps];
+};
+
+// The blocks of kSumLanes channels `block`, block + step, block + 2 * step .., kBlocks in number, added by the tree.
+// product(full, channel, n): the numbers to add, for n channels from `channel` on, in run order.
+template <class T, int kBlocks, class Product>
+ROPE_INLINE Sums32<T> sum_of_blocks(const Product& product, int64_t head_dim, int64_t block, int64_t step) {
+  Sums32<T> sums;
+  if constexpr (kBlocks == 1) {
+    for (int i = 0; i < sums.kSteps; ++i) {
+      const int64_t channel = block * kSumLanes + i * kStep<T>, left = head_dim - channel;
+      if (left >= kStep<T>) {
+        sums.lanes[i] = product(std::true_type{}, channel, kStep<T>);
+      } else {
+        sums.lanes[i] = left > 0 ? product(std::false_type{}, channel, left) : Lanes<T>{};
+      }
+    }
+  } else {
+    const auto a = sum_of_blocks<T, kBlocks / 2>(product, head_dim, block, 2 * step);
+    const auto b = sum_of_blocks<T, kBlocks / 2>(product, head_dim, block + step, 2 * step);
+    for (int i = 0; i < sums.kSteps; ++i) sums.lanes[i] = a.lanes[i] + b.lanes[i];
+  }
+  return sums;
+}
+
+// More blocks: recursion at run time. blocks: a power of two, at least 8.
+template <class T, class Product>
+Sums32<T> sum_of_many_blocks(const Product& product, int64_t head_dim, int64_t block, int64_t step, int64_t blocks) {
+  if (blocks == 8) return sum_of_blocks<T, 8>(product, head_dim, block, step);
+  auto sums = sum_of_many_blocks<T>(product, head_dim, block, 2 * step, blocks / 2);
+  const auto b = sum_of_many_blocks<T>(product, head_dim, block + step, 2 * step, blocks / 2);
+  for (int i = 0; i < sums.kSteps; ++i) sums.lanes[i] = sums.lanes[i] + b.lanes[i];
+  return sums;
+}
+
+// (a0 + a1, a2 + a3, .. b0 + b1, ..)
+template <class V>
+ROPE_INLINE V add_neighbours(V a, V b) {
+  return shuffle(a, b, [](int i) { return 2 * i; }) + shuffle(a, b, [](int i) { return 2 * i + 1; });
+}
+
+template <int kCount, class V>
+ROPE_INLINE V add_all_neighbours(const V* v) {
+  if constexpr (kCount == 1) {
+    return v[0];
+  } else {
+    return add_neighbours(add_all_neighbours<kCount / 2>(v), add_all_neighbours<kCount / 2>(v + kCount / 2));
+  }
+}
+
+// The neighbours of the tree added until as many sums are left as a vector has lanes.
+template <class T>
+ROPE_INLINE Vector<Arithmetic<T>> folded(const Sums32<T>& sums) {
+  Vector<Arithmetic<T>> v[sums.kSteps];
+  for (int i = 0; i < sums.kSteps; ++i) {
+    if constexpr (std::is_same_v<Lanes<T>, Vector<Arithmetic<T>>>) {
+      v[i] = sums.lanes[i];
+    } else {
+      v[i] = sums.lanes[i].even + sums.lanes[i].odd;
+    }
+  }
+  return add_all_neighbours<sums.kSteps>(v);
+}
+
+// Calls function(sum) with the function that sums over one head by the tree: sum(product) is what `folded` returns.
+template <class T, class Function>
+ROPE_INLINE void with_sum_over_head(int64_t head_dim, const Function& function) {
+  int64_t blocks = 1;
+  while (blocks * kSumLanes < head_dim) blocks *= 2;
+  const auto call = [&](auto count, int64_t channels) {
+    function([&](const auto& product) { return folded(sum_of_blocks<T, count.value>(product, channels, 0, 1)); });
+  };
+  const auto call_of = [&](auto count) {
+    // A whole number of blocks, which the compiler then knows.
+    if (head_dim == count.value * kSumLanes) return call(count, count.value * kSumLanes);
+    call(count, head_dim);
+  };
+  switch (blocks) {
+    case 1:
+      return call_of(std::integral_constant<int, 1>{});
+    case 2:
+      return call_of(std::integral_constant<int, 2>{});
+    case 4:
+      return call_of(std::integral_constant<int, 4>{});
+    case 8:
+      return call_of(std::integral_constant<int, 8>{});
+    default:
+      function([&](const auto& product) { return folded(sum_of_many_blocks<T>(product, head_dim, 0, 1, blocks)); });
+  }
+}
+
+// to[h] = the sum over head h, for `heads` heads. product_of(h): the product of head h, for sum_of_blocks. `to` has
+// room for heads rounded up to whole vectors.
+template <class T, class ProductOf, class A>
+ROPE_INLINE void sum_heads(int64_t heads, int64_t head_dim, const ProductOf& product_of, A* to) {
+  using V = Vector<A>;
+  constexpr int kCount = kLanes<V>;
+  with_sum_over_head<T>(head_dim, [&](const auto& sum) {
+    for (int64_t first = 0; first < heads; first += kCount) {
+      V sums[kCount] = {};
+      const int64_t n = std::min<int64_t>(kCount, heads - first);
+      for (int64_t i = 0; i < n; ++i) sums[i] = sum(product_of(first + i));
+      write_lanes(to + first, add_all_neighbours<kCount>(sums));
+    }
+  });
+}
+
+// The numbers that sum_heads leaves room for.
+template <class A>
+int64_t room_for(int64_t heads) {
+  return (heads + kLanes<Vector<A>> - 1) / kLanes<Vector<A>> * kLanes<Vector<A>>;
+}
+
+}  // namespace
+}  // namespace rope::cpu

@@ -1,0 +1,77 @@
+// The RMSNorm of the heads of one token (core/norm.h): 1 / rms, and channels that are normalised but not rotated. All
+// sums of a token come before its rotation: sum, square root and division of one head, each waiting for the last, then
+// overlap with those of the next. Time of norm and rotation in one pass over registers: 1.1 to 1.3 times as long in
+// cache.
+#pragma once
+
+#include "core/norm.h"
+#include "core/params.h"
+#include "cpu/head_sums.h"
+
+namespace rope::cpu {
+namespace {
+
+// The numbers that rotate_token keeps for the heads of all normalised tensors.
+template <class A>
+int64_t room_for_factors(const RotateParams& p) {
+  int64_t numbers = 0;
+  for (int t = 0; t < p.num_tensors; ++t) numbers += p.norm[t].weight ? room_for<A>(p.x[t].heads) : 0;
+  return numbers;
+}
+
+// Prefetches a row of `bytes` that lies `distance` bytes behind `row`; 0: nothing.
+ROPE_INLINE void prefetch_row(const void* row, int64_t bytes, int64_t distance) {
+  if (!distance) return;
+  const char* next = static_cast<const char*>(row) + distance;
+  for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(next + at);
+}
+
+// to[h] = 1 / rms of head h of a token whose channels begin at `row`. prefetch: as in Plan.
+template <class T, class A>
+void inverse_rms_of_heads(const T* row, const RotatedTensor& x, double eps, int64_t prefetch, A* to) {
+  const auto sum = [&](auto contiguous) {
+    sum_heads<T>(
+        x.heads, x.head_dim,
+        [&](int64_t head) {
+          const T* from = row + head * x.in_stride.head;
+          prefetch_row(from, x.head_dim * sizeof(T), prefetch);
+          return [from, stride = contiguous ? 1 : x.in_stride.channel](auto full, int64_t channel, int64_t n) {
+            const auto v = read_channels<T, full>(from + channel * stride, stride, n);
+            return v * v;
+          };
+        },
+        to);
+  };
+  x.in_stride.channel == 1 ? sum(std::true_type{}) : sum(std::false_type{});
+  for (int64_t h = 0; h < x.heads; ++h) to[h] = inverse_rms(to[h], static_cast<A>(x.head_dim), static_cast<A>(eps));
+}
+
+// Writes 1 / rms of the heads of a token, from head `first` of the tensor on; r null: 0, as the token is copied.
+template <class A>
+void save_inverse_rms(const Norm& norm, int64_t first, int64_t heads, const A* r) {
+  if (!norm.inv_rms) return;
+  A* to = static_cast<A*>(norm.inv_rms) + first;
+  for (int64_t h = 0; h < heads; ++h) to[h] = r ? r[h] : 0;
+}
+
+// Normalises channels [begin, end) of every head of a token. r: 1 / rms of each head.
+template <class T>
+void normalise_channels(const RotatedTensor& x, const Norm& norm, int64_t batch, int64_t token, int64_t begin,
+                        int64_t end, const Arithmetic<T>* r) {
+  const auto* weight = static_cast<const Arithmetic<T>*>(norm.weight);
+  const auto round = [&](Lanes<T> v) { return norm.round_unweighted ? rounded<T>(v) : v; };
+  for (int64_t h = 0; h < x.heads && begin < end; ++h) {
+    const T* in = at<T>(x.in, row_offset(x.in_stride, batch, token, h) + begin * x.in_stride.channel);
+    T* out = at<T>(x.out, row_offset(x.out_stride, batch, token, h) + begin * x.out_stride.channel);
+    const auto scale = broadcast<Lanes<T>>(r[h]);
+    for_each_step<T>(end - begin, [&](auto full, int64_t i, int64_t n) {
+      const auto v = read_channels<T, full>(in + i * x.in_stride.channel, x.in_stride.channel, n);
+      const auto w = without_payload(read_run<T, full>(weight + begin + i, n));
+      write_channels<full, false>(normalised(v, scale, w, round), out + i * x.out_stride.channel, x.out_stride.channel,
+                                  n);
+    });
+  }
+}
+
+}  // namespace
+}  // namespace rope::cpu

@@ -1,0 +1,264 @@
+// The derivatives of norm and rotation (core/norm.h) in blocks of kBlockTokens tokens of one tensor. At each token, for
+// as many heads as stay in cache: their gradients are rotated back and kept in the type of arithmetic; then come the
+// sums over each head; then the gradients of x and of the weight.
+#pragma once
+
+#include <algorithm>
+
+#include "core/norm.h"
+#include "core/params.h"
+#include "cpu/angles.h"
+#include "cpu/norm.h"
+#include "cpu/rotate.h"
+
+namespace rope::cpu {
+namespace {
+
+// Numbers of rotated gradients that are kept at a time: 32 KiB of float32.
+constexpr int64_t kMostKept = 8192;
+
+// Levels of the tree over the tokens of a block, its leaves included.
+constexpr int kLevels = 5;
+static_assert(int64_t{1} << (kLevels - 1) == kBlockTokens, "the tree of a block has kLevels levels");
+
+// The memory of one thread. Rows have `stride` numbers; those of `weight`, `sum` (the gradient of the weight at a
+// token) and `levels` (the sums of 2^i tokens in row i, where they wait for as many more) are in run order
+// (elements.h).
+template <class A>
+struct NormGradMemory {
+  int64_t stride, heads;  // heads: whose gradients and corrections are kept at a time
+  A *weight, *sum, *levels, *gradient, *corrections;
+
+  NormGradMemory(A* data, int64_t head_dim, int64_t most_heads)
+      : stride((head_dim + kSumLanes - 1) / kSumLanes * kSumLanes),
+        heads(std::clamp<int64_t>(kMostKept / stride, 1, most_heads)),
+        weight(data),
+        sum(weight + stride),
+        levels(sum + stride),
+        gradient(levels + kLevels * stride),
+        corrections(gradient + heads * stride) {}
+
+  // How many numbers there are.
+  int64_t size() const { return corrections + room_for<A>(heads) - weight; }
+};
+
+// ---- one token ----
+
+// Keeps the gradients of heads [first, first + rows.count), rotated. rows: those of the tensor's first token and head.
+template <Access kAccess, class T>
+void keep_rotated(const NormGradParams& p, int t, Rows<T, Arithmetic<T>> rows, int64_t batch, int64_t token,
+                  int64_t row, int64_t first, Arithmetic<T>* kept) {
+  const RotatedTensor& x = p.x[t];
+  const Strides& s = x.in_stride;
+  const int64_t heads = rows.count;
+  const auto unpack = [&](int64_t begin, int64_t end) {
+    for (int64_t h = 0; h < heads && begin < end; ++h) {
+      const T* from = at<T>(x.in, row_offset(s, batch, token, first + h) + begin * s.channel);
+      for_each_step<T>(end - begin, [&](auto full, int64_t i, int64_t n) {
+        const auto v = read_channels<T, full>(from + i * s.channel, s.channel, n);
+        keep_run<full, T>(v, kept + h * rows.out_stride + begin + i, n, rows.in_run_order);
+      });
+    }
+  };
+  unpack(0, p.rotary_offset);
+  unpack(p.rotary_offset + 2 * p.pairs, x.head_dim);
+
+  Angles<Arithmetic<T>> angles;
+  angles.per_channel = p.source == Source::kPerChannel;
+  const bool together = p.table_heads == 1;
+  if (!together) rows.count = 1;
+  for (int64_t h = 0; h < (together ? 1 : heads); ++h) {
+    for (int64_t begin = 0; begin < p.pairs; begin += kPairBlock) {
+      const int64_t n = std::min(p.pairs - begin, kPairBlock);
+      load_angles<T, kAccess>(p, batch, token, row, together ? 0 : first + h, begin, n, angles.entries);
+      Rows<T, Arithmetic<T>> block = rows;
+      block.in += row_offset(s, batch, token, first + h) + begin * rows.from.step;
+      block.out = kept + h * rows.out_stride + p.rotary_offset + begin * rows.to.step;
+      if constexpr (sizeof(T) == 2) {
+        if (p.round_weighted) {
+          rotate_rows<kAccess, false, false, true>(block, angles, n);
+          continue;
+        }
+      }
+      rotate_rows<kAccess, false, false, false>(block, angles, n);
+    }
+  }
+}
+
+// What norm_gradients reads and writes: pointers to the first head, strides in elements, null where nothing is wanted.
+template <class T>
+struct NormGradRows {
+  const T* x;
+  T* grad_x;
+  const Arithmetic<T>*gradient, *weight, *inv_rms, *corrections;
+  Arithmetic<T>* sum;  // of the gradients of the weight; begins with what it holds
+  int64_t heads, x_stride, grad_x_stride, gradient_stride, x_channel, grad_x_channel;
+  bool in_run_order;
+};
+
+// The gradients of x, and those of the weight added over the heads, for kSteps steps of channels from `channel` on.
+template <bool kNonTemporal, bool kFull, int kSteps, class T>
+ROPE_INLINE void norm_gradients(const NormGradRows<T>& rows, int64_t channel, int64_t n) {
+  using L = Lanes<T>;
+  L weight[kSteps], sum[kSteps];
+  for (int s = 0; s < kSteps; ++s) {
+    weight[s] = read_lanes<L>(rows.weight + channel + s * kStep<T>);
+    sum[s] = read_lanes<L>(rows.sum + channel + s * kStep<T>);
+  }
+  for (int64_t h = 0; h < rows.heads; ++h) {
+    const L r = broadcast<L>(rows.inv_rms[h]), correction = broadcast<L>(rows.corrections[h]);
+    for (int s = 0; s < kSteps; ++s) {
+      const int64_t c = channel + s * kStep<T>;
+      const auto x = read_channels<T, kFull>(rows.x + h * rows.x_stride + c * rows.x_channel, rows.x_channel, n);
+      const auto g = read_kept<kFull, T>(rows.gradient + h * rows.gradient_stride + c, n, rows.in_run_order);
+      sum[s] = sum[s] + weight_gradient(g, x, r);
+      if (!rows.grad_x) continue;
+      write_channels<kFull, kNonTemporal>(norm_gradient(g * weight[s], x, correction, r),
+                                          rows.grad_x + h * rows.grad_x_stride + c * rows.grad_x_channel,
+                                          rows.grad_x_channel, n);
+    }
+  }
+  for (int s = 0; s < kSteps; ++s) write_lanes(rows.sum + channel + s * kStep<T>, sum[s]);
+}
+
+template <bool kNonTemporal, class T>
+void norm_gradients(const NormGradRows<T>& rows, int64_t head_dim) {
+  constexpr int64_t k = kStep<T>;
+  int64_t c = 0;
+  for (; c + 4 * k <= head_dim; c += 4 * k) norm_gradients<kNonTemporal, true, 4>(rows, c, k);
+  for (; c + k <= head_dim; c += k) norm_gradients<kNonTemporal, true, 1>(rows, c, k);
+  if (c < head_dim) norm_gradients<kNonTemporal, false, 1>(rows, c, head_dim - c);
+}
+
+// The token's gradients of x; memory.sum receives that of the weight. rows: see keep_rotated.
+template <Access kAccess, bool kNonTemporal, class T>
+void norm_grad_token(const NormGradParams& p, int t, const Rows<T, Arithmetic<T>>& rows, int64_t prefetch,
+                     int64_t batch, int64_t token, const NormGradMemory<Arithmetic<T>>& memory) {
+  using A = Arithmetic<T>;
+  const RotatedTensor& x = p.x[t];
+  const NormGradTensor& of_norm = p.of_norm[t];
+  const int64_t row =
+      p.source == Source::kFrequencies ? sequence_start(p.positions, token) : table_row(p.positions, batch, token);
+  memset(memory.sum, 0, memory.stride * sizeof(A));
+  if (row == kNotRotated) {
+    if (x.out) copy_channels<T>(x, batch, token, 0, x.head_dim);
+    return;
+  }
+  const Strides& s = of_norm.x_stride;
+  for (int64_t first = 0; first < x.heads; first += memory.heads) {
+    Rows<T, A> some = rows;
+    some.count = std::min(memory.heads, x.heads - first);
+    keep_rotated<kAccess>(p, t, some, batch, token, row, first, memory.gradient);
+
+    NormGradRows<T> kept{};
+    kept.x = at<T>(of_norm.x, row_offset(s, batch, token, first));
+    if (x.out) kept.grad_x = at<T>(x.out, row_offset(x.out_stride, batch, token, first));
+    kept.gradient = memory.gradient;
+    kept.weight = memory.weight;
+    kept.inv_rms = static_cast<const A*>(p.norm[t].inv_rms) + (batch * p.seqlen + token) * x.heads + first;
+    kept.corrections = memory.corrections;
+    kept.sum = memory.sum;
+    kept.heads = some.count;
+    kept.x_stride = s.head;
+    kept.grad_x_stride = x.out_stride.head;
+    kept.gradient_stride = memory.stride;
+    kept.x_channel = s.channel;
+    kept.grad_x_channel = x.out_stride.channel;
+    kept.in_run_order = rows.in_run_order;
+
+    const auto differentiate = [&](auto contiguous) {
+      if (contiguous) kept.x_channel = kept.grad_x_channel = 1;
+      sum_heads<T>(
+          kept.heads, x.head_dim,
+          [&](int64_t h) {
+            const T* in = kept.x + h * kept.x_stride;
+            prefetch_row(in, x.head_dim * sizeof(T), prefetch);
+            const A* gradient = kept.gradient + h * kept.gradient_stride;
+            return [&kept, in, gradient, stride = contiguous ? 1 : kept.x_channel](auto full, int64_t c, int64_t n) {
+              const auto g = read_kept<full, T>(gradient + c, n, kept.in_run_order);
+              const auto u = g * read_lanes<Lanes<T>>(kept.weight + c);
+              return u * read_channels<T, full>(in + c * stride, stride, n);
+            };
+          },
+          memory.corrections);
+      for (int64_t h = 0; h < kept.heads; ++h) {
+        memory.corrections[h] = norm_correction(memory.corrections[h], static_cast<A>(x.head_dim), kept.inv_rms[h]);
+      }
+      norm_gradients<kNonTemporal>(kept, x.head_dim);
+    };
+    if (s.channel == 1 && (!x.out || x.out_stride.channel == 1)) {
+      differentiate(std::true_type{});
+    } else {
+      differentiate(std::false_type{});
+    }
+  }
+}
+
+// ---- a block of tokens ----
+
+// Adds memory.sum, of token i of the block, to the tree.
+template <class A>
+void add_token(const NormGradMemory<A>& memory, int64_t i) {
+  A* before = memory.levels;
+  for (; i & 1; i >>= 1, before += memory.stride) {
+    for (int64_t c = 0; c < memory.stride; ++c) memory.sum[c] = before[c] + memory.sum[c];
+  }
+  memcpy(before, memory.sum, memory.stride * sizeof(A));
+}
+
+// Writes the sum of the block's `tokens` tokens. Zeros in place of the missing ones would add nothing.
+template <class T>
+void store_block(const NormGradMemory<Arithmetic<T>>& memory, int64_t tokens, int64_t head_dim, Arithmetic<T>* to) {
+  using A = Arithmetic<T>;
+  bool empty = true;
+  for (int level = 0; level < kLevels; ++level) {
+    if (!(tokens >> level & 1)) continue;
+    const A* before = memory.levels + level * memory.stride;
+    for (int64_t c = 0; c < memory.stride; ++c) memory.sum[c] = empty ? before[c] : before[c] + memory.sum[c];
+    empty = false;
+  }
+  for_each_step<T>(head_dim, [&](auto full, int64_t c, int64_t n) {
+    write_run<full, T>(read_lanes<Lanes<T>>(memory.sum + c), to + c, n);
+  });
+}
+
+// Block `block` of the tokens of tensor t, which is normalised. rows: see keep_rotated; prefetch: of x, as in Plan.
+template <Access kAccess, bool kNonTemporal, class T>
+void norm_grad_block(const NormGradParams& p, int t, const Rows<T, Arithmetic<T>>& rows, int64_t prefetch,
+                     int64_t block, Arithmetic<T>* data) {
+  using A = Arithmetic<T>;
+  const RotatedTensor& x = p.x[t];
+  const NormGradMemory<A> memory(data, x.head_dim, x.heads);
+  for_each_step<T>(x.head_dim, [&](auto full, int64_t c, int64_t n) {
+    const A* weight = static_cast<const A*>(p.norm[t].weight) + c;
+    write_lanes(memory.weight + c, without_payload(read_run<T, full>(weight, n)));
+  });
+  Rows<T, A> kept = rows;
+  kept.out_stride = memory.stride;
+  const int64_t begin = block * kBlockTokens, tokens = std::min(p.batch * p.seqlen - begin, kBlockTokens);
+  for (int64_t i = 0; i < tokens; ++i) {
+    const int64_t batch = (begin + i) / p.seqlen, token = (begin + i) % p.seqlen;
+    norm_grad_token<kAccess, kNonTemporal>(p, t, kept, prefetch, batch, token, memory);
+    if (p.of_norm[t].block_sums) add_token(memory, i);
+  }
+  if (!p.of_norm[t].block_sums) return;
+  store_block<T>(memory, tokens, x.head_dim, static_cast<A*>(p.of_norm[t].block_sums) + block * x.head_dim);
+}
+
+// Adds the sums of the blocks, in place, by the tree.
+template <class A>
+void add_blocks(const NormGradTensor& of_norm, int64_t blocks, int64_t head_dim) {
+  A* sums = static_cast<A*>(of_norm.block_sums);
+  for (; blocks > 1; blocks = (blocks + 1) / 2) {
+    for (int64_t i = 0; 2 * i < blocks; ++i) {
+      const A *first = sums + 2 * i * head_dim, *second = first + head_dim;
+      for (int64_t c = 0; c < head_dim; ++c) {
+        sums[i * head_dim + c] = 2 * i + 1 < blocks ? first[c] + second[c] : first[c];
+      }
+    }
+  }
+  memcpy(of_norm.grad_weight, sums, head_dim * sizeof(A));
+}
+
+}  // namespace
+}  // namespace rope::cpu
