@@ -18,6 +18,8 @@ struct Arguments {
   OptionalTensor positions;
   OptionalTensor offsets;  // added to `offset`: one number, or (batch,)
   OptionalTensor cu_seqlens;
+  std::vector<OptionalTensor> norm;  // the weight of each tensor of x, or none; empty: no tensor is normalised
+  double eps;
 
   int64_t layout() const { return flags & kLayoutMask; }  // index into kLayouts
   bool interleaved() const { return flags & kInterleaved; }

@@ -48,12 +48,16 @@ RevolutionsParams check_inv_freq(const Tensor& inv_freq, bool is_64);
 // Rules for positions, offset and cu_seqlens (check_lookup.cpp). After check_tables.
 void check_lookup(const Arguments& a, RotateParams* p);
 
+// Rules for norm and eps (check_norm.cpp). After check_x.
+void check_norm(const Arguments& a, RotateParams* p);
+
 // All rules but those for tensors that are written. The caller fills in the tensors x of the result (see view.h).
 inline RotateParams check_arguments(const Arguments& a) {
   RotateParams p{};
   check_x(a, &p);
   check_tables(a, &p);
   check_lookup(a, &p);
+  check_norm(a, &p);
   return p;
 }
 
@@ -61,6 +65,13 @@ inline RotateParams check_arguments(const Arguments& a) {
 // or another that is read or written; out[i] may be x[i] if the result has its pairing. Must come after
 // check_arguments. name: the argument that is written.
 void check_written(const Arguments& a, const Tensors& out, const char* name);
+
+// Raises unless input[i] and, where tensor i is normalised, inv_rms[i] fit the gradient x[i].
+void check_norm_grad(const Arguments& a, const RotateParams& p, const Tensors& input, const Tensors& inv_rms);
+
+// Raises where a tensor of `out`, which is written, shares memory with one that is read. what: the latter, in the
+// message.
+void check_apart(const Tensors& read, const Tensors& out, const char* what);
 
 // Raises unless the tables have one row per token, and grad[i] has the shape, dtype and device of x[i].
 void check_table_grad(const Arguments& a, const Tensors& grad);

@@ -71,6 +71,16 @@ void check_written(const Arguments& a, const Tensors& out, const char* name) {
   if (a.positions) keep_all_apart(*a.positions, "positions");
   if (a.offsets) keep_all_apart(*a.offsets, "offset");
   if (a.cu_seqlens) keep_all_apart(*a.cu_seqlens, "cu_seqlens");
+  for (const OptionalTensor& weight : a.norm) {
+    if (weight) keep_all_apart(*weight, "norm");
+  }
+}
+
+void check_apart(const Tensors& read, const Tensors& out, const char* what) {
+  for (const Tensor& t : read) {
+    const MemoryView view = memory_of(t);
+    for (const Tensor& written : out) keep_apart("out", memory_of(written), view, t, what);
+  }
 }
 
 void check_table_grad(const Arguments& a, const Tensors& grad) {

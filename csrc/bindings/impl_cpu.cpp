@@ -4,6 +4,7 @@
 #include "bindings/ops.h"
 #include "bindings/output.h"
 #include "cpu/isa.h"
+#include "cpu/weights.h"
 
 namespace rope {
 namespace {
@@ -11,7 +12,15 @@ namespace {
 struct Cpu {
   static Tensor empty_like(const Tensor& x, bool* unmapped) { return empty_like_output(x, unmapped); }
 
-  static void rotate(const RotateParams& p, const Tensor&) { cpu::best_kernels().rotate(p, num_threads()); }
+  static void rotate(RotateParams& p, const Tensor&) {
+    const cpu::Weights weights(&p);
+    cpu::best_kernels().rotate(p, num_threads());
+  }
+
+  static void norm_grad(NormGradParams p, const Tensor&) {
+    const cpu::Weights weights(&p);
+    cpu::best_kernels().norm_grad(p, num_threads());
+  }
 
   static void table_grad(const TableGradParams& p, const Tensor&) { cpu::best_kernels().table_grad(p, num_threads()); }
 

@@ -98,6 +98,11 @@ struct Cuda {
     check_launch(cuda::rotate(p, queue.device, queue.stream), p);
   }
 
+  static void norm_grad(const NormGradParams& p, const Tensor& x) {
+    const Queue queue(x);
+    check_launch(cuda::norm_grad(p, queue.device, queue.stream), p);
+  }
+
   static void table_grad(const TableGradParams& p, const Tensor& x) {
     check_launch(cuda::table_grad(p, Queue(x).stream), "cos", {p.table_batches, p.seqlen, p.table_heads, p.pairs});
   }

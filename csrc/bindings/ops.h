@@ -1,6 +1,7 @@
 // The ops as the dispatcher calls them, once for all devices. A Device has
 //   static Tensor empty_like(const Tensor& x, bool* unmapped);              a result (output.h)
 //   static void rotate(const RotateParams&, const Tensor& x);               the kernels, on the device of x
+//   static void norm_grad(const NormGradParams&, const Tensor& x);
 //   static void table_grad(const TableGradParams&, const Tensor& x);
 //   static void table_rows(const Tokens&, int64_t* rows, bool checked, const Tensor& x);   checked: by check_lookup
 //   static void cos_sin(const CosSinParams&, const Tensor& x);
@@ -13,8 +14,28 @@
 #include "bindings/output.h"
 #include "bindings/stack.h"
 #include "bindings/view.h"
+#include "core/integer.h"
+#include "core/norm.h"
 
 namespace rope {
+
+// The arguments of norm_grad.
+struct NormGradArguments {
+  NormGradArguments(StableIValue* stack, uint64_t count)
+      : input(unbox_list(stack[0])),
+        inv_rms(unbox_list(stack[1])),
+        wanted(torch::stable::detail::to<int64_t>(stack[2])),
+        a(unbox(stack + 3, count - 3)) {}
+  Tensors input, inv_rms;
+  int64_t wanted;
+  Arguments a;  // x: the gradients of the result
+};
+
+// An uninitialised tensor of the type of arithmetic, on the device of x.
+inline Tensor new_arithmetic(const Rotation& p, const Tensor& x, std::initializer_list<int64_t> sizes) {
+  const bool is_64 = p.dtype == DType::kFloat64;
+  return new_empty(x, sizes, is_64 ? aoti_torch_dtype_float64() : aoti_torch_dtype_float32());
+}
 
 template <class Device>
 struct Ops {
@@ -51,13 +72,61 @@ struct Ops {
 
   static void nothing(StableIValue* stack, uint64_t count, uint64_t) { unbox(stack, count); }
 
+  static void norm_rotate(StableIValue* stack, uint64_t count, uint64_t) {
+    const Arguments a = unbox(stack, count);
+    RotateParams p = check_arguments(a);
+    Tensors out, inv_rms;
+    for (size_t i = 0; i < a.x.size(); ++i) {
+      out.push_back(Device::empty_like(a.x[i], &p.output_unmapped));
+      const bool normalised = !a.norm.empty() && a.norm[i];
+      const int64_t heads = a.x[i].size(layout_of(a).heads);
+      inv_rms.push_back(normalised ? new_arithmetic(p, a.x[i], {p.batch, p.seqlen, heads})
+                                   : new_arithmetic(p, a.x[i], {0}));
+    }
+    rotate_tensors(p, a, out, &inv_rms);
+    stack[0] = box(std::move(out));
+    stack[1] = box(std::move(inv_rms));
+  }
+
+  static void norm_grad(StableIValue* stack, uint64_t count, uint64_t) {
+    const NormGradArguments n(stack, count);
+    NormGradParams p{};
+    static_cast<RotateParams&>(p) = check_arguments(n.a);
+    check_norm_grad(n.a, p, n.input, n.inv_rms);
+    Tensors out;
+    for (size_t i = 0; i < n.input.size(); ++i) {
+      const Tensor& x = n.input[i];
+      out.push_back(n.wanted >> i & 1 ? Device::empty_like(x, &p.output_unmapped) : new_empty(x, {0}, x.dtype()));
+    }
+    Tensors grad_norm = differentiate_norm(p, n, out);
+    stack[0] = box(std::move(out));
+    stack[1] = box(std::move(grad_norm));
+  }
+
+  static void norm_grad_out(StableIValue* stack, uint64_t count, uint64_t) {
+    const Tensors out = unbox_list(stack[0]);
+    NormGradArguments n(stack + 1, count - 1);
+    NormGradParams p{};
+    static_cast<RotateParams&>(p) = check_arguments(n.a);
+    check_norm_grad(n.a, p, n.input, n.inv_rms);
+    check_written(n.a, out, "out");
+    check_apart(n.input, out, "input");
+    n.wanted |= (1 << kMaxTensors) - 1;
+    stack[0] = box(differentiate_norm(p, n, out));
+  }
+
+  static void empty_like(StableIValue* stack, uint64_t, uint64_t) {
+    bool unmapped = false;
+    stack[0] = box(Device::empty_like(unbox_tensor(stack[0]), &unmapped));
+  }
+
   static void table_grad(StableIValue* stack, uint64_t count, uint64_t) {
     const Tensors grad = unbox_list(stack[0]);
     const Arguments a = unbox(stack + 1, count - 1);
     TableGradParams p{};
     static_cast<Rotation&>(p) = check_arguments(a);
     check_table_grad(a, grad);
-    Tensor cos = empty_like(a.cos), sin = empty_like(a.cos);
+    Tensor cos = rope::empty_like(a.cos), sin = rope::empty_like(a.cos);
     set_table_grad(a, cos, sin, &p);
     for (size_t i = 0; i < grad.size(); ++i) {
       if (!grad[i].empty()) p.x[p.num_tensors++] = grad_tensor(a, a.x[i], grad[i]);
@@ -119,11 +188,42 @@ struct Ops {
     stack[1] = box(std::move(low));
   }
 
-  static void rotate_tensors(RotateParams& p, const Arguments& a, const Tensors& out) {
+  // inv_rms: receives the factors of the tensors that are normalised; null: not wanted.
+  static void rotate_tensors(RotateParams& p, const Arguments& a, const Tensors& out,
+                             const Tensors* inv_rms = nullptr) {
     for (size_t i = 0; i < out.size(); ++i) {
-      if (!out[i].empty()) p.x[p.num_tensors++] = rotated_tensor(a, a.x[i], out[i]);
+      if (out[i].empty()) continue;
+      if (!a.norm.empty()) p.norm[p.num_tensors] = norm_of(a, i, inv_rms ? (*inv_rms)[i].mutable_data_ptr() : nullptr);
+      p.x[p.num_tensors++] = rotated_tensor(a, a.x[i], out[i]);
     }
     if (p.num_tensors) Device::rotate(p, a.x[0]);
+  }
+
+  // Writes the gradients of input that are wanted to `out`, and returns those of the weights.
+  static Tensors differentiate_norm(NormGradParams& p, const NormGradArguments& n, const Tensors& out) {
+    Tensors grad_norm, block_sums;
+    for (size_t i = 0; i < n.input.size(); ++i) {
+      const Tensor& x = n.input[i];
+      const bool wants_x = n.wanted >> i & 1, wants_norm = n.wanted >> (kMaxTensors + i) & 1 && n.a.norm[i];
+      const int64_t blocks = quotient_up(p.batch * p.seqlen, kBlockTokens);
+      grad_norm.push_back(new_arithmetic(p, x, {wants_norm ? x.size(-1) : 0}));
+      block_sums.push_back(new_arithmetic(p, x, {wants_norm ? blocks : 0, x.size(-1)}));
+      if (!wants_x && !wants_norm) continue;
+      if (x.empty()) {
+        torch::stable::Tensor zeros = grad_norm[i].stable();
+        torch::stable::zero_(zeros);
+        continue;
+      }
+      const int t = p.num_tensors++;
+      p.x[t] = rotated_tensor(n.a, n.a.x[i], wants_x ? out[i] : x);
+      if (!wants_x) p.x[t].out = nullptr;
+      p.norm[t] = norm_of(n.a, i, n.a.norm[i] ? const_cast<void*>(n.inv_rms[i].const_data_ptr()) : nullptr);
+      p.of_norm[t] = {x.const_data_ptr(), strides_in(layout_of(n.a), x),
+                      wants_norm ? block_sums[i].mutable_data_ptr() : nullptr,
+                      wants_norm ? grad_norm[i].mutable_data_ptr() : nullptr};
+    }
+    if (p.num_tensors) Device::norm_grad(p, n.input[0]);
+    return grad_norm;
   }
 
   template <class Library>
@@ -133,6 +233,10 @@ struct Ops {
     for (const char* name : {"rotate_out", "rotate_out.unrecorded", "rotate_out.plain"}) library.impl(name, rotate_out);
     library.impl("check_in_place", check_in_place);
     for (const char* name : {"nothing", "nothing.unrecorded", "nothing.plain"}) library.impl(name, nothing);
+    library.impl("norm_rotate", norm_rotate);
+    library.impl("norm_grad", norm_grad);
+    library.impl("norm_grad_out", norm_grad_out);
+    library.impl("empty_like", empty_like);
     library.impl("table_grad", table_grad);
     library.impl("table_rows", table_rows);
     library.impl("cos_sin", cos_sin);

@@ -6,7 +6,7 @@
 
 #include "bindings/library.h"
 
-// The arguments that all ops share: struct Arguments in arguments.h, field by field. An argument that is passed costs
+// The arguments of the ops: struct Arguments in arguments.h, field by field. An argument that is passed costs
 // 0.2 to 0.3 us a call, a default at the end 0.04 us: hence their order, and `flags`, which packs the small ones
 // (core/flags.h; a str would leak its memory).
 // With kFrequencies in `flags`, cos and sin are not tables but the high and low parts of inv_freq in revolutions per
@@ -17,14 +17,16 @@
   ROPE_PLAIN_ARGUMENTS(X)                                                            \
   ", SymInt? rotary_dim=None, SymInt rotary_offset=0, float attention_scaling=1.0, " \
   "Tensor? positions=None, Tensor? offsets=None, Tensor? cu_seqlens=None"
+// norm: the weight of the RMSNorm of each tensor of x, (head_dim,), or None where a tensor is not normalised.
+#define ROPE_NORM_ARGUMENTS(X) ROPE_ARGUMENTS(X) ", Tensor?[]? norm=None, float eps=0.0"
 
 // The overload `unrecorded` is for callers that know that no derivative is recorded: it has no kernels in Python, where
 // the default overload has those of rope_ext/_torch/kernels.py. The overload `plain` is `unrecorded` for calls that
 // leave the arguments after `flags` at their defaults: six defaults less. Both are defined after the default overload,
 // because a call that names none takes the first that fits.
-#define ROPE_DEF(NAME, OUT, X, RESULT)                             \
-  m.def(NAME "(" OUT ROPE_ARGUMENTS(X) ") -> " RESULT);            \
-  m.def(NAME ".unrecorded(" OUT ROPE_ARGUMENTS(X) ") -> " RESULT); \
+#define ROPE_DEF(NAME, OUT, X, RESULT)                                  \
+  m.def(NAME "(" OUT ROPE_NORM_ARGUMENTS(X) ") -> " RESULT);            \
+  m.def(NAME ".unrecorded(" OUT ROPE_NORM_ARGUMENTS(X) ") -> " RESULT); \
   m.def(NAME ".plain(" OUT ROPE_PLAIN_ARGUMENTS(X) ") -> " RESULT)
 
 namespace rope {
@@ -37,14 +39,26 @@ struct Definitions {
 
 void define_all(Definitions m) {
   // The rotated x, each with the strides of torch.empty_like(x); with kTransposed in `flags`, applied to the gradient
-  // of a result, the gradient of x.
+  // of a result, the gradient of x. With `norm`, x is normalised first.
   ROPE_DEF("rotate", "", "Tensor[]", "Tensor[]");
   ROPE_DEF("rotate_", "", "Tensor(a!)[]", "()");
   ROPE_DEF("rotate_out", "Tensor(a!)[] out, ", "Tensor[]", "()");
   // Raises what rotate_ would raise; does nothing else.
-  m.def("check_in_place(" ROPE_ARGUMENTS("Tensor[]") ") -> ()");
+  m.def("check_in_place(" ROPE_NORM_ARGUMENTS("Tensor[]") ") -> ()");
   // Takes the arguments and does nothing: the price of the dispatcher and the stable ABI (rope_ext/profile.py).
   ROPE_DEF("nothing", "", "Tensor[]", "()");
+  // rotate with `norm`, and what its derivative needs: the factor 1 / rms of each head, (batch or 1, seqlen, heads), of
+  // the type of arithmetic, contiguous; no elements where a tensor is not normalised.
+  m.def("norm_rotate(" ROPE_NORM_ARGUMENTS("Tensor[]") ") -> (Tensor[] y, Tensor[] inv_rms)");
+  // The gradients of `input` and of the weights in norm_rotate(input): x holds the gradients of y, and `flags` are
+  // those of the transposed rotation. wanted: bit i for input[i], bit 8 + i for norm[i]; the others have no elements.
+  // Those of weights have the type of arithmetic. norm_grad_out writes the gradients of all of `input` to `out`.
+  m.def("norm_grad(Tensor[] input, Tensor[] inv_rms, int wanted, " ROPE_NORM_ARGUMENTS(
+      "Tensor[]") ") -> (Tensor[] grad_input, Tensor[] grad_norm)");
+  m.def("norm_grad_out(Tensor(a!)[] out, Tensor[] input, Tensor[] inv_rms, int wanted, " ROPE_NORM_ARGUMENTS(
+      "Tensor[]") ") -> Tensor[]");
+  // Uninitialised memory for a result like x, from the pool where that is on.
+  m.def("empty_like(Tensor x) -> Tensor");
   // The gradients of cos and sin, which have one row per token: grad * d rotate(x) / d table, summed over the axes
   // along which the tables broadcast.
   m.def("table_grad(Tensor[] grad, " ROPE_ARGUMENTS("Tensor[]") ") -> (Tensor, Tensor)");

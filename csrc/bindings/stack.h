@@ -14,29 +14,40 @@ inline OptionalTensor unbox_optional(StableIValue value) {
   return handle ? OptionalTensor(*handle) : OptionalTensor();
 }
 
-inline Tensors unbox_list(StableIValue value) {
+// Takes a list, whose items `unbox_item` makes.
+template <class Item>
+std::vector<Item> unbox_items(StableListHandle handle, Item (*unbox_item)(StableIValue)) {
   struct Delete {
     void operator()(StableListHandle list) const { torch_delete_list(list); }
   };
-  const std::unique_ptr<StableListOpaque, Delete> list(torch::stable::detail::to<StableListHandle>(value));
+  const std::unique_ptr<StableListOpaque, Delete> list(handle);
   size_t size;
   TORCH_ERROR_CODE_CHECK(torch_list_size(list.get(), &size));
-  Tensors tensors;
-  tensors.reserve(size);
+  std::vector<Item> items;
+  items.reserve(size);
   for (size_t i = 0; i < size; ++i) {
     StableIValue item;
     TORCH_ERROR_CODE_CHECK(torch_list_get_item(list.get(), i, &item));
-    tensors.push_back(unbox_tensor(item));
+    items.push_back(unbox_item(item));
   }
-  return tensors;
+  return items;
 }
 
-// Takes the `count` arguments that all ops share, in the order of schema.cpp. The overload `plain` has the first
-// kPlain, those of ROPE_PLAIN_ARGUMENTS.
+inline Tensors unbox_list(StableIValue value) {
+  return unbox_items(torch::stable::detail::to<StableListHandle>(value), unbox_tensor);
+}
+
+inline std::vector<OptionalTensor> unbox_norm(StableIValue value) {
+  const auto list = torch::stable::detail::to<std::optional<StableListHandle>>(value);
+  return list ? unbox_items(*list, unbox_optional) : std::vector<OptionalTensor>();
+}
+
+// Takes `count` arguments in the order of schema.cpp. The overload `plain` has the first kPlain, those of
+// ROPE_PLAIN_ARGUMENTS; ops that normalise have kNorm and one more, those of ROPE_NORM_ARGUMENTS.
 inline Arguments unbox(StableIValue* stack, uint64_t count) {
   using torch::stable::detail::to;
-  constexpr uint64_t kPlain = 5;
-  const bool all = count > kPlain;
+  constexpr uint64_t kPlain = 5, kNorm = 11;
+  const bool all = count > kPlain, normalises = count > kNorm;
   return {unbox_list(stack[0]),
           unbox_tensor(stack[1]),
           unbox_tensor(stack[2]),
@@ -47,7 +58,9 @@ inline Arguments unbox(StableIValue* stack, uint64_t count) {
           all ? to<double>(stack[7]) : 1,
           all ? unbox_optional(stack[8]) : OptionalTensor(),
           all ? unbox_optional(stack[9]) : OptionalTensor(),
-          all ? unbox_optional(stack[10]) : OptionalTensor()};
+          all ? unbox_optional(stack[10]) : OptionalTensor(),
+          normalises ? unbox_norm(stack[kNorm]) : std::vector<OptionalTensor>(),
+          normalises ? to<double>(stack[kNorm + 1]) : 0};
 }
 
 inline StableIValue box(Tensor tensor) { return torch::stable::detail::from(tensor.release()); }

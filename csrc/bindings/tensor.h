@@ -63,6 +63,15 @@ class Tensor {
     return product;
   }
 
+  // Whether the elements lie in memory one after another, in the order of the axes.
+  bool contiguous() const {
+    int64_t expected = 1;
+    for (int64_t axis = rank_; axis-- > 0; expected *= sizes_[axis]) {
+      if (sizes_[axis] != 1 && strides_[axis] != expected) return false;
+    }
+    return true;
+  }
+
   ScalarType scalar_type() const { return scalar_type_; }
   // Numbers of the stable ABI.
   int32_t dtype() const { return dtype_; }

@@ -1,13 +1,19 @@
 #include "bindings/view.h"
 
-namespace rope {
-namespace {
+#include "bindings/check.h"
 
+namespace rope {
 Strides strides_in(const Layout& layout, const Tensor& t) {
   return {stride_of(t, layout.batch), stride_of(t, layout.seqlen), stride_of(t, layout.heads), t.stride(-1)};
 }
 
-}  // namespace
+Norm norm_of(const Arguments& a, size_t i, void* inv_rms) {
+  if (!a.norm[i]) return {};
+  const Tensor& weight = *a.norm[i];
+  const bool like_x = weight.scalar_type() == a.x[i].scalar_type();
+  return {weight.const_data_ptr(), dtype_of("norm", weight), stride_of(weight, 0), a.round_products() && like_x,
+          inv_rms};
+}
 
 RotatedTensor rotated_tensor(const Arguments& a, const Tensor& in, const Tensor& out) {
   const Layout& layout = layout_of(a);

@@ -31,6 +31,11 @@ TableView<Data> table_view(const Arguments& a, const Rotation& p, const Tensor& 
   return view;
 }
 
+Strides strides_in(const Layout& layout, const Tensor& t);
+
+// The norm of tensor i; `a.norm` is not empty.
+Norm norm_of(const Arguments& a, size_t i, void* inv_rms);
+
 // The tensors must not be empty: the strides and addresses of empty ones are arbitrary.
 RotatedTensor rotated_tensor(const Arguments& a, const Tensor& in, const Tensor& out);
 GradTensor grad_tensor(const Arguments& a, const Tensor& x, const Tensor& grad);
