@@ -17,22 +17,23 @@ struct Sums32 {
 };
 
 // The blocks of kSumLanes channels `block`, block + step, block + 2 * step .., kBlocks in number, added by the tree.
-// product(full, channel, n): the numbers to add, for n channels from `channel` on, in run order.
-template <class T, int kBlocks, class Product>
+// product(full, channel, n): the numbers to add, for n channels from `channel` on, in run order. kWhole: the head has
+// no fewer channels than the blocks.
+template <class T, int kBlocks, bool kWhole, class Product>
 ROPE_INLINE Sums32<T> sum_of_blocks(const Product& product, int64_t head_dim, int64_t block, int64_t step) {
   Sums32<T> sums;
   if constexpr (kBlocks == 1) {
     for (int i = 0; i < sums.kSteps; ++i) {
       const int64_t channel = block * kSumLanes + i * kStep<T>, left = head_dim - channel;
-      if (left >= kStep<T>) {
+      if (kWhole || left >= kStep<T>) {
         sums.lanes[i] = product(std::true_type{}, channel, kStep<T>);
       } else {
         sums.lanes[i] = left > 0 ? product(std::false_type{}, channel, left) : Lanes<T>{};
       }
     }
   } else {
-    const auto a = sum_of_blocks<T, kBlocks / 2>(product, head_dim, block, 2 * step);
-    const auto b = sum_of_blocks<T, kBlocks / 2>(product, head_dim, block + step, 2 * step);
+    const auto a = sum_of_blocks<T, kBlocks / 2, kWhole>(product, head_dim, block, 2 * step);
+    const auto b = sum_of_blocks<T, kBlocks / 2, kWhole>(product, head_dim, block + step, 2 * step);
     for (int i = 0; i < sums.kSteps; ++i) sums.lanes[i] = a.lanes[i] + b.lanes[i];
   }
   return sums;
@@ -41,7 +42,7 @@ ROPE_INLINE Sums32<T> sum_of_blocks(const Product& product, int64_t head_dim, in
 // More blocks: recursion at run time. blocks: a power of two, at least 8.
 template <class T, class Product>
 Sums32<T> sum_of_many_blocks(const Product& product, int64_t head_dim, int64_t block, int64_t step, int64_t blocks) {
-  if (blocks == 8) return sum_of_blocks<T, 8>(product, head_dim, block, step);
+  if (blocks == 8) return sum_of_blocks<T, 8, false>(product, head_dim, block, step);
   auto sums = sum_of_many_blocks<T>(product, head_dim, block, 2 * step, blocks / 2);
   const auto b = sum_of_many_blocks<T>(product, head_dim, block + step, 2 * step, blocks / 2);
   for (int i = 0; i < sums.kSteps; ++i) sums.lanes[i] = sums.lanes[i] + b.lanes[i];
@@ -77,50 +78,62 @@ ROPE_INLINE Vector<Arithmetic<T>> folded(const Sums32<T>& sums) {
   return add_all_neighbours<sums.kSteps>(v);
 }
 
-// Calls function(sum) with the function that sums over one head by the tree: sum(product) is what `folded` returns.
-template <class T, class Function>
-ROPE_INLINE void with_sum_over_head(int64_t head_dim, const Function& function) {
-  int64_t blocks = 1;
-  while (blocks * kSumLanes < head_dim) blocks *= 2;
-  const auto call = [&](auto count, int64_t channels) {
-    function([&](const auto& product) { return folded(sum_of_blocks<T, count.value>(product, channels, 0, 1)); });
-  };
-  const auto call_of = [&](auto count) {
-    // A whole number of blocks, which the compiler then knows.
-    if (head_dim == count.value * kSumLanes) return call(count, count.value * kSumLanes);
-    call(count, head_dim);
-  };
-  switch (blocks) {
-    case 1:
-      return call_of(std::integral_constant<int, 1>{});
-    case 2:
-      return call_of(std::integral_constant<int, 2>{});
-    case 4:
-      return call_of(std::integral_constant<int, 4>{});
-    case 8:
-      return call_of(std::integral_constant<int, 8>{});
-    default:
-      function([&](const auto& product) { return folded(sum_of_many_blocks<T>(product, head_dim, 0, 1, blocks)); });
+// to[h] = sum(product_of(h)), for `heads` heads. sum: returns what `folded` does. `to` has room_for(heads).
+template <class Sum, class ProductOf, class A>
+ROPE_INLINE void sum_heads_by(const Sum& sum, int64_t heads, const ProductOf& product_of, A* to) {
+  using V = Vector<A>;
+  constexpr int kCount = kLanes<V>;
+  V sums[kCount];
+  for (int64_t first = 0; first < heads; first += kCount) {
+    const int64_t n = heads - first < kCount ? heads - first : kCount;
+    for (int64_t i = 0; i < n; ++i) sums[i] = sum(product_of(first + i));
+    for (int64_t i = n; i < kCount; ++i) sums[i] = V{};
+    write_lanes(to + first, add_all_neighbours<kCount>(sums));
   }
 }
 
-// to[h] = the sum over head h, for `heads` heads. product_of(h): the product of head h, for sum_of_blocks. `to` has
-// room for heads rounded up to whole vectors.
-template <class T, class ProductOf, class A>
-ROPE_INLINE void sum_heads(int64_t heads, int64_t head_dim, const ProductOf& product_of, A* to) {
-  using V = Vector<A>;
-  constexpr int kCount = kLanes<V>;
-  with_sum_over_head<T>(head_dim, [&](const auto& sum) {
-    for (int64_t first = 0; first < heads; first += kCount) {
-      V sums[kCount] = {};
-      const int64_t n = std::min<int64_t>(kCount, heads - first);
-      for (int64_t i = 0; i < n; ++i) sums[i] = sum(product_of(first + i));
-      write_lanes(to + first, add_all_neighbours<kCount>(sums));
+// The sum over a head of `blocks` blocks, a power of two. kBlocks: that number, or 0 for others.
+template <class T, int kBlocks, bool kWhole>
+struct SumOfHead {
+  int64_t head_dim, blocks;
+
+  template <class Product>
+  Vector<Arithmetic<T>> operator()(const Product& product) const {
+    if constexpr (kBlocks == 0) {
+      return folded(sum_of_many_blocks<T>(product, head_dim, 0, 1, blocks));
+    } else {
+      return folded(sum_of_blocks<T, kBlocks, kWhole>(product, head_dim, 0, 1));
     }
-  });
+  }
+};
+
+// to[h] = the sum over head h, for `heads` heads. product_of(h): the product of head h, for sum_of_blocks. `to` has
+// room_for(heads).
+template <class T, class ProductOf, class A>
+void sum_heads(int64_t heads, int64_t head_dim, const ProductOf& product_of, A* to) {
+  int64_t blocks = 1;
+  while (blocks * kSumLanes < head_dim) blocks *= 2;
+  const bool whole = blocks * kSumLanes == head_dim;
+  const auto sum = [&](auto count) {
+    constexpr int kBlocks = decltype(count)::value;
+    if (whole) return sum_heads_by(SumOfHead<T, kBlocks, true>{head_dim, blocks}, heads, product_of, to);
+    sum_heads_by(SumOfHead<T, kBlocks, false>{head_dim, blocks}, heads, product_of, to);
+  };
+  switch (blocks) {
+    case 1:
+      return sum(std::integral_constant<int, 1>{});
+    case 2:
+      return sum(std::integral_constant<int, 2>{});
+    case 4:
+      return sum(std::integral_constant<int, 4>{});
+    case 8:
+      return sum(std::integral_constant<int, 8>{});
+    default:
+      sum(std::integral_constant<int, 0>{});
+  }
 }
 
-// The numbers that sum_heads leaves room for.
+// The numbers that sum_heads writes for `heads` heads: whole vectors.
 template <class A>
 int64_t room_for(int64_t heads) {
   return (heads + kLanes<Vector<A>> - 1) / kLanes<Vector<A>> * kLanes<Vector<A>>;

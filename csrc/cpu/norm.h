@@ -19,31 +19,23 @@ int64_t room_for_factors(const RotateParams& p) {
   return numbers;
 }
 
-// Prefetches a row of `bytes` that lies `distance` bytes behind `row`; 0: nothing.
-ROPE_INLINE void prefetch_row(const void* row, int64_t bytes, int64_t distance) {
-  if (!distance) return;
-  const char* next = static_cast<const char*>(row) + distance;
-  for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(next + at);
-}
-
-// to[h] = 1 / rms of head h of a token whose channels begin at `row`. prefetch: as in Plan.
+// to[h] = 1 / rms of head h of a token whose channels begin at `row`.
 template <class T, class A>
-void inverse_rms_of_heads(const T* row, const RotatedTensor& x, double eps, int64_t prefetch, A* to) {
+void inverse_rms_of_heads(const T* row, const RotatedTensor& x, double eps, A* to) {
   const auto sum = [&](auto contiguous) {
-    sum_heads<T>(
-        x.heads, x.head_dim,
-        [&](int64_t head) {
-          const T* from = row + head * x.in_stride.head;
-          prefetch_row(from, x.head_dim * sizeof(T), prefetch);
-          return [from, stride = contiguous ? 1 : x.in_stride.channel](auto full, int64_t channel, int64_t n) {
-            const auto v = read_channels<T, full>(from + channel * stride, stride, n);
-            return v * v;
-          };
-        },
-        to);
+    const int64_t head_stride = x.in_stride.head, stride = contiguous ? 1 : x.in_stride.channel;
+    const auto square_of = [=](int64_t head) {
+      const T* from = row + head * head_stride;
+      return [=](auto full, int64_t channel, int64_t n) {
+        const auto v = read_channels<T, full>(from + channel * stride, contiguous ? 1 : stride, n);
+        return v * v;
+      };
+    };
+    sum_heads<T>(x.heads, x.head_dim, square_of, to);
   };
   x.in_stride.channel == 1 ? sum(std::true_type{}) : sum(std::false_type{});
-  for (int64_t h = 0; h < x.heads; ++h) to[h] = inverse_rms(to[h], static_cast<A>(x.head_dim), static_cast<A>(eps));
+  const A head_dim = static_cast<A>(x.head_dim), epsilon = static_cast<A>(eps);
+  for (int64_t h = 0; h < x.heads; ++h) to[h] = inverse_rms(to[h], head_dim, epsilon);
 }
 
 // Writes 1 / rms of the heads of a token, from head `first` of the tensor on; r null: 0, as the token is copied.

@@ -9,13 +9,14 @@
 #include "core/params.h"
 #include "cpu/angles.h"
 #include "cpu/norm.h"
+#include "cpu/norm_grad_rows.h"
 #include "cpu/rotate.h"
 
 namespace rope::cpu {
 namespace {
 
-// Numbers of rotated gradients that are kept at a time: 32 KiB of float32.
-constexpr int64_t kMostKept = 8192;
+// Numbers of rotated gradients that are kept at a time: 8 KiB of float32.
+constexpr int64_t kMostKept = 2048;
 
 // Levels of the tree over the tokens of a block, its leaves included.
 constexpr int kLevels = 5;
@@ -85,51 +86,6 @@ void keep_rotated(const NormGradParams& p, int t, Rows<T, Arithmetic<T>> rows, i
   }
 }
 
-// What norm_gradients reads and writes: pointers to the first head, strides in elements, null where nothing is wanted.
-template <class T>
-struct NormGradRows {
-  const T* x;
-  T* grad_x;
-  const Arithmetic<T>*gradient, *weight, *inv_rms, *corrections;
-  Arithmetic<T>* sum;  // of the gradients of the weight; begins with what it holds
-  int64_t heads, x_stride, grad_x_stride, gradient_stride, x_channel, grad_x_channel;
-  bool in_run_order;
-};
-
-// The gradients of x, and those of the weight added over the heads, for kSteps steps of channels from `channel` on.
-template <bool kNonTemporal, bool kFull, int kSteps, class T>
-ROPE_INLINE void norm_gradients(const NormGradRows<T>& rows, int64_t channel, int64_t n) {
-  using L = Lanes<T>;
-  L weight[kSteps], sum[kSteps];
-  for (int s = 0; s < kSteps; ++s) {
-    weight[s] = read_lanes<L>(rows.weight + channel + s * kStep<T>);
-    sum[s] = read_lanes<L>(rows.sum + channel + s * kStep<T>);
-  }
-  for (int64_t h = 0; h < rows.heads; ++h) {
-    const L r = broadcast<L>(rows.inv_rms[h]), correction = broadcast<L>(rows.corrections[h]);
-    for (int s = 0; s < kSteps; ++s) {
-      const int64_t c = channel + s * kStep<T>;
-      const auto x = read_channels<T, kFull>(rows.x + h * rows.x_stride + c * rows.x_channel, rows.x_channel, n);
-      const auto g = read_kept<kFull, T>(rows.gradient + h * rows.gradient_stride + c, n, rows.in_run_order);
-      sum[s] = sum[s] + weight_gradient(g, x, r);
-      if (!rows.grad_x) continue;
-      write_channels<kFull, kNonTemporal>(norm_gradient(g * weight[s], x, correction, r),
-                                          rows.grad_x + h * rows.grad_x_stride + c * rows.grad_x_channel,
-                                          rows.grad_x_channel, n);
-    }
-  }
-  for (int s = 0; s < kSteps; ++s) write_lanes(rows.sum + channel + s * kStep<T>, sum[s]);
-}
-
-template <bool kNonTemporal, class T>
-void norm_gradients(const NormGradRows<T>& rows, int64_t head_dim) {
-  constexpr int64_t k = kStep<T>;
-  int64_t c = 0;
-  for (; c + 4 * k <= head_dim; c += 4 * k) norm_gradients<kNonTemporal, true, 4>(rows, c, k);
-  for (; c + k <= head_dim; c += k) norm_gradients<kNonTemporal, true, 1>(rows, c, k);
-  if (c < head_dim) norm_gradients<kNonTemporal, false, 1>(rows, c, head_dim - c);
-}
-
 // The token's gradients of x; memory.sum receives that of the weight. rows: see keep_rotated.
 template <Access kAccess, bool kNonTemporal, class T>
 void norm_grad_token(const NormGradParams& p, int t, const Rows<T, Arithmetic<T>>& rows, int64_t prefetch,
@@ -166,30 +122,13 @@ void norm_grad_token(const NormGradParams& p, int t, const Rows<T, Arithmetic<T>
     kept.grad_x_channel = x.out_stride.channel;
     kept.in_run_order = rows.in_run_order;
 
-    const auto differentiate = [&](auto contiguous) {
-      if (contiguous) kept.x_channel = kept.grad_x_channel = 1;
-      sum_heads<T>(
-          kept.heads, x.head_dim,
-          [&](int64_t h) {
-            const T* in = kept.x + h * kept.x_stride;
-            prefetch_row(in, x.head_dim * sizeof(T), prefetch);
-            const A* gradient = kept.gradient + h * kept.gradient_stride;
-            return [&kept, in, gradient, stride = contiguous ? 1 : kept.x_channel](auto full, int64_t c, int64_t n) {
-              const auto g = read_kept<full, T>(gradient + c, n, kept.in_run_order);
-              const auto u = g * read_lanes<Lanes<T>>(kept.weight + c);
-              return u * read_channels<T, full>(in + c * stride, stride, n);
-            };
-          },
-          memory.corrections);
-      for (int64_t h = 0; h < kept.heads; ++h) {
-        memory.corrections[h] = norm_correction(memory.corrections[h], static_cast<A>(x.head_dim), kept.inv_rms[h]);
-      }
-      norm_gradients<kNonTemporal>(kept, x.head_dim);
-    };
-    if (s.channel == 1 && (!x.out || x.out_stride.channel == 1)) {
-      differentiate(std::true_type{});
+    constexpr bool kOneOrder = std::is_same_v<Lanes<T>, Vector<A>>;
+    if (s.channel == 1 && x.out && x.out_stride.channel == 1 && (kOneOrder || rows.in_run_order)) {
+      correct_heads<true>(kept, x.head_dim, prefetch, memory.corrections);
+      norm_gradients<kNonTemporal, true>(kept, x.head_dim);
     } else {
-      differentiate(std::false_type{});
+      correct_heads<false>(kept, x.head_dim, prefetch, memory.corrections);
+      norm_gradients<kNonTemporal, false>(kept, x.head_dim);
     }
   }
 }

@@ -92,7 +92,7 @@ ROPE_INLINE void rotate_steps(const Rows<T, Out>& rows, const Angles<Arithmetic<
   const T* in = rows.in + i * from.step;
   Out* out = rows.out + i * to.step;
   for (int64_t r = 0; r < rows.count; ++r, in += rows.in_stride, out += rows.out_stride) {
-    if (!kNorm && i == 0) prefetch_row(in, row_bytes, rows.prefetch);  // norm.h has read normalised rows
+    if (i == 0) prefetch_row(in, row_bytes, rows.prefetch);
     L scale;
     if constexpr (kNorm) scale = broadcast<L>(rows.inv_rms[r]);
     // The channels of step s, normalised.
@@ -204,8 +204,7 @@ void rotate_token(const RotateParams& p, const Rows<T>* tensors, int64_t batch, 
     inv_rms[t] = nullptr;
     if (p.norm[t].weight) {
       if (pairs) {
-        inverse_rms_of_heads(at<T>(x.in, row_offset(x.in_stride, batch, token, 0)), x, p.eps, tensors[t].prefetch,
-                             factors);
+        inverse_rms_of_heads(at<T>(x.in, row_offset(x.in_stride, batch, token, 0)), x, p.eps, factors);
         inv_rms[t] = factors;
       }
       save_inverse_rms(p.norm[t], (batch * p.seqlen + token) * x.heads, x.heads, inv_rms[t]);

@@ -15,6 +15,13 @@ ROPE_INLINE int64_t row_offset(const Strides& s, int64_t batch, int64_t token, i
   return batch * s.batch + token * s.token + head * s.head;
 }
 
+// Prefetches a row of `bytes` that lies `distance` bytes behind `row`; 0: nothing.
+ROPE_INLINE void prefetch_row(const void* row, int64_t bytes, int64_t distance) {
+  if (!distance) return;
+  const char* next = static_cast<const char*>(row) + distance;
+  for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(next + at);
+}
+
 // Pair `begin` of head 0 of a token, and the strides from there.
 template <class T>
 struct TokenRow {
