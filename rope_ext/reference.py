@@ -2,14 +2,17 @@
 
 Read it to know what `rope_ext.apply` computes. It checks almost nothing, is slow, and PyTorch differentiates it. These
 derivatives have the bits of rope_ext in float64 and float32; for 16-bit x, `transposed` gives the bits of the gradient.
+With norm they have not: _reference_norm.py has the formula of the gradients.
 """
 
+from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias, TypeVar, get_args
 
 import torch
 from torch import Tensor
 
 from ._reference_angles import ONE_REVOLUTION_PER_RADIAN, TWO_PI, cos_sin, fma, product_error
+from ._reference_norm import normalise
 
 __all__ = [
     "LAYOUTS",
@@ -66,18 +69,21 @@ def apply(
     inverse: bool = False,
     rounding: Rounding = "once",
     out_interleaved: bool | None = None,
+    norm: Tensor | Sequence[Tensor | None] | None = None,
+    eps: float | None = None,
     transposed: bool = False,
 ) -> Tensors:
     """`rope_ext.apply` in plain PyTorch: its arguments and result, without inv_freq, attention_scaling and out.
 
-    transposed: apply the transposed 2x2 blocks, which maps the gradient of the result to that of x.
+    transposed: apply the transposed 2x2 blocks, which maps the gradient of the result to that of x. Not with norm.
     Raises ValueError where per_channel contradicts the width of cos; other arguments are not checked.
     """
 
-    def one(t: Tensor) -> Tensor:
-        x4 = _bshd(t, layout)
+    def one(t: Tensor, weight: Tensor | None) -> Tensor:
+        x4 = as_bshd(t, layout)
         end = x4.shape[-1] if rotary_dim is None else rotary_offset + rotary_dim
         arithmetic = torch.float64 if t.dtype == torch.float64 else torch.float32
+        n4 = x4 if weight is None or eps is None else _normalised(x4, weight, eps, rounding)
         cos4, sin4, rows = cos.to(arithmetic), sin.to(arithmetic), None
         if cos.dim() == 2:
             rows = table_rows(x4.shape[0], x4.shape[1], positions, offset, cu_seqlens, cos.device)
@@ -86,7 +92,7 @@ def apply(
             cos4, sin4 = _tables_bshd(cos4, layout), _tables_bshd(sin4, layout)
         rounds_products = rounding == "eager" and (cos.dtype == t.dtype or transposed)
         middle = rotate(
-            x4[..., rotary_offset:end].to(arithmetic),
+            n4[..., rotary_offset:end].to(arithmetic),
             cos4,
             -sin4 if inverse else sin4,
             interleaved=interleaved,
@@ -94,10 +100,10 @@ def apply(
             transposed=transposed,
             products=t.dtype if rounds_products else arithmetic,
         )
-        y4 = torch.cat((x4[..., :rotary_offset], middle.to(t.dtype), x4[..., end:]), dim=-1)
+        y4 = torch.cat([part.to(t.dtype) for part in (n4[..., :rotary_offset], middle, n4[..., end:])], dim=-1)
         if cu_seqlens is not None and rows is not None:
             y4 = torch.where((rows >= 0)[:, :, None, None], y4, x4)
-        return _from_bshd(y4, layout)
+        return from_bshd(y4, layout)
 
     if per_channel is not None:
         head_dim = (x if isinstance(x, Tensor) else x[0]).shape[-1]
@@ -105,9 +111,10 @@ def apply(
         if cos.shape[-1] != (width if per_channel else width // 2):
             raise ValueError(f"per_channel {per_channel} contradicts the width {cos.shape[-1]} of cos")
     if isinstance(x, Tensor):
-        return one(x)
+        return one(x, norm if isinstance(norm, Tensor) or norm is None else norm[0])
     structure: Any = type(x)
-    rotated: Tensors = structure(one(t) for t in x)
+    weights = [norm] * len(x) if isinstance(norm, Tensor) or norm is None else norm
+    rotated: Tensors = structure(one(t, weight) for t, weight in zip(x, weights))
     return rotated
 
 
@@ -159,6 +166,16 @@ def table_rows(
     return rows
 
 
+def _normalised(x: Tensor, weight: Tensor, eps: float, rounding: Rounding) -> Tensor:
+    """The normalised heads in the type of arithmetic, with the roundings of transformers for "eager".
+
+    Qwen3RMSNorm returns weight * (x / rms).to(x.dtype), Gemma3RMSNorm ((x / rms) * (1 + weight.float())).to(x.dtype).
+    """
+    rounded = x.dtype if rounding == "eager" else None
+    arithmetic = x.to(torch.float64 if x.dtype == torch.float64 else torch.float32)
+    return normalise(arithmetic, weight, eps, unweighted=rounded if weight.dtype == x.dtype else None, weighted=rounded)
+
+
 def _looked_up(table: Tensor, rows: Tensor) -> Tensor:
     """(batch or 1, seqlen, 1, width): the rows of a table (rows, width)."""
     return table.index_select(0, rows.clamp(min=0).flatten()).reshape(*rows.shape, 1, table.shape[-1])
@@ -173,14 +190,14 @@ def _join(first: Tensor, second: Tensor, interleaved: bool) -> Tensor:
     return torch.stack((first, second), dim=-1).flatten(-2) if interleaved else torch.cat((first, second), dim=-1)
 
 
-def _bshd(x: Tensor, layout: Layout) -> Tensor:
+def as_bshd(x: Tensor, layout: Layout) -> Tensor:
     return x.unsqueeze(0) if len(layout) == 3 else x.permute(*(layout.index(axis) for axis in "bshd"))
 
 
-def _from_bshd(x: Tensor, layout: Layout) -> Tensor:
+def from_bshd(x: Tensor, layout: Layout) -> Tensor:
     return x.squeeze(0) if len(layout) == 3 else x.permute(*("bshd".index(axis) for axis in layout))
 
 
 def _tables_bshd(table: Tensor, layout: Layout) -> Tensor:
     """Per-token tables as (batch or 1, seqlen, heads or 1, width)."""
-    return table.unsqueeze(2) if table.dim() == 3 else table if len(layout) == 3 else _bshd(table, layout)
+    return table.unsqueeze(2) if table.dim() == 3 else table if len(layout) == 3 else as_bshd(table, layout)
