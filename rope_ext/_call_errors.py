@@ -16,6 +16,7 @@ from torch import Tensor, is_inference_mode_enabled
 
 from ._numbers import UNINITIALIZED, beyond_int64
 from ._shown import converted, name_of, shown
+from ._torch.arguments import weights_of
 from ._torch.call import Op
 from ._torch.errors import allocators, typed
 from ._torch.library import DEVICES, REBUILD
@@ -37,6 +38,8 @@ _EXPECTED: list[tuple[str, type | tuple[type, ...], str]] = [
     ("positions", _OPTIONAL_TENSOR, "a Tensor"),
     ("offset", _OPTIONAL_TENSOR, "an int or a Tensor"),
     ("cu_seqlens", _OPTIONAL_TENSOR, "a Tensor"),
+    ("norm", (list, tuple), "a list of weights"),
+    ("eps", (float, torch.SymFloat), "a number"),
 ]
 
 
@@ -68,6 +71,7 @@ def _about_arguments(error: Exception, op: Op, arguments: Sequence[Any], x: obje
         return ArgumentError("out", "be None under a transform of torch.func", "tensors")
     tensors = [*outs, *(("x", t) for t in arguments[op.at_x])]  # out first: _about_lazy assumes that x is written
     tensors += [(name, value) for name, value in given if isinstance(value, Tensor)]
+    tensors += [("norm", weight) for weight in weights_of(arguments[op.at_x + 3 :])]
     for kind, words_of_torch, about in _REFUSALS:
         if isinstance(error, kind) and words_of_torch in words:
             found = next(filter(None, (about(name, t, words) for name, t in tensors)), None)

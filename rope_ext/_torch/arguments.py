@@ -44,10 +44,30 @@ class Lookup(NamedTuple):
 SCALARS = len(Scalars._fields)
 PLAIN = 5  # the arguments up to flags, which the overloads `plain` take
 POSITIONS = 3 + SCALARS  # where positions is among all arguments; the first three are x, cos and sin
+NORM = POSITIONS + len(Lookup._fields)  # where norm is among all arguments; eps follows, and is the last
+LOOKUP_END = NORM - 3  # the length of rest without norm and eps
 
 
 def split(rest: Rest) -> tuple[Scalars, Lookup]:
-    return Scalars(*rest[:SCALARS]), Lookup(*rest[SCALARS:])
+    return Scalars(*rest[:SCALARS]), lookup_of(rest)
+
+
+def lookup_of(rest: Rest) -> Lookup:
+    return Lookup(*rest[SCALARS:LOOKUP_END])
+
+
+def norm_of(rest: Rest) -> Sequence[Tensor | None]:
+    """The weight, or None, of each tensor of x; empty where there is no norm."""
+    return () if len(rest) <= LOOKUP_END or rest[LOOKUP_END] is None else rest[LOOKUP_END]
+
+
+def weights_of(rest: Rest) -> list[Tensor]:
+    return [weight for weight in norm_of(rest) if weight is not None]
+
+
+def eps_of(rest: Rest) -> float:
+    eps: float = rest[LOOKUP_END + 1] if len(rest) > LOOKUP_END + 1 else 0.0
+    return eps
 
 
 def positions_of(rest: Rest) -> Tensor | None:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, is_grad_enabled, is_inference_mode_enabled
 from torch.compiler import is_compiling
 
-from .arguments import PLAIN, POSITIONS, transposed_flags
+from .arguments import PLAIN, POSITIONS, norm_of, transposed_flags
 from .derivatives import Function, on_subset
 from .errors import raises_typed
 from .library import torch_ops as _ops
@@ -76,7 +76,8 @@ def _under_transform(op: Op, arguments: Sequence[Any]) -> Any:
     """The call in a transform of torch.func or in torch.jit.trace."""
     if functorch_is_active():
         if op.writes:
-            check_captured(arguments[0], arguments[op.at_x + 1 :], op.at_x)
+            others = arguments[op.at_x + 1 :]
+            check_captured(arguments[0], (*others, *norm_of(others[2:])), op.at_x)
         return op.recorded(*arguments)
     return _traced(op, arguments)
 

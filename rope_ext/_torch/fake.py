@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from ..errors import ArgumentError
+from ..reference import as_bshd
 from . import errors
-from .arguments import flags_of, layout_of
+from .arguments import flags_of, layout_of, norm_of
 from .flags import FREQUENCIES
 
 # The arguments after x. Names of numbers do not matter: no error is about the device of a number.
@@ -24,6 +25,7 @@ def _same_device(x: Sequence[Tensor], *rest: Any, out: Sequence[Tensor] = (), **
         raise ArgumentError("x", "hold 1 to 8 tensors", "0")
     names = _NAMES_WITH_FREQUENCIES if flags_of(rest[2:]) & FREQUENCIES else _NAMES
     given = [*(("every tensor of x", t) for t in x), *(("out", t) for t in out), *zip(names, rest), *named.items()]
+    given += (("norm", weight) for weight in norm_of(rest[2:]))
     for name, t in given:
         if isinstance(t, Tensor) and t.device != x[0].device:
             raise ArgumentError(name, f"be on the device of x, {x[0].device}", t.device)
@@ -75,6 +77,43 @@ def _fake_table_grad(grad: Sequence[Tensor], x: Sequence[Tensor], cos: Tensor, *
     return torch.empty_like(cos), torch.empty_like(cos)
 
 
+def _fake_norm_rotate(x: Sequence[Tensor], *rest: Any) -> tuple[list[Tensor], list[Tensor]]:
+    layout = layout_of(flags_of(rest[2:]))
+    inv_rms = [
+        _of_arithmetic(t, (0,) if weight is None else as_bshd(t, layout).shape[:3])
+        for t, weight in zip(x, norm_of(rest[2:]))
+    ]
+    return _fake_rotate(x, *rest), inv_rms
+
+
+def _of_arithmetic(x: Tensor, sizes: Sequence[int]) -> Tensor:
+    return x.new_empty(sizes, dtype=torch.float64 if x.dtype == torch.float64 else torch.float32)
+
+
+def _fake_norm_grad(
+    input: Sequence[Tensor], inv_rms: Sequence[Tensor], wanted: int, x: Sequence[Tensor], *rest: Any
+) -> tuple[list[Tensor], list[Tensor]]:
+    _same_device(x, *rest)
+    grad_x = [torch.empty_like(t) if wanted >> i & 1 else t.new_empty(0) for i, t in enumerate(x)]
+    return grad_x, _fake_weight_gradients(wanted, x)
+
+
+def _fake_norm_grad_out(
+    out: Sequence[Tensor],
+    _input: Sequence[Tensor],
+    _inv_rms: Sequence[Tensor],
+    wanted: int,
+    x: Sequence[Tensor],
+    *rest: Any,
+) -> list[Tensor]:
+    _same_device(x, *rest, out=out)
+    return _fake_weight_gradients(wanted, x)
+
+
+def _fake_weight_gradients(wanted: int, x: Sequence[Tensor]) -> list[Tensor]:
+    return [_of_arithmetic(t, (t.shape[-1] if wanted >> (8 + i) & 1 else 0,)) for i, t in enumerate(x)]
+
+
 def _fake_revolutions(inv_freq: Tensor, is_64: bool) -> tuple[Tensor, Tensor]:
     dtype = torch.float64 if is_64 else torch.float32
     shape = (1,) * (3 - inv_freq.dim()) + tuple(inv_freq.shape)
@@ -86,6 +125,10 @@ _FAKES: dict[str, Callable[..., object]] = {
     "rotate_": _same_device,
     "check_in_place": _same_device,
     "rotate_out": _fake_rotate_out,
+    "norm_rotate": _fake_norm_rotate,
+    "norm_grad": _fake_norm_grad,
+    "norm_grad_out": _fake_norm_grad_out,
+    "empty_like": torch.empty_like,
     "table_grad": _fake_table_grad,
     "table_rows": _fake_rows,
     "cos_sin": _fake_cos_sin,

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, is_grad_enabled
 
 from ..errors import ArgumentError
-from . import per_token
-from .arguments import Lookup, Scalars, split
+from . import norm, per_token
+from .arguments import LOOKUP_END, Lookup, Scalars, norm_of, split, weights_of
 from .call import ROTATE, ROTATE_IN_PLACE, ROTATE_OUT, Op, rotate_x
 from .derivatives import Rotate, TableGrad, record
 from .errors import raises_typed
@@ -40,10 +40,12 @@ def _rotate(x: list[Tensor], cos: Tensor, sin: Tensor, *rest: Any) -> list[Tenso
     if not is_grad_enabled() and not may_be_forward_mode():
         y = ROTATE.unrecorded(x, cos, sin, *rest)
         return y
-    if not kernel_needs_derivative(x, cos, sin, rest):
+    if not kernel_needs_derivative((*x, *weights_of(rest)), cos, sin, rest):
         with below_autograd():
             y = _ops.rotate(x, cos, sin, *rest)
             return y
+    if norm_of(rest):
+        return norm.rotate(x, cos, sin, rest)
     scalars, lookup = split(rest)
     rotated = None
     has_frequencies = scalars.flags & FREQUENCIES
@@ -57,14 +59,16 @@ def _rotate(x: list[Tensor], cos: Tensor, sin: Tensor, *rest: Any) -> list[Tenso
 
 
 def _rotate_in_place(x: list[Tensor], cos: Tensor, sin: Tensor, *rest: Any) -> None:
-    if not kernel_needs_derivative(x, cos, sin, rest):
+    weights = weights_of(rest)
+    if not kernel_needs_derivative((*x, *weights), cos, sin, rest):
         with below_autograd():
             _ops.rotate_(x, cos, sin, *rest)
         return
     # Whatever autograd would refuse below is refused here, before anything is written.
     _ops.check_in_place(x, cos, sin, *rest)
     tables_need = tables_need_derivative(cos, sin, rest)
-    is_lean = not tables_need and not may_be_forward_mode() and is_ordinary((x, cos, sin, *rest))
+    reads_x = tables_need or weights  # the backward pass, which needs x as it was
+    is_lean = not reads_x and not may_be_forward_mode() and is_ordinary((x, cos, sin, *rest[:LOOKUP_END]))
     if is_lean and not any(t.retains_grad or t._backward_hooks or t.is_neg() for t in x):
         check_saved((cos, sin, *rest))
         # Autograd lets a Function write several tensors or one view, so each view has a call of its own.
@@ -74,7 +78,7 @@ def _rotate_in_place(x: list[Tensor], cos: Tensor, sin: Tensor, *rest: Any) -> N
                 rotate_x(ROTATE_IN_PLACE, (written, cos, sin, *rest), *written)
         return
     # copy_ handles tangents, transforms, subclasses, hooks, retained gradients and lazy negations.
-    y = _rotate([t.clone() for t in x] if tables_need else x, cos, sin, *rest)  # table_grad reads x as it was
+    y = _rotate([t.clone() for t in x] if reads_x else x, cos, sin, *rest)
     for t, rotated in zip(x, y):
         # Reading grad_fn renews it: the line below may have written the base of this view through another one.
         _renewed = t.grad_fn
@@ -82,7 +86,7 @@ def _rotate_in_place(x: list[Tensor], cos: Tensor, sin: Tensor, *rest: Any) -> N
 
 
 def _rotate_out(out: list[Tensor], x: list[Tensor], cos: Tensor, sin: Tensor, *rest: Any) -> None:
-    if kernel_needs_derivative((*x, *out), cos, sin, rest):
+    if kernel_needs_derivative((*x, *out, *weights_of(rest)), cos, sin, rest):
         got = "tensors while x, cos, sin or out requires grad"
         raise ArgumentError("out", "be None when a derivative is recorded", got)
     with below_autograd():
@@ -105,7 +109,7 @@ def _table_rows(*arguments: Any) -> Tensor:
 
 
 def _check_in_place(x: list[Tensor], cos: Tensor, sin: Tensor, *rest: Any) -> None:
-    check_writable(x, recorded=tables_need_derivative(cos, sin, rest))
+    check_writable(x, recorded=kernel_needs_derivative(weights_of(rest), cos, sin, rest))
     with below_autograd():
         _ops.check_in_place(x, cos, sin, *rest)
 
@@ -114,6 +118,9 @@ _KERNELS: dict[str, Callable[..., Any]] = {
     "rotate": _rotate,
     "rotate_": _rotate_in_place,
     "rotate_out": _rotate_out,
+    "norm_rotate": norm.norm_rotate,
+    "norm_grad": norm.norm_grad,
+    "norm_grad_out": norm.norm_grad_out,
     "table_grad": _table_grad,
     "table_rows": _table_rows,
     "cos_sin": per_token.cos_sin,
@@ -127,12 +134,13 @@ _library.impl("nothing", torch.library.fallthrough_kernel, "Autograd")
 # ---- other keys ----
 
 
-def _write(packet: Callable[..., Any], at_x: int) -> Callable[..., None]:
-    def kernel(written: list[Tensor], *rest: Any) -> None:
+def _write(packet: Callable[..., Any], at_x: int) -> Callable[..., Any]:
+    def kernel(written: list[Tensor], *rest: Any) -> Any:
         check_writable(written, False, at_x)
         with below_in_place():
-            packet(written, *rest)
+            result = packet(written, *rest)
         count_write(written)
+        return result
 
     return kernel
 
@@ -157,3 +165,4 @@ def _register(op: Op) -> None:
 
 for _op in (ROTATE, ROTATE_IN_PLACE, ROTATE_OUT):
     _register(_op)
+_library.impl("norm_grad_out", _write(_ops.norm_grad_out, 1), "ADInplaceOrView")

@@ -56,8 +56,12 @@ def of_frequencies(x: list[Tensor], high: Tensor, low: Tensor, scalars: Scalars,
         cos, sin = (t.permute(*("bshd".index(axis) for axis in layout)) for t in (cos, sin))
     if lookup.cu_seqlens is None:
         return PerToken(cos, sin, None)
-    tokens = torch.arange(cos.shape[1], device=cos.device)
-    return PerToken(cos, sin, (tokens < lookup.cu_seqlens[-1]).reshape(-1, 1, 1))
+    return PerToken(cos, sin, in_sequences(cos[0], lookup.cu_seqlens))
+
+
+def in_sequences(x: Tensor, cu_seqlens: Tensor) -> Tensor:
+    """(tokens, 1, 1): whether a token of x, whose first axis they are, is before the last boundary of cu_seqlens."""
+    return (torch.arange(x.shape[0], device=x.device) < cu_seqlens[-1]).reshape(-1, 1, 1)
 
 
 def cos_sin(x: list[Tensor], high: Tensor, low: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:

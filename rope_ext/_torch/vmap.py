@@ -67,6 +67,8 @@ def _rotate_vmap(
 torch.library.register_vmap("rope_ext::rotate", _rotate_vmap, lib=_library)
 torch.library.register_vmap("rope_ext::rotate_", _vmap_by_loop(_ops.rotate_, writes=True), lib=_library)
 torch.library.register_vmap("rope_ext::check_in_place", _vmap_by_loop(_ops.check_in_place), lib=_library)
+torch.library.register_vmap("rope_ext::norm_rotate", _vmap_by_loop(_ops.norm_rotate), lib=_library)
+torch.library.register_vmap("rope_ext::norm_grad", _vmap_by_loop(_ops.norm_grad), lib=_library)
 torch.library.register_vmap("rope_ext::table_grad", _vmap_by_loop(_ops.table_grad), lib=_library)
 torch.library.register_vmap("rope_ext::cos_sin", _vmap_by_loop(_ops.cos_sin), lib=_library)
 torch.library.register_vmap("rope_ext::table_rows", _vmap_by_loop(_ops.table_rows), lib=_library)
@@ -91,6 +93,14 @@ _rotate_of_one = _define_twin("rotate", lambda x, *rest: _ops.rotate([x], *rest)
 _table_grad_of_one = _define_twin("table_grad", lambda grad, x, *rest: _ops.table_grad([grad], [x], *rest))
 
 
+def _norm_grad_of_lists(input: Tensor, inv_rms: Tensor, wanted: int, grad: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    (grad_x,), (grad_weight,) = _ops.norm_grad([input], [inv_rms], wanted, [grad], *rest)
+    return grad_x, grad_weight
+
+
+_norm_grad_of_one = _define_twin("norm_grad", _norm_grad_of_lists)
+
+
 def _legacy_rotate(x: Sequence[Tensor], *rest: Any) -> list[Tensor]:
     return [_rotate_of_one(t, *rest) for t in x]
 
@@ -100,5 +110,23 @@ def _legacy_table_grad(grad: Sequence[Tensor], x: Sequence[Tensor], *rest: Any) 
     return tuple(sum(grads[1:], grads[0]) for grads in zip(*pairs))
 
 
+def _legacy_norm_grad(
+    input: Sequence[Tensor],
+    inv_rms: Sequence[Tensor],
+    wanted: int,
+    grad: Sequence[Tensor],
+    cos: Tensor,
+    sin: Tensor,
+    *rest: Any,
+) -> tuple[list[Tensor], list[Tensor]]:
+    *scalars_and_lookup, norm, eps = rest
+    pairs = [
+        _norm_grad_of_one(x, r, wanted >> i & 0x101, g, cos, sin, *scalars_and_lookup, [weight], eps)
+        for i, (x, r, g, weight) in enumerate(zip(input, inv_rms, grad, norm))
+    ]
+    return [to_x for to_x, _ in pairs], [to_weight for _, to_weight in pairs]
+
+
 _library.impl("rotate", _legacy_rotate, "Batched")
+_library.impl("norm_grad", _legacy_norm_grad, "Batched")
 _library.impl("table_grad", _legacy_table_grad, "Batched")

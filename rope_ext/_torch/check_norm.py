@@ -1,0 +1,41 @@
+"""The rules for norm and eps, with the words of csrc/bindings/check_norm.cpp, where no op sees them (composed_norm.py).
+
+A dispatcher that looks for wrappers of torch.func, or traces, does not look into an optional list.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .._shown import name_of
+from ..errors import ArgumentError, ArgumentTypeError
+from ..reference import DTYPE_NAMES, DTYPES, Layout
+
+
+def check_norm(x: Sequence[Tensor], norm: Sequence[Tensor | None], eps: float, layout: Layout) -> None:
+    """After the checks of x."""
+    for t, weight in zip(x, norm):
+        if weight is None:
+            continue
+        if weight.device != t.device:
+            raise ArgumentError("norm", f"be on the device of x, {t.device}", weight.device)
+        if weight.dtype not in DTYPES:
+            raise ArgumentTypeError("norm", f"be {DTYPE_NAMES}", name_of(weight.dtype))
+        if weight.shape != t.shape[-1:]:
+            rule = f"have shape ({t.shape[-1]},), a weight for each channel of a head"
+            raise ArgumentError("norm", rule, _shape_of(weight), _cure(t, weight, layout))
+    most = torch.finfo(torch.float64 if x[0].dtype == torch.float64 else torch.float32).max
+    if not 0 <= eps <= most:
+        raise ArgumentError("eps", "be a finite number, 0 or more", f"{eps:g}")
+
+
+def _shape_of(t: Tensor) -> str:
+    return f"({', '.join(map(str, t.shape))}{',' * (t.dim() == 1)})"
+
+
+def _cure(x: Tensor, weight: Tensor, layout: Layout) -> str:
+    heads, head_dim = x.shape[layout.index("h")], x.shape[-1]
+    if heads > 1 and weight.numel() == heads * head_dim:
+        return "a norm across all heads has another mean, and comes before apply: torch.nn.functional.rms_norm"
+    return "its flatten() fits" if weight.numel() == head_dim else ""

@@ -1,0 +1,192 @@
+"""Calls with a norm: NormRotate differentiates x and the weights, composed_norm.py all else."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor, is_grad_enabled
+from torch.compiler import is_compiling
+
+from ..errors import ArgumentError
+from . import call, composed_norm
+from .arguments import LOOKUP_END, NORM, POSITIONS, Rest, norm_of, transposed_flags, weights_of
+from .call import ROTATE, ROTATE_OUT, Op
+from .derivatives import Function, record
+from .errors import raises_typed
+from .library import torch_ops as _ops
+from .private import below_autograd, forward_ad, function_of, functorch_is_active, is_tracing, level_of
+from .recording import (
+    is_ordinary,
+    kernel_needs_derivative,
+    may_be_forward_mode,
+    positions_require_grad,
+    tables_need_derivative,
+)
+from .writes import check_captured
+
+_norm_rotate: Callable[..., Any] = function_of(_ops.norm_rotate.default)
+_norm_grad: Callable[..., Any] = function_of(_ops.norm_grad.default)
+
+
+def dispatch(op: Op, arguments: Sequence[Any]) -> Any:
+    """`call.dispatch` for arguments with a norm: NormRotate where x and weights alone are differentiated."""
+    if functorch_is_active() or is_tracing():
+        return _under_transform(op, arguments)
+    if is_grad_enabled() and forward_ad._current_level < 0:
+        tensors = *arguments[op.at_x], *arguments[op.at_x + NORM]
+        for t in tensors:
+            if t is not None and t.requires_grad:
+                if op is ROTATE and _is_lean(tensors, arguments):
+                    return _record(False, arguments, *tensors)
+                return op.recorded(*arguments)
+    return call.dispatch(op, arguments)
+
+
+def _under_transform(op: Op, arguments: Sequence[Any]) -> Any:
+    """Composed, in torch.jit.trace, which takes no list of optional tensors, and where weights are wrapped: torch.func
+    would overlook them in such a list."""
+    x, cos, sin, *rest = arguments[op.at_x :]
+    weights = weights_of(rest)
+    if not is_tracing() and (op is ROTATE_OUT or max(map(level_of, weights), default=-1) < 0):
+        return call.dispatch(op, arguments)
+    if op.writes and not is_tracing():
+        check_captured(x, (cos, sin, *rest, *weights))
+    kept = [t.clone() for t in x] if op.writes else x  # a backward pass reads x as it was
+    y = composed_norm.rotate(kept, cos, sin, rest)
+    if not op.writes:
+        return y
+    for t, rotated in zip(arguments[0], y):
+        t.copy_(rotated)
+    return None
+
+
+def _is_lean(tensors: Sequence[Tensor | None], arguments: Sequence[Any]) -> bool:
+    if arguments[1].requires_grad or arguments[2].requires_grad or positions_require_grad(arguments[POSITIONS]):
+        return False
+    return is_ordinary((tensors, *arguments[1:NORM]))
+
+
+class NormRotate(Function):
+    """Norm and rotation where x and weights alone are differentiated, outside of transforms and of forward mode.
+
+    Inputs: whether 1 / rms is a result too, the arguments of the op, *x, *weights. Saved are 1 / rms of each head and
+    the tensors of x that are normalised, unless neither their gradient nor that of their weight is wanted.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, returns_inv_rms: bool, arguments: Sequence[Any], *x_and_weights: Tensor | None
+    ) -> tuple[Tensor, ...]:
+        ctx.set_materialize_grads(False)
+        x, norm = arguments[0], arguments[NORM]
+        ctx.numbers = arguments[3:POSITIONS], arguments[NORM + 1]
+        with below_autograd():
+            y, inv_rms = _norm_rotate(*arguments)
+        saved: list[Tensor | None] = []
+        constant = [*inv_rms] if returns_inv_rms else []
+        for t, weight, rotated in zip(x, norm, y):  # a loop, because each comprehension would cost 0.3 us
+            is_wanted = t.requires_grad or (weight is not None and weight.requires_grad)
+            saved.append(t if is_wanted and weight is not None else None)
+            if not is_wanted:
+                constant.append(rotated)
+        ctx.save_for_backward(*arguments[1:3], *arguments[POSITIONS:NORM], *saved, *norm, *inv_rms)
+        if constant:
+            ctx.mark_non_differentiable(*constant)
+        return (*y, *inv_rms) if returns_inv_rms else tuple(y)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        cos, sin, positions, offsets, cu_seqlens, *saved = ctx.saved_tensors  # read once: checkpointing recomputes them
+        count = len(saved) // 3
+        _, _, *needs = ctx.needs_input_grad
+        places: list[int] = []
+        inputs, inv_rms, given, weights, wanted = [], [], [], [], 0
+        for i in range(count):
+            g, x, needs_x, needs_weight = grads[i], saved[i], needs[i], needs[count + i]
+            if g is None or not (needs_x or needs_weight):
+                continue
+            wanted |= needs_x << len(places) | needs_weight << (8 + len(places))
+            places.append(i)
+            inputs.append(g if x is None else x)  # only the shape is read where there is no norm
+            given.append(g)
+            weights.append(saved[count + i])
+            inv_rms.append(saved[2 * count + i])
+        found: list[Tensor | None] = [None] * (2 * count)
+        if places:
+            (offset, flags, *scalars), eps = ctx.numbers
+            rest = offset, transposed_flags(flags), *scalars, positions, offsets, cu_seqlens, weights, eps
+            grad_x, grad_weight = _norm_grad_again(inputs, inv_rms, wanted, given, cos, sin, *rest)
+            for i, to_x, to_weight, weight in zip(places, grad_x, grad_weight, weights):
+                if needs[i]:
+                    found[i] = to_x
+                if needs[count + i]:
+                    found[count + i] = to_weight if to_weight.dtype is weight.dtype else to_weight.to(weight.dtype)
+        return None, None, *found
+
+
+_record: Callable[..., tuple[Tensor, ...]] = NormRotate.apply
+
+
+def _recorded_norm_grad(*arguments: Any) -> Any:
+    # As in call.py: compiled autograd; a batched gradient that hides its requires_grad.
+    if is_compiling() or is_grad_enabled() or may_be_forward_mode():
+        return _ops.norm_grad(*arguments)
+    with below_autograd():
+        return _norm_grad(*arguments)
+
+
+_norm_grad_again = raises_typed("norm_grad", _recorded_norm_grad)
+
+
+# ---- kernels at the Autograd key ----
+
+
+def rotate(x: list[Tensor], cos: Tensor, sin: Tensor, rest: Rest) -> list[Tensor]:
+    """What the kernel of `rotate` does with a norm, once something is known to be recorded."""
+    if _is_composed(cos, sin, rest):
+        return composed_norm.rotate(x, cos, sin, rest)
+    return list(record(_record, False, (x, cos, sin, *rest), *x, *norm_of(rest)))
+
+
+def norm_rotate(x: list[Tensor], cos: Tensor, sin: Tensor, *rest: Any) -> tuple[list[Tensor], list[Tensor]]:
+    if not kernel_needs_derivative((*x, *weights_of(rest)), cos, sin, rest):
+        with below_autograd():
+            y, inv_rms = _ops.norm_rotate(x, cos, sin, *rest)
+            return y, inv_rms
+    if not _is_composed(cos, sin, rest):
+        made = record(_record, True, (x, cos, sin, *rest), *x, *norm_of(rest))
+        return list(made[: len(x)]), list(made[len(x) :])
+    of_x, of_norm = ([None if t is None else t.detach() for t in tensors] for tensors in (x, norm_of(rest)))
+    scalars_and_lookup, (_, eps) = rest[:LOOKUP_END], rest[LOOKUP_END:]
+    _, inv_rms = _ops.norm_rotate(of_x, cos.detach(), sin.detach(), *scalars_and_lookup, of_norm, eps)
+    return composed_norm.rotate(x, cos, sin, rest), inv_rms
+
+
+def norm_grad(
+    input: list[Tensor], inv_rms: list[Tensor], wanted: int, grad: list[Tensor], cos: Tensor, sin: Tensor, *rest: Any
+) -> tuple[list[Tensor], list[Tensor]]:
+    if kernel_needs_derivative((*input, *grad, *weights_of(rest)), cos, sin, rest):
+        return composed_norm.gradients(input, wanted, grad, cos, sin, rest)
+    with below_autograd():
+        grad_x, grad_weight = _ops.norm_grad(input, inv_rms, wanted, grad, cos, sin, *rest)
+        return grad_x, grad_weight
+
+
+def norm_grad_out(
+    out: list[Tensor],
+    input: list[Tensor],
+    inv_rms: list[Tensor],
+    wanted: int,
+    grad: list[Tensor],
+    cos: Tensor,
+    sin: Tensor,
+    *rest: Any,
+) -> list[Tensor]:
+    if kernel_needs_derivative((*out, *input, *grad, *weights_of(rest)), cos, sin, rest):
+        raise ArgumentError("out", "be None when a derivative is recorded", "tensors")
+    with below_autograd():
+        grad_weight: list[Tensor] = _ops.norm_grad_out(out, input, inv_rms, wanted, grad, cos, sin, *rest)
+        return grad_weight
+
+
+def _is_composed(cos: Tensor, sin: Tensor, rest: Rest) -> bool:
+    return may_be_forward_mode() or tables_need_derivative(cos, sin, rest)
