@@ -1,12 +1,14 @@
 """Keywords of `rope_ext.apply` that other functions take too, for type checkers. Defaults: the signature of `apply`."""
 
 from collections.abc import Sequence
-from typing import TypedDict
+from typing import TypeAlias, TypedDict
 
 from torch import Tensor
 
 from .angles import Revolutions
 from .reference import Layout, Rounding
+
+Norm: TypeAlias = Tensor | Sequence[Tensor | None] | None
 
 
 class Options(TypedDict, total=False):
@@ -29,10 +31,14 @@ class InPlaceOptions(Options, total=False):
     offset: int | Tensor
     inv_freq: Tensor | Revolutions | None
     attention_scaling: float
+    norm: Norm
+    eps: float | None
 
 
 class RopeOptions(Options, total=False):
     """Keywords of `RotaryEmbedding.apply` beside those in its signature."""
 
     out_interleaved: bool | None
+    norm: Norm
+    eps: float | None
     out: Tensor | Sequence[Tensor] | None

@@ -9,12 +9,14 @@ from torch.compiler import is_compiling
 
 from . import _kept
 from ._call_errors import not_tensors
+from ._norm_arguments import with_norm
 from ._options import RopeOptions
 from ._positions import with_offset
 from ._rotary_checks import check_heads
 from ._rotary_frequencies import Recipe, Seqlen, frequencies_of_recipe, read
 from ._rotary_tables import tables_at
 from ._torch.flags import FREQUENCIES
+from ._torch.norm import dispatch as dispatch_norm
 from ._torch.private import dispatch_modes, has_static_value
 from .angles import Revolutions, revolutions
 from .errors import ArgumentError
@@ -43,11 +45,12 @@ def rotate_exactly(rope: Rope, x: Any, positions: Any, offset: Any, rotary_offse
         made = kept_revolutions(recipe, seqlen, dtype, first.device)
     (high, low, _per_axis), scaling = made
     flags = FREQUENCIES
-    cu_seqlens = out = None
+    cu_seqlens = out = norm = eps = None
     is_part = rotary_offset is not _ZERO and rotary_offset != 0  # of a head of any size
     if options:
         given: dict[str, Any] = {**options}
         cu_seqlens, out = given.pop("cu_seqlens", None), given.pop("out", None)
+        norm, eps = given.pop("norm", None), given.pop("eps", None)
         is_part = given.pop("rotary_dim", None) is not None or is_part
         flags |= flags_of(**given)
     is_whole = rotary_dim == head_dim and not is_part and not in_graph
@@ -57,6 +60,8 @@ def rotate_exactly(rope: Rope, x: Any, positions: Any, offset: Any, rotary_offse
     tables = tensors, high, low
     arguments = arguments_of(tables, offset, flags, passed_dim, rotary_offset, scaling, positions, cu_seqlens)
     try:
+        if norm is not None or eps is not None:
+            return call_op(with_norm(arguments, norm, eps), x, out, dispatch_norm)
         return call_op(arguments, x, out)
     except Exception:
         if is_whole:  # the op refuses any other head_dim, in words about its own arguments

@@ -1,6 +1,6 @@
 """The public functions apply and apply_: they translate keywords into the arguments of the ops."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import torch
@@ -10,12 +10,13 @@ from typing_extensions import Unpack  # torch requires this package
 
 from . import _numbers, _table_widths
 from ._call_errors import explained, not_tensors
+from ._norm_arguments import with_norm
 from ._numbers import Int, as_int
-from ._options import InPlaceOptions
+from ._options import InPlaceOptions, Norm
 from ._shown import shown
 from ._signatures import by_name, check_names, given_by_position, takes_keywords_of
 from ._torch import call
-from ._torch.call import ROTATE, ROTATE_IN_PLACE, ROTATE_OUT, dispatch
+from ._torch.call import ROTATE, ROTATE_IN_PLACE, ROTATE_OUT, Op, dispatch
 from ._torch.flags import (
     FREQUENCIES,
     INTERLEAVED,
@@ -25,6 +26,7 @@ from ._torch.flags import (
     ROUND_PRODUCTS,
     SAYS_WIDTH,
 )
+from ._torch.norm import dispatch as dispatch_norm
 from ._torch.revolutions import by_op
 from .angles import Revolutions, check_scaling, revolutions
 from .errors import ArgumentError, ArgumentTypeError
@@ -62,6 +64,8 @@ def apply(
     attention_scaling: float = 1,  # an int: torch.compile(dynamic=True) would make a graph input of a float
     rounding: Rounding = "once",
     out_interleaved: bool | None = None,
+    norm: Norm = None,
+    eps: float | None = None,
     out: Tensors | None = None,
 ) -> Tensors:
     """Rotate pairs of channels of x by the angles whose cosines and sines are given (rotary position embedding).
@@ -85,7 +89,7 @@ def apply(
         (1, seqlen); (tokens,) with "thd".
     offset: added to the row: int, or int32 or int64 Tensor of one number, () or (1,), or of one per sequence, (batch,).
     cu_seqlens: (nseq + 1,) int32 or int64, ascending from 0, with "thd": rows restart at 0 at each boundary; tokens
-        past the last boundary are copied.
+        past the last boundary are copied, and not normalised.
     inverse: rotate by the negative angle.
     inv_freq: instead of cos and sin: the kernel makes them from the positions, exactly, without a table, so positions
         can be any integers, or float32 (float64 for float64 x). Radians per position: (pairs,), (heads, pairs), or
@@ -94,17 +98,24 @@ def apply(
     attention_scaling: factor on the cos and sin of inv_freq (tables hold it already).
     rounding: "once", or "eager": where x and cos share a 16-bit dtype each product is rounded to it before the sum, in
         the gradient of x also if cos is float32: the bits of (x * cos + rotate_half(x) * sin).to(x.dtype) in PyTorch.
+        norm rounds where transformers does: before the weight, if that has the dtype of x (Qwen3RMSNorm; Gemma's is
+        float32), and before the rotation. PyTorch's sum has another order: a few elements differ by a rounding.
     out_interleaved: pairing of the result where it is not that of x. DeepSeek-V3 reads (2i, 2i + 1) and writes
         (i, i + rotary_dim / 2): interleaved=True, out_interleaved=False. An entry of cos per channel is in the order of
         the result.
+    norm: weight of an RMSNorm over head_dim of each head, before the rotation and in the same pass: (head_dim,), any
+        float dtype and stride; one for all tensors, or a tuple or list with one, or None, for each. The whole head is
+        normalised, also where part of it is rotated. A norm without weight is torch.ones(head_dim), Gemma 3's (1 + w)
+        is norm=1 + w.float(). The norm across all heads of OLMo 2 and 3, MiniMax-M2 and Wan is not this one.
+    eps: what norm adds to the mean of squares. No default, since models differ: 1e-6 and 1e-5 are common.
     out: write there, and return it: like x in structure, shapes and dtype, any strides, memory apart from all
         arguments or x itself. Not while a derivative is recorded.
 
     Returns rotated tensors in the structure of x, of its dtype, with the strides of torch.empty_like. Arithmetic is
     float32 (float64 for float64 x), each product and sum rounded, the result rounded once to the dtype of x (but see
-    rounding).
-    Differentiable in x, cos, sin, inv_freq and float positions, to every order, in reverse and forward mode, under
-    torch.func and torch.compile.
+    rounding). The sums of norm are added in one order on every device (rope_ext/_reference_norm.py).
+    Differentiable in x, cos, sin, inv_freq, norm and float positions, to every order, in reverse and forward mode,
+    under torch.func and torch.compile. The gradients of x and norm, where no others are wanted, are made in one pass.
 
     Raises ArgumentError (a ValueError) or ArgumentTypeError (a TypeError), "rope_ext: <argument> must <rule>, got
     <value>", with nothing written. A position outside the table is such an error, negative ones too. Values on a
@@ -132,7 +143,11 @@ def apply(
     arguments = arguments_of(tables, offset, flags, rotary_dim, rotary_offset, attention_scaling, positions, cu_seqlens)
     if _looks_at_tables:
         _table_widths.check(*arguments)
-    rotated: Tensors = call_op(arguments, x, out)
+    rotated: Tensors
+    if norm is not None or eps is not None:
+        rotated = call_op(with_norm(arguments, norm, eps), x, out, dispatch_norm)
+    else:
+        rotated = call_op(arguments, x, out)
     return rotated
 
 
@@ -296,8 +311,13 @@ def _listed(x: object, out: object) -> Sequence[object]:
     return out
 
 
-def call_op(arguments: tuple[Any, ...], x: Any, out: Any) -> Any:
-    """Calls the op with what `arguments_of` made; returns what `apply` does. out: _IN_PLACE for `apply_`."""
+def call_op(
+    arguments: tuple[Any, ...], x: Any, out: Any, dispatch: Callable[[Op, Sequence[Any]], Any] = dispatch
+) -> Any:
+    """Calls the op with what `arguments_of` made; returns what `apply` does.
+
+    out: _IN_PLACE for `apply_`. dispatch: dispatch_norm for what `with_norm` made.
+    """
     op = ROTATE if out is None else ROTATE_IN_PLACE if out is _IN_PLACE else ROTATE_OUT
     if op is ROTATE_OUT:
         arguments = (out if type(out) is tuple and type(x) is tuple else _listed(x, out), *arguments)

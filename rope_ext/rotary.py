@@ -237,7 +237,7 @@ class RotaryEmbedding:
 
         x: as there, of this head_dim. Another head_dim needs rotary_offset, or rotary_dim, equal to that of this rope.
         positions, offset, rotary_offset, options: as there (layout, interleaved, cu_seqlens, inverse, rounding,
-            out_interleaved, out).
+            out_interleaved, norm, eps, out).
         seqlen: the length that "dynamic_ntk" and "longrope" choose by; these need it.
         Keys that are in a cache hold attention_scaling: to move them rotate by the frequencies alone,
         rope_ext.apply(k, inv_freq=rope.inv_freq, positions=distances).

@@ -10,6 +10,7 @@ rope = rope_ext.RotaryEmbedding(8)
 rope_ext.apply(x, cos, sin, layout="hbsd")  # arg-type
 rope_ext.apply(x, cos, sin, rounding="twice")  # arg-type
 rope_ext.apply(x, cos, sin, interleaved="half")  # arg-type
+rope_ext.apply(x, cos, sin, norm=1.0, eps=1e-6)  # arg-type
 rope_ext.apply(x, cos, sin, position_ids=cos)  # call-arg
 rope_ext.apply(x, cos, sin, 0)  # arg-type
 rope_ext.apply_({x}, cos, sin)  # type-var

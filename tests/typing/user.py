@@ -23,6 +23,11 @@ def rotate(rope: RotaryEmbedding, q: Tensor, k: Tensor, positions: Tensor) -> tu
     packed = q.flatten(0, 1)
     boundaries = torch.tensor([0, 4, 8], dtype=torch.int32)
     assert_type(rope_ext.apply(packed, cos, sin, layout="thd", cu_seqlens=boundaries), Tensor)
+    weight = torch.ones(8)
+    assert_type(rope_ext.apply(q, cos, sin, norm=weight, eps=1e-6), Tensor)
+    assert_type(rope_ext.apply_([q.clone(), k.clone()], cos, sin, norm=(weight, None), eps=1e-6), list[Tensor])
+    assert_type(rope.apply((q, k), norm=[weight, weight], eps=1e-6), tuple[Tensor, Tensor])
+    assert_type(reference.apply(q, cos, sin, norm=weight, eps=1e-6), Tensor)
 
     assert_type(rope_ext.apply_(q.clone(), cos, sin, rotary_dim=8, rotary_offset=0, inverse=True), Tensor)
     assert_type(rope_ext.apply_([q.clone(), k.clone()], cos, sin, per_channel=False), list[Tensor])

@@ -1,0 +1,50 @@
+"""The keywords norm and eps of `apply`, as the ops take them: one weight or None for each tensor of x, and a float."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import _numbers
+from ._shown import converted, shown
+from .errors import ArgumentError, ArgumentTypeError
+
+_WEIGHTS = "a Tensor, or a tuple or list with a Tensor or None for each tensor of x"
+
+
+def with_norm(arguments: tuple[Any, ...], norm: Any, eps: Any) -> tuple[Any, ...]:
+    """The arguments of the op, which have no norm, with norm and eps."""
+    if norm is None:
+        raise ArgumentError("eps", "come with norm", shown(eps))
+    if eps is None:
+        cure = "there is no default, since models differ: 1e-6 and 1e-5 are common"
+        raise ArgumentError("eps", "be given with norm", "None", cure)
+    if type(eps) is not float and not isinstance(eps, torch.SymFloat):
+        _numbers.real(eps=eps)
+        eps = float(eps)
+    # The defaults of csrc/bindings/schema.cpp, which a graph of torch.compile takes for constants only here.
+    defaults = (0, 0, None, 0, 1.0, None, None, None)[len(arguments) - 3 :]
+    return *arguments, *defaults, _weights(norm, arguments[0]), eps
+
+
+def _weights(norm: Any, x: Any) -> Sequence[Tensor | None]:
+    if isinstance(norm, Tensor):
+        return [norm] * len(x)
+    if not isinstance(norm, (tuple, list)):
+        raise ArgumentTypeError("norm", f"be {_WEIGHTS}", shown(norm), _cure(norm))
+    for weight in norm:
+        if weight is not None and not isinstance(weight, Tensor):
+            raise ArgumentTypeError("norm", f"be {_WEIGHTS}", f"{shown(weight)} in it", _cure(weight))
+    if len(norm) != len(x):
+        raise ArgumentError("norm", f"hold {len(x)} weights, one or None per tensor of x", len(norm))
+    return norm
+
+
+def _cure(value: object) -> str:
+    """What to write instead of a value that is no weight."""
+    if isinstance(value, torch.nn.Module):
+        return "a module's weight is one"
+    if isinstance(value, (bool, int, float)):
+        return "a norm without weight has ones, torch.ones(head_dim)"
+    return converted("norm", value)
