@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ._reference_angles import fma
+from ._reference_angles import two_prod
 
 SUM_LANES = 32
 
@@ -55,7 +55,8 @@ def sqrt(x: Tensor) -> Tensor:
     x = x * scale * scale
     root = x.sqrt()
     near = root.detach()
-    corrected = fma(fma(-near, near, x.detach()), 0.5 / near, near)
+    square, lost = two_prod(near, near)
+    corrected = near + ((x.detach() - square) - lost) * (0.5 / near)  # the residual is exact
     return (root + torch.where(corrected.isfinite(), corrected - near, 0)) / scale
 
 
