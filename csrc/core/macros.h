@@ -4,11 +4,14 @@
 // Internal linkage on purpose: every instruction set compiles its own copy of these functions, and a weak symbol would
 // let the linker hand the AVX-512 copy to a machine that has no AVX-512.
 #if defined(__CUDACC__)
-#define ROPE_INLINE static __host__ __device__ __forceinline__
+#define ROPE_INLINE_MEMBER __host__ __device__ __forceinline__
+#define ROPE_INLINE static ROPE_INLINE_MEMBER
 #elif defined(__GNUC__)
-#define ROPE_INLINE static inline __attribute__((always_inline))
+#define ROPE_INLINE_MEMBER inline __attribute__((always_inline))
+#define ROPE_INLINE static ROPE_INLINE_MEMBER
 #else
-#define ROPE_INLINE static inline
+#define ROPE_INLINE_MEMBER inline
+#define ROPE_INLINE static ROPE_INLINE_MEMBER
 #endif
 
 // *data, of type T, in one load that the compiler neither repeats nor splits: the value that is checked is the one that

@@ -16,6 +16,12 @@ namespace rope::cuda {
 
 inline cudaStream_t stream_of(Stream stream) { return static_cast<cudaStream_t>(stream); }
 
+// Multiprocessors of a device, queried once; 1 if the query fails, which costs only speed.
+int multiprocessors_of(int device);
+
+// cuda::rotate, for a call in which a tensor is normalised.
+const char* norm_rotate(const RotateParams& p, int multiprocessors, Stream stream);
+
 // std::type_identity of C++20: keeps T from being deduced from the argument.
 template <class T>
 struct Identity {

@@ -70,34 +70,35 @@ Rows rows_of(const Positions& p, int64_t seqlen) {
 
 int64_t head_step(const RotatedTensor& x, const Plan& plan) { return quotient_up(x.heads, plan.heads_per_thread); }
 
-// Threads that rotate one token of x.
-int64_t threads_of_token(const RotateParams& p, const RotatedTensor& x, const Plan& plan) {
-  return units(p, x, plan.width) * head_step(x, plan);
+// Threads that rotate one token of tensor t.
+int64_t threads_of_token(const RotateParams& p, int t, const Plan& plan) {
+  return head_threads(p, t, plan.width) * head_step(p.x[t], plan);
 }
 
 // Blocks of a round.
-int64_t blocks(const RotateParams& p, const RotatedTensor& x, const Plan& plan) {
-  return quotient_up(plan.round_tokens * threads_of_token(p, x, plan), plan.threads);
+int64_t blocks(const RotateParams& p, int t, const Plan& plan) {
+  return quotient_up(plan.round_tokens * threads_of_token(p, t, plan), plan.threads);
 }
 
 // The fewest tokens whose threads fill blocks, in each tensor; more where the rounds would be too many.
 int64_t round_tokens(const RotateParams& p, const Plan& plan) {
   int64_t fill = 1;  // a divisor of plan.threads
   for (int t = 0; t < p.num_tensors; ++t) {
-    fill = std::lcm(fill, plan.threads / std::gcd(plan.threads, threads_of_token(p, p.x[t], plan)));
+    fill = std::lcm(fill, plan.threads / std::gcd(plan.threads, threads_of_token(p, t, plan)));
   }
   const int64_t tokens = p.batch * p.seqlen;
   return std::min(round_up(quotient_up(tokens, kMostRounds), fill), tokens);
 }
 
 template <class Int>
-Section<Int> make_section(const RotateParams& p, const RotatedTensor& x, const Plan& plan) {
+Section<Int> make_section(const RotateParams& p, int t, const Plan& plan) {
+  const RotatedTensor& x = p.x[t];
   Section<Int> s{};
   s.in = x.in;
   s.out = x.out;
-  s.threads = static_cast<Int>(blocks(p, x, plan) * plan.threads);
+  s.threads = static_cast<Int>(blocks(p, t, plan) * plan.threads);
   s.heads = static_cast<int>(x.heads);
-  s.units = divisor_of<Int>(units(p, x, plan.width));
+  s.units = divisor_of<Int>(head_threads(p, t, plan.width));
   s.head_step = divisor_of<Int>(head_step(x, plan));
   s.in_stride = in_accesses<Int>(x.in_stride, plan.width);
   s.out_stride = in_accesses<Int>(x.out_stride, plan.width);
@@ -105,7 +106,7 @@ Section<Int> make_section(const RotateParams& p, const RotatedTensor& x, const P
     s.in_step = s.in_stride.head * s.head_step.by;
     s.out_step = s.out_stride.head * s.head_step.by;
   }
-  s.copied = static_cast<int>(num_copied(p, x, plan.width));
+  s.copied = static_cast<int>(num_copied(p, t, plan.width));
   return s;
 }
 
@@ -118,9 +119,9 @@ bool too_large(const RotateParams& p) {
 }
 
 Plan plan_of(const RotateParams& p, int multiprocessors) {
-  const int64_t width = width_of(p);
+  const int64_t width = has_norm(p) ? norm_width_of(p) : width_of(p);
   int64_t all_units = 0;  // of all tokens and heads
-  for (int t = 0; t < p.num_tensors; ++t) all_units += p.batch * p.seqlen * units(p, p.x[t], width) * p.x[t].heads;
+  for (int t = 0; t < p.num_tensors; ++t) all_units += p.batch * p.seqlen * head_threads(p, t, width) * p.x[t].heads;
 
   Plan plan{};
   plan.width = static_cast<int>(width);
@@ -130,7 +131,7 @@ Plan plan_of(const RotateParams& p, int multiprocessors) {
   if (all_units == 0) return plan;
   plan.round_tokens = round_tokens(p, plan);
   plan.rounds = quotient_up(p.batch * p.seqlen, plan.round_tokens);
-  for (int t = 0; t < p.num_tensors; ++t) plan.blocks += blocks(p, p.x[t], plan);
+  for (int t = 0; t < p.num_tensors; ++t) plan.blocks += blocks(p, t, plan);
   return plan;
 }
 
@@ -175,7 +176,7 @@ RotateArguments<Int> arguments_of(const RotateParams& p, const Plan& plan) {
   }
   Int first_thread = 0;
   for (int t = 0; t < kMaxTensors; ++t) {
-    if (t < p.num_tensors) a.sections[t] = make_section<Int>(p, p.x[t], plan);
+    if (t < p.num_tensors) a.sections[t] = make_section<Int>(p, t, plan);
     a.sections[t].first_thread = first_thread;
     first_thread += a.sections[t].threads;
   }

@@ -110,6 +110,14 @@ struct Plan {
   int64_t blocks;        // of a round
 };
 
+// Whether a tensor is normalised.
+inline bool has_norm(const RotateParams& p) {
+  for (int t = 0; t < p.num_tensors; ++t) {
+    if (p.norm[t].weight) return true;
+  }
+  return false;
+}
+
 // Whether batch, seqlen, the heads of a tensor or head_dim is 2^30 or more: kernels keep these indices in 32 bits.
 bool too_large(const RotateParams& p);
 

@@ -124,4 +124,15 @@ void run_instance(const RotateParams& p, const Plan& plan, const Run& run) {
   });
 }
 
+// Calls `run` with the instance for a call in which a tensor is normalised: accesses of 16 bytes, or of one element, by
+// kernels that need no template argument for the source.
+template <class Run>
+void run_norm_instance(const RotateParams& p, const Plan& plan, const Run& run) {
+  dispatch_dtype(p.dtype, [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    if (plan.width > 1) return run_width<16 / sizeof(T), T>(p, run);
+    run(Instance<T, 1, Source::kPerPair>{});
+  });
+}
+
 }  // namespace rope::cuda

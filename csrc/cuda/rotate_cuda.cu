@@ -34,7 +34,8 @@ __global__ void __launch_bounds__(kBlock) table_rows_kernel(const __grid_constan
   if (i < p.batch * p.seqlen) rows[i] = table_row(p.positions, i / p.seqlen, i % p.seqlen);
 }
 
-// Multiprocessors of a device, queried once; 1 if the query fails, which costs only speed.
+}  // namespace
+
 int multiprocessors_of(int device) {
   constexpr int kDevices = 64;
   static std::atomic<int> known[kDevices];
@@ -46,8 +47,6 @@ int multiprocessors_of(int device) {
   return count;
 }
 
-}  // namespace
-
 const char* const kTooLarge = "too large";
 
 int current_device() {
@@ -57,6 +56,7 @@ int current_device() {
 
 const char* rotate(const RotateParams& p, int device, Stream stream) {
   if (too_large(p)) return kTooLarge;
+  if (has_norm(p)) return norm_rotate(p, multiprocessors_of(device), stream);
   const Plan plan = plan_of(p, multiprocessors_of(device));
   if (plan.rounds == 0) return nullptr;
   if (plan.blocks > kMostBlocks) return kTooLarge;

@@ -38,28 +38,15 @@ ROPE_INLINE void exchange_pairing(A (&x)[kCount]) {
   for (int i = 0; i < kCount; ++i) x[i] = moved[i];
 }
 
-// Rotates one unit or two, each of two vectors. The branches lie outside the loops over pairs, whose every iteration
-// would otherwise issue the instructions of the path not taken.
-template <class T, int kWidth, Source kSource, class Int>
-ROPE_INLINE void rotate_units(const Angles<Arithmetic<T>, kWidth, kSource>& angles, const RotateArguments<Int>& a,
-                              bool two, Vector<T, kWidth> (&x)[2][2]) {
-  using A = Arithmetic<T>;
-  const auto rotate = [&](auto within, auto round, const auto& rearrange) {
-    ROPE_UNROLL
-    for (int i = 0; i < 2; ++i) {
-      if (i && !two) continue;
-      A channels[2 * kWidth];
-      widen_vector(x[i][0], channels);
-      widen_vector(x[i][1], channels + kWidth);
-      rotate_channels<within.value, round.value, T>(angles, channels);
-      rearrange(channels);
-      narrow_vector(channels, &x[i][0]);
-      narrow_vector(channels + kWidth, &x[i][1]);
-    }
-  };
+// Calls rotate(within, round, rearrange) as `a` says: the first two are those of rotate_channels, and
+// rearrange(channels) brings them in the order of the result. The branches lie outside the loops over pairs, whose
+// every iteration would otherwise issue the instructions of the path not taken.
+template <class T, int kWidth, class Int, class Rotate>
+ROPE_INLINE void dispatch_rotating(const RotateArguments<Int>& a, const Rotate& rotate) {
+  constexpr bool kMayRound = sizeof(T) < sizeof(Arithmetic<T>);
   const auto rotate_any = [&](auto within, const auto& rearrange) {
-    if (sizeof(T) < sizeof(A) && a.round_products) {
-      rotate(within, std::bool_constant<(sizeof(T) < sizeof(A))>{}, rearrange);
+    if (kMayRound && a.round_products) {
+      rotate(within, std::bool_constant<kMayRound>{}, rearrange);
     } else {
       rotate(within, std::false_type{}, rearrange);
     }
@@ -78,6 +65,25 @@ ROPE_INLINE void rotate_units(const Angles<Arithmetic<T>, kWidth, kSource>& angl
       if (a.out_interleaved) exchange_pairing<true>(channels);
     });
   }
+}
+
+// Rotates one unit or two, each of two vectors.
+template <class T, int kWidth, Source kSource, class Int>
+ROPE_INLINE void rotate_units(const Angles<Arithmetic<T>, kWidth, kSource>& angles, const RotateArguments<Int>& a,
+                              bool two, Vector<T, kWidth> (&x)[2][2]) {
+  dispatch_rotating<T, kWidth>(a, [&](auto within, auto round, const auto& rearrange) {
+    ROPE_UNROLL
+    for (int i = 0; i < 2; ++i) {
+      if (i && !two) continue;
+      Arithmetic<T> channels[2 * kWidth];
+      widen_vector(x[i][0], channels);
+      widen_vector(x[i][1], channels + kWidth);
+      rotate_channels<within.value, round.value, T>(angles, channels);
+      rearrange(channels);
+      narrow_vector(channels, &x[i][0]);
+      narrow_vector(channels + kWidth, &x[i][1]);
+    }
+  });
 }
 
 }  // namespace rope::cuda

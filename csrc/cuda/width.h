@@ -6,6 +6,7 @@
 #include <cstdlib>
 
 #include "core/integer.h"
+#include "core/norm.h"
 #include "cuda/plan.h"
 
 namespace rope::cuda {
@@ -21,13 +22,31 @@ inline bool is_interleaved(Pairing pairing) { return pairing.step == 2 && pairin
 
 inline int64_t rotated_units(const RotateParams& p, int64_t width) { return p.pairs / width; }
 
-// Accesses that are only copied, which in place are none.
-inline int64_t num_copied(const RotateParams& p, const RotatedTensor& x, int64_t width) {
-  return x.in == x.out ? 0 : (x.head_dim - 2 * p.pairs) / width;
+// Accesses of tensor t that are only copied, or only normalised. Copies are none in place.
+inline int64_t num_copied(const RotateParams& p, int t, int64_t width) {
+  const RotatedTensor& x = p.x[t];
+  return x.in == x.out && !p.norm[t].weight ? 0 : (x.head_dim - 2 * p.pairs) / width;
 }
 
-inline int64_t units(const RotateParams& p, const RotatedTensor& x, int64_t width) {
-  return rotated_units(p, width) + quotient_up(num_copied(p, x, width), 2);
+inline int64_t units(const RotateParams& p, int t, int64_t width) {
+  return rotated_units(p, width) + quotient_up(num_copied(p, t, width), 2);
+}
+
+// ---- lanes of a head, where some tensor is normalised ----
+
+// A power of two: lanes that sum a head by the tree of core/norm.h, each over two accesses. No fewer than its units.
+inline int64_t sum_lanes(int64_t head_dim, int64_t width) {
+  int64_t lanes = kSumLanes / width;
+  while (2 * lanes * width < head_dim) lanes *= 2;
+  return lanes;
+}
+
+// Threads of a head: its units, or as many lanes as the widest head needs.
+inline int64_t head_threads(const RotateParams& p, int t, int64_t width) {
+  if (!has_norm(p)) return units(p, t, width);
+  int64_t lanes = 0;
+  for (int i = 0; i < p.num_tensors; ++i) lanes = std::max(lanes, sum_lanes(p.x[i].head_dim, width));
+  return lanes;
 }
 
 // ---- whether a width fits ----
@@ -48,7 +67,23 @@ inline bool fits(const RotateParams& p, int64_t width) {
   for (int t = 0; t < p.num_tensors; ++t) {
     const RotatedTensor& x = p.x[t];
     if (!rows_aligned(p, x.in, x.in_stride, width) || !rows_aligned(p, x.out, x.out_stride, width)) return false;
-    if (x.in != x.out && !multiple(x.head_dim, width)) return false;
+    if ((x.in != x.out || p.norm[t].weight) && !multiple(x.head_dim, width)) return false;
+  }
+  return true;
+}
+
+// Whether the weight can be read up to 16 bytes at a time, as elements like those of x or of the type of arithmetic.
+inline bool weight_fits(const RotateParams& p, const Norm& norm, int64_t width) {
+  const int64_t size = bytes_of(norm.weight_dtype), arithmetic = p.dtype == DType::kFloat64 ? 8 : 4;
+  return (norm.weight_dtype == p.dtype || size == arithmetic) && norm.weight_stride == 1 &&
+         aligned(norm.weight, std::min<int64_t>(width * size, 16));
+}
+
+// Whether the lanes of a head fit in a warp and read the weights by vectors.
+inline bool norm_fits(const RotateParams& p, int64_t width) {
+  for (int t = 0; t < p.num_tensors; ++t) {
+    if (sum_lanes(p.x[t].head_dim, width) > kSumLanes) return false;
+    if (p.norm[t].weight && !weight_fits(p, p.norm[t], width)) return false;
   }
   return true;
 }
@@ -82,7 +117,7 @@ inline bool compact(const RotateParams& p, int64_t width) {
     const RotatedTensor& x = p.x[t];
     if (std::max(reach(p, x, x.in_stride), reach(p, x, x.out_stride)) / width >= kEnd) return false;
     const int64_t heads = quotient_up(x.heads, p.table_heads == 1 ? kMostHeadsPerThread : 1);
-    threads += p.batch * p.seqlen * units(p, x, width) * heads;
+    threads += p.batch * p.seqlen * head_threads(p, t, width) * heads;
   }
   return threads < kEnd / 2;  // the last round may be half empty
 }
@@ -96,6 +131,12 @@ inline int64_t width_of(const RotateParams& p) {
     if (width > 1 && fits(p, width) && compact(p, width)) return width;
   }
   return 1;
+}
+
+// Elements of an access in a call with norms: those of 16 bytes or one.
+inline int64_t norm_width_of(const RotateParams& p) {
+  const int64_t width = kAccessBytes[0] / bytes_of(p.dtype);
+  return norm_fits(p, width) && fits(p, width) && compact(p, width) ? width : 1;
 }
 
 }  // namespace rope::cuda

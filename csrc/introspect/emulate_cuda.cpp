@@ -1,6 +1,10 @@
 // The CUDA kernels on a CPU: one thread of the grid after another, on host memory. Tests run them in place of the CPU
 // kernels (rope_ext_use_cpu_kernels), and again with this file compiled for sanitizers.
+#include <vector>
+
 #include "cpu/isa.h"
+#include "cuda/norm_elements.cuh"
+#include "cuda/norm_rotate.cuh"
 #include "cuda/revolutions.cuh"
 #include "cuda/rotate.cuh"
 #include "cuda/table_grad.cuh"
@@ -9,7 +13,7 @@ namespace rope::cuda {
 namespace {
 
 int multiprocessors = 132;
-uint64_t instances = 0;
+uint64_t instances = 0, norm_instances = 0;
 bool backwards = false;  // last thread first: shows whether a thread relies on an earlier one
 
 template <class Function>
@@ -17,9 +21,78 @@ void for_each(int64_t count, const Function& function) {
   for (int64_t i = 0; i < count; ++i) function(backwards ? count - 1 - i : i);
 }
 
+// ---- warps, whose lanes take each step together ----
+
+// A number of each lane.
+template <class A>
+struct Lanes {
+  A lane[kSumLanes];
+};
+
+template <class A>
+Lanes<A> operator+(const Lanes<A>& a, const Lanes<A>& b) {
+  Lanes<A> sum;
+  for (int i = 0; i < kSumLanes; ++i) sum.lane[i] = a.lane[i] + b.lane[i];
+  return sum;
+}
+
+template <class A>
+Lanes<A> exchanged(const Lanes<A>& values, int mask) {
+  Lanes<A> other;
+  for (int i = 0; i < kSumLanes; ++i) other.lane[i] = values.lane[i ^ mask];
+  return other;
+}
+
+// The sums of what lanes have; values(lane, q) gives the numbers of a lane.
+template <class A, int kWidth, class Values>
+Lanes<A> sum_of_warp(int lanes, const Values& values) {
+  Lanes<A> q[kWidth];
+  for_each(kSumLanes, [&](int64_t lane) {
+    A of_lane[kWidth];
+    values(lane, of_lane);
+    for (int i = 0; i < kWidth; ++i) q[i].lane[lane] = of_lane[i];
+  });
+  return sum_of_lanes<kWidth>(q, lanes);
+}
+
+void norm_rotate(const RotateParams& p, const Plan& plan) {
+  run_norm_instance(p, plan, [&](auto instance) {
+    using I = decltype(instance);
+    using T = typename I::Element;
+    using A = Arithmetic<T>;
+    const int source = I::kWidth == 1 ? 3 : static_cast<int>(I::kSource);
+    norm_instances |= uint64_t{1} << (static_cast<int>(p.dtype) * 4 + source);
+    if constexpr (I::kWidth == 1) {
+      for_each(norm_blocks(p) * kWarps, [&](int64_t warp) {
+        const auto lane_of = [&](int64_t lane) { return NormElements<T>(p, warp, static_cast<int>(lane)); };
+        const auto sums = sum_of_warp<A, 1>(kSumLanes, [&](int64_t lane, A* q) { *q = lane_of(lane).squares(); });
+        for_each(kSumLanes, [&](int64_t lane) { lane_of(lane).finish(sums.lane[lane]); });
+      });
+    } else {
+      const NormArguments a = norm_arguments_of(p, plan);
+      const int64_t warps = plan.blocks * plan.threads / kSumLanes;
+      for_each(plan.rounds * warps, [&](int64_t i) {
+        std::vector<NormLane<T, I::kWidth, I::kSource>> lanes;
+        for (int lane = 0; lane < kSumLanes; ++lane) {
+          const int thread = static_cast<int>(i % warps) * kSumLanes + lane;
+          lanes.emplace_back(a, section_of(a, thread), static_cast<int>(i / warps), thread);
+        }
+        for (int step = 0; step < lanes[0].norm.steps; ++step) {
+          const auto sums =
+              sum_of_warp<A, I::kWidth>(lanes[0].norm.lanes, [&](int64_t lane, auto& q) { lanes[lane].square(q); });
+          for_each(kSumLanes, [&](int64_t lane) { lanes[lane].finish(sums.lane[lane]); });
+        }
+      });
+    }
+  });
+}
+
+// ---- threads that share nothing ----
+
 void rotate(const RotateParams& p, int) {
   const Plan plan = plan_of(p, multiprocessors);
   if (plan.rounds == 0) return;
+  if (has_norm(p)) return norm_rotate(p, plan);
   run_instance(p, plan, [&](auto instance) {
     using I = decltype(instance);
     const int width = I::kWidth == 1 ? 2 : I::kWidth * sizeof(typename I::Element) == 16 ? 0 : 1;
@@ -57,7 +130,7 @@ extern "C" {
 __attribute__((visibility("default"))) const void* rope_ext_emulated_cuda(int multiprocessors, bool backwards) {
   rope::cuda::multiprocessors = multiprocessors;
   rope::cuda::backwards = backwards;
-  rope::cuda::instances = 0;
+  rope::cuda::instances = rope::cuda::norm_instances = 0;
   return &rope::cuda::kEmulated;
 }
 
@@ -73,4 +146,10 @@ __attribute__((visibility("default"))) void rope_ext_emulated_revolutions(const 
 // A bit for each instance of rotate_thread that has run: 9 per element type, for accesses of 16 bytes, of 4, and of one
 // element, each with entries per pair, per channel and from positions.
 __attribute__((visibility("default"))) uint64_t rope_ext_emulated_instances() { return rope::cuda::instances; }
+
+// As rope_ext_emulated_instances, 4 bits per element type: accesses of 16 bytes with entries per pair, per channel and
+// from positions, and accesses of one element.
+__attribute__((visibility("default"))) uint64_t rope_ext_emulated_norm_instances() {
+  return rope::cuda::norm_instances;
+}
 }

@@ -20,6 +20,7 @@ struct Span {
 inline constexpr int32_t kInput[] = {1, 0, 0}, kOutput[] = {0, 1, 1};
 inline constexpr int32_t kInPlace[] = {1, 0, 1};  // a token that is not rotated need not be written
 inline constexpr int32_t kCopied[] = {0, 1, 2};   // the last vector of an odd number may be written twice
+inline constexpr int32_t kNormalisedInPlace[] = {1, 0, 2};
 
 // use: one of these, {read, least, most}.
 struct Memory {
@@ -82,8 +83,18 @@ inline Memory memory_of(const RotateParams& p) {
     const auto add = [&](const void* data, const Strides& s, int64_t first, int64_t channels, const int32_t (&use)[3]) {
       memory.add_channels(p, data, s, x.heads, first, channels, use);
     };
+    const Norm& norm = p.norm[i];
+    if (norm.weight) {
+      memory.add(norm.weight, bytes_of(norm.weight_dtype), {1, 1, 1, x.head_dim}, {0, 0, 0, norm.weight_stride},
+                 kInput);
+      memory.add_contiguous(norm.inv_rms, bytes_of_arithmetic(p.dtype), p.batch * p.seqlen * x.heads, kOutput);
+    }
     if (x.in == x.out) {
       add(x.in, x.in_stride, p.rotary_offset, 2 * p.pairs, kInPlace);
+      if (norm.weight) {
+        add(x.in, x.in_stride, 0, p.rotary_offset, kNormalisedInPlace);
+        add(x.in, x.in_stride, end, x.head_dim - end, kNormalisedInPlace);
+      }
     } else {
       add(x.in, x.in_stride, 0, x.head_dim, kInput);
       add(x.out, x.out_stride, p.rotary_offset, 2 * p.pairs, kOutput);

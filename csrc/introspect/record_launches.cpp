@@ -7,6 +7,7 @@
 
 #include "core/integer.h"
 #include "cpu/isa.h"
+#include "cuda/norm_plan.h"
 #include "cuda/revolutions.cuh"
 #include "cuda/rotate.cuh"
 #include "cuda/table_grad.cuh"
@@ -73,10 +74,25 @@ void record_items(const char* kernel, const std::string& template_arguments, int
   record(kernel, template_arguments, quotient_up(items, kBlock), 1, kBlock, arguments, memory);
 }
 
+// The grid and the arguments are those of norm_cuda.cu.
+void norm_rotate(const RotateParams& p, const Plan& plan) {
+  run_norm_instance(p, plan, [&](auto instance) {
+    using I = decltype(instance);
+    if constexpr (I::kWidth > 1) {
+      record("norm_kernel", template_arguments(typeid(instance), "Instance"), plan.blocks, plan.rounds, plan.threads,
+             laid_out(norm_arguments_of(p, plan)), memory_of(p));
+    } else {
+      record("norm_elements_kernel", template_arguments(typeid(TypeTag<typename I::Element>), "TypeTag"),
+             norm_blocks(p), 1, kWarps * kSumLanes, laid_out(p), memory_of(p));
+    }
+  });
+}
+
 // The grid and the arguments are those of rotate_cuda.cu.
 void rotate(const RotateParams& p, int) {
   const Plan plan = plan_of(p, multiprocessors);
   if (plan.rounds == 0) return;
+  if (has_norm(p)) return norm_rotate(p, plan);
   run_instance(p, plan, [&](auto instance) {
     const auto arguments = arguments_of<IntOf<decltype(instance)::kWidth>>(p, plan);
     record("rotate_kernel", template_arguments(typeid(instance), "Instance"), plan.blocks, plan.rounds, plan.threads,
