@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tools.machine_code.disassembly import BYTES, Instruction, Kernel, NotUnderstood
-from tools.machine_code.state import LANES, Mask, State, pair, predicate, word
+from tools.machine_code.state import LANES, Mask, State, Words, pair, predicate, whole_warps, word
 from tools.machine_code.table import Take
 
 Targets: TypeAlias = npt.NDArray[np.int64]  # indices of instructions
@@ -106,16 +106,25 @@ def target_of(kernel: Kernel, text: str) -> int:
 
 
 def branch(kernel: Kernel, index: int, take: Take) -> Move:
+    """.DIV: only where the active lanes of the warp are not those of a mask."""
     take.modifier("U")
+    together = word(take.operand()) if take.modifier("DIV") else None
     conditions = [predicate(take.operand()) for _ in take.operands[:-1]]
     target = target_of(kernel, take.operand())
 
     def run(s: State, flow: Flow, issued: Mask, lanes: Mask) -> None:
         for condition in conditions:
             lanes = lanes & condition(s)
+        if together is not None:
+            expected = np.broadcast_to(together(s), lanes.shape) >> lane_numbers(lanes) & 1 != 0
+            lanes = lanes & whole_warps(flow.active & ~expected | ~flow.active & expected)
         flow.part(issued, np.where(lanes, np.int64(target), np.int64(index + 1)))
 
     return run
+
+
+def lane_numbers(lanes: Mask) -> Words:
+    return np.arange(len(lanes), dtype=np.uint32) % np.uint32(LANES)
 
 
 def call(kernel: Kernel, index: int, take: Take) -> Move:
@@ -140,7 +149,14 @@ def ret(kernel: Kernel, index: int, take: Take) -> Move:
 
 
 def exit_lanes(kernel: Kernel, index: int, take: Take) -> Move:
-    return lambda s, flow, issued, lanes: flow.exit(issued, lanes)
+    conditions = [predicate(take.operand()) for _ in take.operands[:]]
+
+    def run(s: State, flow: Flow, issued: Mask, lanes: Mask) -> None:
+        for condition in conditions:
+            lanes = lanes & condition(s)
+        flow.exit(issued, lanes)
+
+    return run
 
 
 def bssy(kernel: Kernel, index: int, take: Take) -> Move:

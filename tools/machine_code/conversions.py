@@ -94,10 +94,11 @@ def frnd(take: Take) -> Run:
     return lambda s, mask: write_single(s, register, rounding(b(s)), mask)
 
 
-@instruction("I2F")
+@instruction("I2F", "I2FP")
 def i2f(take: Take) -> Run:
     wide, up = take.modifier("F64"), take.modifier("RP")
-    kind = next((name for name in ("U32", "U64", "S64") if take.modifier(name)), "S32")
+    take.modifier("F32")
+    kind = next((name for name in ("U32", "U64", "S64", "S32") if take.modifier(name)), "S32")
     register, text = register_of(take.operand()), take.operand()
     read: Callable[[State], Any] = pair(text) if kind.endswith("64") else word(text)
     dtype = np.dtype(f"{kind[0].lower().replace('s', 'i')}{int(kind[1:]) // 8}")
