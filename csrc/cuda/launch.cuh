@@ -9,6 +9,7 @@
 
 #include <cuda_runtime_api.h>
 
+#include "core/integer.h"
 #include "cuda/kernels.h"
 #include "cuda/plan.h"
 
@@ -32,15 +33,22 @@ struct Identity {
 // There are no attributes: with programmatic stream serialization, every kernel would have to wait for its predecessor
 // before it reads.
 template <class... Parameters>
-const char* launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, Stream stream,
-                   const typename Identity<Parameters>::type&... arguments) {
+const char* launch_shared(void (*kernel)(Parameters...), dim3 grid, dim3 block, int shared_bytes, Stream stream,
+                          const typename Identity<Parameters>::type&... arguments) {
   cudaLaunchConfig_t config = {};
   config.gridDim = grid;
   config.blockDim = block;
+  config.dynamicSmemBytes = static_cast<size_t>(shared_bytes);
   config.stream = stream_of(stream);
   void* pointers[] = {const_cast<void*>(static_cast<const void*>(&arguments))...};
   const cudaError_t error = cudaLaunchKernelExC(&config, reinterpret_cast<const void*>(kernel), pointers);
   return error == cudaSuccess ? nullptr : cudaGetErrorName(error);
+}
+
+template <class... Parameters>
+const char* launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, Stream stream,
+                   const typename Identity<Parameters>::type&... arguments) {
+  return launch_shared(kernel, grid, block, 0, stream, arguments...);
 }
 
 // Launches one thread per item, in blocks of kBlock, and nothing where there are no items. Returns kTooLarge where a

@@ -4,6 +4,8 @@
 
 #include "cpu/isa.h"
 #include "cuda/norm_elements.cuh"
+#include "cuda/norm_grad.cuh"
+#include "cuda/norm_grad_elements.cuh"
 #include "cuda/norm_rotate.cuh"
 #include "cuda/revolutions.cuh"
 #include "cuda/rotate.cuh"
@@ -87,6 +89,91 @@ void norm_rotate(const RotateParams& p, const Plan& plan) {
   });
 }
 
+// One block of norm_grad_kernel.
+template <class T, int kWidth, Source kSource>
+void norm_grad_block(const NormGradArguments& a, const NormGradPlan& plan, int tensor, int block, int slice) {
+  using A = Arithmetic<T>;
+  std::vector<A> shared(plan.shared / sizeof(A), A(NAN));
+  std::vector<NormGradLane<T, kWidth, kSource>> threads;
+  for (int thread = 0; thread < plan.threads; ++thread) threads.emplace_back(a, tensor, block, slice, thread);
+  const auto& norm = a.norms[tensor];
+  for_each(plan.threads / kSumLanes, [&](int64_t warp) {
+    auto* lanes = &threads[warp * kSumLanes];
+    const auto all = [&](const auto& step) { for_each(kSumLanes, [&](int64_t lane) { step(lanes[lane], lane); }); };
+    for (int i = 0; i < lanes->tokens(); ++i) {
+      all([&](auto& lane, int64_t) { lane.start_token(i); });
+      for (int step = 0; step < lanes->steps; ++step) {
+        A q[kSumLanes][2 * kWidth];
+        all([&](auto& lane, int64_t at) { lane.multiply(step, q[at]); });
+        if (!norm.sums_units) all([&](auto& lane, int64_t at) { lane.store(q[at], shared.data()); });
+        const auto sums = sum_of_warp<A, kWidth>(norm.lanes, [&](int64_t lane, auto& of_lane) {
+          norm.sums_units ? lanes[lane].fold(q[lane], of_lane) : lanes[lane].load(shared.data(), of_lane);
+        });
+        all([&](auto& lane, int64_t at) { lane.finish(sums.lane[at]); });
+      }
+      all([&](auto& lane, int64_t) { lane.end_token(shared.data()); });
+    }
+  });
+  for_each(plan.threads, [&](int64_t thread) { threads[thread].add_tokens(shared.data(), static_cast<int>(thread)); });
+}
+
+// One block of norm_grad_elements_kernel.
+template <class T>
+void norm_grad_elements_block(const NormGradParams& p, const NormGradPlan& plan, int tensor, int64_t block, int slice) {
+  using A = Arithmetic<T>;
+  const auto thread_of = [&](int64_t thread) {
+    return NormGradElements<T>(p, tensor, block, slice, static_cast<int>(plan.slices), static_cast<int>(thread));
+  };
+  for_each(plan.threads, [&](int64_t thread) { thread_of(thread).add_weights(); });
+  for_each(kWarps, [&](int64_t warp) {
+    const auto lane_of = [&](int64_t lane) { return thread_of(warp * kSumLanes + lane); };
+    for (int64_t step = 0; step < lane_of(0).steps(); ++step) {
+      const auto sums = sum_of_warp<A, 1>(kSumLanes, [&](int64_t lane, A* q) { *q = lane_of(lane).products(step); });
+      for_each(kSumLanes, [&](int64_t lane) { lane_of(lane).finish(step, sums.lane[lane]); });
+    }
+  });
+}
+
+// block_sums_kernel
+template <class A>
+void add_block_sums(const BlockSums& s) {
+  for (int t = 0; t < s.num_tensors; ++t) {
+    for_each(quotient_up(s.head_dim[t], kSumChannels) * kSumChannels, [&](int64_t channel) {
+      std::vector<A> rows(kSumRows * kSumChannels);
+      for_each(kSumRows,
+               [&](int64_t row) { rows[row * kSumChannels] = sum_of_row<A>(s, t, channel, static_cast<int>(row)); });
+      add_rows(s, t, channel, rows.data());
+    });
+  }
+}
+
+void rotate(const RotateParams& p, int);
+
+void norm_grad(const NormGradParams& given, int) {
+  NormGradParams p = given;
+  const RotateParams others = without_norm(&p);
+  if (others.num_tensors) rotate(others, 1);
+  if (p.num_tensors == 0) return;
+  const NormGradPlan plan = norm_grad_plan_of(p, multiprocessors);
+  run_norm_instance(p, plan.plan, [&](auto instance) {
+    using I = decltype(instance);
+    const int source = I::kWidth == 1 ? 3 : static_cast<int>(I::kSource);
+    norm_instances |= uint64_t{1} << (16 + static_cast<int>(p.dtype) * 4 + source);
+    NormGradArguments a;
+    if constexpr (I::kWidth > 1) a = norm_grad_arguments_of(p, plan);
+    for_each(plan.blocks * p.num_tensors * plan.slices, [&](int64_t i) {
+      const int64_t block = i % plan.blocks, more = i / plan.blocks;
+      const int tensor = static_cast<int>(more % p.num_tensors), slice = static_cast<int>(more / p.num_tensors);
+      if constexpr (I::kWidth > 1) {
+        norm_grad_block<typename I::Element, I::kWidth, I::kSource>(a, plan, tensor, static_cast<int>(block), slice);
+      } else {
+        norm_grad_elements_block<typename I::Element>(p, plan, tensor, block, slice);
+      }
+    });
+  });
+  dispatch_arithmetic(p.dtype, [&](auto tag) { add_block_sums<typename decltype(tag)::type>(block_sums_of(p)); });
+}
+
 // ---- threads that share nothing ----
 
 void rotate(const RotateParams& p, int) {
@@ -118,7 +205,7 @@ void cos_sin(const CosSinParams& p, int) {
   });
 }
 
-constexpr cpu::Kernels kEmulated = {"cuda", rotate, table_grad, cos_sin, nullptr};
+constexpr cpu::Kernels kEmulated = {"cuda", rotate, table_grad, cos_sin, norm_grad};
 
 }  // namespace
 }  // namespace rope::cuda
@@ -147,8 +234,8 @@ __attribute__((visibility("default"))) void rope_ext_emulated_revolutions(const 
 // element, each with entries per pair, per channel and from positions.
 __attribute__((visibility("default"))) uint64_t rope_ext_emulated_instances() { return rope::cuda::instances; }
 
-// As rope_ext_emulated_instances, 4 bits per element type: accesses of 16 bytes with entries per pair, per channel and
-// from positions, and accesses of one element.
+// As rope_ext_emulated_instances, 4 bits per element type for norms, then as many for their derivatives: accesses of 16
+// bytes with entries per pair, per channel and from positions, and accesses of one element.
 __attribute__((visibility("default"))) uint64_t rope_ext_emulated_norm_instances() {
   return rope::cuda::norm_instances;
 }

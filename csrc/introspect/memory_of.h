@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "core/integer.h"
+#include "core/norm.h"
 #include "core/params.h"
 #include "core/revolutions.h"
 
@@ -41,6 +43,7 @@ struct Memory {
   void add_channels(const Rotation& p, const void* data, const Strides& s, int64_t heads, int64_t first,
                     int64_t channels, const int32_t (&use)[3]) {
     const int64_t item = bytes_of(p.dtype);
+    if (data == nullptr) return;
     add(static_cast<const char*>(data) + first * s.channel * item, item, {p.batch, p.seqlen, heads, channels},
         {s.batch, s.token, s.head, s.channel}, use);
   }
@@ -110,6 +113,21 @@ inline Memory memory_of(const RotateParams& p) {
       memory.add_table(*table, bytes_of(p.table_dtype), p.batch, p.positions.rows, p.table_heads, p.pairs, kInput);
     }
     memory.add_positions(p, 1, 0);
+  }
+  return memory;
+}
+
+// Without the sum over blocks of tokens.
+inline Memory memory_of(const NormGradParams& p) {
+  RotateParams rotation = p;
+  for (Norm& norm : rotation.norm) norm.inv_rms = nullptr;
+  Memory memory = memory_of(rotation);
+  for (int i = 0; i < p.num_tensors; ++i) {
+    const int64_t heads = p.x[i].heads, head_dim = p.x[i].head_dim, item = bytes_of_arithmetic(p.dtype);
+    const NormGradTensor& of_norm = p.of_norm[i];
+    memory.add_channels(p, of_norm.x, of_norm.x_stride, heads, 0, head_dim, kInput);
+    memory.add_contiguous(p.norm[i].inv_rms, item, p.batch * p.seqlen * heads, kInput);
+    memory.add_contiguous(of_norm.block_sums, item, quotient_up(p.batch * p.seqlen, kBlockTokens) * head_dim, kOutput);
   }
   return memory;
 }

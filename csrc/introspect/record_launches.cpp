@@ -19,6 +19,7 @@ struct RecordedLaunch {
   const char* kernel;              // the name of the function
   const char* template_arguments;  // mangled: "INS_8BFloat16ELi8ELNS_6SourceE0EE"; empty for a function
   int32_t grid[3], block[3];       // the blocks of one y do what those of the next y do, for other tokens
+  int32_t shared;                  // bytes of dynamic shared memory
   const char* arguments;           // of the kernel, each at its alignment
   int64_t arguments_size;
   const Span* spans;  // the memory that the kernel works on
@@ -54,16 +55,22 @@ std::string template_arguments(const std::type_info& type, const char* class_tem
   return name.substr(begin, name.size() - 1 - begin);
 }
 
-void record(const char* kernel, const std::string& template_arguments, int64_t blocks, int64_t rounds, int threads,
-            const std::string& arguments, const Memory& memory) {
-  const RecordedLaunch launch = {kernel,
-                                 template_arguments.c_str(),
-                                 {static_cast<int32_t>(blocks), static_cast<int32_t>(rounds), 1},
-                                 {threads, 1, 1},
-                                 arguments.data(),
-                                 static_cast<int64_t>(arguments.size()),
-                                 memory.spans.data(),
-                                 static_cast<int64_t>(memory.spans.size())};
+struct Grid {
+  int64_t blocks, rounds = 1, slices = 1;
+};
+
+void record(const char* kernel, const std::string& template_arguments, const Grid& grid, int threads,
+            const std::string& arguments, const Memory& memory, int shared = 0) {
+  const RecordedLaunch launch = {
+      kernel,
+      template_arguments.c_str(),
+      {static_cast<int32_t>(grid.blocks), static_cast<int32_t>(grid.rounds), static_cast<int32_t>(grid.slices)},
+      {threads, 1, 1},
+      shared,
+      arguments.data(),
+      static_cast<int64_t>(arguments.size()),
+      memory.spans.data(),
+      static_cast<int64_t>(memory.spans.size())};
   receiver(&launch);
 }
 
@@ -71,7 +78,7 @@ void record(const char* kernel, const std::string& template_arguments, int64_t b
 void record_items(const char* kernel, const std::string& template_arguments, int64_t items,
                   const std::string& arguments, const Memory& memory) {
   if (items == 0) return;
-  record(kernel, template_arguments, quotient_up(items, kBlock), 1, kBlock, arguments, memory);
+  record(kernel, template_arguments, {quotient_up(items, kBlock)}, kBlock, arguments, memory);
 }
 
 // The grid and the arguments are those of norm_cuda.cu.
@@ -79,11 +86,11 @@ void norm_rotate(const RotateParams& p, const Plan& plan) {
   run_norm_instance(p, plan, [&](auto instance) {
     using I = decltype(instance);
     if constexpr (I::kWidth > 1) {
-      record("norm_kernel", template_arguments(typeid(instance), "Instance"), plan.blocks, plan.rounds, plan.threads,
+      record("norm_kernel", template_arguments(typeid(instance), "Instance"), {plan.blocks, plan.rounds}, plan.threads,
              laid_out(norm_arguments_of(p, plan)), memory_of(p));
     } else {
       record("norm_elements_kernel", template_arguments(typeid(TypeTag<typename I::Element>), "TypeTag"),
-             norm_blocks(p), 1, kWarps * kSumLanes, laid_out(p), memory_of(p));
+             {norm_blocks(p)}, kWarps * kSumLanes, laid_out(p), memory_of(p));
     }
   });
 }
@@ -95,8 +102,40 @@ void rotate(const RotateParams& p, int) {
   if (has_norm(p)) return norm_rotate(p, plan);
   run_instance(p, plan, [&](auto instance) {
     const auto arguments = arguments_of<IntOf<decltype(instance)::kWidth>>(p, plan);
-    record("rotate_kernel", template_arguments(typeid(instance), "Instance"), plan.blocks, plan.rounds, plan.threads,
+    record("rotate_kernel", template_arguments(typeid(instance), "Instance"), {plan.blocks, plan.rounds}, plan.threads,
            laid_out(arguments), memory_of(p));
+  });
+}
+
+// The grids and the arguments are those of norm_grad_cuda.cu.
+void norm_grad(const NormGradParams& given, int) {
+  NormGradParams p = given;
+  const RotateParams others = without_norm(&p);
+  if (others.num_tensors) rotate(others, 1);
+  if (p.num_tensors == 0) return;
+  const NormGradPlan plan = norm_grad_plan_of(p, multiprocessors);
+  const Grid grid = {plan.blocks, p.num_tensors, plan.slices};
+  run_norm_instance(p, plan.plan, [&](auto instance) {
+    using I = decltype(instance);
+    if constexpr (I::kWidth > 1) {
+      record("norm_grad_kernel", template_arguments(typeid(instance), "Instance"), grid, plan.threads,
+             laid_out(norm_grad_arguments_of(p, plan)), memory_of(p), plan.shared);
+    } else {
+      record("norm_grad_elements_kernel", template_arguments(typeid(TypeTag<typename I::Element>), "TypeTag"), grid,
+             plan.threads, laid_out(p), memory_of(p));
+    }
+  });
+  const BlockSums sums = block_sums_of(p);
+  if (sums.num_tensors == 0) return;
+  Memory memory;
+  for (int t = 0; t < sums.num_tensors; ++t) {
+    memory.add_contiguous(sums.sums[t], bytes_of_arithmetic(p.dtype), sums.blocks * sums.head_dim[t], kInput);
+    memory.add_contiguous(sums.to[t], bytes_of_arithmetic(p.dtype), sums.head_dim[t], kOutput);
+  }
+  dispatch_arithmetic(p.dtype, [&](auto tag) {
+    record("block_sums_kernel", template_arguments(typeid(tag), "TypeTag"),
+           {quotient_up(most_head_dim(sums), kSumChannels), sums.num_tensors}, kSumChannels * kSumRows, laid_out(sums),
+           memory);
   });
 }
 
@@ -129,7 +168,7 @@ void table_rows(const Tokens& p, int64_t* rows) {
   record_items("table_rows_kernel", "", p.batch * p.seqlen, laid_out(p, rows), memory);
 }
 
-constexpr cpu::Kernels kRecorded = {"recorded", rotate, table_grad, cos_sin, nullptr};
+constexpr cpu::Kernels kRecorded = {"recorded", rotate, table_grad, cos_sin, norm_grad};
 
 }  // namespace
 }  // namespace rope::cuda
