@@ -160,6 +160,21 @@ def sel(take: Take) -> Run:
     return lambda s, mask: s.write(register, np.where(first(s), a(s), b(s)), mask)
 
 
+@instruction("P2R")
+def p2r(take: Take) -> Run:
+    """The bits of a mask are those of the predicates, the others those of a register."""
+    register, source = register_of(take.operand()), take.operand()
+    a, chosen = word(take.operand()), word(take.operand())
+    if source != "PR":
+        raise ValueError("a source")
+
+    def run(s: State, mask: Mask) -> None:
+        found: Words = sum(s.predicates[i].astype(U32) << U32(i) for i in range(7))
+        s.write(register, a(s) & ~chosen(s) | found & chosen(s), mask)
+
+    return run
+
+
 @instruction("CS2R")
 def cs2r(take: Take) -> Run:
     narrow, register = take.modifier("32"), register_of(take.operand())

@@ -28,9 +28,11 @@ class Barrier:
 
 class Flow:
     """pc: the index of the next instruction of each warp, NOWHERE after its last. active: the lanes that execute it.
-    ready: by warp, groups of other lanes that could go on, each with its pc. alive: lanes before their EXIT."""
+    ready: by warp, groups of other lanes that could go on, each with its pc. alive: lanes before their EXIT. held: by
+    warp, where it goes on once all warps of its block have come to the barrier, or NOWHERE."""
 
     def __init__(self, alive: Mask) -> None:
+        self.held = np.full(len(alive) // LANES, NOWHERE)
         self.alive, self.active = alive.copy(), alive.copy()
         self.pc = np.zeros(len(alive) // LANES, np.int64)
         self.ready: list[list[tuple[int, Mask]]] = [[] for _ in self.pc]
@@ -83,6 +85,25 @@ class Flow:
                 self.release(int(warp), here)
             else:
                 self.pc[warp] = NOWHERE
+
+    def hold(self, issued: Mask, target: int) -> None:
+        """The issued warps wait for the others of their block."""
+        if (self.alive & ~self.active).reshape(-1, LANES).any(axis=1)[issued].any():
+            raise NotUnderstood("a barrier of the block, at which lanes of a warp are missing")
+        self.held = np.where(issued, np.int64(target), self.held)
+        self.pc = np.where(issued, NOWHERE, self.pc)
+
+    def let_go(self, warps_of_block: int) -> Mask:
+        """Blocks whose warps that are left have all come to the barrier: they go on."""
+        held, left = self.held != NOWHERE, self.alive.reshape(-1, LANES).any(axis=1)
+        complete: Mask = (held | ~left).reshape(-1, warps_of_block).all(axis=1)
+        going = np.repeat(complete, warps_of_block) & held
+        self.pc, self.held = np.where(going, self.held, self.pc), np.where(going, NOWHERE, self.held)
+        return complete
+
+    def check_ended(self) -> None:
+        if (self.held != NOWHERE).any():
+            raise NotUnderstood("warps wait at a barrier of their block for others that have left")
 
     def release(self, warp: int, here: slice) -> None:
         """Lanes that wait at a barrier for others which have left it since go on."""
@@ -202,6 +223,19 @@ def warpsync(kernel: Kernel, index: int, take: Take) -> Move:
     return run
 
 
+def barrier_of_block(kernel: Kernel, index: int, take: Take) -> Move:
+    for name in ("SYNC", "DEFER_BLOCKING"):
+        take.one_of((name,))
+    if take.operand() != "0x0":
+        raise ValueError("a barrier")
+
+    def run(s: State, flow: Flow, issued: Mask, lanes: Mask) -> None:
+        flow.hold(issued, index + 1)
+        s.shared.barriers += flow.let_go(s.shared.lanes_of_block // LANES)
+
+    return run
+
+
 MOVES: dict[str, Callable[[Kernel, int, Take], Move]] = {
     "BRA": branch,
     "CALL": call,
@@ -211,6 +245,7 @@ MOVES: dict[str, Callable[[Kernel, int, Take], Move]] = {
     "BSYNC": bsync,
     "BREAK": bbreak,
     "WARPSYNC": warpsync,
+    "BAR": barrier_of_block,
 }
 
 

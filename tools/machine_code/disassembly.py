@@ -48,12 +48,14 @@ class Instruction:
 
 @dataclass
 class Kernel:
-    """registers: of one thread. labels: the index of the instruction that each label stands before."""
+    """registers: of one thread. shared: bytes of shared memory that every block has, those of the system at their
+    begin. labels: the index of the instruction that each label stands before."""
 
     name: str
     instructions: list[Instruction] = field(default_factory=list)
     labels: dict[str, int] = field(default_factory=dict)
     registers: int = 0
+    shared: int = 0
 
 
 def tool(name: str) -> str:
@@ -75,9 +77,9 @@ def kernels_of(library: Path, architecture: str = "sm_90") -> dict[str, Kernel]:
         kernels: dict[str, Kernel] = {}
         for cubin in cubins:
             parsed = parse(output(tool("nvdisasm"), "-c", "-hex", cubin))
-            for name, registers in registers_of(output(tool("cuobjdump"), "-res-usage", cubin)).items():
+            for name, (registers, shared) in resources_of(output(tool("cuobjdump"), "-res-usage", cubin)).items():
                 if name in parsed:  # not a device function
-                    parsed[name].registers = registers
+                    parsed[name].registers, parsed[name].shared = registers, shared
             kernels |= parsed
         return kernels
 
@@ -94,9 +96,10 @@ def output(*command: str | Path, cwd: Path | None = None) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True, cwd=cwd).stdout
 
 
-def registers_of(resource_usage: str) -> dict[str, int]:
-    found = re.findall(r"^ Function (\S+):\n\s+REG:(\d+) ", resource_usage, re.MULTILINE)
-    return {name: int(registers) for name, registers in found}
+def resources_of(resource_usage: str) -> dict[str, tuple[int, int]]:
+    """By kernel, the registers of a thread and the bytes of shared memory of a block."""
+    found = re.findall(r"^ Function (\S+):\n\s+REG:(\d+) STACK:\d+ SHARED:(\d+) ", resource_usage, re.MULTILINE)
+    return {name: (int(registers), int(shared)) for name, registers, shared in found}
 
 
 BYTES = 16  # of an instruction

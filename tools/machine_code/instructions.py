@@ -1,10 +1,10 @@
 """What each instruction does: the table that the modules imported here fill."""
 
-from tools.machine_code import bits, conversions, floating, integer, transfer
+from tools.machine_code import bits, conversions, floating, integer, shared, transfer
 from tools.machine_code.disassembly import Instruction, NotUnderstood
 from tools.machine_code.table import TABLE, Run, Take, instruction
 
-__all__ = ["Run", "bits", "conversions", "effect", "floating", "integer", "transfer"]
+__all__ = ["Run", "bits", "conversions", "effect", "floating", "integer", "shared", "transfer"]
 
 
 @instruction("NOP", "YIELD", "ACQBULK", "PREEXIT")

@@ -40,6 +40,7 @@ class CLaunch(ctypes.Structure):
         ("template_arguments", ctypes.c_char_p),
         ("grid", ctypes.c_int32 * 3),
         ("block", ctypes.c_int32 * 3),
+        ("shared", ctypes.c_int32),
         ("arguments", ctypes.POINTER(ctypes.c_char)),
         ("arguments_size", ctypes.c_int64),
         ("spans", ctypes.POINTER(CSpan)),
@@ -74,7 +75,9 @@ def recorded(launch: CLaunch) -> Recorded:
     return Recorded(
         launch.kernel.decode(),
         launch.template_arguments.decode(),
-        Launch(tuple(launch.grid), tuple(launch.block), bytes(launch.arguments[: launch.arguments_size])),
+        Launch(
+            tuple(launch.grid), tuple(launch.block), bytes(launch.arguments[: launch.arguments_size]), launch.shared
+        ),
         tuple(Span(s.data, s.item, tuple(s.sizes), tuple(s.strides), bool(s.read), s.least, s.most) for s in spans),
     )
 

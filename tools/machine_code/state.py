@@ -6,12 +6,15 @@ warp, is stored once per lane too, so that both kinds are read alike.
 
 import re
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from tools.machine_code.memory import ConstantBank, Memory
+
+if TYPE_CHECKING:
+    from tools.machine_code.shared import SharedMemory
 
 LANES = 32
 Words: TypeAlias = npt.NDArray[np.uint32]
@@ -31,12 +34,15 @@ class State:
     active or not. seed_ulps: what is added to the last place of approximations (see floating.mufu). sectors_read,
     sectors_written: see warps.Counts."""
 
-    def __init__(self, special: dict[str, Words], bank: ConstantBank, memory: Memory, seed_ulps: int) -> None:
+    def __init__(
+        self, special: dict[str, Words], bank: ConstantBank, memory: Memory, shared: "SharedMemory", seed_ulps: int
+    ) -> None:
         lanes = len(special["SR_LANEID"])
         self.registers = np.full((UNIFORM + 64, lanes), LEFT_OVER, np.uint32)
         self.registers[[ZERO, UNIFORM_ZERO]] = 0
         self.predicates = np.ones((16, lanes), np.bool_)
-        self.special, self.bank, self.memory, self.seed_ulps = special, bank, memory, seed_ulps
+        self.special, self.bank, self.memory, self.shared = special, bank, memory, shared
+        self.seed_ulps = seed_ulps
         self.issued: Mask = np.ones(lanes, np.bool_)
         self.sectors_read = self.sectors_written = 0
 

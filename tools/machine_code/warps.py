@@ -1,7 +1,7 @@
 """A launch of a kernel, executed: all warps of the grid, many at a time.
 
 Warps that are at one instruction execute it together, as one operation on arrays. They share nothing but memory, which
-no two of them may write, so that their order has no effect.
+no two of them may write, and shared memory, which others may read after a barrier, so that their order has no effect.
 """
 
 from collections import Counter
@@ -16,6 +16,7 @@ from tools.machine_code.control import MOVES, NOWHERE, Flow, Move, move
 from tools.machine_code.disassembly import Instruction, Kernel, NotUnderstood
 from tools.machine_code.instructions import Run, effect
 from tools.machine_code.memory import ConstantBank, Memory
+from tools.machine_code.shared import SharedMemory
 from tools.machine_code.state import LANES, Mask, State, Words, predicate
 
 Dim: TypeAlias = tuple[int, int, int]
@@ -26,11 +27,13 @@ LIMIT = 100_000  # instructions of a warp, which more would be in an endless loo
 
 @dataclass(frozen=True)
 class Launch:
-    """arguments: the bytes of the kernel's arguments, as the constant bank holds them."""
+    """arguments: the bytes of the kernel's arguments, as the constant bank holds them. shared: bytes of shared memory
+    of a block, beside those that the kernel names."""
 
     grid: Dim
     block: Dim
     arguments: bytes
+    shared: int = 0
 
     @property
     def blocks(self) -> int:
@@ -91,7 +94,10 @@ class Program:
         bank, counts = ConstantBank(launch.arguments, launch.block, launch.grid), Counts()
         with np.errstate(all="ignore"):
             for special, alive in batches(launch, range(launch.blocks) if blocks is None else blocks):
-                state = State(special, bank, memory, seed_ulps)
+                lanes_of_block = -(-launch.threads // LANES) * LANES
+                size = self.kernel.shared + launch.shared
+                shared = SharedMemory(len(alive) // lanes_of_block, lanes_of_block, size)
+                state = State(special, bank, memory, shared, seed_ulps)
                 self.run_batch(state, Flow(alive), counts)
                 counts.sectors_read += state.sectors_read
                 counts.sectors_written += state.sectors_written
@@ -115,6 +121,7 @@ class Program:
             warps_at[at] += int(issued.sum())
             if issued_by_warp.max() > LIMIT:
                 raise NotUnderstood(f"a warp has executed more than {LIMIT} instructions of {self.kernel.name}")
+        flow.check_ended()
         counts.instructions += int(issued_by_warp.sum())
         counts.longest_warp = max(counts.longest_warp, int(issued_by_warp.max()))
         counts.warps += len(issued_by_warp)
@@ -156,7 +163,7 @@ def batches(launch: Launch, blocks: Iterable[int]) -> Iterator[tuple[dict[str, W
         some = np.array(chosen[first : first + size])
         block = np.repeat(some, warps * LANES)
         thread = np.tile(np.arange(warps * LANES), len(some))
-        special = {"SR_LANEID": thread % LANES}
+        special = {"SR_LANEID": thread % LANES, "SR_CgaCtaId": np.zeros_like(thread)}
         special |= dict(zip(("SR_TID.X", "SR_TID.Y", "SR_TID.Z"), coordinates(thread, launch.block)))
         special |= dict(zip(("SR_CTAID.X", "SR_CTAID.Y", "SR_CTAID.Z"), coordinates(block, launch.grid)))
         yield {name: values.astype(np.uint32) for name, values in special.items()}, thread < launch.threads
