@@ -40,7 +40,7 @@ def sum_of_rows(q: Tensor) -> Tensor:
 def inverse_rms(x: Tensor, eps: float) -> Tensor:
     """(..., 1): 1 / sqrt(mean of squares + eps) over the last axis, in the dtype of x, float32 or float64."""
     mean = sum_of_channels(x * x) / x.shape[-1]
-    return 1 / sqrt(mean + torch.tensor(eps, dtype=x.dtype, device=x.device))
+    return 1 / sqrt(mean + eps)  # PyTorch rounds eps to the dtype of mean
 
 
 def sqrt(x: Tensor) -> Tensor:
