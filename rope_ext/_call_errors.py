@@ -141,7 +141,9 @@ _REFUSALS: list[tuple[type[Exception], str, Callable[[str, Tensor, str], Excepti
     (RuntimeError, "DTensor", _about_dtensor),
     (NotImplementedError, "sharding strategy", _about_dtensor),
     (ValueError, "uninitialized parameter", _about_uninitialized),
+    (RuntimeError, "uninitialized parameter", _about_uninitialized),
     (NotImplementedError, "rope_ext", _about_kind),  # torch has no kernel of an op of this name
+    (RuntimeError, "API call failed", _about_kind),  # the dispatcher does not look at norm
     (RuntimeError, "saved for", _about_inference),
     (RuntimeError, "mutable TensorList", _about_lazy),
 ]

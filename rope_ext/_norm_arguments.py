@@ -5,9 +5,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from . import _numbers
 from ._shown import converted, shown
+from ._torch.arguments import ORDINARY_TYPES
 from .errors import ArgumentError, ArgumentTypeError
 
 _WEIGHTS = "a Tensor, or a tuple or list with a Tensor or None for each tensor of x"
@@ -30,7 +32,7 @@ def with_norm(arguments: tuple[Any, ...], norm: Any, eps: Any) -> tuple[Any, ...
 
 def _weights(norm: Any, x: Any) -> Sequence[Tensor | None]:
     if isinstance(norm, Tensor):
-        return [norm] * len(x)
+        return [_resolved(norm)] * len(x)
     if not isinstance(norm, (tuple, list)):
         raise ArgumentTypeError("norm", f"be {_WEIGHTS}", shown(norm), _cure(norm))
     for weight in norm:
@@ -38,7 +40,14 @@ def _weights(norm: Any, x: Any) -> Sequence[Tensor | None]:
             raise ArgumentTypeError("norm", f"be {_WEIGHTS}", f"{shown(weight)} in it", _cure(weight))
     if len(norm) != len(x):
         raise ArgumentError("norm", f"hold {len(x)} weights, one or None per tensor of x", len(norm))
-    return norm
+    return [None if weight is None else _resolved(weight) for weight in norm]
+
+
+def _resolved(weight: Tensor) -> Tensor:
+    """The dispatcher resolves lazy negations, but not in an optional list."""
+    if is_compiling() or type(weight) not in ORDINARY_TYPES or not weight.is_neg():
+        return weight
+    return weight.resolve_neg()
 
 
 def _cure(value: object) -> str:

@@ -500,6 +500,42 @@ def test_a_weight_of_another_dtype_is_rounded_once():
     assert weight.grad.dtype == torch.bfloat16 and torch.equal(weight.grad, torch.full_like(weight, 400))
 
 
+def test_a_weight_that_is_a_lazy_negation():
+    """The dispatcher, which resolves it elsewhere, does not look into an optional list."""
+    x, weight, (cos, sin) = random((1, 5, 2, 8), F64), random((8,), F64, 1), (random((5, 4), F64, s) for s in (1, 2))
+    leaf = weight.clone().requires_grad_()
+    y = rope_ext.apply(x, cos, sin, norm=torch._neg_view(leaf), eps=EPS)
+    assert_same_bits(y.detach(), reference.apply(x, cos, sin, norm=-weight, eps=EPS))
+    (got,) = torch.autograd.grad(y, leaf, x)
+    assert_same_bits(got, -formula(x, -weight, x, "bshd", cos, sin)[1])
+
+
+@pytest.mark.devices("cpu")
+def test_a_weight_of_a_subclass_is_not_read_as_if_it_were_memory():
+    class Doubled(torch.Tensor):
+        """Holds no memory: its elements are twice those of another tensor."""
+
+        @staticmethod
+        def __new__(cls, half):
+            return torch.Tensor._make_wrapper_subclass(cls, half.shape, dtype=half.dtype, device=half.device)
+
+        def __init__(self, half):
+            self.half = half
+
+        @classmethod
+        def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+            args = [2 * a.half if isinstance(a, Doubled) else a for a in args]
+            return func(*args, **(kwargs or {}))
+
+    x, weight, (cos, sin) = random((1, 5, 2, 8), F64), random((8,), F64, 1), (random((5, 4), F64, s) for s in (1, 2))
+    expected = reference.apply(x, cos, sin, norm=2 * weight, eps=EPS)
+    assert_same_bits(rope_ext.apply(x, cos, sin, norm=Doubled(weight), eps=EPS), expected)
+    assert_same_bits(rope_ext.apply(x, cos, sin, norm=Doubled(weight), eps=EPS, out=torch.empty_like(x)), expected)
+    assert_same_bits(rope_ext.apply_(x.clone(), cos, sin, norm=Doubled(weight), eps=EPS), expected)
+    with pytest.raises(ValueError, match="rope_ext: out must be None when a derivative is recorded"):
+        rope_ext.apply(x.requires_grad_(), cos, sin, norm=Doubled(weight), eps=EPS, out=torch.empty_like(x))
+
+
 def test_in_place_on_a_leaf_is_refused_where_a_weight_is_learned():
     x, weight = random((1, 5, 2, 8), F64), random((8,), F64).requires_grad_()
     before, (cos, sin) = x.clone(), (random((5, 4), F64, s) for s in (1, 2))

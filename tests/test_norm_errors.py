@@ -54,3 +54,73 @@ def test_any_real_number_is_an_eps(eps):
     got = rope_ext.apply((Q, K), COS, SIN, norm=WEIGHT, eps=eps)
     expected = rope_ext.apply((Q, K), COS, SIN, norm=WEIGHT, eps=float(eps))
     assert all(torch.equal(a, b) for a, b in zip(got, expected))
+
+
+WRONG_WEIGHTS = {
+    "of all heads": (V, torch.ones(24), "norm must have shape (8,), a weight for each channel of a head, got (24,): a norm "
+                     "across all heads has another mean, and comes before apply: torch.nn.functional.rms_norm"),
+    "two axes": (V, torch.ones(1, 8), "norm must have shape (8,), a weight for each channel of a head, got (1, 8): its "
+                 "flatten() fits"),
+    "one number": (V, torch.ones(1), "norm must have shape (8,), a weight for each channel of a head, got (1,)"),
+    "no axis": (V, torch.ones(()), "norm must have shape (8,), a weight for each channel of a head, got ()"),
+    "integers": (T, torch.ones(8, dtype=torch.int32), "norm must be float64, float32, bfloat16 or float16, got int32"),
+    "complex": (T, torch.ones(8) + 0j, "norm must be float64, float32, bfloat16 or float16, got complex64"),
+    "elsewhere": (V, torch.ones(8, device="meta"), "norm must be on the device of x, cpu, got meta"),
+}  # fmt: skip
+WRONG_EPS = {-1e-7: "-1e-07", float("nan"): "nan", float("inf"): "inf", 1e300: "1e+300", -1: "-1"}
+
+
+@pytest.mark.devices("cpu")
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("wrong", [*WRONG_WEIGHTS, *WRONG_EPS])
+@pytest.mark.parametrize("way", ["op", "recorded", "forward mode", "torch.func", "table", "jit.trace"])
+def test_every_way_raises_the_same_error(wrong, way):
+    kind, weight, message = WRONG_WEIGHTS.get(wrong, (V, WEIGHT, None))
+    eps = 1e-6 if message else wrong
+    message = message or f"eps must be a finite number, 0 or more, got {WRONG_EPS[wrong]}"
+    q, cos = Q.clone(), COS.clone()
+
+    def function(q):
+        return rope_ext.apply(q, cos, SIN, norm=weight, eps=eps)
+
+    with pytest.raises(kind) as caught, torch.autograd.forward_ad.dual_level():
+        if way == "op":
+            function(q)
+        elif way == "recorded":
+            function(q.requires_grad_())
+        elif way == "forward mode":
+            function(torch.autograd.forward_ad.make_dual(q, q))
+        elif way == "torch.func":
+            torch.func.grad(lambda q: function(q).sum())(q)
+        elif way == "table":
+            cos.requires_grad_()
+            function(q)
+        else:
+            torch.jit.trace(function, q)
+    assert str(caught.value) == "rope_ext: " + message
+
+
+@pytest.mark.devices("cpu")
+@pytest.mark.parametrize("kind", ["sparse", "mkldnn", "nested", "uninitialized"])
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_a_weight_that_is_no_strided_tensor(kind):
+    weight = {
+        "sparse": torch.Tensor.to_sparse,
+        "mkldnn": torch.Tensor.to_mkldnn,
+        "nested": lambda w: torch.nested.nested_tensor([w]),
+        "uninitialized": lambda _: torch.nn.parameter.UninitializedParameter(),
+    }[kind](WEIGHT)
+    for q in (Q, Q.clone().requires_grad_()):
+        with pytest.raises(NotImplementedError, match=r"^rope_ext: norm must be an? (strided|ordinary) tensor, got "):
+            rope_ext.apply(q, COS, SIN, norm=weight, eps=1e-6)
+
+
+def test_a_weight_must_not_overlap_what_is_written():
+    memory = random((2 * 5 * 3 * 8,), torch.float32)
+    x = memory.view(2, 5, 3, 8)
+    for call in (
+        lambda: rope_ext.apply_(x, COS, SIN, norm=memory[:8], eps=1e-6),
+        lambda: rope_ext.apply(Q, COS, SIN, norm=memory[:8], eps=1e-6, out=x),
+    ):
+        with pytest.raises(ValueError, match=r"rope_ext: (x|out) must not overlap norm"):
+            call()

@@ -23,7 +23,7 @@ def check_norm(x: Sequence[Tensor], norm: Sequence[Tensor | None], eps: float, l
         if weight.dtype not in DTYPES:
             raise ArgumentTypeError("norm", f"be {DTYPE_NAMES}", name_of(weight.dtype))
         if weight.shape != t.shape[-1:]:
-            rule = f"have shape ({t.shape[-1]},), a weight for each channel of a head"
+            rule = f"have shape ({int(t.shape[-1])},), a weight for each channel of a head"
             raise ArgumentError("norm", rule, _shape_of(weight), _cure(t, weight, layout))
     most = torch.finfo(torch.float64 if x[0].dtype == torch.float64 else torch.float32).max
     if not 0 <= eps <= most:
@@ -31,7 +31,7 @@ def check_norm(x: Sequence[Tensor], norm: Sequence[Tensor | None], eps: float, l
 
 
 def _shape_of(t: Tensor) -> str:
-    return f"({', '.join(map(str, t.shape))}{',' * (t.dim() == 1)})"
+    return str(tuple(map(int, t.shape)))  # int: in torch.jit.trace sizes are tensors
 
 
 def _cure(x: Tensor, weight: Tensor, layout: Layout) -> str:

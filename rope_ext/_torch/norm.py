@@ -15,6 +15,7 @@ from .errors import raises_typed
 from .library import torch_ops as _ops
 from .private import below_autograd, forward_ad, function_of, functorch_is_active, is_tracing, level_of
 from .recording import (
+    ORDINARY_OR_ABSENT,
     is_ordinary,
     kernel_needs_derivative,
     may_be_forward_mode,
@@ -29,10 +30,11 @@ _norm_grad: Callable[..., Any] = function_of(_ops.norm_grad.default)
 
 def dispatch(op: Op, arguments: Sequence[Any]) -> Any:
     """`call.dispatch` for arguments with a norm: NormRotate where x and weights alone are differentiated."""
-    if functorch_is_active() or is_tracing():
+    norm = arguments[op.at_x + NORM]
+    if functorch_is_active() or is_tracing() or not ORDINARY_OR_ABSENT.issuperset(map(type, norm)):
         return _under_transform(op, arguments)
     if is_grad_enabled() and forward_ad._current_level < 0:
-        tensors = *arguments[op.at_x], *arguments[op.at_x + NORM]
+        tensors = *arguments[op.at_x], *norm
         for t in tensors:
             if t is not None and t.requires_grad:
                 if op is ROTATE and _is_lean(tensors, arguments):
@@ -42,18 +44,19 @@ def dispatch(op: Op, arguments: Sequence[Any]) -> Any:
 
 
 def _under_transform(op: Op, arguments: Sequence[Any]) -> Any:
-    """Composed, in torch.jit.trace, which takes no list of optional tensors, and where weights are wrapped: torch.func
-    would overlook them in such a list."""
+    """Composed where weights are wrapped by torch.func or are a subclass, which the dispatcher overlooks in an optional
+    list, and in torch.jit.trace, which takes no such list."""
     x, cos, sin, *rest = arguments[op.at_x :]
     weights = weights_of(rest)
-    if not is_tracing() and (op is ROTATE_OUT or max(map(level_of, weights), default=-1) < 0):
+    if functorch_is_active() and (op is ROTATE_OUT or all(level_of(weight) < 0 for weight in weights)):
         return call.dispatch(op, arguments)
-    if op.writes and not is_tracing():
-        check_captured(x, (cos, sin, *rest, *weights))
-    kept = [t.clone() for t in x] if op.writes else x  # a backward pass reads x as it was
-    y = composed_norm.rotate(kept, cos, sin, rest)
     if not op.writes:
-        return y
+        return composed_norm.rotate(x, cos, sin, rest)
+    if functorch_is_active():
+        check_captured(x, (cos, sin, *rest, *weights))
+    elif op is ROTATE_OUT and kernel_needs_derivative((*x, *weights), cos, sin, rest):
+        return op.recorded(*arguments)  # raises
+    y = composed_norm.rotate([t.clone() for t in x], cos, sin, rest)  # a backward pass reads x as it was
     for t, rotated in zip(arguments[0], y):
         t.copy_(rotated)
     return None

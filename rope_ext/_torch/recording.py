@@ -8,7 +8,7 @@ from torch import Tensor, is_grad_enabled, is_inference_mode_enabled
 from .arguments import ORDINARY_TYPES, POSITIONS, Rest, positions_of
 from .private import dispatch_modes, forward_ad, function_modes, functorch_is_active, unpack_dual
 
-_ORDINARY_OR_ABSENT = ORDINARY_TYPES | {type(None)}
+ORDINARY_OR_ABSENT = ORDINARY_TYPES | {type(None)}
 
 
 def needs_derivative(x: Iterable[Tensor], cos: Tensor, sin: Tensor) -> bool:
@@ -35,7 +35,7 @@ def is_ordinary(arguments: Sequence[Any]) -> bool:
     if function_modes() or dispatch_modes() or is_inference_mode_enabled():
         return False
     tensors = *arguments[0], *arguments[1:3], *arguments[POSITIONS:]
-    return _ORDINARY_OR_ABSENT.issuperset(map(type, tensors))
+    return ORDINARY_OR_ABSENT.issuperset(map(type, tensors))
 
 
 def tables_need_derivative(cos: Tensor, sin: Tensor, rest: Rest) -> bool:
