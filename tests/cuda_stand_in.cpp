@@ -1,22 +1,58 @@
-// The launches of csrc/cuda with a stand-in for the CUDA runtime, compiled by g++: kernels run on the CPU, thread after
-// thread of the grid that they are launched with, and launches fail as told. For tests/test_launches.py, by ctypes.
+// The launches of csrc/cuda with a stand-in for the CUDA runtime, compiled by g++: kernels run on the CPU, block after
+// block of the grid that they are launched with, and launches fail as told. For tests/test_launches.py, by ctypes.
+//
+// The threads of a block run one after another, or where they exchange numbers, each as a thread of the CPU.
 //
 // There is no cudaGetLastError here, so that launches that call it do not link.
+#include <pthread.h>
 #include <vector_types.h>
 
+#include <map>
 #include <string>
+#include <thread>
 #include <utility>
+#include <vector>
 
 #define __launch_bounds__(...)
-static uint3 blockIdx, threadIdx;
-static dim3 blockDim;
+#undef __shared__
+#define __shared__
+#define ROPE_CUDA_STAND_IN
+static uint3 blockIdx;
+static thread_local uint3 threadIdx;
+static dim3 blockDim, gridDim;
+
+constexpr int kMostThreads = 1024, kLanes = 32;
+
+// All threads of a warp, or of the block, wait for one another.
+static pthread_barrier_t barriers_of_warps[kMostThreads / kLanes], barrier_of_block;
+static void __syncwarp() { pthread_barrier_wait(&barriers_of_warps[threadIdx.x / kLanes]); }
+static void __syncthreads() { pthread_barrier_wait(&barrier_of_block); }
+
+template <class A>
+static A __shfl_xor_sync(unsigned, A value, int mask) {
+  static A values[kMostThreads];
+  values[threadIdx.x] = value;
+  __syncwarp();
+  const A other = values[threadIdx.x ^ mask];
+  __syncwarp();
+  return other;
+}
 
 #include "bindings/launch_errors.cpp"
 #include "cpu/isa.h"
 #include "cuda/assert_positions.cu"
+#include "cuda/norm_cuda.cu"
+#include "cuda/norm_grad_cuda.cu"
+#include "cuda/norm_plan.cpp"
 #include "cuda/plan.cpp"
 #include "cuda/revolutions.cu"
 #include "cuda/rotate_cuda.cu"
+
+namespace rope::cuda {
+namespace {
+double shared_memory[4096];
+}
+}  // namespace rope::cuda
 
 using namespace rope;
 
@@ -33,7 +69,9 @@ struct {
 cudaError_t next_error = cudaSuccess;
 const char* next_error_name = "";
 int current_device = 0;
-void (*run_thread)(const void* kernel, void** arguments);
+using RunThread = void (*)(const void* kernel, void** arguments);
+RunThread run_thread;
+std::map<const void*, RunThread> with_threads;  // kernels whose threads exchange numbers
 
 template <class... P, size_t... kIndex>
 void call(void (*kernel)(P...), void** arguments, std::index_sequence<kIndex...>) {
@@ -48,6 +86,35 @@ void launches_are_like(void (*)(P...)) {
   };
 }
 
+// The threads of this kernel exchange numbers.
+template <class... P>
+void runs_with_threads(void (*kernel)(P...)) {
+  with_threads[reinterpret_cast<const void*>(kernel)] = [](const void* kernel, void** arguments) {
+    call(reinterpret_cast<void (*)(P...)>(const_cast<void*>(kernel)), arguments, std::index_sequence_for<P...>());
+  };
+}
+
+void run_block(const void* kernel, void** arguments) {
+  const auto found = with_threads.find(kernel);
+  if (found == with_threads.end()) {
+    for (threadIdx.x = 0; threadIdx.x < blockDim.x; ++threadIdx.x) run_thread(kernel, arguments);
+    return;
+  }
+  const unsigned warps = blockDim.x / kLanes;
+  pthread_barrier_init(&barrier_of_block, nullptr, blockDim.x);
+  for (unsigned i = 0; i < warps; ++i) pthread_barrier_init(&barriers_of_warps[i], nullptr, kLanes);
+  std::vector<std::thread> threads;
+  for (unsigned i = 0; i < blockDim.x; ++i) {
+    threads.emplace_back([=] {
+      threadIdx.x = i;
+      found->second(kernel, arguments);
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  pthread_barrier_destroy(&barrier_of_block);
+  for (unsigned i = 0; i < warps; ++i) pthread_barrier_destroy(&barriers_of_warps[i]);
+}
+
 cuda::Stream some_stream() { return &seen; }
 
 void rotate(const RotateParams& p, int) {
@@ -57,6 +124,12 @@ void rotate(const RotateParams& p, int) {
     launches_are_like(cuda::rotate_kernel<float, 1, Source::kPerPair>);
   }
   cuda::rotate(p, current_device, some_stream());
+}
+
+// float32, with 16 bytes in an access and one row of the tables for all pairs, or element by element.
+void norm_grad(const NormGradParams& p, int) {
+  launches_are_like(cuda::rotate_kernel<float, 4, Source::kPerPair>);
+  cuda::norm_grad(p, current_device, some_stream());
 }
 
 void table_grad(const TableGradParams& p, int) {
@@ -69,7 +142,7 @@ void cos_sin(const CosSinParams& p, int) {
   cuda::cos_sin(p, some_stream());
 }
 
-constexpr cpu::Kernels kThroughLaunches = {"cuda", rotate, table_grad, cos_sin};
+constexpr cpu::Kernels kThroughLaunches = {"cuda", rotate, table_grad, cos_sin, norm_grad};
 
 // What the kernel that takes them received.
 int64_t received_integer;
@@ -97,9 +170,10 @@ cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t* config, const void* ke
           seen.queries};
   if (next_error != cudaSuccess) return next_error;
   blockDim = block;
-  for (blockIdx.y = 0; blockIdx.y < grid.y; ++blockIdx.y) {
-    for (blockIdx.x = 0; blockIdx.x < grid.x; ++blockIdx.x) {
-      for (threadIdx.x = 0; threadIdx.x < block.x; ++threadIdx.x) run_thread(kernel, arguments);
+  gridDim = grid;
+  for (blockIdx.z = 0; blockIdx.z < grid.z; ++blockIdx.z) {
+    for (blockIdx.y = 0; blockIdx.y < grid.y; ++blockIdx.y) {
+      for (blockIdx.x = 0; blockIdx.x < grid.x; ++blockIdx.x) run_block(kernel, arguments);
     }
   }
   return cudaSuccess;
@@ -131,7 +205,14 @@ void set_error(int error, const char* name) {
 void set_device(int device) { current_device = device; }
 
 // A cpu::Kernels whose functions launch the CUDA kernels.
-const void* kernels_through_launches() { return &kThroughLaunches; }
+const void* kernels_through_launches() {
+  runs_with_threads(cuda::norm_kernel<float, 4, Source::kPerPair>);
+  runs_with_threads(cuda::norm_elements_kernel<float>);
+  runs_with_threads(cuda::norm_grad_kernel<float, 4, Source::kPerPair>);
+  runs_with_threads(cuda::norm_grad_elements_kernel<float>);
+  runs_with_threads(cuda::block_sums_kernel<float>);
+  return &kThroughLaunches;
+}
 
 // high and low receive the revolutions of radians; each has `pairs` numbers.
 const char* launch_revolutions(const float* radians, int64_t pairs, float* high, float* low) {

@@ -1,6 +1,7 @@
 """The machine code of the library under test, and kernels written by hand, for modules that execute them."""
 
 import functools
+import re
 from importlib import metadata
 
 import numpy as np
@@ -12,6 +13,8 @@ from tests.conftest import WITHOUT_KERNELS
 from tools.machine_code.disassembly import NotFound, parse
 from tools.machine_code.memory import HostMemory, Span
 from tools.machine_code.warps import Launch, Program
+
+OF_NORM = re.compile("norm_|block_sums")  # what names of kernels hold that test_machine_code_norm.py runs
 
 
 @functools.cache
@@ -46,7 +49,7 @@ def kernel_of(*lines):
     return parse("\n".join(text))["test"]
 
 
-def run(*lines, inputs=None, threads=32, outputs=1):
+def run(*lines, inputs=None, threads=32, outputs=1, shared=0):
     """Runs lines with R4 = the index of the thread, R5, R6 .. = its inputs; then stores R8, R9 .. to the outputs.
     Returns (outputs, counts)."""
     inputs = np.array(inputs if inputs is not None else np.zeros((1, threads)), np.uint32)
@@ -60,7 +63,7 @@ def run(*lines, inputs=None, threads=32, outputs=1):
     program = Program(kernel_of(*loads, *lines, *stores, "EXIT"))
     memory = HostMemory([span_of(inputs, read=True), span_of(results, most=1)])
     arguments = np.array([inputs.ctypes.data, results.ctypes.data], np.uint64).tobytes()
-    counts = program.run(Launch((1, 1, 1), (threads, 1, 1), arguments), memory)
+    counts = program.run(Launch((1, 1, 1), (threads, 1, 1), arguments, shared), memory)
     counts.instructions -= counts.warps * (len(loads) + len(stores) + 1)
     return results, counts
 

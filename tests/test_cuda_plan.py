@@ -1,4 +1,5 @@
-"""csrc/cuda/plan.cpp: grids that CUDA accepts, with a thread for each unit, and no number beyond its type. No kernel runs."""
+"""csrc/cuda/plan.cpp and norm_plan.cpp: grids that CUDA accepts, with a thread for each unit, and no number beyond its
+type. No kernel runs."""
 
 import shutil
 import subprocess
@@ -14,12 +15,14 @@ PLANS = """
 #include <initializer_list>
 #include <random>
 
+#include "core/norm.h"
+#include "cuda/norm_plan.h"
 #include "cuda/plan.h"
 
 using namespace rope;
 using namespace rope::cuda;
 
-int failures = 0, compact = 0, rounds_limited = 0;
+int failures = 0, compact = 0, rounds_limited = 0, in_warps = 0, sliced = 0;
 void expect(bool holds, const char* what, const RotateParams& p) {
   if (holds || ++failures > 5) return;
   std::printf("%s: batch %ld seqlen %ld tensors %d:", what, long(p.batch), long(p.seqlen), p.num_tensors);
@@ -83,6 +86,43 @@ void check(const RotateParams& p, int multiprocessors) {
   plan.width > 1 ? check<int>(p, plan) : check<int64_t>(p, plan);
 }
 
+// The call with norms, whose heads have lanes of one warp, and its derivatives.
+void check_norm(RotateParams p, int multiprocessors, bool weights) {
+  for (int t = 0; t < p.num_tensors; ++t) {
+    p.norm[t] = {reinterpret_cast<const void*>(int64_t{1} << 42), p.dtype, 1, false,
+                 reinterpret_cast<void*>(int64_t{1} << 43)};
+  }
+  const Plan plan = plan_of(p, multiprocessors);
+  NormGradParams g{};
+  static_cast<RotateParams&>(g) = p;
+  for (int t = 0; t < p.num_tensors; ++t) {
+    void* sums = weights ? reinterpret_cast<void*>(int64_t{1} << 44) : nullptr;
+    g.of_norm[t] = {p.x[t].in, p.x[t].in_stride, sums, sums};
+  }
+  const NormGradPlan grad = norm_grad_plan_of(g, multiprocessors);
+  expect(grad.blocks * kBlockTokens >= p.batch * p.seqlen && grad.slices <= kMostRounds, "blocks of tokens", p);
+  expect(grad.threads % 32 == 0 && grad.threads <= kNormGradThreads && grad.shared <= 48 << 10, "a block", p);
+  const BlockSums sums = block_sums_of(g);
+  expect(sums.row_blocks * kSumRows >= sums.blocks && (sums.row_blocks & (sums.row_blocks - 1)) == 0, "rows", p);
+  sliced += grad.slices > 1;
+  if (weights) expect(grad.slices == 1, "heads are added one after another", p);
+  if (plan.width == 1) return;
+  ++in_warps;
+  check<int>(p, plan);
+  const NormArguments a = norm_arguments_of(p, plan);
+  const NormGradArguments b = norm_grad_arguments_of(g, grad);
+  expect(16 % b.groups == 0 && b.groups * b.lanes == grad.threads, "tokens of a block", p);
+  for (int t = 0; t < p.num_tensors; ++t) {
+    const NormSection& n = a.norms[t];
+    const int64_t of_head = a.sections[t].units.by;
+    expect((of_head & (of_head - 1)) == 0 && of_head <= 32 && n.lanes <= of_head, "lanes of a warp", p);
+    expect(n.units <= n.lanes && 2 * n.lanes * plan.width >= p.x[t].head_dim, "lanes for a head", p);
+    expect(n.steps * int64_t{a.sections[t].head_step.by} >= p.x[t].heads, "steps for all heads", p);
+    expect(grad.slices * b.grads[t].slice_heads >= p.x[t].heads, "slices of heads", p);
+    expect(n.reciprocal == 0 || n.reciprocal * n.head_dim == 1, "the reciprocal", p);
+  }
+}
+
 int main() {
   const auto bf16 = DType::kBFloat16;
   // Tensors that each have few enough threads, but not together.
@@ -100,9 +140,12 @@ int main() {
     const RotateParams p = params(dtypes[random() % 4], batch, seqlen, {heads, more, heads}, head_dim, pairs,
                                   below(8) == 1, below(2) == 1);
     check(p, static_cast<int>(below(200)));
+    check_norm(p, static_cast<int>(below(200)), below(2) == 1);
   }
   expect(compact > 10000 && compact < 99000, "calls of both types", params(bf16, compact, 1, {1}, 2, 1, false, false));
   expect(rounds_limited > 100, "calls with the most rounds", params(bf16, rounds_limited, 1, {1}, 2, 1, false, false));
+  expect(in_warps > 5000 && in_warps < 99000, "both kernels", params(bf16, in_warps, 1, {1}, 2, 1, false, false));
+  expect(sliced > 1000, "slices", params(bf16, sliced, 1, {1}, 2, 1, false, false));
   std::printf("%d failures", failures);
 }
 """
@@ -115,7 +158,8 @@ def test_plans_cover_every_unit_within_the_limits_of_a_grid(tmp_path):
     source, program = tmp_path / "plans.cpp", tmp_path / "plans"
     source.write_text(PLANS)
     command = [compiler, "-std=c++17", "-O1", "-fsanitize=undefined", "-fno-sanitize-recover=all"]
-    command += [f"-I{ROOT / 'csrc'}", source, ROOT / "csrc" / "cuda" / "plan.cpp", "-o", program]
+    command += [f"-I{ROOT / 'csrc'}", source, ROOT / "csrc/cuda/plan.cpp", ROOT / "csrc/cuda/norm_plan.cpp"]
+    command += ["-o", program]
     subprocess.run(command, check=True)
     found = subprocess.run([program], check=False, capture_output=True, text=True)
     assert (found.returncode, found.stdout) == (0, "0 failures"), found.stdout + found.stderr

@@ -237,7 +237,7 @@ def test_under_sanitizers(tmp_path):
     if not all(libraries):
         pytest.skip("needs g++ with its sanitizers")
     library = tmp_path / "emulator.so"
-    sources = ["csrc/introspect/emulate_cuda.cpp", "csrc/cuda/plan.cpp"]
+    sources = ["csrc/introspect/emulate_cuda.cpp", "csrc/cuda/plan.cpp", "csrc/cuda/norm_plan.cpp"]
     flags = [
         "-std=c++17",
         "-O0",
@@ -255,8 +255,9 @@ def test_under_sanitizers(tmp_path):
         "LD_PRELOAD": " ".join(libraries),
         "ASAN_OPTIONS": "detect_leaks=0",
     }
-    pytest_here = [sys.executable, "-m", "pytest", "-q", "-x", "-s", "-p", "no:cacheprovider", __file__]
-    selected = "test_values or alignment or edge"
+    files = [__file__, str(Path(__file__).with_name("test_emulated_norm.py"))]
+    pytest_here = [sys.executable, "-m", "pytest", "-q", "-x", "-s", "-p", "no:cacheprovider", *files]
+    selected = "test_values or alignment or edge or norm and not instance"
     result = subprocess.run(
         [*pytest_here, "-k", selected], env=environment, check=False, capture_output=True, text=True, cwd=ROOT
     )

@@ -13,8 +13,10 @@ import torch
 
 import rope_ext
 from rope_ext import _reference_angles
+from tests import norm_calls
 from tests.conftest import DTYPES, assert_same_bits, random
 from tests.test_emulated_cuda import KEPT
+from tests.test_emulated_norm import CASE
 from tests.test_values import CASES, test_equals_reference
 
 pytestmark = pytest.mark.devices("cpu")
@@ -108,6 +110,20 @@ def test_gradients_of_tables_and_frequencies_have_the_bits_of_the_cpu(dtype, lib
         results[-1] += torch.autograd.grad(rope_ext.apply(x, inv_freq=frequencies), frequencies, weights)
     assert seen.launches >= before + 4 and seen.grid[0] > 1
     assert_same_bits(results[1], results[0])
+
+
+@pytest.mark.parametrize("channels", [(64, None, 0), (48, 16, 8), (6, None, 0)])
+@pytest.mark.parametrize(("norm", "launches"), [("all", 2), ("first", 3)])
+def test_norm_has_the_bits_of_the_cpu(norm, launches, channels, library, seen, use_kernels):
+    """One launch; for its derivatives one, one for tensors that are only rotated, and one for sums over blocks."""
+    case = {**CASE, "dtype": torch.float32, "channels": channels, "norm": norm}
+    before = seen.launches
+    norm_calls.check("normalise", case, lambda: use_kernels(library.kernels_through_launches()), use_kernels, 9)
+    assert seen.launches == before + 1 and seen.dynamic_shared_memory == 0
+    norm_calls.check("differentiate", case, lambda: use_kernels(library.kernels_through_launches()), use_kernels, 9)
+    assert seen.launches == before + 1 + launches
+    assert (seen.dynamic_shared_memory, seen.stream) == (4 * 32 * 16, ctypes.addressof(seen))
+    assert seen.grid[1] == (2 if norm == "all" else 1)
 
 
 def test_revolutions(library, seen):

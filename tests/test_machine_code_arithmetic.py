@@ -71,6 +71,8 @@ INTEGERS = {
         "@P4 IADD3 R8, R8, 0x2, RZ",
     ): lambda a, b, c: (not b > c) + 2 * (not a > b and not b > c),
     ("I2F.S64 R8, R5",): lambda a, b, c: int(np.float32(signed(b << 32 | a, 64)).view(np.uint32)),
+    ("I2FP.F32.S32 R8, R5",): lambda a, b, c: int(np.float32(signed(a)).view(np.uint32)),
+    ("ISETP.GT.U32.AND P1, PT, R5, R6, PT", "P2R R8, PR, R7, 0x2"): lambda a, b, c: c & ~2 | (a > b) << 1,
     ("I2F R8, R5", "F2I.TRUNC.U32 R8, R8"): lambda a, b, c: max(int(np.float32(signed(a))), 0),
 }
 

@@ -79,6 +79,54 @@ def test_coordinates_of_threads():
     assert program.run(Launch((2, 3, 1), (4, 5, 6), b""), HostMemory([]), blocks=[1, 4]).warps == 8
 
 
+def test_lanes_that_are_not_together_take_a_branch():
+    """BRA.DIV: the second warp, of which only half has come; the first is whole."""
+    lines = ["MOV R8, R4", "UMOV UR6, 0xffffffff", "ISETP.GE.AND P0, PT, R4, 0x30, PT", "BSSY B0, `(.L_1)"]
+    lines += ["@P0 BRA `(.L_0)", "BRA.DIV UR6, `(.L_0)", "IADD3 R8, R8, 0x64, RZ", ".L_0:", "BSYNC B0", ".L_1:"]
+    (got,), _ = run(*lines, threads=64)
+    assert got.tolist() == [100 + i for i in range(32)] + list(range(32, 64))
+
+
+def test_lanes_exit_where_a_guard_and_an_operand_hold():
+    lines = ["MOV R8, R4", "ISETP.GE.AND P0, PT, R4, 0x8, PT", "ISETP.LT.AND P1, PT, R4, 0x10, PT", "@P0 EXIT P1"]
+    (got,), _ = run(*lines)
+    assert got.tolist() == [0 if 8 <= i < 16 else i for i in range(32)]
+
+
+# ---- shared memory ----
+
+SWAPPED = ["SHF.L.U32 R6, R4, 0x2, RZ", "STS [R6], R5", "BAR.SYNC.DEFER_BLOCKING 0x0"]
+SWAPPED += ["LOP3.LUT R6, R6, 0x80, RZ, 0x3c, !PT", "LDS R8, [R6+0x0]"]  # of the lane with the same number
+
+
+def test_shared_memory_between_the_warps_of_a_block():
+    values = np.arange(64, dtype=np.uint32)[None] * 3
+    (got,), _ = run(*SWAPPED, inputs=values, threads=64, shared=256)
+    assert got.tolist() == np.roll(values[0], 32).tolist()
+
+
+def test_a_barrier_does_not_wait_for_warps_that_have_left():
+    lines = ["MOV R8, R4", "ISETP.GE.AND P0, PT, R4, 0x20, PT", "@P0 EXIT", "BAR.SYNC.DEFER_BLOCKING 0x0"]
+    (got,), _ = run(*lines, "MOV R8, 0x7", threads=96)
+    assert got.tolist() == [7] * 32 + [0] * 64
+    lines[2:] = ["@!P0 BRA `(.L_0)", "NOP", "NOP", "EXIT", ".L_0:", "BAR.SYNC.DEFER_BLOCKING 0x0"]
+    assert run(*lines, "MOV R8, 0x7", threads=96)[0].tolist() == [got.tolist()]
+
+
+def test_wrong_accesses_of_shared_memory():
+    values = np.zeros((1, 64), np.uint32)
+    with pytest.raises(AccessError, match="nor any before a barrier"):
+        run(*SWAPPED[:2], *SWAPPED[3:], inputs=values, threads=64, shared=256)
+    with pytest.raises(AccessError, match="nor any before a barrier"):
+        run("LDS R8, [RZ]", shared=256)
+    with pytest.raises(AccessError, match="past its 252 bytes"):
+        run(*SWAPPED, inputs=values, threads=64, shared=252)
+    with pytest.raises(AccessError, match="misaligned"):
+        run("STS.64 [R4], R8", shared=256)
+    with pytest.raises(NotUnderstood, match="at which lanes of a warp are missing"):
+        run("ISETP.GE.AND P0, PT, R4, 0x8, PT", "@P0 BRA `(.L_0)", "BAR.SYNC.DEFER_BLOCKING 0x0", ".L_0:")
+
+
 # ---- what is refused ----
 
 REFUSED = {

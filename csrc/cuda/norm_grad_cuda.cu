@@ -57,7 +57,7 @@ __global__ void __launch_bounds__(kWarps* kSumLanes, 2)
 
 template <class A>
 __global__ void __launch_bounds__(kSumChannels* kSumRows) block_sums_kernel(const __grid_constant__ BlockSums s) {
-  __shared__ A rows[kSumRows * kSumChannels];
+  A* rows = reinterpret_cast<A*>(shared_memory);
   const int row = static_cast<int>(threadIdx.x) / kSumChannels, of_row = static_cast<int>(threadIdx.x) % kSumChannels;
   const int64_t channel = int64_t{blockIdx.x} * kSumChannels + of_row;
   rows[threadIdx.x] = sum_of_row<A>(s, static_cast<int>(blockIdx.y), channel, row);
@@ -91,7 +91,9 @@ const char* launch_block_sums(const NormGradParams& p, Stream stream) {
                   static_cast<unsigned>(s.num_tensors));
   const char* error = nullptr;
   dispatch_arithmetic(p.dtype, [&](auto tag) {
-    error = launch(block_sums_kernel<typename decltype(tag)::type>, grid, dim3(kSumChannels * kSumRows), stream, s);
+    using A = typename decltype(tag)::type;
+    constexpr int kThreads = kSumChannels * kSumRows;
+    error = launch_shared(block_sums_kernel<A>, grid, dim3(kThreads), kThreads * sizeof(A), stream, s);
   });
   return error;
 }

@@ -133,9 +133,10 @@ void norm_grad(const NormGradParams& given, int) {
     memory.add_contiguous(sums.to[t], bytes_of_arithmetic(p.dtype), sums.head_dim[t], kOutput);
   }
   dispatch_arithmetic(p.dtype, [&](auto tag) {
-    record("block_sums_kernel", template_arguments(typeid(tag), "TypeTag"),
-           {quotient_up(most_head_dim(sums), kSumChannels), sums.num_tensors}, kSumChannels * kSumRows, laid_out(sums),
-           memory);
+    const Grid grid = {quotient_up(most_head_dim(sums), kSumChannels), sums.num_tensors};
+    const int threads = kSumChannels * kSumRows, shared = threads * sizeof(typename decltype(tag)::type);
+    record("block_sums_kernel", template_arguments(typeid(tag), "TypeTag"), grid, threads, laid_out(sums), memory,
+           shared);
   });
 }
 

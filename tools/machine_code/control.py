@@ -94,16 +94,13 @@ class Flow:
         self.pc = np.where(issued, NOWHERE, self.pc)
 
     def let_go(self, warps_of_block: int) -> Mask:
-        """Blocks whose warps that are left have all come to the barrier: they go on."""
+        """Which blocks have come to the barrier with all warps that are left. These go on."""
         held, left = self.held != NOWHERE, self.alive.reshape(-1, LANES).any(axis=1)
-        complete: Mask = (held | ~left).reshape(-1, warps_of_block).all(axis=1)
+        by_block = (held | ~left).reshape(-1, warps_of_block), held.reshape(-1, warps_of_block)
+        complete: Mask = by_block[0].all(axis=1) & by_block[1].any(axis=1)
         going = np.repeat(complete, warps_of_block) & held
         self.pc, self.held = np.where(going, self.held, self.pc), np.where(going, NOWHERE, self.held)
         return complete
-
-    def check_ended(self) -> None:
-        if (self.held != NOWHERE).any():
-            raise NotUnderstood("warps wait at a barrier of their block for others that have left")
 
     def release(self, warp: int, here: slice) -> None:
         """Lanes that wait at a barrier for others which have left it since go on."""
@@ -176,8 +173,13 @@ def exit_lanes(kernel: Kernel, index: int, take: Take) -> Move:
         for condition in conditions:
             lanes = lanes & condition(s)
         flow.exit(issued, lanes)
+        let_go(s, flow)
 
     return run
+
+
+def let_go(s: State, flow: Flow) -> None:
+    s.shared.barriers += flow.let_go(s.shared.lanes_of_block // LANES)
 
 
 def bssy(kernel: Kernel, index: int, take: Take) -> Move:
@@ -231,7 +233,7 @@ def barrier_of_block(kernel: Kernel, index: int, take: Take) -> Move:
 
     def run(s: State, flow: Flow, issued: Mask, lanes: Mask) -> None:
         flow.hold(issued, index + 1)
-        s.shared.barriers += flow.let_go(s.shared.lanes_of_block // LANES)
+        let_go(s, flow)
 
     return run
 
