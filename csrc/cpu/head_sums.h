@@ -39,10 +39,10 @@ ROPE_INLINE Sums32<T> sum_of_blocks(const Product& product, int64_t head_dim, in
   return sums;
 }
 
-// More blocks: recursion at run time. blocks: a power of two, at least 8.
+// The same by recursion at run time. blocks: a power of two.
 template <class T, class Product>
 Sums32<T> sum_of_many_blocks(const Product& product, int64_t head_dim, int64_t block, int64_t step, int64_t blocks) {
-  if (blocks == 8) return sum_of_blocks<T, 8, false>(product, head_dim, block, step);
+  if (blocks == 1) return sum_of_blocks<T, 1, false>(product, head_dim, block, step);
   auto sums = sum_of_many_blocks<T>(product, head_dim, block, 2 * step, blocks / 2);
   const auto b = sum_of_many_blocks<T>(product, head_dim, block + step, 2 * step, blocks / 2);
   for (int i = 0; i < sums.kSteps; ++i) sums.lanes[i] = sums.lanes[i] + b.lanes[i];
@@ -108,29 +108,25 @@ struct SumOfHead {
 };
 
 // to[h] = the sum over head h, for `heads` heads. product_of(h): the product of head h, for sum_of_blocks. `to` has
-// room_for(heads).
-template <class T, class ProductOf, class A>
+// room_for(heads). kUnrolled: head_dim 32, 64, 128, 256, and 65 to 127, have
+// code of their own.
+template <class T, bool kUnrolled, class ProductOf, class A>
 void sum_heads(int64_t heads, int64_t head_dim, const ProductOf& product_of, A* to) {
   int64_t blocks = 1;
   while (blocks * kSumLanes < head_dim) blocks *= 2;
-  const bool whole = blocks * kSumLanes == head_dim;
-  const auto sum = [&](auto count) {
-    constexpr int kBlocks = decltype(count)::value;
-    if (whole) return sum_heads_by(SumOfHead<T, kBlocks, true>{head_dim, blocks}, heads, product_of, to);
-    sum_heads_by(SumOfHead<T, kBlocks, false>{head_dim, blocks}, heads, product_of, to);
+  const auto sum = [&](auto count, auto whole) {
+    sum_heads_by(SumOfHead<T, decltype(count)::value, decltype(whole)::value>{head_dim, blocks}, heads, product_of, to);
   };
-  switch (blocks) {
-    case 1:
-      return sum(std::integral_constant<int, 1>{});
-    case 2:
-      return sum(std::integral_constant<int, 2>{});
-    case 4:
-      return sum(std::integral_constant<int, 4>{});
-    case 8:
-      return sum(std::integral_constant<int, 8>{});
-    default:
-      sum(std::integral_constant<int, 0>{});
+  const std::true_type whole;
+  const std::false_type partial;
+  if constexpr (kUnrolled) {
+    if (head_dim == 32) return sum(std::integral_constant<int, 1>{}, whole);
+    if (head_dim == 64) return sum(std::integral_constant<int, 2>{}, whole);
+    if (head_dim == 128) return sum(std::integral_constant<int, 4>{}, whole);
+    if (head_dim == 256) return sum(std::integral_constant<int, 8>{}, whole);
+    if (blocks == 4) return sum(std::integral_constant<int, 4>{}, partial);
   }
+  sum(std::integral_constant<int, 0>{}, partial);
 }
 
 // The numbers that sum_heads writes for `heads` heads: whole vectors.

@@ -31,7 +31,7 @@ void inverse_rms_of_heads(const T* row, const RotatedTensor& x, double eps, A* t
         return v * v;
       };
     };
-    sum_heads<T>(x.heads, x.head_dim, square_of, to);
+    sum_heads<T, contiguous>(x.heads, x.head_dim, square_of, to);
   };
   x.in_stride.channel == 1 ? sum(std::true_type{}) : sum(std::false_type{});
   const A head_dim = static_cast<A>(x.head_dim), epsilon = static_cast<A>(eps);

@@ -78,7 +78,7 @@ void norm_gradients(const NormGradRows<T>& rows, int64_t head_dim) {
 template <bool kDirect, class T>
 void correct_heads(const NormGradRows<T> rows, int64_t head_dim, int64_t prefetch, Arithmetic<T>* corrections) {
   using A = Arithmetic<T>;
-  sum_heads<T>(
+  sum_heads<T, kDirect>(
       rows.heads, head_dim,
       [=](int64_t h) {
         const T* x = rows.x + h * rows.x_stride;
