@@ -86,7 +86,9 @@ def markdown(found: list[Counted]) -> str:
         "\n".join(f"* {name}: {shape}" for name, shape in shapes.items()),
         grid(HEAD, 12, [line(c) for c in found if c.variant is FUNCTIONAL]),
         "## Variants",
-        "positions: int64, one per token. partial: half of the channels are rotated, the others copied.",
+        "positions: int64, one per token. partial: half of the channels are rotated, the others copied. norm: heads "
+        "are normalised first, by weights like x. norm's gradient: to x and the weights; it reads q and k and their "
+        "gradients, and its bytes are three times those of q and k.",
         grid(HEAD, 12, [line(c) for c in found if c.variant is not FUNCTIONAL]),
     ]
     return "\n\n".join(parts) + "\n"

@@ -30,7 +30,7 @@ def found(machine):
 
 def test_counts_are_those_of_the_table(found):
     table = json.loads(machine_code.TABLE.read_text())
-    assert len(found) == len(CASES) == len(table["instructions"]) == 44
+    assert len(found) == len(CASES) == len(table["instructions"]) == 60
     if elsewhere := list(differences(table, machine_code.environment())):
         pytest.skip(f"the table is of another compiler: {'; '.join(elsewhere)}")
     complaints = "\n".join(machine_code.complaints(table, found))
@@ -39,7 +39,17 @@ def test_counts_are_those_of_the_table(found):
 
 def test_warps_write_whole_sectors(found):
     """A sector of 32 bytes is written by one access of a warp: by two, the L2 would be asked twice."""
-    assert {c.name: c.cost.sectors_written for c in found} == {c.name: c.payload // 2 // 32 for c in found}
+    assert {c.name: c.cost.sectors_written for c in found if not c.variant.gradient} == {
+        c.name: c.written // 32 for c in found if not c.variant.gradient
+    }
+
+
+def test_gradients_of_norms_write_whole_sectors(found):
+    """Beside those of x, one number for each channel and block of 16 tokens, of q and of k."""
+    for c in found:
+        if c.variant.gradient:
+            size, blocks = 8 if c.dtype == "float64" else 4, c.shape.batch * c.shape.seqlen // 16
+            assert c.cost.sectors_written == (c.written + 2 * blocks * c.shape.head_dim * size) // 32
 
 
 def test_a_change_beyond_the_tolerance_is_a_sentence(found):

@@ -24,13 +24,16 @@ LATENCY = 2e-6  # of a launch and its first loads
 
 @dataclass(frozen=True)
 class Variant:
-    """One call of apply. channels: the rotated ones; None: all."""
+    """One call of apply. channels: the rotated ones; None: all. norm: heads are normalised first. gradient: its
+    derivatives to x and the weights instead, without the sum over blocks of tokens, a small kernel of its own."""
 
     name: str
     in_place: bool = False
     interleaved: bool = False
     positions: bool = False
     channels: int | None = None
+    norm: bool = False
+    gradient: bool = False
 
 
 FUNCTIONAL = Variant("functional")
@@ -40,6 +43,8 @@ VARIANTS = (
     Variant("interleaved", interleaved=True),
     Variant("partial", channels=64),
 )
+NORMS = (Variant("norm", norm=True), Variant("norm, partial", norm=True, channels=64))
+GRADIENTS = (Variant("norm's gradient", norm=True, gradient=True),)
 
 
 @dataclass(frozen=True)
@@ -55,9 +60,19 @@ class Counted:
 
     @property
     def payload(self) -> int:
-        """Bytes of q and k that are read and written. In place only rotated channels are."""
+        """Bytes of q and k, and of their gradients, that are read and written."""
+        return (self.reads + 1) * self.written
+
+    @property
+    def written(self) -> int:
+        """Bytes of q and k or of their gradients. In place only rotated channels are."""
         channels = self.variant.channels if self.variant.in_place else None
-        return 2 * self.shape.elements * ITEM[self.dtype] * (channels or self.shape.head_dim) // self.shape.head_dim
+        return self.shape.elements * ITEM[self.dtype] * (channels or self.shape.head_dim) // self.shape.head_dim
+
+    @property
+    def reads(self) -> int:
+        """How many times as many bytes are read."""
+        return 2 if self.variant.gradient else 1
 
     @property
     def per_kib(self) -> float:
@@ -67,8 +82,8 @@ class Counted:
     @property
     def sectors(self) -> str:
         """Sectors of 32 bytes that warps read and write, of 1,024 bytes of q and k each: 32 at best, and tables."""
-        half = self.payload / 2 / 1024
-        return f"{self.cost.sectors_read / half:.0f} / {self.cost.sectors_written / half:.0f}"
+        of = self.written / 1024
+        return f"{self.cost.sectors_read / of / self.reads:.0f} / {self.cost.sectors_written / of:.0f}"
 
     @property
     def copy(self) -> float:
@@ -93,40 +108,47 @@ class Counted:
 
 
 def launch_of(shape: Shape, dtype: str, variant: Variant) -> Recorded:
-    """The launch of apply((q, k), cos, sin), with tables of float32 (float64 for float64). Addresses are made up."""
+    """The launch of apply((q, k), cos, sin), with tables of float32 (float64 for float64), and of its derivatives. Weights
+    have the type of x. Addresses are made up."""
     i, pairs = _introspect, (variant.channels or shape.head_dim) // 2
-    address = iter(range(1 << 43, 1 << 47, 1 << 43))
+    address = iter(range(1 << 42, 1 << 47, 1 << 42))
+    heads = [shape.heads_q, shape.heads_k]
+    strides = [i.Strides(shape.seqlen * n * shape.head_dim, n * shape.head_dim, shape.head_dim, 1) for n in heads]
 
-    def tensor(heads: int) -> object:
-        strides = i.Strides(shape.seqlen * heads * shape.head_dim, heads * shape.head_dim, shape.head_dim, 1)
+    def tensor(n: int, s: object) -> object:
         read = next(address)
-        return i.RotatedTensor(
-            read, read if variant.in_place else next(address), strides, strides, heads, shape.head_dim
-        )
+        return i.RotatedTensor(read, read if variant.in_place else next(address), s, s, n, shape.head_dim)
 
     def table() -> object:
         first = next(address)
         return i.Table(first, first, 0, pairs, 0, 1)
 
+    def norm() -> object:
+        return i.Norm(next(address), getattr(i.DType, dtype), inv_rms=next(address) if variant.gradient else 0)
+
     launches: list[Recorded] = []
     Recorder(i.__file__, launches.append).start(MULTIPROCESSORS)
-    i.rotate(
-        "recorded",
-        i.RotateParams(
-            x=[tensor(shape.heads_q), tensor(shape.heads_k)],
-            dtype=getattr(i.DType, dtype),
-            table_dtype=i.DType.float64 if dtype == "float64" else i.DType.float32,
-            batch=shape.batch,
-            seqlen=shape.seqlen,
-            rotary_offset=0,
-            pairs=pairs,
-            interleaved=variant.interleaved,
-            cos=table(),
-            sin=table(),
-            positions=next(address) if variant.positions else 0,
-            rows=shape.seqlen,
-        ),
+    params = i.RotateParams(
+        x=[tensor(n, s) for n, s in zip(heads, strides)],
+        dtype=getattr(i.DType, dtype),
+        table_dtype=i.DType.float64 if dtype == "float64" else i.DType.float32,
+        batch=shape.batch,
+        seqlen=shape.seqlen,
+        rotary_offset=0,
+        pairs=pairs,
+        interleaved=variant.interleaved,
+        cos=table(),
+        sin=table(),
+        positions=next(address) if variant.positions else 0,
+        rows=shape.seqlen,
+        norm=[norm() for _ in heads] if variant.norm else [],
+        eps=1e-6,
     )
+    if variant.gradient:
+        of_norm = [i.NormGradTensor(next(address), s, next(address), next(address)) for s in strides]
+        i.norm_grad("recorded", i.NormGradParams(params, of_norm))
+    else:
+        i.rotate("recorded", params)
     return launches[0]
 
 
@@ -138,6 +160,8 @@ def machine_of(library: Path = LIBRARY) -> Machine:
 CASES = [(SHAPE[name], dtype, FUNCTIONAL) for name in NAMES for dtype in ITEM]
 CASES += [(SHAPE["prefill"], dtype, variant) for variant in VARIANTS for dtype in ITEM]
 CASES += [(SHAPE["decode"], dtype, VARIANTS[0]) for dtype in ITEM]
+CASES += [(SHAPE["prefill"], dtype, variant) for variant in (*NORMS, *GRADIENTS) for dtype in ITEM]
+CASES += [(SHAPE["decode"], dtype, NORMS[0]) for dtype in ITEM]
 
 
 def counted(machine: Machine) -> list[Counted]:
