@@ -5,6 +5,7 @@
     q, k = rope_ext.apply((q, k), cos, sin)         # q, k: (batch, seqlen, heads, head_dim)
 
 `apply`, `apply_`: rope_ext.ops. `apply` in plain PyTorch: rope_ext.reference. Angles: rope_ext.RotaryEmbedding.
+`apply_qkv`, `apply_qkv_`, for packed projections: rope_ext.qkv.
 Signatures of other libraries: rope_ext.compat. Whole models: `patch`, `patched`, `unpatch` (rope_ext.integrations).
 Memory of large results: rope_ext.memory. What a call costs: python -m rope_ext.profile.
 """
@@ -25,6 +26,7 @@ from .errors import ArgumentError, ArgumentTypeError
 from .integrations import Report, patch, patched, unpatch
 from .memory import clear_tables, set_output_pool, set_table_limit, tune_malloc
 from .ops import apply, apply_
+from .qkv import apply_qkv, apply_qkv_
 from .rotary import RotaryEmbedding
 from .weights import permute_weights
 
@@ -36,6 +38,8 @@ __all__ = [
     "angles",
     "apply",
     "apply_",
+    "apply_qkv",
+    "apply_qkv_",
     "build_info",
     "clear_tables",
     "compat",

@@ -35,6 +35,12 @@ class InPlaceOptions(Options, total=False):
     eps: float | None
 
 
+class PackedOptions(InPlaceOptions, total=False):
+    """Keywords of `rope_ext.apply_qkv` beside those in its signature."""
+
+    out_interleaved: bool | None
+
+
 class RopeOptions(Options, total=False):
     """Keywords of `RotaryEmbedding.apply` beside those in its signature."""
 

@@ -27,6 +27,7 @@ from ._torch.flags import (
     SAYS_WIDTH,
 )
 from ._torch.norm import dispatch as dispatch_norm
+from ._torch.packed import Packed
 from ._torch.revolutions import by_op
 from .angles import Revolutions, check_scaling, revolutions
 from .errors import ArgumentError, ArgumentTypeError
@@ -320,6 +321,8 @@ def call_op(
     """
     op = ROTATE if out is None else ROTATE_IN_PLACE if out is _IN_PLACE else ROTATE_OUT
     if op is ROTATE_OUT:
+        if type(out) is Packed:
+            return _call_packed(arguments, x, out)
         arguments = (out if type(out) is tuple and type(x) is tuple else _listed(x, out), *arguments)
     try:
         # In graphs of torch.compile and torch.export are the ops that know their derivatives.
@@ -332,3 +335,11 @@ def call_op(
     if op is not ROTATE:
         return x if op is ROTATE_IN_PLACE else out
     return tuple(y) if isinstance(x, tuple) else y[0] if arguments[0] is not x else list(y)
+
+
+def _call_packed(arguments: tuple[Any, ...], x: Any, out: Packed) -> Any:
+    """What `apply_qkv` returns (qkv.py), or None."""
+    try:
+        return out.rotate(arguments)
+    except _FAILURES as error:
+        raise explained(error, ROTATE, arguments, x, None) from None

@@ -134,6 +134,10 @@ unpack_dual: Callable[..., tuple[Tensor, Tensor | None]] = _needed(
 
 compiled_autograd_key = _needed("torch.autograd.Function._compiled_autograd_key", "the key of a node that is compiled")
 
+is_batched: Callable[[Tensor], bool] = _needed(
+    "torch._C._functorch.is_legacy_batchedtensor", "which finds the batched gradients of is_grads_batched"
+)
+
 # ---- torch.func ----
 
 level_of: Callable[[Tensor], int] = _optional(  # -1: no transform wraps the tensor

@@ -15,6 +15,9 @@ rope_ext.apply(x, cos, sin, position_ids=cos)  # call-arg
 rope_ext.apply(x, cos, sin, 0)  # arg-type
 rope_ext.apply_({x}, cos, sin)  # type-var
 length: int = rope_ext.apply(x, cos, sin)  # assignment
+rope_ext.apply_qkv(x, cos, sin)  # call-arg
+rope_ext.apply_qkv(x, cos, sin, num_heads=1, layout="hbsd")  # arg-type
+rope_ext.apply_qkv_(x, cos, sin, num_heads=1, out_interleaved=True)  # call-arg
 rope.apply(x, layout="hbsd")  # arg-type
 rope.tables("8192")  # arg-type
 rope(None)  # arg-type

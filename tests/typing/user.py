@@ -32,6 +32,12 @@ def rotate(rope: RotaryEmbedding, q: Tensor, k: Tensor, positions: Tensor) -> tu
     assert_type(rope_ext.apply_(q.clone(), cos, sin, rotary_dim=8, rotary_offset=0, inverse=True), Tensor)
     assert_type(rope_ext.apply_([q.clone(), k.clone()], cos, sin, per_channel=False), list[Tensor])
 
+    qkv = torch.cat((q, k, k), dim=2)
+    views = tuple[Tensor, Tensor, Tensor]
+    assert_type(rope_ext.apply_qkv(qkv.flatten(2), cos, sin, num_heads=2, num_kv_heads=1, layout="bshd"), views)
+    assert_type(rope_ext.apply_qkv(qkv, inv_freq=rope.inv_freq, num_heads=2, num_kv_heads=1, grouped=True), views)
+    assert_type(rope_ext.apply_qkv_(qkv, cos, sin, num_heads=2, num_kv_heads=1, positions=positions), views)
+
     assert_type(rope.apply(q), Tensor)
     assert_type(rope.apply([q, k], offset=torch.tensor([1, 2])), list[Tensor])
     q, k = rope.apply((q, k), positions=positions)

@@ -1,0 +1,168 @@
+"""The public functions apply_qkv and apply_qkv_: `apply` to the q and k of one packed projection."""
+
+import re
+from collections.abc import Mapping
+from typing import Any, NoReturn, TypeAlias
+
+from torch import Tensor
+from typing_extensions import Unpack  # torch requires this package
+
+from ._options import InPlaceOptions, PackedOptions
+from ._packing import Packing, Views, slices
+from ._packing_checks import packing_of
+from ._shown import shown
+from ._signatures import check_names, given_by_position, takes_keywords_of
+from ._torch.packed import Packed, is_ordinary_call
+from ._torch.writes import check_writable
+from .errors import ArgumentError, ArgumentTypeError
+from .ops import apply, apply_
+
+_Weights: TypeAlias = tuple[Tensor | None, Tensor | None]  # of q and of k
+
+_MAX_TENSORS = 8  # that one call of `apply_` takes
+_REFUSALS = (ArgumentError, ArgumentTypeError, NotImplementedError)
+
+
+@takes_keywords_of(apply, PackedOptions.__optional_keys__)
+def apply_qkv(
+    qkv: Tensor,
+    cos: Tensor | None = None,
+    sin: Tensor | None = None,
+    *too_many: NoReturn,
+    num_heads: int,
+    num_kv_heads: int | None = None,
+    grouped: bool = False,
+    **options: Unpack[PackedOptions],
+) -> Views:
+    """`apply` to the q and k of one packed tensor, as a fused projection makes it; its gradient is one packed tensor.
+
+    qkv: after the axes of the tokens, (batch, seqlen) with layout "bshd", the heads of q, then those of k, then of v:
+            (.., (num_heads + 2 * num_kv_heads) * head_dim)
+            (.., num_heads + 2 * num_kv_heads, head_dim)
+            (.., 3, num_heads, head_dim), where num_kv_heads is num_heads
+        The number of axes says which of them it is. Any strides.
+    num_heads, num_kv_heads: heads of q; heads of k and of v, a divisor of num_heads (default: num_heads). The size of
+        qkv leaves head_dim.
+    grouped: the heads are in num_kv_heads groups, each with the q heads that share a k head, this k head and its v head
+        (Megatron; with one q head in a group GPT-NeoX and BLOOM). The third form is then
+        (.., num_kv_heads, num_heads / num_kv_heads + 2, head_dim).
+    layout: "bshd" (default), "sbhd", "thd" or "shd": the axes of q, k and v; qkv begins with those before h.
+    norm: as in `apply`, a weight for q and k, or a tuple (q_weight, k_weight), with None for one not normalised.
+    Other arguments: those of `apply`. Tables have one row for all heads unless num_kv_heads is num_heads.
+
+    Returns (q, k, v), each (.., heads, head_dim). q and k are what `apply` returns; v is a view of qkv, and costs
+    nothing. The q heads of groups come one group after another.
+    Differentiable like `apply`. In reverse mode, where qkv and norm alone are differentiated, the gradient of qkv is
+    one tensor that is written once: nothing is filled, added up or concatenated. Autograd refuses to write to v in
+    place, since it is one of several views that a function returned: take v = v * scale, or v.clone().
+
+    Raises ArgumentError, ArgumentTypeError or NotImplementedError as `apply` does.
+
+    Equivalent to, for heads that are not grouped:
+        q, k, v = qkv.unflatten(-1, (-1, head_dim)).split((num_heads, num_kv_heads, num_kv_heads), dim=-2)
+        q, k = rope_ext.apply((q, k), cos, sin)
+    """
+    if too_many:
+        raise _given_by_position("apply_qkv", too_many)
+    check_names("apply_qkv", options, PackedOptions.__optional_keys__)
+    packing = packing_of(qkv, num_heads, num_kv_heads, grouped, options.get("layout", "bshd"))
+    weights = _checked(packing, cos, options)
+    try:
+        if is_ordinary_call(qkv):
+            packed: Any = Packed(packing, qkv)
+            x = packed.tensors()
+            rotated: Views | None = apply(x, cos, sin, **_with_norm(options, weights, len(x)), out=packed)
+            if rotated is not None:
+                return rotated
+        q, k, v = packing.split(qkv)
+        q, k = apply((packing.merged(q), k), cos, sin, **_with_norm(options, weights, 2))
+        return q, k, v
+    except _REFUSALS as error:
+        raise _about_qkv(error, packing, qkv) from None
+
+
+@takes_keywords_of(apply, InPlaceOptions.__optional_keys__)
+def apply_qkv_(
+    qkv: Tensor,
+    cos: Tensor | None = None,
+    sin: Tensor | None = None,
+    *too_many: NoReturn,
+    num_heads: int,
+    num_kv_heads: int | None = None,
+    grouped: bool = False,
+    **options: Unpack[InPlaceOptions],
+) -> Views:
+    """`apply_qkv` in place: overwrites q and k in qkv, and returns (q, k, v) as views of it.
+
+    Arguments and errors: those of `apply_qkv` and `apply_`. With grouped=True q is
+    (.., num_kv_heads, num_heads / num_kv_heads, head_dim), since no view of it has fewer axes.
+    Differentiable, as writes to views are: for each tensor that it writes (k, and q, or where heads are grouped one
+    for each q head of a group) the backward copies the gradient of qkv once. `apply_qkv` does not: train with that.
+    """
+    if too_many:
+        raise _given_by_position("apply_qkv_", too_many)
+    check_names("apply_qkv_", options, InPlaceOptions.__optional_keys__)
+    packing = packing_of(qkv, num_heads, num_kv_heads, grouped, options.get("layout", "bshd"))
+    weights = _checked(packing, cos, options)
+    try:
+        if is_ordinary_call(qkv):
+            check_writable((qkv,))
+        q, k, _ = packing.split(qkv, slices)
+        written = [*packing.parts(q), k]
+        keywords = _with_norm(options, weights, len(written))
+        norm = keywords.pop("norm", None)
+        for begin in range(0, len(written), _MAX_TENSORS):
+            some = slice(begin, begin + _MAX_TENSORS)
+            if norm is not None:
+                keywords["norm"] = norm[some]
+            apply_(written[some], cos, sin, **keywords)
+        return packing.split(qkv, slices)
+    except _REFUSALS as error:
+        raise _about_qkv(error, packing, qkv) from None
+
+
+def _given_by_position(function: str, too_many: tuple[object, ...]) -> ArgumentTypeError:
+    cure = f"all others go by name, {function}(qkv, cos, sin, num_heads=num_heads)"
+    return given_by_position(function, ("qkv", "cos", "sin"), too_many, cure)
+
+
+def _checked(packing: Packing, cos: object, options: Mapping[str, Any]) -> _Weights | None:
+    """The weights of q and of k. Refuses what `apply` would not, because it gets other tensors than the user gave."""
+    inv_freq = options.get("inv_freq")
+    name, table, rank = ("cos", cos, 4) if inv_freq is None else ("inv_freq", getattr(inv_freq, "high", inv_freq), 2)
+    if packing.num_kv_heads != packing.num_heads and isinstance(table, Tensor) and table.dim() >= rank:
+        heads = table.shape[-2]
+        if heads != 1:
+            raise ArgumentError(name, "have 1 head where num_kv_heads is not num_heads", f"{heads} heads")
+    norm = options.get("norm")
+    if norm is None or isinstance(norm, Tensor):
+        return None if norm is None else (norm, norm)
+    if not isinstance(norm, (tuple, list)) or not all(w is None or isinstance(w, Tensor) for w in norm):
+        raise ArgumentTypeError("norm", "be a Tensor or a tuple (q_weight, k_weight) of Tensors or None", shown(norm))
+    if len(norm) != 2:
+        raise ArgumentError("norm", "hold two weights, of q and of k", len(norm))
+    q_weight, k_weight = norm
+    return q_weight, k_weight
+
+
+def _with_norm(options: Mapping[str, Any], weights: _Weights | None, tensors: int) -> dict[str, Any]:
+    """The keywords of a call of `apply` to this number of tensors, of which all but the last are of q."""
+    if weights is None:
+        return {**options}
+    q_weight, k_weight = weights
+    return {**options, "norm": (*[q_weight] * (tensors - 1), k_weight)}
+
+
+def _about_qkv(error: Exception, packing: Packing, qkv: Tensor) -> Exception:
+    """An error of `apply` in words about qkv."""
+
+    def renamed(text: str) -> str:
+        return re.sub(r"\b(every tensor of )?x\b", "qkv", text)
+
+    if not isinstance(error, (ArgumentError, ArgumentTypeError)):
+        return type(error)(renamed(str(error)))
+    got = error.got
+    if error.argument == "x":
+        for t in packing.split(qkv):
+            got = got.replace(f"shape {tuple(t.shape)}", f"shape {tuple(qkv.shape)}")
+    return type(error)(renamed(error.argument), renamed(error.rule), got, renamed(error.cure))
