@@ -74,7 +74,7 @@ def train(fused, steps, dtype):
 
 
 def memory_of_layer(fused, dtype, seqlen=1024):
-    """(bytes that the backward needs to have, peak of forward and backward beyond the inputs) of one attention layer."""
+    """(what one attention layer keeps for its backward, peak of both passes), in bytes beyond the inputs."""
     torch.manual_seed(0)
     layer = qwen3.Qwen3Attention(Qwen3Config(**LAYER, attn_implementation="sdpa"), 0).to(dtype)
     if fused:

@@ -12,7 +12,8 @@ from ._packing import Packing, Views, slices
 from ._packing_checks import packing_of
 from ._shown import shown
 from ._signatures import check_names, given_by_position, takes_keywords_of
-from ._torch.packed import Packed, is_ordinary_call
+from ._torch.packed import Packed
+from ._torch.packed_parts import is_ordinary_call
 from ._torch.writes import check_writable
 from .errors import ArgumentError, ArgumentTypeError
 from .ops import apply, apply_
@@ -138,7 +139,8 @@ def _checked(packing: Packing, cos: object, options: Mapping[str, Any]) -> _Weig
     if norm is None or isinstance(norm, Tensor):
         return None if norm is None else (norm, norm)
     if not isinstance(norm, (tuple, list)) or not all(w is None or isinstance(w, Tensor) for w in norm):
-        raise ArgumentTypeError("norm", "be a Tensor or a tuple (q_weight, k_weight) of Tensors or None", shown(norm))
+        rule = "be a Tensor, or a tuple or list (q_weight, k_weight) of Tensors or None"
+        raise ArgumentTypeError("norm", rule, shown(norm))
     if len(norm) != 2:
         raise ArgumentError("norm", "hold two weights, of q and of k", len(norm))
     q_weight, k_weight = norm

@@ -5,6 +5,13 @@ import torch
 from rope_ext import reference
 from tests.conftest import random
 
+# (q_weight, k_weight), or one for both, of 8 channels.
+NORMS = {
+    "no norm": None,
+    "one weight": random((8,), torch.float32, 11),
+    "two weights": (random((8,), torch.bfloat16, 12), random((8,), torch.float64, 13)),
+    "q alone": (random((8,), torch.float32, 14), None),
+}
 FORMS = ["flat", "heads", "parted"]
 LEAD = {"bshd": (2, 5), "sbhd": (5, 2), "thd": (6,), "shd": (5,)}  # the axes of the tokens
 
