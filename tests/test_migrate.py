@@ -8,7 +8,8 @@ import pytest
 import torch
 
 import rope_ext
-from tests.conftest import random
+from tests.conftest import random, random_integers
+from tests.pages import blocks_of
 
 DOC = (Path(__file__).parents[1] / "docs" / "migrate.md").read_text()
 B, S, H, D = 2, 5, 3, 16
@@ -89,3 +90,121 @@ def test_functions_of_the_page_exist():
         found = rope_ext
         for name in path.split("."):
             found = getattr(found, name)
+
+
+# ---- the norm and the rotation in one pass ----
+
+
+def code_of(heading):
+    """The first block of code below a heading of the page."""
+    return blocks_of(DOC.split(f"\n### {heading}")[1])[0][1]
+
+
+def block_of_page(heading, **names):
+    namespace = {"__name__": "migrate", **names}
+    exec(compile(code_of(heading), "docs/migrate.md", "exec"), namespace)
+    return namespace
+
+
+def both(run, make, change):
+    """run() of two equal models, the second of which is changed."""
+    results = []
+    for changed in (False, True):
+        torch.manual_seed(0)
+        model = make()
+        if changed:
+            change(model)
+        results.append(run(model))
+    return results
+
+
+def assert_few_roundings(got, expected, dtype):
+    """A channel of q or k has up to four other roundings, each by u = eps / 2 of it. Scores, of sqrt(head_dim) = 4 at
+    most, are off by 8 u of that, weights of attention by twice as much: 64 u = 32 eps of the largest result."""
+    for a, b in zip(got, expected, strict=True):
+        assert (a - b).abs().max() <= 32 * torch.finfo(dtype).eps * b.abs().max()
+
+
+@pytest.mark.devices("cpu")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_qwen3_in_one_pass(dtype):
+    """Attention with its gradients; then logits of a prompt and of a token after it, from the cache."""
+    transformers = pytest.importorskip("transformers")
+    qwen3 = pytest.importorskip("transformers.models.qwen3.modeling_qwen3")
+    sizes = {"vocab_size": 32, "hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 2, "head_dim": D}
+    config = transformers.Qwen3Config(**sizes, num_attention_heads=4, num_key_value_heads=2)
+    config._attn_implementation = "sdpa"
+    x, ids = random((B, S, 48), dtype), torch.arange(S).expand(B, S)
+
+    def trained(layer):
+        leaf = x.clone().requires_grad_()
+        tables = qwen3.Qwen3RotaryEmbedding(config)(x, ids)
+        y, _ = layer(leaf, tables, None)
+        norms = layer.q_norm.weight, layer.k_norm.weight
+        return y.detach(), *torch.autograd.grad(y.float().square().sum(), (leaf, *norms, layer.q_proj.weight))
+
+    def change(model):
+        block_of_page("Qwen 3", model=model)
+
+    def randomised(model):
+        for name, parameter in model.named_parameters():
+            if name.endswith("norm.weight"):
+                torch.nn.init.normal_(parameter, 1.0, 0.3)
+        return model.to(dtype)
+
+    assert_few_roundings(*reversed(both(trained, lambda: randomised(qwen3.Qwen3Attention(config, 0)), change)), dtype)
+
+    @torch.no_grad()
+    def generated(model):
+        prompt = model(ids, use_cache=True)
+        return prompt.logits, model(ids[:, :1], past_key_values=prompt.past_key_values).logits
+
+    found = both(generated, lambda: randomised(transformers.Qwen3ForCausalLM(config)).eval(), change)
+    assert_few_roundings(*reversed(found), dtype)
+
+
+def test_qwen3_of_the_page_is_that_of_the_example():
+    example = (Path(__file__).parents[1] / "examples/train_tiny_qwen3.py").read_text()
+    _, _, functions = code_of("Qwen 3").partition("def attention_in_one_pass")
+    assert functions.removesuffix("\n\n\nfuse(model)\n") in example
+
+
+@pytest.mark.devices("cpu")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_flux_in_one_pass(dtype):
+    """Blocks of image and text, blocks of both together, and gradients."""
+    diffusers = pytest.importorskip("diffusers")
+    sizes = {"in_channels": 4, "num_layers": 1, "num_single_layers": 1, "attention_head_dim": D}
+    sizes |= {
+        "num_attention_heads": 2,
+        "joint_attention_dim": 8,
+        "pooled_projection_dim": 8,
+        "axes_dims_rope": (4, 4, 8),
+    }
+
+    def make():
+        model = diffusers.FluxTransformer2DModel(**sizes)
+        for name, parameter in model.named_parameters():
+            if ".norm_" in name and parameter.dim() == 1 and len(parameter) == D:
+                torch.nn.init.normal_(parameter, 1.0, 0.3)
+        return model.to(dtype)
+
+    inputs = {
+        "hidden_states": random((B, S, 4), dtype),
+        "encoder_hidden_states": random((B, 3, 8), dtype, 1),
+        "pooled_projections": random((B, 8), dtype, 2),
+        "timestep": torch.full((B,), 0.5, dtype=dtype),
+        "img_ids": random_integers(9, (S, 3)).float(),
+        "txt_ids": torch.zeros(3, 3),
+    }
+
+    def run(model):
+        leaf = inputs["hidden_states"].clone().requires_grad_()
+        y = model(**{**inputs, "hidden_states": leaf}).sample
+        norm = model.transformer_blocks[0].attn.norm_added_k.weight
+        return y.detach(), *torch.autograd.grad(y.float().square().sum(), (leaf, norm))
+
+    def change(model):
+        block_of_page("Flux", transformer=model)
+
+    assert_few_roundings(*reversed(both(run, make, change)), dtype)
