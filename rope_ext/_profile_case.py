@@ -34,6 +34,8 @@ class Case:
     device: str = "cpu"  # or "cuda", the current device of torch
     layout: Layout = "bshd"  # as in rope_ext.apply, like interleaved
     interleaved: bool = False
+    norm: bool = False  # RMSNorm of the heads before the rotation; with derivatives of its weights
+    packed: bool = False  # apply_qkv, of q, k and v in one tensor (.., (heads of q + 2 heads of k) * head_dim)
 
     def __post_init__(self) -> None:
         """The checks that `rope_ext.apply` would not make, or would make in words about its own arguments."""
@@ -48,6 +50,13 @@ class Case:
         check(elements < 2**56, "seqlen", "keep batch * seqlen * heads * head_dim below 2^56", self.seqlen)
         check(self.layout in LAYOUTS, "layout", f"be one of {', '.join(LAYOUTS)}", self.layout)
         check(self.layout != "shd" or self.batch == 1, "batch", "be 1 with layout shd", self.batch)
+        for name in ("norm", "packed"):
+            value = getattr(self, name)
+            check(isinstance(value, bool), name, "be True or False", value, ArgumentTypeError)
+        if self.packed:
+            check(self.layout != "bhsd", "layout", "have the heads after the tokens where packed", self.layout)
+            are_of_q_and_k = len(self.heads) == 2 and self.heads[0] % self.heads[1] == 0
+            check(are_of_q_and_k, "heads", "be those of q and, a divisor, of k where packed", self.heads)
         devices = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
         check(self.device in devices, "device", "be cpu, or cuda where torch finds a GPU", self.device)
 
@@ -56,7 +65,8 @@ class Case:
         rotated = "all" if self.rotary_dim is None else self.rotary_dim
         pairs = "(2i, 2i + 1)" if self.interleaved else "(i, i + rotary_dim / 2)"
         channels = f"head_dim {self.head_dim}, rotary_dim {rotated}, pairs {pairs}"
-        return f"{sizes}, {channels}, {name_of(self.dtype)} on {self.device}, layout {self.layout}"
+        more = ", norm" * self.norm + ", packed" * self.packed
+        return f"{sizes}, {channels}, {name_of(self.dtype)} on {self.device}, layout {self.layout}{more}"
 
 
 class Inputs:
@@ -80,10 +90,35 @@ class Inputs:
         if case.layout == "thd":
             ends = torch.arange(0, tokens + 1, case.seqlen, dtype=torch.int32, device=case.device)
             self.options["cu_seqlens"] = ends
+        self.weights = [torch.ones(case.head_dim, dtype=case.dtype, device=case.device) for _ in self.x if case.norm]
+        self.options |= {"norm": self.weights, "eps": 1e-6} if case.norm else {}
 
     def forward_backward(self) -> tuple[torch.Tensor, ...]:
         """The gradients are given: nothing is accumulated, no loss is computed."""
-        return torch.autograd.grad(rope_ext.apply(self.leaves, **self.options), self.leaves, self.grads)
+        options, weights = self._with_leaves()
+        return torch.autograd.grad(rope_ext.apply(self.leaves, **options), [*self.leaves, *weights], self.grads)
+
+    def _with_leaves(self) -> tuple[dict[str, Any], list[torch.Tensor]]:
+        """The options with weights that require grad, and these."""
+        weights = [weight.detach().requires_grad_() for weight in self.weights]
+        return {**self.options, "norm": weights} if weights else self.options, weights
+
+
+class PackedInputs(Inputs):
+    """The tensors of a case of `apply_qkv`."""
+
+    def __init__(self, case: Case) -> None:
+        super().__init__(case)
+        (q, k), heads_axis = self.x, case.layout.index("h")
+        self.qkv = torch.cat((q, k, k), dim=heads_axis).flatten(heads_axis)
+        self.leaf, self.own_qkv, self.copied = self.qkv.detach().requires_grad_(), self.qkv.clone(), self.qkv.clone()
+        num_heads, num_kv_heads = case.heads
+        self.options |= {"num_heads": num_heads, "num_kv_heads": num_kv_heads}
+        self.grads.append(k.clone())
+
+    def forward_backward(self) -> tuple[torch.Tensor, ...]:
+        options, weights = self._with_leaves()
+        return torch.autograd.grad(rope_ext.apply_qkv(self.leaf, **options), [self.leaf, *weights], self.grads)
 
 
 def check(

@@ -33,6 +33,8 @@ def parser_of_command() -> Parser:
     parser.add_argument("--device", help="cpu or cuda")
     parser.add_argument("--layout", choices=LAYOUTS, metavar="LAYOUT", help=", ".join(LAYOUTS))
     parser.add_argument("--interleaved", action="store_true", help="pairs are channels (2i, 2i + 1)")
+    parser.add_argument("--norm", action="store_true", help="RMSNorm of the heads before the rotation")
+    parser.add_argument("--packed", action="store_true", help="q, k and v in one tensor: apply_qkv")
     parser.add_argument("--threads", type=int, help="threads of the CPU")
     rounds = "upper bound; their time is bounded too (default: 50; with --breakdown 500)"
     parser.add_argument("--rounds", type=int, default=absent, help=rounds)

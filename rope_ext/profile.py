@@ -22,7 +22,7 @@ import torch
 import rope_ext
 
 from ._profile_breakdown import Breakdown, measured
-from ._profile_case import DTYPES_BY_NAME, Case, Inputs, check, check_file, check_names
+from ._profile_case import DTYPES_BY_NAME, Case, Inputs, PackedInputs, check, check_file, check_names
 from ._profile_clock import Step, samples_of, seconds_on_cpu, seconds_on_cuda
 from ._profile_command import about_option, parser_of_command, sentence_of
 from .errors import ArgumentError, ArgumentTypeError
@@ -69,9 +69,9 @@ class Profile:
 @torch.inference_mode(False)
 @torch.enable_grad()
 def profile(*, rounds: int = 50, trace: str | os.PathLike[str] | None = None, **case: Any) -> Profile:
-    """Measure `rope_ext.apply`, with out=, in place, and forward + backward. CPU: in torch.get_num_threads() threads.
+    """Measure `rope_ext.apply`, with out=, in place, and forward + backward; or `apply_qkv`, if the case is packed.
 
-    case: the fields of `Case`, by name.
+    case: the fields of `Case`, by name. On a CPU torch.get_num_threads() threads work.
     rounds: upper bound; no round after the fifth begins once 1.5 seconds are over.
     trace: file to write, JSON for chrome://tracing or ui.perfetto.dev: a few calls of each form, with memory.
 
@@ -118,6 +118,8 @@ def breakdown(*, rounds: int = 500, **case: Any) -> Breakdown:
     check_names(case, "rounds")
     chosen = Case(**{"batch": 1 if case.get("layout") == "shd" else 32, "seqlen": 1, **case})
     _check_rounds(rounds)
+    for name in ("norm", "packed"):
+        check(not getattr(chosen, name), name, "be False for a breakdown", True)
     return measured(chosen, _machine(chosen.device == "cpu"), rounds)
 
 
@@ -127,16 +129,32 @@ def _check_rounds(rounds: object) -> None:
 
 def _calls(case: Case) -> dict[str, tuple[int, Step]]:
     """{name of the row: (payload_bytes, call)}, the copy first."""
+    if case.packed:
+        return _packed_calls(case)
     inputs = Inputs(case)
     x, own, out, options = inputs.x, inputs.own, inputs.out, inputs.options
     once = 2 * case.dtype.itemsize * sum(t.numel() for t in x)
-    rotated = once // case.head_dim * inputs.rotary_dim  # in place the other channels are not touched
+    in_place = once // case.head_dim * (case.head_dim if case.norm else inputs.rotary_dim)  # others are not touched
     return {
         "copy_": (once, lambda: [y.copy_(t) for y, t in zip(out, x)]),
         "apply": (once, lambda: rope_ext.apply(x, **options)),
         "apply out=": (once, lambda: rope_ext.apply(x, **options, out=out)),
-        "apply_": (rotated, lambda: rope_ext.apply_(own, **options)),
+        "apply_": (in_place, lambda: rope_ext.apply_(own, **options)),
         "forward+backward": (2 * once, inputs.forward_backward),
+    }
+
+
+def _packed_calls(case: Case) -> dict[str, tuple[int, Step]]:
+    """The copy is one of qkv; the forward neither reads nor writes v."""
+    inputs = PackedInputs(case)
+    qkv, own, copied, options = inputs.qkv, inputs.own_qkv, inputs.copied, inputs.options
+    once, rotated = 2 * qkv.nbytes, 2 * sum(t.nbytes for t in inputs.x)
+    in_place = rotated // case.head_dim * (case.head_dim if case.norm else inputs.rotary_dim)
+    return {
+        "copy_": (once, lambda: [copied.copy_(qkv)]),
+        "apply_qkv": (rotated, lambda: rope_ext.apply_qkv(qkv, **options)),
+        "apply_qkv_": (in_place, lambda: rope_ext.apply_qkv_(own, **options)),
+        "forward+backward": (rotated + once, inputs.forward_backward),
     }
 
 

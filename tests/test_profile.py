@@ -108,6 +108,28 @@ def test_layouts(layout):
     assert rows[1].payload_bytes == batch * 2048
 
 
+@pytest.mark.parametrize("packed", [False, True])
+def test_norm_and_packed(packed):
+    """16 * (3 + 1) * 8 elements of 2 bytes; with v 16 * 5 * 8. The factors of a norm take 16 * 4 * 4 bytes, freed last."""
+    result = profile(**TINY, norm=True, packed=packed)
+    assert ("norm" in str(result)) and ("packed" in str(result)) == packed
+    rows = {row.name: row for row in result.rows}
+    assert list(rows) == (["copy_", "apply_qkv", "apply_qkv_", "forward+backward"] if packed else ROWS)
+    payload = [row.payload_bytes for row in rows.values()]
+    assert payload == ([2560, 2048, 2048, 4608] if packed else [2048] * 4 + [4096])
+    assert [row.peak_bytes for row in result.rows[1:-1]] == [1024, *[0] * (len(rows) - 3)]
+    assert result.rows[-1].peak_bytes >= 1024 + (1280 if packed else 1024)
+
+
+def test_packed_needs_heads_of_q_and_k():
+    for case, name in ({"heads": (3, 2)}, "heads"), ({"heads": (2,)}, "heads"), ({"layout": "bhsd"}, "layout"):
+        with pytest.raises(ValueError, match=f"rope_ext: {name} must .* where packed, got"):
+            profile(**{**TINY, **case, "packed": True})
+    for name in ("norm", "packed"):
+        with pytest.raises(ValueError, match=f"rope_ext: {name} must be False for a breakdown, got True"):
+            rope_ext.profile.breakdown(**{**TINY, name: True})
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_dtypes(dtype):
     rows = profile(**{**TINY, "rounds": 1, "dtype": dtype}).rows
@@ -138,6 +160,8 @@ def test_modes_of_the_caller_do_not_matter():
         ("device", "tpu", ValueError),
         ("layout", "xyz", ValueError),
         ("interleaved", "half", TypeError),
+        ("norm", 1, TypeError),
+        ("packed", "qkv", TypeError),
         ("rounds", 0, ValueError),
     ],
 )
