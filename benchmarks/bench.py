@@ -58,6 +58,7 @@ def parse(arguments=None):
     parser.add_argument("--kinds", nargs="+", choices=kinds, metavar="KIND", help=listed)
     only = "shapes in which torch.compile is timed, which compiles anew for each case; default all"
     parser.add_argument("--compiled", nargs="*", choices=NAMES, default=NAMES, metavar="SHAPE", help=only)
+    parser.add_argument("--norm", action="store_true", help="with an RMSNorm of the heads before the rotation")
     parser.add_argument("--memory", nargs="+", choices=MEMORIES, default=["bshd"], help="how q and k lie in memory")
     parser.add_argument("--threads", nargs="+", type=int, default=[torch.get_num_threads()], help="threads of the CPU")
     parser.add_argument("--peers", action="store_true", help="also other people's implementations, if installed")
@@ -67,14 +68,18 @@ def parse(arguments=None):
     parser.add_argument("--rounds", type=int, default=301, help="at most, per case; time per case is bounded too")
     parser.add_argument("--budget", type=float, help="seconds after which no case begins")
     parser.add_argument("--output", type=Path, default=RESULTS, metavar="DIR")
-    parser.add_argument("--name", help="of the files written, NAME.md, .json, .png; default cpu or gpu, with -q _quick")
+    written = "of the files written, NAME.md, .json, .png; default cpu or gpu, with _norm, _quick"
+    parser.add_argument("--name", help=written)
     parser.add_argument("--rows", type=Path, help=argparse.SUPPRESS)  # one setting's rows, for the parent process
     options = parser.parse_args(arguments)
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda needs a GPU that torch can use, got none")
     if options.device == "cuda" and (options.malloc != ["default"] or options.instructions):
         parser.error("--malloc and --instructions are for --device cpu")
-    options.name = options.name or {"cpu": "cpu", "cuda": "gpu"}[options.device] + "_quick" * options.quick
+    if options.norm and options.peers:
+        parser.error("--norm is for rope_ext and PyTorch: no peer normalises heads")
+    name = {"cpu": "cpu", "cuda": "gpu"}[options.device] + "_norm" * options.norm + "_quick" * options.quick
+    options.name = options.name or name
     return options
 
 
@@ -162,10 +167,10 @@ def measure(options, threads, malloc, started, report):
         if options.budget and time.monotonic() - started > options.budget:
             report["not_measured"].append(" ".join((of_case[0].name, *arguments[1:])))
             continue
-        case = Case(*of_case, memory, threads, options.device)
+        case = Case(*of_case, memory, threads, options.device, options.norm)
         progress.set_description(f"{case} {threads}t {malloc}")
         row = {"shape": dataclasses.asdict(case.shape), "dtype": case.dtype, "pairing": case.pairing}
-        row |= {"pass": case.which, "memory": case.memory, "threads": threads, "malloc": malloc}
+        row |= {"pass": case.which, "memory": case.memory, "threads": threads, "malloc": malloc, "norm": case.norm}
         try:
             # GPU: the launch cost of a forward is measured in inference, apart from that in training.
             with torch.set_grad_enabled(case.which != "forward" or options.device == "cpu"):

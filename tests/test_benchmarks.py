@@ -62,6 +62,30 @@ def test_rounded_once_differs_from_two_roundings():
     assert exactness.rounded_once(tie, torch.float16).item() == 1 + 2.0**-10
 
 
+@pytest.mark.parametrize("norm", [False, True])
+@pytest.mark.parametrize("memory", ["bshd", "qkv"])
+@pytest.mark.parametrize("which", cases.PASSES)
+@pytest.mark.parametrize("pairing", cases.PAIRINGS)
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_variants_do_what_they_are_measured_at(dtype, pairing, which, memory, norm):
+    """Also with a norm, which some do not offer. Not torch.compile, which takes seconds."""
+    case = cases.Case(SHAPE, dtype, pairing, which, memory, threads=1, norm=norm)
+    expected, done = exactness.expect(case), set()
+    for variant in VARIANTS:
+        if variant.pairing in (None, pairing) and variant.name not in ("copy", "torch.compile"):
+            try:
+                step = variant.build(case)
+            except variants.NotOffered:
+                continue
+            step.before()
+            exactness.check(variant, step.fetch(step.call()), expected, case)
+            step.after()
+            done.add(variant.name)
+    assert {"rope_ext", "eager"} <= done
+    assert ("rope_ext packed" in done) == (memory == "qkv")
+    assert ("rms_norm + apply" in done) == (norm and pairing == "half") and ("complex" in done) <= (not norm)
+
+
 def row(name, busy=0.0, **us):
     """us: {variant: (form, ours, us)}."""
     results = {v: {"form": form, "ours": mine, "us": t, "wrong": False} for v, (form, mine, t) in us.items()}

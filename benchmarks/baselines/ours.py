@@ -5,18 +5,53 @@ from functools import partial
 import torch
 
 import rope_ext
+from benchmarks.harness.cases import EPS
 from benchmarks.harness.variants import NotOffered, Step, Variant, forward_only, of_tensors, refill
 
 
 def _options(case):
-    return {"layout": "bhsd", "interleaved": case.interleaved, "offset": case.shape.first_position}
+    of_norm = {"norm": case.weights, "eps": EPS} if case.norm else {}
+    return {"layout": "bhsd", "interleaved": case.interleaved, "offset": case.shape.first_position, **of_norm}
 
 
 def functional(case):
     options = _options(case)
     if not case.backward:  # no Python function in between: it would add a tenth to the shortest call
         return Step(partial(rope_ext.apply, case.inputs, case.tables.cos, case.tables.sin, **options))
-    return of_tensors(lambda q, k, tables: rope_ext.apply((q, k), tables.cos, tables.sin, **options))(case)
+
+    def call(q, k, tables, *weights):
+        given = {**options, "norm": weights} if weights else options
+        return rope_ext.apply((q, k), tables.cos, tables.sin, **given)
+
+    return of_tensors(call, normalises=True)(case)
+
+
+def packed(case):
+    """apply_qkv. Its gradient is that of the packed tensor, with v's part."""
+    if case.memory != "qkv":
+        raise NotOffered("q and k are not packed")
+    shape, by_token = case.shape, (0, 2, 1, 3)
+    heads = {"num_heads": shape.heads_q, "num_kv_heads": shape.heads_k}
+    options = {**_options(case), **heads, "layout": "bshd", "cos": case.tables.cos, "sin": case.tables.sin}
+    qkv = case.inputs[0]._base
+
+    def fetch(results):
+        q, k, _, *gradient = results
+        parts = gradient[0].split((shape.heads_q, shape.heads_k, shape.heads_k), dim=2)[:2] if gradient else ()
+        return [y.permute(by_token) for y in (q, k, *parts)]
+
+    if not case.backward:
+        return Step(partial(rope_ext.apply_qkv, qkv, **options), fetch=fetch)
+    leaf, *weights = (t.detach().requires_grad_() for t in (qkv, *case.weights))
+    options |= {"norm": tuple(weights)} if weights else {}
+    grads = [g.permute(by_token) for g in (*case.grads, case.grads[1])]
+    forward = partial(rope_ext.apply_qkv, leaf, **options)
+
+    def forward_backward():
+        y = forward()
+        return *y, torch.autograd.grad(y, [leaf, *weights], grads)[0]
+
+    return Step(forward_backward, forward=forward, fetch=fetch)
 
 
 def with_out(case):
@@ -61,6 +96,7 @@ def pooled(case):
 
 OURS = [
     Variant("rope_ext", "functional", functional, 1, ours=True),
+    Variant("rope_ext packed", "functional", packed, 1, ours=True),
     Variant("rope_ext out=", "out=", forward_only(with_out), 1, ours=True),
     Variant("rope_ext in place", "in place", forward_only(in_place), 1, ours=True),
     Variant("rope_ext without table", "in place", forward_only(without_table), 1, ours=True),

@@ -1,13 +1,16 @@
 """What PyTorch itself offers: a copy, which is the yardstick, and the formulas that models run.
 
-All formulas are (q, k, tables) -> (q, k), with q and k (batch, heads, seqlen, head_dim).
+All formulas are (q, k, tables) -> (q, k), with q and k (batch, heads, seqlen, head_dim); those that know a norm take
+the weights of q and k too.
 """
 
 from functools import cache
 
 import torch
 
-from benchmarks.harness.variants import Step, Variant, of_tensors
+import rope_ext
+from benchmarks.harness.cases import EPS
+from benchmarks.harness.variants import NotOffered, Step, Variant, of_tensors
 
 # ---- the yardstick ----
 
@@ -33,11 +36,12 @@ def copy(case):
 # ---- what models run ----
 
 
-def eager_half(q, k, tables):
-    return _rotate_half_formula(q, k, tables.channel_cos, tables.channel_sin)
+def eager_half(q, k, tables, *weights):
+    return _rotate_half_formula(q, k, tables.channel_cos, tables.channel_sin, *weights)
 
 
-def eager_interleaved(q, k, tables):
+def eager_interleaved(q, k, tables, *weights):
+    q, k = _normalised(q, k, weights, _hugging_face_norm)
     cos, sin = tables.channel_cos, tables.channel_sin
     return q * cos + _rotate_every_two(q) * sin, k * cos + _rotate_every_two(k) * sin
 
@@ -47,16 +51,37 @@ def eager_complex(q, k, tables):
     return _times(q, tables.unit), _times(k, tables.unit)
 
 
-def compiled_half(q, k, tables):
-    return _compiled(_rotate_half_formula)(q, k, tables.channel_cos, tables.channel_sin)
+def compiled_half(q, k, tables, *weights):
+    return _compiled(_rotate_half_formula)(q, k, tables.channel_cos, tables.channel_sin, *weights)
 
 
-def compiled_interleaved(q, k, tables):
-    return _compiled(_pairs_formula)(q, k, tables.token_cos, tables.token_sin)
+def compiled_interleaved(q, k, tables, *weights):
+    return _compiled(_pairs_formula)(q, k, tables.token_cos, tables.token_sin, *weights)
 
 
-def _rotate_half_formula(q, k, cos, sin):
+def norm_then_apply(q, k, tables, *weights):
+    """torch's own RMSNorm, and the rotation by rope_ext."""
+    return rope_ext.apply(_normalised(q, k, weights, _rms_norm), tables.token_cos, tables.token_sin, layout="bhsd")
+
+
+def _normalised(q, k, weights, norm):
+    return tuple(norm(x, weight) for x, weight in zip((q, k), weights)) if weights else (q, k)
+
+
+def _rms_norm(x, weight):
+    return torch.nn.functional.rms_norm(x, x.shape[-1:], weight, EPS)
+
+
+def _hugging_face_norm(x, weight):
+    """Hugging Face, modeling_qwen3.py, Qwen3RMSNorm."""
+    wide = x.float()
+    wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + EPS)
+    return weight * wide.to(x.dtype)
+
+
+def _rotate_half_formula(q, k, cos, sin, *weights):
     """Hugging Face, modeling_llama.py, apply_rotary_pos_emb."""
+    q, k = _normalised(q, k, weights, _hugging_face_norm)
     return q * cos + _rotate_half(q) * sin, k * cos + _rotate_half(k) * sin
 
 
@@ -75,7 +100,8 @@ def _times(x, unit):
     return torch.view_as_real(pairs * unit).flatten(3).type_as(x)
 
 
-def _pairs_formula(q, k, cos, sin):
+def _pairs_formula(q, k, cos, sin, *weights):
+    q, k = _normalised(q, k, weights, _hugging_face_norm)
     return _rotate_pairs(q, cos, sin), _rotate_pairs(k, cos, sin)
 
 
@@ -98,10 +124,26 @@ def _compiled(formula):
 
 
 COPY = Variant("copy", "copy", copy, 0)
+
+
+def only_with_norm(build):
+    def checked(case):
+        if not case.norm:
+            raise NotOffered("no norm")
+        return build(case)
+
+    return checked
+
+
+def _formula(name, call, roundings, pairing):
+    return Variant(name, "functional", of_tensors(call, normalises=True), roundings, pairing)
+
+
 FORMULAS = [
-    Variant("eager", "functional", of_tensors(eager_half), 3, "half"),
-    Variant("eager", "functional", of_tensors(eager_interleaved), 3, "interleaved"),
-    Variant("torch.compile", "functional", of_tensors(compiled_half), 3, "half"),
-    Variant("torch.compile", "functional", of_tensors(compiled_interleaved), 1, "interleaved"),
+    _formula("eager", eager_half, 3, "half"),
+    _formula("eager", eager_interleaved, 3, "interleaved"),
+    _formula("torch.compile", compiled_half, 3, "half"),
+    _formula("torch.compile", compiled_interleaved, 1, "interleaved"),
     Variant("complex", "functional", of_tensors(eager_complex), 1, "interleaved"),
+    Variant("rms_norm + apply", "functional", only_with_norm(of_tensors(norm_then_apply, normalises=True)), 2, "half"),
 ]

@@ -1,4 +1,4 @@
-"""One case: q and k in a form of memory, and the tables of their angles."""
+"""One case: q and k in a form of memory, the tables of their angles, and the weights of a norm."""
 
 import copy
 import math
@@ -9,6 +9,7 @@ import torch
 import rope_ext
 from benchmarks.harness.shapes import Shape
 
+EPS = 1e-6  # of the norm
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 PAIRINGS, PASSES = ["half", "interleaved"], ["forward", "forward+backward"]
 # How (batch, heads, seqlen, head_dim) views lie in memory. qkv: q and k are slices of one projection (batch, seqlen,
@@ -44,6 +45,7 @@ class Case:
     memory: str
     threads: int
     device: str = "cpu"
+    norm: bool = False  # RMSNorm of each head before the rotation
 
     def __post_init__(self):
         torch.manual_seed(0)
@@ -51,9 +53,10 @@ class Case:
         self.inputs = in_memory(*self._random(), self.memory)
         self.grads = in_memory(*self._random(), self._memory_of_grads()) if self.backward else ()
         self.tables = self._make_tables()
+        self.weights = self._make_weights() if self.norm else ()
 
     def __str__(self):
-        return " ".join((self.shape.name, self.dtype, self.pairing, self.which, self.memory))
+        return " ".join((self.shape.name, self.dtype, self.pairing, self.which, self.memory)) + " norm" * self.norm
 
     def fresh_inputs(self):
         """Copies of the inputs, to be overwritten."""
@@ -80,6 +83,11 @@ class Case:
         s = self.shape
         shapes = [(s.batch, heads, s.seqlen, s.head_dim) for heads in (s.heads_q, s.heads_k)]
         return [torch.randn(shape, device=self.device).to(DTYPES[self.dtype]) for shape in shapes]
+
+    def _make_weights(self):
+        """Of q and k, in the dtype of x: signs, since in place smaller weights would make denormals in a few calls."""
+        signs = torch.randint(2, (2, self.shape.head_dim), device=self.device) * 2 - 1
+        return tuple(signs.to(DTYPES[self.dtype]))
 
     def _make_tables(self):
         first, end = self.shape.first_position, self.shape.first_position + self.shape.seqlen

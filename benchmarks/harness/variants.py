@@ -43,10 +43,11 @@ class Variant:
     foreign: bool = False  # its failures and wrong results are reported; those of the others end the program
 
 
-def of_tensors(call, order=(0, 1, 2, 3)):
+def of_tensors(call, order=(0, 1, 2, 3), normalises=False):
     """`Variant.build` for call(q, k, tables) -> (q, k) on torch tensors, which autograd differentiates.
 
     order: of the axes (batch, heads, seqlen, head_dim) in the tensors that call takes and returns.
+    normalises: call takes the weights of q and k too, where the case has a norm, and they are differentiated.
     """
     back = [order.index(axis) for axis in range(4)]
 
@@ -54,16 +55,18 @@ def of_tensors(call, order=(0, 1, 2, 3)):
         return [y.permute(back) for y in results]
 
     def build(case):
+        if case.norm and not normalises:
+            raise NotOffered("no norm of heads")
         inputs, grads = ([x.permute(order) for x in group] for group in (case.inputs, case.grads))
         if not case.backward:
-            return Step(partial(call, *inputs, case.tables), fetch=fetch)
-        leaves = [x.detach().requires_grad_() for x in inputs]
+            return Step(partial(call, *inputs, case.tables, *case.weights), fetch=fetch)
+        leaves, weights = ([x.detach().requires_grad_() for x in group] for group in (inputs, case.weights))
 
         def forward_backward():  # autograd.grad of given gradients: nothing is accumulated, no loss is computed
-            y = call(*leaves, case.tables)
-            return *y, *torch.autograd.grad(y, leaves, grads)
+            y = call(*leaves, case.tables, *weights)
+            return *y, *torch.autograd.grad(y, [*leaves, *weights], grads)[:2]
 
-        return Step(forward_backward, forward=partial(call, *leaves, case.tables), fetch=fetch)
+        return Step(forward_backward, forward=partial(call, *leaves, case.tables, *weights), fetch=fetch)
 
     return build
 

@@ -16,6 +16,8 @@ STYLES = {
     "rope_ext (pool)": ("#00a6b4", "D"),
     "rope_ext without table": ("#35a2e0", "D"),
     "rope_ext eager bits": ("#7fc4e8", "s"),
+    "rope_ext packed": ("#12305a", "P"),
+    "rms_norm + apply": ("#a0522d", "d"),
     "eager": ("#d9622b", "s"),
     "torch.compile": ("#3a8f4d", "^"),
     "complex": ("#8c6bb1", "v"),

@@ -23,6 +23,7 @@ def label(row, report):
     several = len({r["threads"] for r in report["rows"]}) > 1
     parts = [row["shape"]["name"], row["dtype"], row["pairing"], row["pass"]]
     parts += [row["memory"]] if row["memory"] != "bshd" else []
+    parts += ["norm"] if row.get("norm") else []
     parts += [f"{row['threads']} threads" if row["threads"] > 1 else "1 thread"] if several else []
     parts += ["tuned malloc"] if row["malloc"] == "tuned" else []
     return " ".join(parts)
