@@ -35,17 +35,18 @@ class Packing(NamedTuple):
         """Whether one stride leads from each head of q to the next."""
         return not self.grouped or self.num_kv_heads == 1 or self.q_of_group == 1
 
-    def split(self, qkv: Tensor, cut: Callable[..., Sequence[Tensor]] = torch.split) -> Views:
+    def split(self, qkv: Tensor, cut: Callable[..., Sequence[Tensor]] = torch.split_with_sizes) -> Views:
         """Views of q, k and v; a grouped q is (.., num_kv_heads, q_of_group, head_dim).
 
-        cut: torch.split, which PyTorch differentiates by one torch.cat; or `slices`, which autograd lets be written.
+        cut: as here, which PyTorch differentiates by one torch.cat; or `slices`, which autograd lets be written.
         """
         axis, q_of_group = self.axis, self.q_of_group
         shape = (self.num_kv_heads, q_of_group + 2) if self.grouped else (self.heads,)
-        if qkv.dim() == axis + 1:
-            qkv = qkv.unflatten(axis, (*shape, qkv.shape[axis] // self.heads))
-        elif self.grouped and qkv.dim() == axis + 2:
-            qkv = qkv.unflatten(axis, shape)
+        sizes = qkv.shape
+        if len(sizes) == axis + 1:  # view(), since unflatten() takes half as long again
+            qkv = qkv.view(*sizes[:axis], *shape, sizes[axis] // self.heads)
+        elif self.grouped and len(sizes) == axis + 2:
+            qkv = qkv.view(*sizes[:axis], *shape, sizes[-1])
         if self.grouped:
             q, k, v = cut(qkv, (q_of_group, 1, 1), axis + 1)
             return q, k.squeeze(axis + 1), v.squeeze(axis + 1)
@@ -77,5 +78,5 @@ class Packing(NamedTuple):
 
 
 def slices(t: Tensor, sizes: Sequence[int], axis: int) -> list[Tensor]:
-    """What torch.split returns, but each a view of its own."""
+    """What torch.split_with_sizes returns, but each a view of its own."""
     return [t.narrow(axis, end - size, size) for size, end in zip(sizes, accumulate(sizes))]

@@ -12,7 +12,7 @@ from ._packing import Packing, Views, slices
 from ._packing_checks import packing_of
 from ._shown import shown
 from ._signatures import check_names, given_by_position, takes_keywords_of
-from ._torch.packed import Packed
+from ._torch.packed import packed_call
 from ._torch.packed_parts import is_ordinary_call
 from ._torch.writes import check_writable
 from .errors import ArgumentError, ArgumentTypeError
@@ -70,9 +70,9 @@ def apply_qkv(
     weights = _checked(packing, cos, options)
     try:
         if is_ordinary_call(qkv):
-            packed: Any = Packed(packing, qkv)
-            x = packed.tensors()
-            rotated: Views | None = apply(x, cos, sin, **_with_norm(options, weights, len(x)), out=packed)
+            x, packed = packed_call(packing, qkv)
+            out: Any = packed
+            rotated: Views | None = apply(x, cos, sin, **_with_norm(options, weights, len(x)), out=out)
             if rotated is not None:
                 return rotated
         q, k, v = packing.split(qkv)

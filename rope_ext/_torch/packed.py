@@ -26,16 +26,12 @@ class Packed(NamedTuple):
 
     packing: Packing
     qkv: Tensor
-
-    def tensors(self) -> tuple[Tensor, ...]:
-        """The x of the call: the parts of q, then k."""
-        q, k, _ = self.packing.split(self.qkv.detach())
-        return *self.packing.parts(q), k
+    v: Tensor  # a view of qkv; without a derivative where one is to be recorded, since RotatePacked makes its own
 
     def rotate(self, arguments: Sequence[Any]) -> Views | None:
         """q, k and v for the arguments of the op; None where PyTorch must differentiate views."""
         _, cos, sin, *rest = arguments
-        packing, qkv = self
+        packing, qkv, v = self
         if tables_need_derivative(cos, sin, rest):
             return None
         weights = weights_of(rest)
@@ -43,8 +39,13 @@ class Packed(NamedTuple):
             if not qkv.requires_grad or not is_ordinary(((qkv, *weights), *arguments[1:NORM])):
                 return None
             return (record_norm if weights else _record)(packing, arguments, qkv, *_of_q_and_k(arguments))
-        _, _, v = packing.split(qkv)
         return *_rotated(packing, arguments), v
+
+
+def packed_call(packing: Packing, qkv: Tensor) -> tuple[tuple[Tensor, ...], Packed]:
+    """x and out of the call of `apply`. x: the parts of q, then k, without derivatives."""
+    q, k, v = packing.split(qkv.detach() if qkv.requires_grad and is_grad_enabled() else qkv)
+    return (*packing.parts(q), k), Packed(packing, qkv, v)
 
 
 def _of_q_and_k(arguments: Sequence[Any]) -> tuple[Tensor | None, ...]:

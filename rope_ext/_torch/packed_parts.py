@@ -1,5 +1,6 @@
 """What the two nodes of `apply_qkv` share: calls of ops with the parts of q and with k, and the gradient of qkv."""
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from .errors import raises_typed
 from .library import torch_ops as _ops
 from .private import dispatch_modes, forward_ad, function_modes, functorch_is_active, is_batched, is_tracing
 
+_POOLED_BYTES = 1 << 20  # kPooledBytes of csrc/bindings/output.cpp; below it the op takes 4 us more
 _MAX_TENSORS = 8  # kMaxTensors of csrc/core/params.h
 _rotate_out = raises_typed("rotate_out", ROTATE_OUT.unrecorded)
 
@@ -51,6 +53,8 @@ def write(out: Sequence[Tensor], x: Sequence[Tensor], others: Sequence[Any]) -> 
 
 def empty(like: Tensor, shape: Sequence[int]) -> Tensor:
     """Memory for a contiguous result of this shape, from the pool where that is on."""
+    if math.prod(shape) * like.itemsize < _POOLED_BYTES:
+        return like.new_empty(shape)
     made: Tensor = _ops.empty_like(like.new_empty(()).expand(shape))
     return made
 
