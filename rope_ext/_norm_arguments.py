@@ -31,23 +31,22 @@ def with_norm(arguments: tuple[Any, ...], norm: Any, eps: Any) -> tuple[Any, ...
 
 
 def _weights(norm: Any, x: Any) -> Sequence[Tensor | None]:
-    if isinstance(norm, Tensor):
-        return [_resolved(norm)] * len(x)
-    if not isinstance(norm, (tuple, list)):
+    weights = (norm,) * len(x) if isinstance(norm, Tensor) else norm
+    if not isinstance(weights, (tuple, list)):
         raise ArgumentTypeError("norm", f"be {_WEIGHTS}", shown(norm), _cure(norm))
-    for weight in norm:
-        if weight is not None and not isinstance(weight, Tensor):
+    in_graph, is_lazy = is_compiling(), False
+    for weight in weights:
+        if weight is None:
+            continue
+        if not isinstance(weight, Tensor):
             raise ArgumentTypeError("norm", f"be {_WEIGHTS}", f"{shown(weight)} in it", _cure(weight))
-    if len(norm) != len(x):
-        raise ArgumentError("norm", f"hold {len(x)} weights, one or None per tensor of x", len(norm))
-    return [None if weight is None else _resolved(weight) for weight in norm]
-
-
-def _resolved(weight: Tensor) -> Tensor:
-    """The dispatcher resolves lazy negations, but not in an optional list."""
-    if is_compiling() or type(weight) not in ORDINARY_TYPES or not weight.is_neg():
-        return weight
-    return weight.resolve_neg()
+        if not in_graph and type(weight) in ORDINARY_TYPES and weight.is_neg():
+            is_lazy = True
+    if len(weights) != len(x):
+        raise ArgumentError("norm", f"hold {len(x)} weights, one or None per tensor of x", len(weights))
+    if is_lazy:  # the dispatcher resolves lazy negations, but not in an optional list
+        return [weight if weight is None else weight.resolve_neg() for weight in weights]
+    return weights
 
 
 def _cure(value: object) -> str:

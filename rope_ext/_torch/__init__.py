@@ -7,6 +7,7 @@ call.py: recorded or not, and RotateX, the Function of ordinary calls. recording
 writes.py: what may be written.
 derivatives.py: Rotate and TableGrad. per_token.py: derivatives of tables and angles. revolutions.py: the op of
 this name. kernels.py: what is registered at the dispatch keys. fake.py: shapes without data. vmap.py: batches.
+norm.py: calls with a norm, and NormRotate. composed_norm.py, check_norm.py: what it leaves to PyTorch's ops.
 """
 
 from . import fake as fake

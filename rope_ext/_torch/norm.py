@@ -30,17 +30,25 @@ _norm_grad: Callable[..., Any] = function_of(_ops.norm_grad.default)
 
 def dispatch(op: Op, arguments: Sequence[Any]) -> Any:
     """`call.dispatch` for arguments with a norm: NormRotate where x and weights alone are differentiated."""
-    norm = arguments[op.at_x + NORM]
+    at_x = op.at_x
+    norm = arguments[at_x + NORM]
     if functorch_is_active() or is_tracing() or not ORDINARY_OR_ABSENT.issuperset(map(type, norm)):
         return _under_transform(op, arguments)
-    if is_grad_enabled() and forward_ad._current_level < 0:
-        tensors = *arguments[op.at_x], *norm
+    if forward_ad._current_level >= 0:
+        return op.recorded(*arguments)
+    if is_grad_enabled():
+        if (
+            arguments[at_x + 1].requires_grad
+            or arguments[at_x + 2].requires_grad
+            or positions_require_grad(arguments[at_x + POSITIONS])
+        ):
+            return op.recorded(*arguments)
+        tensors = *arguments[at_x], *norm
         for t in tensors:
             if t is not None and t.requires_grad:
-                if op is ROTATE and _is_lean(tensors, arguments):
-                    return _record(False, arguments, *tensors)
-                return op.recorded(*arguments)
-    return call.dispatch(op, arguments)
+                is_lean = op is ROTATE and is_ordinary((tensors, *arguments[1:NORM]))
+                return _record(False, arguments, *tensors) if is_lean else op.recorded(*arguments)
+    return call.dispatch(op, arguments) if op.writes else op.unrecorded(*arguments)
 
 
 def _under_transform(op: Op, arguments: Sequence[Any]) -> Any:
@@ -60,12 +68,6 @@ def _under_transform(op: Op, arguments: Sequence[Any]) -> Any:
     for t, rotated in zip(arguments[0], y):
         t.copy_(rotated)
     return None
-
-
-def _is_lean(tensors: Sequence[Tensor | None], arguments: Sequence[Any]) -> bool:
-    if arguments[1].requires_grad or arguments[2].requires_grad or positions_require_grad(arguments[POSITIONS]):
-        return False
-    return is_ordinary((tensors, *arguments[1:NORM]))
 
 
 class NormRotate(Function):
