@@ -108,8 +108,10 @@ class Counted:
 
 
 def launch_of(shape: Shape, dtype: str, variant: Variant) -> Recorded:
-    """The launch of apply((q, k), cos, sin), with tables of float32 (float64 for float64), and of its derivatives. Weights
-    have the type of x. Addresses are made up."""
+    """The launch of apply((q, k), cos, sin), with tables of float32 (float64 for float64), and of its derivatives.
+
+    Weights have the type of x. Addresses are made up.
+    """
     i, pairs = _introspect, (variant.channels or shape.head_dim) // 2
     address = iter(range(1 << 42, 1 << 47, 1 << 42))
     heads = [shape.heads_q, shape.heads_k]
