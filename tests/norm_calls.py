@@ -16,6 +16,7 @@ PARAMETERS = {
     "channels": [(64, None, 0), (128, None, 0), (80, None, 0), (96, 32, 16), (128, 64, 64), (32, 16, 0), (70, 12, 3)],
     "heads": [(1,), (4, 2), (2, 5, 1)],
     "norm": ["all", "first", "last"],
+    "weights": ["like x", "wide"],
     "tables": ["pairs", "channels", "tokens", "heads", "inv_freq"],
     "lookup": ["rows", "positions", "cu_seqlens"],
     "order": ["contiguous", "transposed", "sliced", "last stride 2"],
@@ -50,7 +51,8 @@ class Call:
         )
         self.inv_rms = [random((batch, tokens, n), arithmetic(dtype), 9).abs() for n in heads]
         only = {"first": 0, "last": len(heads) - 1}.get(case["norm"])
-        weights = [random((head_dim,), arithmetic(dtype), 10 + i) for i in range(len(heads))]
+        of_weights = dtype if case["weights"] == "like x" else arithmetic(dtype)
+        weights = [random((head_dim,), of_weights, 10 + i) for i in range(len(heads))]
         self.rest = {"norm": [w if only in (None, i) else None for i, w in enumerate(weights)], "eps": EPS}
         self.rest |= {"rotary_dim": rotary_dim, "rotary_offset": offset, "flags": self.flags_of(case)}
         self.tables = self.tables_of(case, batch, tokens, (rotary_dim or head_dim) // 2)

@@ -31,6 +31,23 @@ def test_norm_of_narrow_and_wide_heads(head_dim, dtype, emulated, use_kernels):
         norm_calls.check(method, {**CASE, "dtype": dtype, "channels": (head_dim, None, 0)}, emulated, use_kernels)
 
 
+@pytest.mark.parametrize("channels", [(64, None, 0), (70, 12, 3)])
+@pytest.mark.parametrize("weights", ["like x", "wide"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_norm_with_the_roundings_of_eager_code(dtype, weights, channels, emulated, use_kernels):
+    case = {**CASE, "dtype": dtype, "weights": weights, "channels": channels, "rounding": "eager"}
+    for method in ("normalise", "differentiate"):
+        norm_calls.check(method, case, emulated, use_kernels)
+
+
+@pytest.mark.parametrize("channels", [(64, None, 0), (96, 32, 16)])
+@pytest.mark.parametrize("tokens", [60, 90])
+def test_norm_of_several_heads_per_lane(tokens, channels, emulated, use_kernels):
+    """Two or four of five heads, one after another, on one multiprocessor."""
+    case = {**CASE, "channels": channels, "heads": (5, 2), "dtype": torch.bfloat16, "order": "sliced"}
+    norm_calls.check("normalise", case, lambda: emulated(multiprocessors=1), use_kernels, tokens * 2)
+
+
 @pytest.mark.parametrize("channels", [(64, None, 0), (6, None, 0)])
 @pytest.mark.parametrize("tokens", [8, 9, 40, 1100])
 def test_sums_over_blocks_of_tokens_of_a_norm(tokens, channels, emulated, use_kernels):

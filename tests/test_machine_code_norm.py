@@ -43,6 +43,12 @@ def test_norm_has_the_bits_of_the_cpu(case, method, executed, use_kernels):
     norm_calls.check(method, case, lambda: executed(case["multiprocessors"]), use_kernels)
 
 
+@pytest.mark.parametrize(("dtype", "channels"), [(torch.bfloat16, (64, None, 0)), (torch.float32, (96, 32, 16))])
+def test_norm_of_several_heads_per_lane(channels, dtype, executed, use_kernels):
+    case = {**CASE, "channels": channels, "heads": (5, 2), "dtype": dtype}
+    norm_calls.check("normalise", case, lambda: executed(multiprocessors=1), use_kernels, tokens=120)
+
+
 @pytest.mark.parametrize("tokens", [9, 1030])
 def test_sums_over_blocks_of_tokens_of_a_norm(tokens, executed, use_kernels):
     """2 and 129 blocks, of two batch entries; the last has 2 or 12 tokens."""
