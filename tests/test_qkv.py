@@ -105,9 +105,12 @@ def test_without_tokens_or_channels(grouped):
     heads = {"num_heads": 4, "num_kv_heads": 2, "grouped": grouped}
     q, k, v = rope_ext.apply_qkv(torch.empty(0, 5, 64), COS, SIN, **heads)
     assert (q.shape, k.shape, v.shape) == ((0, 5, 4, 8), (0, 5, 2, 8), (0, 5, 2, 8))
-    qkv = torch.empty(2, 0, 64).requires_grad_()
-    (grad,) = torch.autograd.grad(sum(t.sum() for t in rope_ext.apply_qkv(qkv, COS, SIN, **heads)), qkv)
-    assert grad.shape == qkv.shape
+    qkv = torch.empty(0, 5, 64).requires_grad_()
+    weight = torch.ones(8).requires_grad_()
+    for norm in ({}, {"norm": weight, "eps": 1e-6}):
+        total = sum(t.sum() for t in rope_ext.apply_qkv(qkv, COS, SIN, **heads, **norm))
+        of_qkv, *of_weight = torch.autograd.grad(total, [qkv, weight] if norm else [qkv])
+        assert of_qkv.shape == qkv.shape and all(torch.equal(g, torch.zeros(8)) for g in of_weight)
 
 
 def test_lazy_negations_and_subclasses():
@@ -120,6 +123,8 @@ def test_lazy_negations_and_subclasses():
     class Named(torch.Tensor):
         pass
 
+    by_weight = rope_ext.apply_qkv(qkv, COS, SIN, **heads, norm=ONES.as_subclass(Named), eps=0.0)
+    assert [type(t) for t in by_weight] == [Named, Named, torch.Tensor]
     got = rope_ext.apply_qkv(qkv.as_subclass(Named), COS, SIN, **heads)
     assert all(type(t) is Named for t in got)
     assert_same_bits([t.as_subclass(torch.Tensor) for t in got], wanted)
@@ -229,6 +234,7 @@ MISTAKES = [
 ]
 
 
+@pytest.mark.devices("cpu")
 @pytest.mark.parametrize("function", [rope_ext.apply_qkv, rope_ext.apply_qkv_])
 @pytest.mark.parametrize(("qkv", "keywords", "message"), MISTAKES, ids=[message[:60] for *_, message in MISTAKES])
 def test_mistakes(function, qkv, keywords, message):

@@ -160,14 +160,30 @@ def test_gradient_with_norm_is_written_once(way):
     assert not {*WRITES - {"add"}, "zero_", "fill_"} & set(calls)
 
 
-@pytest.mark.parametrize("norm", [None, torch.ones(4)])
+@pytest.mark.parametrize("norm", [False, True])
 def test_qkv_is_kept_for_backward_only_for_a_norm(norm):
     qkv = packed("flat", "bshd", 4, 2, False, 4, F32).requires_grad_()
-    keywords = {} if norm is None else {"norm": norm, "eps": 1e-6}
+    keywords = {"norm": torch.ones(4), "eps": 1e-6} if norm else {}
     saved = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.data_ptr()) or t, lambda t: t):
         rope_ext.apply_qkv(qkv, COS.float(), SIN.float(), num_heads=4, num_kv_heads=2, **keywords)
-    assert (qkv.data_ptr() in saved) == (norm is not None)
+    assert (qkv.data_ptr() in saved) == norm
+
+
+@pytest.mark.devices("cpu")
+def test_gradient_comes_from_the_output_pool():
+    """As large as the pool takes: the memory of a gradient that is gone serves the next."""
+    qkv = torch.zeros(1, 4096, 64).requires_grad_()
+    cos, sin = (random((4096, 4), F32, s) for s in (1, 2))
+    places = []
+    rope_ext.set_output_pool(1 << 24)
+    try:
+        for _ in range(2):
+            results = rope_ext.apply_qkv(qkv, cos, sin, num_heads=4, num_kv_heads=2)
+            places.append(torch.autograd.grad(results, qkv, [t.detach() for t in results])[0].data_ptr())
+        assert places[0] == places[1] and places[0] % (2 << 20) == 0  # the pool aligns to huge pages
+    finally:
+        rope_ext.set_output_pool(0)
 
 
 @pytest.mark.parametrize("way", WAYS[:2])

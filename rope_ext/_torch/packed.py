@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 from torch import Tensor, is_grad_enabled
 
 from .._packing import Packing, Views
-from .arguments import NORM, PLAIN, POSITIONS, transposed_flags, weights_of
+from .arguments import NORM, PLAIN, POSITIONS, norm_of, transposed_flags, weights_of
 from .call import ROTATE
 from .derivatives import Function, on_subset
 from .errors import raises_typed
 from .packed_norm import record_norm
 from .packed_parts import begin, can_be_written, empty, empty_q, joined, write
-from .recording import is_ordinary, tables_need_derivative
+from .recording import ORDINARY_OR_ABSENT, is_ordinary, tables_need_derivative
 
 _rotate = raises_typed("rotate", ROTATE.recorded)
 
@@ -32,13 +32,16 @@ class Packed(NamedTuple):
         """q, k and v for the arguments of the op; None where PyTorch must differentiate views."""
         _, cos, sin, *rest = arguments
         packing, qkv, v = self
-        if tables_need_derivative(cos, sin, rest):
+        norm = norm_of(rest)
+        if tables_need_derivative(cos, sin, rest) or not ORDINARY_OR_ABSENT.issuperset(map(type, norm)):
             return None
         weights = weights_of(rest)
         if is_grad_enabled() and any(t.requires_grad for t in (qkv, *weights)):
             if not qkv.requires_grad or not is_ordinary(((qkv, *weights), *arguments[1:NORM])):
                 return None
-            return (record_norm if weights else _record)(packing, arguments, qkv, *_of_q_and_k(arguments))
+            if weights:  # those of all parts of q are one
+                return record_norm(packing, arguments, qkv, norm[0], norm[-1])
+            return _record(packing, arguments[:NORM], qkv)
         return *_rotated(packing, arguments), v
 
 
@@ -46,11 +49,6 @@ def packed_call(packing: Packing, qkv: Tensor) -> tuple[tuple[Tensor, ...], Pack
     """x and out of the call of `apply`. x: the parts of q, then k, without derivatives."""
     q, k, v = packing.split(qkv.detach() if qkv.requires_grad and is_grad_enabled() else qkv)
     return (*packing.parts(q), k), Packed(packing, qkv, v)
-
-
-def _of_q_and_k(arguments: Sequence[Any]) -> tuple[Tensor | None, ...]:
-    """The weights of q and k; those of all parts of q are one."""
-    return (arguments[NORM][0], arguments[NORM][-1]) if len(arguments) > NORM else ()
 
 
 def _rotated(packing: Packing, arguments: Sequence[Any]) -> tuple[Tensor, Tensor]:
@@ -71,28 +69,28 @@ class RotatePacked(Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, packing: Packing, arguments: Sequence[Any], qkv: Tensor, *_no_weights: None) -> Views:
+    def forward(ctx: Any, packing: Packing, arguments: Sequence[Any], qkv: Tensor) -> Views:
         ctx.set_materialize_grads(False)
         ctx.packing, ctx.shape, ctx.scalars = packing, qkv.shape, arguments[3:POSITIONS]
-        ctx.save_for_backward(*arguments[1:3], *arguments[POSITIONS:NORM])  # the tables and the lookup
+        ctx.save_for_backward(*arguments[1:3], *arguments[POSITIONS:])  # the tables and the lookup
         _, _, v = packing.split(qkv)
         return *_rotated(packing, arguments), v
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         cos, sin, *lookup = ctx.saved_tensors  # read once: checkpointing recomputes them
-        packing, shape, none = ctx.packing, ctx.shape, (None,) * (len(ctx.needs_input_grad) - 3)
+        packing, shape = ctx.packing, ctx.shape
         if all(g is None for g in grads):
-            return None, None, None, *none
+            return None, None, None
         # Kernels in Python get no defaults at the end, so the offset may come without the flags.
         offset, flags, *scalars = ctx.scalars if len(ctx.scalars) > 1 else (*ctx.scalars, 0, 0)[:2]
         others = cos, sin, offset, transposed_flags(flags), *scalars, *lookup
         if can_be_written(grads):
             packed, _, targets, given = begin(packing, grads, shape)
             write(targets, given, others)
-            return None, None, packed, *none
+            return None, None, packed
         q, k = on_subset(lambda g: _rotate(g, *others), [g is not None for g in grads[:2]], grads[:2])
-        return None, None, joined(packing, (q, k, grads[2]), shape), *none
+        return None, None, joined(packing, (q, k, grads[2]), shape)
 
 
 _record: Callable[..., Views] = RotatePacked.apply
