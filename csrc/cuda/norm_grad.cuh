@@ -41,7 +41,6 @@ struct NormGradLane {
   int lane, group, token;        // token: of the block
   bool works, has_unit;
   Coordinates at;
-  int heads;                    // of the token that are left to read
   const Access *g_row, *x_row;  // of the next head
   Access* out_row;              // of the head
   int rms;                      // the index of the next head in inv_rms

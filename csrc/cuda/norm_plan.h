@@ -15,7 +15,7 @@ struct NormSection {
   // The lanes that sum a head, each over the accesses `lane` and `lane + lanes`; a power of two, at most those of
   // Section::units. Lanes beyond have no unit.
   int lanes;
-  bool sums_units;         // those two accesses are the unit of the lane, and all heads have both
+  bool sums_units;         // those two accesses are the unit of the lane
   int head_dim, accesses;  // accesses: those that lanes sum
   float reciprocal;        // of head_dim, where that is a power of two; else 0
   int units;               // of a head

@@ -12,8 +12,9 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from tools.machine_code.control import MOVES, NOWHERE, Flow, Move, move
+from tools.machine_code.control import MOVES, Move, move
 from tools.machine_code.disassembly import Instruction, Kernel, NotUnderstood
+from tools.machine_code.flow import NOWHERE, Flow
 from tools.machine_code.instructions import Run, effect
 from tools.machine_code.memory import ConstantBank, Memory
 from tools.machine_code.shared import SharedMemory
