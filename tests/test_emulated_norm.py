@@ -5,7 +5,7 @@ import ctypes
 import pytest
 import torch
 
-from tests import norm_calls
+from tests import norm_calls, test_norm
 from tests.conftest import DTYPES, random
 from tests.norm_calls import NAMES
 from tests.test_emulated_cuda import GRIDS, emulated, emulator
@@ -15,6 +15,12 @@ pytestmark = pytest.mark.devices("cpu")
 emulator.rope_ext_emulated_norm_instances.restype = ctypes.c_uint64
 CASES = norm_calls.cases(**GRIDS)
 CASE = {**{name: values[0] for name, values in norm_calls.PARAMETERS.items()}, "heads": (4, 2)}
+
+
+@pytest.mark.parametrize("case", test_norm.CASES, **NAMES)
+def test_norm_has_the_bits_of_the_reference(case, emulated):
+    emulated()
+    test_norm.test_every_form_of_a_call_has_the_bits_of_the_reference(case)
 
 
 @pytest.mark.parametrize("method", ["normalise", "differentiate"])

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rope_ext import _introspect
-from tests import norm_calls
+from tests import norm_calls, test_norm
 from tests.conftest import DTYPES, random
 from tests.machine_code import OF_NORM, kernels
 from tests.norm_calls import NAMES
@@ -35,6 +35,12 @@ def executed(machine, use_kernels):
     for error in recorder.errors:
         raise error
     assert machine.launches.total() > before
+
+
+@pytest.mark.parametrize("case", test_norm.CASES, **NAMES)
+def test_norm_has_the_bits_of_the_reference(case, executed):
+    executed()
+    test_norm.test_every_form_of_a_call_has_the_bits_of_the_reference(case)
 
 
 @pytest.mark.parametrize("method", ["normalise", "differentiate"])

@@ -37,7 +37,8 @@ def branch(kernel: Kernel, index: int, take: Take) -> Move:
 
 
 def lane_numbers(lanes: Mask) -> Words:
-    return np.arange(len(lanes), dtype=np.uint32) % np.uint32(LANES)
+    numbers: Words = np.arange(len(lanes), dtype=np.uint32) % np.uint32(LANES)
+    return numbers
 
 
 def call(kernel: Kernel, index: int, take: Take) -> Move:
