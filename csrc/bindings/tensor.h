@@ -5,6 +5,7 @@
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 
+#include <algorithm>
 #include <memory>
 #include <optional>
 #include <stdexcept>
@@ -66,7 +67,7 @@ class Tensor {
   // Whether the elements lie in memory one after another, in the order of the axes.
   bool contiguous() const {
     int64_t expected = 1;
-    for (int64_t axis = rank_; axis-- > 0; expected *= sizes_[axis]) {
+    for (int64_t axis = rank_; axis-- > 0; expected *= std::max<int64_t>(sizes_[axis], 1)) {
       if (sizes_[axis] != 1 && strides_[axis] != expected) return false;
     }
     return true;

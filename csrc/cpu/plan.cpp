@@ -80,7 +80,7 @@ int64_t prefetch_distance(const RotateParams& p, const RotatedTensor& x, const S
   if (bytes < kPrefetchBytes) return 0;
   if (x.heads > 1 && p.seqlen > 1 && s.head > s.token) return kPrefetchAheadOfHead;
   const int64_t next_token = p.seqlen > 1 ? s.token : s.batch;
-  const bool contiguous = next_token == (x.heads > 1 ? x.heads * s.head : x.head_dim);
+  const bool contiguous = next_token == x.heads * x.head_dim;
   if (contiguous && !whole_tokens) return kPrefetchAhead;
   return next_token * bytes_of(p.dtype);  // the same head of the next token; other tensors may lie between
 }
