@@ -547,3 +547,12 @@ def test_in_place_on_a_leaf_is_refused_where_a_weight_is_learned():
         rope_ext.apply_(before.requires_grad_(), cos, sin, norm=weight, eps=EPS)
     with pytest.raises(ValueError, match="rope_ext: out must be None when a derivative is recorded"):
         rope_ext.apply(before.detach(), cos, sin, norm=weight, eps=EPS, out=torch.empty_like(before))
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 2, 8), (2, 0, 4, 8), (2, 3, 0, 8)])
+def test_gradients_of_a_tensor_without_elements(shape):
+    x, weight = torch.empty(shape, requires_grad=True), torch.ones(8, requires_grad=True)
+    cos = torch.ones(3, 4)
+    rope_ext.apply(x, cos, cos, norm=weight, eps=1e-6).sum().backward()
+    assert x.grad.shape == x.shape
+    assert weight.grad.equal(torch.zeros(8))
