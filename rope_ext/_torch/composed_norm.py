@@ -71,7 +71,9 @@ def _normalised(x: Tensor, weight: Tensor, rest: Rest) -> Tensor:
         return _reference_norm.normalise(wide, weight, eps_of(rest))
     n = wide * _reference_norm.inverse_rms(wide, eps_of(rest))
     if weight.dtype == x.dtype:
-        n = n + (n.to(x.dtype) - n).detach()  # the rounded n, without a rounding of its gradient
+        # The rounded n, without a rounding of its gradient. 0 is subtracted, since adding it would change -0.0.
+        rounded = n.detach().to(x.dtype).to(n.dtype)
+        n = torch.where(n.isfinite(), rounded - (n.detach() - n), rounded)
     return (n * weight.to(n.dtype)).to(x.dtype)
 
 

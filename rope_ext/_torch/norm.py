@@ -8,7 +8,7 @@ from torch.compiler import is_compiling
 
 from ..errors import ArgumentError
 from . import call, composed_norm
-from .arguments import LOOKUP_END, NORM, POSITIONS, Rest, norm_of, transposed_flags, weights_of
+from .arguments import LOOKUP_END, NORM, POSITIONS, Rest, eps_of, norm_of, transposed_flags, weights_of
 from .call import ROTATE, ROTATE_OUT, Op
 from .derivatives import Function, record
 from .errors import raises_typed
@@ -83,7 +83,7 @@ class NormRotate(Function):
     ) -> tuple[Tensor, ...]:
         ctx.set_materialize_grads(False)
         x, norm = arguments[0], arguments[NORM]
-        ctx.numbers = arguments[3:POSITIONS], arguments[NORM + 1]
+        ctx.numbers = arguments[3:POSITIONS], eps_of(arguments[3:])
         with below_autograd():
             y, inv_rms = _norm_rotate(*arguments)
         saved: list[Tensor | None] = []
@@ -161,8 +161,7 @@ def norm_rotate(x: list[Tensor], cos: Tensor, sin: Tensor, *rest: Any) -> tuple[
         made = record(_record, True, (x, cos, sin, *rest), *x, *norm_of(rest))
         return list(made[: len(x)]), list(made[len(x) :])
     of_x, of_norm = ([None if t is None else t.detach() for t in tensors] for tensors in (x, norm_of(rest)))
-    scalars_and_lookup, (_, eps) = rest[:LOOKUP_END], rest[LOOKUP_END:]
-    _, inv_rms = _ops.norm_rotate(of_x, cos.detach(), sin.detach(), *scalars_and_lookup, of_norm, eps)
+    _, inv_rms = _ops.norm_rotate(of_x, cos.detach(), sin.detach(), *rest[:LOOKUP_END], of_norm, eps_of(rest))
     return composed_norm.rotate(x, cos, sin, rest), inv_rms
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ArgumentError
-from .arguments import flags_of, layout_of
+from .arguments import LOOKUP_END, eps_of, flags_of, layout_of, norm_of
 from .flags import FREQUENCIES
 from .library import torch_ops as _ops
 from .private import schema_of, tree
@@ -119,10 +119,9 @@ def _legacy_norm_grad(
     sin: Tensor,
     *rest: Any,
 ) -> tuple[list[Tensor], list[Tensor]]:
-    *scalars_and_lookup, norm, eps = rest
     pairs = [
-        _norm_grad_of_one(x, r, wanted >> i & 0x101, g, cos, sin, *scalars_and_lookup, [weight], eps)
-        for i, (x, r, g, weight) in enumerate(zip(input, inv_rms, grad, norm))
+        _norm_grad_of_one(x, r, wanted >> i & 0x101, g, cos, sin, *rest[:LOOKUP_END], [weight], eps_of(rest))
+        for i, (x, r, g, weight) in enumerate(zip(input, inv_rms, grad, norm_of(rest)))
     ]
     return [to_x for to_x, _ in pairs], [to_weight for _, to_weight in pairs]
 

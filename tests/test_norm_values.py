@@ -1,0 +1,67 @@
+"""RMSNorm before the rotation with values at the ends: eps 0, signed zeros, infinities; by every way to the kernels."""
+
+import pytest
+import torch
+
+import rope_ext
+from rope_ext import reference
+from tests.conftest import assert_same_bits, random
+
+F64 = torch.float64
+X, WEIGHT, COS, SIN = (random(shape, F64, seed) for seed, shape in enumerate(((2, 5, 3, 4), (4,), (5, 2), (5, 2))))
+
+
+def in_place(x, cos, sin, weight):
+    return rope_ext.apply_(x * 1, cos, sin, norm=weight, eps=0.0)
+
+
+def composed(x, cos, sin, weight):
+    return rope_ext.apply(x, cos.clone().requires_grad_(), sin, norm=weight, eps=0.0)
+
+
+def compiled(x, cos, sin, weight):
+    def function(x, weight):
+        return rope_ext.apply(x, cos, sin, norm=weight, eps=0.0)
+
+    torch._dynamo.reset()
+    return torch.compile(function, fullgraph=True, backend="aot_eager")(x, weight)
+
+
+def op_that_differentiates_tables(x, cos, sin, weight):
+    (y,), _ = torch.ops.rope_ext.norm_rotate([x], cos.clone().requires_grad_(), sin, norm=[weight], eps=0.0)
+    return y
+
+
+@pytest.mark.parametrize("way", [in_place, composed, compiled, op_that_differentiates_tables])
+def test_eps_may_be_zero(way):
+    """The dispatcher leaves an argument out that has its default, and this one is that of the ops."""
+    x, weight = X.clone().requires_grad_(), WEIGHT.clone().requires_grad_()
+    y, expected = way(x, COS, SIN, weight), reference.apply(x, COS, SIN, norm=weight, eps=0.0)
+    assert_same_bits(y.detach(), expected.detach())
+    got, wanted = (torch.autograd.grad(t.pow(3).sum(), (x, weight)) for t in (y, expected))
+    torch.testing.assert_close(got, wanted, rtol=1e-11, atol=1e-11)  # float64, sums of terms of size 1 to 1000
+
+
+def test_batched_gradients_where_eps_is_zero():
+    x, weight = X.clone().requires_grad_(), WEIGHT.clone().requires_grad_()
+    y = rope_ext.apply(x, COS, SIN, norm=weight, eps=0.0)
+    many = random((3, *X.shape), F64, 5)
+    got = torch.autograd.grad(y, (x, weight), many, is_grads_batched=True, retain_graph=True)
+    expected = [torch.autograd.grad(y, (x, weight), g, retain_graph=True) for g in many]
+    assert_same_bits(got, [torch.stack(grads) for grads in zip(*expected)])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_composed_eager_rounding_keeps_signed_zeros_and_infinities(dtype):
+    """Where the tables are differentiated, values are rounded by PyTorch's ops, their derivatives are not."""
+    x, weight = random((1, 4, 2, 4), dtype), random((4,), dtype, 1)
+    x[0, 0] = torch.tensor([0.0, -0.0, 1.0, -1.0])
+    x[0, 1] = torch.tensor([0.0, -0.0, 1e-30, -1e-30])  # in bfloat16 squares are 0, and 1 / rms is infinite
+    x[0, 2, :, 1:3] = torch.tensor([float("inf"), -float("inf")])
+    x[0, 3] = torch.tensor([4e-8, -4e-8, 1.0, 1.0])
+    cos, sin = (random((4, 2), dtype, seed) for seed in (2, 3))
+    sin[:] = 0.0
+    keywords = {"norm": weight, "eps": 0.0, "rounding": "eager", "rotary_dim": 2}
+    expected = reference.apply(x, cos[:, :1], sin[:, :1], **keywords)
+    got = rope_ext.apply(x, cos[:, :1].requires_grad_(), sin[:, :1], **keywords)
+    assert_same_bits(got.detach(), expected)
