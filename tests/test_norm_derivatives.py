@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import gradcheck, gradgradcheck
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vmap
 from torch.utils.checkpoint import checkpoint
@@ -422,6 +423,22 @@ def test_opcheck(op, memory):
     if op == "norm_grad_out":  # no graph may hold an op that writes and returns a list: there it is norm_grad
         checks.pop()
     torch.library.opcheck(getattr(torch.ops.rope_ext, op).default, tuple(arguments), test_utils=checks)
+
+
+def test_a_graph_knows_the_strides_of_gradients():
+    """Those of x, whatever those of the gradient of the result are."""
+
+    def strides(x, inv_rms, grad, cos, sin, weight):
+        rest = 0, rope_ext._torch.flags.TRANSPOSED, None, 0, 1.0, None, None, None, [weight], EPS
+        (grad_x,), _ = torch.ops.rope_ext.norm_grad([x], [inv_rms], 0x101, [grad], cos, sin, *rest)
+        return grad_x.stride()
+
+    x, grad = random((2, 5, 3, 4), F64), in_memory(random((2, 5, 3, 4), F64, 1), "transposed")
+    tensors = x, torch.ones(2, 5, 3, dtype=F64), grad, COS, SIN, WEIGHT
+    with FakeTensorMode() as mode:
+        fake = [mode.from_tensor(t) for t in tensors]
+        found = strides(*fake)
+    assert found == strides(*tensors) == x.stride()
 
 
 # ---- what needs no gradient costs none ----

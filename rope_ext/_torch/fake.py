@@ -94,8 +94,8 @@ def _fake_norm_grad(
     input: Sequence[Tensor], inv_rms: Sequence[Tensor], wanted: int, x: Sequence[Tensor], *rest: Any
 ) -> tuple[list[Tensor], list[Tensor]]:
     _same_device(x, *rest)
-    grad_x = [torch.empty_like(t) if wanted >> i & 1 else t.new_empty(0) for i, t in enumerate(x)]
-    return grad_x, _fake_weight_gradients(wanted, x)
+    grad_input = [torch.empty_like(t) if wanted >> i & 1 else t.new_empty(0) for i, t in enumerate(input)]
+    return grad_input, _fake_weight_gradients(wanted, x)
 
 
 def _fake_norm_grad_out(
