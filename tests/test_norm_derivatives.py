@@ -221,6 +221,14 @@ def test_vmap(in_dims):
         assert_close(got, expected)
 
 
+def test_samples_that_share_weights_take_one_call():
+    def calls(**norm):
+        function = vmap(lambda x: rope_ext.apply(x, COS, SIN, layout="shd", **norm))
+        return ops_of(lambda: function(BATCH[0]))["rope_ext::rotate"]
+
+    assert calls(norm=WEIGHT, eps=EPS) == calls()
+
+
 def test_vmap_of_a_layer_in_training():
     """vmap over samples, within a backward pass of autograd: the op is fused there."""
     x, weight = BATCH[0].clone().requires_grad_(), WEIGHT.clone().requires_grad_()

@@ -48,7 +48,8 @@ def _rotate_vmap(
 ) -> tuple[Any, Any]:
     flags = flags_of(rest)
     per_head = cos.dim() == 4 or (flags & FREQUENCIES and cos.shape[1] > 1)
-    if per_head or info.batch_size == 0 or any(d is not None for d in in_dims[1:]):
+    others, _ = tree.tree_flatten(list(in_dims[1:]), is_leaf=lambda d: d is None)  # norm is a list
+    if per_head or info.batch_size == 0 or any(d is not None for d in others):
         return _rotate_by_loop(info, in_dims, x, cos, sin, *rest)
     heads = layout_of(flags).index("h")  # samples that share their angles become further heads
 
