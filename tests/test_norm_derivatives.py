@@ -561,6 +561,15 @@ def test_a_weight_of_a_subclass_is_not_read_as_if_it_were_memory():
         rope_ext.apply(x.requires_grad_(), cos, sin, norm=Doubled(weight), eps=EPS, out=torch.empty_like(x))
 
 
+def test_in_place_where_no_tensor_has_a_weight():
+    leaf = random((2, 3, 2, 4), F64).requires_grad_()
+    x = leaf * 1
+    rope_ext.apply_((x[:, :, :1], x[:, :, 1:]), COS, SIN, norm=(None, None), eps=EPS)
+    (got,) = torch.autograd.grad(x.sum(), leaf)
+    (expected,) = torch.autograd.grad(rope_ext.apply(leaf, COS, SIN).sum(), leaf)
+    assert_same_bits(got, expected)
+
+
 def test_in_place_on_a_leaf_is_refused_where_a_weight_is_learned():
     x, weight = random((1, 5, 2, 8), F64), random((8,), F64).requires_grad_()
     before, (cos, sin) = x.clone(), (random((5, 4), F64, s) for s in (1, 2))

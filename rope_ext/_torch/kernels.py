@@ -11,7 +11,7 @@ from torch import Tensor, is_grad_enabled
 
 from ..errors import ArgumentError
 from . import norm, per_token
-from .arguments import LOOKUP_END, Lookup, Scalars, norm_of, split, weights_of
+from .arguments import Lookup, Scalars, norm_of, split, weights_of
 from .call import ROTATE, ROTATE_IN_PLACE, ROTATE_OUT, Op, rotate_x
 from .derivatives import Rotate, TableGrad, record
 from .errors import raises_typed
@@ -59,16 +59,15 @@ def _rotate(x: list[Tensor], cos: Tensor, sin: Tensor, *rest: Any) -> list[Tenso
 
 
 def _rotate_in_place(x: list[Tensor], cos: Tensor, sin: Tensor, *rest: Any) -> None:
-    weights = weights_of(rest)
-    if not kernel_needs_derivative((*x, *weights), cos, sin, rest):
+    if not kernel_needs_derivative((*x, *weights_of(rest)), cos, sin, rest):
         with below_autograd():
             _ops.rotate_(x, cos, sin, *rest)
         return
     # Whatever autograd would refuse below is refused here, before anything is written.
     _ops.check_in_place(x, cos, sin, *rest)
     tables_need = tables_need_derivative(cos, sin, rest)
-    reads_x = tables_need or weights  # the backward pass, which needs x as it was
-    is_lean = not reads_x and not may_be_forward_mode() and is_ordinary((x, cos, sin, *rest[:LOOKUP_END]))
+    reads_x = tables_need or norm_of(rest)  # the backward pass, which needs x as it was
+    is_lean = not reads_x and not may_be_forward_mode() and is_ordinary((x, cos, sin, *rest))
     if is_lean and not any(t.retains_grad or t._backward_hooks or t.is_neg() for t in x):
         check_saved((cos, sin, *rest))
         # Autograd lets a Function write several tensors or one view, so each view has a call of its own.
@@ -86,8 +85,9 @@ def _rotate_in_place(x: list[Tensor], cos: Tensor, sin: Tensor, *rest: Any) -> N
 
 
 def _rotate_out(out: list[Tensor], x: list[Tensor], cos: Tensor, sin: Tensor, *rest: Any) -> None:
-    if kernel_needs_derivative((*x, *out, *weights_of(rest)), cos, sin, rest):
-        got = "tensors while x, cos, sin or out requires grad"
+    weights = weights_of(rest)
+    if kernel_needs_derivative((*x, *out, *weights), cos, sin, rest):
+        got = f"tensors while x, cos, sin{', norm' if weights else ''} or out requires grad"
         raise ArgumentError("out", "be None when a derivative is recorded", got)
     with below_autograd():
         _ops.rotate_out(out, x, cos, sin, *rest)
