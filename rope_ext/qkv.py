@@ -13,14 +13,13 @@ from ._packing_checks import packing_of
 from ._shown import shown
 from ._signatures import check_names, given_by_position, takes_keywords_of
 from ._torch.packed import packed_call
-from ._torch.packed_parts import is_ordinary_call
+from ._torch.packed_parts import MAX_TENSORS, is_ordinary_call
 from ._torch.writes import check_writable
 from .errors import ArgumentError, ArgumentTypeError
 from .ops import apply, apply_
 
 _Weights: TypeAlias = tuple[Tensor | None, Tensor | None]  # of q and of k
 
-_MAX_TENSORS = 8  # that one call of `apply_` takes
 _REFUSALS = (ArgumentError, ArgumentTypeError, NotImplementedError)
 
 
@@ -109,12 +108,14 @@ def apply_qkv_(
         if is_ordinary_call(qkv):
             check_writable((qkv,))
         q, k, _ = packing.split(qkv, slices)
-        written = [*packing.parts(q), k]
+        first, *others = packing.parts(q)
+        written = [first, k, *others]  # the first call sees both weights: nothing is written if one of them is wrong
         keywords = _with_norm(options, weights, len(written))
-        norm = keywords.pop("norm", None)
-        for begin in range(0, len(written), _MAX_TENSORS):
-            some = slice(begin, begin + _MAX_TENSORS)
-            if norm is not None:
+        norm = keywords.pop("norm", ())
+        norm = (*norm[:1], *norm[-1:], *norm[1:-1])
+        for begin in range(0, len(written), MAX_TENSORS):
+            some = slice(begin, begin + MAX_TENSORS)
+            if norm:
                 keywords["norm"] = norm[some]
             apply_(written[some], cos, sin, **keywords)
         return packing.split(qkv, slices)

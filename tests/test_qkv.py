@@ -248,6 +248,15 @@ def test_mistakes(function, qkv, keywords, message):
     assert caught.value.argument in inspect.signature(function).parameters
 
 
+def test_a_mistake_is_found_before_anything_is_written():
+    qkv, heads = random((2, 5, 2 * 11 * 8), F32), {"num_heads": 18, "num_kv_heads": 2, "grouped": True}
+    before = qkv.clone()
+    for norm in ((ONES, ONES[:4]), (ONES[:4], ONES)):  # the q heads of a group take more than one call
+        with pytest.raises(ArgumentError, match=r"^rope_ext: norm must have shape \(8,\)"):
+            rope_ext.apply_qkv_(qkv, COS, SIN, **heads, norm=norm, eps=1e-6)
+        assert_same_bits(qkv, before)
+
+
 def test_calls_that_python_refuses():
     with pytest.raises(TypeError, match="num_heads"):
         rope_ext.apply_qkv(QKV["flat"], COS, SIN)

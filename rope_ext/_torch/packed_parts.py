@@ -15,7 +15,7 @@ from .library import torch_ops as _ops
 from .private import dispatch_modes, forward_ad, function_modes, functorch_is_active, is_batched, is_tracing
 
 _POOLED_BYTES = 1 << 20  # kPooledBytes of csrc/bindings/output.cpp; below it the op takes 4 us more
-_MAX_TENSORS = 8  # kMaxTensors of csrc/core/params.h
+MAX_TENSORS = 8  # kMaxTensors of csrc/core/params.h
 _rotate_out = raises_typed("rotate_out", ROTATE_OUT.unrecorded)
 
 
@@ -37,8 +37,8 @@ def is_ordinary_call(*tensors: Tensor) -> bool:
 
 def in_calls(others: Sequence[Any], tensors: int) -> Iterator[tuple[slice, Sequence[Any]]]:
     """(which of the tensors, the arguments after x) for each call of an op. others: as if one call took all tensors."""
-    for begin in range(0, tensors, _MAX_TENSORS):
-        some = slice(begin, begin + _MAX_TENSORS)
+    for begin in range(0, tensors, MAX_TENSORS):
+        some = slice(begin, begin + MAX_TENSORS)
         yield some, others if len(others) < NORM else (*others[: NORM - 1], others[NORM - 1][some], *others[NORM:])
 
 
