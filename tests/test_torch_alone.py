@@ -33,6 +33,7 @@ import torch
 from attention import Attention
 
 q, k, position_ids, model = torch.randn(1, 16, 4, 128), torch.randn(1, 16, 2, 128), torch.arange(16)[None], Attention()
+q_weight, k_weight, qkv = torch.ones(128), torch.ones(128), torch.randn(1, 16, 8 * 128)
 """
 
 
