@@ -557,6 +557,11 @@ def test_a_weight_of_a_subclass_is_not_read_as_if_it_were_memory():
     assert_same_bits(rope_ext.apply(x, cos, sin, norm=Doubled(weight), eps=EPS), expected)
     assert_same_bits(rope_ext.apply(x, cos, sin, norm=Doubled(weight), eps=EPS, out=torch.empty_like(x)), expected)
     assert_same_bits(rope_ext.apply_(x.clone(), cos, sin, norm=Doubled(weight), eps=EPS), expected)
+    same = x.clone()
+    assert_same_bits(rope_ext.apply(same, cos, sin, norm=Doubled(weight), eps=EPS, out=same), expected)
+    for out in (torch.empty(3, 5, 2, 8, dtype=F64), torch.empty(1, 5, 2, 8, dtype=torch.int32)):
+        with pytest.raises((ValueError, TypeError), match=r"rope_ext: out must have the (shape|dtype) of x"):
+            rope_ext.apply(x, cos, sin, norm=Doubled(weight), eps=EPS, out=out)
     with pytest.raises(ValueError, match="rope_ext: out must be None when a derivative is recorded"):
         rope_ext.apply(x.requires_grad_(), cos, sin, norm=Doubled(weight), eps=EPS, out=torch.empty_like(x))
 

@@ -65,6 +65,8 @@ def _under_transform(op: Op, arguments: Sequence[Any]) -> Any:
     elif op is ROTATE_OUT and kernel_needs_derivative((*x, *weights), cos, sin, rest):
         return op.recorded(*arguments)  # raises
     y = composed_norm.rotate([t.clone() for t in x], cos, sin, rest)  # a backward pass reads x as it was
+    if op is ROTATE_OUT and not is_tracing():  # copy_ would broadcast and convert: the op refuses an `out` unlike x
+        op.recorded(arguments[0], x, cos, sin, *rest[:LOOKUP_END])
     for t, rotated in zip(arguments[0], y):
         t.copy_(rotated)
     return None
