@@ -53,7 +53,8 @@ def apply_qkv(
     Returns (q, k, v), each (.., heads, head_dim). q and k are what `apply` returns; v is a view of qkv, and costs
     nothing. The q heads of groups come one group after another.
     Differentiable like `apply`. In reverse mode, where qkv and norm alone are differentiated, the gradient of qkv is
-    one tensor that is written once: nothing is filled, added up or concatenated. Autograd refuses to write to v in
+    one tensor that is written once: nothing is filled, added up or concatenated (in graphs of torch.compile, and where
+    tables are differentiated too, PyTorch concatenates it). Autograd refuses to write to v in
     place, since it is one of several views that a function returned: take v = v * scale, or v.clone().
 
     Raises ArgumentError, ArgumentTypeError or NotImplementedError as `apply` does.

@@ -102,7 +102,7 @@ def _written(saved: _Saved, grads: Sequence[Tensor | None], needs_weights: Seque
 
 
 def _composed(saved: _Saved, grads: Sequence[Tensor | None], needs_weights: Sequence[bool]) -> list[Tensor | None]:
-    """The same by ops that know their derivatives."""
+    """The gradients of qkv and of the weights, by ops that know their derivatives."""
     packing, qkv, weights, (*of_q, of_k), others, eps = saved
     q, k, _ = packing.split(qkv)
     inv_rms = of_q[0] if packing.is_one_view else torch.stack(of_q, dim=-1).flatten(-2), of_k
