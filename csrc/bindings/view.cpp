@@ -3,6 +3,7 @@
 #include "bindings/check.h"
 
 namespace rope {
+
 Strides strides_in(const Layout& layout, const Tensor& t) {
   return {stride_of(t, layout.batch), stride_of(t, layout.seqlen), stride_of(t, layout.heads), t.stride(-1)};
 }

@@ -2,7 +2,7 @@
 // defined here and in rope_ext/_reference_norm.py, so that results do not depend on vectors, threads or devices.
 //
 // With r = 1 / sqrt(sum(x[i] * x[i]) / head_dim + eps), channel i of the head becomes (x[i] * r) * weight[i].
-// Given the gradient g of these channels, with u[i] = g[i] * weight[i]:
+// Given the gradient g of F with respect to these channels, with u[i] = g[i] * weight[i]:
 //     dF/dx[i]      = (u[i] - x[i] * c) * r,  c = sum(u[i] * x[i]) / head_dim * (r * r)
 //     dF/dweight[i] = sum over rows of g[i] * (x[i] * r)
 //
@@ -26,13 +26,14 @@ namespace rope {
 constexpr int kSumLanes = 32;
 constexpr int64_t kBlockTokens = 16;
 
-// Works on one number (V = A) or on a vector of them. Square root and divisions round correctly on every device.
+// Square root and divisions round correctly on every device.
 template <class A>
 ROPE_INLINE A inverse_rms(A sum_of_squares, A head_dim, A eps) {
   return A(1) / std::sqrt(sum_of_squares / head_dim + eps);
 }
 
-// round: applied to x * r before the weight, for eager code whose norm returns the dtype of x there.
+// V is one number, or a vector of them. round: applied to x * r before the weight, for eager code whose norm returns
+// the dtype of x there.
 template <class V, class Round>
 ROPE_INLINE V normalised(V x, V r, V weight, const Round& round) {
   return round(x * r) * weight;

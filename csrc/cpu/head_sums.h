@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "core/integer.h"
 #include "core/norm.h"
 #include "cpu/channels.h"
 
@@ -39,7 +40,7 @@ ROPE_INLINE Sums32<T> sum_of_blocks(const Product& product, int64_t head_dim, in
   return sums;
 }
 
-// The same by recursion at run time. blocks: a power of two.
+// sum_of_blocks for a number of blocks that is known at run time: a power of two.
 template <class T, class Product>
 Sums32<T> sum_of_many_blocks(const Product& product, int64_t head_dim, int64_t block, int64_t step, int64_t blocks) {
   if (blocks == 1) return sum_of_blocks<T, 1, false>(product, head_dim, block, step);
@@ -49,7 +50,7 @@ Sums32<T> sum_of_many_blocks(const Product& product, int64_t head_dim, int64_t b
   return sums;
 }
 
-// (a0 + a1, a2 + a3, .. b0 + b1, ..)
+// Returns (a0 + a1, a2 + a3, .., b0 + b1, ..).
 template <class V>
 ROPE_INLINE V add_neighbours(V a, V b) {
   return shuffle(a, b, [](int i) { return 2 * i; }) + shuffle(a, b, [](int i) { return 2 * i + 1; });
@@ -108,8 +109,7 @@ struct SumOfHead {
 };
 
 // to[h] = the sum over head h, for `heads` heads. product_of(h): the product of head h, for sum_of_blocks. `to` has
-// room_for(heads). kUnrolled: head_dim 32, 64, 128, 256, and 65 to 127, have
-// code of their own.
+// room_for(heads). kUnrolled: head_dim 32, 64, 65 to 128, and 256 have code of their own.
 template <class T, bool kUnrolled, class ProductOf, class A>
 void sum_heads(int64_t heads, int64_t head_dim, const ProductOf& product_of, A* to) {
   int64_t blocks = 1;
@@ -132,7 +132,7 @@ void sum_heads(int64_t heads, int64_t head_dim, const ProductOf& product_of, A* 
 // The numbers that sum_heads writes for `heads` heads: whole vectors.
 template <class A>
 int64_t room_for(int64_t heads) {
-  return (heads + kLanes<Vector<A>> - 1) / kLanes<Vector<A>> * kLanes<Vector<A>>;
+  return round_up(heads, kLanes<Vector<A>>);
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "core/integer.h"
 #include "core/norm.h"
 #include "core/params.h"
 #include "cpu/angles.h"
@@ -31,7 +32,7 @@ struct NormGradMemory {
   A *weight, *sum, *levels, *gradient, *corrections;
 
   NormGradMemory(A* data, int64_t head_dim, int64_t most_heads)
-      : stride((head_dim + kSumLanes - 1) / kSumLanes * kSumLanes),
+      : stride(round_up(head_dim, kSumLanes)),
         heads(std::clamp<int64_t>(kMostKept / stride, 1, most_heads)),
         weight(data),
         sum(weight + stride),

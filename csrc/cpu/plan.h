@@ -20,7 +20,7 @@ struct Plan {
   bool non_temporal;                    // results are written by non-temporal stores
   int64_t threads;                      // threads worth waking; 0: run on the caller
   int64_t prefetch[kMaxTensors];        // distance in bytes from the row that is read; 0: no prefetch
-  int64_t prefetch_input[kMaxTensors];  // the same, for NormGradTensor::x
+  int64_t prefetch_input[kMaxTensors];  // of NormGradTensor::x, as prefetch
 };
 
 Plan plan_of(const RotateParams& p);

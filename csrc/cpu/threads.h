@@ -5,6 +5,7 @@
 
 #include <cstdint>
 
+#include "core/integer.h"
 #include "cpu/vector.h"
 
 namespace rope::cpu {
@@ -37,18 +38,19 @@ template <class A>
 class PerThread {
  public:
   PerThread(int64_t count, int64_t threads)
-      : stride_((count + kAligned - 1) / kAligned * kAligned),
+      : stride_(round_up(count, kAligned)),
         data_(count ? new A[stride_ * (threads > 1 ? threads : 1) + kAligned] : nullptr) {}
   ~PerThread() { delete[] data_; }
   PerThread(const PerThread&) = delete;
 
   A* of(int64_t thread) const {
-    const auto address = reinterpret_cast<uintptr_t>(data_);
-    return reinterpret_cast<A*>((address + 63) / 64 * 64) + thread * stride_;
+    const auto address = reinterpret_cast<intptr_t>(data_);
+    return reinterpret_cast<A*>(round_up(address, kBytes)) + thread * stride_;
   }
 
  private:
-  static constexpr int64_t kAligned = 64 / sizeof(A);
+  static constexpr int64_t kBytes = 64;  // of the largest vector
+  static constexpr int64_t kAligned = kBytes / sizeof(A);
   int64_t stride_;
   A* data_;
 };
