@@ -2,7 +2,7 @@
 
 Read it to know what `rope_ext.apply` computes. It checks almost nothing, is slow, and PyTorch differentiates it. These
 derivatives have the bits of rope_ext in float64 and float32; for 16-bit x, `transposed` gives the bits of the gradient.
-With norm they have not: _reference_norm.py has the formula of the gradients.
+With norm they do not: _reference_norm.py has the formula of those gradients.
 """
 
 from collections.abc import Sequence
@@ -76,8 +76,11 @@ def apply(
     """`rope_ext.apply` in plain PyTorch: its arguments and result, without inv_freq, attention_scaling and out.
 
     transposed: apply the transposed 2x2 blocks, which maps the gradient of the result to that of x. Not with norm.
-    Raises ValueError where per_channel contradicts the width of cos; other arguments are not checked.
+    Raises ValueError where per_channel contradicts the width of cos, or norm comes without eps; other arguments are not
+    checked.
     """
+    if norm is not None and eps is None:
+        raise ValueError("norm needs eps")
 
     def one(t: Tensor, weight: Tensor | None) -> Tensor:
         x4 = as_bshd(t, layout)

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import rope_ext
+from rope_ext import reference
 from tests.conftest import random
 
 Q, K = random((2, 5, 3, 8), torch.float32), random((2, 5, 1, 8), torch.float32, 1)
@@ -47,6 +48,11 @@ def test_the_error_names_argument_rule_and_value(name, function):
     with pytest.raises(kind) as caught:
         rope_ext.RotaryEmbedding(8).apply((q, k), **keywords)
     assert str(caught.value) == "rope_ext: " + message
+
+
+def test_the_reference_does_not_ignore_a_norm_without_eps():
+    with pytest.raises(ValueError, match="norm needs eps"):
+        reference.apply(Q, COS, SIN, norm=WEIGHT)
 
 
 @pytest.mark.parametrize("eps", [0, 1, np.float32(0.5), np.float64(0.5)])
