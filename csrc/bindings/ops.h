@@ -111,6 +111,7 @@ struct Ops {
     check_norm_grad(n.a, p, n.input, n.inv_rms);
     check_written(n.a, out, "out");
     check_apart(n.input, out, "input");
+    check_apart(n.inv_rms, out, "inv_rms");
     n.wanted |= (1 << kMaxTensors) - 1;
     stack[0] = box(differentiate_norm(p, n, out));
   }
