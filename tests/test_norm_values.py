@@ -42,6 +42,14 @@ def test_eps_may_be_zero(way):
     torch.testing.assert_close(got, wanted, rtol=1e-11, atol=1e-11)  # float64, sums of terms of size 1 to 1000
 
 
+def test_in_place_with_a_norm_of_no_tensor():
+    leaves = [X.clone().requires_grad_(), X.clone().requires_grad_()]
+    y = rope_ext.apply_([t * 1 for t in leaves], COS, SIN, norm=(None, None), eps=0.5)
+    expected = rope_ext.apply(leaves, COS, SIN)
+    assert_same_bits([t.detach() for t in y], [t.detach() for t in expected])
+    assert_same_bits(*(torch.autograd.grad(t, leaves, [X, X]) for t in (y, expected)))
+
+
 def test_batched_gradients_where_eps_is_zero():
     x, weight = X.clone().requires_grad_(), WEIGHT.clone().requires_grad_()
     y = rope_ext.apply(x, COS, SIN, norm=weight, eps=0.0)
