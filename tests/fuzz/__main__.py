@@ -29,6 +29,7 @@ from pathlib import Path
 import configurations
 import constructors
 import libraries
+import packings
 import rotations
 import torch
 from calls import KINDS, PREFIX, NotMade, Unknown
@@ -42,6 +43,7 @@ TARGETS = {
     "apply": (6, lambda r, memory: rotations.draw(r, memory, "apply")),
     "apply_": (4, lambda r, memory: rotations.draw(r, memory, "apply_")),
     "out": (3, lambda r, memory: rotations.draw(r, memory, "out")),
+    "apply_qkv": (2, packings.draw),
     "cos_sin": (1, constructors.draw_cos_sin),
     "permute_weights": (1, constructors.draw_permute_weights),
     "RotaryEmbedding": (1, constructors.draw_rotary_embedding),

@@ -14,6 +14,7 @@ AXES = {"bshd": "bshd", "bhsd": "bhsd", "sbhd": "sbhd", "thd": "shd", "shd": "sh
 DEFAULTS = {"cos": None, "sin": None, "layout": "bshd", "interleaved": False, "rotary_dim": None, "rotary_offset": 0}
 DEFAULTS |= {"positions": None, "offset": 0, "cu_seqlens": None, "inverse": False, "inv_freq": None}
 DEFAULTS |= {"attention_scaling": 1, "rounding": "once", "out_interleaved": None, "out": None, "per_channel": None}
+DEFAULTS |= {"norm": None, "eps": None}
 
 
 def is_int(value):
@@ -65,10 +66,24 @@ class Documented(Call):
         arithmetic = torch.float64 if first.dtype == torch.float64 else torch.float32
         if a["inv_freq"] is not None:
             check_scaling(a["attention_scaling"], arithmetic)
+        self.check_norm(a, x, arithmetic)
         rows = self.check_tables(a, first.dtype, layout, batch, seqlen, heads, pairs)
         self.check_lookup(a, first.dtype, layout, batch, seqlen, rows)
         self.check_written(a, x)
         self.check_states(a, x)
+
+    def check_norm(self, a, x, arithmetic):
+        norm, eps = a["norm"], a["eps"]
+        if norm is None:
+            must(eps is None)
+            return
+        check_scaling(eps, arithmetic)
+        must(eps >= 0)
+        weights = [norm] * len(x) if isinstance(norm, Drawn) else norm
+        must(type(weights) in (list, tuple) and len(weights) == len(x))
+        must(all(weight is None or is_tensor(weight) for weight in weights))
+        given = [(t, weight) for t, weight in zip(x, weights) if weight is not None]
+        must(all(weight.dtype in FLOATS and weight.shape == t.shape[-1:] for t, weight in given))
 
     def check_tables(self, a, dtype, layout, batch, seqlen, heads, pairs):
         """Raises where cos, sin and inv_freq do not fit; returns rows of the table, None: one for each token, -1: no table."""

@@ -8,7 +8,7 @@ from documented import AXES, DEFAULTS, Documented
 from memory import FLOATS, INTEGERS, Drawn, any_strides
 
 import rope_ext
-from rope_ext import angles, reference
+from rope_ext import _reference_norm, angles, reference
 
 _HAS_PER_CHANNEL = "per_channel" in inspect.signature(rope_ext.apply).parameters
 HEAD_DIMS = [2, 4, 6, 8, 10, 16, 18, 34, 40, 66]
@@ -82,6 +82,8 @@ def draw(r, memory, target):
     if r.random() < 0.1 and not vast:
         for t in drawn_in([keywords.get("cos"), keywords.get("sin")]):
             t.state = "requires grad"
+    if not vast and r.random() < 0.4:
+        keywords |= norms(r, memory, x, isinstance(keywords["x"], Drawn))
     for _ in range(0 if vast else r.choice([0, 0, 0, 1, 1, 2])):
         mutate(r, memory, keywords)
     if len(x) > 1 and r.random() < 0.02:
@@ -90,6 +92,23 @@ def draw(r, memory, target):
     function = rope_ext.apply_ if target == "apply_" else rope_ext.apply
     positional = min(positional, list(keywords).index("layout") if "layout" in keywords else positional)
     return Rotation(name, function, keywords, positional, r.choice(MODES))
+
+
+def norms(r, memory, x, is_one):
+    """norm and eps. is_one: x is no list."""
+    weights = []
+    for t in x:
+        shape = t.shape[-1:]
+        weight = Drawn(memory, r, r.choice([t.dtype, *FLOATS]), shape, any_strides(r, shape))
+        if r.random() < 0.2:
+            weight.state = r.choice(["requires grad", "not a leaf", "parameter", "negative bit"])
+        weights.append(weight)
+    widths = {t.shape[-1] for t in x}
+    if is_one or (len(widths) == 1 and r.random() < 0.4):
+        norm = weights[0]
+    else:
+        norm = r.choice([list, tuple])(None if r.random() < 0.2 else weight for weight in weights)
+    return {"norm": norm, "eps": r.choice([0.0, 0, 1e-6, 1e-5, 0.5, 3])}
 
 
 def tables(r, memory, layout, batch, seqlen, heads, pairs, dtype, vast):
@@ -219,6 +238,11 @@ class Rotation(Documented):
         names = ("layout", "interleaved", "rotary_dim", "rotary_offset", "inverse", "rounding", "out_interleaved")
         self.options, self.rotated = {name: a[name] for name in names}, None
         self.tables = a["cos"], a["sin"]
+        self.eps = None if a["eps"] is None else float(a["eps"])
+        self.weights = each_weight(a["norm"], a["x"])
+        self.before = [t.clone() for t in _listed(a["x"])]
+        if a["cu_seqlens"] is not None:
+            self.rotated = (torch.arange(self.before[0].shape[0]) < a["cu_seqlens"][-1])[:, None, None]
         if a["inv_freq"] is None:
             self.options |= {name: a[name] for name in ("positions", "offset", "cu_seqlens")}
             return
@@ -229,7 +253,6 @@ class Rotation(Documented):
         at, offset = a["positions"], a["offset"]
         if a["cu_seqlens"] is not None:
             at = reference.table_rows(1, seqlen, None, 0, a["cu_seqlens"])
-            self.rotated = (torch.arange(seqlen) < a["cu_seqlens"][-1])[:, None, None]
         at = torch.arange(seqlen) if at is None else at if at.is_floating_point() else at.long()
         at = at + (offset.reshape(-1, 1) if isinstance(offset, torch.Tensor) else offset)
         at = at.expand(len(high), batch, seqlen).flatten(1)
@@ -251,13 +274,29 @@ class Rotation(Documented):
         if transposed and options["out_interleaved"] is not None:
             options |= {"interleaved": options["out_interleaved"], "out_interleaved": options["interleaved"]}
 
-        def one(t):
+        def one(t, weight):
             if not t.numel():
                 return torch.empty_like(t)
-            y = reference.apply(t, *self.tables, transposed=transposed, **options)
+            norm = {} if transposed or weight is None else {"norm": weight, "eps": self.eps}
+            y = reference.apply(t, *self.tables, transposed=transposed, **options, **norm)
             return y if self.rotated is None else torch.where(self.rotated, y, t)
 
-        return one(x) if isinstance(x, torch.Tensor) else type(x)(map(one, x))
+        return one(x, self.weights[0]) if isinstance(x, torch.Tensor) else type(x)(map(one, x, self.weights))
+
+    def gradients(self, x, weight, grad):
+        """Those of x and of its weight, given that of the result."""
+        dtype = x.dtype
+        wide = torch.float64 if dtype == torch.float64 else torch.float32
+        if weight is None or not x.numel():
+            return self.rotate([grad], transposed=True)[0], None if weight is None else torch.zeros_like(weight)
+        g = self.rotate([grad if self.options["rounding"] == "eager" else grad.to(wide)], transposed=True)[0].to(wide)
+        x4, g4 = x.to(wide), g
+        if self.rotated is not None:
+            x4, g4 = torch.where(self.rotated, x4, 1), torch.where(self.rotated, g4, 0)
+        x4, g4 = (reference.as_bshd(t, self.options["layout"]) for t in (x4, g4))
+        of_x, of_weight = _reference_norm.norm_gradients(x4.flatten(0, 1), weight, self.eps, g4.flatten(0, 1))
+        of_x = reference.from_bshd(of_x.unflatten(0, x4.shape[:2]), self.options["layout"]).to(dtype)
+        return of_x if self.rotated is None else torch.where(self.rotated, of_x, grad), of_weight.to(weight.dtype)
 
     def written(self):
         return drawn_in(self.keywords["x"] if self.function is rope_ext.apply_ else self.keywords.get("out"))
@@ -268,28 +307,53 @@ class Rotation(Documented):
                 return "did not return what it wrote"
         else:
             for y, t in zip(_listed(result), _listed(arguments["x"])):
-                if t.device.type == "cpu" and strides_of(y) != strides_of(torch.empty_like(t)):
+                is_dense = 0 not in t.stride()  # PyTorch's ops, which composed derivatives use, choose others
+                if t.device.type == "cpu" and is_dense and strides_of(y) != strides_of(torch.empty_like(t)):
                     return f"strides {y.stride()}, those of empty_like are {torch.empty_like(t).stride()}"
         return self.derivative(arguments, result, shadow)
 
     def derivative(self, arguments, result, shadow):
-        """The gradient of x, bit for bit."""
-        drawn = drawn_in(self.keywords["x"])
-        leaves = [d.leaf if d.state == "not a leaf" else t for d, t in zip(drawn, _listed(arguments["x"]))]
-        need = [d.state in ("requires grad", "not a leaf", "parameter") for d in drawn]
-        if len({id(d) for d in drawn}) < len(drawn) or self.mode or not any(need):
+        """The gradients of x and of the weights of norm, bit for bit."""
+        drawn, given = drawn_in(self.keywords["x"]), _listed(arguments["x"])
+        weights = each_weight(self.keywords.get("norm"), drawn)
+        given_weights = each_weight(arguments.get("norm"), drawn)
+        tables = [self.keywords.get(name) for name in ("cos", "sin", "inv_freq", "positions")]
+        if len({id(d) for d in drawn}) < len(drawn) or self.mode:
+            return None
+        if any(weights) and any(map(needs_gradient, drawn_in(tables))):
+            return None  # PyTorch differentiates the norm there, and rounds elsewhere
+        need = [needs_gradient(d) or needs_gradient(w) for d, w in zip(drawn, weights)]
+        if not any(need):
             return None
         results = [y for y, n in zip(_listed(result), need) if n]
         if not all(y.requires_grad for y in results):
-            return "x requires grad and the result does not"
+            return "x or norm requires grad and the result does not"
         grads = [torch.ones_like(y) if i % 2 else y.detach().clone() for i, y in enumerate(results)]
-        got = torch.autograd.grad(results, [t for t, n in zip(leaves, need) if n], grads)
-        for g, y in zip(got, grads):
-            expected = self.rotate(y, transposed=True)
+        expected, leaves = {}, {}
+        chosen = [
+            every for *every, n in zip(drawn, given, weights, given_weights, self.before, self.weights, need) if n
+        ]
+        for (d, t, w, weight, before, plain), g in zip(chosen, grads):
+            for key, made, of in zip((d, w), (t, weight), self.gradients(before, plain, g)):
+                if needs_gradient(key):
+                    expected[id(key)] = expected[id(key)] + of if id(key) in expected else of
+                    leaves[id(key)] = key.leaf if key.state == "not a leaf" else made
+        got = torch.autograd.grad(results, list(leaves.values()), grads)
+        for a, b in zip(got, expected.values()):
             # Autograd may add zeros to it, which turn -0.0 into 0.0.
-            if not same_bits(g + 0.0, expected + 0.0):
-                return f"gradient {g}, not {expected}"
+            if not same_bits(a + 0.0, b + 0.0):
+                return f"gradient {a}, not {b}"
         return None
+
+
+def needs_gradient(t):
+    return t is not None and t.state in ("requires grad", "not a leaf", "parameter")
+
+
+def each_weight(norm, x):
+    """One weight or None for each tensor of x."""
+    count = len(x) if isinstance(x, (list, tuple)) else 1
+    return list(norm) if isinstance(norm, (list, tuple)) else [norm] * count
 
 
 def strides_of(t):
