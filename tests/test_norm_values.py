@@ -6,6 +6,7 @@ import torch
 import rope_ext
 from rope_ext import reference
 from tests.conftest import assert_same_bits, random
+from tests.test_norm_derivatives import EPS, formula
 
 F64 = torch.float64
 X, WEIGHT, COS, SIN = (random(shape, F64, seed) for seed, shape in enumerate(((2, 5, 3, 4), (4,), (5, 2), (5, 2))))
@@ -73,3 +74,17 @@ def test_composed_eager_rounding_keeps_signed_zeros_and_infinities(dtype):
     expected = reference.apply(x, cos[:, :1], sin[:, :1], **keywords)
     got = rope_ext.apply(x, cos[:, :1].requires_grad_(), sin[:, :1], **keywords)
     assert_same_bits(got.detach(), expected)
+
+
+@pytest.mark.parametrize("weight_dtype", [None, torch.float32])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_eager_rounding_with_tables_in_float32(dtype, weight_dtype):
+    """The normalised heads are rounded, and the products of the rotation are not; those of its gradient are."""
+    x, weight = random((2, 5, 3, 40), dtype), random((40,), weight_dtype or dtype, 1)
+    cos, sin = (random((5, 16), torch.float32, seed) for seed in (2, 3))
+    keywords = {"rounding": "eager", "rotary_dim": 32, "rotary_offset": 4}
+    expected = reference.apply(x, cos, sin, norm=weight, eps=EPS, **keywords)
+    assert_same_bits(rope_ext.apply(x, cos, sin, norm=weight, eps=EPS, **keywords), expected)
+    leaves, g = [x.clone().requires_grad_(), weight.clone().requires_grad_()], random(x.shape, dtype, 4)
+    got = torch.autograd.grad(rope_ext.apply(leaves[0], cos, sin, norm=leaves[1], eps=EPS, **keywords), leaves, g)
+    assert_same_bits(got, formula(x, weight, g, "bshd", cos, sin, **keywords))
