@@ -133,7 +133,7 @@ Plan plan_for(const Candidate& c, const RotateParams& p, int multiprocessors) {
   plan.round_tokens = cuda::round_tokens(p, plan);
   plan.rounds = quotient_up(p.batch * p.seqlen, plan.round_tokens);
   plan.blocks = 0;
-  for (int t = 0; t < p.num_tensors; ++t) plan.blocks += cuda::blocks(p, p.x[t], plan);
+  for (int t = 0; t < p.num_tensors; ++t) plan.blocks += cuda::blocks(p, t, plan);
   return plan;
 }
 

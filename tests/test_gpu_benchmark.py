@@ -304,7 +304,7 @@ def test_other_cases_survive_a_failure_and_the_end_of_the_time(gpu, monkeypatch,
         bench,
         "Case",
         lambda *case: types.SimpleNamespace(
-            shape=case[0], dtype=case[1], pairing=case[2], which=case[3], memory=case[4]
+            shape=case[0], dtype=case[1], pairing=case[2], which=case[3], memory=case[4], norm=False
         ),
     )
 
