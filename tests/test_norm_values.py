@@ -60,10 +60,11 @@ def test_batched_gradients_where_eps_is_zero():
     assert_same_bits(got, [torch.stack(grads) for grads in zip(*expected)])
 
 
+@pytest.mark.parametrize("weight_dtype", [None, torch.float32])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_composed_eager_rounding_keeps_signed_zeros_and_infinities(dtype):
+def test_composed_eager_rounding_keeps_signed_zeros_and_infinities(dtype, weight_dtype):
     """Where the tables are differentiated, values are rounded by PyTorch's ops, their derivatives are not."""
-    x, weight = random((1, 4, 2, 4), dtype), random((4,), dtype, 1)
+    x, weight = random((1, 4, 2, 4), dtype), random((4,), weight_dtype or dtype, 1)
     x[0, 0] = torch.tensor([0.0, -0.0, 1.0, -1.0])
     x[0, 1] = torch.tensor([0.0, -0.0, 1e-30, -1e-30])  # in bfloat16 squares are 0, and 1 / rms is infinite
     x[0, 2, :, 1:3] = torch.tensor([float("inf"), -float("inf")])
@@ -88,3 +89,41 @@ def test_eager_rounding_with_tables_in_float32(dtype, weight_dtype):
     leaves, g = [x.clone().requires_grad_(), weight.clone().requires_grad_()], random(x.shape, dtype, 4)
     got = torch.autograd.grad(rope_ext.apply(leaves[0], cos, sin, norm=leaves[1], eps=EPS, **keywords), leaves, g)
     assert_same_bits(got, formula(x, weight, g, "bshd", cos, sin, **keywords))
+
+
+@pytest.mark.parametrize("rounding", ["once", "eager"])
+@pytest.mark.parametrize("cu_seqlens", [None, torch.tensor([0, 2, 3])])
+def test_gradients_that_are_recorded_have_the_bits_of_those_that_are_not(rounding, cu_seqlens):
+    x, g = (random((5, 3, 40), torch.bfloat16, seed) for seed in (0, 1))
+    cos, sin = (random((5, 20), torch.bfloat16, seed) for seed in (2, 3))
+    leaves = x.requires_grad_(), random((40,), torch.bfloat16, 4).requires_grad_()
+    keywords = {"layout": "thd", "cu_seqlens": cu_seqlens, "rounding": rounding}
+    y = rope_ext.apply(x, cos, sin, norm=leaves[1], eps=EPS, **keywords)
+    expected = torch.autograd.grad(y, leaves, g, retain_graph=True)
+    assert_same_bits([t.detach() for t in torch.autograd.grad(y, leaves, g, create_graph=True)], expected)
+
+
+@pytest.mark.parametrize("learned", [(True, False), (False, True)])
+def test_packed_where_one_of_two_weights_is_learned(learned):
+    qkv, norm = (
+        random((2, 5, 20), F64),
+        [random((4,), F64, seed).requires_grad_(need) for seed, need in enumerate(learned)],
+    )
+    qkv.requires_grad_()
+    q, k, v = qkv.unflatten(-1, (5, 4)).split((3, 1, 1), 2)
+    expected = *rope_ext.apply((q, k), COS, SIN, norm=norm, eps=EPS), v
+    got = rope_ext.apply_qkv(qkv, COS, SIN, num_heads=3, num_kv_heads=1, norm=norm, eps=EPS)
+    needs, grads = [qkv, norm[learned.index(True)]], [random(t.shape, F64, 3) for t in got]
+    assert_same_bits(*(torch.autograd.grad(t, needs, grads) for t in (got, expected)))
+
+
+@pytest.mark.parametrize("needs", [(0, 3), (1, 2), (1, 3)])
+def test_batched_gradients_of_some_of_the_inputs(needs):
+    inputs = [X.clone(), X + 1, WEIGHT.clone(), WEIGHT + 1]
+    chosen = [inputs[i].requires_grad_() for i in needs]
+    y = rope_ext.apply(inputs[:2], COS, SIN, norm=inputs[2:], eps=EPS)
+    results = [t for t in y if t.requires_grad]
+    many = [random((3, *X.shape), F64, 5 + i) for i in range(len(results))]
+    got = torch.autograd.grad(results, chosen, many, is_grads_batched=True, retain_graph=True)
+    expected = [torch.autograd.grad(results, chosen, grads, retain_graph=True) for grads in zip(*many)]
+    assert_same_bits(got, [torch.stack(grads) for grads in zip(*expected)])
