@@ -312,12 +312,10 @@ def _listed(x: object, out: object) -> Sequence[object]:
     return out
 
 
-def call_op(
-    arguments: tuple[Any, ...], x: Any, out: Any, dispatch: Callable[[Op, Sequence[Any]], Any] = dispatch
-) -> Any:
+def call_op(arguments: tuple[Any, ...], x: Any, out: Any, by: Callable[[Op, Sequence[Any]], Any] | None = None) -> Any:
     """Calls the op with what `arguments_of` made; returns what `apply` does.
 
-    out: _IN_PLACE for `apply_`. dispatch: dispatch_norm for what `with_norm` made.
+    out: _IN_PLACE for `apply_`. by: what dispatches the call, dispatch_norm for what `with_norm` made.
     """
     op = ROTATE if out is None else ROTATE_IN_PLACE if out is _IN_PLACE else ROTATE_OUT
     if op is ROTATE_OUT:
@@ -326,7 +324,7 @@ def call_op(
         arguments = (out if type(out) is tuple and type(x) is tuple else _listed(x, out), *arguments)
     try:
         # In graphs of torch.compile and torch.export are the ops that know their derivatives.
-        y = op.recorded(*arguments) if is_compiling() else dispatch(op, arguments)
+        y = op.recorded(*arguments) if is_compiling() else (by or dispatch)(op, arguments)
     except _FAILURES as error:
         found = explained(error, op, arguments, x, out)
         if found is error:
