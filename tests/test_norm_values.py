@@ -5,7 +5,7 @@ import torch
 
 import rope_ext
 from rope_ext import reference
-from tests.conftest import assert_same_bits, random
+from tests.conftest import DTYPES, assert_same_bits, random
 from tests.test_norm_derivatives import EPS, formula
 
 F64 = torch.float64
@@ -127,3 +127,17 @@ def test_batched_gradients_of_some_of_the_inputs(needs):
     got = torch.autograd.grad(results, chosen, many, is_grads_batched=True, retain_graph=True)
     expected = [torch.autograd.grad(results, chosen, grads, retain_graph=True) for grads in zip(*many)]
     assert_same_bits(got, [torch.stack(grads) for grads in zip(*expected)])
+
+
+@pytest.mark.parametrize("interleaved", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_weight_that_is_not_a_number_gives_none(dtype, interleaved):
+    """Whatever the other bits of NaN: rounded to 16 bits by integers, those of 0x7fffffff would carry over to -0."""
+    weight = torch.ones(64, dtype=torch.float64 if dtype == torch.float64 else torch.float32)
+    bits = weight.view(torch.int64 if dtype == torch.float64 else torch.int32)
+    bits[3], bits[40] = torch.iinfo(bits.dtype).max, -1
+    x, cos, sin = (random(shape, dtype, seed) for seed, shape in enumerate([(2, 3, 2, 64), (3, 16), (3, 16)]))
+    keywords = {"interleaved": interleaved, "rotary_dim": 32, "norm": weight, "eps": 1e-6}
+    y = rope_ext.apply(x, cos, sin, **keywords)
+    assert y.isnan().equal(reference.apply(x, cos, sin, **keywords).isnan())
+    assert y.isnan().sum() == 2 * 3 * 2 * 3  # the pair of channel 3, and channel 40

@@ -23,6 +23,15 @@ ROPE_INLINE Lanes<T> read_run(const A* from, int64_t n = kStep<T>) {
   return run_from_pair_order(read_lanes<Lanes<T>, kFull>(from, n));
 }
 
+// n <= kStep weights of a norm, in run order. The low half of each NaN becomes zero where elements have 16 bits: see
+// bfloat16_rounded.
+template <class T, bool kFull = true>
+ROPE_INLINE Lanes<T> read_weights(const Arithmetic<T>* from, int64_t n = kStep<T>) {
+  const auto v = read_run<T, kFull>(from, n);
+  if constexpr (sizeof(T) == 2) return without_payload(v);
+  return v;
+}
+
 // The inverse of read_run.
 template <bool kFull, class T, class A>
 ROPE_INLINE void write_run(Lanes<T> run, A* to, int64_t n) {
@@ -67,14 +76,14 @@ ROPE_INLINE Lanes<T> rounded(Lanes<T> v) {
 template <bool kFull, class T>
 ROPE_INLINE Pair<Lanes<T>> load_weight_channels(const Arithmetic<T>* weight, int64_t n) {
   const int64_t low = 2 * n < kStep<T> ? 2 * n : kStep<T>;
-  return {read_run<T, kFull>(weight, low), read_run<T, kFull>(weight + kStep<T>, 2 * n - low)};
+  return {read_weights<T, kFull>(weight, low), read_weights<T, kFull>(weight + kStep<T>, 2 * n - low)};
 }
 
 // The weights of n <= kStep pairs, in the order of lanes of load_pairs.
 template <Access kAccess, bool kFull, class T>
 ROPE_INLINE Pair<Lanes<T>> load_weights(const Arithmetic<T>* weight, Pairing channels, int64_t n) {
   if constexpr (kAccess == Access::kHalf) {
-    return {read_run<T, kFull>(weight, n), read_run<T, kFull>(weight + channels.partner, n)};
+    return {read_weights<T, kFull>(weight, n), read_weights<T, kFull>(weight + channels.partner, n)};
   } else if constexpr (kAccess == Access::kInterleaved) {
     const auto w = load_weight_channels<kFull, T>(weight, n);
     return deinterleave(w.first, w.second);
@@ -84,7 +93,7 @@ ROPE_INLINE Pair<Lanes<T>> load_weights(const Arithmetic<T>* weight, Pairing cha
       first[i] = weight[i * channels.step];
       second[i] = weight[i * channels.step + channels.partner];
     }
-    return {read_run<T>(first), read_run<T>(second)};
+    return {read_weights<T>(first), read_weights<T>(second)};
   }
 }
 

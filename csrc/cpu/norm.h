@@ -57,7 +57,7 @@ void normalise_channels(const RotatedTensor& x, const Norm& norm, int64_t batch,
     const auto scale = broadcast<Lanes<T>>(r[h]);
     for_each_step<T>(end - begin, [&](auto full, int64_t i, int64_t n) {
       const auto v = read_channels<T, full>(in + i * x.in_stride.channel, x.in_stride.channel, n);
-      const auto w = without_payload(read_run<T, full>(weight + begin + i, n));
+      const auto w = read_weights<T, full>(weight + begin + i, n);
       write_channels<full, false>(normalised(v, scale, w, round), out + i * x.out_stride.channel, x.out_stride.channel,
                                   n);
     });

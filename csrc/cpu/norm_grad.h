@@ -171,7 +171,7 @@ void norm_grad_block(const NormGradParams& p, int t, const Rows<T, Arithmetic<T>
   const NormGradMemory<A> memory(data, x.head_dim, x.heads);
   for_each_step<T>(x.head_dim, [&](auto full, int64_t c, int64_t n) {
     const A* weight = static_cast<const A*>(p.norm[t].weight) + c;
-    write_lanes(memory.weight + c, without_payload(read_run<T, full>(weight, n)));
+    write_lanes(memory.weight + c, read_weights<T, full>(weight, n));
   });
   Rows<T, A> kept = rows;
   kept.out_stride = memory.stride;
