@@ -11,6 +11,7 @@ import rope_ext
 from benchmarks.harness.machine_code import machine_of
 from tests.conftest import WITHOUT_KERNELS
 from tools.machine_code.disassembly import NotFound, parse
+from tools.machine_code.launches import Recorder
 from tools.machine_code.memory import HostMemory, Span
 from tools.machine_code.warps import Launch, Program
 
@@ -70,3 +71,20 @@ def run(*lines, inputs=None, threads=32, outputs=1, shared=0):
 
 def span_of(array, read=False, most=0):
     return Span(array.ctypes.data, array.itemsize, (array.size,), (1,), read, 0, most)
+
+
+def executed_by(machine, introspect, use_kernels):
+    """The body of a fixture: yields a function that makes the ops use the machine code, for a number of multiprocessors.
+
+    introspect: the file of _introspect. Afterwards it fails unless the machine code ran, without an error.
+    """
+    recorder = Recorder(introspect, machine.execute)
+    before = machine.launches.total()
+
+    def start(multiprocessors=132):
+        use_kernels(recorder.start(multiprocessors))
+
+    yield start
+    for error in recorder.errors:
+        raise error
+    assert machine.launches.total() > before

@@ -14,11 +14,11 @@ import rope_ext
 from rope_ext import _introspect, _reference_angles, reference
 from tests import test_angles, test_emulated_cuda, test_values
 from tests.conftest import DTYPES, assert_same_bits, random
-from tests.machine_code import OF_NORM, kernels
+from tests.machine_code import OF_NORM, executed_by, kernels
 from tests.pairwise import pairwise
 from tests.test_instruction_sets import dtype_name, params_of
 from tests.test_revolutions import assert_same, patterns
-from tools.machine_code.launches import Machine, Recorder
+from tools.machine_code.launches import Machine
 
 pytestmark = pytest.mark.devices("cpu")
 GRIDS = {"multiprocessors": [1, 132]}  # with one multiprocessor a thread does many heads, with many it does one
@@ -36,16 +36,7 @@ def machine():
 @pytest.fixture
 def executed(machine, use_kernels):
     """A function that makes the ops use the machine code. The test fails unless it ran, without an error."""
-    recorder = Recorder(_introspect.__file__, machine.execute)
-    before = machine.launches.total()
-
-    def start(multiprocessors=132):
-        use_kernels(recorder.start(multiprocessors))
-
-    yield start
-    for error in recorder.errors:
-        raise error
-    assert machine.launches.total() > before
+    yield from executed_by(machine, _introspect.__file__, use_kernels)
 
 
 def table_dtype(dtype):

@@ -8,10 +8,10 @@ import torch
 from rope_ext import _introspect
 from tests import norm_calls, test_norm
 from tests.conftest import DTYPES, random
-from tests.machine_code import OF_NORM, kernels
+from tests.machine_code import OF_NORM, executed_by, kernels
 from tests.norm_calls import NAMES
 from tests.test_emulated_norm import CASE
-from tools.machine_code.launches import Machine, Recorder
+from tools.machine_code.launches import Machine
 
 pytestmark = pytest.mark.devices("cpu")
 CASES = norm_calls.cases(multiprocessors=[1, 132])
@@ -25,16 +25,7 @@ def machine():
 @pytest.fixture
 def executed(machine, use_kernels):
     """A function that makes the ops use the machine code. The test fails unless it ran, without an error."""
-    recorder = Recorder(_introspect.__file__, machine.execute)
-    before = machine.launches.total()
-
-    def start(multiprocessors=132):
-        use_kernels(recorder.start(multiprocessors))
-
-    yield start
-    for error in recorder.errors:
-        raise error
-    assert machine.launches.total() > before
+    yield from executed_by(machine, _introspect.__file__, use_kernels)
 
 
 @pytest.mark.parametrize("case", test_norm.CASES, **NAMES)

@@ -56,7 +56,7 @@ struct RotateParams : Rotation {
   bool output_unmapped;     // some pages of some x.out are not mapped yet
 };
 
-// What a normalised tensor was, and where the gradient of its weight goes.
+// A normalised tensor as it was before its norm, and the memory for the gradient of its weight.
 struct NormGradTensor {
   const void* x;
   Strides x_stride;  // channels in the pairing of RotatedTensor::out

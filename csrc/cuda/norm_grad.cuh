@@ -21,7 +21,7 @@ ROPE_INLINE A sum_of_tokens(const Number& number) {
   return sum;
 }
 
-// As many numbers as an access has elements.
+// The numbers of one access of kWidth elements, in shared memory.
 template <class A, int kWidth>
 struct alignas(16) SharedAccess {
   A numbers[kWidth];

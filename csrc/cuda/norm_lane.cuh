@@ -1,4 +1,4 @@
-// What the lanes of a head share with those of its gradient: weights, angles and roundings, in registers.
+// Weights, angles and roundings of a lane, in registers: the part that norm_rotate.cuh and norm_grad.cuh share.
 #pragma once
 
 #include "core/norm.h"

@@ -1,4 +1,4 @@
-// What one lane does for the heads that it shares with its neighbours: their norm, then the rotation of one unit each.
+// The work of one lane on heads that it shares with its neighbours: the norm of each head, then the rotation of a unit.
 //
 // A head has lanes of one warp, which add its squares; then each normalises and rotates a unit. All lanes of a warp
 // take every step together, those without work too. Tests run the steps on a CPU, one lane after another

@@ -234,8 +234,8 @@ __attribute__((visibility("default"))) void rope_ext_emulated_revolutions(const 
 // element, each with entries per pair, per channel and from positions.
 __attribute__((visibility("default"))) uint64_t rope_ext_emulated_instances() { return rope::cuda::instances; }
 
-// As rope_ext_emulated_instances, 4 bits per element type for norms, then as many for their derivatives: accesses of 16
-// bytes with entries per pair, per channel and from positions, and accesses of one element.
+// A bit for each instance of the kernels of norms that has run: 4 per element type, for accesses of 16 bytes with
+// entries per pair, per channel and from positions, and for accesses of one element; then as many for the derivatives.
 __attribute__((visibility("default"))) uint64_t rope_ext_emulated_norm_instances() {
   return rope::cuda::norm_instances;
 }
