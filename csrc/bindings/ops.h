@@ -70,6 +70,7 @@ struct Ops {
     check_written(a, a.x, "x");
   }
 
+  static void check(StableIValue* stack, uint64_t count, uint64_t) { check_arguments(unbox(stack, count)); }
   static void nothing(StableIValue* stack, uint64_t count, uint64_t) { unbox(stack, count); }
 
   static void norm_rotate(StableIValue* stack, uint64_t count, uint64_t) {
@@ -232,6 +233,7 @@ struct Ops {
     for (const char* name : {"rotate", "rotate.unrecorded", "rotate.plain"}) library.impl(name, rotate);
     for (const char* name : {"rotate_", "rotate_.unrecorded", "rotate_.plain"}) library.impl(name, rotate_);
     for (const char* name : {"rotate_out", "rotate_out.unrecorded", "rotate_out.plain"}) library.impl(name, rotate_out);
+    library.impl("check", check);
     library.impl("check_in_place", check_in_place);
     for (const char* name : {"nothing", "nothing.unrecorded", "nothing.plain"}) library.impl(name, nothing);
     library.impl("norm_rotate", norm_rotate);

@@ -43,6 +43,8 @@ void define_all(Definitions m) {
   ROPE_DEF("rotate", "", "Tensor[]", "Tensor[]");
   ROPE_DEF("rotate_", "", "Tensor(a!)[]", "()");
   ROPE_DEF("rotate_out", "Tensor(a!)[] out, ", "Tensor[]", "()");
+  // Raises what rotate would raise; does nothing else. For shapes of which a process has but a part.
+  m.def("check(" ROPE_NORM_ARGUMENTS("Tensor[]") ") -> ()");
   // Raises what rotate_ would raise; does nothing else.
   m.def("check_in_place(" ROPE_NORM_ARGUMENTS("Tensor[]") ") -> ()");
   // Takes the arguments and does nothing: the price of the dispatcher and the stable ABI (rope_ext/profile.py).

@@ -36,7 +36,7 @@ def _fake_rotate(x: Sequence[Tensor], *rest: Any) -> list[Tensor]:
     return [torch.empty_like(t) for t in x]
 
 
-def _batch_and_seqlen(
+def batch_and_seqlen(
     x: Sequence[Tensor],
     offset: int = 0,
     flags: int = 0,
@@ -57,14 +57,14 @@ def _batch_and_seqlen(
 
 def _fake_rows(x: Sequence[Tensor], cos: Tensor, sin: Tensor, *rest: Any, **named: Any) -> Tensor:
     _same_device(x, cos, sin, *rest, **named)
-    return cos.new_empty(_batch_and_seqlen(x, *rest, **named), dtype=torch.int64)
+    return cos.new_empty(batch_and_seqlen(x, *rest, **named), dtype=torch.int64)
 
 
 def _fake_cos_sin(
     x: Sequence[Tensor], high: Tensor, low: Tensor, *rest: Any, **named: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
     _same_device(x, high, low, *rest, **named)
-    sizes = _batch_and_seqlen(x, *rest, **named)
+    sizes = batch_and_seqlen(x, *rest, **named)
     cos, sin = (high.new_empty((*sizes, *high.shape[1:])) for _ in range(2))
     return cos, sin, high.new_empty((high.shape[0], *sizes))
 
@@ -120,9 +120,10 @@ def _fake_revolutions(inv_freq: Tensor, is_64: bool) -> tuple[Tensor, Tensor]:
     return inv_freq.new_empty(shape, dtype=dtype), inv_freq.new_empty(shape, dtype=dtype)
 
 
-_FAKES: dict[str, Callable[..., object]] = {
+FAKES: dict[str, Callable[..., object]] = {
     "rotate": _fake_rotate,
     "rotate_": _same_device,
+    "check": _same_device,
     "check_in_place": _same_device,
     "rotate_out": _fake_rotate_out,
     "norm_rotate": _fake_norm_rotate,
@@ -134,8 +135,8 @@ _FAKES: dict[str, Callable[..., object]] = {
     "cos_sin": _fake_cos_sin,
     "revolutions": _fake_revolutions,
 }
-for _name, _fake in _FAKES.items():
+for _name, _fake in FAKES.items():
     torch.library.register_fake(f"rope_ext::{_name}", _fake)
 
 # A recorded rotate_ allocates a temporary for its result.
-errors.allocators.update(_FAKES, rotate_=_fake_rotate)
+errors.allocators.update(FAKES, rotate_=_fake_rotate)

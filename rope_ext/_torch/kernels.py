@@ -108,6 +108,11 @@ def _table_rows(*arguments: Any) -> Tensor:
         return rows
 
 
+def _check(*arguments: Any) -> None:
+    with below_autograd():
+        _ops.check(*arguments)
+
+
 def _check_in_place(x: list[Tensor], cos: Tensor, sin: Tensor, *rest: Any) -> None:
     check_writable(x, recorded=kernel_needs_derivative(weights_of(rest), cos, sin, rest))
     with below_autograd():
@@ -124,6 +129,7 @@ _KERNELS: dict[str, Callable[..., Any]] = {
     "table_grad": _table_grad,
     "table_rows": _table_rows,
     "cos_sin": per_token.cos_sin,
+    "check": _check,
     "check_in_place": _check_in_place,
 }
 for _name, _kernel in _KERNELS.items():

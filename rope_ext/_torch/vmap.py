@@ -67,6 +67,7 @@ def _rotate_vmap(
 
 torch.library.register_vmap("rope_ext::rotate", _rotate_vmap, lib=_library)
 torch.library.register_vmap("rope_ext::rotate_", _vmap_by_loop(_ops.rotate_, writes=True), lib=_library)
+torch.library.register_vmap("rope_ext::check", _vmap_by_loop(_ops.check), lib=_library)
 torch.library.register_vmap("rope_ext::check_in_place", _vmap_by_loop(_ops.check_in_place), lib=_library)
 torch.library.register_vmap("rope_ext::norm_rotate", _vmap_by_loop(_ops.norm_rotate), lib=_library)
 torch.library.register_vmap("rope_ext::norm_grad", _vmap_by_loop(_ops.norm_grad), lib=_library)
