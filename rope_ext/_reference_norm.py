@@ -76,7 +76,13 @@ def normalise(
 
 def norm_gradients(x: Tensor, weight: Tensor, eps: float, grad: Tensor) -> tuple[Tensor, Tensor]:
     """The gradients of x and of weight, given that of the normalised x: all (tokens, heads, channels) in one dtype."""
+    of_x, of_weights = head_gradients(x, weight, eps, grad)
+    return of_x, sum_of_rows(of_weights)
+
+
+def head_gradients(x: Tensor, weight: Tensor, eps: float, grad: Tensor) -> tuple[Tensor, Tensor]:
+    """The gradients of x and of the weight, (..., head_dim), one for each head of each token."""
     r = inverse_rms(x, eps)
     u = grad * weight.to(x.dtype)
     c = sum_of_channels(u * x) / x.shape[-1] * (r * r)
-    return (u - x * c) * r, sum_of_rows(grad * (x * r))
+    return (u - x * c) * r, grad * (x * r)
