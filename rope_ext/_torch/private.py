@@ -143,6 +143,9 @@ is_batched: Callable[[Tensor], bool] = _needed(
 level_of: Callable[[Tensor], int] = _optional(  # -1: no transform wraps the tensor
     "torch._C._functorch.maybe_get_level", "which tells the transform that wraps a tensor"
 )
+unwrapped: Callable[[Tensor], Tensor] = _optional(
+    "torch._C._functorch.get_unwrapped", "which finds a DTensor in the wrapper of a transform"
+)
 one_level = _optional("torch._functorch.utils.enable_single_level_autograd_function", "which records in a transform")
 forward_mode_enabled = _optional("torch.autograd.forward_ad._set_fwd_grad_enabled", "which records in a transform")
 

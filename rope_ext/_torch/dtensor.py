@@ -1,0 +1,86 @@
+"""What the rest of the package does for DTensors, without importing torch.distributed.tensor, which takes 0.9 s.
+
+A program that has a DTensor has imported it. At the first call of an op that meets a subclass in such a program, torch
+learns the rules of dtensor_rules.py.
+"""
+
+import importlib
+import sys
+from typing import Any
+
+from torch import Tensor
+
+from ..errors import ArgumentError
+from .private import constant_in_graphs, functorch_is_active, level_of, unwrapped
+
+_MODULE = "torch.distributed.tensor"
+_RULES = f"{__package__}.dtensor_rules"  # registers them at its import
+
+
+def register_rules() -> bool:
+    """Registers the rules where there may be DTensors. Returns whether this call did."""
+    if _RULES in sys.modules or _MODULE not in sys.modules:
+        return False
+    importlib.import_module(_RULES)
+    return True
+
+
+@constant_in_graphs
+def prepare_for_dtensors() -> bool:
+    """Registers the rules while torch.compile traces: in inference mode no kernel of kernels.py would."""
+    return register_rules()
+
+
+def is_dtensor(t: Any) -> bool:
+    module = sys.modules.get(_MODULE)
+    return module is not None and isinstance(_unwrapped(t), module.DTensor)
+
+
+def _unwrapped(t: Any) -> Any:
+    """t without the wrappers of transforms of torch.func."""
+    while functorch_is_active() and isinstance(t, Tensor) and level_of(t) >= 0:
+        t = unwrapped(t)
+    return t
+
+
+def beside(t: Tensor, other: Tensor, name: str) -> Tensor:
+    """t, the argument `name`, as an operand of PyTorch's ops with `other`: a replicated DTensor where that is one."""
+    if not is_dtensor(other) or is_dtensor(t):
+        return t
+    if t.requires_grad:
+        raise plain_gradient(name)
+    like = _unwrapped(other)
+    replicated: Tensor = like.from_local(t, like.device_mesh, run_check=False)
+    return replicated
+
+
+def plain_gradient(name: str) -> ArgumentError:
+    """A Tensor is the same on all ranks, so its gradient would be a sum over ranks, which nothing adds up."""
+    cure = f"distribute_tensor({name}, mesh) makes one, whose gradient is Partial where x is sharded"
+    return ArgumentError(name, "be a DTensor where it requires grad and x is one", "a Tensor", cure)
+
+
+def with_whole_heads(t: Tensor) -> Tensor:
+    """t, with all channels of a head on one rank, and added up, as the rules of dtensor_rules.py make x."""
+    if not is_dtensor(t):
+        return t
+    module = sys.modules[_MODULE]
+    placements, last = _unwrapped(t).placements, t.dim() - 1
+    wanted = [module.Replicate() if p.is_partial() or getattr(p, "dim", None) == last else p for p in placements]
+    if wanted == [*placements]:
+        return t
+    if _unwrapped(t) is not t:
+        cure = "x.redistribute(placements=...) comes before the transform"
+        raise ArgumentError("x", "be whole along head_dim under torch.func", f"placements {placements}", cure)
+    whole: Tensor = module.DTensor.redistribute(t, placements=wanted)
+    return whole
+
+
+def check_views(qkv: Any, *slices: Any) -> None:
+    """Raises where a slice of a DTensor is a copy, which it is along a sharded axis: what is written to it is lost."""
+    sharded = [not p.is_replicate() for p in qkv.placements]
+    if all([not p.is_replicate() for p in t.placements] == sharded for t in slices):
+        return
+    rule = "be whole along the heads when it is written, or sharded by whole groups"
+    cure = "redistribute it, or apply_qkv returns q and k"
+    raise ArgumentError("qkv", rule, f"placements {qkv.placements}", cure)

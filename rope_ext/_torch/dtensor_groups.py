@@ -1,0 +1,155 @@
+"""A call of an op with DTensors, as calls of the op with the parts of this rank."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from ..errors import ArgumentError, ArgumentTypeError
+from .arguments import ORDINARY_TYPES, Lookup, Rest, eps_of, flags_of, layout_of, norm_of, positions_of, split
+from .dtensor import plain_gradient
+from .dtensor_parts import Shards, Spread, letters, local, spread_of, strides_of_like
+from .flags import FREQUENCIES
+from .library import torch_ops as _ops
+
+
+class Group(NamedTuple):
+    """The tensors of x that are split alike."""
+
+    places: list[int]  # among the tensors of x
+    shards: Shards
+    table_axes: str
+    x: list[Tensor]
+    others: tuple[Any, ...]  # the arguments after x
+    rotated: Tensor | None  # (tokens, 1, 1): whether to rotate a token; None: `others` say so
+
+    def where_rotated(self, y: Tensor, other: Tensor | float) -> Tensor:
+        return y if self.rotated is None else torch.where(self.rotated, y, other)
+
+
+class Call:
+    """The arguments of an op, and `groups` of tensors of x, in a process of their mesh."""
+
+    def __init__(self, x: Sequence[Tensor], cos: Tensor, sin: Tensor, rest: Rest, out: Sequence[Tensor] = ()) -> None:
+        self.x, self.cos, self.sin, self.rest = _all_dtensors(x, cos, sin, rest, out), cos, sin, rest
+        layout = layout_of(flags_of(rest))
+        self.axes = layout.replace("t", "s").replace("d", ".")
+        self.has_frequencies = bool(flags_of(rest) & FREQUENCIES)
+        self.mesh = self.x[0].device_mesh
+        self._check()
+        alike: dict[Spread, list[int]] = {}
+        for place, t in enumerate(self.x):
+            if t.device_mesh != self.mesh:
+                raise ArgumentError("x", f"be on one mesh, {self.mesh}", t.device_mesh)
+            if t.dim() != len(self.axes):
+                raise ArgumentError("x", f"have {len(layout)} dimensions for layout '{layout}'", tuple(t.shape))
+            alike.setdefault(spread_of("x", t, self.axes), []).append(place)
+        self.groups = [self._group(places, Shards(self.mesh, spread)) for spread, places in alike.items()]
+
+    def _check(self) -> None:
+        """Raises on every rank what `apply` to whole tensors would, as far as this rank has their values."""
+        if not all(type(local(t)) in ORDINARY_TYPES for t in self.x):  # fake, in a graph
+            return
+
+        def stand_in(t: Any) -> Any:
+            if not isinstance(t, DTensor):
+                return t
+            return local(t).new_zeros(()).expand(t.shape)
+
+        def of_table(t: Tensor) -> Any:
+            return stand_in(t).contiguous() if self.has_frequencies else stand_in(t)
+
+        rest = [list(map(stand_in, a)) if isinstance(a, (list, tuple)) else stand_in(a) for a in self.rest]
+        _ops.check([stand_in(t) for t in self.x], of_table(self.cos), of_table(self.sin), *rest)
+
+    def _group(self, places: list[int], shards: Shards) -> Group:
+        scalars, _ = split(self.rest)
+        sizes = self.sizes(places[0])
+        name = "inv_freq" if self.has_frequencies else "cos"
+        table_axes = letters(name, self.cos, self._axes_of_tables(), sizes)
+        cos, sin = shards.part(name, self.cos, table_axes), shards.part("sin", self.sin, table_axes)
+        offset, lookup, rotated = self._lookup(shards, sizes, cos.device)
+        others: tuple[Any, ...] = cos, sin, offset, *scalars[1:], *lookup
+        norm = norm_of(self.rest)
+        if norm:
+            weights = [norm[place] for place in places]
+            parts = [None if weight is None else shards.part("norm", weight, ".") for weight in weights]
+            others = *others, parts, eps_of(self.rest)
+        x = [shards.part("x", self.x[place], self.axes) for place in places]
+        return Group(places, shards, table_axes, x, others, rotated)
+
+    def _axes_of_tables(self) -> str:
+        if self.has_frequencies:
+            return ".h."
+        return {2: "..", 3: "bs."}.get(self.cos.dim(), self.axes if "b" in self.axes else "b" + self.axes)
+
+    def _lookup(self, shards: Shards, sizes: dict[str, int], device: torch.device) -> tuple[int, Lookup, Tensor | None]:
+        """(offset, lookup, Group.rotated): where the tokens of this rank are in the tables."""
+        scalars, (positions, offsets, cu_seqlens) = split(self.rest)
+        offset, rotated = scalars.offset, None
+        if offsets is not None:
+            offsets = shards.part("offset", offsets, letters("offset", offsets, "b" * offsets.dim(), sizes))
+        if cu_seqlens is not None:
+            cu_seqlens = shards.part("cu_seqlens", cu_seqlens, ".")
+        if positions is not None:
+            axes = letters("positions", positions, ".bs"[-positions.dim() :], sizes)
+            positions = shards.part("positions", positions, axes)
+        elif shards.split("s") and (self.has_frequencies or self.cos.dim() == 2):
+            bounds = shards.bounds("s", sizes["s"])
+            if cu_seqlens is not None:
+                positions, rotated, cu_seqlens = _in_packed(shards.indices(sizes["s"], device), cu_seqlens)
+            elif bounds is not None:
+                offset = offset + bounds[0]
+            else:
+                positions = shards.indices(sizes["s"], device)
+        return offset, Lookup(positions, offsets, cu_seqlens), rotated
+
+    def refuse_plain_gradients(self) -> None:
+        cos, sin = ("inv_freq", "inv_freq") if self.has_frequencies else ("cos", "sin")
+        given = (cos, self.cos), (sin, self.sin), ("positions", positions_of(self.rest))
+        for name, t in (*given, *(("norm", weight) for weight in norm_of(self.rest))):
+            if t is not None and t.requires_grad and not isinstance(t, DTensor):
+                raise plain_gradient(name)
+
+    def sizes(self, place: int) -> dict[str, int]:
+        """Letter of an axis -> its size, of a tensor of x."""
+        return {"b": 1, **dict(zip(self.axes, self.x[place].shape))}
+
+    def of_each_x(self, function: Callable[[Group], Sequence[Tensor]]) -> list[DTensor]:
+        """What function returns for the tensors of each group, in the order of x, with the shapes of x."""
+        found: dict[int, DTensor] = {}
+        for group in self.groups:
+            for place, y in zip(group.places, function(group)):
+                like = self.x[place]
+                found[place] = group.shards.whole(y, self.axes, like.shape, strides_of_like(like))
+        return [found[place] for place in range(len(self.x))]
+
+
+def _all_dtensors(x: Sequence[Tensor], cos: Tensor, sin: Tensor, rest: Rest, out: Sequence[Tensor]) -> list[DTensor]:
+    found = [t for t in x if isinstance(t, DTensor)]
+    if len(found) == len(x):
+        return found
+    if found:
+        cure = "distribute_tensor(x, mesh, placements) makes one"
+        raise ArgumentTypeError("x", "be a DTensor where another tensor of x is one", "a Tensor beside it", cure)
+    names = ("inv_freq", "inv_freq") if flags_of(rest) & FREQUENCIES else ("cos", "sin")
+    given = [*zip(names, (cos, sin)), *zip(("positions", "offset", "cu_seqlens"), split(rest)[1])]
+    given += (("out", t) for t in out)
+    name = next((name for name, t in given if isinstance(t, DTensor)), "norm")
+    raise ArgumentTypeError("x", f"be a DTensor where {name} is one", "a Tensor", f"{name}.full_tensor() is a Tensor")
+
+
+def _in_packed(tokens: Tensor, cu_seqlens: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """(positions, rotated, cu_seqlens) of a part of packed sequences. tokens: the indices of this part, ascending."""
+    cu_seqlens = cu_seqlens.to(tokens.dtype).contiguous()
+    rotated = tokens < cu_seqlens[-1]
+    sequence = torch.searchsorted(cu_seqlens, tokens, right=True) - 1
+    positions = torch.where(rotated, tokens - cu_seqlens[sequence], 0)  # 0: in the table, where any sequence is
+    if type(cu_seqlens) in ORDINARY_TYPES and cu_seqlens.is_cpu:  # reading it does not wait for a GPU
+        if rotated.all():
+            return positions, None, None
+        if not rotated.any():
+            return None, None, cu_seqlens.new_zeros(1)  # no sequence
+    return positions, rotated.reshape(-1, 1, 1), None

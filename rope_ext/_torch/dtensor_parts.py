@@ -1,0 +1,164 @@
+"""The part of a tensor that a rank of a device mesh needs, where x is a DTensor.
+
+An axis of a tensor has a letter: b, s or h where it is an axis of x (batch, tokens, heads), "." where it is not.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor, Partial, Placement, Replicate, Shard
+
+from ..errors import ArgumentError
+
+# For each dimension of a mesh, the axis that it shards, and its placement in x; None: no axis.
+Spread: TypeAlias = tuple[tuple[str, Placement] | None, ...]
+
+
+class Shards(NamedTuple):
+    """How the ranks of a mesh share the tokens and heads of a tensor of x."""
+
+    mesh: DeviceMesh
+    spread: Spread
+
+    def split(self, letter: str) -> bool:
+        return any(entry is not None and entry[0] == letter for entry in self.spread)
+
+    def placements(self, axes: str, missing: Placement | None = None) -> tuple[Placement, ...]:
+        """The placements of a tensor with these axes. missing: where it lacks the axis that is sharded."""
+        found: list[Placement] = []
+        for entry in self.spread:
+            if entry is None:
+                found.append(Replicate())
+            elif entry[0] in axes:
+                found.append(_at(axes.index(entry[0]), entry[1]))
+            else:
+                found.append(missing or Replicate())
+        return tuple(found)
+
+    def bounds(self, letter: str, size: int) -> tuple[int, int] | None:
+        """(first index, size) of this rank's range of an axis, as torch.chunk makes it; None: it is not one range."""
+        begin = 0
+        for dim, entry in enumerate(self.spread):
+            if entry is None or entry[0] != letter:
+                continue
+            if not isinstance(entry[1], Shard):
+                return None
+            ranks, rank = self.mesh.size(dim), self.mesh.get_local_rank(dim)
+            most = (size + ranks - 1) // ranks
+            first, end = torch.sym_min(most * rank, size), torch.sym_min(most * (rank + 1), size)
+            begin, size = begin + first, end - first
+        return begin, size
+
+    def indices(self, size: int, device: torch.device) -> Tensor:
+        """(tokens of this rank,) int64: where in the whole sequence they are."""
+        bounds = self.bounds("s", size)
+        if bounds is None:
+            return self.part("x", torch.arange(size, device=device), "s")
+        return torch.arange(bounds[0], bounds[0] + bounds[1], device=device)
+
+    def part(self, name: str, t: Tensor, axes: str) -> Tensor:
+        """What this rank needs of t. A Tensor is the same on all ranks."""
+        if isinstance(t, DTensor):
+            if t.device_mesh != self.mesh:
+                raise ArgumentError(name, f"be on the mesh of x, {self.mesh}", t.device_mesh)
+            return local(redistributed(t, self.placements(axes)))
+        for axis, letter in enumerate(axes):
+            if not self.split(letter):
+                continue
+            bounds = self.bounds(letter, t.shape[axis])
+            if bounds is None:
+                replicated = DTensor.from_local(t, self.mesh, [Replicate()] * self.mesh.ndim, run_check=False)
+                return self.part(name, replicated, axes)
+            t = t.narrow(axis, *bounds)
+        return t
+
+    def whole(
+        self,
+        part: Tensor,
+        axes: str,
+        shape: Sequence[int],
+        stride: Sequence[int] | None = None,
+        missing: Placement | None = None,
+    ) -> DTensor:
+        """The DTensor of this shape of which this rank has `part`. stride: contiguous unless given."""
+        shape = torch.Size(shape)
+        strides = _contiguous(shape) if stride is None else tuple(stride)
+        placements = self.placements(axes, missing)
+        return DTensor.from_local(part, self.mesh, placements, run_check=False, shape=shape, stride=strides)
+
+
+def redistributed(t: DTensor, placements: tuple[Placement, ...]) -> DTensor:
+    if t.placements == placements:
+        return t
+    found: Any = t.detach()  # torch 2.11 and 2.12 refuse one that requires grad here
+    made: DTensor = found.redistribute(placements=placements)
+    return made
+
+
+def local(t: DTensor) -> Tensor:
+    """The tensor of this rank. Waits for a collective that is under way."""
+    found: Tensor = t.to_local()
+    wait = getattr(found, "wait", None)  # an AsyncCollectiveTensor has it
+    return found if wait is None else wait()
+
+
+def spread_of(name: str, x: DTensor, axes: str) -> Spread:
+    """None stands also for what is to be redistributed: x that is sharded along head_dim, or not yet added up."""
+    spread: list[tuple[str, Placement] | None] = []
+    for placement in x.placements:
+        dim = _sharded(placement)
+        if dim is not None:
+            letter = axes[dim]
+            spread.append(None if letter == "." else (letter, placement))
+        elif isinstance(placement, (Replicate, Partial)):
+            spread.append(None)
+        else:
+            raise ArgumentError(name, "have placements Shard, Replicate or Partial", placement)
+    return tuple(spread)
+
+
+def strides_of_like(t: Tensor) -> tuple[int, ...]:
+    """The strides of torch.empty_like(t)."""
+    if t.is_contiguous():
+        return t.stride()
+    return torch.empty_like(torch.empty_strided(t.shape, t.stride(), device="meta")).stride()
+
+
+def letters(name: str, t: Tensor, axes: str, sizes: Mapping[str, int]) -> str:
+    """axes of t, with "." for size 1 where it serves all batches or heads. sizes: those of x, which t must have."""
+    found = ""
+    for axis, (letter, size) in enumerate(zip(axes, t.shape)):
+        if letter == "." or size == sizes[letter]:
+            found += letter
+        elif size == 1 and letter != "s":
+            found += "."
+        else:
+            raise ArgumentError(name, f"have size {sizes[letter]} on axis {axis}, as x has", f"shape {tuple(t.shape)}")
+    return found
+
+
+def _sharded(placement: Any) -> int | None:
+    """The axis of a Shard, or of a _StridedShard, which is no Shard."""
+    if not isinstance(placement, Shard) and not hasattr(placement, "split_factor"):
+        return None
+    dim: int = placement.dim
+    return dim
+
+
+def _at(dim: int, placement: Any) -> Placement:
+    """The placement of an axis `dim` that is split as x is by `placement`."""
+    if isinstance(placement, Shard):
+        return Shard(dim)
+    strided: Placement = type(placement)(dim, split_factor=placement.split_factor)
+    return strided
+
+
+def _contiguous(shape: Sequence[int]) -> tuple[int, ...]:
+    strides, step = [], 1
+    for size in reversed(shape):
+        strides.append(step)
+        step = step * torch.sym_max(size, 1)
+    return tuple(reversed(strides))
