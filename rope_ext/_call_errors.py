@@ -84,8 +84,8 @@ def _about_dtensor(name: str, t: Tensor, words: str) -> Exception | None:
     module = sys.modules.get("torch.distributed.tensor")
     if module is None or not isinstance(t, module.DTensor):
         return None
-    cure = "pass its to_local(), or call apply in torch.distributed.tensor.experimental.local_map with placements"
-    return _not_taken(name, "be a local tensor", f"a DTensor; where batch or heads are sharded {cure}", words)
+    cure = "call apply in torch.distributed.tensor.experimental.local_map, with placements of arguments and gradients"
+    return _not_taken(name, "be a local tensor in this call", f"a DTensor, for which torch lacks an op; {cure}", words)
 
 
 def _about_uninitialized(name: str, t: Tensor, words: str) -> Exception | None:

@@ -17,6 +17,7 @@ from ._shown import shown
 from ._signatures import by_name, check_names, given_by_position, takes_keywords_of
 from ._torch import call
 from ._torch.call import ROTATE, ROTATE_IN_PLACE, ROTATE_OUT, Op, dispatch
+from ._torch.dtensor import prepare_for_dtensors
 from ._torch.flags import (
     FREQUENCIES,
     INTERLEAVED,
@@ -324,7 +325,7 @@ def call_op(arguments: tuple[Any, ...], x: Any, out: Any, by: Callable[[Op, Sequ
         arguments = (out if type(out) is tuple and type(x) is tuple else _listed(x, out), *arguments)
     try:
         # In graphs of torch.compile and torch.export are the ops that know their derivatives.
-        y = op.recorded(*arguments) if is_compiling() else (by or dispatch)(op, arguments)
+        y = _in_graph(op, arguments) if is_compiling() else (by or dispatch)(op, arguments)
     except _FAILURES as error:
         found = explained(error, op, arguments, x, out)
         if found is error:
@@ -333,6 +334,12 @@ def call_op(arguments: tuple[Any, ...], x: Any, out: Any, by: Callable[[Op, Sequ
     if op is not ROTATE:
         return x if op is ROTATE_IN_PLACE else out
     return tuple(y) if isinstance(x, tuple) else y[0] if arguments[0] is not x else list(y)
+
+
+def _in_graph(op: Op, arguments: tuple[Any, ...]) -> Any:
+    """The call in a graph that torch.compile traces."""
+    prepare_for_dtensors()
+    return op.recorded(*arguments)
 
 
 def _call_packed(arguments: tuple[Any, ...], x: Any, out: Packed) -> Any:

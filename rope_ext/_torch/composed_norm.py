@@ -13,7 +13,8 @@ from .. import _reference_norm
 from ..reference import as_bshd, from_bshd
 from .arguments import LOOKUP_END, Rest, eps_of, flags_of, layout_of, lookup_of, norm_of
 from .check_norm import check_norm
-from .flags import OTHER_PAIRING, ROUND_PRODUCTS
+from .dtensor import is_dtensor, with_whole_heads
+from .flags import ROUND_PRODUCTS
 from .library import torch_ops as _ops
 from .per_token import in_sequences
 
@@ -22,9 +23,9 @@ def rotate(x: Sequence[Tensor], cos: Tensor, sin: Tensor, rest: Rest) -> list[Te
     """What the op `rotate` returns with a norm."""
     norm = norm_of(rest)
     # Checked here, since the calls below see other tensors and tables: those in the type of arithmetic.
-    offset, flags, *others = rest[:LOOKUP_END]
-    _ops.check_in_place([torch.empty_like(t) for t in x], cos, sin, offset, flags & ~OTHER_PAIRING, *others)
-    check_norm(x, norm, eps_of(rest), layout_of(flags))
+    _ops.check(x, cos, sin, *rest[:LOOKUP_END])
+    check_norm(x, norm, eps_of(rest), layout_of(flags_of(rest)))
+    x = [with_whole_heads(t) for t in x]
     normalised = [_normalised(t, weight, rest) for t, weight in zip(x, norm) if weight is not None]
     rotated = iter(_rotated(normalised, cos, sin, rest, x[0].dtype))
     unchanged = iter(_rotated([t for t, weight in zip(x, norm) if weight is None], cos, sin, rest, x[0].dtype))
@@ -39,6 +40,7 @@ def gradients(
     """What the op `norm_grad` returns. 1 / rms is made of input again, on which it depends."""
     layout, eps = layout_of(flags_of(rest)), eps_of(rest)
     dtype = grad[0].dtype
+    input, grad = ([with_whole_heads(t) for t in tensors] for tensors in (input, grad))
     wide = [t if _is_eager(rest, dtype) else _wide(t) for t in grad]
     rotated = _rotated(wide, cos, sin, rest, wide[0].dtype)
     grad_x, grad_weight = [], []
@@ -47,12 +49,20 @@ def gradients(
         if weight is not None:
             x4 = as_bshd(_where_in_sequences(_wide(x), 1, rest), layout)
             g4 = as_bshd(_where_in_sequences(_wide(g), 0, rest), layout)
-            to_x, to_weight = _reference_norm.norm_gradients(x4.flatten(0, 1), weight, eps, g4.flatten(0, 1))
-            to_x = from_bshd(to_x.unflatten(0, x4.shape[:2]), layout)
+            to_x, of_heads = _reference_norm.head_gradients(x4, weight, eps, g4)
+            to_x = from_bshd(to_x, layout)
+            to_weight = _sum(of_heads)
         to_x = _where_in_sequences(to_x.to(dtype), grad[i], rest)
         grad_x.append(to_x if wanted >> i & 1 else to_x.new_empty(0))
         grad_weight.append(to_weight if wanted >> (8 + i) & 1 else to_weight.new_empty(0))
     return grad_x, grad_weight
+
+
+def _sum(of_heads: Tensor) -> Tensor:
+    """The gradient of a weight, of those that each head (batch, seqlen, heads, head_dim) has."""
+    if is_dtensor(of_heads):  # a sum of this rank, which torch adds up: the tree of sums would gather all heads
+        return of_heads.sum((0, 1, 2))
+    return _reference_norm.sum_of_rows(of_heads.flatten(0, 1))
 
 
 def _rotated(x: Sequence[Tensor], cos: Tensor, sin: Tensor, rest: Rest, dtype: torch.dtype) -> list[Tensor]:

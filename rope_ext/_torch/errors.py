@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import torch
 
 from ..errors import ArgumentError, ArgumentTypeError, is_of_rope_ext
+from .dtensor import register_rules
 from .library import native
 
 _R = TypeVar("_R")
@@ -54,6 +55,8 @@ def raises_typed(op: str, function: Callable[..., _R]) -> Callable[..., _R]:
         try:
             return function(*arguments)
         except _OF_KERNELS as error:
+            if register_rules():  # it may be the first call with a DTensor
+                return wrapper(*arguments)
             found = typed(error, functools.partial(allocators[op], *arguments))
             if found is error:
                 raise

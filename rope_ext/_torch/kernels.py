@@ -11,9 +11,10 @@ from torch import Tensor, is_grad_enabled
 
 from ..errors import ArgumentError
 from . import norm, per_token
-from .arguments import Lookup, Scalars, norm_of, split, weights_of
+from .arguments import ORDINARY_TYPES, Lookup, Scalars, norm_of, split, weights_of
 from .call import ROTATE, ROTATE_IN_PLACE, ROTATE_OUT, Op, rotate_x
 from .derivatives import Rotate, TableGrad, record
+from .dtensor import is_dtensor, register_rules
 from .errors import raises_typed
 from .flags import FREQUENCIES
 from .library import torch_ops as _ops
@@ -151,12 +152,22 @@ def _write(packet: Callable[..., Any], at_x: int) -> Callable[..., Any]:
     return kernel
 
 
-def _below(recorded: Callable[..., Any]) -> Callable[..., Any]:
+def _below(op: Op) -> Callable[..., Any]:
     def kernel(*arguments: Any) -> Any:
+        register_rules()
+        if not op.writes and any(map(is_dtensor, arguments[0])):
+            arguments = (arguments[0], *map(_without_derivative, arguments[1:]))
         with below_in_place():  # call.dispatch counts the writes
-            return recorded(*arguments)
+            return op.recorded(*arguments)
 
     return kernel
+
+
+def _without_derivative(a: Any) -> Any:
+    """Beside DTensors a table or weight that requires grad would be refused, but nothing is recorded here."""
+    if type(a) in (list, tuple):  # the weights of a norm
+        return [*map(_without_derivative, a)]
+    return a.detach() if type(a) in ORDINARY_TYPES and a.requires_grad else a
 
 
 def _register(op: Op) -> None:
@@ -166,7 +177,7 @@ def _register(op: Op) -> None:
         _library.impl(op.name + overload, torch.library.fallthrough_kernel, "Autograd")
         # For tensors without a kernel here, and for Python modes and subclasses, which know only the recorded op.
         for key in ("CompositeExplicitAutograd", "Python", "Batched"):
-            _library.impl(op.name + overload, _below(op.recorded), key)
+            _library.impl(op.name + overload, _below(op), key)
 
 
 for _op in (ROTATE, ROTATE_IN_PLACE, ROTATE_OUT):

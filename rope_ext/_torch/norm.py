@@ -6,11 +6,12 @@ from typing import Any
 from torch import Tensor, is_grad_enabled
 from torch.compiler import is_compiling
 
-from ..errors import ArgumentError
+from ..errors import ArgumentError, ArgumentTypeError
 from . import call, composed_norm
 from .arguments import LOOKUP_END, NORM, POSITIONS, Rest, eps_of, norm_of, transposed_flags, weights_of
 from .call import ROTATE, ROTATE_OUT, Op
 from .derivatives import Function, record
+from .dtensor import is_dtensor
 from .errors import raises_typed
 from .library import torch_ops as _ops
 from .private import below_autograd, forward_ad, function_of, functorch_is_active, is_tracing, level_of
@@ -56,6 +57,10 @@ def _under_transform(op: Op, arguments: Sequence[Any]) -> Any:
     list, and in torch.jit.trace, which takes no such list."""
     x, cos, sin, *rest = arguments[op.at_x :]
     weights = weights_of(rest)
+    if not functorch_is_active() and any(map(is_dtensor, weights)):
+        if not all(map(is_dtensor, x)):  # of which the dispatcher sees that they are a subclass
+            raise ArgumentTypeError("x", "be a DTensor where norm is one", "a Tensor", "norm.full_tensor() is a Tensor")
+        return op.recorded(*arguments) if is_grad_enabled() else op.unrecorded(*arguments)
     if functorch_is_active() and (op is ROTATE_OUT or all(level_of(weight) < 0 for weight in weights)):
         return call.dispatch(op, arguments)
     if not op.writes:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..reference import TWO_PI
 from .arguments import Lookup, Scalars, layout_of, split
+from .dtensor import beside, is_dtensor
 from .flags import ROUND_PRODUCTS
 from .library import torch_ops as _ops
 from .private import below_autograd
@@ -32,8 +33,8 @@ def looked_up(x: list[Tensor], cos: Tensor, sin: Tensor, scalars: Scalars, looku
         cos, sin = cos.float(), sin.float()  # gradients of tokens that share a row add up in float32
     if not cos.shape[0]:  # no token reads the table, and index_select refuses an empty one
         cos, sin = (torch.nn.functional.pad(t, (0, 0, 0, 1)) for t in (cos, sin))
-    index = rows.clamp(min=0).flatten()
-    cos, sin = (t.index_select(0, index).reshape(*rows.shape, t.shape[-1]) for t in (cos, sin))
+    index = rows.clamp(min=0)
+    cos, sin = _rows_of(cos, index), _rows_of(sin, index)
     if scalars.flags & ROUND_PRODUCTS:  # whether products are rounded depends on the dtype of the tables
         cos, sin = cos.to(dtype), sin.to(dtype)
     rows = rows.unsqueeze(-1)
@@ -44,6 +45,12 @@ def looked_up(x: list[Tensor], cos: Tensor, sin: Tensor, scalars: Scalars, looku
     rotated = rows != _NOT_ROTATED
     cos, sin = torch.where(rotated, cos, 1), torch.where(rotated, sin, 0)
     return PerToken(cos, sin, rotated.reshape(-1, 1, 1))  # cu_seqlens implies the layout "thd"
+
+
+def _rows_of(table: Tensor, index: Tensor) -> Tensor:
+    if is_dtensor(index):  # torch can share the rows of an embedding among ranks, and add up their gradients
+        return torch.nn.functional.embedding(index, beside(table, index, "cos"))
+    return table.index_select(0, index.flatten()).reshape(*index.shape, table.shape[-1])
 
 
 def of_frequencies(x: list[Tensor], high: Tensor, low: Tensor, scalars: Scalars, lookup: Lookup) -> PerToken:
@@ -61,7 +68,8 @@ def of_frequencies(x: list[Tensor], high: Tensor, low: Tensor, scalars: Scalars,
 
 def in_sequences(x: Tensor, cu_seqlens: Tensor) -> Tensor:
     """(tokens, 1, 1): whether a token of x, whose first axis they are, is before the last boundary of cu_seqlens."""
-    return (torch.arange(x.shape[0], device=x.device) < cu_seqlens[-1]).reshape(-1, 1, 1)
+    cu_seqlens = beside(cu_seqlens, x, "cu_seqlens")
+    return (beside(torch.arange(x.shape[0], device=x.device), x, "x") < cu_seqlens[-1]).reshape(-1, 1, 1)
 
 
 def cos_sin(x: list[Tensor], high: Tensor, low: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -82,7 +90,8 @@ def cos_sin(x: list[Tensor], high: Tensor, low: Tensor, *rest: Any) -> tuple[Ten
         cos, sin, at = _ops.cos_sin([t.detach() for t in x], high.detach(), low.detach(), *scalars, *lookup)
     per_axis = at
     if positions is not None and positions.is_floating_point():
-        per_axis = at + (positions - positions.detach())
+        per_axis = at + beside(positions - positions.detach(), at, "positions")
+    high = beside(high, at, "inv_freq")
     angle = sum(p[..., None, None] * (rate * TWO_PI[0]) for p, rate in zip(per_axis.unbind(0), high.unbind(0)))
     change = angle - angle.detach()
     c, s = change.cos(), change.sin()

@@ -1,0 +1,73 @@
+"""What the ops of tables and frequencies do on DTensors (dtensor_rules.py)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor, Partial
+
+from . import fake
+from .dtensor_groups import Call
+from .dtensor_parts import Shards, spread_of, strides_of_like
+from .library import torch_ops as _ops
+
+
+def table_grad(
+    grad: Sequence[Tensor], x: Sequence[Tensor], cos: Tensor, sin: Tensor, *rest: Any
+) -> tuple[Tensor, Tensor]:
+    call = Call(x, cos, sin, rest)
+    totals: list[tuple[DTensor, DTensor]] = []
+    for group in call.groups:
+        grads = [group.shards.part("grad", grad[place], call.axes) for place in group.places]
+        made = _ops.table_grad(grads, group.x, *group.others)
+        cos_grad, sin_grad = (
+            group.shards.whole(t, group.table_axes, cos.shape, strides_of_like(cos), missing=Partial()) for t in made
+        )
+        totals.append((cos_grad, sin_grad))
+    (first_cos, first_sin), *others = totals
+    of_all: Tensor = first_cos
+    sin_of_all: Tensor = first_sin
+    for of_cos, of_sin in others:  # as DTensors, since they may have other placements
+        of_all, sin_of_all = of_all + of_cos, sin_of_all + of_sin
+    return of_all, sin_of_all
+
+
+def table_rows(x: Sequence[Tensor], cos: Tensor, sin: Tensor, *rest: Any) -> DTensor:
+    call = Call(x[:1], cos, sin, rest)
+    call.refuse_plain_gradients()
+    (group,) = call.groups
+    rows = _ops.table_rows(group.x, *group.others)
+    if group.rotated is not None:
+        rows = torch.where(group.rotated.flatten(), rows, -1)
+    sizes = fake.batch_and_seqlen(x, *rest)
+    return group.shards.whole(rows, _of_batch(sizes) + "s", sizes)
+
+
+def cos_sin(x: Sequence[Tensor], high: Tensor, low: Tensor, *rest: Any) -> tuple[DTensor, DTensor, DTensor]:
+    call = Call(x[:1], high, low, rest)
+    call.refuse_plain_gradients()
+    (group,) = call.groups
+    cos, sin, positions = _ops.cos_sin(group.x, *group.others)
+    if group.rotated is not None:
+        rotated = group.rotated[None]
+        cos, sin = torch.where(rotated, cos, 1), torch.where(rotated, sin, 0)
+    sizes = fake.batch_and_seqlen(x, *rest)
+    batch = _of_batch(sizes)
+    axes = f"{batch}s{group.table_axes[1:]}"
+    cos, sin = (group.shards.whole(t, axes, (*sizes, *high.shape[1:])) for t in (cos, sin))
+    return cos, sin, group.shards.whole(positions, f".{batch}s", (high.shape[0], *sizes))
+
+
+def _of_batch(sizes: tuple[int, int]) -> str:
+    """The letter of the batch axis of rows and angles, which has size 1 where all sequences share them."""
+    return "." if sizes[0] == 1 else "b"
+
+
+def revolutions(inv_freq: DTensor, is_64: bool) -> tuple[DTensor, DTensor]:
+    axes = "aph"[-inv_freq.dim() :]  # letters of its own axes: each element is converted by itself
+    shards = Shards(inv_freq.device_mesh, spread_of("inv_freq", inv_freq, axes))
+    high, low = _ops.revolutions(shards.part("inv_freq", inv_freq, axes), is_64)
+    shape = (1,) * (3 - inv_freq.dim()) + tuple(inv_freq.shape)
+    high, low = (shards.whole(t, "aph", shape) for t in (high, low))
+    return high, low
