@@ -12,6 +12,7 @@ from ._packing import Packing, Views, slices
 from ._packing_checks import packing_of
 from ._shown import shown
 from ._signatures import check_names, given_by_position, takes_keywords_of
+from ._torch.dtensor import check_views, is_dtensor
 from ._torch.packed import packed_call
 from ._torch.packed_parts import MAX_TENSORS, is_ordinary_call
 from ._torch.writes import check_writable
@@ -109,6 +110,8 @@ def apply_qkv_(
         if is_ordinary_call(qkv):
             check_writable((qkv,))
         q, k, _ = packing.split(qkv, slices)
+        if is_dtensor(qkv):
+            check_views(qkv, q, k)
         first, *others = packing.parts(q)
         written = [first, k, *others]  # the first call sees both weights: nothing is written if one of them is wrong
         keywords = _with_norm(options, weights, len(written))
