@@ -3,7 +3,7 @@
     class MyRoPE(ComplexRoPE):
         apply_rotary_emb = staticmethod(rope_ext.compat.torchtitan.apply_rotary_emb_complex)
 
-They take plain tensors: pass the to_local() of a DTensor.
+query and key may be DTensors; a rope_cache that is a Tensor beside them is the same on all ranks.
 """
 
 from torch import Tensor

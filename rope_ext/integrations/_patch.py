@@ -39,7 +39,7 @@ def patch(model: nn.Module, rounding: Rounding = "eager") -> Report:
     bfloat16. All others stay as they are, and the report says why. Functions that multiply complex numbers may fuse a
     product and a sum: equal up to one rounding, they are replaced with rounding="once" only.
 
-    Calls that `apply` cannot do (a dtype, device, DTensor or shape that it does not take) go to the function replaced.
+    Calls that `apply` cannot do (a dtype, device or shape that it does not take) go to the function replaced.
     Gradients of states of 16 bits are those of the function replaced, bit for bit, where the tables have their dtype;
     with float32 tables eager code rounds each of the two terms of a gradient, and here the sum is rounded once.
 
@@ -213,7 +213,7 @@ def replacement_of(original: Any, dialect: Dialect, rounding: Rounding) -> Calla
             if isinstance(t, torch.Tensor):  # the first decides: apply refuses what it cannot do with the others
                 known_dtype = t.dtype in DTYPES or not t.dtype.is_floating_point
                 known_device = t.device == CPU or t.device.type in DEVICES  # the first is faster
-                if not known_dtype or not known_device or t.is_nested or type(t).__name__ == "DTensor":
+                if not known_dtype or not known_device or t.is_nested:
                     return original(*args, **kwargs)
                 break
         else:  # such as the proxies of torch.fx

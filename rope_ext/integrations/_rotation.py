@@ -173,8 +173,7 @@ def _can(x: Tensor, cos: Tensor, sin: Tensor, convention: Convention, rotary_dim
     """True where `rope_ext.apply` can rotate x."""
     width = x.shape[-1] if rotary_dim is None else rotary_dim
     return (
-        type(x).__name__ != "DTensor"
-        and x.device.type in DEVICES
+        x.device.type in DEVICES
         and x.device == cos.device == sin.device
         and x.dtype in DTYPES
         and not (convention.min_dtype == torch.float32 and x.dtype == torch.float64)  # would round what is copied
