@@ -1,11 +1,10 @@
 """Positions of packed sequences that `cu_seqlens` of `rope_ext.apply` does not express."""
 
-from itertools import pairwise
-
 import torch
 from torch import Tensor
 from torch.compiler import is_compiling
 
+from .._sequences import check_boundaries, in_parts, sequence_of
 from .._shown import name_of
 from ._errors import refused, refused_type
 
@@ -26,7 +25,7 @@ def in_sequences(tokens: int, cu_seqlens: Tensor, start: Tensor | None = None, p
         return torch.full_like(index, -1)
     whole = cu_seqlens.to(torch.int64)
     boundaries = whole if parts == 1 else whole // parts
-    sequence = (torch.searchsorted(boundaries, index, right=True) - 1).clamp(0, cu_seqlens.numel() - 2)
+    sequence = sequence_of(index, boundaries)
     begin, end = boundaries[sequence], boundaries[sequence + 1]
     positions = in_parts(index - begin, end - begin, parts, part)
     if start is not None:
@@ -38,14 +37,6 @@ def in_sequences(tokens: int, cu_seqlens: Tensor, start: Tensor | None = None, p
         uncut = whole % (2 * parts) != 0
         inside &= ~(uncut[sequence] | uncut[sequence + 1])
     return torch.where(inside, positions, -1)
-
-
-def in_parts(index: Tensor, length: Tensor | int, parts: int, part: int) -> Tensor:
-    """Position in the whole sequence of token `index` of part `part`, which has `length` tokens: see in_sequences."""
-    if parts == 1:
-        return index
-    piece = length // 2
-    return index + torch.where(index < piece, part, 2 * parts - 2 - part) * piece
 
 
 def _check_forms(cu_seqlens: Tensor, start: Tensor | None) -> None:
@@ -70,14 +61,7 @@ def _check_boundaries(tokens: int, cu_seqlens: Tensor, parts: int) -> bool:
         boundaries = cu_seqlens.tolist()
     except RuntimeError:  # under vmap, or of a FakeTensor
         return False
-    if boundaries[0] != 0:
-        raise refused("cu_seqlens", "start at 0", boundaries[0])
-    for i, (begin, end) in enumerate(pairwise(boundaries)):
-        if end < begin:
-            raise refused("cu_seqlens", "ascend", f"{end} after {begin} at [{i + 1}]")
-        if parts > 1 and (end - begin) % (2 * parts):
-            rule = f"hold lengths that are multiples of 2 * cp_size = {2 * parts}"
-            raise refused("cu_seqlens", rule, f"{end - begin} for sequence {i}")
+    check_boundaries(boundaries, 1 if parts == 1 else 2 * parts, "2 * cp_size")
     if boundaries[-1] != tokens * parts:
         raise refused("cu_seqlens", f"end at {tokens * parts}, the tokens of all parts", boundaries[-1])
     return True

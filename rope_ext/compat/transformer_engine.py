@@ -5,12 +5,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._sequences import in_parts
 from ..reference import Rounding
 from ._angles import rotate_by
 from ._arguments import argument, flag, integer, tensor
 from ._called import called
 from ._errors import refused
-from ._sequences import in_parts, in_sequences
+from ._sequences import in_sequences
 
 _FORMATS = "sbhd", "bshd", "thd"
 
