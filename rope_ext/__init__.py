@@ -7,7 +7,8 @@
 `apply`, `apply_`: rope_ext.ops. `apply` in plain PyTorch: rope_ext.reference. Angles: rope_ext.RotaryEmbedding.
 `apply_qkv`, `apply_qkv_`, for packed projections: rope_ext.qkv.
 Signatures of other libraries: rope_ext.compat. Whole models: `patch`, `patched`, `unpatch` (rope_ext.integrations).
-Memory of large results: rope_ext.memory. What a call costs: python -m rope_ext.profile.
+Memory of large results: rope_ext.memory. Tokens of a rank of context parallelism: rope_ext.distributed.
+What a call costs: python -m rope_ext.profile.
 """
 
 import importlib
@@ -18,7 +19,7 @@ with warnings.catch_warnings():
     warnings.filterwarnings("ignore", "Failed to initialize NumPy: No module named 'numpy'", UserWarning)
     importlib.import_module("torch")
 
-from . import angles, compat, errors, frequencies, memory, reference
+from . import angles, compat, distributed, errors, frequencies, memory, reference
 from ._torch.library import build_info
 from ._version import __version__ as __version__
 from .angles import cos_sin
@@ -44,6 +45,7 @@ __all__ = [
     "clear_tables",
     "compat",
     "cos_sin",
+    "distributed",
     "errors",
     "frequencies",
     "memory",

@@ -57,6 +57,15 @@ def make_frequencies(positions: Tensor) -> list[RotaryEmbedding]:
     ]
 
 
+def rotate_tokens_of_a_rank(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    order: rope_ext.distributed.Order = "head_tail"
+    positions = rope_ext.distributed.context_parallel_positions(8, rank=0, world_size=2, order=order)
+    permutation, inverse = rope_ext.distributed.context_parallel_order(8, world_size=2, order=order, device="cpu")
+    assert_type(permutation, Tensor)
+    assert_type(rope_ext.apply(x[:, permutation].chunk(2, 1)[0], cos, sin, positions=positions), Tensor)
+    return inverse
+
+
 def read_error(q: Tensor) -> tuple[str, str, str]:
     try:
         rope_ext.apply(q, q[..., :3], q[..., :3])
@@ -104,6 +113,7 @@ def main() -> None:
     assert read_error(q)[0] == "cos"
     set_up_memory()
     patch_models()
+    rotate_tokens_of_a_rank(torch.cat((q, q), 1), *rope.tables(8))
     compare(q, k, *(table[None] for table in rope(positions)))
     print(rope_ext.build_info()["version"], Path(rope_ext.__file__).parent.name)
 

@@ -1,0 +1,170 @@
+"""Which tokens a rank of context parallelism holds, where each rank keeps a part of every sequence.
+
+    positions = rope_ext.distributed.context_parallel_positions(seqlen, rank=rank, world_size=2, order="head_tail")
+    q, k = rope_ext.apply((q, k), cos, sin, positions=positions)    # q, k: the tokens of this rank
+
+The tables are those of the whole sequence. Nothing here communicates: any process may ask for the tokens of any rank.
+"""
+
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+
+import torch
+from torch import Tensor
+from torch.compiler import is_compiling
+
+from . import _numbers
+from ._sequences import check_boundaries, in_parts, sequence_of
+from ._shown import name_of, shown
+from .errors import ArgumentError, ArgumentTypeError
+
+Order: TypeAlias = Literal["contiguous", "head_tail"]
+ORDERS: tuple[Order, ...] = get_args(Order)
+
+__all__ = ["ORDERS", "ContextParallelOrder", "Order", "context_parallel_order", "context_parallel_positions"]
+
+
+class ContextParallelOrder(NamedTuple):
+    """How the tokens of all ranks lie one after another, rank 0 first: two int64 Tensors (seqlen,).
+
+    permutation: the token that lies at each place, so that x.index_select(axis, permutation).chunk(world_size, axis)
+        are the tokens of the ranks (the last ranks may have none, and then are not among the chunks).
+    inverse: the place of each token, so that index_select(axis, inverse) of the ranks' tokens, one rank after another,
+        is x again.
+    """
+
+    permutation: Tensor
+    inverse: Tensor
+
+
+def context_parallel_positions(
+    seqlen: int,
+    *,
+    rank: int,
+    world_size: int,
+    order: Order = "contiguous",
+    cu_seqlens: Tensor | None = None,
+    device: torch.device | str | int | None = None,
+) -> Tensor:
+    """The positions of the tokens that a rank holds, for `positions` of `rope_ext.apply`: int64, (tokens of the rank,).
+
+    seqlen: tokens of the whole sequence, all ranks together; with cu_seqlens all packed tokens.
+    rank, world_size: of the group among which sequences are divided.
+    order: "contiguous": the rank's chunk of torch.chunk, as in DTensor's Shard: ceil(seqlen / world_size) tokens, the
+            last ranks fewer or none. `offset` of `rope_ext.apply` says the same without a tensor.
+        "head_tail": 2 * world_size equal chunks, of which the rank holds chunk `rank` and then chunk
+            2 * world_size - 1 - rank, so that causal attention is the same work for all (the zigzag of ring attention).
+    cu_seqlens: (nseq + 1,) int32 or int64, ascending from 0 to seqlen: boundaries of the packed sequences of all ranks
+        together. Positions restart at 0 in each sequence. "contiguous" divides all packed tokens like one sequence;
+        "head_tail" divides each sequence, and the rank holds its two chunks of the first, then those of the second,
+        and so on. Padding after the last sequence is a sequence of its own: its length too needs a boundary.
+    device: of the result. Default: that of cu_seqlens, else PyTorch's.
+
+    cu_seqlens is read, which synchronises with a GPU; in a graph of torch.compile it is not read, and a wrong one gives
+    wrong positions.
+
+    Raises ArgumentError where rank is not in 0 to world_size - 1, where order is none of the two, where "head_tail"
+    gets a sequence whose length is no multiple of 2 * world_size, and for cu_seqlens of another shape, that do not
+    ascend, or do not end at seqlen. ArgumentTypeError for other types and dtypes.
+
+    Equivalent to, without cu_seqlens:
+        torch.arange(seqlen).chunk(world_size)[rank]                                                    # "contiguous"
+        torch.cat([torch.arange(seqlen).chunk(2 * world_size)[i] for i in (rank, 2 * world_size - 1 - rank)])
+    Sources: "head_tail": torch.distributed.tensor.experimental.context_parallel; with cu_seqlens
+    thd_get_partitioned_indices of Transformer Engine and, since PyTorch 2.14, _PerDocumentHeadTailLoadBalancer (before,
+    its ranks hold other tokens).
+    """
+    seqlen, world_size, boundaries, device = _checked(seqlen, world_size, order, cu_seqlens, device)
+    rank = _int("rank", rank)
+    if not 0 <= rank < world_size:
+        cure = "torch.distributed.get_rank(group) is the rank in the group"
+        raise ArgumentError("rank", f"be in 0 to world_size - 1 = {world_size - 1}", shown(rank), cure)
+    if order == "head_tail":
+        positions, _ = _head_tail(seqlen, rank, world_size, boundaries, device)
+        return positions
+    size = -(-seqlen // world_size)
+    index = torch.arange(min(rank * size, seqlen), min((rank + 1) * size, seqlen), device=device)
+    return index if boundaries is None else index - boundaries[sequence_of(index, boundaries)]
+
+
+def context_parallel_order(
+    seqlen: int,
+    *,
+    world_size: int,
+    order: Order = "contiguous",
+    cu_seqlens: Tensor | None = None,
+    device: torch.device | str | int | None = None,
+) -> ContextParallelOrder:
+    """The tokens of all ranks, rank 0 first, as a permutation of the tokens, and its inverse: see ContextParallelOrder.
+
+    Arguments and errors: those of `context_parallel_positions`. For "contiguous" both are 0, 1, 2, ...
+
+    Equivalent to, without cu_seqlens:
+        permutation = torch.cat([context_parallel_positions(seqlen, rank=rank, ...) for rank in range(world_size)])
+        inverse = permutation.argsort()
+    """
+    seqlen, world_size, boundaries, device = _checked(seqlen, world_size, order, cu_seqlens, device)
+    if order == "head_tail":
+        ranks = torch.arange(world_size, device=device)[:, None]
+        positions, begin = _head_tail(seqlen, ranks, world_size, boundaries, device)
+        permutation = (positions + begin).flatten()
+    else:
+        permutation = torch.arange(seqlen, device=device)
+    return ContextParallelOrder(permutation, permutation.argsort())
+
+
+def _head_tail(
+    seqlen: int, rank: int | Tensor, world_size: int, boundaries: Tensor | None, device: Any
+) -> tuple[Tensor, Tensor | int]:
+    """The positions of the tokens of a rank, and the first token of their sequences. rank: an int, or (ranks, 1)."""
+    tokens = seqlen // world_size
+    index = torch.arange(tokens, device=device)
+    if boundaries is None:
+        return in_parts(index, tokens, world_size, rank), 0
+    of_rank = boundaries // world_size
+    sequence = sequence_of(index, of_rank)
+    begin = of_rank[sequence]
+    return in_parts(index - begin, of_rank[sequence + 1] - begin, world_size, rank), boundaries[sequence]
+
+
+def _checked(
+    seqlen: Any, world_size: Any, order: object, cu_seqlens: Tensor | None, device: Any
+) -> tuple[Any, Any, Tensor | None, Any]:
+    """seqlen and world_size as ints, the boundaries as int64, and the device of the result, on which they are."""
+    seqlen, world_size = _int("seqlen", seqlen), _int("world_size", world_size)
+    if seqlen < 0:
+        raise ArgumentError("seqlen", "be at least 0", shown(seqlen))
+    if world_size < 1:
+        raise ArgumentError("world_size", "be at least 1", shown(world_size))
+    if not isinstance(order, str) or order not in ORDERS:
+        raise ArgumentError("order", f"be {' or '.join(map(repr, ORDERS))}", shown(order))
+    pieces = 2 * world_size if order == "head_tail" else 1
+    if cu_seqlens is not None:
+        _check_cu_seqlens(cu_seqlens, seqlen, pieces)
+        boundaries = cu_seqlens.to(device=device, dtype=torch.int64)
+        return seqlen, world_size, boundaries, boundaries.device
+    if seqlen % pieces:
+        rule = f"be a multiple of 2 * world_size = {pieces} with order 'head_tail'"
+        cure = f"padding to {seqlen + -seqlen % pieces} tokens makes it one"
+        raise ArgumentError("seqlen", rule, shown(seqlen), cure)
+    return seqlen, world_size, None, device
+
+
+def _int(name: str, value: object) -> Any:
+    """value as an int; the symbolic ints of torch.compile pass."""
+    return _numbers.as_int64(name, value)
+
+
+def _check_cu_seqlens(cu_seqlens: Tensor, seqlen: int, pieces: int) -> None:
+    _numbers.tensor(cu_seqlens=cu_seqlens)
+    if cu_seqlens.dtype not in (torch.int32, torch.int64):
+        raise ArgumentTypeError("cu_seqlens", "be int32 or int64", name_of(cu_seqlens.dtype))
+    if cu_seqlens.dim() != 1 or cu_seqlens.numel() < 1:
+        raise ArgumentError("cu_seqlens", "have shape (nseq + 1,)", tuple(cu_seqlens.shape))
+    if is_compiling():
+        return
+    boundaries = cu_seqlens.tolist()
+    cure = f"padding each sequence to a multiple of {pieces} makes them so"
+    check_boundaries(boundaries, pieces, "2 * world_size", cure)
+    if boundaries[-1] != seqlen:
+        cure = f"a last boundary of {seqlen} makes a sequence of the padding" if boundaries[-1] < seqlen else ""
+        raise ArgumentError("cu_seqlens", f"end at seqlen, {seqlen}", boundaries[-1], cure)
