@@ -5,7 +5,6 @@ a table of width 32 fits rotary_dim 64 and rotary_dim 32, and a wrong rotary_dim
 the values too, which synchronises with a GPU. Where `per_channel` says what is meant, the check is skipped.
 """
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,10 +15,6 @@ from ._torch.arguments import ORDINARY_TYPES, split
 from ._torch.flags import FREQUENCIES, INTERLEAVED, OTHER_PAIRING, SAYS_WIDTH
 from ._torch.private import functorch_is_active
 from .errors import ArgumentError
-
-
-def is_wanted() -> bool:
-    return os.environ.get("ROPE_EXT_CHECK_TABLES", "") not in ("", "0")
 
 
 def check(tensors: Sequence[Any], cos: Any, sin: Any, *rest: Any) -> None:

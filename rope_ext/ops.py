@@ -8,8 +8,9 @@ from torch import Tensor
 from torch.compiler import is_compiling
 from typing_extensions import Unpack  # torch requires this package
 
-from . import _numbers, _table_widths
+from . import _numbers
 from ._call_errors import explained, not_tensors
+from ._debug_modes import in_wanted_modes
 from ._norm_arguments import with_norm
 from ._numbers import Int, as_int
 from ._options import InPlaceOptions, Norm
@@ -43,7 +44,6 @@ _FLAGS = {
 _ZERO, _ONE = 0, 1  # defaults, like _ONCE, that are compared by identity, which is fastest
 _ONCE: Rounding = "once"
 _IN_PLACE: Any = object()  # the `out` that apply_ passes to `apply`, which then writes x
-_looks_at_tables = _table_widths.is_wanted()
 _FAILURES = (RuntimeError, AttributeError, TypeError, ValueError)  # what torch and the ops raise
 
 
@@ -88,7 +88,7 @@ def apply(
         Default: the width decides. Give it if rotary_dim could be wrong: a table of width 32 fits rotary_dim 64 with
         one entry per pair and rotary_dim 32 with one per channel.
     positions: row of the table for each token, instead of 0, 1, 2, ...; int32 or int64, (seqlen,), (batch, seqlen) or
-        (1, seqlen); (tokens,) with "thd".
+        (1, seqlen); (tokens,) with "thd". Those of a rank of context parallelism: rope_ext.distributed.
     offset: added to the row: int, or int32 or int64 Tensor of one number, () or (1,), or of one per sequence, (batch,).
     cu_seqlens: (nseq + 1,) int32 or int64, ascending from 0, with "thd": rows restart at 0 at each boundary; tokens
         past the last boundary are copied, and not normalised.
@@ -123,8 +123,9 @@ def apply(
     <value>", with nothing written. A position outside the table is such an error, negative ones too. Values on a
     GPU are not validated, since that would force a synchronisation: a token whose positions, offset or cu_seqlens lead
     outside the table gets NaN in its rotated channels; with ROPE_EXT_CHECK_POSITIONS=1 in the environment it stops the
-    program with a message that names the token. NotImplementedError for tensors that this build has no kernel for
-    (another device, sparse, quantized, nested, DTensor). If memory runs out: torch's own error.
+    program with a message that names the token, and calls without positions in torch's context_parallel are refused, on
+    a CPU too. NotImplementedError for tensors that this build has no kernel for (another device, sparse, quantized,
+    nested, DTensor). If memory runs out: torch's own error.
 
     Equivalent to, for layout "bshd" and the default pairing (all of it: rope_ext.reference):
         x1, x2 = x.float().chunk(2, dim=-1)
@@ -143,8 +144,6 @@ def apply(
         flags |= from_positions
     tables = tensors, cos, sin
     arguments = arguments_of(tables, offset, flags, rotary_dim, rotary_offset, attention_scaling, positions, cu_seqlens)
-    if _looks_at_tables:
-        _table_widths.check(*arguments)
     rotated: Tensors
     if norm is not None or eps is not None:
         rotated = call_op(with_norm(arguments, norm, eps), x, out, dispatch_norm)
@@ -174,7 +173,7 @@ def apply_(
     if too_many:
         raise _given_by_position("apply_", too_many)
     rotated: Tensors
-    if not options and not _looks_at_tables:  # the arguments of the op are ready
+    if not options:  # the arguments of the op are ready
         tensors: Any = x if type(x) is tuple or isinstance(x, (tuple, list)) else [x]
         rotated = call_op((tensors, cos, sin), x, _IN_PLACE)
         return rotated
@@ -313,6 +312,7 @@ def _listed(x: object, out: object) -> Sequence[object]:
     return out
 
 
+@in_wanted_modes
 def call_op(arguments: tuple[Any, ...], x: Any, out: Any, by: Callable[[Op, Sequence[Any]], Any] | None = None) -> Any:
     """Calls the op with what `arguments_of` made; returns what `apply` does.
 

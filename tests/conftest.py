@@ -13,6 +13,8 @@ import torch
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 import rope_ext
+from rope_ext import _table_widths
+from rope_ext._debug_modes import checked
 from rope_ext._torch.library import native
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
@@ -80,7 +82,7 @@ def device(request, monkeypatch):
 @pytest.fixture
 def looks(monkeypatch):
     """The debug mode ROPE_EXT_CHECK_TABLES, which is otherwise chosen when rope_ext is imported."""
-    monkeypatch.setattr(rope_ext.ops, "_looks_at_tables", True)
+    monkeypatch.setattr(rope_ext.ops, "call_op", checked(rope_ext.ops.call_op, [_table_widths.check]))
 
 
 @pytest.fixture

@@ -1,15 +1,22 @@
-"""rope_ext.distributed: which tokens a rank of context parallelism holds."""
+"""rope_ext.distributed: which tokens a rank of context parallelism holds; and the debug mode that misses positions."""
 
+import json
+import os
+import subprocess
+import sys
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
 
 import rope_ext
+from rope_ext import _debug_modes
 from rope_ext.distributed import ORDERS, context_parallel_order, context_parallel_positions
 from tests.conftest import assert_same_bits, random
 
 pytestmark = pytest.mark.devices("cpu")
+ROOT = Path(__file__).resolve().parents[1]
 HEAD_TAIL = {"order": "head_tail"}
 
 
@@ -233,3 +240,60 @@ def test_wrong_arguments(wrong, error, message):
         with pytest.raises(error) as caught:
             call()
         assert str(caught.value) == f"rope_ext: {message}"
+
+
+# ---- ROPE_EXT_CHECK_POSITIONS in torch's context_parallel ----
+
+
+@pytest.mark.parametrize("value, wanted", [("1", True), ("0", False), ("", False), (None, False)])
+def test_without_the_mode_a_call_is_not_decorated(value, wanted, monkeypatch):
+    monkeypatch.delenv("ROPE_EXT_CHECK_TABLES", raising=False)
+    monkeypatch.delenv("ROPE_EXT_CHECK_POSITIONS", raising=False)
+    if value is not None:
+        monkeypatch.setenv("ROPE_EXT_CHECK_POSITIONS", value)
+    assert (_debug_modes.in_wanted_modes(rope_ext.apply) is not rope_ext.apply) == wanted
+
+
+CALLS_WITHOUT_POSITIONS = {"apply", "apply_", "apply_qkv", "rope.apply"}
+OFFSETS = {"offset", "offset in a tensor"}
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory):
+    """What context_parallel_calls.py prints without the mode and in it, for each rank: [in the mode][rank]."""
+    pytest.importorskip("torch.distributed.tensor.experimental")
+    processes = []
+    for mode in ("", "1"):
+        command = [sys.executable, "-m", "tests.context_parallel_calls", tmp_path_factory.mktemp("store")]
+        environment = {**os.environ, "ROPE_EXT_CHECK_POSITIONS": mode, "OMP_NUM_THREADS": "1"}
+        processes.append(subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True))
+    printed = [process.communicate(timeout=60)[0] for process in processes]
+    assert not any(process.returncode for process in processes)
+    return [dict(map(json.loads, lines.splitlines())) for lines in printed]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_without_the_mode_a_call_without_positions_rotates_by_those_of_others(rank, outcomes):
+    found = outcomes[False][rank]
+    assert {name for name, outcome in found["head_tail"].items() if outcome != "right"} == CALLS_WITHOUT_POSITIONS | (
+        OFFSETS if rank == 0 else set()  # the two chunks of the last rank meet
+    )
+    of_rank_1 = CALLS_WITHOUT_POSITIONS if rank == 1 else set()
+    assert {name for name, outcome in found["contiguous"].items() if outcome != "right"} == of_rank_1
+    assert set(found["alone"].values()) == {"right"}
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_the_mode_refuses_these_calls_and_no_others(rank, outcomes):
+    without, found = outcomes[False][rank], outcomes[True][rank]
+    assert found["alone"] == without["alone"]
+    for order in ORDERS:
+        for name, outcome in found[order].items():
+            is_refused = without[order][name] != "right" or (order == "head_tail" and name in OFFSETS)
+            x = "qkv" if name == "apply_qkv" else "x"
+            message = (
+                f"rope_ext: positions must be given in torch's context_parallel, where {x} holds the tokens of one rank,"
+                " got None: torch.arange(seqlen) among the buffers becomes them, or rope_ext.distributed."
+                f'context_parallel_positions(seqlen, rank={rank}, world_size=2, order="{order}") makes them'
+            )
+            assert outcome == (message if is_refused else "right"), (order, name)

@@ -19,6 +19,7 @@ rope_ext relies on behaviours that have no name, too:
 import functools
 import operator
 import re
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from types import ModuleType
@@ -201,3 +202,26 @@ def mark_static_address(tensor: Tensor) -> None:
 # torch does not say that it exports these two.
 to_dlpack = _needed("torch.utils.dlpack.to_dlpack", "which gives a table to `from_dlpack`")
 from_dlpack = _needed("torch.from_dlpack", "which gives rows of a table a storage that ends with them")
+
+
+# ---- torch.distributed ----
+
+# Looked up in each call of a debug mode, and overlooked where a release has them no longer: rope_ext does not import
+# torch.distributed, and the program may import it at any time.
+_ATTENTION = "torch.distributed.tensor.experimental._context_parallel._attention"
+
+
+def context_parallel_mesh() -> tuple[Any, bool] | None:
+    """The DeviceMesh of torch's context_parallel that the program is in, and whether its order is head-tail.
+
+    None outside. Until it ends, context_parallel keeps its own function in torch.nn.functional; _replaced_functions has
+    all that it ever put there, and the function has the mesh in its closure. _cp_options says how buffers are divided.
+    """
+    module = sys.modules.get(_ATTENTION)
+    attention: Any = torch.nn.functional.scaled_dot_product_attention
+    if module is None or attention not in getattr(module, "_replaced_functions", ()):
+        return None
+    closure = dict(zip(attention.__code__.co_freevars, attention.__closure__ or ()))
+    if "device_mesh" not in closure or not hasattr(module, "_cp_options"):
+        return None
+    return closure["device_mesh"].cell_contents, module._cp_options.enable_load_balance
