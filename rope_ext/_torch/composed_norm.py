@@ -13,7 +13,7 @@ from .. import _reference_norm
 from ..reference import as_bshd, from_bshd
 from .arguments import LOOKUP_END, Rest, eps_of, flags_of, layout_of, lookup_of, norm_of
 from .check_norm import check_norm
-from .dtensor import is_dtensor, with_whole_heads
+from .dtensor import beside, is_dtensor, placed_as, with_whole_heads
 from .flags import ROUND_PRODUCTS
 from .library import torch_ops as _ops
 from .per_token import in_sequences
@@ -26,11 +26,13 @@ def rotate(x: Sequence[Tensor], cos: Tensor, sin: Tensor, rest: Rest) -> list[Te
     _ops.check(x, cos, sin, *rest[:LOOKUP_END])
     check_norm(x, norm, eps_of(rest), layout_of(flags_of(rest)))
     x = [with_whole_heads(t) for t in x]
-    normalised = [_normalised(t, weight, rest) for t, weight in zip(x, norm) if weight is not None]
+    weights = [weight if weight is None else beside(weight, t, "norm") for t, weight in zip(x, norm)]
+    normalised = [_normalised(t, weight, rest) for t, weight in zip(x, weights) if weight is not None]
     rotated = iter(_rotated(normalised, cos, sin, rest, x[0].dtype))
     unchanged = iter(_rotated([t for t, weight in zip(x, norm) if weight is None], cos, sin, rest, x[0].dtype))
     return [
-        next(unchanged) if weight is None else _where_in_sequences(next(rotated), t, rest) for t, weight in zip(x, norm)
+        next(unchanged) if weight is None else placed_as(_where_in_sequences(next(rotated), t, rest), t)
+        for t, weight in zip(x, norm)
     ]
 
 
@@ -47,6 +49,7 @@ def gradients(
     for i, (x, g, weight) in enumerate(zip(input, rotated, norm_of(rest))):
         to_x, to_weight = g, g.new_empty(0)
         if weight is not None:
+            weight = beside(weight, x, "norm")
             x4 = as_bshd(_where_in_sequences(_wide(x), 1, rest), layout)
             g4 = as_bshd(_where_in_sequences(_wide(g), 0, rest), layout)
             to_x, of_heads = _reference_norm.head_gradients(x4, weight, eps, g4)

@@ -45,7 +45,9 @@ def _unwrapped(t: Any) -> Any:
 
 def beside(t: Tensor, other: Tensor, name: str) -> Tensor:
     """t, the argument `name`, as an operand of PyTorch's ops with `other`: a replicated DTensor where that is one."""
-    if not is_dtensor(other) or is_dtensor(t):
+    if is_dtensor(t):
+        return _with_placements(t, [_replicate()] * len(_unwrapped(t).placements), name)
+    if not is_dtensor(other):
         return t
     if t.requires_grad:
         raise plain_gradient(name)
@@ -64,15 +66,34 @@ def with_whole_heads(t: Tensor) -> Tensor:
     """t, with all channels of a head on one rank, and added up, as the rules of dtensor_rules.py make x."""
     if not is_dtensor(t):
         return t
-    module = sys.modules[_MODULE]
-    placements, last = _unwrapped(t).placements, t.dim() - 1
-    wanted = [module.Replicate() if p.is_partial() or getattr(p, "dim", None) == last else p for p in placements]
-    if wanted == [*placements]:
+    last = t.dim() - 1
+    placements = _unwrapped(t).placements
+    wanted = [_replicate() if p.is_partial() or getattr(p, "dim", None) == last else p for p in placements]
+    return _with_placements(t, wanted, "x")
+
+
+def placed_as(t: Tensor, other: Tensor) -> Tensor:
+    """t with the placements of other: of tiny shards, PyTorch's ops may make a replicated tensor."""
+    wrapped = _unwrapped(t) is not t or _unwrapped(other) is not other
+    if wrapped or not is_dtensor(t) or not is_dtensor(other):
+        return t
+    like: Any = other
+    return _with_placements(t, [*like.placements], "x")
+
+
+def _replicate() -> Any:
+    return sys.modules[_MODULE].Replicate()
+
+
+def _with_placements(t: Tensor, wanted: list[Any], name: str) -> Tensor:
+    """t, redistributed; PyTorch differentiates that, but not under torch.func."""
+    placements = [*_unwrapped(t).placements]
+    if wanted == placements:
         return t
     if _unwrapped(t) is not t:
-        cure = "x.redistribute(placements=...) comes before the transform"
-        raise ArgumentError("x", "be whole along head_dim under torch.func", f"placements {placements}", cure)
-    whole: Tensor = module.DTensor.redistribute(t, placements=wanted)
+        cure = f"{name}.redistribute(placements=...) comes before the transform"
+        raise ArgumentError(name, f"have placements {wanted} under torch.func", placements, cure)
+    whole: Tensor = sys.modules[_MODULE].DTensor.redistribute(t, placements=wanted)
     return whole
 
 

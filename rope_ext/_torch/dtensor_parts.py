@@ -128,13 +128,13 @@ def strides_of_like(t: Tensor) -> tuple[int, ...]:
 
 
 def letters(name: str, t: Tensor, axes: str, sizes: Mapping[str, int]) -> str:
-    """axes of t, with "." for size 1 where it serves all batches or heads. sizes: those of x, which t must have."""
+    """axes of t, with "." for size 1 of batch or heads, which serves all. sizes: those of x, which others must be."""
     found = ""
     for axis, (letter, size) in enumerate(zip(axes, t.shape)):
-        if letter == "." or size == sizes[letter]:
-            found += letter
-        elif size == 1 and letter != "s":
+        if size == 1 and letter != "s":
             found += "."
+        elif letter == "." or size == sizes[letter]:
+            found += letter
         else:
             raise ArgumentError(name, f"have size {sizes[letter]} on axis {axis}, as x has", f"shape {tuple(t.shape)}")
     return found

@@ -14,7 +14,7 @@ from . import norm, per_token
 from .arguments import ORDINARY_TYPES, Lookup, Scalars, norm_of, split, weights_of
 from .call import ROTATE, ROTATE_IN_PLACE, ROTATE_OUT, Op, rotate_x
 from .derivatives import Rotate, TableGrad, record
-from .dtensor import is_dtensor, register_rules
+from .dtensor import is_dtensor, placed_as, register_rules, with_whole_heads
 from .errors import raises_typed
 from .flags import FREQUENCIES
 from .library import torch_ops as _ops
@@ -56,7 +56,9 @@ def _rotate(x: list[Tensor], cos: Tensor, sin: Tensor, *rest: Any) -> list[Tenso
         scalars = Scalars(0, scalars.flags & ~FREQUENCIES, scalars.rotary_dim, scalars.rotary_offset)
         lookup = Lookup()
     recorded = record(Rotate.apply, *x, cos, sin, scalars, *lookup)
-    return list(recorded) if rotated is None else [torch.where(rotated, a, b) for a, b in zip(recorded, x)]
+    if rotated is None:
+        return list(recorded)
+    return [placed_as(torch.where(rotated, a, with_whole_heads(b)), a) for a, b in zip(recorded, x)]
 
 
 def _rotate_in_place(x: list[Tensor], cos: Tensor, sin: Tensor, *rest: Any) -> None:
