@@ -1,0 +1,53 @@
+"""Processes that are the ranks of a gloo group and run functions of the tests."""
+
+import multiprocessing
+import tempfile
+import traceback
+
+import torch
+
+SECONDS = 120  # for one function, after which a rank that waits for another one is given up
+
+
+class Ranks:
+    def __init__(self, count):
+        self._folder = tempfile.TemporaryDirectory()
+        store = f"file://{self._folder.name}/store"
+        spawn = multiprocessing.get_context("spawn")
+        self._pipes, self._processes = [], []
+        for rank in range(count):
+            ours, theirs = spawn.Pipe()
+            process = spawn.Process(target=_serve, args=(rank, count, store, theirs), daemon=True)
+            process.start()
+            self._pipes.append(ours)
+            self._processes.append(process)
+
+    def run(self, function, *arguments):
+        """What function(*arguments) returns on each rank. Raises AssertionError with the traceback of the first that raises."""
+        for pipe in self._pipes:
+            pipe.send((function, arguments))
+        answers = []
+        for rank, pipe in enumerate(self._pipes):
+            assert pipe.poll(SECONDS), f"rank {rank} did not return from {function.__name__}{arguments}"
+            answers.append(pipe.recv())
+        for rank, (raised, _) in enumerate(answers):
+            assert not raised, f"rank {rank}: {raised}"
+        return [result for _, result in answers]
+
+    def stop(self):
+        for process in self._processes:
+            process.kill()
+            process.join()
+        self._folder.cleanup()
+
+
+def _serve(rank, count, store, pipe):
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=count)
+    while True:
+        function, arguments = pipe.recv()
+        try:
+            answer = None, function(*arguments)
+        except Exception:
+            answer = traceback.format_exc(), None
+        pipe.send(answer)
