@@ -2,6 +2,7 @@
 
 import functools
 import traceback
+import unittest.mock
 from typing import NamedTuple
 
 import torch
@@ -11,6 +12,7 @@ from torch.distributed.tensor.debug import CommDebugMode
 from torch.distributed.tensor.placement_types import _StridedShard
 
 import rope_ext
+from rope_ext._torch import dtensor_parts
 
 EPS = 1e-6
 ROWS, FIRST = 24, 3  # rows of the tables; the offset of the forms that have one
@@ -205,7 +207,7 @@ def full(t):
 
 
 def run(case):
-    """Compares the case with one process. Returns its collectives, in the forward and in the backward pass."""
+    """Compares the case with one process, and its collectives with those that docs/distributed.md promises."""
     case = fitting(case)
     mesh = mesh_of(case.mesh)
     x, others, grads = _tensors(case)
@@ -229,8 +231,10 @@ def run(case):
         assert list(y.placements) == wanted, f"{name} has placements {y.placements}, not {wanted}"
         assert y.shape == whole.shape and y.stride() == whole.stride(), f"{name}: {y.stride()}, not {whole.stride()}"
         assert torch.equal(full(y), whole), f"{name} differs by {(full(y) - whole).abs().max()}"
+    promised = collectives(case)
+    assert promised is None or forward.get_total_counts() == promised[0], f"{forward.get_total_counts()} collectives"
     if case.needs == "nothing":
-        return forward.get_total_counts(), 0
+        return
     inputs, shared_inputs = [*x, *map(others.get, learned)], [*shared_x, *map(shared.get, learned)]
     of_inputs = torch.autograd.grad(expected, inputs, grads)
     shared_grads = [share(g, mesh, list(y.placements)) for g, y in zip(grads, got)]
@@ -240,7 +244,24 @@ def run(case):
         assert torch.equal(full(mine), whole), f"gradient of {name} differs by {(full(mine) - whole).abs().max()}"
     for name, mine, whole in zip(learned, of_shared[2:], of_inputs[2:]):
         assert (full(mine) - whole).abs().max() <= bound(case, x, grads), f"gradient of {name}"
-    return forward.get_total_counts(), backward.get_total_counts()
+    assert promised is None or backward.get_total_counts() == promised[1], f"{backward.get_total_counts()} backward"
+
+
+def collectives(case):
+    """How many the forward and the backward pass take; None: not promised.
+
+    Forward one for each tensor of x, and dimension of the mesh, whose channels are split or whose parts are to be added
+    up; backward as many where x is needed again (norm, gradients of tables), and where the gradient is split as x was.
+    """
+    if (
+        case.others == "sharded"
+        or (case.needs == "all" and case.q != case.k)
+        or (case.op[:4], case.needs) == ("norm", "all")
+    ):
+        return None
+    gathered = sum(letters.count("d") + letters.count("p") for letters in (case.q, case.k))
+    needs_x = case.op.startswith("norm") or case.needs == "all"
+    return gathered, gathered * (needs_x + case.op.endswith("_"))
 
 
 def bound(case, x, grads):
@@ -266,7 +287,7 @@ def _call(case, x, others, mesh=None):
         out = tuple(torch.empty_like(t) for t in x)
         if mesh is not None:
             out = [
-                share(torch.empty_like(full(t)), mesh, result_placements(p, case.layout))
+                share(torch.empty(t.shape, dtype=t.dtype), mesh, result_placements(p, case.layout))
                 for t, p in zip(x, (case.q, case.k))
             ]
         return rope_ext.apply(x, *tables, **options, out=tuple(out))
@@ -287,3 +308,15 @@ def run_all(cases):
         if any(everywhere):
             return [f"rank {rank}: {text}" for rank, text in enumerate(everywhere) if text]
     return []
+
+
+def run_without_shift(cases):
+    """run_all with a fault: each rank begins with the first row of the tables, or the first of the positions."""
+    bounds = dtensor_parts.Shards.bounds
+
+    def first(self, letter, size):
+        found = bounds(self, letter, size)
+        return found if found is None or letter != "s" else (0, found[1])
+
+    with unittest.mock.patch.object(dtensor_parts.Shards, "bounds", first):
+        return run_all(cases)

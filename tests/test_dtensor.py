@@ -54,3 +54,9 @@ def test_one_process(ranks, mesh, placements):
     cases = _cases(mesh, placements)
     failed = ranks.run(dtensor_cases.run_all, cases)[0]
     assert not failed, f"of {len(cases)} cases: " + "\n".join(failed)
+
+
+def test_a_fault_is_found(ranks):
+    case = _cases("2", ["s"])[0]._replace(form="table, offset", op="apply")
+    (failed, *_), *_ = ranks.run(dtensor_cases.run_without_shift, [case])
+    assert "q differs" in failed

@@ -19,11 +19,21 @@ class Group(NamedTuple):
     """The tensors of x that are split alike."""
 
     places: list[int]  # among the tensors of x
+    tensors: list[DTensor]
+    axes: str  # of x
     shards: Shards
     table_axes: str
-    x: list[Tensor]
     others: tuple[Any, ...]  # the arguments after x
     rotated: Tensor | None  # (tokens, 1, 1): whether to rotate a token; None: `others` say so
+
+    @property
+    def x(self) -> list[Tensor]:
+        """What this rank rotates. Redistributes at each look, where channels are split or parts are to be added up."""
+        return [self.shards.part("x", t, self.axes) for t in self.tensors]
+
+    def shapes_of_x(self) -> list[Tensor]:
+        """Tensors of one number with the shapes of x."""
+        return [self.shards.shape_of_part(t, self.axes) for t in self.tensors]
 
     def where_rotated(self, y: Tensor, other: Tensor | float) -> Tensor:
         return y if self.rotated is None else torch.where(self.rotated, y, other)
@@ -77,8 +87,7 @@ class Call:
             weights = [norm[place] for place in places]
             parts = [None if weight is None else shards.part("norm", weight, ".") for weight in weights]
             others = *others, parts, eps_of(self.rest)
-        x = [shards.part("x", self.x[place], self.axes) for place in places]
-        return Group(places, shards, table_axes, x, others, rotated)
+        return Group(places, [self.x[place] for place in places], self.axes, shards, table_axes, others, rotated)
 
     def _axes_of_tables(self) -> str:
         if self.has_frequencies:

@@ -75,6 +75,12 @@ class Shards(NamedTuple):
             t = t.narrow(axis, *bounds)
         return t
 
+    def shape_of_part(self, t: DTensor, axes: str) -> Tensor:
+        """A Tensor of one number with the shape of part(t)."""
+        split = local(t)
+        sizes = [n if self.split(letter) else whole for n, whole, letter in zip(split.shape, t.shape, axes)]
+        return split.new_empty(()).expand(sizes)
+
     def whole(
         self,
         part: Tensor,

@@ -30,7 +30,8 @@ def _rotate(x: Sequence[Tensor], cos: Tensor, sin: Tensor, *rest: Any) -> list[D
 
 
 def _rotated(group: Group) -> list[Tensor]:
-    return [group.where_rotated(y, t) for y, t in zip(_ops.rotate(group.x, *group.others), group.x)]
+    x = group.x
+    return [group.where_rotated(y, t) for y, t in zip(_ops.rotate(x, *group.others), x)]
 
 
 def _rotate_in_place(x: Sequence[Tensor], cos: Tensor, sin: Tensor, *rest: Any) -> None:
@@ -97,10 +98,11 @@ def _norm_rotate(x: Sequence[Tensor], cos: Tensor, sin: Tensor, *rest: Any) -> t
     inv_rms: dict[int, DTensor] = {}
 
     def rotate(group: Group) -> list[Tensor]:
-        y, factors = _ops.norm_rotate(group.x, *group.others)
+        x = group.x
+        y, factors = _ops.norm_rotate(x, *group.others)
         for place, factor in zip(group.places, factors):
             inv_rms[place] = _factors(call, group, place, factor)
-        return [group.where_rotated(t, other) for t, other in zip(y, group.x)]
+        return [group.where_rotated(t, other) for t, other in zip(y, x)]
 
     y = call.of_each_x(rotate)
     return y, [inv_rms[place] for place in range(len(x))]

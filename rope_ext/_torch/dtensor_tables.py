@@ -37,7 +37,7 @@ def table_rows(x: Sequence[Tensor], cos: Tensor, sin: Tensor, *rest: Any) -> DTe
     call = Call(x[:1], cos, sin, rest)
     call.refuse_plain_gradients()
     (group,) = call.groups
-    rows = _ops.table_rows(group.x, *group.others)
+    rows = _ops.table_rows(group.shapes_of_x(), *group.others)
     if group.rotated is not None:
         rows = torch.where(group.rotated.flatten(), rows, -1)
     sizes = fake.batch_and_seqlen(x, *rest)
@@ -48,7 +48,7 @@ def cos_sin(x: Sequence[Tensor], high: Tensor, low: Tensor, *rest: Any) -> tuple
     call = Call(x[:1], high, low, rest)
     call.refuse_plain_gradients()
     (group,) = call.groups
-    cos, sin, positions = _ops.cos_sin(group.x, *group.others)
+    cos, sin, positions = _ops.cos_sin(group.shapes_of_x(), *group.others)
     if group.rotated is not None:
         rotated = group.rotated[None]
         cos, sin = torch.where(rotated, cos, 1), torch.where(rotated, sin, 0)
