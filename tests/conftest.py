@@ -173,3 +173,13 @@ def assert_same_bits(got, expected):
         assert same_bits(a, b), (
             f"differs in {(a != b).sum()} of {a.numel()} elements, by up to {(a.double() - b.double()).abs().max()}"
         )
+
+
+@pytest.fixture(scope="session")
+def ranks():
+    """Four processes of a gloo group (tests/ranks.py), which all tests of DTensors share."""
+    from tests.ranks import Ranks
+
+    found = Ranks(4)
+    yield found
+    found.stop()

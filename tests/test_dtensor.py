@@ -6,7 +6,6 @@ import torch
 from tests import dtensor_cases
 from tests.dtensor_cases import FORMS, SIZES, Case
 from tests.pairwise import pairwise
-from tests.ranks import Ranks
 
 pytestmark = pytest.mark.devices("cpu")
 
@@ -22,13 +21,6 @@ OTHERS = {
 }
 ONE = ["r", "b", "s", "h", "d", "p"]
 TWO = ["rs", "bs", "sb", "ss", "sh", "hs", "bh", "hh", "sd", "ps", "zs", "pp"]
-
-
-@pytest.fixture(scope="module")
-def ranks():
-    ranks = Ranks(4)
-    yield ranks
-    ranks.stop()
 
 
 def _cases(mesh, placements):
