@@ -5,12 +5,12 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, Replicate
 
 from ..errors import ArgumentError, ArgumentTypeError
 from .arguments import ORDINARY_TYPES, Lookup, Rest, eps_of, flags_of, layout_of, norm_of, positions_of, split
 from .dtensor import plain_gradient
-from .dtensor_parts import Shards, Spread, letters, local, spread_of, strides_of_like
+from .dtensor_parts import Shards, Spread, letters, local, redistributed, spread_of, strides_of_like
 from .flags import FREQUENCIES
 from .library import torch_ops as _ops
 
@@ -68,10 +68,17 @@ class Call:
                 return t
             return local(t).new_zeros(()).expand(t.shape)
 
+        def known(t: DTensor) -> Tensor:
+            whole = (Replicate(),) * t.device_mesh.ndim
+            return local(redistributed(t, whole)) if t is lookup.cu_seqlens or t.placements == whole else stand_in(t)
+
         def of_table(t: Tensor) -> Any:
             return stand_in(t).contiguous() if self.has_frequencies else stand_in(t)
 
-        rest = [list(map(stand_in, a)) if isinstance(a, (list, tuple)) else stand_in(a) for a in self.rest]
+        scalars, lookup = split(self.rest)
+        values = [known(t) if isinstance(t, DTensor) else t for t in lookup]
+        norm = [*map(stand_in, norm_of(self.rest))]
+        rest = [*scalars, *values, *((norm, eps_of(self.rest)) if norm else ())]
         _ops.check([stand_in(t) for t in self.x], of_table(self.cos), of_table(self.sin), *rest)
 
     def _group(self, places: list[int], shards: Shards) -> Group:
