@@ -45,19 +45,30 @@ def _rotate_out(out: Sequence[Tensor], x: Sequence[Tensor], cos: Tensor, sin: Te
 
 
 def _write(name: str, out: Sequence[Tensor], call: Call, write: Callable[[list[Tensor], Group], None]) -> None:
-    """Writes the rotated x to out: without a temporary where out is split as the result is."""
+    """Writes the rotated x to out: without a temporary where out is split as the result is.
+
+    Everything is read, and every error raised, before the first write: `out` may be x of another group.
+    """
     if len(out) != len(call.x):
         raise ArgumentError(name, f"hold {len(call.x)} tensors, as x does", len(out))
     targets = [_writable(name, t, like) for t, like in zip(out, call.x)]
+    in_place = name == "x"
+    made: list[tuple[list[DTensor], Group, list[Tensor] | None]] = []
     for group in call.groups:
         to = [targets[place] for place in group.places]
         placements = group.shards.placements(call.axes)
-        if group.rotated is None and all(t.placements == placements for t in to):
+        may_write = in_place or len(call.groups) == 1
+        is_direct = may_write and group.rotated is None and all(t.placements == placements for t in to)
+        if is_direct and len(call.groups) > 1:
+            _ops.check_in_place(group.x, *group.others)
+        made.append((to, group, None if is_direct else _rotated(group)))
+    for to, group, parts in made:
+        if parts is None:
             write([local(t) for t in to], group)
-        else:
-            for target, part in zip(to, _rotated(group)):
-                y = group.shards.whole(part, call.axes, target.shape, target.stride())
-                local(target).copy_(local(redistributed(y, target.placements)))
+            continue
+        for target, part in zip(to, parts):
+            y = group.shards.whole(part, call.axes, target.shape, target.stride())
+            local(target).copy_(local(redistributed(y, target.placements)))
 
 
 def _writable(name: str, t: Tensor, like: DTensor) -> DTensor:
