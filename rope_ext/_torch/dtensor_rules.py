@@ -147,8 +147,11 @@ def _norm_grad(
             shards.part("inv_rms", inv_rms[place], "bsh" if inv_rms[place].dim() == 3 else ".").contiguous()
             for place in places
         ]
-        rotated = [group.where_rotated(g, 0) for g in grads]  # what is not rotated is no part of the weights' gradient
-        grad_x, grad_weight = _ops.norm_grad(group.x, factors, some, rotated, *group.others)
+        # What is not rotated is no part of the weights' gradient, even if it is NaN.
+        rotated, inputs = ([group.where_rotated(t, 0) for t in tensors] for tensors in (grads, group.x))
+        if group.rotated is not None:
+            factors = [torch.where(group.rotated[None, ..., 0], t, 1) if t.numel() else t for t in factors]
+        grad_x, grad_weight = _ops.norm_grad(inputs, factors, some, rotated, *group.others)
         for place, x, weight, g in zip(places, grad_x, grad_weight, grads):
             like = call.x[place]
             if wanted >> place & 1:
