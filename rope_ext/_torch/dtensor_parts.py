@@ -65,14 +65,14 @@ class Shards(NamedTuple):
             if t.device_mesh != self.mesh:
                 raise ArgumentError(name, f"be on the mesh of x, {self.mesh}", t.device_mesh)
             return local(redistributed(t, self.placements(axes)))
-        for axis, letter in enumerate(axes):
-            if not self.split(letter):
-                continue
-            bounds = self.bounds(letter, t.shape[axis])
-            if bounds is None:
-                replicated = DTensor.from_local(t, self.mesh, [Replicate()] * self.mesh.ndim, run_check=False)
-                return self.part(name, replicated, axes)
-            t = t.narrow(axis, *bounds)
+        split = [axis for axis, letter in enumerate(axes) if self.split(letter)]
+        bounds = {axis: self.bounds(axes[axis], t.shape[axis]) for axis in split}
+        if None in bounds.values():  # then torch splits all axes: it would split again what is narrow
+            replicated = DTensor.from_local(t, self.mesh, [Replicate()] * self.mesh.ndim, run_check=False)
+            return self.part(name, replicated, axes)
+        for axis, range_ in bounds.items():
+            if range_ is not None:
+                t = t.narrow(axis, *range_)
         return t
 
     def shape_of_part(self, t: DTensor, axes: str) -> Tensor:
