@@ -173,7 +173,9 @@ def _outside(name: str, mesh: DeviceMesh, arguments: Sequence[Any]) -> Any:
     def on_meta(t: Any) -> Any:
         return torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device="meta") if isinstance(t, Tensor) else t
 
-    def of_mesh(t: Tensor) -> DTensor:
+    def of_mesh(t: Tensor | None) -> DTensor | None:
+        if t is None:  # an op that writes returns nothing
+            return None
         part = torch.empty(0, dtype=t.dtype, device=mesh.device_type)
         return DTensor.from_local(part, mesh, run_check=False, shape=t.shape, stride=t.stride())
 
