@@ -1,0 +1,37 @@
+"""What the programs here share: processes that talk through gloo, and the comparison with one process."""
+
+import os
+import sys
+import tempfile
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+
+def run(program, world_size, *arguments):
+    """Calls program(rank, world_size, *arguments) in new processes of one thread; raises what one of them raises."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    with tempfile.TemporaryDirectory() as folder:  # processes meet in a file, so that runs side by side share no port
+        mp.spawn(_join, (program, world_size, f"file://{folder}/store", arguments), nprocs=world_size)
+
+
+def _join(rank, program, world_size, store, arguments):
+    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=world_size)
+    program(rank, world_size, *arguments)
+    dist.destroy_process_group()
+    sys.stdout.flush()
+    os._exit(0)  # At a regular end, threads of gloo that still hold a tensor abort the process, once in many runs.
+
+
+def compare(name, result, expected, bound=0.0):
+    """Prints in rank 0 how far result is from expected, relative to its largest entry; raises where that exceeds bound.
+
+    Bound 0: the bits have to be equal.
+    """
+    difference = ((result - expected).abs().max() / expected.abs().max()).item()
+    found = "bits equal" if torch.equal(result, expected) else f"relative difference {difference:.1e}"
+    if dist.get_rank() == 0:
+        print(f"{name}: {found}", flush=True)
+    if not difference <= bound:
+        raise AssertionError(f"{name}: {found}, bound {bound:.1e}")
