@@ -9,10 +9,16 @@ SOURCES = CMakeLists.txt setup.py pyproject.toml $(shell find csrc -type f)
 # The packages of an extra of pyproject.toml, in the versions that it pins.
 extra = $(shell sed -n 's/^$(1) = \[\(.*\)\].*/\1/p' pyproject.toml | tr ',' ' ')
 
-.PHONY: demo test lint format wheel matrix benchmark calls compiled instructions machine-code fuzz fuzz-sanitized clean
+.PHONY: demo distributed test lint format wheel matrix benchmark calls compiled instructions machine-code fuzz fuzz-sanitized clean
 
 demo: $(VENV)/.built
 	$(RUN) examples/train_tiny_llama.py
+
+# Every program of examples/distributed, which spawns its own processes; under a minute. The tests run two of them.
+# transformers loads no sharded model without accelerate.
+distributed: $(VENV)/.built
+	$(RUN) -m pip install --quiet --no-deps accelerate==1.15.0
+	set -e; for program in examples/distributed/[a-z]*.py; do echo "$$program"; $(RUN) $$program; done
 
 test: $(VENV)/.built $(VENV)/.lint
 	$(RUN) -m pytest -q
