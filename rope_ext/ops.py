@@ -125,7 +125,9 @@ def apply(
     outside the table gets NaN in its rotated channels; with ROPE_EXT_CHECK_POSITIONS=1 in the environment it stops the
     program with a message that names the token, and calls without positions in torch's context_parallel are refused, on
     a CPU too. NotImplementedError for tensors that this build has no kernel for (another device, sparse, quantized,
-    nested, DTensor). If memory runs out: torch's own error.
+    nested). If memory runs out: torch's own error.
+
+    DTensors in, DTensors out, with the bits of one process: docs/distributed.md has what is local and what is not.
 
     Equivalent to, for layout "bshd" and the default pairing (all of it: rope_ext.reference):
         x1, x2 = x.float().chunk(2, dim=-1)

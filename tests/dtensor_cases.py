@@ -244,6 +244,9 @@ def run(case):
         assert torch.equal(full(mine), whole), f"gradient of {name} differs by {(full(mine) - whole).abs().max()}"
     for name, mine, whole in zip(learned, of_shared[2:], of_inputs[2:]):
         assert (full(mine) - whole).abs().max() <= bound(case, x, grads), f"gradient of {name}"
+        if promised is not None and case.q == case.k:
+            wanted = gradient_placements(case, name, whole)
+            assert list(mine.placements) == wanted, f"gradient of {name} has placements {mine.placements}, not {wanted}"
     assert promised is None or backward.get_total_counts() == promised[1], f"{backward.get_total_counts()} backward"
 
 
@@ -262,6 +265,25 @@ def collectives(case):
     gathered = sum(letters.count("d") + letters.count("p") for letters in (case.q, case.k))
     needs_x = case.op.startswith("norm") or case.needs == "all"
     return gathered, gathered * (needs_x + case.op.endswith("_"))
+
+
+def gradient_placements(case, name, t):
+    """Shard along axes that x shares, Partial along the other sharded axes of x."""
+    layout = case.layout.replace("t", "s")
+    axes = {"inv_freq": "ah."[-t.dim() :], "norm": ".", "positions": "s"}.get(name)
+    if axes is None:
+        axes = {2: "..", 3: "bs."}.get(t.dim(), layout if "b" in layout else "b" + layout)
+    axes = "".join("." if n == 1 else axis for n, axis in zip(t.shape, axes))
+
+    def of_axis(letter):
+        if letter in "rpd":
+            return Replicate()
+        axis = letter.replace("z", "s")
+        if axis not in axes:
+            return Partial()
+        return _StridedShard(axes.index(axis), split_factor=2) if letter == "z" else Shard(axes.index(axis))
+
+    return [of_axis(letter) for letter in case.q]
 
 
 def bound(case, x, grads):

@@ -7,6 +7,8 @@ call.py: recorded or not, and RotateX, the Function of ordinary calls. recording
 writes.py: what may be written.
 derivatives.py: Rotate and TableGrad. per_token.py: derivatives of tables and angles. revolutions.py: the op of
 this name. kernels.py: what is registered at the dispatch keys. fake.py: shapes without data. vmap.py: batches.
+dtensor.py: what the others do for DTensors; dtensor_rules.py, dtensor_tables.py: the ops on them; dtensor_groups.py,
+dtensor_parts.py: the part of each argument that a rank needs.
 norm.py: calls with a norm, and NormRotate. composed_norm.py, check_norm.py: what it leaves to PyTorch's ops.
 """
 
