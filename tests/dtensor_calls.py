@@ -227,3 +227,20 @@ def of_module(precision, placement):
     rope = rope_ext.RotaryEmbedding(8, precision=precision)
     got = rope.apply(share(x, mesh_of("2"), [placement]), offset=2)
     return torch.equal(full(got), rope.apply(x, offset=2))
+
+
+def of_patched_model(placement):
+    """Whether the function of a patched transformers model has its own bits, and takes Tensors beside DTensors."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers.models.llama import modeling_llama
+
+    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=8, num_hidden_layers=1, **sizes))
+    x, *_ = _tensors(torch.float32)
+    q, k = x.transpose(1, 2), x[:, :, :2].transpose(1, 2)
+    tables = model.model.rotary_emb(q, torch.arange(7)[None])
+    expected = modeling_llama.apply_rotary_pos_emb(q, k, *tables)
+    with rope_ext.patched(model):
+        shared = [share(t.contiguous(), mesh_of("2"), [placement]) for t in (q, k)]
+        got = modeling_llama.apply_rotary_pos_emb(*shared, *tables)
+    return all(map(torch.equal, map(full, got), expected))

@@ -101,6 +101,12 @@ def test_rotary_embedding(ranks, precision, placement):
     assert all(ranks.run(calls.of_module, precision, placement))
 
 
+@pytest.mark.parametrize("placement", [Shard(1), Shard(2)], ids=str)
+def test_patched_model(ranks, placement):
+    pytest.importorskip("transformers")
+    assert all(ranks.run(calls.of_patched_model, placement))
+
+
 FIRST_CALLS = """
     import os, sys
     import torch, rope_ext
