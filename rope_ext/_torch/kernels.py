@@ -11,7 +11,7 @@ from torch import Tensor, is_grad_enabled
 
 from ..errors import ArgumentError
 from . import norm, per_token
-from .arguments import ORDINARY_TYPES, Lookup, Scalars, norm_of, split, weights_of
+from .arguments import Lookup, Scalars, norm_of, split, weights_of
 from .call import ROTATE, ROTATE_IN_PLACE, ROTATE_OUT, Op, rotate_x
 from .derivatives import Rotate, TableGrad, record
 from .dtensor import is_dtensor, placed_as, register_rules, with_whole_heads
@@ -169,7 +169,7 @@ def _without_derivative(a: Any) -> Any:
     """Beside DTensors a table or weight that requires grad would be refused, but nothing is recorded here."""
     if type(a) in (list, tuple):  # the weights of a norm
         return [*map(_without_derivative, a)]
-    return a.detach() if type(a) in ORDINARY_TYPES and a.requires_grad else a
+    return a.detach() if isinstance(a, Tensor) and a.requires_grad and not is_dtensor(a) else a
 
 
 def _register(op: Op) -> None:
