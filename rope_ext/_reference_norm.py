@@ -13,7 +13,8 @@ def sum_of_channels(q: Tensor) -> Tensor:
     n = SUM_LANES
     while n < q.shape[-1]:
         n *= 2
-    q = torch.nn.functional.pad(q, (0, n - q.shape[-1]))
+    if n > q.shape[-1]:  # not pad(), whose widths torch 2.11 confuses for DTensors
+        q = torch.cat((q, q.new_zeros((*q.shape[:-1], n - q.shape[-1]))), dim=-1)
     while n > SUM_LANES:
         n //= 2
         q = q[..., :n] + q[..., n:]

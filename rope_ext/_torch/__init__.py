@@ -12,6 +12,9 @@ dtensor_parts.py: the part of each argument that a rank needs.
 norm.py: calls with a norm, and NormRotate. composed_norm.py, check_norm.py: what it leaves to PyTorch's ops.
 """
 
+from . import dtensor
 from . import fake as fake
 from . import kernels as kernels
 from . import vmap as vmap
+
+dtensor.register_rules()  # for a program that has imported torch.distributed.tensor before

@@ -170,7 +170,11 @@ def _rotated_only(x: Sequence[Tensor], cos: Tensor, sin: Tensor, scalars: Scalar
         size = t.shape[-1] - rotary_offset if rotary_dim is None else rotary_dim
         channels = t.narrow(-1, rotary_offset, size)
         (y,) = _ops.rotate([channels], cos, sin, offset, flags)
-        return torch.nn.functional.pad(y, (rotary_offset, t.shape[-1] - rotary_offset - size))
+        widths = rotary_offset, t.shape[-1] - rotary_offset - size
+        before, after = (y.new_zeros((*y.shape[:-1], width)) for width in widths)
+        # Not pad(), whose widths torch 2.11 confuses for DTensors.
+        padded: Tensor = y if widths == (0, 0) else torch.cat((before, y, after), dim=-1)
+        return padded
 
     return [one(t) for t in x]
 

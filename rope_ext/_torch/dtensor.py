@@ -14,14 +14,16 @@ from ..errors import ArgumentError
 from .private import constant_in_graphs, functorch_is_active, level_of, unwrapped
 
 _MODULE = "torch.distributed.tensor"
-_RULES = f"{__package__}.dtensor_rules"  # registers them at its import
+_registered = False
 
 
 def register_rules() -> bool:
-    """Registers the rules where there may be DTensors. Returns whether this call did."""
-    if _RULES in sys.modules or _MODULE not in sys.modules:
+    """Registers the rules where there may be DTensors. Returns whether a call refused before may now succeed."""
+    global _registered
+    if _registered or _MODULE not in sys.modules:
         return False
-    importlib.import_module(_RULES)
+    importlib.import_module(f"{__package__}.dtensor_rules")  # registers them; a second thread waits here for the first
+    _registered = True
     return True
 
 

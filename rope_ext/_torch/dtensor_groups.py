@@ -70,7 +70,11 @@ class Call:
 
         def known(t: DTensor) -> Tensor:
             whole = (Replicate(),) * t.device_mesh.ndim
-            return local(redistributed(t, whole)) if t is lookup.cu_seqlens or t.placements == whole else stand_in(t)
+            return (
+                local(redistributed("cu_seqlens", t, whole))
+                if t is lookup.cu_seqlens or t.placements == whole
+                else stand_in(t)
+            )
 
         def of_table(t: Tensor) -> Any:
             return stand_in(t).contiguous() if self.has_frequencies else stand_in(t)

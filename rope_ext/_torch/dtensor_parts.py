@@ -64,7 +64,7 @@ class Shards(NamedTuple):
         if isinstance(t, DTensor):
             if t.device_mesh != self.mesh:
                 raise ArgumentError(name, f"be on the mesh of x, {self.mesh}", t.device_mesh)
-            return local(redistributed(t, self.placements(axes)))
+            return local(redistributed(name, t, self.placements(axes)))
         split = [axis for axis, letter in enumerate(axes) if self.split(letter)]
         bounds = {axis: self.bounds(axes[axis], t.shape[axis]) for axis in split}
         if None in bounds.values():  # then torch splits all axes: it would split again what is narrow
@@ -96,11 +96,17 @@ class Shards(NamedTuple):
         return DTensor.from_local(part, self.mesh, placements, run_check=False, shape=shape, stride=strides)
 
 
-def redistributed(t: DTensor, placements: tuple[Placement, ...]) -> DTensor:
+def redistributed(name: str, t: DTensor, placements: tuple[Placement, ...]) -> DTensor:
     if t.placements == placements:
         return t
     found: Any = t.detach()  # torch 2.11 and 2.12 refuse one that requires grad here
-    made: DTensor = found.redistribute(placements=placements)
+    try:
+        made: DTensor = found.redistribute(placements=placements)
+    except (ValueError, RuntimeError) as error:
+        if not any(hasattr(placement, "split_factor") for placement in (*t.placements, *placements)):
+            raise
+        rule = f"have placements that torch {torch.__version__} can redistribute to {placements}"
+        raise NotImplementedError(f"rope_ext: {name} must {rule}, got {t.placements} (torch: {error})") from None
     return made
 
 

@@ -68,7 +68,7 @@ def _write(name: str, out: Sequence[Tensor], call: Call, write: Callable[[list[T
             continue
         for target, part in zip(to, parts):
             y = group.shards.whole(part, call.axes, target.shape, target.stride())
-            local(target).copy_(local(redistributed(y, target.placements)))
+            local(target).copy_(local(redistributed(name, y, target.placements)))
 
 
 def _writable(name: str, t: Tensor, like: DTensor) -> DTensor:

@@ -5,11 +5,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor, Partial
+from torch.distributed.tensor import DTensor, Partial, Replicate
 
 from . import fake
 from .dtensor_groups import Call
-from .dtensor_parts import Shards, spread_of, strides_of_like
+from .dtensor_parts import Shards, local, redistributed, spread_of, strides_of_like
 from .library import torch_ops as _ops
 
 
@@ -17,20 +17,29 @@ def table_grad(
     grad: Sequence[Tensor], x: Sequence[Tensor], cos: Tensor, sin: Tensor, *rest: Any
 ) -> tuple[Tensor, Tensor]:
     call = Call(x, cos, sin, rest)
-    totals: list[tuple[DTensor, DTensor]] = []
+    of_groups: list[tuple[DTensor, DTensor]] = []
     for group in call.groups:
         grads = [group.shards.part("grad", grad[place], call.axes) for place in group.places]
         made = _ops.table_grad(grads, group.x, *group.others)
         cos_grad, sin_grad = (
             group.shards.whole(t, group.table_axes, cos.shape, strides_of_like(cos), missing=Partial()) for t in made
         )
-        totals.append((cos_grad, sin_grad))
-    (first_cos, first_sin), *others = totals
-    of_all: Tensor = first_cos
-    sin_of_all: Tensor = first_sin
-    for of_cos, of_sin in others:  # as DTensors, since they may have other placements
-        of_all, sin_of_all = of_all + of_cos, sin_of_all + of_sin
-    return of_all, sin_of_all
+        of_groups.append((cos_grad, sin_grad))
+    of_cos, of_sin = zip(*of_groups)
+    return _sum(of_cos), _sum(of_sin)
+
+
+def _sum(grads: Sequence[DTensor]) -> DTensor:
+    """The sum, with the placements that all of grads have; Replicate where they differ."""
+    first = grads[0]
+    if len(grads) == 1:
+        return first
+    common = tuple(p[0] if p.count(p[0]) == len(p) else Replicate() for p in zip(*(g.placements for g in grads)))
+    parts = [local(redistributed("cos", g, common)) for g in grads]
+    total = sum(parts[1:], parts[0])
+    return DTensor.from_local(
+        total, first.device_mesh, common, run_check=False, shape=first.shape, stride=first.stride()
+    )
 
 
 def table_rows(x: Sequence[Tensor], cos: Tensor, sin: Tensor, *rest: Any) -> DTensor:
