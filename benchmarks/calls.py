@@ -20,7 +20,7 @@ import torch
 from tqdm import tqdm
 
 from benchmarks.baselines import VARIANTS, peers, peers_cpu
-from benchmarks.baselines.small_calls import small_calls, tiny
+from benchmarks.baselines.small_calls import dtensor_calls, small_calls, tiny
 from benchmarks.bench import RESULTS
 from benchmarks.harness.cases import Case
 from benchmarks.harness.clocks import HostClock, seconds_for
@@ -84,7 +84,8 @@ def _one_token(found):
     torch.set_num_threads(1)
     case = tiny()
     steps, _, refused = prepare(case, found, HostClock())
-    return {name: [Step(call)] for name, call in small_calls(case).items()} | steps, refused
+    made = small_calls(case) | dtensor_calls(case)
+    return {name: [Step(call)] for name, call in made.items()} | steps, refused
 
 
 def _decode(dtype, found):

@@ -28,6 +28,21 @@ def small_calls(case):
     return _yardsticks(case) | _ours(case) | _with_derivatives(case)
 
 
+def dtensor_calls(case):
+    """{name: call} of DTensors on a mesh of this process alone, in a group that it joins for good."""
+    from torch.distributed.tensor import Shard, distribute_tensor, init_device_mesh
+
+    distributed = torch.distributed
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    mesh = init_device_mesh("cpu", (1,))
+    q, k, cos, sin = _of(case)
+    x = tuple(distribute_tensor(t, mesh, [Shard(2)]) for t in (q, k))
+    return {
+        "torch.add, DTensors": lambda: torch.add(x[0], x[0]),
+        "apply, DTensors": lambda: rope_ext.apply(x, cos, sin),
+    }
+
+
 def _of(case):
     """q and k (batch, seqlen, heads, head_dim), tables whose first row rotates."""
     q, k = (x.transpose(1, 2).clone() for x in case.inputs)
