@@ -7,7 +7,6 @@ that is not understood stays as it is.
 """
 
 import functools
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,6 +17,7 @@ from ._numbers import UNINITIALIZED, beyond_int64
 from ._shown import converted, name_of, shown
 from ._torch.arguments import weights_of
 from ._torch.call import Op
+from ._torch.dtensor import is_dtensor
 from ._torch.errors import allocators, typed
 from ._torch.library import DEVICES, REBUILD
 from ._torch.private import NEWEST, OLDEST, functorch_is_active, is_newer_than_tested
@@ -81,8 +81,7 @@ def _about_arguments(error: Exception, op: Op, arguments: Sequence[Any], x: obje
 
 
 def _about_dtensor(name: str, t: Tensor, words: str) -> Exception | None:
-    module = sys.modules.get("torch.distributed.tensor")
-    if module is None or not isinstance(t, module.DTensor):
+    if not is_dtensor(t):
         return None
     cure = "call apply in torch.distributed.tensor.experimental.local_map, with placements of arguments and gradients"
     return _not_taken(name, "be a local tensor in this call", f"a DTensor, for which torch lacks an op; {cure}", words)

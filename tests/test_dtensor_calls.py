@@ -4,12 +4,14 @@ import re
 import subprocess
 import sys
 import textwrap
+import types
 from pathlib import Path
 
 import pytest
 import torch
 from torch.distributed.tensor import Replicate, Shard
 
+import rope_ext
 from tests import dtensor_calls as calls
 
 pytestmark = pytest.mark.devices("cpu")
@@ -108,7 +110,8 @@ def test_patched_model(ranks, placement):
 
 
 FIRST_CALLS = """
-    import os, sys
+    import os, sys, time
+    from concurrent.futures import ThreadPoolExecutor
     import torch, rope_ext
     assert "torch.distributed.tensor" not in sys.modules
     torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
@@ -121,6 +124,11 @@ FIRST_CALLS = """
     cos, sin = rope_ext.RotaryEmbedding(8).tables(4)
     rows = [distribute_tensor(t, mesh, [Replicate()]).requires_grad_() for t in (cos, sin)]
     graph = torch.compile(rope_ext.apply, fullgraph=True, backend="eager")
+
+    def late(i):
+        time.sleep(3e-4 * i)  # while another thread registers the rules
+        return rope_ext.apply(x, cos, sin)
+
     calls = {
         "apply": lambda: rope_ext.apply(x, cos, sin),
         "apply_": lambda: rope_ext.apply_(x, cos, sin),
@@ -132,6 +140,7 @@ FIRST_CALLS = """
         "op": lambda: torch.ops.rope_ext.rotate([x], cos, sin)[0],
         "graph": lambda: graph(x, cos, sin),
         "graph in inference mode": lambda: torch.inference_mode()(graph)(x.detach(), cos, sin),
+        "threads": lambda: list(ThreadPoolExecutor(8).map(late, range(8)))[0],
     }
     for name, call in calls.items():
         child = os.fork()
@@ -152,3 +161,10 @@ def test_any_call_may_be_the_first():
         [sys.executable, "-c", textwrap.dedent(FIRST_CALLS)], cwd=root, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_calls_while_another_thread_imports_torch_distributed_tensor(monkeypatch):
+    module = "torch.distributed.tensor"
+    monkeypatch.setitem(sys.modules, module, types.ModuleType(module))  # it is there before its names are
+    cos, sin = (t.requires_grad_() for t in rope_ext.RotaryEmbedding(8).tables(4))
+    assert rope_ext.apply(torch.ones(1, 4, 2, 8), cos, sin).requires_grad

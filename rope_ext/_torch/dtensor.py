@@ -6,6 +6,7 @@ learns the rules of dtensor_rules.py.
 
 import importlib
 import sys
+import threading
 from typing import Any
 
 from torch import Tensor
@@ -14,16 +15,15 @@ from ..errors import ArgumentError
 from .private import constant_in_graphs, functorch_is_active, level_of, unwrapped
 
 _MODULE = "torch.distributed.tensor"
-_registered = False
+_thread = threading.local()
 
 
 def register_rules() -> bool:
-    """Registers the rules where there may be DTensors. Returns whether a call refused before may now succeed."""
-    global _registered
-    if _registered or _MODULE not in sys.modules:
+    """Registers the rules where there may be DTensors. Returns whether a call of this thread may have lacked them."""
+    if hasattr(_thread, "has_rules") or _MODULE not in sys.modules:
         return False
     importlib.import_module(f"{__package__}.dtensor_rules")  # registers them; a second thread waits here for the first
-    _registered = True
+    _thread.has_rules = True
     return True
 
 
@@ -34,8 +34,8 @@ def prepare_for_dtensors() -> bool:
 
 
 def is_dtensor(t: Any) -> bool:
-    module = sys.modules.get(_MODULE)
-    return module is not None and isinstance(_unwrapped(t), module.DTensor)
+    # While another thread imports the module, it lacks the name.
+    return isinstance(_unwrapped(t), getattr(sys.modules.get(_MODULE), "DTensor", ()))
 
 
 def _unwrapped(t: Any) -> Any:
