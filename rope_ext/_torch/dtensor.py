@@ -7,11 +7,14 @@ learns the rules of dtensor_rules.py.
 import importlib
 import sys
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
 
 from ..errors import ArgumentError
+from .arguments import Rest, flags_of, norm_of, positions_of
+from .flags import FREQUENCIES
 from .private import constant_in_graphs, functorch_is_active, level_of, unwrapped
 
 _MODULE = "torch.distributed.tensor"
@@ -52,13 +55,24 @@ def beside(t: Tensor, other: Tensor, name: str) -> Tensor:
     if not is_dtensor(other):
         return t
     if t.requires_grad:
-        raise plain_gradient(name)
+        raise _plain_gradient(name)
     like = _unwrapped(other)
     replicated: Tensor = like.from_local(t, like.device_mesh, run_check=False)
     return replicated
 
 
-def plain_gradient(name: str) -> ArgumentError:
+def refuse_plain_gradients(x: Sequence[Tensor], cos: Tensor, sin: Tensor, rest: Rest) -> None:
+    """Raises where a Tensor beside DTensors requires grad, in a call that is recorded."""
+    if not any(map(is_dtensor, x)):
+        return
+    names = ("inv_freq", "inv_freq") if flags_of(rest) & FREQUENCIES else ("cos", "sin")
+    weights = (("norm", weight) for weight in norm_of(rest))
+    for name, t in (*zip(names, (cos, sin)), ("positions", positions_of(rest)), *weights):
+        if t is not None and t.requires_grad and not is_dtensor(t):
+            raise _plain_gradient(name)
+
+
+def _plain_gradient(name: str) -> ArgumentError:
     """A Tensor is the same on all ranks, so its gradient would be a sum over ranks, which nothing adds up."""
     cure = f"distribute_tensor({name}, mesh) makes one, whose gradient is Partial where x is sharded"
     return ArgumentError(name, "be a DTensor where it requires grad and x is one", "a Tensor", cure)

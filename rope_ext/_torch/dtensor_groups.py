@@ -8,8 +8,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor, Replicate
 
 from ..errors import ArgumentError, ArgumentTypeError
-from .arguments import ORDINARY_TYPES, Lookup, Rest, eps_of, flags_of, layout_of, norm_of, positions_of, split
-from .dtensor import plain_gradient
+from .arguments import ORDINARY_TYPES, Lookup, Rest, eps_of, flags_of, layout_of, norm_of, split
 from .dtensor_parts import Shards, Spread, letters, local, redistributed, spread_of, strides_of_like
 from .flags import FREQUENCIES
 from .library import torch_ops as _ops
@@ -125,13 +124,6 @@ class Call:
             else:
                 positions = shards.indices(sizes["s"], device)
         return offset, Lookup(positions, offsets, cu_seqlens), rotated
-
-    def refuse_plain_gradients(self) -> None:
-        cos, sin = ("inv_freq", "inv_freq") if self.has_frequencies else ("cos", "sin")
-        given = (cos, self.cos), (sin, self.sin), ("positions", positions_of(self.rest))
-        for name, t in (*given, *(("norm", weight) for weight in norm_of(self.rest))):
-            if t is not None and t.requires_grad and not isinstance(t, DTensor):
-                raise plain_gradient(name)
 
     def sizes(self, place: int) -> dict[str, int]:
         """Letter of an axis -> its size, of a tensor of x."""

@@ -25,7 +25,6 @@ from .private import forward_mode_enabled, tree
 
 def _rotate(x: Sequence[Tensor], cos: Tensor, sin: Tensor, *rest: Any) -> list[DTensor]:
     call = Call(x, cos, sin, rest)
-    call.refuse_plain_gradients()
     return call.of_each_x(_rotated)
 
 
@@ -105,7 +104,6 @@ def _check_in_place(x: Sequence[Tensor], cos: Tensor, sin: Tensor, *rest: Any) -
 
 def _norm_rotate(x: Sequence[Tensor], cos: Tensor, sin: Tensor, *rest: Any) -> tuple[list[DTensor], list[DTensor]]:
     call = Call(x, cos, sin, rest)
-    call.refuse_plain_gradients()
     inv_rms: dict[int, DTensor] = {}
 
     def rotate(group: Group) -> list[Tensor]:

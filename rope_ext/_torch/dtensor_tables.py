@@ -44,7 +44,6 @@ def _sum(grads: Sequence[DTensor]) -> DTensor:
 
 def table_rows(x: Sequence[Tensor], cos: Tensor, sin: Tensor, *rest: Any) -> DTensor:
     call = Call(x[:1], cos, sin, rest)
-    call.refuse_plain_gradients()
     (group,) = call.groups
     rows = _ops.table_rows(group.shapes_of_x(), *group.others)
     if group.rotated is not None:
@@ -55,7 +54,6 @@ def table_rows(x: Sequence[Tensor], cos: Tensor, sin: Tensor, *rest: Any) -> DTe
 
 def cos_sin(x: Sequence[Tensor], high: Tensor, low: Tensor, *rest: Any) -> tuple[DTensor, DTensor, DTensor]:
     call = Call(x[:1], high, low, rest)
-    call.refuse_plain_gradients()
     (group,) = call.groups
     cos, sin, positions = _ops.cos_sin(group.shapes_of_x(), *group.others)
     if group.rotated is not None:

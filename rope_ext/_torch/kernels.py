@@ -14,7 +14,7 @@ from . import norm, per_token
 from .arguments import Lookup, Scalars, norm_of, split, weights_of
 from .call import ROTATE, ROTATE_IN_PLACE, ROTATE_OUT, Op, rotate_x
 from .derivatives import Rotate, TableGrad, record
-from .dtensor import is_dtensor, placed_as, register_rules, with_whole_heads
+from .dtensor import placed_as, refuse_plain_gradients, register_rules, with_whole_heads
 from .errors import raises_typed
 from .flags import FREQUENCIES
 from .library import torch_ops as _ops
@@ -45,6 +45,7 @@ def _rotate(x: list[Tensor], cos: Tensor, sin: Tensor, *rest: Any) -> list[Tenso
         with below_autograd():
             y = _ops.rotate(x, cos, sin, *rest)
             return y
+    refuse_plain_gradients(x, cos, sin, rest)
     if norm_of(rest):
         return norm.rotate(x, cos, sin, rest)
     scalars, lookup = split(rest)
@@ -157,19 +158,10 @@ def _write(packet: Callable[..., Any], at_x: int) -> Callable[..., Any]:
 def _below(op: Op) -> Callable[..., Any]:
     def kernel(*arguments: Any) -> Any:
         register_rules()
-        if not op.writes and any(map(is_dtensor, arguments[0])):
-            arguments = (arguments[0], *map(_without_derivative, arguments[1:]))
         with below_in_place():  # call.dispatch counts the writes
             return op.recorded(*arguments)
 
     return kernel
-
-
-def _without_derivative(a: Any) -> Any:
-    """Beside DTensors a table or weight that requires grad would be refused, but nothing is recorded here."""
-    if type(a) in (list, tuple):  # the weights of a norm
-        return [*map(_without_derivative, a)]
-    return a.detach() if isinstance(a, Tensor) and a.requires_grad and not is_dtensor(a) else a
 
 
 def _register(op: Op) -> None:
