@@ -115,9 +115,9 @@ def _with_placements(t: Tensor, wanted: list[Any], name: str) -> Tensor:
 
 def check_views(qkv: Any, *slices: Any) -> None:
     """Raises where a slice of a DTensor is a copy, which it is along a sharded axis: what is written to it is lost."""
-    sharded = [not p.is_replicate() for p in qkv.placements]
-    if all([not p.is_replicate() for p in t.placements] == sharded for t in slices):
+    sharded = [not p.is_replicate() for p in _unwrapped(qkv).placements]
+    if all([not p.is_replicate() for p in _unwrapped(t).placements] == sharded for t in slices):
         return
     rule = "be whole along the heads when it is written, or sharded by whole groups"
     cure = "redistribute it, or apply_qkv returns q and k"
-    raise ArgumentError("qkv", rule, f"placements {qkv.placements}", cure)
+    raise ArgumentError("qkv", rule, f"placements {_unwrapped(qkv).placements}", cure)
