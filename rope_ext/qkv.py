@@ -107,10 +107,10 @@ def apply_qkv_(
     packing = packing_of(qkv, num_heads, num_kv_heads, grouped, options.get("layout", "bshd"))
     weights = _checked(packing, cos, options)
     try:
+        q, k, _ = packing.split(qkv, slices)
         if is_ordinary_call(qkv):
             check_writable((qkv,))
-        q, k, _ = packing.split(qkv, slices)
-        if is_dtensor(qkv):
+        elif is_dtensor(qkv):
             check_views(qkv, q, k)
         first, *others = packing.parts(q)
         written = [first, k, *others]  # the first call sees both weights: nothing is written if one of them is wrong
