@@ -25,13 +25,12 @@ class Group(NamedTuple):
     others: tuple[Any, ...]  # the arguments after x
     rotated: Tensor | None  # (tokens, 1, 1): whether to rotate a token; None: `others` say so
 
-    @property
-    def x(self) -> list[Tensor]:
-        """What this rank rotates. Redistributes at each look, where channels are split or parts are to be added up."""
+    def parts_of_x(self) -> list[Tensor]:
+        """What this rank rotates. Communicates where channels are split or values are yet to be added up."""
         return [self.shards.part("x", t, self.axes) for t in self.tensors]
 
-    def shapes_of_x(self) -> list[Tensor]:
-        """Tensors of one number with the shapes of x."""
+    def shapes_of_parts(self) -> list[Tensor]:
+        """Tensors of one number with the shapes of parts_of_x."""
         return [self.shards.shape_of_part(t, self.axes) for t in self.tensors]
 
     def where_rotated(self, y: Tensor, other: Tensor | float) -> Tensor:

@@ -29,18 +29,18 @@ def _rotate(x: Sequence[Tensor], cos: Tensor, sin: Tensor, *rest: Any) -> list[D
 
 
 def _rotated(group: Group) -> list[Tensor]:
-    x = group.x
+    x = group.parts_of_x()
     return [group.where_rotated(y, t) for y, t in zip(_ops.rotate(x, *group.others), x)]
 
 
 def _rotate_in_place(x: Sequence[Tensor], cos: Tensor, sin: Tensor, *rest: Any) -> None:
     call = Call(x, cos, sin, rest)
-    _write("x", x, call, lambda _, group: _ops.rotate_(group.x, *group.others))
+    _write("x", x, call, lambda _, group: _ops.rotate_(group.parts_of_x(), *group.others))
 
 
 def _rotate_out(out: Sequence[Tensor], x: Sequence[Tensor], cos: Tensor, sin: Tensor, *rest: Any) -> None:
     call = Call(x, cos, sin, rest, out)
-    _write("out", out, call, lambda to, group: _ops.rotate_out(to, group.x, *group.others))
+    _write("out", out, call, lambda to, group: _ops.rotate_out(to, group.parts_of_x(), *group.others))
 
 
 def _write(name: str, out: Sequence[Tensor], call: Call, write: Callable[[list[Tensor], Group], None]) -> None:
@@ -59,7 +59,7 @@ def _write(name: str, out: Sequence[Tensor], call: Call, write: Callable[[list[T
         may_write = in_place or len(call.groups) == 1
         is_direct = may_write and group.rotated is None and all(t.placements == placements for t in to)
         if is_direct and len(call.groups) > 1:
-            _ops.check_in_place(group.x, *group.others)
+            _ops.check_in_place(group.parts_of_x(), *group.others)
         made.append((to, group, None if is_direct else _rotated(group)))
     for to, group, parts in made:
         if parts is None:
@@ -96,7 +96,7 @@ def _check_in_place(x: Sequence[Tensor], cos: Tensor, sin: Tensor, *rest: Any) -
     for group in call.groups:
         placements = group.shards.placements(call.axes)
         if all(call.x[place].placements == placements for place in group.places):
-            _ops.check_in_place(group.x, *group.others)
+            _ops.check_in_place(group.parts_of_x(), *group.others)
 
 
 # ---- norm ----
@@ -107,7 +107,7 @@ def _norm_rotate(x: Sequence[Tensor], cos: Tensor, sin: Tensor, *rest: Any) -> t
     inv_rms: dict[int, DTensor] = {}
 
     def rotate(group: Group) -> list[Tensor]:
-        x = group.x
+        x = group.parts_of_x()
         y, factors = _ops.norm_rotate(x, *group.others)
         for place, factor in zip(group.places, factors):
             inv_rms[place] = _factors(call, group, place, factor)
@@ -146,7 +146,7 @@ def _norm_grad(
             for place in places
         ]
         # What is not rotated is no part of the weights' gradient, even if it is NaN.
-        rotated, inputs = ([group.where_rotated(t, 0) for t in tensors] for tensors in (grads, group.x))
+        rotated, inputs = ([group.where_rotated(t, 0) for t in tensors] for tensors in (grads, group.parts_of_x()))
         if group.rotated is not None:
             factors = [torch.where(group.rotated[None, ..., 0], t, 1) if t.numel() else t for t in factors]
         grad_x, grad_weight = _ops.norm_grad(inputs, factors, some, rotated, *group.others)

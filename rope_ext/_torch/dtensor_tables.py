@@ -20,7 +20,7 @@ def table_grad(
     of_groups: list[tuple[DTensor, DTensor]] = []
     for group in call.groups:
         grads = [group.shards.part("grad", grad[place], call.axes) for place in group.places]
-        made = _ops.table_grad(grads, group.x, *group.others)
+        made = _ops.table_grad(grads, group.parts_of_x(), *group.others)
         cos_grad, sin_grad = (
             group.shards.whole(t, group.table_axes, cos.shape, strides_of_like(cos), missing=Partial()) for t in made
         )
@@ -45,7 +45,7 @@ def _sum(grads: Sequence[DTensor]) -> DTensor:
 def table_rows(x: Sequence[Tensor], cos: Tensor, sin: Tensor, *rest: Any) -> DTensor:
     call = Call(x[:1], cos, sin, rest)
     (group,) = call.groups
-    rows = _ops.table_rows(group.shapes_of_x(), *group.others)
+    rows = _ops.table_rows(group.shapes_of_parts(), *group.others)
     if group.rotated is not None:
         rows = torch.where(group.rotated.flatten(), rows, -1)
     sizes = fake.batch_and_seqlen(x, *rest)
@@ -55,7 +55,7 @@ def table_rows(x: Sequence[Tensor], cos: Tensor, sin: Tensor, *rest: Any) -> DTe
 def cos_sin(x: Sequence[Tensor], high: Tensor, low: Tensor, *rest: Any) -> tuple[DTensor, DTensor, DTensor]:
     call = Call(x[:1], high, low, rest)
     (group,) = call.groups
-    cos, sin, positions = _ops.cos_sin(group.shapes_of_x(), *group.others)
+    cos, sin, positions = _ops.cos_sin(group.shapes_of_parts(), *group.others)
     if group.rotated is not None:
         rotated = group.rotated[None]
         cos, sin = torch.where(rotated, cos, 1), torch.where(rotated, sin, 0)
