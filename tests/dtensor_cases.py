@@ -40,7 +40,15 @@ class Case(NamedTuple):
     needs: str  # of LEARNED; with x, but for "nothing", what requires grad
     dtype: torch.dtype
     interleaved: bool
+    option: str  # of OPTIONS
 
+
+OPTIONS = {  # "eager" with tables of the dtype of x, else it does nothing
+    "none": {},
+    "inverse": {"inverse": True},
+    "other pairing": {},  # of the result
+    "eager": {"rounding": "eager"},
+}
 
 # Letter -> what the test calls a placement: Shard of an axis of x, Partial, Replicate, or _StridedShard of the tokens.
 PLACEMENTS = "bshdprz"
@@ -153,6 +161,8 @@ def _tensors(case):
     x = [torch.randn([shape[axis] for axis in case.layout], dtype=case.dtype) for shape in shapes]
     rope = rope_ext.RotaryEmbedding(head_dim)
     others = FORMS[case.form](case, rope, sizes)
+    if case.option == "eager":
+        others |= {name: others[name].to(case.dtype) for name in ("cos", "sin") if name in others}
     if case.op.startswith("norm"):
         others["norm"] = 1 + torch.rand(head_dim, dtype=case.dtype)
     grads = [torch.randn_like(t) for t in x]
@@ -289,7 +299,7 @@ def gradient_placements(case, name, t):
 
 
 def bound(case, x, grads):
-    """Of the difference of two sums of the same terms in other orders, each off by at most terms * eps * sum of |terms|.
+    """The most that two sums of the same terms differ: each is off by at most terms * eps * sum of |terms|.
 
     A term is a product of x or its normalised value, of a gradient, and of a position or an angle below 100.
     """
@@ -301,7 +311,8 @@ def bound(case, x, grads):
 def _call(case, x, others, mesh=None):
     """The rotated q and k. mesh: where x are DTensors."""
     options = {name: t for name, t in others.items() if name not in ("cos", "sin")}
-    options |= {"layout": case.layout, "interleaved": case.interleaved}
+    options |= {"layout": case.layout, "interleaved": case.interleaved, **OPTIONS[case.option]}
+    options |= {"out_interleaved": not case.interleaved} if case.option == "other pairing" else {}
     options |= {"eps": EPS} if "norm" in options else {}
     x = tuple(x)
     tables = others.get("cos"), others.get("sin")

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests import dtensor_cases
-from tests.dtensor_cases import FORMS, SIZES, Case
+from tests.dtensor_cases import FORMS, OPTIONS, SIZES, Case
 from tests.pairwise import pairwise
 
 pytestmark = pytest.mark.devices("cpu")
@@ -18,6 +18,7 @@ OTHERS = {
     "needs": ["nothing", "x", "all"],
     "dtype": [torch.float64, torch.bfloat16],
     "interleaved": [False, True],
+    "option": list(OPTIONS),
 }
 ONE = ["r", "b", "s", "h", "d", "p"]
 TWO = ["rs", "bs", "sb", "ss", "sh", "hs", "bh", "hh", "sd", "ps", "zs", "pp"]
@@ -32,6 +33,8 @@ def _settled(case):
     case = case._replace(k=case.q if case.k == "same" else case.k)
     if case.op in ("apply_", "norm_"):  # cannot write what is yet to be added up
         case = case._replace(q=case.q.replace("p", "r"), k=case.k.replace("p", "r"))
+        if case.option == "other pairing":  # nor in another pairing
+            case = case._replace(option="none")
     if case.op == "out":
         case = case._replace(needs="nothing")
     if case.needs == "all" and case.op.startswith("norm") and (case.mesh, case.sizes) != ("2", "uneven"):
