@@ -10,7 +10,7 @@ from typing import Any, ParamSpec, TypeAlias
 from . import _context_parallel, _table_widths
 
 _P = ParamSpec("_P")
-_Check: TypeAlias = Callable[..., None]  # of the arguments of an op
+_Check: TypeAlias = Callable[..., None]  # takes the arguments of an op
 
 _CHECKS: dict[str, _Check] = {
     "ROPE_EXT_CHECK_TABLES": _table_widths.check,

@@ -62,7 +62,7 @@ def context_parallel_positions(
     cu_seqlens is read, which synchronises with a GPU; in a graph of torch.compile it is not read, and a wrong one gives
     wrong positions.
 
-    Raises ArgumentError where rank is not in 0 to world_size - 1, where order is none of the two, where "head_tail"
+    Raises ArgumentError where rank is not in 0 to world_size - 1, where order is neither of the two, where "head_tail"
     gets a sequence whose length is no multiple of 2 * world_size, and for cu_seqlens of another shape, that do not
     ascend, or do not end at seqlen. ArgumentTypeError for other types and dtypes.
 

@@ -23,7 +23,7 @@ class Ranks:
             self._processes.append(process)
 
     def run(self, function, *arguments):
-        """What function(*arguments) returns on each rank. Raises AssertionError with the traceback of the first that raises."""
+        """What function(*arguments) returns on each rank. Raises AssertionError with the traceback of a rank that raises."""
         for pipe in self._pipes:
             pipe.send((function, arguments))
         answers = []

@@ -65,9 +65,8 @@ def sharded(rank, world_size):
     model = Model()
     tokens, labels = torch.randint(VOCABULARY, (2, BATCH, SEQLEN))
     positions = torch.arange(SEQLEN).repeat(BATCH, 1)
-    positions += 100 * (
-        positions >= torch.randint(SEQLEN, (BATCH, 1))
-    )  # each sequence leaves out tokens somewhere else
+    gaps = torch.randint(SEQLEN, (BATCH, 1))  # so that sequences, and therefore microbatches, differ in their positions
+    positions += 100 * (positions >= gaps)
     loss_alone = loss_of(model(tokens, positions), labels)
     grad_alone = torch.autograd.grad(loss_alone, model.blocks[0].qkv.weight)[0]
 

@@ -63,7 +63,7 @@ def gradients(
 
 def _sum(of_heads: Tensor) -> Tensor:
     """The gradient of a weight, of those that each head (batch, seqlen, heads, head_dim) has."""
-    if is_dtensor(of_heads):  # a sum of this rank, which torch adds up: the tree of sums would gather all heads
+    if is_dtensor(of_heads):  # Partial sums: the tree of sums would gather the heads of all ranks
         return of_heads.sum((0, 1, 2))
     return _reference_norm.sum_of_rows(of_heads.flatten(0, 1))
 

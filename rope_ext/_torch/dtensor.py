@@ -49,7 +49,7 @@ def _unwrapped(t: Any) -> Any:
 
 
 def beside(t: Tensor, other: Tensor, name: str) -> Tensor:
-    """t, the argument `name`, as an operand of PyTorch's ops with `other`: a replicated DTensor where that is one."""
+    """t, the argument `name`, as an operand of PyTorch's ops with `other`: replicated where either is a DTensor."""
     if is_dtensor(t):
         return _with_placements(t, [_replicate()] * len(_unwrapped(t).placements), name)
     if not is_dtensor(other):
@@ -79,7 +79,7 @@ def _plain_gradient(name: str) -> ArgumentError:
 
 
 def with_whole_heads(t: Tensor) -> Tensor:
-    """t, with all channels of a head on one rank, and added up, as the rules of dtensor_rules.py make x."""
+    """t as the rules of dtensor_rules.py rotate it: with whole heads on each rank, and no Partial placement."""
     if not is_dtensor(t):
         return t
     last = t.dim() - 1
@@ -89,7 +89,7 @@ def with_whole_heads(t: Tensor) -> Tensor:
 
 
 def placed_as(t: Tensor, other: Tensor) -> Tensor:
-    """t with the placements of other: of tiny shards, PyTorch's ops may make a replicated tensor."""
+    """t with the placements of other: PyTorch's ops may replicate a result whose shards are tiny."""
     wrapped = _unwrapped(t) is not t or _unwrapped(other) is not other
     if wrapped or not is_dtensor(t) or not is_dtensor(other):
         return t
@@ -102,7 +102,7 @@ def _replicate() -> Any:
 
 
 def _with_placements(t: Tensor, wanted: list[Any], name: str) -> Tensor:
-    """t, redistributed; PyTorch differentiates that, but not under torch.func."""
+    """t, redistributed where its placements are others. PyTorch differentiates that, but not under torch.func."""
     placements = [*_unwrapped(t).placements]
     if wanted == placements:
         return t

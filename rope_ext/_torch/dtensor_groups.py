@@ -15,7 +15,7 @@ from .library import torch_ops as _ops
 
 
 class Group(NamedTuple):
-    """The tensors of x that are split alike."""
+    """The tensors of x that are split alike, and what this rank needs of the other arguments to rotate them."""
 
     places: list[int]  # among the tensors of x
     tensors: list[DTensor]
@@ -23,7 +23,7 @@ class Group(NamedTuple):
     shards: Shards
     table_axes: str
     others: tuple[Any, ...]  # the arguments after x
-    rotated: Tensor | None  # (tokens, 1, 1): whether to rotate a token; None: `others` say so
+    rotated: Tensor | None  # (tokens, 1, 1): whether a token is before the last boundary; None: `others` say so
 
     def parts_of_x(self) -> list[Tensor]:
         """What this rank rotates. Communicates where channels are split or values are yet to be added up."""
@@ -74,7 +74,7 @@ class Call:
                 else stand_in(t)
             )
 
-        def of_table(t: Tensor) -> Any:
+        def of_table(t: Tensor) -> Any:  # frequencies are contiguous, and tables have any strides
             return stand_in(t).contiguous() if self.has_frequencies else stand_in(t)
 
         scalars, lookup = split(self.rest)
@@ -129,7 +129,7 @@ class Call:
         return {"b": 1, **dict(zip(self.axes, self.x[place].shape))}
 
     def of_each_x(self, function: Callable[[Group], Sequence[Tensor]]) -> list[DTensor]:
-        """What function returns for the tensors of each group, in the order of x, with the shapes of x."""
+        """The parts that `function` makes of each group, as DTensors with the shapes of x, in the order of x."""
         found: dict[int, DTensor] = {}
         for group in self.groups:
             for place, y in zip(group.places, function(group)):

@@ -58,7 +58,7 @@ def _under_transform(op: Op, arguments: Sequence[Any]) -> Any:
     x, cos, sin, *rest = arguments[op.at_x :]
     weights = weights_of(rest)
     if not functorch_is_active() and any(map(is_dtensor, weights)):
-        if not all(map(is_dtensor, x)):  # of which the dispatcher sees that they are a subclass
+        if not all(map(is_dtensor, x)):  # the dispatcher finds the rules of DTensors by x alone
             raise ArgumentTypeError("x", "be a DTensor where norm is one", "a Tensor", "norm.full_tensor() is a Tensor")
         return op.recorded(*arguments) if is_grad_enabled() else op.unrecorded(*arguments)
     if functorch_is_active() and (op is ROTATE_OUT or all(level_of(weight) < 0 for weight in weights)):

@@ -48,7 +48,7 @@ def looked_up(x: list[Tensor], cos: Tensor, sin: Tensor, scalars: Scalars, looku
 
 
 def _rows_of(table: Tensor, index: Tensor) -> Tensor:
-    if is_dtensor(index):  # torch can share the rows of an embedding among ranks, and add up their gradients
+    if is_dtensor(index):  # the rows stay sharded as index is, and the gradient of the table is Partial
         return torch.nn.functional.embedding(index, beside(table, index, "cos"))
     return table.index_select(0, index.flatten()).reshape(*index.shape, table.shape[-1])
 
