@@ -18,7 +18,7 @@ from ._shown import shown
 from ._signatures import by_name, check_names, given_by_position, takes_keywords_of
 from ._torch import call
 from ._torch.call import ROTATE, ROTATE_IN_PLACE, ROTATE_OUT, Op, dispatch
-from ._torch.dtensor import prepare_for_dtensors
+from ._torch.dtensor import register_rules
 from ._torch.flags import (
     FREQUENCIES,
     INTERLEAVED,
@@ -340,7 +340,7 @@ def call_op(arguments: tuple[Any, ...], x: Any, out: Any, by: Callable[[Op, Sequ
 
 def _in_graph(op: Op, arguments: tuple[Any, ...]) -> Any:
     """The call in a graph that torch.compile traces."""
-    prepare_for_dtensors()
+    register_rules()  # in inference mode no kernel of kernels.py would
     return op.recorded(*arguments)
 
 

@@ -21,6 +21,7 @@ _MODULE = "torch.distributed.tensor"
 _thread = threading.local()
 
 
+@constant_in_graphs
 def register_rules() -> bool:
     """Registers the rules where there may be DTensors. Returns whether a call of this thread may have lacked them."""
     if hasattr(_thread, "has_rules") or _MODULE not in sys.modules:
@@ -28,12 +29,6 @@ def register_rules() -> bool:
     importlib.import_module(f"{__package__}.dtensor_rules")  # registers them; a second thread waits here for the first
     _thread.has_rules = True
     return True
-
-
-@constant_in_graphs
-def prepare_for_dtensors() -> bool:
-    """Registers the rules while torch.compile traces: in inference mode no kernel of kernels.py would."""
-    return register_rules()
 
 
 def is_dtensor(t: Any) -> bool:
