@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from ..reference import LAYOUTS, Layout
-from .flags import INTERLEAVED, LAYOUT_MASK, OTHER_PAIRING, TRANSPOSED
+from .flags import FREQUENCIES, INTERLEAVED, LAYOUT_MASK, OTHER_PAIRING, TRANSPOSED
 
 Rest: TypeAlias = Sequence[Any]
 ORDINARY_TYPES = frozenset((Tensor, Parameter))  # tensors that are no instances of a subclass
@@ -76,6 +76,11 @@ def positions_of(rest: Rest) -> Tensor | None:
 
 def flags_of(rest: Rest) -> int:
     return rest[1] if len(rest) > 1 else 0
+
+
+def names_of_tables(flags: int) -> tuple[str, str]:
+    """What the user calls the arguments cos and sin."""
+    return ("inv_freq", "inv_freq") if flags & FREQUENCIES else ("cos", "sin")
 
 
 def transposed_flags(flags: int) -> int:

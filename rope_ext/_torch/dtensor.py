@@ -13,8 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from ..errors import ArgumentError
-from .arguments import Rest, flags_of, norm_of, positions_of
-from .flags import FREQUENCIES
+from .arguments import Rest, flags_of, names_of_tables, norm_of, positions_of
 from .private import constant_in_graphs, functorch_is_active, level_of, unwrapped
 
 _MODULE = "torch.distributed.tensor"
@@ -60,9 +59,8 @@ def refuse_plain_gradients(x: Sequence[Tensor], cos: Tensor, sin: Tensor, rest: 
     """Raises where a Tensor beside DTensors requires grad, in a call that is recorded."""
     if not any(map(is_dtensor, x)):
         return
-    names = ("inv_freq", "inv_freq") if flags_of(rest) & FREQUENCIES else ("cos", "sin")
     weights = (("norm", weight) for weight in norm_of(rest))
-    for name, t in (*zip(names, (cos, sin)), ("positions", positions_of(rest)), *weights):
+    for name, t in (*zip(names_of_tables(flags_of(rest)), (cos, sin)), ("positions", positions_of(rest)), *weights):
         if t is not None and t.requires_grad and not is_dtensor(t):
             raise _plain_gradient(name)
 

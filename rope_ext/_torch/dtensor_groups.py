@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor, Replicate
 
 from ..errors import ArgumentError, ArgumentTypeError
-from .arguments import ORDINARY_TYPES, Lookup, Rest, eps_of, flags_of, layout_of, norm_of, split
+from .arguments import ORDINARY_TYPES, Lookup, Rest, eps_of, flags_of, layout_of, names_of_tables, norm_of, split
 from .dtensor_parts import Shards, Spread, letters, local, redistributed, spread_of, strides_of_like
 from .flags import FREQUENCIES
 from .library import torch_ops as _ops
@@ -86,9 +86,9 @@ class Call:
     def _group(self, places: list[int], shards: Shards) -> Group:
         scalars, _ = split(self.rest)
         sizes = self.sizes(places[0])
-        name = "inv_freq" if self.has_frequencies else "cos"
-        table_axes = letters(name, self.cos, self._axes_of_tables(), sizes)
-        cos, sin = shards.part(name, self.cos, table_axes), shards.part("sin", self.sin, table_axes)
+        names = names_of_tables(flags_of(self.rest))
+        table_axes = letters(names[0], self.cos, self._axes_of_tables(), sizes)
+        cos, sin = (shards.part(name, t, table_axes) for name, t in zip(names, (self.cos, self.sin)))
         offset, lookup, rotated = self._lookup(shards, sizes, cos.device)
         others: tuple[Any, ...] = cos, sin, offset, *scalars[1:], *lookup
         norm = norm_of(self.rest)
@@ -145,9 +145,8 @@ def _all_dtensors(x: Sequence[Tensor], cos: Tensor, sin: Tensor, rest: Rest, out
     if found:
         cure = "distribute_tensor(x, mesh, placements) makes one"
         raise ArgumentTypeError("x", "be a DTensor where another tensor of x is one", "a Tensor beside it", cure)
-    names = ("inv_freq", "inv_freq") if flags_of(rest) & FREQUENCIES else ("cos", "sin")
-    given = [*zip(names, (cos, sin)), *zip(("positions", "offset", "cu_seqlens"), split(rest)[1])]
-    given += (("out", t) for t in out)
+    names = *names_of_tables(flags_of(rest)), "positions", "offset", "cu_seqlens"
+    given = [*zip(names, (cos, sin, *split(rest)[1])), *(("out", t) for t in out)]
     name = next((name for name, t in given if isinstance(t, DTensor)), "norm")
     raise ArgumentTypeError("x", f"be a DTensor where {name} is one", "a Tensor", f"{name}.full_tensor() is a Tensor")
 

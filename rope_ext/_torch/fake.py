@@ -12,18 +12,16 @@ from torch import Tensor
 from ..errors import ArgumentError
 from ..reference import as_bshd
 from . import errors
-from .arguments import flags_of, layout_of, norm_of
-from .flags import FREQUENCIES
+from .arguments import flags_of, layout_of, names_of_tables, norm_of
 
-# The arguments after x. Names of numbers do not matter: no error is about the device of a number.
-_NAMES = ("cos", "sin", "offset", "flags", *["number"] * 3, "positions", "offset", "cu_seqlens")
-_NAMES_WITH_FREQUENCIES = ("inv_freq", "inv_freq", *_NAMES[2:])
+# The arguments after sin. Names of numbers do not matter: no error is about the device of a number.
+_NAMES = ("offset", "flags", *["number"] * 3, "positions", "offset", "cu_seqlens")
 
 
 def _same_device(x: Sequence[Tensor], *rest: Any, out: Sequence[Tensor] = (), **named: Any) -> None:
     if not x:
         raise ArgumentError("x", "hold 1 to 8 tensors", "0")
-    names = _NAMES_WITH_FREQUENCIES if flags_of(rest[2:]) & FREQUENCIES else _NAMES
+    names = *names_of_tables(flags_of(rest[2:])), *_NAMES
     given = [*(("every tensor of x", t) for t in x), *(("out", t) for t in out), *zip(names, rest), *named.items()]
     given += (("norm", weight) for weight in norm_of(rest[2:]))
     for name, t in given:
