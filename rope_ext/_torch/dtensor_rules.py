@@ -44,21 +44,21 @@ def _rotate_out(out: Sequence[Tensor], x: Sequence[Tensor], cos: Tensor, sin: Te
 
 
 def _write(name: str, out: Sequence[Tensor], call: Call, write: Callable[[list[Tensor], Group], None]) -> None:
-    """Writes the rotated x to out: without a temporary where out is split as the result is.
+    """Writes the rotated x to out, the argument `name`: without a temporary where out is split as the result is.
 
     Everything is read, and every error raised, before the first write: `out` may be x of another group.
     """
     if len(out) != len(call.x):
         raise ArgumentError(name, f"hold {len(call.x)} tensors, as x does", len(out))
     targets = [_writable(name, t, like) for t, like in zip(out, call.x)]
-    in_place = name == "x"
+    # Of several groups, rotate_out would overwrite x of a group that is rotated later; rotate_ writes its own x alone.
+    may_write = len(call.groups) == 1 or name == "x"
     made: list[tuple[list[DTensor], Group, list[Tensor] | None]] = []
     for group in call.groups:
         to = [targets[place] for place in group.places]
         placements = group.shards.placements(call.axes)
-        may_write = in_place or len(call.groups) == 1
         is_direct = may_write and group.rotated is None and all(t.placements == placements for t in to)
-        if is_direct and len(call.groups) > 1:
+        if is_direct and len(call.groups) > 1:  # one group is checked as it is written
             _ops.check_in_place(group.parts_of_x(), *group.others)
         made.append((to, group, None if is_direct else _rotated(group)))
     for to, group, parts in made:
