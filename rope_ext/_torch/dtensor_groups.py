@@ -68,11 +68,8 @@ class Call:
 
         def known(t: DTensor) -> Tensor:
             whole = (Replicate(),) * t.device_mesh.ndim
-            return (
-                local(redistributed("cu_seqlens", t, whole))
-                if t is lookup.cu_seqlens or t.placements == whole
-                else stand_in(t)
-            )
+            is_known = t is lookup.cu_seqlens or t.placements == whole
+            return local(redistributed("cu_seqlens", t, whole)) if is_known else stand_in(t)
 
         def of_table(t: Tensor) -> Any:  # frequencies are contiguous, and tables have any strides
             return stand_in(t).contiguous() if self.has_frequencies else stand_in(t)
