@@ -11,7 +11,7 @@ from . import _reference_angles, reference
 from ._float64 import may_lack_float64
 from ._numbers import UNINITIALIZED
 from ._shown import converted, name_of, shown
-from ._torch.arguments import Scalars
+from ._torch.arguments import ORDINARY_TYPES, Scalars
 from ._torch.dtensor import is_dtensor
 from ._torch.errors import raises_typed
 from ._torch.flags import FREQUENCIES
@@ -96,7 +96,7 @@ def cos_sin(
     Equivalent to: angles = positions.double()[..., None] * inv_freq.double(); (angles.cos(), angles.sin())
     """
     _check_strided("positions", positions)
-    if is_dtensor(positions):
+    if type(positions) not in ORDINARY_TYPES and is_dtensor(positions):
         raise ArgumentTypeError("positions", "be a Tensor", "a DTensor", "positions.to_local() has those of this rank")
     check_scaling(attention_scaling)
     high, low, per_axis = revolutions(inv_freq, dtype)

@@ -52,6 +52,7 @@ def test_one_process(ranks, mesh, placements):
 
 
 def test_a_fault_is_found(ranks):
-    case = _cases("2", ["s"])[0]._replace(form="table, offset", op="apply")
-    (failed, *_), *_ = ranks.run(dtensor_cases.run_without_shift, [case])
-    assert "q differs" in failed
+    case = _cases("2", ["s"])[0]._replace(op="apply", sizes="even")
+    for form in ("table, offset", "frequencies", "table, cu_seqlens"):
+        (failed, *_), *_ = ranks.run(dtensor_cases.run_without_shift, [case._replace(form=form)])
+        assert "q differs" in failed

@@ -116,10 +116,19 @@ class Call:
             if cu_seqlens is not None:
                 positions, rotated, cu_seqlens = _in_packed(shards.indices(sizes["s"], device), cu_seqlens)
             elif bounds is not None:
+                if self.cos.dim() == 2:
+                    self._check_rows(sizes["s"])
                 offset = offset + bounds[0]
             else:
                 positions = shards.indices(sizes["s"], device)
         return offset, Lookup(positions, offsets, cu_seqlens), rotated
+
+    def _check_rows(self, seqlen: int) -> None:
+        """Raises where `_check` does not, in a graph: else the ranks that have all their rows would go on."""
+        offset, rows = split(self.rest)[0].offset, self.cos.shape[0]
+        if not self.has_frequencies and offset >= 0 and offset + seqlen > rows:
+            rule = f"have a row for each of the {seqlen} tokens of x from offset {offset}"
+            raise ArgumentError("cos", rule, f"{rows} rows: rope.tables({offset + seqlen}) makes enough")
 
     def sizes(self, place: int) -> dict[str, int]:
         """Letter of an axis -> its size, of a tensor of x."""
@@ -153,7 +162,9 @@ def _in_packed(tokens: Tensor, cu_seqlens: Tensor) -> tuple[Tensor | None, Tenso
     cu_seqlens = cu_seqlens.to(tokens.dtype).contiguous()
     rotated = tokens < cu_seqlens[-1]
     sequence = torch.searchsorted(cu_seqlens, tokens, right=True) - 1
-    positions = torch.where(rotated, tokens - cu_seqlens[sequence], 0)  # 0: in the table, where any sequence is
+    begin = cu_seqlens[sequence]
+    positions = torch.where(begin < 0, -1, tokens - begin)  # on a GPU nothing has refused a negative boundary
+    positions = torch.where(rotated, positions, 0)  # 0: in the table, where any sequence is
     if type(cu_seqlens) in ORDINARY_TYPES and cu_seqlens.is_cpu:  # reading it does not wait for a GPU
         if rotated.all():
             return positions, None, None
