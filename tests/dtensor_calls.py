@@ -5,6 +5,7 @@ import re
 import torch
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
+from torch.distributed.tensor.debug import CommDebugMode
 
 import rope_ext
 from tests.dtensor_cases import full, mesh_of, share
@@ -180,6 +181,35 @@ def packed(shape, grouped, placement):
     except ValueError as error:
         return equal, str(error)
     return equal, torch.equal(full(written), whole)
+
+
+def shared_rows():
+    """The collectives of a call whose tables, and then positions, are sharded as x, and of its gradients."""
+    mesh = mesh_of("2")
+    x, cos, sin, inv_freq = _tensors()
+    rows = [share(t[None, :7], mesh, [Shard(1)]).requires_grad_() for t in (cos, sin)]
+    positions = share(torch.arange(7.0, dtype=x.dtype), mesh, [Shard(0)]).requires_grad_()
+    shared = share(x, mesh, [Shard(1)]).requires_grad_()
+    with CommDebugMode() as counted:
+        by_rows = rope_ext.apply(shared, *rows)
+        without_table = rope_ext.apply(shared, inv_freq=inv_freq, positions=positions)
+        torch.autograd.grad(by_rows, (shared, *rows), share(x, mesh, [Shard(1)]))
+        torch.autograd.grad(without_table, (shared, positions), share(x, mesh, [Shard(1)]))
+    return counted.get_total_counts()
+
+
+def another_order():
+    """The error of a tensor that the dimensions of a mesh shard in another order than placements say, or None."""
+    from torch.distributed.tensor._dtensor_spec import DTensorSpec, ShardOrderEntry, TensorMeta
+
+    x, cos, sin, _ = _tensors(seqlen=8)
+    meta = TensorMeta(x.shape, x.stride(), x.dtype)
+    order = (ShardOrderEntry(tensor_dim=1, mesh_dims=(1, 0)),)
+    spec = DTensorSpec(mesh_of("2x2"), (Shard(1), Shard(1)), tensor_meta=meta, shard_order=order)
+    try:
+        rope_ext.apply(DTensor(x[:, :2].clone(), spec, requires_grad=False), cos, sin)
+    except ValueError as error:
+        return str(error)
 
 
 def several():

@@ -82,6 +82,18 @@ def test_packed_projections(ranks, shape, grouped, placement):
             assert in_place is True
 
 
+def test_tables_and_positions_sharded_as_x_communicate_nothing(ranks):
+    assert ranks.run(calls.shared_rows) == [0] * 4
+
+
+def test_shards_in_another_order_are_refused(ranks):
+    spec = pytest.importorskip("torch.distributed.tensor._dtensor_spec")
+    if not hasattr(spec, "ShardOrderEntry"):
+        pytest.skip("torch has no order of shards")
+    for error in ranks.run(calls.another_order):
+        assert re.match("rope_ext: x must be sharded by the dimensions of the mesh from the first to the last", error)
+
+
 def test_tensors_of_many_placements(ranks):
     assert all(ranks.run(calls.several))
 

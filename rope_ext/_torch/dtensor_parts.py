@@ -12,6 +12,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Partial, Placement, Replicate, Shard
 
 from ..errors import ArgumentError
+from .private import shard_order
 
 # For each dimension of a mesh, the axis that it shards, and its placement in x; None: no axis.
 Spread: TypeAlias = tuple[tuple[str, Placement] | None, ...]
@@ -119,6 +120,9 @@ def local(t: DTensor) -> Tensor:
 
 def spread_of(name: str, x: DTensor, axes: str) -> Spread:
     """None stands also for what is to be redistributed: x that is sharded along head_dim, or not yet added up."""
+    if any(list(order.mesh_dims) != sorted(order.mesh_dims) for order in shard_order(x)):
+        rule = "be sharded by the dimensions of the mesh from the first to the last"
+        raise ArgumentError(name, rule, f"placements {x.placements} in another order")
     spread: list[tuple[str, Placement] | None] = []
     for placement in x.placements:
         dim = _sharded(placement)

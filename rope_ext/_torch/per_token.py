@@ -90,7 +90,8 @@ def cos_sin(x: list[Tensor], high: Tensor, low: Tensor, *rest: Any) -> tuple[Ten
         cos, sin, at = _ops.cos_sin([t.detach() for t in x], high.detach(), low.detach(), *scalars, *lookup)
     per_axis = at
     if positions is not None and positions.is_floating_point():
-        per_axis = at + beside(positions - positions.detach(), at, "positions")
+        moved = positions - positions.detach()
+        per_axis = at + (moved if is_dtensor(moved) else beside(moved, at, "positions"))
     high = beside(high, at, "inv_freq")
     angle = sum(p[..., None, None] * (rate * TWO_PI[0]) for p, rate in zip(per_axis.unbind(0), high.unbind(0)))
     change = angle - angle.detach()

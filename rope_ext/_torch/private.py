@@ -211,6 +211,16 @@ from_dlpack = _needed("torch.from_dlpack", "which gives rows of a table a storag
 _ATTENTION = "torch.distributed.tensor.experimental._context_parallel._attention"
 
 
+def shard_order(x: Any) -> Any:
+    """For each axis of a DTensor, the dimensions of the mesh that shard it, in their order (torch 2.12 and later).
+
+    Empty for a _StridedShard, whose placement says the order. No public function makes another than the default.
+    """
+    if any(hasattr(placement, "split_factor") for placement in x.placements):
+        return ()
+    return getattr(x._spec, "shard_order", None) or ()
+
+
 def context_parallel_mesh() -> tuple[Any, bool] | None:
     """The DeviceMesh of torch's context_parallel that the program is in, and whether its order is head-tail.
 
