@@ -6,6 +6,7 @@ import torch
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 from torch.distributed.tensor.debug import CommDebugMode
+from torch.distributed.tensor.placement_types import _StridedShard
 
 import rope_ext
 from tests.dtensor_cases import full, mesh_of, share
@@ -210,6 +211,25 @@ def another_order():
         rope_ext.apply(DTensor(x[:, :2].clone(), spec, requires_grad=False), cos, sin)
     except ValueError as error:
         return str(error)
+
+
+def strided(axis):
+    """Whether x of FSDP2 and tensor parallelism, sharded from the last dimension of the mesh on, is that of one process."""
+    mesh = mesh_of("2x2")
+    torch.manual_seed(5)
+    x, (cos, sin) = torch.randn(4, 8, 4, 8), rope_ext.RotaryEmbedding(8).tables(16)
+    placements = [_StridedShard(axis, split_factor=2), Shard(axis)]
+    at = torch.arange(4)[:, None] * 2 + torch.arange(8)
+    of_heads = [t[at][:, :, None] * torch.linspace(0.5, 1, 4)[:, None] for t in (cos, sin)]
+    weight = torch.linspace(0.5, 1.5, 8)
+    equal = []
+    for tables, options in (((cos, sin), {"positions": at}), (of_heads, {"norm": weight, "eps": EPS})):
+        of_one, of_ranks = x.clone().requires_grad_(), share(x, mesh, placements).requires_grad_()
+        expected, got = rope_ext.apply(of_one, *tables, **options), rope_ext.apply(of_ranks, *tables, **options)
+        expected.backward(x)
+        got.backward(share(x, mesh, placements))
+        equal += [torch.equal(full(got), expected), torch.equal(full(of_ranks.grad), of_one.grad)]
+    return all(equal)
 
 
 def several():

@@ -94,6 +94,11 @@ def test_shards_in_another_order_are_refused(ranks):
         assert re.match("rope_ext: x must be sharded by the dimensions of the mesh from the first to the last", error)
 
 
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_shards_of_fsdp_and_tensor_parallelism(ranks, axis):
+    assert all(ranks.run(calls.strided, axis))
+
+
 def test_tensors_of_many_placements(ranks):
     assert all(ranks.run(calls.several))
 
