@@ -251,6 +251,21 @@ def strides(placement):
     return y.stride() == expected.stride()
 
 
+def local_parameters():
+    """The gradients that the cure of "learned norm" and "learned table" gives to Tensors, and those of one process."""
+    mesh = mesh_of("2")
+    x, cos, sin, _ = _tensors()
+    weight = torch.linspace(0.5, 1.5, 8, dtype=torch.float64)
+    learned = cos.clone().requires_grad_(), sin, weight.requires_grad_()
+
+    def gradients(x, cos, sin, weight):
+        y = rope_ext.apply(x, cos, sin, norm=weight, eps=EPS)
+        return torch.autograd.grad((full(y) ** 3).sum(), learned[::2])
+
+    shared = gradients(share(x, mesh, [Shard(1)]), *(DTensor.from_local(t, mesh) for t in learned))
+    return shared, gradients(x, *learned)
+
+
 def outside():
     """What processes inside and outside a mesh of two get: the shapes of results and gradients."""
     mesh = DeviceMesh("cpu", [0, 1])

@@ -50,7 +50,7 @@ ERRORS = {
     "shape of out": r"ArgumentError: .* out must have the shape and dtype of x, \(2, 7, 4, 8\)",
     "partial x": "ArgumentError: .* x must not be Partial when it is written.* x.redistribute",
     "partial out": "ArgumentError: .* out must not be Partial when it is written.* out.redistribute",
-    "learned table": r"ArgumentError: .* cos must be a DTensor where it requires grad.* distribute_tensor\(cos, mesh\)",
+    "learned table": r"ArgumentError: .* cos must be a DTensor where it requires grad.* DTensor.from_local\(cos, mesh\)",
     "learned rows": "ArgumentError: .* cos must be a DTensor where it requires grad",
     "learned inv_freq": "ArgumentError: .* inv_freq must be a DTensor where it requires grad",
     "learned norm": "ArgumentError: .* norm must be a DTensor where it requires grad",
@@ -106,6 +106,12 @@ def test_tensors_of_many_placements(ranks):
 @pytest.mark.parametrize("placement", [Shard(0), Shard(1), Shard(2)], ids=str)
 def test_strides_of_a_transposed_x(ranks, placement):
     assert all(ranks.run(calls.strides, placement))
+
+
+def test_parameters_that_are_plain_tensors_get_the_whole_gradient(ranks):
+    for shared, alone in ranks.run(calls.local_parameters):
+        for got, expected in zip(shared, alone):
+            torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
 
 
 def test_processes_outside_the_mesh(ranks):

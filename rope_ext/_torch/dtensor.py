@@ -66,8 +66,11 @@ def refuse_plain_gradients(x: Sequence[Tensor], cos: Tensor, sin: Tensor, rest: 
 
 
 def _plain_gradient(name: str) -> ArgumentError:
-    """A Tensor is the same on all ranks, so its gradient would be a sum over ranks, which nothing adds up."""
-    cure = f"distribute_tensor({name}, mesh) makes one, whose gradient is Partial where x is sharded"
+    """The error for a plain Tensor: its gradient would be a sum over ranks that nothing adds up.
+
+    from_local adds it up. distribute_tensor makes a new leaf, so that the Tensor would get no gradient at all.
+    """
+    cure = f"DTensor.from_local({name}, mesh) makes one, and gives {name} its gradient, added up over the ranks"
     return ArgumentError(name, "be a DTensor where it requires grad and x is one", "a Tensor", cure)
 
 
