@@ -1,7 +1,7 @@
-"""What the rest of the package does for DTensors, without importing torch.distributed.tensor, which takes 0.9 s.
+"""DTensor support for the rest of the package, without importing torch.distributed.tensor, which takes 0.9 s.
 
-A program that has a DTensor has imported it. At the first call of an op that meets a subclass in such a program, torch
-learns the rules of dtensor_rules.py.
+A program that has a DTensor has imported that module already. In such a program, the first call of an op with a
+subclass of Tensor registers the rules of dtensor_rules.py.
 """
 
 import importlib
@@ -22,28 +22,28 @@ _thread = threading.local()
 
 @constant_in_graphs
 def register_rules() -> bool:
-    """Registers the rules where there may be DTensors. Returns whether a call of this thread may have lacked them."""
+    """Registers the rules if there may be DTensors. Returns whether this thread may have made a call without them."""
     if hasattr(_thread, "has_rules") or _MODULE not in sys.modules:
         return False
-    importlib.import_module(f"{__package__}.dtensor_rules")  # registers them; a second thread waits here for the first
+    importlib.import_module(f"{__package__}.dtensor_rules")  # registers the rules; a second thread waits for the first
     _thread.has_rules = True
     return True
 
 
 def is_dtensor(t: Any) -> bool:
-    # While another thread imports the module, it lacks the name.
+    # While another thread is importing the module, it may not have the name DTensor yet.
     return isinstance(_unwrapped(t), getattr(sys.modules.get(_MODULE), "DTensor", ()))
 
 
 def _unwrapped(t: Any) -> Any:
-    """t without the wrappers of transforms of torch.func."""
+    """t without the wrappers of torch.func transforms."""
     while functorch_is_active() and isinstance(t, Tensor) and level_of(t) >= 0:
         t = unwrapped(t)
     return t
 
 
 def beside(t: Tensor, other: Tensor, name: str) -> Tensor:
-    """t, the argument `name`, as an operand of PyTorch's ops with `other`: replicated where either is a DTensor."""
+    """t, the argument `name`, ready for PyTorch's ops with `other`: a replicated DTensor if either is a DTensor."""
     if is_dtensor(t):
         return _with_placements(t, [_replicate()] * len(_unwrapped(t).placements), name)
     if not is_dtensor(other):
@@ -56,7 +56,7 @@ def beside(t: Tensor, other: Tensor, name: str) -> Tensor:
 
 
 def refuse_plain_gradients(x: Sequence[Tensor], cos: Tensor, sin: Tensor, rest: Rest) -> None:
-    """Raises where a Tensor beside DTensors requires grad, in a call that is recorded."""
+    """Raises if x is made of DTensors and another argument is a plain Tensor that requires grad. For recorded calls."""
     if not any(map(is_dtensor, x)):
         return
     weights = (("norm", weight) for weight in norm_of(rest))
@@ -75,7 +75,7 @@ def _plain_gradient(name: str) -> ArgumentError:
 
 
 def with_whole_heads(t: Tensor) -> Tensor:
-    """t as the rules of dtensor_rules.py rotate it: with whole heads on each rank, and no Partial placement."""
+    """t, redistributed for the rules of dtensor_rules.py: each rank has whole heads, and no placement is Partial."""
     if not is_dtensor(t):
         return t
     last = t.dim() - 1
@@ -85,7 +85,7 @@ def with_whole_heads(t: Tensor) -> Tensor:
 
 
 def placed_as(t: Tensor, other: Tensor) -> Tensor:
-    """t with the placements of other: PyTorch's ops may replicate a result whose shards are tiny."""
+    """t with the placements of other. PyTorch's ops may have replicated t, which they do with tiny shards."""
     wrapped = _unwrapped(t) is not t or _unwrapped(other) is not other
     if wrapped or not is_dtensor(t) or not is_dtensor(other):
         return t
@@ -98,7 +98,7 @@ def _replicate() -> Any:
 
 
 def _with_placements(t: Tensor, wanted: list[Any], name: str) -> Tensor:
-    """t, redistributed where its placements are others. PyTorch differentiates that, but not under torch.func."""
+    """t with the wanted placements. PyTorch differentiates the redistribution, but not under torch.func."""
     placements = [*_unwrapped(t).placements]
     if wanted == placements:
         return t
@@ -110,7 +110,7 @@ def _with_placements(t: Tensor, wanted: list[Any], name: str) -> Tensor:
 
 
 def check_views(qkv: Any, *slices: Any) -> None:
-    """Raises where a slice of a DTensor is a copy, which it is along a sharded axis: what is written to it is lost."""
+    """Raises if a slice is a copy, as slices along a sharded axis are: what is written to the copy is lost."""
     sharded = [not p.is_replicate() for p in _unwrapped(qkv).placements]
     if all([not p.is_replicate() for p in _unwrapped(t).placements] == sharded for t in slices):
         return

@@ -1,4 +1,4 @@
-"""A call of an op with DTensors, as calls of the op with the parts of this rank."""
+"""Splits a call of an op with DTensors into calls of the op with this rank's parts."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -15,22 +15,22 @@ from .library import torch_ops as _ops
 
 
 class Group(NamedTuple):
-    """The tensors of x that are split alike, and what this rank needs of the other arguments to rotate them."""
+    """The tensors of x that are split alike, and the parts of the other arguments that this rank needs for them."""
 
-    places: list[int]  # among the tensors of x
+    places: list[int]  # indices of `tensors` in x
     tensors: list[DTensor]
     axes: str  # of x
     shards: Shards
     table_axes: str
     others: tuple[Any, ...]  # the arguments after x
-    rotated: Tensor | None  # (tokens, 1, 1): whether a token is before the last boundary; None: `others` say so
+    rotated: Tensor | None  # (tokens, 1, 1): whether a token is before the last boundary; None: `others` decide
 
     def parts_of_x(self) -> list[Tensor]:
-        """What this rank rotates. Communicates where channels are split or values are yet to be added up."""
+        """The tensors that this rank rotates. Communicates if x is sharded along head_dim or Partial."""
         return [self.shards.part("x", t, self.axes) for t in self.tensors]
 
     def shapes_of_parts(self) -> list[Tensor]:
-        """Tensors of one number with the shapes of parts_of_x."""
+        """Expanded one-element Tensors with the shapes of parts_of_x."""
         return [self.shards.shape_of_part(t, self.axes) for t in self.tensors]
 
     def where_rotated(self, y: Tensor, other: Tensor | float) -> Tensor:
@@ -38,7 +38,7 @@ class Group(NamedTuple):
 
 
 class Call:
-    """The arguments of an op, and `groups` of tensors of x, in a process of their mesh."""
+    """The arguments of an op, with the tensors of x in `groups`, in a process that belongs to their mesh."""
 
     def __init__(self, x: Sequence[Tensor], cos: Tensor, sin: Tensor, rest: Rest, out: Sequence[Tensor] = ()) -> None:
         self.x, self.cos, self.sin, self.rest = _all_dtensors(x, cos, sin, rest, out), cos, sin, rest
@@ -57,8 +57,8 @@ class Call:
         self.groups = [self._group(places, Shards(self.mesh, spread)) for spread, places in alike.items()]
 
     def _check(self) -> None:
-        """Raises on every rank what `apply` to whole tensors would, as far as this rank has their values."""
-        if not all(type(local(t)) in ORDINARY_TYPES for t in self.x):  # fake, in a graph
+        """Raises the error that `apply` would raise for whole tensors, as far as this rank knows their values."""
+        if not all(type(local(t)) in ORDINARY_TYPES for t in self.x):  # fake tensors, in a graph
             return
 
         def stand_in(t: Any) -> Any:
@@ -71,7 +71,7 @@ class Call:
             is_known = t is lookup.cu_seqlens or t.placements == whole
             return local(redistributed("cu_seqlens", t, whole)) if is_known else stand_in(t)
 
-        def of_table(t: Tensor) -> Any:  # frequencies are contiguous, and tables have any strides
+        def of_table(t: Tensor) -> Any:  # frequencies must be contiguous; tables may have any strides
             return stand_in(t).contiguous() if self.has_frequencies else stand_in(t)
 
         scalars, lookup = split(self.rest)
@@ -101,7 +101,7 @@ class Call:
         return {2: "..", 3: "bs."}.get(self.cos.dim(), self.axes if "b" in self.axes else "b" + self.axes)
 
     def _lookup(self, shards: Shards, sizes: dict[str, int], device: torch.device) -> tuple[int, Lookup, Tensor | None]:
-        """(offset, lookup, Group.rotated): where the tokens of this rank are in the tables."""
+        """(offset, lookup, Group.rotated), which together say which table rows the tokens of this rank read."""
         scalars, (positions, offsets, cu_seqlens) = split(self.rest)
         offset, rotated = scalars.offset, None
         if offsets is not None:
@@ -124,18 +124,18 @@ class Call:
         return offset, Lookup(positions, offsets, cu_seqlens), rotated
 
     def _check_rows(self, seqlen: int) -> None:
-        """Raises where `_check` does not, in a graph: else the ranks that have all their rows would go on."""
+        """Raises on every rank in graphs, which `_check` skips; otherwise only ranks that lack rows would raise."""
         offset, rows = split(self.rest)[0].offset, self.cos.shape[0]
         if not self.has_frequencies and offset >= 0 and offset + seqlen > rows:
             rule = f"have a row for each of the {seqlen} tokens of x from offset {offset}"
             raise ArgumentError("cos", rule, f"{rows} rows: rope.tables({offset + seqlen}) makes enough")
 
     def sizes(self, place: int) -> dict[str, int]:
-        """Letter of an axis -> its size, of a tensor of x."""
+        """The size of each axis of the tensor of x at `place`, by the letter of the axis."""
         return {"b": 1, **dict(zip(self.axes, self.x[place].shape))}
 
     def of_each_x(self, function: Callable[[Group], Sequence[Tensor]]) -> list[DTensor]:
-        """The parts that `function` makes of each group, as DTensors with the shapes of x, in the order of x."""
+        """DTensors like x, in the order of x, from the parts that `function` returns for each group."""
         found: dict[int, DTensor] = {}
         for group in self.groups:
             for place, y in zip(group.places, function(group)):
@@ -158,14 +158,17 @@ def _all_dtensors(x: Sequence[Tensor], cos: Tensor, sin: Tensor, rest: Rest, out
 
 
 def _in_packed(tokens: Tensor, cu_seqlens: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """(positions, rotated, cu_seqlens) of a part of packed sequences. tokens: the indices of this part, ascending."""
+    """(positions, rotated, cu_seqlens) for this rank's part of packed sequences.
+
+    tokens: the indices of the part's tokens among all packed tokens, ascending.
+    """
     cu_seqlens = cu_seqlens.to(tokens.dtype).contiguous()
     rotated = tokens < cu_seqlens[-1]
     sequence = torch.searchsorted(cu_seqlens, tokens, right=True) - 1
     begin = cu_seqlens[sequence]
-    positions = torch.where(begin < 0, -1, tokens - begin)  # on a GPU nothing has refused a negative boundary
-    positions = torch.where(rotated, positions, 0)  # 0: in the table, where any sequence is
-    if type(cu_seqlens) in ORDINARY_TYPES and cu_seqlens.is_cpu:  # reading it does not wait for a GPU
+    positions = torch.where(begin < 0, -1, tokens - begin)  # on a GPU, negative boundaries have not been refused
+    positions = torch.where(rotated, positions, 0)  # row 0 exists if there is any sequence
+    if type(cu_seqlens) in ORDINARY_TYPES and cu_seqlens.is_cpu:  # reading the values does not wait for a GPU
         if rotated.all():
             return positions, None, None
         if not rotated.any():

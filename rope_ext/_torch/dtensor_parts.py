@@ -1,6 +1,6 @@
-"""The part of a tensor that a rank of a device mesh needs, where x is a DTensor.
+"""The part of each argument that a rank of a device mesh needs when x is a DTensor.
 
-An axis of a tensor has a letter: b, s or h where it is an axis of x (batch, tokens, heads), "." where it is not.
+Every axis has a letter: "b", "s" and "h" are the batch, tokens and heads of x, "." is any other axis.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from torch.distributed.tensor import DTensor, Partial, Placement, Replicate, Sha
 from ..errors import ArgumentError
 from .private import shard_order
 
-# For each dimension of a mesh, the axis that it shards, and its placement in x; None: no axis.
+# For each mesh dimension, the letter of the axis of x that it shards and the placement; None: it shards no axis.
 Spread: TypeAlias = tuple[tuple[str, Placement] | None, ...]
 
 
@@ -28,7 +28,10 @@ class Shards(NamedTuple):
         return any(entry is not None and entry[0] == letter for entry in self.spread)
 
     def placements(self, axes: str, missing: Placement | None = None) -> tuple[Placement, ...]:
-        """The placements of a tensor with these axes. missing: where it lacks the axis that is sharded."""
+        """The placements of a tensor with these axes.
+
+        missing: the placement on mesh dimensions that shard an axis which the tensor lacks. Default: Replicate.
+        """
         found: list[Placement] = []
         for entry in self.spread:
             if entry is None:
@@ -40,7 +43,7 @@ class Shards(NamedTuple):
         return tuple(found)
 
     def bounds(self, letter: str, size: int) -> tuple[int, int] | None:
-        """(first index, size) of this rank's range of an axis, as torch.chunk makes it; None: it is not one range."""
+        """(first index, size) of this rank's range of an axis, split as by torch.chunk; None: it is not one range."""
         begin = 0
         for dim, entry in enumerate(self.spread):
             if entry is None or entry[0] != letter:
@@ -54,21 +57,21 @@ class Shards(NamedTuple):
         return begin, size
 
     def indices(self, size: int, device: torch.device) -> Tensor:
-        """(tokens of this rank,) int64: where in the whole sequence they are."""
+        """The index of each token of this rank in the whole sequence: int64, (tokens of this rank,)."""
         bounds = self.bounds("s", size)
         if bounds is None:
             return self.part("x", torch.arange(size, device=device), "s")
         return torch.arange(bounds[0], bounds[0] + bounds[1], device=device)
 
     def part(self, name: str, t: Tensor, axes: str) -> Tensor:
-        """What this rank needs of t. A Tensor is the same on all ranks."""
+        """The part of t that this rank needs. A plain Tensor is taken to be the same on all ranks."""
         if isinstance(t, DTensor):
             if t.device_mesh != self.mesh:
                 raise ArgumentError(name, f"be on the mesh of x, {self.mesh}", t.device_mesh)
             return local(redistributed(name, t, self.placements(axes)))
         split = [axis for axis, letter in enumerate(axes) if self.split(letter)]
         bounds = {axis: self.bounds(axes[axis], t.shape[axis]) for axis in split}
-        if None in bounds.values():  # then torch splits all axes: it would split again what is narrow
+        if None in bounds.values():  # torch then splits all axes; after narrow() it would split an axis twice
             replicated = DTensor.from_local(t, self.mesh, [Replicate()] * self.mesh.ndim, run_check=False)
             return self.part(name, replicated, axes)
         for axis, range_ in bounds.items():
@@ -77,7 +80,7 @@ class Shards(NamedTuple):
         return t
 
     def shape_of_part(self, t: DTensor, axes: str) -> Tensor:
-        """A Tensor of one number with the shape of part(t)."""
+        """An expanded one-element Tensor with the shape of part(t)."""
         split = local(t)
         sizes = [n if self.split(letter) else whole for n, whole, letter in zip(split.shape, t.shape, axes)]
         return split.new_empty(()).expand(sizes)
@@ -90,7 +93,7 @@ class Shards(NamedTuple):
         stride: Sequence[int] | None = None,
         missing: Placement | None = None,
     ) -> DTensor:
-        """The DTensor of this shape of which this rank has `part`. stride: contiguous unless given."""
+        """The DTensor of this shape whose shard on this rank is `part`. stride: of the whole, contiguous by default."""
         shape = torch.Size(shape)
         strides = _contiguous(shape) if stride is None else tuple(stride)
         placements = self.placements(axes, missing)
@@ -100,7 +103,7 @@ class Shards(NamedTuple):
 def redistributed(name: str, t: DTensor, placements: tuple[Placement, ...]) -> DTensor:
     if t.placements == placements:
         return t
-    found: Any = t.detach()  # torch 2.11 and 2.12 refuse one that requires grad here
+    found: Any = t.detach()  # torch 2.11 and 2.12 refuse a DTensor that requires grad here
     try:
         made: DTensor = found.redistribute(placements=placements)
     except (ValueError, RuntimeError) as error:
@@ -112,14 +115,14 @@ def redistributed(name: str, t: DTensor, placements: tuple[Placement, ...]) -> D
 
 
 def local(t: DTensor) -> Tensor:
-    """The tensor of this rank. Waits for a collective that is under way."""
+    """The local tensor of t. Waits for a pending collective."""
     found: Tensor = t.to_local()
-    wait = getattr(found, "wait", None)  # an AsyncCollectiveTensor has it
+    wait = getattr(found, "wait", None)  # only an AsyncCollectiveTensor has it
     return found if wait is None else wait()
 
 
 def spread_of(name: str, x: DTensor, axes: str) -> Spread:
-    """None stands also for what is to be redistributed: x that is sharded along head_dim, or not yet added up."""
+    """The Spread of x. None also stands for placements that are redistributed first: Shard of head_dim, and Partial."""
     if any(list(order.mesh_dims) != sorted(order.mesh_dims) for order in shard_order(x)):
         rule = "be sharded by the dimensions of the mesh from the first to the last"
         raise ArgumentError(name, rule, f"placements {x.placements} in another order")
@@ -144,7 +147,10 @@ def strides_of_like(t: Tensor) -> tuple[int, ...]:
 
 
 def letters(name: str, t: Tensor, axes: str, sizes: Mapping[str, int]) -> str:
-    """axes of t, with "." for size 1 of batch or heads, which serves all. sizes: those of x, which others must be."""
+    """The letters of the axes of t, with "." for a batch or heads of size 1, which broadcasts.
+
+    sizes: the size of each axis of x, which any other size must equal.
+    """
     found = ""
     for axis, (letter, size) in enumerate(zip(axes, t.shape)):
         if size == 1 and letter != "s":
@@ -157,7 +163,7 @@ def letters(name: str, t: Tensor, axes: str, sizes: Mapping[str, int]) -> str:
 
 
 def _sharded(placement: Any) -> int | None:
-    """The axis of a Shard, or of a _StridedShard, which is no Shard."""
+    """The axis of a Shard or _StridedShard, which is no subclass of Shard; None for other placements."""
     if not isinstance(placement, Shard) and not hasattr(placement, "split_factor"):
         return None
     dim: int = placement.dim
@@ -165,7 +171,7 @@ def _sharded(placement: Any) -> int | None:
 
 
 def _at(dim: int, placement: Any) -> Placement:
-    """The placement of an axis `dim` that is split as x is by `placement`."""
+    """`placement`, a Shard or _StridedShard, moved to axis `dim`."""
     if isinstance(placement, Shard):
         return Shard(dim)
     strided: Placement = type(placement)(dim, split_factor=placement.split_factor)

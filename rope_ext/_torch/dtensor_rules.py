@@ -1,7 +1,7 @@
-"""What each op does on DTensors: the op on the parts of this rank. Only arguments are redistributed, never results.
+"""The DTensor rule of each op: it runs the op on this rank's parts. Arguments may be redistributed, results never are.
 
-torch calls a rule below autograd, so the derivatives of rope_ext (derivatives.py, norm.py) are calls of ops with
-DTensors too.
+torch calls these rules below autograd, so the derivatives of rope_ext (derivatives.py, norm.py) call ops with DTensors
+as well.
 """
 
 from collections.abc import Callable, Sequence
@@ -44,21 +44,21 @@ def _rotate_out(out: Sequence[Tensor], x: Sequence[Tensor], cos: Tensor, sin: Te
 
 
 def _write(name: str, out: Sequence[Tensor], call: Call, write: Callable[[list[Tensor], Group], None]) -> None:
-    """Writes the rotated x to out, the argument `name`: without a temporary where out is split as the result is.
+    """Writes the rotated x to `out`, the argument `name`, without a temporary if `out` is split like the result.
 
-    Everything is read, and every error raised, before the first write: `out` may be x of another group.
+    All reads and all errors come before the first write, since a tensor of `out` may be an x of another group.
     """
     if len(out) != len(call.x):
         raise ArgumentError(name, f"hold {len(call.x)} tensors, as x does", len(out))
     targets = [_writable(name, t, like) for t, like in zip(out, call.x)]
-    # Of several groups, rotate_out would overwrite x of a group that is rotated later; rotate_ writes its own x alone.
+    # With several groups, rotate_out could overwrite the x of a later group; rotate_ writes only the x of its own.
     may_write = len(call.groups) == 1 or name == "x"
     made: list[tuple[list[DTensor], Group, list[Tensor] | None]] = []
     for group in call.groups:
         to = [targets[place] for place in group.places]
         placements = group.shards.placements(call.axes)
         is_direct = may_write and group.rotated is None and all(t.placements == placements for t in to)
-        if is_direct and len(call.groups) > 1:  # one group is checked as it is written
+        if is_direct and len(call.groups) > 1:  # a single group is checked when it is written
             _ops.check_in_place(group.parts_of_x(), *group.others)
         made.append((to, group, None if is_direct else _rotated(group)))
     for to, group, parts in made:
@@ -118,7 +118,7 @@ def _norm_rotate(x: Sequence[Tensor], cos: Tensor, sin: Tensor, *rest: Any) -> t
 
 
 def _factors(call: Call, group: Group, place: int, part: Tensor) -> DTensor:
-    """inv_rms, (batch, seqlen, heads), or no elements where a tensor is not normalised."""
+    """inv_rms, (batch, seqlen, heads), or an empty DTensor if the tensor is not normalised."""
     if norm_of(call.rest)[place] is None:
         return group.shards.whole(part, ".", (0,))
     batch, seqlen, heads = (call.sizes(place)[letter] for letter in "bsh")
@@ -145,7 +145,7 @@ def _norm_grad(
             shards.part("inv_rms", inv_rms[place], "bsh" if inv_rms[place].dim() == 3 else ".").contiguous()
             for place in places
         ]
-        # What is not rotated is no part of the weights' gradient, even if it is NaN.
+        # Tokens that are not rotated add nothing to the gradient of the weights, even if they are NaN.
         rotated, inputs = ([group.where_rotated(t, 0) for t in tensors] for tensors in (grads, group.parts_of_x()))
         if group.rotated is not None:
             factors = [torch.where(group.rotated[None, ..., 0], t, 1) if t.numel() else t for t in factors]
@@ -166,13 +166,13 @@ def _norm_grad(
 
 
 def _outside(name: str, mesh: DeviceMesh, arguments: Sequence[Any]) -> Any:
-    """The results in a process outside the mesh, which has no elements of them."""
+    """The results in a process outside the mesh, which holds no elements of them."""
 
     def on_meta(t: Any) -> Any:
         return torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device="meta") if isinstance(t, Tensor) else t
 
     def of_mesh(t: Tensor | None) -> DTensor | None:
-        if t is None:  # an op that writes returns nothing
+        if t is None:  # ops that write return nothing
             return None
         part = torch.empty(0, dtype=t.dtype, device=mesh.device_type)
         return DTensor.from_local(part, mesh, run_check=False, shape=t.shape, stride=t.stride())
