@@ -1,16 +1,16 @@
 """The debug mode ROPE_EXT_CHECK_POSITIONS in torch's context_parallel: refuses calls that read rows of other tokens.
 
-Inside `torch.distributed.tensor.experimental.context_parallel` the buffers hold the tokens of this rank, by default two
-chunks that lie apart. A call without positions takes them for tokens 0, 1, 2, ...: a table of the whole sequence has
-those rows, so nothing but the result is wrong.
+Inside `torch.distributed.tensor.experimental.context_parallel`, the buffers hold the tokens of this rank: by default,
+two separate chunks. A call without positions takes them for tokens 0, 1, 2, ... A table of the whole sequence has those
+rows, so there is no error and the result is wrong.
 
-Two right calls are refused: of a tensor that was no buffer (attention in there takes it for part of one), and with the
-right `offset` on the last rank, whose two chunks meet (the other ranks cannot be right). Not seen are:
-* positions of the wrong tokens, and tables with a row per token that were made of them, as `rope.apply` of precision
-  "hf" makes them;
+Two kinds of correct calls are refused: calls on a tensor that is not a buffer (attention would treat it as a shard
+anyway), and calls with the right `offset` on the last rank, whose two chunks are adjacent (no `offset` is right on the
+other ranks). The mode does not detect mistakes in:
+* positions, and tables with a row per token made from them, as in `rope.apply` with precision "hf";
 * packed sequences with cu_seqlens;
-* _ContextParallel and _context_parallel_shard of torch, which leave no state that says where they are in force;
-* calls in graphs of torch.compile, subclasses of Tensor, and releases of torch that keep this state elsewhere.
+* code that uses torch's _ContextParallel or _context_parallel_shard, which leave no state that shows they are active;
+* graphs of torch.compile, calls on subclasses of Tensor, and torch releases that keep this state elsewhere.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ from .errors import ArgumentError
 
 
 def check(tensors: Sequence[Any], cos: Any, _sin: Any, *rest: Any) -> None:
-    """Refuses arguments of an op that say nothing about where the tokens of this rank are."""
+    """Raises if the arguments of an op do not say which tokens this rank holds."""
     if is_compiling():
         return
     found = context_parallel_mesh()
@@ -44,12 +44,12 @@ def check(tensors: Sequence[Any], cos: Any, _sin: Any, *rest: Any) -> None:
     order = "head_tail" if is_head_tail else "contiguous"
     call = f'context_parallel_positions(seqlen, rank={rank}, world_size={world_size}, order="{order}")'
     rule = "be given in torch's context_parallel, where x holds the tokens of one rank"
-    cure = f"torch.arange(seqlen) among the buffers becomes them, or rope_ext.distributed.{call} makes them"
+    cure = f"pass a torch.arange(seqlen) that is among the buffers, or rope_ext.distributed.{call}"
     raise ArgumentError("positions", rule, "None", cure)
 
 
 def _reads_by_index(tensors: Sequence[object], cos: object, scalars: Scalars) -> bool:
-    """Whether each token reads the row of its index, of more rows than x has tokens, or has its index as position."""
+    """Whether the index of a token in x is its position, or its row in a table with more rows than x has tokens."""
     layout = layout_of(scalars.flags)
     if not tensors or not all(type(t) in ORDINARY_TYPES for t in (tensors[0], cos)):
         return False

@@ -1,9 +1,9 @@
-"""Which tokens a rank of context parallelism holds, where each rank keeps a part of every sequence.
+"""Which tokens each rank holds in context parallelism, where every rank keeps a part of every sequence.
 
     positions = rope_ext.distributed.context_parallel_positions(seqlen, rank=rank, world_size=2, order="head_tail")
     q, k = rope_ext.apply((q, k), cos, sin, positions=positions)    # q, k: the tokens of this rank
 
-The tables are those of the whole sequence. Nothing here communicates: any process may ask for the tokens of any rank.
+The tables cover the whole sequence. Nothing here communicates: any process can compute the tokens of any rank.
 """
 
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
@@ -24,12 +24,11 @@ __all__ = ["ORDERS", "ContextParallelOrder", "Order", "context_parallel_order", 
 
 
 class ContextParallelOrder(NamedTuple):
-    """How the tokens of all ranks lie one after another, rank 0 first: two int64 Tensors (seqlen,).
+    """The order of the tokens of all ranks, concatenated from rank 0 on, as two int64 Tensors of shape (seqlen,).
 
-    permutation: the token that lies at each place, so that x.index_select(axis, permutation).chunk(world_size, axis)
-        are the tokens of the ranks (the last ranks may have none, and then are not among the chunks).
-    inverse: the place of each token, so that index_select(axis, inverse) of the ranks' tokens, one rank after another,
-        is x again.
+    permutation: the index of the token at each place: x.index_select(axis, permutation).chunk(world_size, axis) has the
+        tokens of each rank (without the last ranks, if they hold no tokens).
+    inverse: the place of each token: index_select(axis, inverse) on the concatenated tokens of all ranks restores x.
     """
 
     permutation: Tensor
@@ -45,33 +44,35 @@ def context_parallel_positions(
     cu_seqlens: Tensor | None = None,
     device: torch.device | str | int | None = None,
 ) -> Tensor:
-    """The positions of the tokens that a rank holds, for `positions` of `rope_ext.apply`: int64, (tokens of the rank,).
+    """The positions of the tokens that a rank holds, to pass to `rope_ext.apply`: int64, (tokens of the rank,).
 
-    seqlen: tokens of the whole sequence, all ranks together; with cu_seqlens all packed tokens.
-    rank, world_size: of the group among which sequences are divided.
-    order: "contiguous": the rank's chunk of torch.chunk, as in DTensor's Shard: ceil(seqlen / world_size) tokens, the
-            last ranks fewer or none. `offset` of `rope_ext.apply` says the same without a tensor.
+    seqlen: the number of tokens on all ranks together; with cu_seqlens, of all packed tokens.
+    rank, world_size: those of the process group that divides the sequences.
+    order: "contiguous": the rank holds its chunk of torch.chunk, as with DTensor's Shard: ceil(seqlen / world_size)
+            tokens, fewer or none on the last ranks. Without cu_seqlens, the argument `offset` of `rope_ext.apply` does
+            the same without a tensor.
         "head_tail": 2 * world_size equal chunks, of which the rank holds chunk `rank` and then chunk
-            2 * world_size - 1 - rank, so that causal attention is the same work for all (the zigzag of ring attention).
-    cu_seqlens: (nseq + 1,) int32 or int64, ascending from 0 to seqlen: boundaries of the packed sequences of all ranks
-        together. Positions restart at 0 in each sequence. "contiguous" divides all packed tokens like one sequence;
-        "head_tail" divides each sequence, and the rank holds its two chunks of the first, then those of the second,
-        and so on. Padding after the last sequence is a sequence of its own: its length too needs a boundary.
-    device: of the result. Default: that of cu_seqlens, else PyTorch's.
+            2 * world_size - 1 - rank, so that causal attention costs all ranks the same (the zigzag of ring attention).
+    cu_seqlens: (nseq + 1,) int32 or int64, ascending from 0 to seqlen: the boundaries of the packed sequences on all
+        ranks together. Positions restart at 0 in each sequence, so `rope_ext.apply` takes them without cu_seqlens.
+        "contiguous" divides the packed tokens like one sequence. "head_tail" divides each sequence: the rank holds its
+        two chunks of the first sequence, then its two chunks of the second, and so on. Padding after the last sequence
+        counts as a sequence and needs a boundary too.
+    device: where to put the result. Default: the device of cu_seqlens, otherwise PyTorch's default device.
 
-    cu_seqlens is read, which synchronises with a GPU; in a graph of torch.compile it is not read, and a wrong one gives
-    wrong positions.
+    The values of cu_seqlens are checked, which synchronises with a GPU. In a graph of torch.compile they are not, and
+    wrong values give wrong positions.
 
-    Raises ArgumentError where rank is not in 0 to world_size - 1, where order is neither of the two, where "head_tail"
-    gets a sequence whose length is no multiple of 2 * world_size, and for cu_seqlens of another shape, that do not
-    ascend, or do not end at seqlen. ArgumentTypeError for other types and dtypes.
+    Raises ArgumentError if rank is not in 0 to world_size - 1, if order is neither of the two, if the length of a
+    sequence is no multiple of 2 * world_size with "head_tail", and if cu_seqlens has another shape, does not ascend or
+    does not end at seqlen. Raises ArgumentTypeError for other types and dtypes.
 
     Equivalent to, without cu_seqlens:
         torch.arange(seqlen).chunk(world_size)[rank]                                                    # "contiguous"
         torch.cat([torch.arange(seqlen).chunk(2 * world_size)[i] for i in (rank, 2 * world_size - 1 - rank)])
     Sources: "head_tail": torch.distributed.tensor.experimental.context_parallel; with cu_seqlens
-    thd_get_partitioned_indices of Transformer Engine and, since PyTorch 2.14, _PerDocumentHeadTailLoadBalancer (before,
-    its ranks hold other tokens).
+    thd_get_partitioned_indices of Transformer Engine and, since PyTorch 2.14, _PerDocumentHeadTailLoadBalancer (whose
+    ranks hold other tokens in earlier releases).
     """
     seqlen, world_size, boundaries, device = _checked(seqlen, world_size, order, cu_seqlens, device)
     rank = _int("rank", rank)
@@ -94,9 +95,9 @@ def context_parallel_order(
     cu_seqlens: Tensor | None = None,
     device: torch.device | str | int | None = None,
 ) -> ContextParallelOrder:
-    """The tokens of all ranks, rank 0 first, as a permutation of the tokens, and its inverse: see ContextParallelOrder.
+    """The permutation that sorts tokens by rank, and its inverse: see ContextParallelOrder.
 
-    Arguments and errors: those of `context_parallel_positions`. For "contiguous" both are 0, 1, 2, ...
+    Arguments and errors are those of `context_parallel_positions`. For "contiguous", both Tensors are 0, 1, 2, ...
 
     Equivalent to, without cu_seqlens:
         permutation = torch.cat([context_parallel_positions(seqlen, rank=rank, ...) for rank in range(world_size)])
@@ -115,7 +116,7 @@ def context_parallel_order(
 def _head_tail(
     seqlen: int, rank: int | Tensor, world_size: int, boundaries: Tensor | None, device: Any
 ) -> tuple[Tensor, Tensor | int]:
-    """The positions of the tokens of a rank, and the first token of their sequences. rank: an int, or (ranks, 1)."""
+    """The position of each token of a rank, and the first token of its sequence. rank: an int, or (ranks, 1)."""
     tokens = seqlen // world_size
     index = torch.arange(tokens, device=device)
     if boundaries is None:
@@ -129,7 +130,7 @@ def _head_tail(
 def _checked(
     seqlen: Any, world_size: Any, order: object, cu_seqlens: Tensor | None, device: Any
 ) -> tuple[Any, Any, Tensor | None, Any]:
-    """seqlen and world_size as ints, the boundaries as int64, and the device of the result, on which they are."""
+    """seqlen and world_size as ints, the boundaries as int64 on the device of the result, and that device."""
     seqlen, world_size = _int("seqlen", seqlen), _int("world_size", world_size)
     if seqlen < 0:
         raise ArgumentError("seqlen", "be at least 0", shown(seqlen))
@@ -150,7 +151,7 @@ def _checked(
 
 
 def _int(name: str, value: object) -> Any:
-    """value as an int; the symbolic ints of torch.compile pass."""
+    """value as an int; symbolic ints of torch.compile are accepted."""
     return _numbers.as_int64(name, value)
 
 

@@ -293,7 +293,7 @@ def test_the_mode_refuses_these_calls_and_no_others(rank, outcomes):
             x = "qkv" if name == "apply_qkv" else "x"
             message = (
                 f"rope_ext: positions must be given in torch's context_parallel, where {x} holds the tokens of one rank,"
-                " got None: torch.arange(seqlen) among the buffers becomes them, or rope_ext.distributed."
-                f'context_parallel_positions(seqlen, rank={rank}, world_size=2, order="{order}") makes them'
+                " got None: pass a torch.arange(seqlen) that is among the buffers, or rope_ext.distributed."
+                f'context_parallel_positions(seqlen, rank={rank}, world_size=2, order="{order}")'
             )
             assert outcome == (message if is_refused else "right"), (order, name)
