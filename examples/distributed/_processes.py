@@ -1,4 +1,4 @@
-"""What the programs here share: processes that talk through gloo, and the comparison with one process."""
+"""Helpers of the programs in this folder: start processes that communicate through gloo, and compare results."""
 
 import os
 import sys
@@ -10,9 +10,9 @@ import torch.multiprocessing as mp
 
 
 def run(program, world_size, *arguments):
-    """Calls program(rank, world_size, *arguments) in new processes of one thread; raises what one of them raises."""
+    """Calls program(rank, world_size, *arguments) in new single-threaded processes; raises the error of any."""
     os.environ["OMP_NUM_THREADS"] = "1"
-    with tempfile.TemporaryDirectory() as folder:  # processes meet in a file, so that runs side by side share no port
+    with tempfile.TemporaryDirectory() as folder:  # they rendezvous in a file, so that concurrent runs share no port
         mp.spawn(_join, (program, world_size, f"file://{folder}/store", arguments), nprocs=world_size)
 
 
@@ -21,13 +21,13 @@ def _join(rank, program, world_size, store, arguments):
     program(rank, world_size, *arguments)
     dist.destroy_process_group()
     sys.stdout.flush()
-    os._exit(0)  # At a regular end, threads of gloo that still hold a tensor abort the process, once in many runs.
+    os._exit(0)  # A regular exit aborts once in many runs, when a gloo thread still holds a tensor.
 
 
 def compare(name, result, expected, bound=0.0):
-    """Prints in rank 0 how far result is from expected, relative to its largest entry; raises where that exceeds bound.
+    """Prints on rank 0 how far result is from expected, relative to its largest entry; raises if that exceeds bound.
 
-    Bound 0: the bits have to be equal.
+    With bound 0 every entry has to be equal.
     """
     difference = ((result - expected).abs().max() / expected.abs().max()).item()
     found = "bits equal" if torch.equal(result, expected) else f"relative difference {difference:.1e}"

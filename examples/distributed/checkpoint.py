@@ -35,7 +35,7 @@ class Block(nn.Module):
 
 
 def save(rank, world_size, folder, x):
-    """Trains a sharded block for a step, and saves it and, to compare with, what it makes of x."""
+    """Trains a sharded block for one step, then saves the block and, for comparison, its result for x."""
     torch.manual_seed(0)
     block = fully_shard(Block())
     optimizer = torch.optim.AdamW(block.parameters(), lr=1e-2)
@@ -51,9 +51,9 @@ def save(rank, world_size, folder, x):
 
 
 def load(rank, world_size, folder, x):
-    """Loads the shards into a block that has none."""
+    """Loads the shards into a block that is not sharded."""
     block = Block()
-    dcp.load(block.state_dict(), checkpoint_id=f"{folder}/block")  # into the memory of the parameters
+    dcp.load(block.state_dict(), checkpoint_id=f"{folder}/block")  # writes to the parameters in place
     compare("result of the loaded block", block(x).detach(), torch.load(f"{folder}/result.pt"))
 
 

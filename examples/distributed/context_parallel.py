@@ -1,11 +1,11 @@
-"""A training step with the sequence sharded over two processes, in the order of ring attention, against one process.
+"""A training step with the sequence sharded over two processes in ring-attention order, compared with one process.
 
     python examples/distributed/context_parallel.py
 
-`context_parallel` leaves each process its part of the sequence: two chunks, one from each end ("head_tail", torch's
-default). `positions` tell the rotation which tokens those are. Without them each process would count its tokens from 0:
-silently, unless ROPE_EXT_CHECK_POSITIONS=1 makes that an error. Tables, where there are any, are those of the whole
-sequence. The rotation does not communicate, forward or backward.
+`context_parallel` leaves each process its part of the sequence: two chunks, one from each half ("head_tail", torch's
+default). `positions` tell the rotation which tokens these are. Without them, each process would count its tokens from
+0, silently unless ROPE_EXT_CHECK_POSITIONS=1 makes that an error. If you pass tables, they cover the whole sequence.
+The rotation does not communicate, forward or backward.
 """
 
 import torch
@@ -41,7 +41,7 @@ class Model(nn.Module):
 
 
 def step(model, tokens, labels, *arguments):
-    """The loss, and the gradient of the projections, which lie before the rotation."""
+    """The loss, and the gradient of the projections, which come before the rotation."""
     loss = F.cross_entropy(model(tokens, *arguments).flatten(0, 1), labels.flatten())
     return loss.detach(), torch.autograd.grad(loss, model.qkv.weight)[0]
 
@@ -54,10 +54,10 @@ def sharded(rank, world_size):
     mesh = init_device_mesh("cpu", (world_size,))
 
     def gather(k, v, positions):
-        """k, v and positions of all processes. Backward, their gradients are summed, and each process gets its part.
+        """k, v and positions of all processes. The backward pass sums the gradients, and each process gets its part.
 
         On a GPU, F.scaled_dot_product_attention(q, k, v, is_causal=True) in `context_parallel` is ring attention and
-        needs none of this. On a CPU it raises NotImplementedError: torch 2.11 to 2.15 have no ring for its kernel.
+        needs none of this. On a CPU it raises NotImplementedError: torch 2.11 to 2.15 have no ring attention there.
         """
         k, v = (DTensor.from_local(t, mesh, [Shard(1)]).full_tensor(grad_placements=[Partial()]) for t in (k, v))
         return k, v, DTensor.from_local(positions, mesh, [Shard(0)]).full_tensor()
@@ -67,7 +67,7 @@ def sharded(rank, world_size):
     )
     with context_parallel(mesh, buffers=[tokens, labels], buffer_seq_dims=[1, 1]):
         loss, grad = step(model, tokens, labels, positions, gather)
-    for t in (loss, grad):  # means over the tokens here, as many in each process
+    for t in (loss, grad):  # each is a mean over as many tokens in every process
         dist.all_reduce(t.div_(world_size))
     compare("loss", loss, loss_alone, bound=1e-6)
     compare("gradient of the projections", grad, grad_alone, bound=1e-5)

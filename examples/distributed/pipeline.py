@@ -1,10 +1,10 @@
-"""Two pipeline stages with four microbatches, each stage with its own RotaryEmbedding, against one process.
+"""Two pipeline stages with four microbatches, each stage with its own RotaryEmbedding, compared with one process.
 
     python examples/distributed/pipeline.py
 
-Only hidden states travel between stages; each stage makes its own cos and sin. Integer positions, one row per sequence,
-are given to `step` in every process, which cuts them into microbatches as it cuts the tokens. It would cut a table in
-the same way, along its first axis, which is the position: give it no tables.
+Only hidden states travel between stages; each stage makes its own cos and sin. Every process passes integer positions,
+one row per sequence, to `step`, which splits them into microbatches as it splits the tokens. It would split a table
+along its first axis too, and that axis is the position: do not pass tables.
 """
 
 import torch
@@ -33,7 +33,7 @@ class Block(nn.Module):
 
 
 class Model(nn.Module):
-    """All of the model, or those of its modules that make a stage."""
+    """The whole model, or the modules of one stage after `keep`."""
 
     def __init__(self):
         super().__init__()
@@ -65,7 +65,7 @@ def sharded(rank, world_size):
     model = Model()
     tokens, labels = torch.randint(VOCABULARY, (2, BATCH, SEQLEN))
     positions = torch.arange(SEQLEN).repeat(BATCH, 1)
-    gaps = torch.randint(SEQLEN, (BATCH, 1))  # so that sequences, and therefore microbatches, differ in their positions
+    gaps = torch.randint(SEQLEN, (BATCH, 1))  # so that sequences, hence microbatches, differ in their positions
     positions += 100 * (positions >= gaps)
     loss_alone = loss_of(model(tokens, positions), labels)
     grad_alone = torch.autograd.grad(loss_alone, model.blocks[0].qkv.weight)[0]
@@ -80,7 +80,7 @@ def sharded(rank, world_size):
     loss = torch.stack(losses).mean() if losses else torch.zeros(())
     dist.broadcast(loss.detach(), src=world_size - 1)
     compare("loss", loss.detach(), loss_alone.detach(), bound=1e-6)
-    if rank == 0:  # which has the first block
+    if rank == 0:  # the stage with the first block
         compare("gradient of the first projections", model.blocks[0].qkv.weight.grad, grad_alone, bound=1e-5)
 
 

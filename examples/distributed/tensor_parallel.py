@@ -1,10 +1,10 @@
-"""Tensor parallel attention of plain PyTorch: q and k are DTensors, and go to rope_ext.apply as they are.
+"""Tensor-parallel attention in plain PyTorch: q and k are DTensors, passed to rope_ext.apply unchanged.
 
     python examples/distributed/tensor_parallel.py
 
-q and k are sharded over heads, as `parallelize_module` makes them; cos and sin are plain tensors, the same in each
-process, which rotates the heads that it holds. Where the sequence is sharded, each process rotates its tokens by the
-positions that they have in the whole sequence. The rotation does not communicate, forward or backward.
+`parallelize_module` shards q and k over heads, and each process rotates the heads that it holds; cos and sin are plain
+tensors, equal in all processes. If the sequence is sharded instead, each process rotates its tokens by their positions
+in the whole sequence. The rotation does not communicate, forward or backward.
 """
 
 import copy
@@ -40,7 +40,7 @@ class Attention(nn.Module):
 
 
 def to_local(t):
-    """The heads of this process. DTensor has rules for the attention kernels of GPUs, and none for that of a CPU."""
+    """The heads of this process. DTensor supports the attention kernels of GPUs, but not the one for CPUs."""
     return t.to_local() if isinstance(t, DTensor) else t
 
 

@@ -2,9 +2,9 @@
 
     python examples/distributed/tensor_parallel_transformers.py        # also needs transformers and accelerate
 
-Each process holds some of the heads, as plain tensors: the sharded projections unwrap their results. The rotation is
-then a local call, and `patch` is used as on one process. It changes no bit of the sharded model, which itself differs
-from the unsharded one by the order of the sums in o_proj and down_proj.
+Each process holds some of the heads as plain tensors, because the sharded projections unwrap their results. The
+rotation is then a local call, and `patch` works as on one process. The results of the sharded model stay bit-identical;
+they differ from those of the unsharded model by the order of the sums in o_proj and down_proj.
 """
 
 import tempfile
