@@ -128,6 +128,7 @@ def refused(name):
     learned = cos.clone().requires_grad_()
     positions = torch.arange(7)
     weight = torch.ones(8, dtype=torch.float64)
+    eight = share(_tensors(seqlen=8)[0], mesh, [Shard(1)])
     other = mesh_of("2x2")
     torch._dynamo.reset()
     graph = torch.compile(rope_ext.apply, fullgraph=True, backend="aot_eager")
@@ -136,6 +137,8 @@ def refused(name):
         "row of the last rank": lambda: rope_ext.apply_(shared, cos, sin, positions=positions + 6),
         "short table in a graph": lambda: graph(shared, cos[:6], sin[:6]),
         "rows": lambda: rope_ext.apply_(shared, cos[None, :6], sin[None, :6]),
+        "positions of a rank": lambda: rope_ext.apply_(eight, cos, sin, positions=torch.arange(2)),
+        "rows of a rank": lambda: rope_ext.apply_(eight, cos[None, :2], sin[None, :2]),
         "rows in a graph": lambda: graph(shared, cos[None, :6], sin[None, :6]),
         "seqlen": lambda: rope_ext.apply_(shared, cos, sin, positions=positions[:6]),
         "cu_seqlens": lambda: rope_ext.apply_(shared[0], cos, sin, layout="thd", cu_seqlens=torch.tensor([0, 9])),

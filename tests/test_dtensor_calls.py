@@ -39,6 +39,8 @@ def test_one_compiled_function_for_all_placements_and_offsets(ranks, name, dynam
 ERRORS = {
     "short table": "ArgumentError: rope_ext: cos must have a row for each of the 7 tokens of x, got 6 rows",
     "short table in a graph": ".* cos must have a row for each of the 7 tokens of x from offset 0, got 6 rows",
+    "positions of a rank": r"ArgumentError: .* positions must have shape .*: beside a DTensor x, positions are for all 8",
+    "rows of a rank": "ArgumentError: .* cos must have batch 1 or 2 and seqlen 8.*: beside a DTensor x, cos are for all 8",
     "rows in a graph": ".* cos must have size 7 on axis 1, as x has",
     "row of the last rank": "ArgumentError: .* positions must lead to a row of the table, 0 to 11, got row 12 for token 6",
     "rows": "ArgumentError: .* cos must have batch 1 or 2 and seqlen 7, those of x",

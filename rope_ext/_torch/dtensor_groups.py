@@ -78,7 +78,25 @@ class Call:
         values = [known(t) if isinstance(t, DTensor) else t for t in lookup]
         norm = [*map(stand_in, norm_of(self.rest))]
         rest = [*scalars, *values, *((norm, eps_of(self.rest)) if norm else ())]
-        _ops.check([stand_in(t) for t in self.x], of_table(self.cos), of_table(self.sin), *rest)
+        try:
+            _ops.check([stand_in(t) for t in self.x], of_table(self.cos), of_table(self.sin), *rest)
+        except (RuntimeError, ValueError) as error:  # errors.py has the type that it will get
+            raise type(error)(f"{error}{self._cure(str(error))}") from None
+
+    def _cure(self, error: str) -> str:
+        """What the error of a check lacks where an argument has the tokens of this rank alone; empty elsewhere."""
+        axis = self.axes.index("s")
+        if self.x[0].dim() != len(self.axes):
+            return ""
+        whole, part = self.x[0].shape[axis], local(self.x[0]).shape[axis]
+        _, (positions, _, _) = split(self.rest)
+        for name, t, axes in ("positions", positions, "s"), ("cos", self.cos, self._axes_of_tables()):
+            if t is None or "s" not in axes or part == whole:
+                continue
+            has_part = t.shape[axes.index("s") - len(axes) :][:1] == (part,)
+            if has_part and f"rope_ext: {name} must " in error:
+                return f": beside a DTensor x, {name} are for all {whole} tokens"
+        return ""
 
     def _group(self, places: list[int], shards: Shards) -> Group:
         scalars, _ = split(self.rest)
