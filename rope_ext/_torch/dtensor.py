@@ -86,8 +86,7 @@ def with_whole_heads(t: Tensor) -> Tensor:
 
 def placed_as(t: Tensor, other: Tensor) -> Tensor:
     """t with the placements of other. PyTorch's ops may have replicated t, which they do with tiny shards."""
-    wrapped = _unwrapped(t) is not t or _unwrapped(other) is not other
-    if wrapped or not is_dtensor(t) or not is_dtensor(other):
+    if not is_dtensor(t) or not is_dtensor(other) or _unwrapped(t) is not t or _unwrapped(other) is not other:
         return t
     like: Any = other
     return _with_placements(t, [*like.placements], "x")

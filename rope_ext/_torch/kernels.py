@@ -85,7 +85,7 @@ def _rotate_in_place(x: list[Tensor], cos: Tensor, sin: Tensor, *rest: Any) -> N
     for t, rotated in zip(x, y):
         # Reading grad_fn renews it: the line below may have written the base of this view through another one.
         _renewed = t.grad_fn
-        t.copy_(rotated)
+        t.copy_(placed_as(rotated, t))
 
 
 def _rotate_out(out: list[Tensor], x: list[Tensor], cos: Tensor, sin: Tensor, *rest: Any) -> None:
