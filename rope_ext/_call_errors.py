@@ -137,7 +137,7 @@ def _about_lazy(name: str, t: Tensor, _words: str) -> Exception | None:
 
 # How torch refuses a tensor: type and words of its error, and a function that makes ours if this tensor is the cause.
 _REFUSALS: list[tuple[type[Exception], str, Callable[[str, Tensor, str], Exception | None]]] = [
-    (RuntimeError, "DTensor", _about_dtensor),
+    (RuntimeError, "mixed torch.Tensor and DTensor", _about_dtensor),
     (NotImplementedError, "sharding strategy", _about_dtensor),
     (ValueError, "uninitialized parameter", _about_uninitialized),
     (RuntimeError, "uninitialized parameter", _about_uninitialized),
