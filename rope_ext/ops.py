@@ -88,7 +88,7 @@ def apply(
         Default: the width decides. Give it if rotary_dim could be wrong: a table of width 32 fits rotary_dim 64 with
         one entry per pair and rotary_dim 32 with one per channel.
     positions: row of the table for each token, instead of 0, 1, 2, ...; int32 or int64, (seqlen,), (batch, seqlen) or
-        (1, seqlen); (tokens,) with "thd". Those of a rank of context parallelism: rope_ext.distributed.
+        (1, seqlen); (tokens,) with "thd". rope_ext.distributed makes the positions of a context parallel rank.
     offset: added to the row: int, or int32 or int64 Tensor of one number, () or (1,), or of one per sequence, (batch,).
     cu_seqlens: (nseq + 1,) int32 or int64, ascending from 0, with "thd": rows restart at 0 at each boundary; tokens
         past the last boundary are copied, and not normalised.
@@ -127,7 +127,8 @@ def apply(
     a CPU too. NotImplementedError for tensors that this build has no kernel for (another device, sparse, quantized,
     nested). If memory runs out: torch's own error.
 
-    DTensors in, DTensors out, with the bits of one process: docs/distributed.md has what is local and what is not.
+    DTensors: where x is one, the result is one, with the bits of one process. docs/distributed.md says which placements
+    of x communicate.
 
     Equivalent to, for layout "bshd" and the default pairing (all of it: rope_ext.reference):
         x1, x2 = x.float().chunk(2, dim=-1)
