@@ -89,7 +89,7 @@ fuzz-sanitized: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet "$(TORCH)" numpy matplotlib tqdm uv "pytest>=8" "setuptools>=77" "pybind11>=2.13" cmake ninja
-	$(RUN) -m pip install --quiet --no-compile "transformers==5.23.0; python_version >= '3.11'"
+	$(RUN) -m pip install --quiet --no-compile "transformers==5.23.0; python_version >= '3.11'" $(call extra,onnx) $(call extra,hub)
 	[ "$$(uname -sm)" != "Linux x86_64" ] || $(RUN) -m pip install --quiet --no-deps $(call extra,machine-code)
 	touch $@
 
