@@ -24,7 +24,7 @@ test: $(VENV)/.built $(VENV)/.lint
 	$(RUN) -m pytest -q
 
 # What a machine can say of the style and the types: Python, C++ and CUDA. `make format` mends what can be mended so.
-SOURCES_CPP = $(shell find csrc tests benchmarks -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+SOURCES_CPP = $(shell find csrc tests benchmarks examples -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 lint: $(VENV)/.lint
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
