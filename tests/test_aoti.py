@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
+from torch.utils._pytree import tree_leaves
 
+import rope_ext
 from rope_ext._torch.library import native
 
 pytestmark = pytest.mark.devices("cpu")
@@ -78,3 +81,54 @@ assert "rope_ext" not in sys.modules
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=package)
     assert (done.returncode == 0) == loads, done.stderr
     assert loads or "rope_ext::rotate" in done.stderr, done.stderr
+
+
+class Forms(nn.Module):
+    """The ways of asking for a rotation, as one graph."""
+
+    def __init__(self):
+        super().__init__()
+        self.rope = rope_ext.RotaryEmbedding(64)
+        self.tables, self.weight = self.rope.tables(64), torch.rand(64) + 0.5
+
+    def forward(self, q, k, positions, offset, cu_seqlens):
+        cos, sin = self.tables
+        in_place, packed, out = q * 1, torch.cat((q, k, k), dim=2).flatten(2), torch.empty_like(q)
+        rope_ext.apply_(in_place, cos, sin, offset=2)
+        rope_ext.apply(q, cos, sin, inverse=True, interleaved=True, out=out)
+        heads = {"num_heads": q.shape[2], "num_kv_heads": k.shape[2]}
+        return (
+            *rope_ext.apply((q, k), cos, sin, positions=positions, rotary_dim=32),
+            rope_ext.apply(q, cos, sin, offset=offset),
+            rope_ext.apply(q.flatten(0, 1), cos, sin, layout="thd", cu_seqlens=cu_seqlens),
+            rope_ext.apply(q, *self.rope(positions)),
+            rope_ext.apply(q, inv_freq=self.rope.inv_freq, positions=positions),
+            *self.rope.apply((q, k), offset=3, norm=(self.weight, None), eps=1e-6),
+            rope_ext.apply(q.bfloat16(), cos.bfloat16(), sin.bfloat16(), rounding="eager"),
+            rope_ext.apply(q.double(), cos.double(), sin.double()),
+            *rope_ext.apply_qkv(packed, cos, sin, **heads),
+            rope_ext.apply_qkv_(packed * 1, cos, sin, **heads),
+            in_place,
+            out,
+        )
+
+
+def test_every_form_in_one_package(tmp_path):
+    q, k = torch.randn(2, 6, 4, 64), torch.randn(2, 6, 2, 64)
+    positions, offset, cu_seqlens = torch.randint(64, (2, 6)), torch.tensor([3, 5]), torch.tensor([0, 2, 9])
+    forms, inputs = Forms(), (q, k, positions, offset, cu_seqlens)
+    with torch.no_grad():
+        exported = torch.export.export(forms, inputs)
+        torch._inductor.aoti_compile_and_package(exported, package_path=str(tmp_path / "forms.pt2"))
+        torch.save((inputs, tree_leaves(forms(*inputs))), tmp_path / "forms.pt")
+    program = f"""
+import torch
+from torch._inductor import aoti_load_package
+from torch.utils._pytree import tree_leaves
+
+torch.ops.load_library({OPS!r})
+inputs, expected = torch.load("forms.pt")
+outputs = tree_leaves(aoti_load_package("forms.pt2")(*inputs))
+assert list(map(torch.equal, outputs, expected)) == [True] * 18
+"""
+    run(sys.executable, "-c", program, cwd=tmp_path)
