@@ -2,8 +2,9 @@
 
 Environment: ROPE_EXT_CUDA (1: with the CUDA kernels, 0: without; default: with them if nvcc is found),
 TORCH_CUDA_ARCH_LIST (as for PyTorch: "8.0;9.0+PTX"; default: those of CMakeLists.txt), MAX_JOBS (parallel
-compilations), CMAKE_ARGS (further arguments for CMake), ROPE_EXT_BUILD_DIR (default: a folder of build/ for each torch
-and configuration, kept between builds so that only what changed is compiled).
+compilations), CMAKE_ARGS (further arguments for CMake: -DROPE_EXT_NAMESPACE=name puts the ops in torch.ops.name),
+ROPE_EXT_BUILD_DIR (default: a folder of build/ for each torch and configuration, kept between builds so that only what
+changed is compiled).
 """
 
 import hashlib
@@ -145,7 +146,11 @@ def introspect_arguments():
 
 
 def build_name(torch_version, arguments):
-    """Name of the build folder of a configuration. Builds that alternate between two of them reuse both folders."""
+    """Name of the build folder of a configuration. Builds that alternate between two of them reuse both folders.
+
+    Namespaces share a folder: one small file depends on them.
+    """
+    arguments = [argument for argument in arguments if not argument.startswith("-DROPE_EXT_NAMESPACE=")]
     flags = [os.environ.get(name) for name in ("CXX", "CXXFLAGS", "CUDAFLAGS", "CUDAHOSTCXX", "LDFLAGS")]
     digest = hashlib.sha256(repr((arguments, flags)).encode()).hexdigest()
     return f"cmake-{sys.implementation.cache_tag}-torch{torch_version}-{digest[:8]}"

@@ -79,7 +79,7 @@ void define_all(Definitions m) {
 // Not STABLE_TORCH_LIBRARY, which ignores torch's error and continues with an invalid handle.
 bool define_ops() {
   TorchLibraryHandle library = nullptr;  // torch keeps it as long as the process lives
-  if (aoti_torch_library_init_def("rope_ext", own_file(), 0, &library) != AOTI_TORCH_SUCCESS) {
+  if (aoti_torch_library_init_def(op_namespace(), own_file(), 0, &library) != AOTI_TORCH_SUCCESS) {
     std::fprintf(stderr, "rope_ext: %s registers nothing: another copy of it is loaded in this process\n", own_file());
     return false;
   }
@@ -99,6 +99,8 @@ const char* own_file() {
   return dladdr(reinterpret_cast<void*>(&define_ops), &info) && info.dli_fname ? info.dli_fname : "_ops.so";
 }
 
+const char* op_namespace() { return ROPE_NAMESPACE; }
+
 bool defines_ops() {
   static const bool defines = define_ops();
   return defines;
@@ -109,3 +111,5 @@ bool defines_ops() {
 }  // namespace rope
 
 bool rope_ext_defines_ops() { return rope::defines_ops(); }
+
+const char* rope_ext_namespace() { return rope::op_namespace(); }
