@@ -19,7 +19,7 @@ from ._torch.arguments import weights_of
 from ._torch.call import Op
 from ._torch.dtensor import is_dtensor
 from ._torch.errors import allocators, typed
-from ._torch.library import DEVICES, REBUILD
+from ._torch.library import DEVICES, NAMESPACE, REBUILD
 from ._torch.private import NEWEST, OLDEST, functorch_is_active, is_newer_than_tested
 from .errors import ArgumentError, ArgumentTypeError, is_of_rope_ext
 from .reference import DTYPE_NAMES
@@ -67,7 +67,7 @@ def _about_arguments(error: Exception, op: Op, arguments: Sequence[Any], x: obje
             return error_of_int
     outs = [("out", t) for t in arguments[0]] if op.at_x else []
     words = str(error)
-    if op.at_x and functorch_is_active() and "rope_ext::rotate_out" in words:
+    if op.at_x and functorch_is_active() and f"{NAMESPACE}::rotate_out" in words:
         return ArgumentError("out", "be None under a transform of torch.func", "tensors")
     tensors = [*outs, *(("x", t) for t in arguments[op.at_x])]  # out first: _about_lazy assumes that x is written
     tensors += [(name, value) for name, value in given if isinstance(value, Tensor)]
@@ -141,7 +141,7 @@ _REFUSALS: list[tuple[type[Exception], str, Callable[[str, Tensor, str], Excepti
     (NotImplementedError, "sharding strategy", _about_dtensor),
     (ValueError, "uninitialized parameter", _about_uninitialized),
     (RuntimeError, "uninitialized parameter", _about_uninitialized),
-    (NotImplementedError, "rope_ext", _about_kind),  # torch has no kernel of an op of this name
+    (NotImplementedError, NAMESPACE, _about_kind),  # torch has no kernel of an op of this name
     (RuntimeError, "API call failed", _about_kind),  # the dispatcher does not look at norm
     (RuntimeError, "saved for", _about_inference),
     (RuntimeError, "mutable TensorList", _about_lazy),

@@ -15,7 +15,7 @@ from ._torch.private import constant_in_graphs, dispatch_modes, mark_static_addr
 
 _R = TypeVar("_R")
 
-in_graphs = types.ModuleType("rope_ext.in_graphs")  # compiled graphs read its attributes, see `named`
+in_graphs = types.ModuleType(f"{__package__}.in_graphs")  # compiled graphs read its attributes, see `named`
 CPU, _META = torch.device("cpu"), torch.device("meta")  # compared: `device.type` takes six times as long
 _caches: list[Callable[[], None]] = []
 _read_by_graphs: list[object] = []  # a captured CUDA graph reads its addresses for as long as the process lives

@@ -66,7 +66,7 @@ def revolutions(inv_freq: Tensor | Revolutions, dtype: torch.dtype = torch.float
 
 turns = revolutions  # former names, for one release
 Turns = Revolutions
-torch.serialization.add_safe_globals([(Revolutions, "rope_ext.angles.Turns")])  # the name in files saved before
+torch.serialization.add_safe_globals([(Revolutions, f"{__name__}.Turns")])  # the name in files saved before
 
 
 def cos_sin(

@@ -17,6 +17,7 @@ from . import dtensor_tables, fake
 from .arguments import norm_of
 from .dtensor_groups import Call, Group
 from .dtensor_parts import local, redistributed, strides_of_like
+from .library import NAMESPACE
 from .library import torch_ops as _ops
 from .private import forward_mode_enabled, tree
 
@@ -187,10 +188,10 @@ def _register(name: str, rule: Callable[..., Any]) -> None:
             mesh = next(t.device_mesh for t in flat if isinstance(t, DTensor))
             return rule(*args) if mesh.get_coordinate() is not None else _outside(name, mesh, args)
 
-    torch.library.register_torch_dispatch(f"rope_ext::{name}", DTensor, dispatch, lib=_library)
+    torch.library.register_torch_dispatch(f"{NAMESPACE}::{name}", DTensor, dispatch, lib=_library)
 
 
-_library = torch.library.Library("rope_ext", "FRAGMENT")
+_library = torch.library.Library(NAMESPACE, "FRAGMENT")
 _RULES: dict[str, Callable[..., Any]] = {
     "rotate": _rotate,
     "rotate_": _rotate_in_place,

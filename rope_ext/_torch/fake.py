@@ -13,6 +13,7 @@ from ..errors import ArgumentError
 from ..reference import as_bshd
 from . import errors
 from .arguments import flags_of, layout_of, names_of_tables, norm_of
+from .library import NAMESPACE
 
 # The arguments after sin. Names of numbers do not matter: no error is about the device of a number.
 _NAMES = ("offset", "flags", *["number"] * 3, "positions", "offset", "cu_seqlens")
@@ -134,7 +135,7 @@ FAKES: dict[str, Callable[..., object]] = {
     "revolutions": _fake_revolutions,
 }
 for _name, _fake in FAKES.items():
-    torch.library.register_fake(f"rope_ext::{_name}", _fake)
+    torch.library.register_fake(f"{NAMESPACE}::{_name}", _fake)
 
 # A recorded rotate_ allocates a temporary for its result.
 errors.allocators.update(FAKES, rotate_=_fake_rotate)

@@ -17,6 +17,7 @@ from .derivatives import Rotate, TableGrad, record
 from .dtensor import placed_as, refuse_plain_gradients, register_rules, with_whole_heads
 from .errors import raises_typed
 from .flags import FREQUENCIES
+from .library import NAMESPACE
 from .library import torch_ops as _ops
 from .private import below_autograd, below_in_place, count_write
 from .recording import (
@@ -29,7 +30,7 @@ from .recording import (
 )
 from .writes import check_saved, check_writable
 
-_library = torch.library.Library("rope_ext", "IMPL")
+_library = torch.library.Library(NAMESPACE, "IMPL")
 
 
 # ---- Autograd ----

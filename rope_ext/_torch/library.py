@@ -12,17 +12,26 @@ PACKAGE = Path(__file__).resolve().parents[1]
 REBUILD = "pip install --no-build-isolation --no-deps --force-reinstall rope_ext"
 
 
-def _other_copy(path: Path) -> Path | None:
-    """The file that has registered the ops, unless it is `path`; None: there is none, or not by load_library."""
-    if not hasattr(torch.ops.rope_ext, "rotate"):
+def _text(library: ctypes.CDLL, name: str) -> str | None:
+    """The text that a function of a library returns; None if the library lacks the function."""
+    function = getattr(library, name, None)
+    if function is None:
         return None
+    function.restype = ctypes.c_char_p
+    text: bytes = function()
+    return text.decode()
+
+
+def _other_copy(path: Path, namespace: str) -> Path | str:
+    """The file that has registered the ops of the namespace, which `path` could not."""
     named_alike = (p for p in map(Path, torch.ops.loaded_libraries) if p.name == path.name and p.exists())
-    others = (p for p in named_alike if not p.samefile(path) and hasattr(ctypes.CDLL(str(p)), "rope_ext_cpu_isa"))
-    return next(others, None)
+    others = (p for p in named_alike if not p.samefile(path))
+    of_namespace = (p for p in others if _text(ctypes.CDLL(str(p)), "rope_ext_namespace") == namespace)
+    return next(of_namespace, "another that torch.ops.load_library does not know of")
 
 
-def _load() -> ctypes.CDLL:
-    """Register the compiled ops with torch; errors say what to do. Returns the library for ctypes."""
+def _load() -> tuple[ctypes.CDLL, str]:
+    """Register the compiled ops with torch; errors say what to do. Returns the library for ctypes and its namespace."""
     if tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 11):
         raise ImportError(f"rope_ext: torch must be at least 2.11, got {torch.__version__}: pip install 'torch>=2.11'")
     path = PACKAGE / "_ops.so"
@@ -30,11 +39,6 @@ def _load() -> ctypes.CDLL:
         package = PACKAGE / "__init__.py"
         cure = "pip install -e . in the checkout, or start Python in another folder, if rope_ext is installed"
         raise ImportError(f"rope_ext: _ops.so must lie beside {package}, got a package that was never built: {cure}")
-    once = "rope_ext: one copy of the package must be loaded in a process, got"
-    if other := _other_copy(path):
-        raise ImportError(f"{once} {path} after {other}")
-    if hasattr(torch.ops.rope_ext, "rotate_of_one"):  # vmap.py defines it
-        raise ImportError(f"{once} {path} again: what an import registers with torch stays, so it cannot be repeated")
     try:
         torch.ops.load_library(path)
         library = ctypes.CDLL(str(path))
@@ -42,14 +46,20 @@ def _load() -> ctypes.CDLL:
         raise ImportError(
             f"rope_ext: _ops.so must load in torch {torch.__version__}, got: {error}; rebuild: {REBUILD}"
         ) from error
+    namespace = _text(library, "rope_ext_namespace")
+    if namespace is None:
+        raise ImportError(f"rope_ext: _ops.so must be of this version, got an older {path}; rebuild: {REBUILD}")
+    once = "rope_ext: one copy of the package must be loaded in a process, got"
     library.rope_ext_defines_ops.restype = ctypes.c_bool
     if not library.rope_ext_defines_ops():
-        raise ImportError(f"{once} {path} after another that torch.ops.load_library does not know of")
-    return library
+        raise ImportError(f"{once} {path} after {_other_copy(path, namespace)}")
+    if hasattr(getattr(torch.ops, namespace), "rotate_of_one"):  # vmap.py defines it
+        raise ImportError(f"{once} {path} again: what an import registers with torch stays, so it cannot be repeated")
+    return library, namespace
 
 
-native = _load()
-torch_ops = torch.ops.rope_ext  # import the ops from here: then they are registered
+native, NAMESPACE = _load()
+torch_ops = getattr(torch.ops, NAMESPACE)  # import the ops from here: then they are registered
 
 
 class BuildInfo(TypedDict):
@@ -58,16 +68,6 @@ class BuildInfo(TypedDict):
     cpu_isa: str
     cuda: str | None
     cuda_architectures: list[str]
-
-
-def _text(name: str) -> str | None:
-    """The text that a function of the library returns; None if the build lacks the function."""
-    function = getattr(native, name, None)
-    if function is None:
-        return None
-    function.restype = ctypes.c_char_p
-    text: bytes = function()
-    return text.decode()
 
 
 def build_info() -> BuildInfo:
@@ -81,9 +81,9 @@ def build_info() -> BuildInfo:
     return {
         "version": __version__,
         "torch": torch.__version__,
-        "cpu_isa": _text("rope_ext_cpu_isa") or "",
-        "cuda": _text("rope_ext_cuda_version"),
-        "cuda_architectures": (_text("rope_ext_cuda_architectures") or "").split(),
+        "cpu_isa": _text(native, "rope_ext_cpu_isa") or "",
+        "cuda": _text(native, "rope_ext_cuda_version"),
+        "cuda_architectures": (_text(native, "rope_ext_cuda_architectures") or "").split(),
     }
 
 

@@ -7,7 +7,7 @@ its purpose, and the releases that were tested.
 rope_ext relies on behaviours that have no name, too:
 * Python kernels can be registered at the dispatch keys Autograd, ADInplaceOrView, Python, Batched (the vmap of
   is_grads_batched) and CompositeExplicitAutograd.
-* Overloads are tried in the order of their definition: a call of `torch.ops.rope_ext.rotate` means the default one.
+* Overloads are tried in the order of their definition: a call of `torch_ops.rotate` (library.py) means the default one.
 * A Python kernel at a dispatch key can call the op again below that key (kernels.py).
 * In csrc/bindings, beside the C shims of the stable ABI: torch::stable::detail (StableLibrary, to, from), that
   aoti_torch_library_init_def fails for a namespace that is defined already, and two functions looked up by name:

@@ -13,13 +13,14 @@ from torch.compiler import is_compiling
 from .. import _reference_angles
 from .arguments import ORDINARY_TYPES
 from .errors import raises_typed, typed
+from .library import NAMESPACE
 from .library import torch_ops as _ops
 from .private import below_autograd, dispatch_modes, forward_ad, function_of, functorch_is_active, is_tracing
 from .recording import have_tangents, needs_derivative
 
 _HighLow = tuple[Tensor, Tensor]
 
-_library = torch.library.Library("rope_ext", "IMPL")
+_library = torch.library.Library(NAMESPACE, "IMPL")
 # For by_op alone, which calls it outside modes: it has no fake kernel.
 _unrecorded: Callable[[Tensor, bool], _HighLow] = function_of(_ops.revolutions.unrecorded)
 

@@ -9,10 +9,11 @@ from torch import Tensor
 from ..errors import ArgumentError
 from .arguments import LOOKUP_END, eps_of, flags_of, layout_of, norm_of
 from .flags import FREQUENCIES
+from .library import NAMESPACE
 from .library import torch_ops as _ops
 from .private import schema_of, tree
 
-_library = torch.library.Library("rope_ext", "IMPL")
+_library = torch.library.Library(NAMESPACE, "IMPL")
 
 
 def _vmap_by_loop(op: Callable[..., Any], writes: bool = False) -> Callable[..., tuple[Any, Any]]:
@@ -65,26 +66,21 @@ def _rotate_vmap(
     return y, [heads] * len(y)
 
 
-torch.library.register_vmap("rope_ext::rotate", _rotate_vmap, lib=_library)
-torch.library.register_vmap("rope_ext::rotate_", _vmap_by_loop(_ops.rotate_, writes=True), lib=_library)
-torch.library.register_vmap("rope_ext::check", _vmap_by_loop(_ops.check), lib=_library)
-torch.library.register_vmap("rope_ext::check_in_place", _vmap_by_loop(_ops.check_in_place), lib=_library)
-torch.library.register_vmap("rope_ext::norm_rotate", _vmap_by_loop(_ops.norm_rotate), lib=_library)
-torch.library.register_vmap("rope_ext::norm_grad", _vmap_by_loop(_ops.norm_grad), lib=_library)
-torch.library.register_vmap("rope_ext::table_grad", _vmap_by_loop(_ops.table_grad), lib=_library)
-torch.library.register_vmap("rope_ext::cos_sin", _vmap_by_loop(_ops.cos_sin), lib=_library)
-torch.library.register_vmap("rope_ext::table_rows", _vmap_by_loop(_ops.table_rows), lib=_library)
-torch.library.register_vmap("rope_ext::revolutions", _vmap_by_loop(_ops.revolutions), lib=_library)
+_UNFOLDED = "check", "check_in_place", "norm_rotate", "norm_grad", "table_grad", "cos_sin", "table_rows", "revolutions"
+_RULES = {name: _vmap_by_loop(getattr(_ops, name)) for name in _UNFOLDED}
+_RULES |= {"rotate": _rotate_vmap, "rotate_": _vmap_by_loop(_ops.rotate_, writes=True)}
+for _name, _rule in _RULES.items():
+    torch.library.register_vmap(f"{NAMESPACE}::{_name}", _rule, lib=_library)
 
 
 # is_grads_batched, and so gradcheck's check_batched_grad, uses an older vmap. Its only rule, a loop, cannot take lists
 # of tensors apart. So each op that takes a list has a twin that takes one tensor, for the loop.
 
-_twins = torch.library.Library("rope_ext", "FRAGMENT")
+_twins = torch.library.Library(NAMESPACE, "FRAGMENT")
 
 
 def _define_twin(name: str, kernel: Callable[..., Any]) -> Callable[..., Any]:
-    schema = str(schema_of(getattr(_ops, name).default)).removeprefix("rope_ext::").replace("Tensor[]", "Tensor")
+    schema = str(schema_of(getattr(_ops, name).default)).removeprefix(f"{NAMESPACE}::").replace("Tensor[]", "Tensor")
     _twins.define(schema.replace(name, name + "_of_one", 1))
     _twins.impl(name + "_of_one", kernel, "CompositeExplicitAutograd")
     twin: Callable[..., Any] = getattr(_ops, name + "_of_one").default

@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 ATOMS = (str, bytes, int, float, type(None))  # what vocabularies and sizes consist of
-OUTSIDE = {"torch", "rope_ext", *sys.stdlib_module_names} - {"__main__"}  # packages whose code is not read
+_OWN = __name__.partition(".")[0]  # a hub kernel is imported under a name of its own
+OUTSIDE = {"torch", _OWN, *sys.stdlib_module_names} - {"__main__"}  # packages whose code is not read
 CONTAINERS = (list, tuple, set, frozenset, collections.deque, dict)
 ITEMS = 1000  # most items that are inspected in the containers of an attribute or a global
 UNREAD = object()  # stands for parts that were not inspected
