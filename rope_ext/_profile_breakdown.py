@@ -9,14 +9,13 @@ from typing import Any, TypeAlias
 
 import torch
 
-import rope_ext
-
 from ._profile_case import Case, Inputs
 from ._profile_clock import Step, samples_of, seconds_of_host, seconds_on_cpu
 from ._torch.arguments import PLAIN
 from ._torch.flags import INTERLEAVED
 from ._torch.library import torch_ops
 from ._torch.private import below_autograd, function_of
+from .ops import apply, apply_
 from .reference import LAYOUTS
 
 Times: TypeAlias = Mapping[str, float]  # seconds of each step of `_steps`
@@ -139,10 +138,10 @@ def _steps(case: Case) -> dict[str, _Step]:
     nothing_of_all = function_of(torch_ops.nothing.unrecorded)
     check = function_of(torch_ops.check_in_place.default)
     steps = {
-        "apply": _Step(lambda: rope_ext.apply(x, **options)),
-        "apply out=": _Step(lambda: rope_ext.apply(x, **options, out=out)),
-        "apply_": _Step(lambda: rope_ext.apply_(own, **options)),
-        "recorded apply": _Step(lambda: rope_ext.apply(inputs.leaves, **options)),
+        "apply": _Step(lambda: apply(x, **options)),
+        "apply out=": _Step(lambda: apply(x, **options, out=out)),
+        "apply_": _Step(lambda: apply_(own, **options)),
+        "recorded apply": _Step(lambda: apply(inputs.leaves, **options)),
         "forward+backward": _Step(inputs.forward_backward),
         "rotate": _Step(lambda: rotate(x, *ready)),
         "rotate_out": _Step(lambda: rotate_out(out, x, *ready)),

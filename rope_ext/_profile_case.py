@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 
-import rope_ext
-
 from ._shown import name_of, shown
 from .errors import ArgumentError, ArgumentTypeError
+from .ops import apply
+from .qkv import apply_qkv
 from .reference import DTYPES, LAYOUTS, Layout
+from .rotary import RotaryEmbedding
 
 DTYPES_BY_NAME = {name_of(dtype): dtype for dtype in DTYPES}
 
@@ -81,7 +82,7 @@ class Inputs:
         self.leaves = [t.detach().requires_grad_() for t in self.x]
         # own is rotated in place, on and on, which keeps the norm.
         self.grads, self.own, self.out = ([t.clone() for t in self.x] for _ in range(3))
-        rope = rope_ext.RotaryEmbedding(case.head_dim, base=500_000.0, rotary_dim=case.rotary_dim)
+        rope = RotaryEmbedding(case.head_dim, base=500_000.0, rotary_dim=case.rotary_dim)
         self.rotary_dim = rope.rotary_dim
         table_dtype = torch.float64 if case.dtype == torch.float64 else torch.float32
         cos, sin = rope.tables(case.seqlen, dtype=table_dtype, device=case.device)
@@ -96,7 +97,7 @@ class Inputs:
     def forward_backward(self) -> tuple[torch.Tensor, ...]:
         """The gradients are given: nothing is accumulated, no loss is computed."""
         options, weights = self._with_leaves()
-        return torch.autograd.grad(rope_ext.apply(self.leaves, **options), [*self.leaves, *weights], self.grads)
+        return torch.autograd.grad(apply(self.leaves, **options), [*self.leaves, *weights], self.grads)
 
     def _with_leaves(self) -> tuple[dict[str, Any], list[torch.Tensor]]:
         """The options with weights that require grad, and these."""
@@ -118,7 +119,7 @@ class PackedInputs(Inputs):
 
     def forward_backward(self) -> tuple[torch.Tensor, ...]:
         options, weights = self._with_leaves()
-        return torch.autograd.grad(rope_ext.apply_qkv(self.leaf, **options), [self.leaf, *weights], self.grads)
+        return torch.autograd.grad(apply_qkv(self.leaf, **options), [self.leaf, *weights], self.grads)
 
 
 def check(

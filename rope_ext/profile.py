@@ -19,13 +19,15 @@ from typing import Any
 
 import torch
 
-import rope_ext
-
 from ._profile_breakdown import Breakdown, measured
 from ._profile_case import DTYPES_BY_NAME, Case, Inputs, PackedInputs, check, check_file, check_names
 from ._profile_clock import Step, samples_of, seconds_on_cpu, seconds_on_cuda
 from ._profile_command import about_option, parser_of_command, sentence_of
+from ._torch.library import build_info
+from ._version import __version__
 from .errors import ArgumentError, ArgumentTypeError
+from .ops import apply, apply_
+from .qkv import apply_qkv, apply_qkv_
 
 
 @dataclass(frozen=True)
@@ -137,9 +139,9 @@ def _calls(case: Case) -> dict[str, tuple[int, Step]]:
     in_place = once // case.head_dim * (case.head_dim if case.norm else inputs.rotary_dim)  # others are not touched
     return {
         "copy_": (once, lambda: [y.copy_(t) for y, t in zip(out, x)]),
-        "apply": (once, lambda: rope_ext.apply(x, **options)),
-        "apply out=": (once, lambda: rope_ext.apply(x, **options, out=out)),
-        "apply_": (in_place, lambda: rope_ext.apply_(own, **options)),
+        "apply": (once, lambda: apply(x, **options)),
+        "apply out=": (once, lambda: apply(x, **options, out=out)),
+        "apply_": (in_place, lambda: apply_(own, **options)),
         "forward+backward": (2 * once, inputs.forward_backward),
     }
 
@@ -152,21 +154,21 @@ def _packed_calls(case: Case) -> dict[str, tuple[int, Step]]:
     in_place = rotated // case.head_dim * (case.head_dim if case.norm else inputs.rotary_dim)
     return {
         "copy_": (once, lambda: [copied.copy_(qkv)]),
-        "apply_qkv": (rotated, lambda: rope_ext.apply_qkv(qkv, **options)),
-        "apply_qkv_": (in_place, lambda: rope_ext.apply_qkv_(own, **options)),
+        "apply_qkv": (rotated, lambda: apply_qkv(qkv, **options)),
+        "apply_qkv_": (in_place, lambda: apply_qkv_(own, **options)),
         "forward+backward": (rotated + once, inputs.forward_backward),
     }
 
 
 def _machine(on_cpu: bool) -> str:
-    versions = f"rope_ext {rope_ext.__version__}, torch {torch.__version__}"
+    versions = f"rope_ext {__version__}, torch {torch.__version__}"
     if not on_cpu:
         major, minor = torch.cuda.get_device_capability()
         return f"{versions}, {torch.cuda.get_device_name()}, compute capability {major}.{minor}"
     cpuinfo = Path("/proc/cpuinfo")
     models = re.findall(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.exists() else []
     model = models[0] if models else platform.processor() or platform.machine()
-    isa = rope_ext.build_info()["cpu_isa"]
+    isa = build_info()["cpu_isa"]
     return f"{versions}, {model}, instruction set {isa}, threads {torch.get_num_threads()}"
 
 
