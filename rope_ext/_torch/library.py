@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).resolve().parents[1]
 REBUILD = "pip install --no-build-isolation --no-deps --force-reinstall rope_ext"
 
 
-def _text(library: ctypes.CDLL, name: str) -> str | None:
+def exported_text(library: ctypes.CDLL, name: str) -> str | None:
     """The text that a function of a library returns; None if the library lacks the function."""
     function = getattr(library, name, None)
     if function is None:
@@ -26,7 +26,7 @@ def _other_copy(path: Path, namespace: str) -> Path | str:
     """The file that has registered the ops of the namespace, which `path` could not."""
     named_alike = (p for p in map(Path, torch.ops.loaded_libraries) if p.name == path.name and p.exists())
     others = (p for p in named_alike if not p.samefile(path))
-    of_namespace = (p for p in others if _text(ctypes.CDLL(str(p)), "rope_ext_namespace") == namespace)
+    of_namespace = (p for p in others if exported_text(ctypes.CDLL(str(p)), "rope_ext_namespace") == namespace)
     return next(of_namespace, "another that torch.ops.load_library does not know of")
 
 
@@ -46,7 +46,7 @@ def _load() -> tuple[ctypes.CDLL, str]:
         raise ImportError(
             f"rope_ext: _ops.so must load in torch {torch.__version__}, got: {error}; rebuild: {REBUILD}"
         ) from error
-    namespace = _text(library, "rope_ext_namespace")
+    namespace = exported_text(library, "rope_ext_namespace")
     if namespace is None:
         raise ImportError(f"rope_ext: _ops.so must be of this version, got an older {path}; rebuild: {REBUILD}")
     once = "rope_ext: one copy of the package must be loaded in a process, got"
@@ -81,9 +81,9 @@ def build_info() -> BuildInfo:
     return {
         "version": __version__,
         "torch": torch.__version__,
-        "cpu_isa": _text(native, "rope_ext_cpu_isa") or "",
-        "cuda": _text(native, "rope_ext_cuda_version"),
-        "cuda_architectures": (_text(native, "rope_ext_cuda_architectures") or "").split(),
+        "cpu_isa": exported_text(native, "rope_ext_cpu_isa") or "",
+        "cuda": exported_text(native, "rope_ext_cuda_version"),
+        "cuda_architectures": (exported_text(native, "rope_ext_cuda_architectures") or "").split(),
     }
 
 

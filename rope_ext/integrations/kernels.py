@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from .._numbers import rounding as check_rounding
-from .._torch.library import build_info
+from .._torch.library import NAMESPACE, build_info
 from .._torch.private import constant_in_graphs
 from ..reference import ROUNDINGS, Rounding
 from ._candidate import Candidate
@@ -78,35 +78,42 @@ class Repository:
 
 
 class RotaryEager(nn.Module):
+    """The layer with rounding="eager", as in `rope_ext.patch`."""
+
     can_torch_compile = True
     has_backward = True
 
     def forward(self, q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 1) -> Any:
-        kind: Any = type(self)
-        _recognise(kind)
-        return kind._rope_ext_eager(q, k, cos, sin, unsqueeze_dim)
+        return _runs(type(self), "eager")(q, k, cos, sin, unsqueeze_dim)
 
 
 class RotaryOnce(nn.Module):
+    """The layer with rounding="once", as in `rope_ext.patch`."""
+
     can_torch_compile = True
     has_backward = True
 
     def forward(self, q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 1) -> Any:
-        kind: Any = type(self)
-        _recognise(kind)
-        return kind._rope_ext_once(q, k, cos, sin, unsqueeze_dim)
+        return _runs(type(self), "once")(q, k, cos, sin, unsqueeze_dim)
 
 
 _LAYERS: dict[Rounding, type[nn.Module]] = {"eager": RotaryEager, "once": RotaryOnce}
+# Where a class keeps what runs in place of its function. Other copies of rope_ext keep theirs under other names.
+_PLACES: dict[Rounding, str] = {rounding: f"_{NAMESPACE}_{rounding}" for rounding in ROUNDINGS}
+
+
+def _runs(kind: Any, rounding: Rounding) -> Any:
+    _recognise(kind)
+    return getattr(kind, _PLACES[rounding])
 
 
 @constant_in_graphs  # runs while a graph is made, and is no part of it
 def _recognise(kind: Any) -> None:
     """Gives a class that `use_kernel_forward_from_hub` made what runs in place of its function, for each rounding."""
-    function = None if hasattr(kind, f"_rope_ext_{ROUNDINGS[-1]}") else function_of(kind())
+    function = None if hasattr(kind, _PLACES[ROUNDINGS[-1]]) else function_of(kind())
     if function is not None:
         candidate = Candidate(function.__name__, function, function, fingerprint(function))
         for rounding in ROUNDINGS:
             _, dialect, _ = verdict(candidate, rounding)
             runs = replacement_of(function, dialect, rounding) if dialect else function
-            setattr(kind, f"_rope_ext_{rounding}", staticmethod(runs))
+            setattr(kind, _PLACES[rounding], staticmethod(runs))
