@@ -45,8 +45,12 @@ def built():
     torch.manual_seed(0)
     return transformers.LlamaForCausalLM(config).to(torch.bfloat16)
 
-def trained(model, compiled=None):
-    call = model if compiled is None else compiled
+def backend(module, inputs):
+    called.update(node.target.namespace for node in module.graph.nodes if hasattr(node.target, "namespace"))
+    return torch._dynamo.lookup_backend("aot_eager")(module, inputs)
+
+def trained(model, is_compiled=False):
+    call = torch.compile(model, fullgraph=True, backend=backend) if is_compiled else model
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     losses = []
     for _ in range(5):
@@ -70,10 +74,14 @@ def namespaces(model):
     called.clear()
     with Ops():
         model(ids)
-    return {name for name in called if "rope_ext" in name}
+    return of_rope_ext(called)
+
+def of_rope_ext(names):
+    return {name for name in names if "rope_ext" in name}
 
 called = set()
-expected = trained(built())
+expected, expected_compiled = trained(built()), trained(built(), is_compiled=True)
+torch.compiler.reset()
 assert namespaces(built()) == set()
 eager = built()(ids).logits
 
@@ -86,8 +94,10 @@ for mode in Mode.INFERENCE, Mode.TRAINING, Mode.INFERENCE | Mode.TORCH_COMPILE, 
     if Mode.TRAINING in mode:
         assert_same_bits(trained(model), expected)
 
+called.clear()
 model = kernelize(built(), mode=mode, device="cpu")
-assert_same_bits(trained(model, torch.compile(model, fullgraph=True, backend="aot_eager")), expected)
+assert_same_bits(trained(model, is_compiled=True), expected_compiled)
+assert of_rope_ext(called) == {NAMESPACE}
 
 kernel = get_local_kernel(FOLDER)
 assert kernel.__name__ == NAMESPACE and "rope_ext" not in sys.modules
