@@ -16,7 +16,6 @@ import rope_ext
 from rope_ext import _table_widths
 from rope_ext._debug_modes import checked
 from rope_ext._torch.library import native
-from tests import namespaces
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 BITS = {torch.float64: torch.int64, torch.float32: torch.int32, torch.bfloat16: torch.int16, torch.float16: torch.int16}
@@ -97,6 +96,8 @@ def use_kernels():
 @pytest.fixture(scope="session")
 def other_library(tmp_path_factory):
     """_ops.so with its ops in namespaces.NAMESPACE."""
+    from tests import namespaces  # here, because tests on a GPU have no tools
+
     return namespaces.other_library(tmp_path_factory.mktemp("other_library"))
 
 
