@@ -340,9 +340,8 @@ def call_op(arguments: tuple[Any, ...], x: Any, out: Any, by: Callable[[Op, Sequ
 
 
 def _in_graph(op: Op, arguments: tuple[Any, ...]) -> Any:
-    """The call in a graph that torch.compile traces."""
     register_rules()  # in inference mode no kernel of kernels.py would
-    return op.recorded(*arguments)
+    return call.in_graph(op, arguments)
 
 
 def _call_packed(arguments: tuple[Any, ...], x: Any, out: Packed) -> Any:

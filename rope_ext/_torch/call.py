@@ -8,9 +8,10 @@ from torch.compiler import is_compiling
 
 from .arguments import PLAIN, POSITIONS, norm_of, transposed_flags
 from .derivatives import Function, on_subset
+from .dtensor import is_dtensor
 from .errors import raises_typed
 from .library import torch_ops as _ops
-from .private import count_write, forward_ad, function_of, functorch_is_active, is_tracing
+from .private import count_write, forward_ad, function_of, functorch_is_active, is_exporting, is_tracing
 from .recording import is_ordinary, positions_require_grad, tables_need_derivative
 from .writes import check_captured, check_saved, check_writable
 
@@ -88,11 +89,27 @@ def _traced(op: Op, arguments: Sequence[Any]) -> Any:
     Always the recorded op, since torch compares the trace with one made in no_grad mode. Never an op that writes into a
     list of tensors: the graph optimiser takes it for dead code.
     """
-    if not op.writes:
-        return op.recorded(*arguments)
+    return _rotated_and_copied(op, arguments) if op.writes else op.recorded(*arguments)
+
+
+def _rotated_and_copied(op: Op, arguments: Sequence[Any]) -> None:
     for t, y in zip(arguments[0], ROTATE.recorded(*arguments[op.at_x :])):
         t.copy_(y)
-    return None
+
+
+def in_graph(op: Op, arguments: Sequence[Any]) -> Any:
+    """The call in a graph that torch.compile or torch.export traces.
+
+    torch.export would wrap an op that writes in `auto_functionalized_v2`, which no table of decompositions reaches. So
+    its programs get a rotation and a copy, unless the op must refuse the tensors.
+    """
+    if op.writes and is_exporting():
+        written, x = arguments[0], arguments[op.at_x]
+        is_pair = len(written) == len(x) and all(t.shape == y.shape and t.dtype == y.dtype for t, y in zip(written, x))
+        is_twice = any(t is other for i, t in enumerate(written) for other in written[:i])
+        if is_pair and not is_twice and not any(map(is_dtensor, written)):
+            return _rotated_and_copied(op, arguments)
+    return op.recorded(*arguments)
 
 
 class RotateX(Function):

@@ -179,6 +179,12 @@ def constant_in_graphs(function: _F) -> _F:
     return function
 
 
+@constant_in_graphs  # torch 2.11 lets dynamo take it for True in graphs of torch.compile too
+def is_exporting() -> bool:
+    """Whether torch.export traces."""
+    return torch.compiler.is_exporting()
+
+
 def has_static_value(value: int | torch.SymInt | None) -> bool:
     """Whether value is a number of Python, or None, and not a symbol of a graph.
 
