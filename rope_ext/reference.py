@@ -92,7 +92,7 @@ def apply(
             rows = table_rows(x4.shape[0], x4.shape[1], positions, offset, cu_seqlens, cos.device)
             cos4, sin4 = _looked_up(cos4, rows), _looked_up(sin4, rows)
         else:
-            cos4, sin4 = _tables_bshd(cos4, layout), _tables_bshd(sin4, layout)
+            cos4, sin4 = tables_bshd(cos4, layout), tables_bshd(sin4, layout)
         rounds_products = rounding == "eager" and (cos.dtype == t.dtype or transposed)
         middle = rotate(
             n4[..., rotary_offset:end].to(arithmetic),
@@ -141,13 +141,13 @@ def rotate(
     out_interleaved = interleaved if out_interleaved is None else out_interleaved
     in_tables = interleaved if transposed else out_interleaved
     per_channel = cos.shape[-1] == x.shape[-1]
-    x1, x2 = _split(x, interleaved)
-    cos1, cos2 = _split(cos, in_tables) if per_channel else (cos, cos)
-    sin1, sin2 = _split(sin, in_tables) if per_channel else (sin, sin)
+    x1, x2 = split(x, interleaved)
+    cos1, cos2 = split(cos, in_tables) if per_channel else (cos, cos)
+    sin1, sin2 = split(sin, in_tables) if per_channel else (sin, sin)
     if transposed:
         sin1, sin2 = -sin2, -sin1
     x1_cos, x2_sin, x2_cos, x1_sin = (p.to(products).to(x.dtype) for p in (x1 * cos1, x2 * sin1, x2 * cos2, x1 * sin2))
-    return _join(x1_cos - x2_sin, x2_cos + x1_sin, out_interleaved)
+    return join(x1_cos - x2_sin, x2_cos + x1_sin, out_interleaved)
 
 
 def table_rows(
@@ -184,12 +184,12 @@ def _looked_up(table: Tensor, rows: Tensor) -> Tensor:
     return table.index_select(0, rows.clamp(min=0).flatten()).reshape(*rows.shape, 1, table.shape[-1])
 
 
-def _split(t: Tensor, interleaved: bool) -> tuple[Tensor, Tensor]:
+def split(t: Tensor, interleaved: bool) -> tuple[Tensor, Tensor]:
     first, second = (t[..., 0::2], t[..., 1::2]) if interleaved else t.chunk(2, dim=-1)
     return first, second
 
 
-def _join(first: Tensor, second: Tensor, interleaved: bool) -> Tensor:
+def join(first: Tensor, second: Tensor, interleaved: bool) -> Tensor:
     return torch.stack((first, second), dim=-1).flatten(-2) if interleaved else torch.cat((first, second), dim=-1)
 
 
@@ -201,6 +201,6 @@ def from_bshd(x: Tensor, layout: Layout) -> Tensor:
     return x.squeeze(0) if len(layout) == 3 else x.permute(*("bshd".index(axis) for axis in layout))
 
 
-def _tables_bshd(table: Tensor, layout: Layout) -> Tensor:
+def tables_bshd(table: Tensor, layout: Layout) -> Tensor:
     """Per-token tables as (batch or 1, seqlen, heads or 1, width)."""
     return table.unsqueeze(2) if table.dim() == 3 else table if len(layout) == 3 else as_bshd(table, layout)

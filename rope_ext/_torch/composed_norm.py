@@ -4,7 +4,7 @@ For derivatives of tables, frequencies and positions, for those of a higher orde
 results have the bits of the fused ops.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -36,10 +36,26 @@ def rotate(x: Sequence[Tensor], cos: Tensor, sin: Tensor, rest: Rest) -> list[Te
     ]
 
 
+def _sum(of_heads: Tensor) -> Tensor:
+    """The gradient of a weight, of those that each head (batch, seqlen, heads, head_dim) has."""
+    if is_dtensor(of_heads):  # Partial sums: the tree of sums would gather the heads of all ranks
+        return of_heads.sum((0, 1, 2))
+    return _reference_norm.sum_of_rows(of_heads.flatten(0, 1))
+
+
 def gradients(
-    input: Sequence[Tensor], wanted: int, grad: Sequence[Tensor], cos: Tensor, sin: Tensor, rest: Rest
+    input: Sequence[Tensor],
+    wanted: int,
+    grad: Sequence[Tensor],
+    cos: Tensor,
+    sin: Tensor,
+    rest: Rest,
+    sum_of: Callable[[Tensor], Tensor] = _sum,
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """What the op `norm_grad` returns. 1 / rms is made of input again, on which it depends."""
+    """What the op `norm_grad` returns. 1 / rms is made of input again, on which it depends.
+
+    sum_of: makes the gradient of a weight of those that each head has.
+    """
     layout, eps = layout_of(flags_of(rest)), eps_of(rest)
     dtype = grad[0].dtype
     input, grad = ([with_whole_heads(t) for t in tensors] for tensors in (input, grad))
@@ -47,25 +63,18 @@ def gradients(
     rotated = _rotated(wide, cos, sin, rest, wide[0].dtype)
     grad_x, grad_weight = [], []
     for i, (x, g, weight) in enumerate(zip(input, rotated, norm_of(rest))):
-        to_x, to_weight = g, g.new_empty(0)
+        to_x, to_weight = g, _wide(g.new_empty(0))
         if weight is not None:
             weight = beside(weight, x, "norm")
             x4 = as_bshd(_where_in_sequences(_wide(x), 1, rest), layout)
             g4 = as_bshd(_where_in_sequences(_wide(g), 0, rest), layout)
             to_x, of_heads = _reference_norm.head_gradients(x4, weight, eps, g4)
             to_x = from_bshd(to_x, layout)
-            to_weight = _sum(of_heads)
+            to_weight = sum_of(of_heads)
         to_x = _where_in_sequences(to_x.to(dtype), grad[i], rest)
         grad_x.append(to_x if wanted >> i & 1 else to_x.new_empty(0))
         grad_weight.append(to_weight if wanted >> (8 + i) & 1 else to_weight.new_empty(0))
     return grad_x, grad_weight
-
-
-def _sum(of_heads: Tensor) -> Tensor:
-    """The gradient of a weight, of those that each head (batch, seqlen, heads, head_dim) has."""
-    if is_dtensor(of_heads):  # Partial sums: the tree of sums would gather the heads of all ranks
-        return of_heads.sum((0, 1, 2))
-    return _reference_norm.sum_of_rows(of_heads.flatten(0, 1))
 
 
 def _rotated(x: Sequence[Tensor], cos: Tensor, sin: Tensor, rest: Rest, dtype: torch.dtype) -> list[Tensor]:

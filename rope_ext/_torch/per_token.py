@@ -13,10 +13,10 @@ from .arguments import Lookup, Scalars, layout_of, split
 from .dtensor import beside, is_dtensor
 from .flags import ROUND_PRODUCTS
 from .library import torch_ops as _ops
-from .private import below_autograd
+from .private import below_autograd, dispatch_modes
 from .recording import tables_need_derivative
 
-_NOT_ROTATED, _OUTSIDE = -1, -2  # rows of table_rows (csrc/core/positions.h)
+NOT_ROTATED, OUTSIDE = -1, -2  # rows of table_rows (csrc/core/positions.h)
 
 
 class PerToken(NamedTuple):
@@ -25,8 +25,13 @@ class PerToken(NamedTuple):
     rotated: Tensor | None  # (tokens, 1, 1): which tokens rotate; None: all
 
 
-def looked_up(x: list[Tensor], cos: Tensor, sin: Tensor, scalars: Scalars, lookup: Lookup) -> PerToken:
-    """The rows of tables that tokens look up by position."""
+def looked_up(
+    x: list[Tensor], cos: Tensor, sin: Tensor, scalars: Scalars, lookup: Lookup, *, nan_outside: bool = False
+) -> PerToken:
+    """The rows of tables that tokens look up by position.
+
+    nan_outside: rows may lie outside the table on a CPU too, as in a graph that another engine runs; they are NaN.
+    """
     rows = _ops.table_rows(x, cos, sin, *scalars, *lookup)
     dtype = cos.dtype
     if dtype in (torch.bfloat16, torch.float16):
@@ -38,11 +43,11 @@ def looked_up(x: list[Tensor], cos: Tensor, sin: Tensor, scalars: Scalars, looku
     if scalars.flags & ROUND_PRODUCTS:  # whether products are rounded depends on the dtype of the tables
         cos, sin = cos.to(dtype), sin.to(dtype)
     rows = rows.unsqueeze(-1)
-    if cos.device.type != "cpu":
-        cos, sin = (torch.where(rows == _OUTSIDE, torch.nan, t) for t in (cos, sin))
+    if nan_outside or cos.device.type != "cpu" or dispatch_modes():
+        cos, sin = (torch.where(rows == OUTSIDE, torch.nan, t) for t in (cos, sin))
     if lookup.cu_seqlens is None:
         return PerToken(cos, sin, None)
-    rotated = rows != _NOT_ROTATED
+    rotated = rows != NOT_ROTATED
     cos, sin = torch.where(rotated, cos, 1), torch.where(rotated, sin, 0)
     return PerToken(cos, sin, rotated.reshape(-1, 1, 1))  # cu_seqlens implies the layout "thd"
 

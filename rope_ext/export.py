@@ -1,0 +1,28 @@
+"""rope_ext in programs of torch.export that run without rope_ext.
+
+    program = torch.export.export(model, (x,))
+    table = torch.export.default_decompositions() | rope_ext.export.decompositions()
+    program = program.run_decompositions(table)       # no op of rope_ext is left
+
+For ONNX: rope_ext.onnx.
+"""
+
+from ._torch.decompositions import FUNCTIONS
+from ._torch.overloads import ByOverload, for_all_overloads
+
+__all__ = ["decompositions"]
+
+
+def decompositions() -> ByOverload:
+    """Every op of rope_ext as a function of PyTorch's own ops, for `ExportedProgram.run_decompositions`.
+
+    A dictionary of the caller's own: it is registered nowhere, and programs that do not ask for it keep the ops.
+    Any sizes of the program may be dynamic. Results have the strides that the ops give them.
+
+    Values, where the engine rounds each operation as PyTorch does: the rotation by tables, norm and
+    `angles.revolutions` have the bits of the ops. cos and sin of inv_freq are computed in float64 and rounded once:
+    1.5e-7 from those of the ops up to position 2^29, and the angle times 2^-52 more beyond (4e-15 for float64 x).
+    Gradients of tables and of norm add up in the order of the engine.
+    A position outside the table, which `apply` refuses on a CPU, gives NaN in the rotated channels of its token.
+    """
+    return for_all_overloads(FUNCTIONS)

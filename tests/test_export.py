@@ -1,0 +1,176 @@
+"""rope_ext.export: programs of torch.export in PyTorch's own ops, with the numbers of the ops.
+
+Bounds, where the bits are not those of the op: cos and sin of inv_freq differ by 1.5e-7 (4e-15 in float64), so results
+do by 1.5e-7 (|x1| + |x2|) and a rounding; sums of gradients have another order.
+"""
+
+import pytest
+import torch
+from torch.export import Dim
+
+import rope_ext
+from rope_ext._torch import flags
+from rope_ext._torch.library import torch_ops
+from rope_ext.reference import LAYOUTS
+from tests.conftest import DTYPES, assert_same_bits, in_memory, random, random_integers
+from tests.deployed_forms import FORMS, AllForms, inputs
+from tests.pairwise import pairwise
+
+pytestmark = pytest.mark.devices("cpu")
+DYNAMIC = {0: Dim("batch", min=2, max=8), 1: Dim("seqlen", min=5, max=64)}
+
+
+def angle_bound(form):
+    """How far a result may be from that of the op, for |x1|, |x2| of 1 together: the table and a rounding."""
+    if not any(word in form for word in ("inv_freq", "rope.apply", "attention_scaling")) or "hf" in form:
+        return 0
+    return 4.2e-15 if "float64" in form else 2.7e-7
+
+
+def table():
+    return torch.export.default_decompositions() | rope_ext.export.decompositions()
+
+
+def strides(t):
+    return [stride for stride, size in zip(t.stride(), t.shape) if size > 1]  # others mean nothing
+
+
+def ops_of(program):
+    """The ops of rope_ext, and the wrappers of ops that write."""
+    names = {str(node.target) for node in program.graph.nodes}
+    return {name for name in names if name.startswith("rope_ext.") or "auto_functionalized" in name}
+
+
+def test_every_op_and_overload_is_decomposed():
+    prefix = torch_ops.name + "::"
+    schemas = {str(s).partition("(")[0] for s in torch._C._jit_get_all_schemas() if s.name.startswith(prefix)}
+    assert {str(overload.name()) for overload in rope_ext.export.decompositions()} == schemas
+
+
+# ---- the functions themselves, bit for bit ----
+
+PARAMETERS = {
+    "dtype": DTYPES,
+    "layout": LAYOUTS,
+    "channels": [(16, None, 0), (16, 8, 0), (16, 8, 4), (12, 12, 0), (20, 6, 14)],
+    "heads": [(1,), (4, 2), (3, 3, 1)],
+    "tables": ["pairs", "channels", "tokens", "heads", "x"],
+    "lookup": ["rows", "positions", "offsets", "cu_seqlens"],
+    "order": ["contiguous", "transposed", "sliced", "last stride 2"],
+    "interleaved": [False, True],
+    "moved": [False, True],
+    "way": ["forward", "inverse", "transposed"],
+    "eager": [False, True],
+    "norm": ["none", "all", "first"],
+    "form": ["new", "out", "in place"],
+}
+
+
+def arguments_of(case):
+    """x, and what follows it in a call of the op."""
+    layout, dtype, (head_dim, rotary_dim, rotary_offset) = case["layout"], case["dtype"], case["channels"]
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    sizes = {"b": 2, "s": 5, "t": 5}
+    per_head = case["tables"] == "heads"
+    heads = (2, 2) if per_head else case["heads"]
+    x = [
+        in_memory(random([{**sizes, "h": n, "d": head_dim}[axis] for axis in layout], dtype, i), case["order"])
+        for i, n in enumerate(heads)
+    ]
+    pairs = (head_dim - rotary_offset if rotary_dim is None else rotary_dim) // 2
+    batch = 2 if "b" in layout else 1
+    shape = {
+        "pairs": (9, pairs),
+        "channels": (9, 2 * pairs),
+        "tokens": (batch, 5, pairs),
+        "heads": [{"b": batch, "s": 5, "t": 5, "h": 2, "d": pairs}[a] for a in (layout if batch == 2 else "bthd")],
+        "x": (9, pairs),
+    }[case["tables"]]
+    cos, sin = (random(shape, dtype if case["tables"] == "x" else wide, i) for i in (7, 8))
+    value = LAYOUTS.index(layout) | flags.INTERLEAVED * case["interleaved"] | flags.OTHER_PAIRING * case["moved"]
+    value |= {"forward": 0, "inverse": flags.INVERSE, "transposed": flags.TRANSPOSED}[case["way"]]
+    value |= flags.ROUND_PRODUCTS * case["eager"]
+    positions = offsets = cu_seqlens = None
+    if len(shape) == 2:
+        if case["lookup"] == "positions":
+            positions = random_integers(9, (5,) if batch == 1 else (2, 5))
+        elif case["lookup"] == "offsets":
+            offsets = random_integers(3, (batch,))
+        elif case["lookup"] == "cu_seqlens" and layout == "thd":
+            cu_seqlens = torch.tensor([0, 1, 1, 4])
+    offset = 1 if offsets is not None else 0
+    norm = [None if case["norm"] == "first" and i else random((head_dim,), dtype, 20 + i) for i in range(len(x))]
+    norm = None if case["norm"] == "none" or case["way"] == "transposed" else norm
+    return x, (cos, sin, offset, value, rotary_dim, rotary_offset, 1.0, positions, offsets, cu_seqlens, norm, 1e-3)
+
+
+def names_of(case):
+    return "-".join(str(value).replace("torch.", "").replace(" ", "") for value in case.values())
+
+
+@pytest.mark.parametrize("case", pairwise(PARAMETERS), ids=names_of)
+def test_decompositions_have_the_bits_and_strides_of_the_op(case):
+    x, others = arguments_of(case)
+    wanted = torch_ops.rotate(x, *others)
+    functions = rope_ext.export.decompositions()
+    if case["form"] == "new":
+        found = functions[torch_ops.rotate.default](x, *others)
+        assert [strides(t) for t in found] == [strides(t) for t in wanted]
+    elif case["form"] == "out":
+        found = [in_memory(torch.empty_like(t), case["order"]) for t in x]
+        assert functions[torch_ops.rotate_out.unrecorded](found, x, *others) is None
+    else:
+        found = [t.clone() for t in x]
+        assert functions[torch_ops.rotate_.default](found, *others) is None
+    assert_same_bits(found, wanted)
+
+
+@pytest.mark.parametrize("case", pairwise({**PARAMETERS, "tables": ["tokens", "heads", "x"]})[::3], ids=names_of)
+def test_gradients(case):
+    """Sums of at most 2 * 5 * 4 products in the type of arithmetic, in another order: 40 roundings of their sizes."""
+    x, (cos, sin, *rest) = arguments_of(case)
+    dtype, functions = case["dtype"], rope_ext.export.decompositions()
+    grad = [random(t.shape, dtype, 30 + i) for i, t in enumerate(x)]
+    unit = torch.finfo(dtype).eps
+    if cos.dim() > 2 and case["way"] != "transposed":
+        arguments = grad, x, cos, sin, *rest[:4]
+        found, wanted = functions[torch_ops.table_grad.default](*arguments), torch_ops.table_grad(*arguments)
+        for a, b in zip(found, wanted):
+            torch.testing.assert_close(a, b, rtol=0, atol=40 * 2 * 16 * unit)
+    if rest[-2] is not None:
+        y, inv_rms = torch_ops.norm_rotate(x, cos, sin, *rest)
+        for found, wanted in zip(functions[torch_ops.norm_rotate.default](x, cos, sin, *rest), (y, inv_rms)):
+            assert_same_bits(found, wanted)
+        rest[1] = flags.TRANSPOSED ^ rest[1] ^ (flags.INTERLEAVED if rest[1] & flags.OTHER_PAIRING else 0)
+        wanted = torch_ops.norm_grad(x, inv_rms, 0xFFFF, grad, cos, sin, *rest)
+        found = functions[torch_ops.norm_grad.default](x, inv_rms, 0xFFFF, grad, cos, sin, *rest)
+        assert_same_bits(found[0], wanted[0])
+        for a, b in zip(found[1], wanted[1]):
+            torch.testing.assert_close(a, b, rtol=0, atol=40 * 32 * unit)
+
+
+# ---- programs ----
+
+
+@pytest.fixture(scope="module")
+def results():
+    """For two sizes: the inputs, what the calls return, and what the decomposed program returns, whose sizes are open."""
+    with torch.no_grad():
+        model = AllForms()
+        program = torch.export.export(model, inputs(), dynamic_shapes=(DYNAMIC, DYNAMIC, DYNAMIC))
+        assert ops_of(program) == {"rope_ext.rotate.default", "rope_ext.cos_sin.default"}
+        decomposed = program.run_decompositions(table())
+        assert not ops_of(decomposed)
+        return [(x, model(*x), decomposed.module()(*x)) for x in (inputs(), inputs(3, 12))]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_program(results, form):
+    at = list(FORMS).index(form)
+    for x, wanted, found in results:
+        for a, b in zip(found[at], wanted[at]):
+            assert strides(a) == strides(b)
+            if bound := angle_bound(form):
+                assert (a - b).abs().max() <= bound * 2 * max(t.abs().max() for t in x[:2])
+            else:
+                assert_same_bits(a, b)
