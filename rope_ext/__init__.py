@@ -8,7 +8,7 @@
 `apply_qkv`, `apply_qkv_`, for packed projections: rope_ext.qkv.
 Signatures of other libraries: rope_ext.compat. Whole models: `patch`, `patched`, `unpatch` (rope_ext.integrations).
 Memory of large results: rope_ext.memory. Tokens of a rank of context parallelism: rope_ext.distributed.
-Programs that run without rope_ext: rope_ext.export.
+Programs that run without rope_ext: rope_ext.export, rope_ext.onnx.
 What a call costs: python -m rope_ext.profile.
 """
 
@@ -20,7 +20,7 @@ with warnings.catch_warnings():
     warnings.filterwarnings("ignore", "Failed to initialize NumPy: No module named 'numpy'", UserWarning)
     importlib.import_module("torch")
 
-from . import angles, compat, distributed, errors, export, frequencies, memory, reference
+from . import angles, compat, distributed, errors, export, frequencies, memory, onnx, reference
 from ._torch.library import build_info
 from ._version import __version__ as __version__
 from .angles import cos_sin
@@ -51,6 +51,7 @@ __all__ = [
     "export",
     "frequencies",
     "memory",
+    "onnx",
     "patch",
     "patched",
     "permute_weights",

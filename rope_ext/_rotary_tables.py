@@ -9,7 +9,7 @@ from . import _kept, _shared_tables
 from ._float64 import may_lack_float64, widest
 from ._numbers import floating_point
 from ._rotary_frequencies import Recipe, Seqlen, frequencies_of_recipe
-from ._torch.private import constant_in_graphs, has_static_value
+from ._torch.private import constant_in_graphs, has_static_value, is_exporting
 from .angles import cos_sin
 from .errors import ArgumentError
 from .frequencies import Frequencies
@@ -85,7 +85,7 @@ def _frequencies_with_key(recipe: Recipe, seqlen: Seqlen) -> tuple[Frequencies, 
 def in_graph(recipe: Recipe, seqlen: Seqlen, max_position: int, dtype: torch.dtype, device: torch.device) -> Tables:
     """The tables in torch.compile and torch.export: constants of the graph, or computed where that cannot be."""
     count = max_position
-    if not has_static_value(max_position) and not _is_exporting():
+    if not has_static_value(max_position) and not is_exporting():
         count = _FEWEST_ROWS
         while count < max_position:  # a guard for each comparison: a longer sequence compiles once more
             count *= 8
@@ -101,11 +101,6 @@ def in_graph(recipe: Recipe, seqlen: Seqlen, max_position: int, dtype: torch.dty
 def _tables_of_graphs(recipe: Recipe, seqlen: Seqlen, count: int, dtype: torch.dtype, device: torch.device) -> Tables:
     cos, sin = shared(recipe, seqlen, count, dtype, device)
     return cos.clone(), sin.clone()  # a graph does not notice a write into shared tables
-
-
-@constant_in_graphs
-def _is_exporting() -> bool:
-    return torch.compiler.is_exporting()  # outside dynamo, which in torch 2.11 says True in torch.compile too
 
 
 @constant_in_graphs

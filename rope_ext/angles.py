@@ -16,6 +16,7 @@ from ._torch.dtensor import is_dtensor
 from ._torch.errors import raises_typed
 from ._torch.flags import FREQUENCIES
 from ._torch.library import torch_ops as _ops
+from ._torch.private import is_exporting
 from ._torch.revolutions import by_op
 from .errors import ArgumentError, ArgumentTypeError
 
@@ -61,6 +62,9 @@ def revolutions(inv_freq: Tensor | Revolutions, dtype: torch.dtype = torch.float
     if inv_freq.device.type == "meta":
         high = inv_freq.to(dtype)[(None,) * (3 - inv_freq.dim())].contiguous()
         return Revolutions(high, torch.empty_like(high.detach()), inv_freq.dim() == 3)
+    if is_exporting():  # one op, not many whose float64 a translation of the program may round to float32
+        high, low = _ops.revolutions(inv_freq.double(), dtype is torch.float64)
+        return Revolutions(high, low, inv_freq.dim() == 3)
     return Revolutions(*_reference_angles.revolutions(inv_freq, dtype), inv_freq.dim() == 3)
 
 

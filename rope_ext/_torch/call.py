@@ -11,6 +11,7 @@ from .derivatives import Function, on_subset
 from .dtensor import is_dtensor
 from .errors import raises_typed
 from .library import torch_ops as _ops
+from .onnx_export import check_dynamo
 from .private import count_write, forward_ad, function_of, functorch_is_active, is_exporting, is_tracing
 from .recording import is_ordinary, positions_require_grad, tables_need_derivative
 from .writes import check_captured, check_saved, check_writable
@@ -89,6 +90,7 @@ def _traced(op: Op, arguments: Sequence[Any]) -> Any:
     Always the recorded op, since torch compares the trace with one made in no_grad mode. Never an op that writes into a
     list of tensors: the graph optimiser takes it for dead code.
     """
+    check_dynamo()
     return _rotated_and_copied(op, arguments) if op.writes else op.recorded(*arguments)
 
 
@@ -105,11 +107,14 @@ def in_graph(op: Op, arguments: Sequence[Any]) -> Any:
     """
     if op.writes and is_exporting():
         written, x = arguments[0], arguments[op.at_x]
-        is_pair = len(written) == len(x) and all(t.shape == y.shape and t.dtype == y.dtype for t, y in zip(written, x))
-        is_twice = any(t is other for i, t in enumerate(written) for other in written[:i])
-        if is_pair and not is_twice and not any(map(is_dtensor, written)):
+        fit = len(written) == len(x) and all(_is_alike(t, y) for t, y in zip(written, x))
+        if fit and not any(t is other for i, t in enumerate(written) for other in written[:i]):
             return _rotated_and_copied(op, arguments)
     return op.recorded(*arguments)
+
+
+def _is_alike(t: Tensor, x: Tensor) -> bool:
+    return t.shape == x.shape and t.dtype == x.dtype and t.device == x.device and not is_dtensor(t)
 
 
 class RotateX(Function):

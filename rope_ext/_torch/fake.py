@@ -14,12 +14,14 @@ from ..reference import as_bshd
 from . import errors
 from .arguments import flags_of, layout_of, names_of_tables, norm_of
 from .library import NAMESPACE
+from .onnx_export import check_translated
 
 # The arguments after sin. Names of numbers do not matter: no error is about the device of a number.
 _NAMES = ("offset", "flags", *["number"] * 3, "positions", "offset", "cu_seqlens")
 
 
 def _same_device(x: Sequence[Tensor], *rest: Any, out: Sequence[Tensor] = (), **named: Any) -> None:
+    check_translated()
     if not x:
         raise ArgumentError("x", "hold 1 to 8 tensors", "0")
     names = *names_of_tables(flags_of(rest[2:])), *_NAMES

@@ -14,6 +14,7 @@ from .derivatives import Function, record
 from .dtensor import is_dtensor
 from .errors import raises_typed
 from .library import torch_ops as _ops
+from .onnx_export import check_dynamo
 from .private import below_autograd, forward_ad, function_of, functorch_is_active, is_tracing, level_of
 from .recording import (
     ORDINARY_OR_ABSENT,
@@ -55,6 +56,7 @@ def dispatch(op: Op, arguments: Sequence[Any]) -> Any:
 def _under_transform(op: Op, arguments: Sequence[Any]) -> Any:
     """Composed where weights are wrapped by torch.func or are a subclass, which the dispatcher overlooks in an optional
     list, and in torch.jit.trace, which takes no such list."""
+    check_dynamo()
     x, cos, sin, *rest = arguments[op.at_x :]
     weights = weights_of(rest)
     if not functorch_is_active() and any(map(is_dtensor, weights)):

@@ -1,0 +1,92 @@
+"""Nodes of the graph that torch.onnx.export is building, and what is known of its values: sizes and dtypes.
+
+A value is an ir.Value of onnx_ir. Its shape and dtype are known where PyTorch made it, not behind ONNX's operators; so
+functions that need them take them as arguments. Sizes are ints, or values where they are open.
+"""
+
+import importlib
+import sys
+from typing import Any, TypeAlias
+
+from .errors import ArgumentError
+
+Value: TypeAlias = Any
+Size: TypeAlias = Any
+
+OPSET = 23  # the first with RotaryEmbedding and RMSNormalization
+_END = sys.maxsize  # the end of a Slice
+
+
+class Graph:
+    """op: ONNX's operators at the opset of the export."""
+
+    def __init__(self) -> None:
+        onnxscript = importlib.import_module("onnxscript")
+        self.types: Any = importlib.import_module("onnx").TensorProto
+        recorder = importlib.import_module("onnxscript.evaluator").default()
+        self.op: Any = getattr(recorder, "opset", onnxscript.opset18)
+
+    @property
+    def has_rotary_embedding(self) -> bool:
+        return bool(self.op.version >= OPSET)
+
+    # ---- constants ----
+
+    def ints(self, *values: int) -> Value:
+        return self.op.Constant(value_ints=[*values])
+
+    def number(self, value: float, dtype: Any) -> Value:
+        tensor = importlib.import_module("onnx.helper").make_tensor("number", int(dtype), [], [value])
+        return self.op.Constant(value=tensor)
+
+    # ---- dtypes ----
+
+    def arithmetic(self, dtype: Any) -> int:
+        """The type of arithmetic on x of this dtype."""
+        return int(self.types.DOUBLE if int(dtype) == self.types.DOUBLE else self.types.FLOAT)
+
+    def cast(self, value: Value, dtype: Any, source: Any = None) -> Value:
+        """value as dtype. source: its dtype, where the value does not know it."""
+        known = value.dtype if source is None else source
+        return value if known is not None and int(known) == int(dtype) else self.op.Cast(value, to=int(dtype))
+
+    # ---- sizes ----
+
+    def size(self, value: Value, axis: int) -> Size:
+        """The size of an axis of a value with a known shape: an int, or a value of shape (1,)."""
+        known = value.shape[axis]
+        return known if isinstance(known, int) else self.op.Shape(value, start=axis, end=axis + 1)
+
+    def shape(self, *sizes: Size) -> Value:
+        """A shape for Expand and Reshape."""
+        if all(isinstance(size, int) for size in sizes):
+            return self.ints(*sizes)
+        return self.op.Concat(*(self.ints(s) if isinstance(s, int) else s for s in sizes), axis=0)
+
+    def expand(self, value: Value, *sizes: Size) -> Value:
+        return self.op.Expand(value, self.shape(*sizes))
+
+    # ---- channels, the last axis ----
+
+    def channels(self, value: Value, start: int, end: int = _END, step: int = 1) -> Value:
+        return self.op.Slice(value, self.ints(start), self.ints(end), self.ints(-1), self.ints(step))
+
+    def split(self, value: Value, width: int, interleaved: bool) -> tuple[Value, Value]:
+        """The first and the second channel of each pair."""
+        if interleaved:
+            return self.channels(value, 0, step=2), self.channels(value, 1, step=2)
+        return self.channels(value, 0, width // 2), self.channels(value, width // 2, width)
+
+    def join(self, first: Value, second: Value, rank: int, interleaved: bool) -> Value:
+        if not interleaved:
+            return self.op.Concat(first, second, axis=-1)
+        pairs = self.op.Concat(*(self.op.Unsqueeze(t, self.ints(-1)) for t in (first, second)), axis=-1)
+        return self.op.Reshape(pairs, self.ints(*[0] * (rank - 1), -1))
+
+
+def known_size(value: object, name: str) -> int:
+    """value, which must not be open in the program."""
+    if isinstance(value, int):
+        return value
+    cure = "leave the axis out of dynamic_shapes"
+    raise ArgumentError(name, "have a fixed size in ONNX", "an open one", cure)

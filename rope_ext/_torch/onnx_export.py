@@ -1,0 +1,40 @@
+"""The error for torch.onnx.export without the translations of rope_ext, while it traces a call."""
+
+import inspect
+import sys
+from types import FrameType
+from typing import Any
+
+from ..errors import ArgumentError
+from .library import torch_ops as _ops
+
+_TABLE = "custom_translation_table"
+
+
+def check_translated() -> None:
+    """Raises in a torch.onnx.export whose custom_translation_table lacks rope_ext. Fake kernels call it."""
+    given = _arguments()
+    if given is None or _ops.rotate.default in (given[_TABLE] or {}):
+        return
+    got = "None" if given[_TABLE] is None else "a table without"
+    cure = f"{_TABLE}=rope_ext.onnx.translation_table() has them"
+    raise ArgumentError(_TABLE, "hold the ops of rope_ext", got, cure)
+
+
+def check_dynamo() -> None:
+    """Raises in a torch.onnx.export that uses torch.jit.trace, unless it was told of other ops than ONNX's."""
+    given = _arguments()
+    if given is None or given["custom_opsets"] or given["operator_export_type"].name != "ONNX":
+        return
+    cure = f"dynamo=True, {_TABLE}=rope_ext.onnx.translation_table() exports the ops of rope_ext"
+    raise ArgumentError("dynamo", "be True in torch.onnx.export", "False", cure)
+
+
+def _arguments() -> dict[str, Any] | None:
+    """The arguments of the torch.onnx.export that is running; None: there is none, or it was entered another way."""
+    onnx = sys.modules.get("torch.onnx")
+    code = getattr(getattr(onnx, "export", None), "__code__", None)
+    frame: FrameType | None = inspect.currentframe() if code else None
+    while frame is not None and frame.f_code is not code:
+        frame = frame.f_back
+    return None if frame is None else frame.f_locals
