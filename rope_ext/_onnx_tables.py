@@ -8,6 +8,7 @@ from ._torch.flags import FREQUENCIES
 from .reference import ONE_REVOLUTION_PER_RADIAN, TWO_PI, Layout
 
 _NAN = float("nan")
+_BY_ELEMENT = frozenset(("Cos", "Sin", "Cast", "Identity", "Mul"))  # with numbers beside one tensor
 
 
 class Tables(NamedTuple):
@@ -43,7 +44,11 @@ def tables_of(g: Graph, x: Value, cos: Value, sin: Value, scalars: Scalars, look
             c, s = (g.op.Transpose(t, perm=[0, 2, 1, 3]) for t in (c, s))
         return Tables(c, s, None, per_head, _batch_of(g, lookup), rotary_dim // 2)
     rank, width = len(cos.shape), cos.shape[-1]
-    c, s = g.cast(cos, dtype), g.cast(sin, dtype)
+    if width == rotary_dim and _repeats(cos) and _repeats(sin):
+        width //= 2
+        c, s = (g.cast(g.channels(t, 0, width), dtype, t.dtype) for t in (cos, sin))
+    else:
+        c, s = g.cast(cos, dtype), g.cast(sin, dtype)
     if rank == 2:
         rows, may_be_outside = _rows(g, x, cos, scalars, lookup)
         if may_be_outside:
@@ -58,6 +63,26 @@ def tables_of(g: Graph, x: Value, cos: Value, sin: Value, scalars: Scalars, look
     if not per_head:
         c, s = (g.op.Squeeze(t, g.ints(axes_of(layout).index("h"))) for t in (c, s))
     return Tables(c, s, None, per_head, g.size(cos, axes.index("b")), width)
+
+
+def _repeats(table: Value) -> bool:
+    """Whether the graph shows that both halves of a table are equal, as transformers makes it: cat((t, t), dim=-1)."""
+    node = table.producer()
+    while node is not None and node.op_type in _BY_ELEMENT:
+        whole = [value for value in node.inputs if value is not None and not _is_number(value)]
+        if len(whole) != 1:
+            return False
+        node = whole[0].producer()
+    if node is None or node.op_type != "Concat" or len(node.inputs) != 2 or node.inputs[0] is not node.inputs[1]:
+        return False
+    axis, rank = node.attributes["axis"].value, len(node.inputs[0].shape or ())
+    return bool(axis == -1 or axis == rank - 1)
+
+
+def _is_number(value: Value) -> bool:
+    node = value.producer()
+    constant = node.attributes.get("value") if node is not None and node.op_type == "Constant" else None
+    return constant is not None and constant.value.size == 1
 
 
 def _batch_of(g: Graph, lookup: Lookup) -> Size:

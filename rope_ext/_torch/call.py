@@ -11,7 +11,7 @@ from .derivatives import Function, on_subset
 from .dtensor import is_dtensor
 from .errors import raises_typed
 from .library import torch_ops as _ops
-from .onnx_export import check_dynamo
+from .onnx_export import check_dynamo, check_translated
 from .private import count_write, forward_ad, function_of, functorch_is_active, is_exporting, is_tracing
 from .recording import is_ordinary, positions_require_grad, tables_need_derivative
 from .writes import check_captured, check_saved, check_writable
@@ -105,16 +105,20 @@ def in_graph(op: Op, arguments: Sequence[Any]) -> Any:
     torch.export would wrap an op that writes in `auto_functionalized_v2`, which no table of decompositions reaches. So
     its programs get a rotation and a copy, unless the op must refuse the tensors.
     """
-    if op.writes and is_exporting():
-        written, x = arguments[0], arguments[op.at_x]
-        fit = len(written) == len(x) and all(_is_alike(t, y) for t, y in zip(written, x))
-        if fit and not any(t is other for i, t in enumerate(written) for other in written[:i]):
+    if is_exporting():
+        check_translated()  # before the graph has the op: a patched model then runs its own function
+        if op.writes and _can_be_copied(arguments[0], arguments[op.at_x]):
             return _rotated_and_copied(op, arguments)
     return op.recorded(*arguments)
 
 
-def _is_alike(t: Tensor, x: Tensor) -> bool:
-    return t.shape == x.shape and t.dtype == x.dtype and t.device == x.device and not is_dtensor(t)
+def _can_be_copied(written: Sequence[Tensor], x: Sequence[Tensor]) -> bool:
+    for i, (t, y) in enumerate(zip(written, x)):
+        if t.shape != y.shape or t.dtype != y.dtype or t.device != y.device or is_dtensor(t):
+            return False
+        if any(t is other for other in written[:i]):
+            return False
+    return len(written) == len(x)
 
 
 class RotateX(Function):

@@ -7,12 +7,17 @@ from typing import Any
 
 from ..errors import ArgumentError
 from .library import torch_ops as _ops
+from .private import constant_in_graphs
 
 _TABLE = "custom_translation_table"
 
 
+@constant_in_graphs
 def check_translated() -> None:
-    """Raises in a torch.onnx.export whose custom_translation_table lacks rope_ext. Fake kernels call it."""
+    """Raises in a torch.onnx.export whose custom_translation_table lacks rope_ext.
+
+    Calls and fake kernels ask: a call may be in the model, or in the program of torch.export that it came as.
+    """
     given = _arguments()
     if given is None or _ops.rotate.default in (given[_TABLE] or {}):
         return
