@@ -1,7 +1,10 @@
 """Every form of a call as a function of (q, k, positions), for the tests of rope_ext.export and rope_ext.onnx.
 
-python -m tests.deployed_forms: the largest difference from a call, of the decompositions and of ONNX Runtime.
+`python -m tests.deployed_forms` prints how far the results of programs are from those of calls: docs/deploy.md.
 """
+
+import functools
+import warnings
 
 import torch
 
@@ -164,11 +167,62 @@ for _name, _dtype in HALF_PRECISION.items():
 class AllForms(torch.nn.Module):
     """All forms in one graph, since each graph takes seconds to export. The projection makes x require grad."""
 
-    def __init__(self, forms=FORMS):
+    def __init__(self):
         super().__init__()
-        self.forms = forms
         self.scale = torch.nn.Parameter(torch.ones(HEAD_DIM))
 
     def forward(self, q, k, positions):
-        called = [call(q * self.scale, k * self.scale, positions) for call in self.forms.values()]
+        called = [call(q * self.scale, k * self.scale, positions) for call in FORMS.values()]
         return [[t] if isinstance(t, torch.Tensor) else [*t] for t in called]
+
+
+def decomposed(program):
+    return program.run_decompositions(torch.export.default_decompositions() | rope_ext.export.decompositions())
+
+
+def to_onnx(model, x, **options):
+    options = {"custom_translation_table": rope_ext.onnx.translation_table(), **options}
+    with torch.no_grad():
+        return torch.onnx.export(model, x, dynamo=True, verbose=False, **options)
+
+
+def run_onnx(program, x):
+    """The outputs of the graph, as one list."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(program.model_proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    given = {i.name: t.numpy() for i, t in zip(session.get_inputs(), x)}
+    return [torch.from_numpy(y) for y in session.run(None, given)]
+
+
+@functools.cache
+def _numbers_of_results():
+    with torch.no_grad():
+        return [len(outputs) for outputs in AllForms()(*inputs())]
+
+
+def by_form(values):
+    """{form: its results}. values: those of all forms, one after another."""
+    values = iter(values)
+    return {form: [next(values) for _ in range(count)] for form, count in zip(FORMS, _numbers_of_results())}
+
+
+@torch.no_grad()
+def main():
+    model, x = AllForms().eval(), inputs()
+    called = by_form(t for outputs in model(*x) for t in outputs)
+    columns = {
+        "decompositions": [t for outputs in decomposed(torch.export.export(model, x)).module()(*x) for t in outputs]
+    }
+    for opset in (23, 20):
+        columns[f"ONNX, opset {opset}"] = run_onnx(to_onnx(model, x, opset_version=opset), x)
+    print("| form |", " | ".join(columns), "|\n|---|", "---:|" * len(columns), sep="")
+    found = [by_form(values) for values in columns.values()]
+    for form, wanted in called.items():
+        errors = [max((a - b).abs().max().item() for a, b in zip(values[form], wanted)) for values in found]
+        print(f"| {form} |", " | ".join(f"{error:.1e}" if error else "0" for error in errors), "|")
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    main()

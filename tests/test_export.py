@@ -6,14 +6,16 @@ do by 1.5e-7 (|x1| + |x2|) and a rounding; sums of gradients have another order.
 
 import pytest
 import torch
+from torch._dynamo.testing import EagerAndRecordGraphs
 from torch.export import Dim
+from torch.utils._pytree import tree_leaves
 
 import rope_ext
 from rope_ext._torch import flags
 from rope_ext._torch.library import torch_ops
 from rope_ext.reference import LAYOUTS
 from tests.conftest import DTYPES, assert_same_bits, in_memory, random, random_integers
-from tests.deployed_forms import FORMS, AllForms, inputs
+from tests.deployed_forms import COS, FORMS, HEAD_DIM, SIN, WEIGHT, AllForms, decomposed, inputs
 from tests.pairwise import pairwise
 
 pytestmark = pytest.mark.devices("cpu")
@@ -25,10 +27,6 @@ def angle_bound(form):
     if not any(word in form for word in ("inv_freq", "rope.apply", "attention_scaling")) or "hf" in form:
         return 0
     return 4.2e-15 if "float64" in form else 2.7e-7
-
-
-def table():
-    return torch.export.default_decompositions() | rope_ext.export.decompositions()
 
 
 def strides(t):
@@ -158,10 +156,10 @@ def results():
     with torch.no_grad():
         model = AllForms()
         program = torch.export.export(model, inputs(), dynamic_shapes=(DYNAMIC, DYNAMIC, DYNAMIC))
-        assert ops_of(program) == {"rope_ext.rotate.default", "rope_ext.cos_sin.default"}
-        decomposed = program.run_decompositions(table())
-        assert not ops_of(decomposed)
-        return [(x, model(*x), decomposed.module()(*x)) for x in (inputs(), inputs(3, 12))]
+        assert ops_of(program) == {f"rope_ext.{op}.default" for op in ("rotate", "cos_sin", "revolutions")}
+        program = decomposed(program)
+        assert not ops_of(program)
+        return [(x, model(*x), program.module()(*x)) for x in (inputs(), inputs(3, 12))]
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -174,3 +172,72 @@ def test_program(results, form):
                 assert (a - b).abs().max() <= bound * 2 * max(t.abs().max() for t in x[:2])
             else:
                 assert_same_bits(a, b)
+
+
+def test_rows_outside_the_table_are_nan():
+    class Model(torch.nn.Module):
+        def forward(self, q, cos, positions):
+            return rope_ext.apply(q, cos, cos, positions=positions)
+
+    q, cos = random((2, 3, 1, 8), torch.float32), random((6, 4), torch.float32).requires_grad_()
+    inside, outside = torch.zeros(2, 3, dtype=torch.int64), torch.tensor([[-1, 0, 5], [6, 1, 2**40]])
+    program = decomposed(torch.export.export(Model(), (q, cos, inside)))
+    found = program.module()(q, cos, outside)
+    assert found.isnan().all((-1, -2)).tolist() == [[True, False, False], [True, False, True]]
+    valid = found[~found.isnan().all((-1, -2))]
+    assert_same_bits(valid, rope_ext.apply(q, cos, cos, positions=outside % 6)[[0, 0, 1], [1, 2, 1]])
+
+
+# ---- calls that write ----
+
+
+def writes_out(x):
+    return rope_ext.apply(x, COS, SIN, out=torch.empty_like(x))
+
+
+def writes_packed(x):
+    return rope_ext.apply_qkv_(x, COS, SIN, num_heads=2, num_kv_heads=1)
+
+
+CALLS = {
+    "apply_": lambda x: rope_ext.apply_(x, COS, SIN),
+    "apply_ with norm": lambda x: rope_ext.apply_(x, COS, SIN, norm=WEIGHT, eps=1e-6),
+    "out": writes_out,
+    "apply_qkv_": writes_packed,
+}
+
+
+class Model(torch.nn.Module):
+    def __init__(self, call):
+        super().__init__()
+        self.call = call
+
+    def forward(self, x):
+        y = self.call(x)
+        return x, y
+
+
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("call", CALLS)
+def test_calls_that_write(call, strict):
+    model, x = Model(CALLS[call]), random((2, 3, 4, HEAD_DIM), torch.float32)
+    program = torch.export.export(model, (x,), strict=strict)
+    assert ops_of(program) == {"rope_ext.rotate.default"}
+    for form in (program, decomposed(program)):
+        for a, b in zip(tree_leaves(form.module()(x.clone())), tree_leaves(model(x.clone()))):
+            assert_same_bits(a, b)
+
+
+def test_a_tensor_written_twice_is_refused_as_in_a_call():
+    model, x = Model(lambda x: rope_ext.apply_((x, x), COS, SIN)), random((2, 3, 4, HEAD_DIM), torch.float32)
+    program = torch.export.export(model, (x,))
+    for run in (model, program.module()):
+        with pytest.raises(ValueError, match="overlap"):
+            run(x)
+
+
+def test_torch_compile_keeps_the_op_that_writes():
+    backend = EagerAndRecordGraphs()
+    torch.compile(CALLS["apply_"], backend=backend, fullgraph=True)(random((2, 3, 4, HEAD_DIM), torch.float32))
+    (graph,) = backend.graphs
+    assert "rope_ext.rotate_.default" in {str(node.target) for node in graph.graph.nodes}

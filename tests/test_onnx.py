@@ -17,7 +17,19 @@ import torch
 import rope_ext
 from rope_ext._torch.library import torch_ops
 from tests.conftest import random
-from tests.deployed_forms import COS, FORMS, HEAD_DIM, SIN, WEIGHT, AllForms, inputs
+from tests.deployed_forms import (
+    COS,
+    FORMS,
+    HEAD_DIM,
+    SIN,
+    WEIGHT,
+    AllForms,
+    by_form,
+    decomposed,
+    inputs,
+    run_onnx,
+    to_onnx,
+)
 
 pytestmark = [pytest.mark.devices("cpu"), pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -38,18 +50,6 @@ def quiet():
     onnxruntime.set_default_logger_severity(4)
 
 
-def export(model, x, **options):
-    options = {"custom_translation_table": rope_ext.onnx.translation_table(), **options}
-    with torch.no_grad():
-        return torch.onnx.export(model, x, dynamo=True, verbose=False, **options)
-
-
-def run(program, x):
-    session = onnxruntime.InferenceSession(program.model_proto.SerializeToString(), providers=["CPUExecutionProvider"])
-    given = {i.name: t.numpy() for i, t in zip(session.get_inputs(), x)}
-    return [torch.from_numpy(y) for y in session.run(None, given)]
-
-
 def bound(form, x):
     largest = max(float(t.abs().max()) for t in x[:2])
     for dtype, unit in (("bfloat16", 2**-8), ("float16", 2**-11)):
@@ -61,23 +61,17 @@ def bound(form, x):
     return (unit + 2**-21 * ("norm" in form)) * 2 * largest
 
 
-def by_form(values, called):
-    """The outputs of a graph, form by form."""
-    values = iter(values)
-    return {form: [next(values) for _ in outputs] for form, outputs in zip(FORMS, called)}
-
-
 @pytest.fixture(scope="module")
 def exported():
     """{opset: (program, [(x, what the calls return, what ONNX Runtime returns)])}."""
     model, found = AllForms().eval(), {}
     for opset, sizes in ((23, SIZES), (20, None)):
-        program = export(
+        program = to_onnx(
             model, inputs(), opset_version=opset, optimize=opset == 23, dynamic_shapes=sizes and (sizes,) * 3
         )
         given = (inputs(), inputs(3, 12)) if sizes else (inputs(),)
         with torch.no_grad():
-            found[opset] = program, [(x, model(*x), run(program, x)) for x in given]
+            found[opset] = program, [(x, model(*x), run_onnx(program, x)) for x in given]
     return found
 
 
@@ -85,21 +79,20 @@ def exported():
 @pytest.mark.parametrize("form", FORMS)
 def test_numbers(exported, form, opset):
     for x, called, found in exported[opset][1]:
-        wanted = by_form((t for outputs in called for t in outputs), called)[form]
-        for a, b in zip(by_form(found, called)[form], wanted):
+        for a, b in zip(by_form(found)[form], called[list(FORMS).index(form)]):
             assert a.shape == b.shape and a.dtype == b.dtype
             assert (a - b).abs().max() <= bound(form, x)
 
 
 def test_operators(exported):
     """RotaryEmbedding for every form that it can say, in opset 23; no operator of another domain."""
-    for opset, (program, [(_, called, _), *_]) in exported.items():
+    for opset, (program, _) in exported.items():
         graph = program.model_proto.graph
         assert {node.domain for node in graph.node} == {""} and not program.model_proto.functions
         makers = {name: node for node in graph.node for name in node.output}
         rotated = set()
-        for form, outputs in by_form((value.name for value in graph.output), called).items():
-            names, ops = list(outputs), set()
+        for form, names in by_form(value.name for value in graph.output).items():
+            ops = set()
             while names:
                 if node := makers.get(names.pop()):
                     ops.add(node.op_type)
@@ -117,7 +110,7 @@ def test_rows_outside_the_table_are_nan():
     x, inside = random((2, 3, 2, HEAD_DIM + 2), torch.float32)[..., :HEAD_DIM], torch.zeros(2, 3, dtype=torch.int64)
     outside = torch.tensor([[-1, 0, 63], [62, 64, 2**40]])
     for opset in (23, 20):
-        first, second = run(export(Model(), (x, inside), opset_version=opset), (x, outside))
+        first, second = run_onnx(to_onnx(Model(), (x, inside), opset_version=opset), (x, outside))
         assert first.isnan().all((-1, -2)).tolist() == [[True, False, False], [False, True, True]]
         assert not first[0, 1:].isnan().any() and not first[1, 0].isnan().any()
         assert second.isnan().all((-1, -2)).tolist() == [[True, False, False], [False, False, True]]
@@ -143,7 +136,7 @@ X = random((2, 3, 2, HEAD_DIM), torch.float32)
 def test_error_without_the_table(as_program, table):
     model = torch.export.export(Rotation(), (X,)) if as_program else Rotation()
     with pytest.raises(Exception) as info:
-        export(model, (X,), custom_translation_table=table)
+        to_onnx(model, (X,), custom_translation_table=table)
     assert all(name in str(info.value) for name in NAMES)
 
 
@@ -162,9 +155,8 @@ def test_error_of_ops_of_derivatives():
 
 
 def test_a_decomposed_program_needs_no_table():
-    program = torch.export.export(Rotation(), (X,))
-    program = program.run_decompositions(torch.export.default_decompositions() | rope_ext.export.decompositions())
-    (found,) = run(export(program, (X,), custom_translation_table=None), (X,))
+    program = decomposed(torch.export.export(Rotation(), (X,)))
+    (found,) = run_onnx(to_onnx(program, (X,), custom_translation_table=None), (X,))
     torch.testing.assert_close(found, Rotation()(X), rtol=0, atol=bound("", (X, X)))
 
 
@@ -206,7 +198,7 @@ def test_patched_llama():
         wanted = model(input_ids=ids).logits
     with rope_ext.patched(model):
         for options, rotated in (({"opset_version": 23}, 2), ({"custom_translation_table": None}, 0)):
-            program = export(Logits(), (ids,), **options)
+            program = to_onnx(Logits(), (ids,), **options)
             assert [node.op_type for node in program.model_proto.graph.node].count("RotaryEmbedding") == rotated
-            (found,) = run(program, (ids,))
+            (found,) = run_onnx(program, (ids,))
             torch.testing.assert_close(found, wanted, rtol=0, atol=1e-6)  # logits below 1, of sums in another order
