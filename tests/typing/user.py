@@ -120,3 +120,10 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+
+
+def deploy(model: torch.nn.Module, x: Tensor) -> None:
+    table = torch.export.default_decompositions() | rope_ext.export.decompositions()
+    program = torch.export.export(model, (x,)).run_decompositions(table)
+    program.run_decompositions(rope_ext.export.decompositions())
+    torch.onnx.export(model, (x,), custom_translation_table=rope_ext.onnx.translation_table())
