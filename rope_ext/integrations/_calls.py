@@ -2,6 +2,7 @@
 
 import inspect
 import re
+import types
 import weakref
 from collections import Counter
 from collections.abc import Collection
@@ -61,8 +62,7 @@ class Survey:
             reached = self._reached()
         self.called = self._called()
         self.candidates = list(self._walk.found.values())
-        functions = {k: f for k, f in self._walk.captured.items() if k not in self._walk.found}
-        self.captured = {k: f for k, f in functions.items() if looks_rotary(f.__code__) and fingerprint(f) in known}
+        self.captured = captured_only(self._walk)
         self._count()
 
     def below(self, key: int, seen: bool = False) -> list[int]:
@@ -175,6 +175,12 @@ class Survey:
                 unseen |= {k for k, c in found.items() if c.named_in(sources[kind])} - call.keys.keys()
             for missed in unseen & found.keys():
                 found[missed].unseen = True
+
+
+def captured_only(walk: Walk) -> dict[int, types.FunctionType]:
+    """{key: function} of the known functions that no name holds, so that `patch` cannot replace them."""
+    captured = {key: f for key, f in walk.captured.items() if key not in walk.found}
+    return {key: f for key, f in captured.items() if looks_rotary(f.__code__) and fingerprint(f) in walk.known}
 
 
 def words_of(kind: type) -> set[str] | None:

@@ -1,7 +1,7 @@
 """Which modules a `Report` names: those where a call does not run what their class says, or `patch` cannot get to."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from ._calls import Survey, words_of
 from ._entry import COMPILED, EntryPoint
@@ -49,7 +49,7 @@ class _Reader:
         elif key in self.survey.called and (names := self._names(call.unseen)):
             yield f"overrides or hides methods that reach {names}, and is not seen to call those", True
         if names := self._names(call.captured):
-            yield f"holds {names} where it stays: in a closure, default, container, partial or bound method", True
+            yield held_where(names), True
 
     def _replaced(self, key: int, entry: EntryPoint) -> Iterator[tuple[str, bool]]:
         """Reasons to name a module whose own code is replaced."""
@@ -81,7 +81,16 @@ class _Reader:
 
     def _names(self, keys: Iterable[int]) -> str:
         """The names of those functions that the report lists, in words."""
-        return ", ".join(sorted(self.reported[key].rpartition(".")[2] for key in keys if key in self.reported))
+        return names_of(keys, self.reported)
+
+
+def names_of(keys: Iterable[int], reported: Mapping[int, str]) -> str:
+    """The names of the reported functions, {key: name}, among some keys, in words."""
+    return ", ".join(sorted(reported[key].rpartition(".")[2] for key in keys if key in reported))
+
+
+def held_where(names: str) -> str:
+    return f"holds {names} where it stays: in a closure, default, container, partial or bound method"
 
 
 def _may_rotate(kind: type) -> bool:

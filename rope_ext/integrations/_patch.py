@@ -2,6 +2,8 @@
 
 import contextlib
 import functools
+import sys
+import types
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
@@ -21,17 +23,21 @@ from ._candidate import Candidate, Namespace, rotates
 from ._dialect import Dialect
 from ._fingerprint import callable_of, function_of
 from ._layers import layers_of
+from ._model_types import modules_of
+from ._modules import ModuleSurvey
 from ._nested import put_inside
 from ._registry import known, verdict
 from ._report import Entry, Report, warning_of
 from ._rotation import Rotation, rotate, run
+
+Patched = nn.Module | types.ModuleType | str
 
 _lock = lock()
 _replaced: "dict[int, _Replacement]" = {}  # by the key of the candidate
 _patches: "list[_Patch]" = []  # in the order of the calls
 
 
-def patch(model: nn.Module, rounding: Rounding = "eager") -> Report:
+def patch(model: Patched, rounding: Rounding = "eager") -> Report:
     """Replace the rotary functions that a model's modules use by `rope_ext.apply`, until `unpatch(model)`.
 
     A function is replaced if its source is known (the fingerprint of the functions of transformers, diffusers and timm,
@@ -43,7 +49,10 @@ def patch(model: nn.Module, rounding: Rounding = "eager") -> Report:
     Gradients of states of 16 bits are those of the function replaced, bit for bit, where the tables have their dtype;
     with float32 tables eager code rounds each of the two terms of a gradient, and here the sum is rounded once.
 
-    model: torch.nn.Module. Its parameters, buffers and hooks are not touched, and no reference to it is kept.
+    model: torch.nn.Module. Its parameters, buffers and hooks are not touched, and no reference to it is kept. Or,
+        before any model exists: a Python module, whose names and classes are read, or a model type of transformers
+        ("qwen3"), which stands for its modeling module and those of the parts of its default configuration.
+        Attributes of instances are not looked at then: one that stores a function keeps it.
     rounding: "eager": the bits of the functions replaced. "once": results of 16 bits rounded once, not after each
         product: closer to exact, not the same bits.
 
@@ -52,24 +61,26 @@ def patch(model: nn.Module, rounding: Rounding = "eager") -> Report:
     `patch` is called next). Threads may call this at the same time.
 
     Returns a `Report`: what was replaced and left alone, and the layers that do not run the code of their class. Warns
-    (UserWarning) if nothing was replaced, or if no call of the model is seen to reach what was. Raises TypeError where
-    model is no module, ValueError where rounding is unknown or not the one that a function is replaced with already.
+    (UserWarning) if nothing was replaced, or if no call of the model, or no class of the Python modules, is seen to
+    reach what was. Raises TypeError where model is none of these, ValueError where a model type or rounding is unknown,
+    or rounding is not the one that a function is replaced with already, ImportError for a type without transformers.
     """
     return _patch(model, rounding, stacklevel=3).report
 
 
-def unpatch(model: nn.Module) -> None:
+def unpatch(model: Patched) -> None:
     """Undo the last `patch(model)` that is still in place. Raises ValueError if there is none."""
     _check_model(model)
     with _lock:
         for patch in reversed(_patches):
-            if patch.model() is model:
+            if patch.model() is _reference(model)():
                 return _undo(patch)
-    raise ArgumentError("model", "be patched", f"a {type(model).__name__} that is not")
+    what = f"a {type(model).__name__}" if isinstance(model, nn.Module) else repr(getattr(model, "__name__", model))
+    raise ArgumentError("model", "be patched", f"{what} that is not")
 
 
 @contextlib.contextmanager
-def patched(model: nn.Module, rounding: Rounding = "eager") -> Iterator[Report]:
+def patched(model: Patched, rounding: Rounding = "eager") -> Iterator[Report]:
     """`patch` for the length of a with block, which gets the `Report`: `with rope_ext.patched(model) as report: ...`"""
     patch = _patch(model, rounding, stacklevel=4)
     try:
@@ -84,9 +95,12 @@ def patched(model: nn.Module, rounding: Rounding = "eager") -> Iterator[Report]:
 
 @dataclass(eq=False)
 class _Patch:
-    """A call of `patch`. keys: those of its functions in `_replaced`."""
+    """A call of `patch`.
 
-    model: "weakref.ref[nn.Module]"
+    model: returns what was given, None when that is gone. keys: those of its functions in `_replaced`.
+    """
+
+    model: Callable[[], object]
     report: Report
     keys: list[int]
 
@@ -105,14 +119,15 @@ class _Replacement:
     count: int = 0
 
 
-def _patch(model: nn.Module, rounding: Rounding, stacklevel: int) -> _Patch:
+def _patch(model: Patched, rounding: Rounding, stacklevel: int) -> _Patch:
     _check_model(model)
     _numbers.rounding(rounding)
+    modules = modules_of(model) if isinstance(model, str) else [model] if isinstance(model, types.ModuleType) else []
     with _lock:
         for patch in [patch for patch in _patches if patch.model() is None]:
             _undo(patch)
         replaced, others, accepted = [], [], []
-        survey = Survey(model, known())
+        survey = Survey(model, known()) if isinstance(model, nn.Module) else ModuleSurvey(modules, known())
         for candidate in survey.candidates:
             name, dialect, reason = verdict(candidate, rounding)
             entry = Entry(candidate.name, name, reason, candidate.uses)
@@ -129,19 +144,24 @@ def _patch(model: nn.Module, rounding: Rounding, stacklevel: int) -> _Patch:
                 rule = f"be {replacement.rounding!r} while {replacement.candidate.name} is patched with it"
                 raise ArgumentError("rounding", rule, repr(rounding))
         names = {candidate.key: candidate.name for candidate in (*(c for c, _ in accepted), *(c for c, _ in others))}
-        layers = layers_of(survey, names)
+        layers = survey.layers(names) if isinstance(survey, ModuleSurvey) else layers_of(survey, names)
         left_alone, warning = tuple(entry for _, entry in others), ""
         if not any(candidate.seen for candidate, _ in accepted):
-            warning = warning_of(replaced, left_alone, layers)
+            warning = warning_of(replaced, left_alone, layers, of_modules=bool(modules))
             warnings.warn(f"rope_ext: {warning}", UserWarning, stacklevel)  # as an error it leaves all as it was
         report = Report(rounding, tuple(replaced), left_alone, layers, warning)
-        patch = _Patch(weakref.ref(model), report, [_replace(c, d, rounding) for c, d in accepted])
+        patch = _Patch(_reference(model), report, [_replace(c, d, rounding) for c, d in accepted])
         _patches.append(patch)
         return patch
 
 
+def _reference(model: Patched) -> Callable[[], object]:
+    """Returns what a patch was made of while it exists; a model type always does, and `is` compares interned ones."""
+    return functools.partial(sys.intern, model) if isinstance(model, str) else weakref.ref(model)
+
+
 def _check_model(model: object) -> None:
-    if not isinstance(model, nn.Module):
+    if not isinstance(model, Patched):
         modules = [name for name, value in getattr(model, "__dict__", {}).items() if isinstance(value, nn.Module)]
         got = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
         cure = f"its {' and its '.join(modules[:4])} can be given" if modules and not isinstance(model, type) else ""

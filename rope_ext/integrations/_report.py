@@ -16,7 +16,8 @@ class Entry:
     """A line of a `Report`.
 
     name: the function. dialect: what it was recognised as, or None. reason: why it was replaced or left alone.
-    uses: number of submodules whose code reaches it, None where that is unknown: `Report.layers` says why.
+    uses: number of submodules whose code reaches it, None where that is unknown: `Report.layers` says why. Where
+        `patch` was given no model: number of classes.
     """
 
     name: str
@@ -29,7 +30,8 @@ class Entry:
 class Layer:
     """Modules of one class where a call does not run what their class says, or `patch` cannot replace what they hold.
 
-    names: as in `model.named_modules()`. kind: name of the class. reason: what was found there.
+    names: as in `model.named_modules()`. kind: name of the class. reason: what was found there. Where `patch` was given
+        no model: one class, or one Python module (kind "module"), that holds a function where it stays.
     unseen: whether their uses of rotary functions are unknown, or not ours.
     """
 
@@ -67,10 +69,15 @@ class Report:
         return "\n".join((f"rope_ext: {counts}", *filter(None, [self.warning]), *lines, *map(str, self.layers)))
 
 
-def warning_of(replaced: Sequence[Entry], left_alone: Sequence[Entry], layers: Sequence[Layer]) -> str:
-    """Why a patch may do nothing, and what helps, in one sentence."""
+def warning_of(
+    replaced: Sequence[Entry], left_alone: Sequence[Entry], layers: Sequence[Layer], of_modules: bool = False
+) -> str:
+    """Why a patch may do nothing, and what helps, in one sentence. of_modules: of Python modules, not of a model."""
     unseen = [layer for layer in layers if layer.unseen]
     cause = f": {unseen[0]}" if unseen else ""
+    if replaced and of_modules:
+        found = "no class of these modules is seen to call what was replaced"
+        return f"{found}; patch the modules that import it by name too, or call rope_ext.apply in its place"
     if replaced or unseen:
         found = "no module is seen to call what was replaced" if replaced else "nothing was replaced"
         cure = next((f"{cure}, or " for words, cure in _CURES.items() if words in cause), "")
@@ -83,6 +90,9 @@ def warning_of(replaced: Sequence[Entry], left_alone: Sequence[Entry], layers: S
         reason = entry.reason.replace("unknown source", "unknown source: not transformers', diffusers' or timm's")
         found = f"{entry.name} was left alone ({reason}){more}"
         return f"nothing was replaced: {found}; call rope_ext.apply or a function of rope_ext.compat in its place"
+    if of_modules:
+        cure = "patch the module that defines the attention layers, or call rope_ext.apply there"
+        return f"nothing was replaced: no code of these modules names a rotary function; {cure}"
     found = "no code that a call of the model is seen to run names a rotary function"
     cure = "patch the model that has the attention layers, or call rope_ext.apply there"
     return f"nothing was replaced: {found} (a model of absolute positions, such as BERT, has none); {cure}"

@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from . import _candidate, _find, _proof, _registry
+from . import _candidate, _find, _modules, _proof, _registry
 from ._dialect import Dialect
 
 Progress = Callable[[list[pkgutil.ModuleInfo]], Iterable[pkgutil.ModuleInfo]]
@@ -43,13 +43,7 @@ def functions(library: str, progress: Progress = iter) -> list[_candidate.Candid
     """The candidates of all modules of a library."""
     walk = _find.Walk({library}, known=())
     for module in modules(library, progress):
-        reach = _find.Reach()
-        for name, value in list(vars(module).items()):
-            if isinstance(value, type):
-                if value.__module__.partition(".")[0] == library:
-                    walk.of_bases(value)
-            else:
-                walk.visit(value, (vars(module), name), reach)
+        _modules.visit(module, walk)
     return list(walk.found.values())
 
 

@@ -53,11 +53,12 @@ def _compare(model_type, dtype, record, gradients, disturb):
     if not report.replaced and not report.left_alone:
         record["status"] = "nothing rotates"
         return None
-    rounding = "eager"
+    rounding, functions = "eager", {e.name for e in report.replaced}
     if not report.replaced:
         rounding = "once"  # which replaces what is equal but for a rounding
         with rope_ext.patched(model, rounding) as report:
             record["once"] = [[e.name, e.dialect, e.uses] for e in report.replaced]
+            functions = {e.name for e in report.replaced}
     arguments = inputs.inputs(model_type, model, dtype)
     eager, again = _forward(model, arguments), _forward(model, arguments)
     if difference(eager, again) is not None:
@@ -80,6 +81,8 @@ def _compare(model_type, dtype, record, gradients, disturb):
             if disturb:
                 with rotations(change=lambda y, x: 1.01 * y):
                     found["noticed"] = difference(eager, _forward(model, arguments)) is not None
+        if disturb:
+            record["by type"] = _by_type(model_type, dtype, rounding, functions, arguments, eager)
     except Exception as error:  # where eager code has none
         record["status"] = "patched"
         return {"equal": False, "largest": float("inf"), "error": in_words(error)}
@@ -87,6 +90,24 @@ def _compare(model_type, dtype, record, gradients, disturb):
     found.update(calls=replaced.count, went_on=originals.count, rotations=len(counted))
     record["status"] = "not called" if not replaced.count else "patched" if rounding == "eager" else "once"
     return found
+
+
+def _by_type(model_type, dtype, rounding, functions, arguments, eager):
+    """What becomes of the model where its type is patched before it is built, beside a patch of the model itself.
+
+    functions: the names of those that the latter replaces.
+    """
+    with rope_ext.patched(model_type, rounding) as report:
+        model = small_models.build(model_type, dtype)
+        with calls(report) as (replaced, _):
+            equal = difference(eager, _forward(model, arguments)) is None
+    names = {e.name for e in report.replaced}
+    return {
+        "equal": equal,
+        "calls": replaced.count,
+        "lacks": sorted(functions - names),
+        "besides": sorted(names - functions),
+    }
 
 
 def _verdict(difference):

@@ -1,0 +1,60 @@
+"""Which rotary functions the code of Python modules reaches, before any model of their classes exists."""
+
+import types
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+from ._calls import captured_only
+from ._entry import functions_behind, method_of
+from ._find import Reach, Walk
+from ._fingerprint import package_of
+from ._held import OUTSIDE, package
+from ._layers import held_where, names_of
+from ._report import Layer
+
+
+class ModuleSurvey:
+    """The rotary functions that some modules, and the classes that their names hold, reach.
+
+    candidates: list of `Candidate`; `seen` is the number of classes whose methods reach it.
+    known: fingerprints of functions that will not be looked into: what only they call is no candidate.
+    """
+
+    def __init__(self, modules: Sequence[types.ModuleType], known: Collection[str]) -> None:
+        kinds = list(dict.fromkeys(kind for module in modules for kind in classes(module)))
+        packages = {module.__name__.partition(".")[0] for module in modules}
+        packages |= {package(base) for kind in kinds for base in kind.__mro__}
+        packages |= {package_of(f) for kind in kinds for f in functions_behind(method_of(kind, "forward")[1])}
+        walk = Walk(packages - OUTSIDE, known)
+        reaches = {kind: walk.of_class(kind) for kind in kinds}
+        self._reaches = [(kind.__name__, f"{kind.__module__}.{kind.__qualname__}", r) for kind, r in reaches.items()]
+        self._reaches += [("module", module.__name__, visit(module, walk)) for module in modules]
+        self.candidates = list(walk.found.values())
+        self._captured = captured_only(walk)
+        uses = Counter(key for reach in reaches.values() for key in reach.keys)
+        for candidate in self.candidates:
+            candidate.seen = uses[candidate.key]
+
+    def layers(self, reported: Mapping[int, str]) -> tuple[Layer, ...]:
+        """The classes and modules that hold a reported function, {key: name}, where `patch` cannot put another."""
+        reported = {**reported, **{key: function.__name__ for key, function in self._captured.items()}}
+        held = [(kind, name, names_of(reach.captured, reported)) for kind, name, reach in self._reaches]
+        return tuple(Layer((name,), kind, held_where(names), True) for kind, name, names in held if names)
+
+
+def classes(module: types.ModuleType) -> Iterable[type]:
+    """The classes that the names of a module hold, but for those of packages whose code is not read."""
+    kinds: Iterable[Any] = (value for value in list(vars(module).values()) if issubclass(type(value), type))
+    return (kind for kind in kinds if package(kind) not in OUTSIDE)
+
+
+def visit(module: types.ModuleType, walk: Walk) -> Reach:
+    """Reads what the names of a module hold, of classes all methods, overridden or not; the reach of the others."""
+    reach = Reach()
+    for name, value in list(vars(module).items()):
+        if issubclass(type(value), type):
+            walk.of_bases(value)
+        elif not name.startswith("__"):
+            walk.visit(value, (vars(module), name), reach)
+    return reach
