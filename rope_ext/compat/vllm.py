@@ -1,13 +1,22 @@
-"""rotary_embedding of vllm._custom_ops (vllm-project/vllm 0.32)."""
+"""rotary_embedding of vllm._custom_ops (vllm-project/vllm 0.32), and `register` for a plug-in of vLLM."""
+
+import importlib
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from torch import Tensor
 
+from .. import _numbers
+from .._torch.library import DEVICES
 from ..ops import apply_
 from ..reference import Rounding
 from ._arguments import flag, integer, rounding, tensor
 from ._called import called
 from ._errors import refused
 from ._results import rounded_tables
+
+_LAYERS = "vllm.model_executor.layers.rotary_embedding"
+_FORWARDS = ("forward_native", "forward_cpu", "forward_cuda")  # forward_hip and forward_oot call one of these
 
 
 @called(
@@ -85,3 +94,55 @@ def _with_heads(name: str, x: Tensor, positions: Tensor, head_size: int) -> Tens
         rule = f"have the axes {tuple(shape)} of positions and then heads * head_size or heads, head_size"
         raise refused(name, rule, f"shape {tuple(given)} with head_size {head_size}")
     return x if more == 2 else x.view(*shape, width // head_size, head_size)
+
+
+def register(rounding: Rounding = "once") -> tuple[str, ...]:
+    """Register rope_ext out of tree for the rotary embeddings of vLLM, which makes them of the classes registered.
+
+    These are `RotaryEmbedding` and its subclasses that leave its forward as it is and only make other tables: in 0.32
+    those of the rope types default, llama3, yarn, linear, ntk, dynamic and proportional. Others (multimodal
+    positions, DeepSeek's, dual chunks, Llama 4's vision, Fourier, LongRoPE) stay vLLM's own, as do embeddings that
+    exist already. query and key are rotated in place and returned, whether vLLM has the custom op enabled or compiles
+    forward_native. On a device without kernels in this build vLLM's own code runs.
+
+    rounding: as in `rotary_embedding`. vLLM converts its tables to the dtype of query first.
+
+    Returns the names of the classes. A second call only changes the rounding of embeddings made later. Raises
+    ImportError without vLLM, ValueError where rounding is unknown, or another package has registered one of the classes.
+    """
+    _numbers.rounding(rounding)
+    try:
+        layers: Any = importlib.import_module(_LAYERS)
+        registry: Any = importlib.import_module("vllm.model_executor.custom_op").op_registry_oot
+    except ImportError as error:
+        raise ImportError(f"rope_ext: vllm must be installed (pip install vllm), got {error}") from error
+    classes = {kind.__name__: kind for kind in _with_its_forward(layers.RotaryEmbedding)}
+    for name in classes.keys() & registry.keys():
+        if registry[name].__module__ != __name__:
+            raise ValueError(f"rope_ext: {name} must not be registered out of tree yet, got {registry[name]!r}")
+    for name, kind in classes.items():
+        if name in registry:  # register_oot takes no second one
+            del registry[name]
+        methods = {forward: _forward(getattr(kind, forward), rounding) for forward in _FORWARDS}
+        kind.register_oot(name=name)(type(f"RopeExt{name}", (kind,), {**methods, "__module__": __name__}))
+    return tuple(classes)
+
+
+def _with_its_forward(kind: Any) -> Iterator[Any]:
+    """A class of vLLM, then its subclasses there that do not override what a forward does."""
+    yield kind
+    for inner in kind.__subclasses__():
+        same = all(getattr(inner, name) is getattr(kind, name) for name in (*_FORWARDS, "forward_static", "forward"))
+        if same and inner.__module__.startswith(f"{_LAYERS}."):
+            yield from _with_its_forward(inner)
+
+
+def _forward(original: Callable[..., Any], rounding: Rounding) -> Callable[..., Any]:
+    def forward(self: Any, positions: Tensor, query: Tensor, key: Tensor | None = None) -> Any:
+        if query.device.type not in DEVICES:
+            return original(self, positions, query, key)
+        cache = self._match_cos_sin_cache_dtype(query)
+        rotary_embedding(positions, query, key, self.head_size, cache, self.is_neox_style, rounding=rounding)
+        return query, key
+
+    return forward
