@@ -36,6 +36,8 @@ def test_patched_has_the_bits_of_eager(model_type):
     assert not page.wrong(record), record
     assert record["fp32"]["noticed"] and record["fp32"]["finite"] and record["bf16"]["finite"]
     assert record["fp32"]["rotations"] and not record["fp32"]["went_on"]
+    by_type = record["by type"]  # the type patched, then the model built
+    assert by_type["equal"] and by_type["calls"] == record["fp32"]["calls"] and not by_type["lacks"], by_type
     for name, dtype in compare.DTYPES.items():
         gradients = record[name]["gradients"]  # gradients of norms are sums over tokens, in another order
         assert gradients["equal"] or page.only_norms(gradients), gradients
@@ -58,12 +60,19 @@ def test_page_lists_wrong_models():
     records = [
         {**fine, "type": "good", "fp32": equal, "bf16": equal},
         {**fine, "type": "bad", "fp32": equal, "bf16": {**equal, "equal": False, "largest": 0.5}},
+        {
+            **fine,
+            "type": "by type",
+            "fp32": equal,
+            "bf16": equal,
+            "by type": {"equal": True, "calls": 2, "lacks": ["f"], "besides": []},
+        },
         {**fine, "type": "fails", "fp32": {"equal": False, "largest": float("inf"), "error": "E"}, "bf16": equal},
         {"type": "gone", "status": "died", "error": "took | long"},
     ]
     pytest.importorskip("transformers", reason="transformers is not installed")
     text = page.page({r["type"]: r for r in records})
-    assert "| **wrong** | 2 |" in text
+    assert "| **wrong** | 3 |" in text
     listed = text.partition("## Wrong")[2].partition("\n## ")[0]
-    assert "`bad`" in listed and "`fails`" in listed and "`good`" not in listed
+    assert "`bad`" in listed and "`fails`" in listed and "`by type`" in listed and "`good`" not in listed
     assert "| gone | took / long |" in text

@@ -108,7 +108,7 @@ def register(rounding: Rounding = "once") -> tuple[str, ...]:
     rounding: as in `rotary_embedding`. vLLM converts its tables to the dtype of query first.
 
     Returns the names of the classes. A second call only changes the rounding of embeddings made later. Raises
-    ImportError without vLLM, ValueError where rounding is unknown, or another package has registered one of the classes.
+    ImportError without vLLM, ValueError where rounding is unknown or another package has registered one of them.
     """
     _numbers.rounding(rounding)
     try:
