@@ -106,6 +106,23 @@ def test_a_forward_that_another_package_put_into_a_class_is_read(remote):
         assert ROTATES in traced(blocks.Global(), *inputs())[1]
 
 
+def test_overridden_methods_of_bases_elsewhere_are_read(remote):
+    """As for a model: code that is not seen may call them."""
+    name = remote().__name__
+    other = remote(blocks=f"from {name.partition('.')[0]} import blocks\n" + OVERRIDES)
+    for given in (other, other.Overrides()):
+        with pytest.warns(UserWarning, match="is seen to call what was replaced"), rope_ext.patched(given) as report:
+            assert names(report) == [f"{name}.Static.apply_rotary_position_embeddings"]
+
+
+OVERRIDES = """
+class Overrides(blocks.Static):
+    def apply_rotary_position_embeddings(self, *args):
+        return args
+
+    def forward(self, q, k, cos, sin):
+        return self.apply_rotary_position_embeddings(q, k)
+"""
 FORWARD = """
 def forward(self, q, k, cos, sin):
     return apply_rotary_pos_emb(q, k, cos, sin)
