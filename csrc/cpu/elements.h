@@ -4,6 +4,8 @@
 
 #if defined(__x86_64__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 #include <cmath>
@@ -142,7 +144,10 @@ struct Elements<BFloat16> {
   // The low 16 bits of every NaN here are zero: see unpack for x, load_contiguous for tables, position_of for
   // positions.
   ROPE_INLINE Packed pack(Lanes v) {
-#if defined(__AVX512BF16__)
+#if defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
+    const auto half = [](Vector<float> v) { return bits_as<uint16x8_t>(vcvtq_low_bf16_f32(v)); };
+    return bits_as<Words>(vzip1q_u16(half(v.even), half(v.odd)));
+#elif defined(__AVX512BF16__)
     // vcvtne2ps2bf16 flushes denormals: results with a zero, which may have been one, are made by the path below.
     const __m512i halves = bits_as<__m512i>(_mm512_cvtne2ps_pbh(v.odd, v.even));
     if (__builtin_expect(_mm512_test_epi16_mask(halves, _mm512_set1_epi16(0x7f80)) == ~0u, true)) {
@@ -166,6 +171,11 @@ struct Elements<Float16> {
   using Lanes = Vector<float>;
   ROPE_INLINE Lanes unpack(Packed v) { return _mm256_cvtph_ps(v); }
   ROPE_INLINE Packed pack(Lanes v) { return _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT); }
+#elif defined(__aarch64__)  // FCVTL and FCVTN belong to every such processor
+  using Packed = float16x4_t;
+  using Lanes = Vector<float>;
+  ROPE_INLINE Lanes unpack(Packed v) { return vcvt_f32_f16(v); }
+  ROPE_INLINE Packed pack(Lanes v) { return vcvt_f16_f32(v); }
 #else
   using Packed = Words;
   using Lanes = EvenOdd<Vector<float>>;

@@ -1,6 +1,10 @@
 // Chooses the kernels, once. Compiled for the baseline instruction set, because it runs before the machine's is known.
 #include "cpu/isa.h"
 
+#ifdef ROPE_ISA_ARM
+#include <sys/auxv.h>
+#endif
+
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
@@ -9,6 +13,8 @@ namespace rope::cpu {
 
 #ifdef ROPE_ISA_X86
 extern const Kernels kernels_avx512_bf16, kernels_avx512, kernels_avx2;
+#elif defined(ROPE_ISA_ARM)
+extern const Kernels kernels_neon_bf16;
 #endif
 extern const Kernels kernels_default;
 
@@ -17,6 +23,8 @@ static const Kernels* const kCompiled[] = {
     &kernels_avx512_bf16,
     &kernels_avx512,
     &kernels_avx2,
+#elif defined(ROPE_ISA_ARM)
+    &kernels_neon_bf16,
 #endif
     &kernels_default,
 };
@@ -37,8 +45,11 @@ bool supported(const Kernels& kernels) {
   if (&kernels == &kernels_avx2) {  // implies F16C, whose name older compilers do not know
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("fma");
   }
+#elif defined(ROPE_ISA_ARM)
+  constexpr int kBf16 = 1 << 14;  // HWCAP2_BF16, which older C libraries do not name
+  if (&kernels == &kernels_neon_bf16) return getauxval(AT_HWCAP2) & kBf16;
 #endif
-  return true;
+  return &kernels == &kernels_default;
 }
 
 static const Kernels& choose() {

@@ -74,9 +74,10 @@ def build_info() -> BuildInfo:
     """Describes this installation: {"version", "torch", "cpu_isa", "cuda", "cuda_architectures"}.
 
     torch: the version that is running. cpu_isa: the instruction set that the CPU kernels use on this machine,
-    "avx512_bf16", "avx512", "avx2" or "default" (the compiler's baseline); at most ATEN_CPU_CAPABILITY. cuda: the
-    version of the CUDA compiler, None without CUDA kernels. cuda_architectures: list of those they were compiled for,
-    "9.0" for machine code and "9.0+PTX" with what later GPUs can compile for themselves; empty without CUDA kernels.
+    "avx512_bf16", "avx512", "avx2", on ARM "neon_bf16", or "default" (the compiler's baseline); at most
+    ATEN_CPU_CAPABILITY. cuda: the version of the CUDA compiler, None without CUDA kernels. cuda_architectures: list of
+    those they were compiled for, "9.0" for machine code and "9.0+PTX" with what later GPUs can compile for themselves;
+    empty without CUDA kernels.
     """
     return {
         "version": __version__,
