@@ -19,7 +19,7 @@ def other_library(folder):
     if caches:
         newest = max(caches, key=lambda path: path.stat().st_mtime)
         shutil.copytree(newest.parent, folder / "build", ignore=shutil.ignore_patterns("*.so", "*.a", "*.cu.o"))
-        options = "-DROPE_EXT_WERROR=" + value_of("ROPE_EXT_WERROR", newest.read_text())
+        options = "-DROPE_EXT_WERROR=" + (value_of("ROPE_EXT_WERROR", newest.read_text()) or "OFF")
     return build(NAMESPACE, False, folder, CMAKE_ARGS=options, ROPE_EXT_BUILD_DIR=str(folder / "build"))
 
 
@@ -29,4 +29,5 @@ def is_usable(cache, folder: Path):
 
 
 def value_of(name, cache):
-    return re.search(rf"^{name}:\w+=(.*)$", cache, re.MULTILINE)[1]
+    """The value of an option in CMakeCache.txt; empty where an older cache lacks it."""
+    return "".join(re.findall(rf"^{name}:\w+=(.*)$", cache, re.MULTILINE))
