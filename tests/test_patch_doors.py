@@ -110,11 +110,31 @@ def test_overridden_methods_of_bases_elsewhere_are_read(remote):
     """As for a model: code that is not seen may call them."""
     name = remote().__name__
     other = remote(blocks=f"from {name.partition('.')[0]} import blocks\n" + OVERRIDES)
-    for given in (other, other.Overrides()):
+    constructs = f"from torch import nn\nfrom {other.__name__.partition('.')[0]} import blocks\n" + CONSTRUCTS
+    for given in (other, remote(blocks=constructs.replace("Renamed", "Overrides")), other.Overrides()):
         with pytest.warns(UserWarning, match="is seen to call what was replaced"), rope_ext.patched(given) as report:
             assert names(report) == [f"{name}.Static.apply_rotary_position_embeddings"]
 
 
+def test_classes_that_constructors_name_are_read(remote):
+    name = remote().__name__
+    other = remote(blocks=f"from torch import nn\nfrom {name.partition('.')[0]} import blocks\n" + CONSTRUCTS)
+    with rope_ext.patched(other) as report:
+        assert ROTATES in traced(other.Outer(), *inputs())[1] and not report.warning
+
+
+CONSTRUCTS = """
+def made():
+    return blocks.Renamed()
+
+class Outer(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = made()
+
+    def forward(self, *args):
+        return self.inner(*args)
+"""
 OVERRIDES = """
 class Overrides(blocks.Static):
     def apply_rotary_position_embeddings(self, *args):

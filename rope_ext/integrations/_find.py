@@ -44,10 +44,12 @@ class Reach:
     seen: ids of what was visited. left: number of items of containers that will still be inspected.
     kind: the class whose methods are followed where `super` or the name of a base leads to them.
     owners: the objects whose attributes are followed where the code names them.
+    classes: those that the code names, as keys.
     """
 
     def __init__(self, kind: type | None = None, owners: Iterable[Any] = (), names: Iterable[str] = ()) -> None:
         self.kind, self.owners, self.names = kind, list(owners), set(names)
+        self.classes: dict[type, None] = {}
         self.keys: set[int] = set()
         self.captured: set[int] = set()
         self.held: dict[int, tuple[str, nn.Module]] = {}
@@ -197,6 +199,7 @@ class Walk:
         for value, place in named:
             if issubclass(type(value), type):
                 named_classes.append(value)
+                reach.classes[value] = None
             else:
                 self.visit(value, place, reach)
         for start in [order.index(c) for c in named_classes if issubclass(type(c), type) and c in order]:

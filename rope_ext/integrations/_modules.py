@@ -2,8 +2,7 @@
 
 import types
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
 
 from ._calls import captured_only
 from ._entry import functions_behind, method_of
@@ -15,19 +14,23 @@ from ._report import Layer
 
 
 class ModuleSurvey:
-    """The rotary functions that some modules, and the classes that their names hold, reach.
+    """The rotary functions that some modules reach, the classes that their names hold, and those that these construct.
 
     candidates: list of `Candidate`; `seen` is the number of classes whose methods reach it.
     known: fingerprints of functions that will not be looked into: what only they call is no candidate.
     """
 
     def __init__(self, modules: Sequence[types.ModuleType], known: Collection[str]) -> None:
-        kinds = list(dict.fromkeys(kind for module in modules for kind in classes(module)))
-        packages = {module.__name__.partition(".")[0] for module in modules}
-        packages |= {package(base) for kind in kinds for base in kind.__mro__}
-        packages |= {package_of(f) for kind in kinds for f in functions_behind(method_of(kind, "forward")[1])}
-        walk = Walk(packages - OUTSIDE, known)
-        reaches = {kind: walk.of_class(kind) for kind in kinds}
+        walk = Walk({module.__name__.partition(".")[0] for module in modules} - OUTSIDE, known)
+        reaches: dict[type, Reach] = {}
+        left = [value for module in modules for value in list(vars(module).values()) if issubclass(type(value), type)]
+        while left:
+            kind = left.pop(0)
+            if kind not in reaches and package(kind) not in OUTSIDE:
+                walk.packages |= packages_of(kind) - OUTSIDE
+                walk.of_bases(kind)
+                reaches[kind] = walk.of_class(kind)
+                left += made_by(kind, walk)
         self._reaches = [(kind.__name__, f"{kind.__module__}.{kind.__qualname__}", r) for kind, r in reaches.items()]
         self._reaches += [("module", module.__name__, visit(module, walk)) for module in modules]
         self.candidates = list(walk.found.values())
@@ -43,10 +46,19 @@ class ModuleSurvey:
         return tuple(Layer((name,), kind, held_where(names), True) for kind, name, names in held if names)
 
 
-def classes(module: types.ModuleType) -> Iterable[type]:
-    """The classes that the names of a module hold, but for those of packages whose code is not read."""
-    kinds: Iterable[Any] = (value for value in list(vars(module).values()) if issubclass(type(value), type))
-    return (kind for kind in kinds if package(kind) not in OUTSIDE)
+def made_by(kind: type, walk: Walk) -> list[type]:
+    """The classes of which a new instance may hold what can be called: those that the code of its constructor names."""
+    reach = Reach(kind)
+    base, constructor = method_of(kind, "__init__")
+    if base is not None and package(base) not in OUTSIDE:
+        walk.visit(constructor, (base, "__init__"), reach)
+    return [made for made in reach.classes if method_of(made, "__call__")[0] is not None]
+
+
+def packages_of(kind: type) -> set[str]:
+    """The packages whose code an instance of a class runs."""
+    behind = functions_behind(method_of(kind, "forward")[1])
+    return {package(base) for base in kind.__mro__} | {package_of(function) for function in behind}
 
 
 def visit(module: types.ModuleType, walk: Walk) -> Reach:
