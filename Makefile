@@ -9,7 +9,8 @@ SOURCES = CMakeLists.txt setup.py pyproject.toml $(shell find csrc -type f)
 # The packages of an extra of pyproject.toml, in the versions that it pins.
 extra = $(shell sed -n 's/^$(1) = \[\(.*\)\].*/\1/p' pyproject.toml | tr ',' ' ')
 
-.PHONY: demo distributed test lint format wheel matrix known benchmark calls compiled instructions machine-code fuzz fuzz-sanitized clean
+.PHONY: demo distributed test lint format wheel matrix known benchmark calls compiled instructions machine-code aarch64 \
+  fuzz fuzz-sanitized clean
 
 demo: $(VENV)/.built
 	$(RUN) examples/train_tiny_llama.py
@@ -66,6 +67,11 @@ instructions: $(VENV)/.built
 # What the CUDA kernel's machine code costs a GPU, in benchmarks/results/machine_code.md, without one; seconds.
 machine-code: $(VENV)/.built
 	$(RUN) -m benchmarks.machine_code --write
+
+# The CPU kernels for 64-bit ARM against those for x86, and their instructions; a minute the first time. `make test` runs it
+# too, where the tools are (CONTRIBUTING.md).
+aarch64: $(VENV)/.built
+	ROPE_EXT_REQUIRE_AARCH64=1 $(RUN) -m pytest -q -s tests/test_aarch64.py
 
 # Layers of a Llama, compiled with transformers' rotation and with ours; 20 minutes.
 compiled: $(VENV)/.built
