@@ -43,8 +43,7 @@ class Reach:
     closures, globals, containers and objects. unread: paths of held values that were not inspected.
     seen: ids of what was visited. left: number of items of containers that will still be inspected.
     kind: the class whose methods are followed where `super` or the name of a base leads to them.
-    owners: the objects whose attributes are followed where the code names them.
-    classes: those that the code names, as keys.
+    owners: the objects whose attributes are followed where the code names them. classes: those that it names, as keys.
     """
 
     def __init__(self, kind: type | None = None, owners: Iterable[Any] = (), names: Iterable[str] = ()) -> None:
@@ -108,10 +107,7 @@ class Walk:
         """Reach of a replacement of a module's own code, followed into attributes of the module."""
         reach, done = Reach(type(module), [module]), set()
         self.visit(value, place, reach)
-        while True:
-            left = [(o, name) for o in reach.owners for name in sorted(reach.names) if (id(o), name) not in done]
-            if not left:
-                return reach
+        while left := [(o, name) for o in reach.owners for name in sorted(reach.names) if (id(o), name) not in done]:
             for owner, name in left:
                 done.add((id(owner), name))
                 held = attributes_of(owner)
@@ -120,6 +116,7 @@ class Walk:
                 elif name in self.methods(type(owner)):
                     base, method = self.methods(type(owner))[name]
                     self.visit(method, (base, name), reach)
+        return reach
 
     def methods(self, kind: type) -> dict[str, tuple[type, Any]]:
         """{name: (class that defines it, value)} of a class, as an instance finds them."""
