@@ -47,17 +47,17 @@ def in_layout(layout):
 
 def with_dtype(dtype, call, **options):
     def converted(q, k, positions):
-        return [t.to(torch.float32) for t in call((q.to(dtype), k.to(dtype)), positions, **options)]
+        return call(q.to(dtype), positions, **options).to(torch.float32)
 
     return converted
 
 
 def simple(**options):
-    return lambda q, k, positions: rope_ext.apply((q, k), COS, SIN, **options)
+    return lambda q, k, positions: rope_ext.apply(q, COS, SIN, **options)
 
 
 def frequencies(**options):
-    return lambda q, k, positions: rope_ext.apply((q, k), inv_freq=ROPE.inv_freq, positions=positions, **options)
+    return lambda q, k, positions: rope_ext.apply(q, inv_freq=ROPE.inv_freq, positions=positions, **options)
 
 
 def out(q, k, positions):
@@ -82,18 +82,18 @@ FORMS = {
     "interleaved": simple(interleaved=True),
     "inverse": simple(inverse=True),
     "offset": simple(offset=5),
-    "one tensor": lambda q, k, positions: rope_ext.apply(q, COS, SIN),
-    "rotary_dim": lambda q, k, positions: rope_ext.apply((q, k), *PARTIAL, rotary_dim=8),
+    "q and k": lambda q, k, positions: rope_ext.apply((q, k), COS, SIN),
+    "rotary_dim": lambda q, k, positions: rope_ext.apply(q, *PARTIAL, rotary_dim=8),
     "rotary_dim, interleaved": lambda q, k, positions: rope_ext.apply(
-        (q, k), *PARTIAL, rotary_dim=8, interleaved=True, positions=positions
+        q, *PARTIAL, rotary_dim=8, interleaved=True, positions=positions
     ),
-    "rotary_offset": lambda q, k, positions: rope_ext.apply((q, k), *PARTIAL, rotary_dim=8, rotary_offset=4),
+    "rotary_offset": lambda q, k, positions: rope_ext.apply(q, *PARTIAL, rotary_dim=8, rotary_offset=4),
     "out_interleaved": lambda q, k, positions: rope_ext.apply(
-        (q, k), *PARTIAL, rotary_dim=8, rotary_offset=8, interleaved=True, out_interleaved=False
+        q, *PARTIAL, rotary_dim=8, rotary_offset=8, interleaved=True, out_interleaved=False
     ),
     "positions": lambda q, k, positions: rope_ext.apply((q, k), COS, SIN, positions=positions),
-    "positions for all": lambda q, k, positions: rope_ext.apply((q, k), COS, SIN, positions=positions[0].int()),
-    "offset of each sequence": lambda q, k, positions: rope_ext.apply((q, k), COS, SIN, offset=positions[:, 0] // 2),
+    "positions for all": lambda q, k, positions: rope_ext.apply(q, COS, SIN, positions=positions[0].int()),
+    "offset of each sequence": lambda q, k, positions: rope_ext.apply(q, COS, SIN, offset=positions[:, 0] // 2),
     "bhsd": in_layout("bhsd"),
     "sbhd": in_layout("sbhd"),
     "shd": in_layout("shd"),
@@ -102,47 +102,47 @@ FORMS = {
         (q[0], k[0]), COS, SIN, layout="thd", cu_seqlens=CU_SEQLENS, offset=1
     ),
     "cu_seqlens, norm": lambda q, k, positions: rope_ext.apply(
-        (q[0], k[0]), COS, SIN, layout="thd", cu_seqlens=CU_SEQLENS, norm=WEIGHT, eps=EPS
+        q[0], COS, SIN, layout="thd", cu_seqlens=CU_SEQLENS, norm=WEIGHT, eps=EPS
     ),
     "cu_seqlens, inv_freq": lambda q, k, positions: rope_ext.apply(
-        (q[0], k[0]), inv_freq=ROPE.inv_freq, layout="thd", cu_seqlens=CU_SEQLENS
+        q[0], inv_freq=ROPE.inv_freq, layout="thd", cu_seqlens=CU_SEQLENS
     ),
-    "table per channel": lambda q, k, positions: rope_ext.apply((q, k), *CHANNELS),
+    "table per channel": lambda q, k, positions: rope_ext.apply(q, *CHANNELS),
     "table per channel, interleaved": lambda q, k, positions: rope_ext.apply(
-        (q, k), *CHANNELS, interleaved=True, out_interleaved=False, inverse=True
+        q, *CHANNELS, interleaved=True, out_interleaved=False, inverse=True
     ),
     "table per token": lambda q, k, positions: rope_ext.apply((q, k), *ROPE(positions)),
-    "table per token, for all": lambda q, k, positions: rope_ext.apply((q, k), *ROPE(positions[:1])),
+    "table per token, for all": lambda q, k, positions: rope_ext.apply(q, *ROPE(positions[:1])),
     "table per head": lambda q, k, positions: rope_ext.apply(q, q[..., 8:].cos(), q[..., 8:].sin()),
     "table per head, bhsd": lambda q, k, positions: rope_ext.apply(
         q.transpose(1, 2), q[:, :, :1, 8:].cos().transpose(1, 2), q[:, :, :1, 8:].sin().transpose(1, 2), layout="bhsd"
     ),
     "inv_freq": frequencies(),
-    "inv_freq, far": lambda q, k, positions: rope_ext.apply(
-        (q, k), inv_freq=ROPE.inv_freq, positions=positions * 1_000_003
-    ),
+    "inv_freq, far": lambda q, k, positions: rope_ext.apply(q, inv_freq=ROPE.inv_freq, positions=positions * 1_000_003),
     "inv_freq, float positions": lambda q, k, positions: rope_ext.apply(
-        (q, k), inv_freq=ROPE.inv_freq, positions=positions / 3, offset=2, inverse=True
+        q, inv_freq=ROPE.inv_freq, positions=positions / 3, offset=2, inverse=True
     ),
     "inv_freq of each head": lambda q, k, positions: rope_ext.apply(q, inv_freq=PER_HEAD, offset=positions[:, 0]),
     "inv_freq of axes": lambda q, k, positions: MROPE.apply(
         (q, k), positions=torch.stack((positions, positions + 3, positions * 2))
     ),
-    "attention_scaling": lambda q, k, positions: YARN.apply((q, k), positions=positions),
+    "attention_scaling": lambda q, k, positions: YARN.apply(q, positions=positions),
     "rope.apply": lambda q, k, positions: ROPE.apply((q, k), interleaved=True),
-    "rope.apply, hf": lambda q, k, positions: HF.apply((q, k), positions=positions),
+    "rope.apply, hf": lambda q, k, positions: HF.apply(q, positions=positions),
     "norm": simple(norm=WEIGHT, eps=EPS),
-    "norm of q": simple(norm=(WEIGHT, None), eps=EPS, interleaved=True),
+    "norm of q": lambda q, k, positions: rope_ext.apply(
+        (q, k), COS, SIN, norm=(WEIGHT, None), eps=EPS, interleaved=True
+    ),
     "norm, inv_freq": frequencies(norm=WEIGHT, eps=EPS),
     "apply_": lambda q, k, positions: rope_ext.apply_((q * 1, k * 1), COS, SIN),
     "out": out,
     "apply_qkv": packed(rope_ext.apply_qkv),
     "apply_qkv, norm": packed(rope_ext.apply_qkv, norm=(WEIGHT, None), eps=EPS),
     "apply_qkv_": packed(rope_ext.apply_qkv_),
-    "float64": float64(lambda q, k, positions: rope_ext.apply((q, k), COS.double(), SIN.double(), inverse=True)),
+    "float64": float64(lambda q, k, positions: rope_ext.apply(q, COS.double(), SIN.double(), inverse=True)),
     "float64, inv_freq": float64(frequencies()),
     "float64, norm": float64(
-        lambda q, k, positions: rope_ext.apply((q, k), COS.double(), SIN.double(), norm=WEIGHT, eps=EPS)
+        lambda q, k, positions: rope_ext.apply(q, COS.double(), SIN.double(), norm=WEIGHT, eps=EPS)
     ),
     "compat.transformers": lambda q, k, positions: rope_ext.compat.transformers.apply_rotary_pos_emb(
         q, k, *(torch.cat((t, t), -1) for t in ROPE(positions)), unsqueeze_dim=2
@@ -157,9 +157,7 @@ for _name, _dtype in HALF_PRECISION.items():
         f"{_name}, norm": with_dtype(_dtype, lambda x, positions: rope_ext.apply(x, COS, SIN, norm=WEIGHT, eps=EPS)),
         f"{_name}, norm, eager": with_dtype(
             _dtype,
-            lambda x, positions, t=_tables, w=_weight: rope_ext.apply(
-                x, *t, norm=(w, WEIGHT), eps=EPS, rounding="eager"
-            ),
+            lambda x, positions, t=_tables, w=_weight: rope_ext.apply(x, *t, norm=w, eps=EPS, rounding="eager"),
         ),
     }
 
