@@ -10,6 +10,8 @@ this name. kernels.py: what is registered at the dispatch keys. fake.py: shapes 
 dtensor.py: what the others do for DTensors; dtensor_rules.py, dtensor_tables.py: the ops on them; dtensor_groups.py,
 dtensor_parts.py: the part of each argument that a rank needs.
 norm.py: calls with a norm, and NormRotate. composed_norm.py, check_norm.py: what it leaves to PyTorch's ops.
+decompositions.py: the ops in PyTorch's own. overloads.py: tables of functions for all overloads. onnx_export.py: what
+torch.onnx.export was told.
 """
 
 from . import dtensor

@@ -29,7 +29,7 @@ def check_translated() -> None:
 def check_dynamo() -> None:
     """Raises in a torch.onnx.export that uses torch.jit.trace, unless it was told of other ops than ONNX's."""
     given = _arguments()
-    if given is None or given["custom_opsets"] or given["operator_export_type"].name != "ONNX":
+    if given is None or given["dynamo"] or given["custom_opsets"] or given["operator_export_type"].name != "ONNX":
         return
     cure = f"dynamo=True, {_TABLE}=rope_ext.onnx.translation_table() exports the ops of rope_ext"
     raise ArgumentError("dynamo", "be True in torch.onnx.export", "False", cure)
