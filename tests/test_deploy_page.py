@@ -19,25 +19,36 @@ NEEDED = "kernels", "onnx", "onnxruntime", "onnxscript", "transformers"
 missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
 
 # transformers 5.23 asks for kernels 0.18.2, but the newest release is 0.17.2: the program reports another version.
-BEGIN = """
+NEWER_KERNELS = """
 import importlib.metadata
 
 version = importlib.metadata.version
 importlib.metadata.version = lambda name: max("0.18.2", version(name)) if name == "kernels" else version(name)
 """
+SECTION = re.compile(r"^## (.*)\n", re.MULTILINE)
+HUB = "A kernel of the Hugging Face hub"
+
+
+def sections(page):
+    """{title: text}"""
+    titles_and_texts = SECTION.split(page)[1:]
+    return dict(zip(titles_and_texts[::2], titles_and_texts[1::2], strict=True))
 
 
 @pytest.mark.skipif(bool(missing), reason=f"{' and '.join(missing)} must be installed")
-def test_the_code_prints_what_the_page_shows(other_library, tmp_path):
-    """In a folder where tools/hub_kernel.py has written build/hub, as the page says."""
-    hub_kernel.lay_out(other_library, tmp_path / "build" / "hub")
-    blocks = blocks_of(PAGE)
-    code = BEGIN + "\n".join(code for _, code, _ in blocks)
+@pytest.mark.parametrize("is_hub", [False, True])
+def test_the_code_prints_what_the_page_shows(is_hub, other_library, tmp_path):
+    """The section about the hub: in a folder where tools/hub_kernel.py has written build/hub, as the page says."""
+    page = sections(PAGE)
+    blocks = blocks_of(page[HUB] if is_hub else PAGE.replace(page[HUB], ""))
+    if is_hub:
+        hub_kernel.lay_out(other_library, tmp_path / "build" / "hub")
+    code = NEWER_KERNELS * is_hub + "\n".join(code for _, code, _ in blocks)
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1"}
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout == "".join(text for _, _, text in blocks)
+    assert done.stdout == "".join(text for _, _, text in blocks) and done.stdout
 
 
 def test_commands_name_files_and_targets_that_exist():

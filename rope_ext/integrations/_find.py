@@ -49,11 +49,9 @@ class Reach:
     def __init__(self, kind: type | None = None, owners: Iterable[Any] = (), names: Iterable[str] = ()) -> None:
         self.kind, self.owners, self.names = kind, list(owners), set(names)
         self.classes: dict[type, None] = {}
-        self.keys: set[int] = set()
-        self.captured: set[int] = set()
+        self.keys, self.captured = set[int](), set[int]()
         self.held: dict[int, tuple[str, nn.Module]] = {}
-        self.unread: set[str] = set()
-        self.seen: set[Hashable] = set()
+        self.unread, self.seen = set[str](), set[Hashable]()
         self.left = ITEMS
 
     def owns(self, value: object) -> bool:
