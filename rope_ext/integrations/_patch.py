@@ -30,14 +30,14 @@ from ._registry import known, verdict
 from ._report import Entry, Report, warning_of
 from ._rotation import Rotation, rotate, run
 
-Patched = nn.Module | types.ModuleType | str
+Patchable = nn.Module | types.ModuleType | str
 
 _lock = lock()
 _replaced: "dict[int, _Replacement]" = {}  # by the key of the candidate
 _patches: "list[_Patch]" = []  # in the order of the calls
 
 
-def patch(model: Patched, rounding: Rounding = "eager") -> Report:
+def patch(model: Patchable, rounding: Rounding = "eager") -> Report:
     """Replace the rotary functions that a model's modules use by `rope_ext.apply`, until `unpatch(model)`.
 
     A function is replaced if its source is known (the fingerprint of the functions of transformers, diffusers and timm,
@@ -68,7 +68,7 @@ def patch(model: Patched, rounding: Rounding = "eager") -> Report:
     return _patch(model, rounding, stacklevel=3).report
 
 
-def unpatch(model: Patched) -> None:
+def unpatch(model: Patchable) -> None:
     """Undo the last `patch(model)` that is still in place. Raises ValueError if there is none."""
     _check_model(model)
     with _lock:
@@ -80,7 +80,7 @@ def unpatch(model: Patched) -> None:
 
 
 @contextlib.contextmanager
-def patched(model: Patched, rounding: Rounding = "eager") -> Iterator[Report]:
+def patched(model: Patchable, rounding: Rounding = "eager") -> Iterator[Report]:
     """`patch` for the length of a with block, which gets the `Report`: `with rope_ext.patched(model) as report: ...`"""
     patch = _patch(model, rounding, stacklevel=4)
     try:
@@ -119,7 +119,7 @@ class _Replacement:
     count: int = 0
 
 
-def _patch(model: Patched, rounding: Rounding, stacklevel: int) -> _Patch:
+def _patch(model: Patchable, rounding: Rounding, stacklevel: int) -> _Patch:
     _check_model(model)
     _numbers.rounding(rounding)
     modules = modules_of(model) if isinstance(model, str) else [model] if isinstance(model, types.ModuleType) else []
@@ -155,13 +155,13 @@ def _patch(model: Patched, rounding: Rounding, stacklevel: int) -> _Patch:
         return patch
 
 
-def _reference(model: Patched) -> Callable[[], object]:
+def _reference(model: Patchable) -> Callable[[], object]:
     """Returns what a patch was made of while it exists; a model type always does, and `is` compares interned ones."""
     return functools.partial(sys.intern, model) if isinstance(model, str) else weakref.ref(model)
 
 
 def _check_model(model: object) -> None:
-    if not isinstance(model, Patched):
+    if not isinstance(model, Patchable):
         modules = [name for name, value in getattr(model, "__dict__", {}).items() if isinstance(value, nn.Module)]
         got = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
         cure = f"its {' and its '.join(modules[:4])} can be given" if modules and not isinstance(model, type) else ""
