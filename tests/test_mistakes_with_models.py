@@ -73,7 +73,10 @@ class Pipeline:
 )
 def test_an_invalid_model_is_refused(model, message):
     for function in (rope_ext.patch, rope_ext.unpatch, lambda model: rope_ext.patched(model).__enter__()):
-        with pytest.raises(TypeError, match=f"^rope_ext: model must be a torch.nn.Module, got {re.escape(message)}$"):
+        with pytest.raises(
+            TypeError,
+            match=f"^rope_ext: model must be a torch.nn.Module, a Python module or a model type, got {re.escape(message)}$",
+        ):
             function(model)
 
 

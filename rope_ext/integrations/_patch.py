@@ -165,7 +165,7 @@ def _check_model(model: object) -> None:
         modules = [name for name, value in getattr(model, "__dict__", {}).items() if isinstance(value, nn.Module)]
         got = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
         cure = f"its {' and its '.join(modules[:4])} can be given" if modules and not isinstance(model, type) else ""
-        raise ArgumentTypeError("model", "be a torch.nn.Module", got, cure)
+        raise ArgumentTypeError("model", "be a torch.nn.Module, a Python module or a model type", got, cure)
 
 
 def _undo(patch: _Patch) -> None:
