@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from ._onnx_graph import Graph, Value, known_size
-from ._onnx_tables import Tables, axes_of, in_sequences, tables_of
+from ._onnx_tables import Tables, axes_of, in_pairs, in_sequences, tables_of
 from ._torch.arguments import Lookup, Scalars, eps_of, layout_of, norm_of, split
 from ._torch.flags import INTERLEAVED, INVERSE, OTHER_PAIRING, ROUND_PRODUCTS, TRANSPOSED
 from .reference import Layout
@@ -154,8 +154,7 @@ def _composed(call: _Call, x: Value, head_dim: int) -> Value:
     x1, x2 = g.split(part, rotary_dim, interleaved)
     (cos1, cos2), (sin1, sin2) = (cos, cos), (sin, sin)
     if tables.width == rotary_dim:
-        in_tables = interleaved if call.has(TRANSPOSED) else moved
-        (cos1, cos2), (sin1, sin2) = (g.split(table, rotary_dim, in_tables) for table in (cos, sin))
+        (cos1, cos2), (sin1, sin2) = (g.split(table, rotary_dim, in_pairs(call.scalars.flags)) for table in (cos, sin))
     if call.has(TRANSPOSED):
         sin1, sin2 = g.op.Neg(sin2), g.op.Neg(sin1)
     products = [g.op.Mul(a, b) for a, b in ((x1, cos1), (x2, sin1), (x2, cos2), (x1, sin2))]

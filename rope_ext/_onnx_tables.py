@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 from ._onnx_graph import Graph, Size, Value
 from ._torch.arguments import Lookup, Scalars, layout_of
-from ._torch.flags import FREQUENCIES
+from ._torch.flags import FREQUENCIES, INTERLEAVED, OTHER_PAIRING, TRANSPOSED
 from .reference import ONE_REVOLUTION_PER_RADIAN, TWO_PI, Layout
 
 _NAN = float("nan")
@@ -44,7 +44,7 @@ def tables_of(g: Graph, x: Value, cos: Value, sin: Value, scalars: Scalars, look
             c, s = (g.op.Transpose(t, perm=[0, 2, 1, 3]) for t in (c, s))
         return Tables(c, s, None, per_head, _batch_of(g, lookup), rotary_dim // 2)
     rank, width = len(cos.shape), cos.shape[-1]
-    if width == rotary_dim and _repeats(cos) and _repeats(sin):
+    if width == rotary_dim and not in_pairs(scalars.flags) and _repeats(cos) and _repeats(sin):
         width //= 2
         c, s = (g.cast(g.channels(t, 0, width), dtype, t.dtype) for t in (cos, sin))
     else:
@@ -63,6 +63,12 @@ def tables_of(g: Graph, x: Value, cos: Value, sin: Value, scalars: Scalars, look
     if not per_head:
         c, s = (g.op.Squeeze(t, g.ints(axes_of(layout).index("h"))) for t in (c, s))
     return Tables(c, s, None, per_head, g.size(cos, axes.index("b")), width)
+
+
+def in_pairs(flags: int) -> bool:
+    """Whether a table with an entry per channel holds those of a pair side by side, not in its two halves."""
+    moved = bool(flags & INTERLEAVED) is not bool(flags & OTHER_PAIRING)
+    return bool(flags & INTERLEAVED) if flags & TRANSPOSED else moved
 
 
 def _repeats(table: Value) -> bool:

@@ -113,6 +113,9 @@ FORMS = {
     ),
     "table per token": lambda q, k, positions: rope_ext.apply((q, k), *ROPE(positions)),
     "table per token, for all": lambda q, k, positions: rope_ext.apply(q, *ROPE(positions[:1])),
+    "table per token, equal halves, interleaved": lambda q, k, positions: rope_ext.apply(
+        q, *(torch.cat((t, t), -1) for t in ROPE(positions)), interleaved=True
+    ),
     "table per head": lambda q, k, positions: rope_ext.apply(q, q[..., 8:].cos(), q[..., 8:].sin()),
     "table per head, bhsd": lambda q, k, positions: rope_ext.apply(
         q.transpose(1, 2), q[:, :, :1, 8:].cos().transpose(1, 2), q[:, :, :1, 8:].sin().transpose(1, 2), layout="bhsd"
