@@ -6,6 +6,7 @@ computed as in PyTorch, but for the order of the norm. x of 16 bits is rounded o
 value was at the edge. Products that are rounded to 16 bits cannot be fused: their forms have the bits of the calls.
 """
 
+import contextlib
 import importlib.util
 import logging
 import subprocess
@@ -139,6 +140,14 @@ def test_error_without_the_table(as_program, table):
     with pytest.raises(Exception) as info:
         to_onnx(model, (X,), custom_translation_table=table)
     assert all(name in str(info.value) for name in NAMES)
+
+
+@pytest.mark.parametrize("table", [None, rope_ext.onnx.translation_table()])
+def test_a_wrapper_in_the_place_of_the_exporter(monkeypatch, table):
+    export = torch.onnx.export
+    monkeypatch.setattr(torch.onnx, "export", lambda *given, **options: export(*given, **options))
+    with contextlib.nullcontext() if table else pytest.raises(Exception, match=NAMES[1]):
+        to_onnx(Rotation(), (X,), custom_translation_table=table)
 
 
 @pytest.mark.parametrize("options", [{}, {"norm": WEIGHT, "eps": 1e-6}])

@@ -36,10 +36,12 @@ def check_dynamo() -> None:
 
 
 def _arguments() -> dict[str, Any] | None:
-    """The arguments of the torch.onnx.export that is running; None: there is none, or it was entered another way."""
+    """The arguments of the torch.onnx.export that is running; None: there is none, or it was entered another way.
+
+    Its frame is found by name: what the name `torch.onnx.export` holds may be a wrapper that somebody put there.
+    """
     onnx = sys.modules.get("torch.onnx")
-    code = getattr(getattr(onnx, "export", None), "__code__", None)
-    frame: FrameType | None = inspect.currentframe() if code else None
-    while frame is not None and frame.f_code is not code:
+    frame: FrameType | None = inspect.currentframe() if onnx else None
+    while frame is not None and not (frame.f_code.co_name == "export" and frame.f_globals is vars(onnx)):
         frame = frame.f_back
     return None if frame is None else frame.f_locals
