@@ -1,5 +1,6 @@
 """rope_ext.patch with a Python module or a model type of transformers, before any model exists."""
 
+import enum
 import gc
 import importlib
 import re
@@ -235,6 +236,15 @@ def test_a_type_before_its_model(transformers):
     rope_ext.unpatch(model)
     assert ROTATES not in traced(model, ids)[1]
     assert module.apply_rotary_pos_emb is original
+
+
+def test_a_type_in_an_enum(transformers):
+    kind = enum.Enum("Kind", {"LLAMA": "llama"}, type=str).LLAMA
+    with rope_ext.patched(kind), rope_ext.patched("llama"):
+        rope_ext.unpatch(kind)
+        with pytest.raises(ValueError, match="llama"):
+            for _ in range(2):
+                rope_ext.unpatch("llama")
 
 
 def test_a_type_that_a_package_registers(transformers, remote, monkeypatch):

@@ -157,7 +157,9 @@ def _patch(model: Patchable, rounding: Rounding, stacklevel: int) -> _Patch:
 
 def _reference(model: Patchable) -> Callable[[], object]:
     """Returns what a patch was made of while it exists; a model type always does, and `is` compares interned ones."""
-    return functools.partial(sys.intern, model) if isinstance(model, str) else weakref.ref(model)
+    if isinstance(model, str):
+        return functools.partial(sys.intern, str.__str__(model))  # intern takes no subclass, such as members of an enum
+    return weakref.ref(model)
 
 
 def _check_model(model: object) -> None:
