@@ -178,6 +178,18 @@ def test_what_is_not_patched_cannot_be_undone(remote):
     for given, got in ((blocks, repr(blocks.__name__)), ("llama", "'llama'")):
         with pytest.raises(ValueError, match=f"^rope_ext: model must be patched, got {got} that is not$"):
             rope_ext.unpatch(given)
+    with rope_ext.patched(blocks):
+        cure = f"got 'llama' that is not: patched are {blocks.__name__!r}$"
+        with pytest.raises(ValueError, match=cure):
+            rope_ext.unpatch("llama")
+
+
+def test_a_class_is_no_model():
+    class Attention(torch.nn.Module):
+        pass
+
+    with pytest.raises(TypeError, match=rf"got the class Attention: sys.modules\['{__name__}'\] can be given$"):
+        rope_ext.patch(Attention)
 
 
 # ---- model types ----
@@ -208,6 +220,14 @@ def test_the_modules_of_a_type(transformers):
         if model_type in transformers.CONFIG_MAPPING:
             assert sorted(modeling(model_type)) == sorted(modules)
     assert transformers.logging.get_verbosity() == verbosity
+
+
+def test_a_part_that_cannot_be_imported(transformers, monkeypatch):
+    """None in sys.modules makes an import fail, as a missing dependency would."""
+    if "llava" in transformers.CONFIG_MAPPING:
+        monkeypatch.setitem(sys.modules, "transformers.models.clip.modeling_clip", None)
+        with pytest.raises(ImportError, match="(?i)clip"):
+            rope_ext.patch("llava")
 
 
 SIZES = {"vocab_size": 32, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "head_dim": 8}

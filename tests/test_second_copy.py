@@ -57,7 +57,7 @@ def test_package_after_another_copy(first, copy):
     program = f"{first.format(repr(str(PACKAGE / '_ops.so')))}\n{second}\ntry:\n  import rope_ext\nexcept ImportError as error:\n  print(error)\n"
     result = run(program + WORKS)
     other = "another that torch.ops.load_library does not know of" if "CDLL" in first else PACKAGE / "_ops.so"
-    error = f"rope_ext: one copy of the package must be loaded in a process, got {copy / '_ops.so'} after {other}\n"
+    error = f"rope_ext: one copy of the package must define torch.ops.rope_ext in a process, got {copy / '_ops.so'} after {other}\n"
     assert result.returncode == 0 and result.stdout == error + "works\n", result.stdout + result.stderr
 
 
@@ -72,7 +72,7 @@ def test_a_second_import_of_the_same_copy():
     forget = "for name in [n for n in sys.modules if n.split('.')[0] == 'rope_ext']: del sys.modules[name]"
     again = "try:\n  import rope_ext\nexcept ImportError as error:\n  print(error)\n"
     result = run(f"import sys, rope_ext\n{forget}\n{again}" + WORKS)
-    error = f"rope_ext: one copy of the package must be loaded in a process, got {PACKAGE / '_ops.so'} again: "
+    error = f"rope_ext: one copy of the package must define torch.ops.rope_ext in a process, got {PACKAGE / '_ops.so'} again: "
     assert result.returncode == 0 and result.stdout.startswith(error) and result.stdout.endswith("works\n"), (
         result.stderr
     )
@@ -85,6 +85,6 @@ def test_ops_that_something_else_defines():
         "other.define('rotate(Tensor x) -> Tensor')\n"
         "try:\n  import rope_ext\nexcept ImportError as error:\n  print(error)\n"
     )
-    assert result.returncode == 0 and result.stdout.startswith("rope_ext: one copy of the package must be"), (
+    assert result.returncode == 0 and result.stdout.startswith("rope_ext: one copy of the package must define"), (
         result.stderr
     )

@@ -69,8 +69,10 @@ def main():
     parser.add_argument("--namespace", help="default: of the device and the commit, _rope_ext_cpu_1a2b3c4")
     parser.add_argument("--cuda", action="store_true", help="with the kernels of GPUs; needs nvcc")
     chosen = parser.parse_args()
-    from tools.wheel import lower_versions  # here, because tests have no auditwheel
-
+    try:
+        from tools.wheel import lower_versions  # here, because tests have no auditwheel
+    except ImportError as error:
+        sys.exit(f"rope_ext: auditwheel must be installed (pip install auditwheel), got {error}")
     default = f"_rope_ext_{'cuda' if chosen.cuda else 'cpu'}_{commit()}"
     namespace = chosen.namespace or re.sub(r"\W", "_", default)
     with tempfile.TemporaryDirectory() as folder:

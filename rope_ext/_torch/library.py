@@ -22,12 +22,12 @@ def exported_text(library: ctypes.CDLL, name: str) -> str | None:
     return text.decode()
 
 
-def _other_copy(path: Path, namespace: str) -> Path | str:
-    """The file that has registered the ops of the namespace, which `path` could not."""
+def _other_copy(path: Path, namespace: str) -> Path | None:
+    """The file that has registered the ops of the namespace; None: it was not loaded by torch.ops.load_library."""
     named_alike = (p for p in map(Path, torch.ops.loaded_libraries) if p.name == path.name and p.exists())
     others = (p for p in named_alike if not p.samefile(path))
     of_namespace = (p for p in others if exported_text(ctypes.CDLL(str(p)), "rope_ext_namespace") == namespace)
-    return next(of_namespace, "another that torch.ops.load_library does not know of")
+    return next(of_namespace, None)
 
 
 def _load() -> tuple[ctypes.CDLL, str]:
@@ -49,10 +49,11 @@ def _load() -> tuple[ctypes.CDLL, str]:
     namespace = exported_text(library, "rope_ext_namespace")
     if namespace is None:
         raise ImportError(f"rope_ext: _ops.so must be of this version, got an older {path}; rebuild: {REBUILD}")
-    once = "rope_ext: one copy of the package must be loaded in a process, got"
+    once = f"rope_ext: one copy of the package must define torch.ops.{namespace} in a process, got"
     library.rope_ext_defines_ops.restype = ctypes.c_bool
     if not library.rope_ext_defines_ops():
-        raise ImportError(f"{once} {path} after {_other_copy(path, namespace)}")
+        other = _other_copy(path, namespace) or "another that torch.ops.load_library does not know of"
+        raise ImportError(f"{once} {path} after {other}")
     if hasattr(getattr(torch.ops, namespace), "rotate_of_one"):  # vmap.py defines it
         raise ImportError(f"{once} {path} again: what an import registers with torch stays, so it cannot be repeated")
     return library, namespace

@@ -16,7 +16,8 @@ from ._errors import refused
 from ._results import rounded_tables
 
 _LAYERS = "vllm.model_executor.layers.rotary_embedding"
-_FORWARDS = ("forward_native", "forward_cpu", "forward_cuda")  # forward_hip and forward_oot call one of these
+# On other platforms vLLM calls others: forward_xpu, and forward_hip, which calls forward_cuda unless AITER is on.
+_FORWARDS = ("forward_native", "forward_cpu", "forward_cuda")
 
 
 @called(
@@ -119,7 +120,8 @@ def register(rounding: Rounding = "once") -> tuple[str, ...]:
     classes = {kind.__name__: kind for kind in _with_its_forward(layers.RotaryEmbedding)}
     for name in classes.keys() & registry.keys():
         if registry[name].__module__ != __name__:
-            raise ValueError(f"rope_ext: {name} must not be registered out of tree yet, got {registry[name]!r}")
+            cure = "leave the plug-in that registered it out of VLLM_PLUGINS"
+            raise ValueError(f"rope_ext: {name} must not be registered out of tree yet, got {registry[name]!r}: {cure}")
     for name, kind in classes.items():
         if name in registry:  # register_oot takes no second one
             del registry[name]

@@ -6,10 +6,10 @@
 _calls.py finds what a call of a model runs, with _entry.py (whose code), _find.py (the rotary functions that code
 reaches, each a _candidate.py), _code.py and _held.py (what functions and values hold). _modules.py finds what Python
 modules reach, _model_types.py the modules of a model type. _fingerprint.py recognises a function, _proof.py probes it,
-_registry.py decides, _patch.py and _nested.py replace it, _report.py and _layers.py say what was done. transformers.py,
-diffusers.py and timm.py hold the dialects (_dialect.py): readers of calls, which return what is to be rotated and how
-(_rotation.py). _known.json says which function has which dialect; known.py writes it. Nothing here imports these
-libraries, but for transformers where a model type is given.
+_registry.py decides, _patch.py and _nested.py replace it, in what _patchable.py allows; _report.py and _layers.py say
+what was done. transformers.py, diffusers.py and timm.py hold the dialects (_dialect.py): readers of calls, which return
+what is to be rotated and how (_rotation.py). _known.json says which function has which dialect; known.py writes it.
+Nothing here imports these libraries, but for transformers where a model type is given.
 """
 
 from ._patch import patch, patched, unpatch

@@ -1,6 +1,5 @@
 """The Python modules that a model type of transformers stands for: its modeling file, and those of its parts."""
 
-import contextlib
 import difflib
 import importlib
 import importlib.util
@@ -14,7 +13,8 @@ from ..errors import ArgumentError
 def modules_of(model_type: str) -> list[types.ModuleType]:
     """The modeling module of a model type, then those of the parts of its default configuration, imported.
 
-    Raises ImportError without transformers, ArgumentError (a ValueError) for a type that it does not have.
+    Raises ImportError without transformers or where one of the modules cannot be imported, ArgumentError (a ValueError)
+    for a type that transformers does not have.
     """
     try:
         transformers: Any = importlib.import_module("transformers")
@@ -32,8 +32,7 @@ def modules_of(model_type: str) -> list[types.ModuleType]:
         )
     modules: dict[str, types.ModuleType] = {}
     for kind in _configurations(_default(transformers, configurations[model_type])):
-        with contextlib.nullcontext() if not modules else contextlib.suppress(ImportError):  # no model has such a part
-            modules |= {module.__name__: module for module in _modeling(kind)}
+        modules |= {module.__name__: module for module in _modeling(kind)}
     if not modules:
         raise ArgumentError("model", "be a model type that has a modeling module", repr(model_type))
     return list(modules.values())

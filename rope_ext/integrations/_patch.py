@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import sys
 import types
 import warnings
 import weakref
@@ -26,11 +25,10 @@ from ._layers import layers_of
 from ._model_types import modules_of
 from ._modules import ModuleSurvey
 from ._nested import put_inside
+from ._patchable import Patchable, check, described, reference
 from ._registry import known, verdict
 from ._report import Entry, Report, warning_of
 from ._rotation import Rotation, rotate, run
-
-Patchable = nn.Module | types.ModuleType | str
 
 _lock = lock()
 _replaced: "dict[int, _Replacement]" = {}  # by the key of the candidate
@@ -70,13 +68,14 @@ def patch(model: Patchable, rounding: Rounding = "eager") -> Report:
 
 def unpatch(model: Patchable) -> None:
     """Undo the last `patch(model)` that is still in place. Raises ValueError if there is none."""
-    _check_model(model)
+    check(model)
     with _lock:
         for patch in reversed(_patches):
-            if patch.model() is _reference(model)():
+            if patch.model() is reference(model)():
                 return _undo(patch)
-    what = f"a {type(model).__name__}" if isinstance(model, nn.Module) else repr(getattr(model, "__name__", model))
-    raise ArgumentError("model", "be patched", f"{what} that is not")
+        given = [described(m) for m in (patch.model() for patch in _patches) if m is not None]
+    cure = f"patched are {', '.join(given)}" if given else ""
+    raise ArgumentError("model", "be patched", f"{described(model)} that is not", cure)
 
 
 @contextlib.contextmanager
@@ -120,7 +119,7 @@ class _Replacement:
 
 
 def _patch(model: Patchable, rounding: Rounding, stacklevel: int) -> _Patch:
-    _check_model(model)
+    check(model)
     _numbers.rounding(rounding)
     modules = modules_of(model) if isinstance(model, str) else [model] if isinstance(model, types.ModuleType) else []
     with _lock:
@@ -150,24 +149,9 @@ def _patch(model: Patchable, rounding: Rounding, stacklevel: int) -> _Patch:
             warning = warning_of(replaced, left_alone, layers, of_modules=bool(modules))
             warnings.warn(f"rope_ext: {warning}", UserWarning, stacklevel)  # as an error it leaves all as it was
         report = Report(rounding, tuple(replaced), left_alone, layers, warning)
-        patch = _Patch(_reference(model), report, [_replace(c, d, rounding) for c, d in accepted])
+        patch = _Patch(reference(model), report, [_replace(c, d, rounding) for c, d in accepted])
         _patches.append(patch)
         return patch
-
-
-def _reference(model: Patchable) -> Callable[[], object]:
-    """Returns what a patch was made of while it exists; a model type always does, and `is` compares interned ones."""
-    if isinstance(model, str):
-        return functools.partial(sys.intern, str.__str__(model))  # intern takes no subclass, such as members of an enum
-    return weakref.ref(model)
-
-
-def _check_model(model: object) -> None:
-    if not isinstance(model, Patchable):
-        modules = [name for name, value in getattr(model, "__dict__", {}).items() if isinstance(value, nn.Module)]
-        got = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
-        cure = f"its {' and its '.join(modules[:4])} can be given" if modules and not isinstance(model, type) else ""
-        raise ArgumentTypeError("model", "be a torch.nn.Module, a Python module or a model type", got, cure)
 
 
 def _undo(patch: _Patch) -> None:

@@ -84,7 +84,7 @@ class RotaryEager(nn.Module):
     has_backward = True
 
     def forward(self, q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 1) -> Any:
-        return _runs(type(self), "eager")(q, k, cos, sin, unsqueeze_dim)
+        return _replacement_in(type(self), "eager")(q, k, cos, sin, unsqueeze_dim)
 
 
 class RotaryOnce(nn.Module):
@@ -94,26 +94,26 @@ class RotaryOnce(nn.Module):
     has_backward = True
 
     def forward(self, q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 1) -> Any:
-        return _runs(type(self), "once")(q, k, cos, sin, unsqueeze_dim)
+        return _replacement_in(type(self), "once")(q, k, cos, sin, unsqueeze_dim)
 
 
 _LAYERS: dict[Rounding, type[nn.Module]] = {"eager": RotaryEager, "once": RotaryOnce}
 # Where a class keeps what runs in place of its function. Other copies of rope_ext keep theirs under other names.
-_PLACES: dict[Rounding, str] = {rounding: f"_{NAMESPACE}_{rounding}" for rounding in ROUNDINGS}
+_ATTRIBUTES: dict[Rounding, str] = {rounding: f"_{NAMESPACE}_{rounding}" for rounding in ROUNDINGS}
 
 
-def _runs(kind: Any, rounding: Rounding) -> Any:
+def _replacement_in(kind: Any, rounding: Rounding) -> Any:
     _recognise(kind)
-    return getattr(kind, _PLACES[rounding])
+    return getattr(kind, _ATTRIBUTES[rounding])
 
 
 @constant_in_graphs  # runs while a graph is made, and is no part of it
 def _recognise(kind: Any) -> None:
     """Gives a class that `use_kernel_forward_from_hub` made what runs in place of its function, for each rounding."""
-    function = None if hasattr(kind, _PLACES[ROUNDINGS[-1]]) else function_of(kind())
+    function = None if hasattr(kind, _ATTRIBUTES[ROUNDINGS[-1]]) else function_of(kind())
     if function is not None:
         candidate = Candidate(function.__name__, function, function, fingerprint(function))
         for rounding in ROUNDINGS:
             _, dialect, _ = verdict(candidate, rounding)
             runs = replacement_of(function, dialect, rounding) if dialect else function
-            setattr(kind, _PLACES[rounding], staticmethod(runs))
+            setattr(kind, _ATTRIBUTES[rounding], staticmethod(runs))
