@@ -132,3 +132,25 @@ outputs = tree_leaves(aoti_load_package("forms.pt2")(*inputs))
 assert list(map(torch.equal, outputs, expected)) == [True] * 18
 """
     run(sys.executable, "-c", program, cwd=tmp_path)
+
+
+def test_an_error_of_a_call_in_a_package(tmp_path):
+    """A position outside the table: a RuntimeError with our sentence, since the types of errors are the package's."""
+    rotation, x = nn.Module(), torch.randn(1, 4, 2, 8)
+    cos, sin = rope_ext.RotaryEmbedding(8).tables(16)
+    rotation.forward = lambda x, positions: rope_ext.apply(x, cos, sin, positions=positions)
+    exported = torch.export.export(rotation, (x, torch.arange(4)))
+    torch._inductor.aoti_compile_and_package(exported, package_path=str(tmp_path / "rotation.pt2"))
+    program = f"""
+import torch
+from torch._inductor import aoti_load_package
+
+torch.ops.load_library({OPS!r})
+rotation = aoti_load_package("rotation.pt2")
+try:
+    rotation(torch.randn(1, 4, 2, 8), torch.arange(4) + 13)
+except RuntimeError as error:
+    print(str(error).splitlines()[0])
+"""
+    rule = "rope_ext: positions must lead to a row of the table, 0 to 15, got row 16 for token 3"
+    assert run(sys.executable, "-c", program, cwd=tmp_path).startswith(rule)

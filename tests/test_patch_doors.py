@@ -226,7 +226,7 @@ def test_a_part_that_cannot_be_imported(transformers, monkeypatch):
     """None in sys.modules makes an import fail, as a missing dependency would."""
     if "llava" in transformers.CONFIG_MAPPING:
         monkeypatch.setitem(sys.modules, "transformers.models.clip.modeling_clip", None)
-        with pytest.raises(ImportError, match="(?i)clip"):
+        with pytest.raises(ImportError, match=r"(?i)clip"):
             rope_ext.patch("llava")
 
 

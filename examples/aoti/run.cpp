@@ -5,6 +5,7 @@
 #include <torch/csrc/inductor/aoti_package/model_package_loader.h>
 #include <torch/csrc/jit/serialization/pickle.h>
 
+#include <exception>
 #include <fstream>
 #include <iostream>
 #include <iterator>
@@ -25,11 +26,16 @@ int main(int argc, char** argv) {
   const c10::IValue list = torch::jit::pickle_load(bytes);
   for (const c10::IValue& input : list.toListRef()) inputs.push_back(input.toTensor());
 
-  torch::inductor::AOTIModelPackageLoader attention(argv[2]);
-  c10::InferenceMode no_gradients;
-  const at::Tensor output = attention.run(inputs).at(0);
+  try {
+    torch::inductor::AOTIModelPackageLoader attention(argv[2]);
+    c10::InferenceMode no_gradients;
+    const at::Tensor output = attention.run(inputs).at(0);
 
-  const std::vector<char> saved = torch::jit::pickle_save(output);
-  std::ofstream(argv[4], std::ios::binary).write(saved.data(), static_cast<std::streamsize>(saved.size()));
-  std::cout << output.sizes() << ", mean " << output.to(at::kFloat).mean().item<float>() << '\n';
+    const std::vector<char> saved = torch::jit::pickle_save(output);
+    std::ofstream(argv[4], std::ios::binary).write(saved.data(), static_cast<std::streamsize>(saved.size()));
+    std::cout << output.sizes() << ", mean " << output.to(at::kFloat).mean().item<float>() << '\n';
+  } catch (const std::exception& error) {
+    std::cerr << error.what() << '\n';
+    return 1;
+  }
 }
