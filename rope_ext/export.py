@@ -23,6 +23,7 @@ def decompositions() -> ByOverload:
     `angles.revolutions` have the bits of the ops. cos and sin of inv_freq are computed in float64 and rounded once:
     1.5e-7 from those of the ops up to position 2^29, and the angle times 2^-52 more beyond (4e-15 for float64 x).
     Gradients of tables and of norm add up in the order of the engine.
-    A position outside the table, which `apply` refuses on a CPU, gives NaN in the rotated channels of its token.
+    A position outside the table, which `apply` refuses on a CPU, gives NaN in the rotated channels of its token. Shapes
+    and dtypes that `apply` refuses are refused with its errors, for the sizes of the example.
     """
     return for_all_overloads(FUNCTIONS)

@@ -15,7 +15,7 @@ from rope_ext._torch import flags
 from rope_ext._torch.library import torch_ops
 from rope_ext.reference import LAYOUTS
 from tests.conftest import DTYPES, assert_same_bits, in_memory, random, random_integers
-from tests.deployed_forms import COS, FORMS, HEAD_DIM, SIN, WEIGHT, AllForms, decomposed, inputs
+from tests.deployed_forms import COS, FORMS, HEAD_DIM, REFUSED, SIN, WEIGHT, AllForms, decomposed, inputs
 from tests.pairwise import pairwise
 
 pytestmark = pytest.mark.devices("cpu")
@@ -186,6 +186,18 @@ def test_rows_outside_the_table_are_nan():
     assert found.isnan().all((-1, -2)).tolist() == [[True, False, False], [True, False, True]]
     valid = found[~found.isnan().all((-1, -2))]
     assert_same_bits(valid, rope_ext.apply(q, cos, cos, positions=outside % 6)[[0, 0, 1], [1, 2, 1]])
+
+
+@pytest.mark.parametrize("message", REFUSED)
+def test_calls_that_apply_refuses(message):
+    class Model(torch.nn.Module):
+        def forward(self, q, k, positions):
+            return REFUSED[message](q, k, positions)
+
+    program = torch.export.export(Model(), inputs(), dynamic_shapes=(DYNAMIC, DYNAMIC, DYNAMIC))
+    for run in (lambda: Model()(*inputs()), lambda: decomposed(program)):
+        with pytest.raises((ValueError, TypeError), match=f"rope_ext: {message}"):
+            run()
 
 
 # ---- calls that write ----

@@ -22,6 +22,7 @@ from tests.deployed_forms import (
     COS,
     FORMS,
     HEAD_DIM,
+    REFUSED,
     SIN,
     WEIGHT,
     AllForms,
@@ -155,6 +156,16 @@ def test_error_of_the_exporter_with_torchscript(options, tmp_path):
     with pytest.raises(rope_ext.ArgumentError, match=r"^rope_ext: dynamo must be True .* got False: ") as info:
         torch.onnx.export(Rotation(**options), (X,), tmp_path / "x.onnx", dynamo=False)
     assert NAMES[0] in str(info.value)
+
+
+@pytest.mark.parametrize("message", REFUSED)
+def test_calls_that_apply_refuses(message):
+    class Model(torch.nn.Module):
+        def forward(self, q, k, positions):
+            return REFUSED[message](q, k, positions)
+
+    with pytest.raises(Exception, match=f"rope_ext: {message}"):
+        to_onnx(Model(), inputs(), dynamic_shapes=(SIZES,) * 3)
 
 
 def test_error_of_ops_of_derivatives():

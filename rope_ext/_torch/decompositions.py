@@ -17,9 +17,11 @@ from .arguments import Scalars, eps_of, flags_of, layout_of, norm_of, split, wei
 from .flags import FREQUENCIES, INTERLEAVED, INVERSE, OTHER_PAIRING, ROUND_PRODUCTS, TRANSPOSED
 from .library import torch_ops as _ops
 from .per_token import NOT_ROTATED, OUTSIDE
+from .traced_sizes import check_sizes
 
 
 def _rotate(x: list[Tensor], cos: Tensor, sin: Tensor, *rest: Any) -> list[Tensor]:
+    check_sizes(x, cos, sin, *rest)
     if weights_of(rest):
         return [_in_memory_as(y, t) for y, t in zip(composed_norm.rotate(x, cos, sin, rest), x)]
     (_, flags, rotary_dim, rotary_offset, _), lookup = scalars, _ = split(rest)
@@ -188,15 +190,15 @@ def _revolutions(inv_freq: Tensor, is_64: bool) -> tuple[Tensor, Tensor]:
 
 
 def _nothing(*_arguments: Any) -> None:
-    """Ops that check: their errors are about shapes and dtypes, which a graph has already."""
+    """An op that does nothing."""
 
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "rotate": _rotate,
     "rotate_": lambda x, *others: _rotate_out(x, x, *others),
     "rotate_out": _rotate_out,
-    "check": _nothing,
-    "check_in_place": _nothing,
+    "check": check_sizes,
+    "check_in_place": check_sizes,
     "nothing": _nothing,
     "norm_rotate": _norm_rotate,
     "norm_grad": _norm_grad,

@@ -14,7 +14,8 @@ from ..reference import as_bshd
 from . import errors
 from .arguments import flags_of, layout_of, names_of_tables, norm_of
 from .library import NAMESPACE
-from .onnx_export import check_translated
+from .onnx_export import check_translated, is_onnx_export
+from .traced_sizes import check_sizes
 
 # The arguments after sin. Names of numbers do not matter: no error is about the device of a number.
 _NAMES = ("offset", "flags", *["number"] * 3, "positions", "offset", "cu_seqlens")
@@ -34,6 +35,8 @@ def _same_device(x: Sequence[Tensor], *rest: Any, out: Sequence[Tensor] = (), **
 
 def _fake_rotate(x: Sequence[Tensor], *rest: Any) -> list[Tensor]:
     _same_device(x, *rest)
+    if is_onnx_export():
+        check_sizes(x, *rest)
     return [torch.empty_like(t) for t in x]
 
 

@@ -26,6 +26,11 @@ def check_translated() -> None:
     raise ArgumentError(_TABLE, "hold the ops of rope_ext", got, cure)
 
 
+def is_onnx_export() -> bool:
+    """Whether torch.onnx.export traces, whose graph loses the ops."""
+    return _arguments() is not None
+
+
 def check_dynamo() -> None:
     """Raises in a torch.onnx.export that uses torch.jit.trace, unless it was told of other ops than ONNX's."""
     given = _arguments()
