@@ -127,14 +127,13 @@ def _operator(call: _Call, x: Value, t: Value, width: int) -> Value:
 def _tables_of_operator(call: _Call, t: Value) -> tuple[Value, Value, Value | None]:
     g, tables, layout = call.g, call.tables, call.layout
     batch = g.size(t, layout.index("b")) if "b" in layout else 1
-    seqlen = g.size(t, layout.index("t" if "t" in layout else "s"))
     is_inverse = call.has(INVERSE) is not call.has(TRANSPOSED)
     cos, sin = tables.cos, g.op.Neg(tables.sin) if is_inverse else tables.sin
     is_whole = isinstance(batch, int) and batch == tables.batch
     if tables.rows is not None:
-        return cos, sin, tables.rows if is_whole else g.expand(tables.rows, batch, seqlen)
-    if not is_whole:
-        cos, sin = (g.expand(table, batch, seqlen, tables.width) for table in (cos, sin))
+        return cos, sin, tables.rows if is_whole else g.expand(tables.rows, batch, 1)
+    if not is_whole:  # the operator refuses another seqlen than that of x
+        cos, sin = (g.expand(table, batch, 1, 1) for table in (cos, sin))
     return cos, sin, None
 
 

@@ -119,6 +119,20 @@ def test_rows_outside_the_table_are_nan():
         assert second.isnan().all((-1, -2)).tolist() == [[True, False, False], [False, False, True]]
 
 
+def test_one_position_for_all_tokens_is_refused():
+    """As in a call. Earlier opsets broadcast it."""
+
+    class Model(torch.nn.Module):
+        def forward(self, q, positions):
+            return rope_ext.apply(q, COS, SIN, positions=positions)
+
+    q, _, positions = inputs()
+    program = to_onnx(Model(), (q, positions), opset_version=23, dynamic_shapes=(SIZES, {0: "b", 1: "s"}))
+    run_onnx(program, (q, positions))
+    with pytest.raises(Exception, match="position_ids"):
+        run_onnx(program, (q, positions[:, :1]))
+
+
 # ---- errors ----
 
 
