@@ -13,6 +13,7 @@ rope_ext relies on behaviours that have no name, too:
   aoti_torch_library_init_def fails for a namespace that is defined already, and two functions looked up by name:
   aoti_torch_get_current_cuda_stream, and torch_exception_get_what_without_backtrace where torch has it (2.13).
 * An exception of a kernel keeps its text, after "rope_ext: ". Its type is not relied upon (errors.py).
+* onnx_export.py reads the arguments of a running torch.onnx.export in the frame of that function.
 * torch's errors hold the words that `_REFUSALS` of _call_errors.py looks for. Others reach the user as they are.
 """
 
@@ -196,6 +197,12 @@ def has_static_value(value: int | torch.SymInt | None) -> bool:
 
     is_static: bool = symbolic_shapes.has_static_value(value)
     return is_static
+
+
+def size_in_example(size: torch.SymInt) -> int | None:
+    """The size that a graph is traced with; None where it depends on the values of tensors."""
+    value = size.node.hint
+    return None if value is None else int(value)
 
 
 def mark_static_address(tensor: Tensor) -> None:

@@ -11,7 +11,7 @@ from .arguments import LOOKUP_END, Lookup, flags_of, split
 from .errors import raises_typed
 from .flags import FREQUENCIES
 from .library import torch_ops as _ops
-from .private import outside_modes, tree
+from .private import outside_modes, size_in_example, tree
 
 _check = raises_typed("check", _ops.check)
 
@@ -41,7 +41,7 @@ def _stand_in(value: Any) -> Any:
 
 
 def _number(size: int | torch.SymInt) -> int:
-    value = size.node.hint if isinstance(size, torch.SymInt) else size
+    value = size_in_example(size) if isinstance(size, torch.SymInt) else size
     if value is None:
         raise _OpenError
-    return int(value)
+    return value
