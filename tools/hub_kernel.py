@@ -30,6 +30,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for python tools/hub_kernel.py
+
 from rope_ext import __version__
 from rope_ext._torch.library import PACKAGE, exported_text
 from rope_ext._torch.private import OLDEST
@@ -70,7 +72,7 @@ def main():
     parser.add_argument("--cuda", action="store_true", help="with the kernels of GPUs; needs nvcc")
     chosen = parser.parse_args()
     try:
-        from tools.wheel import lower_versions  # here, because tests have no auditwheel
+        from tools.wheel import lower_versions  # here, because tests of the layout have no auditwheel
     except ImportError as error:
         sys.exit(f"rope_ext: auditwheel must be installed (pip install auditwheel), got {error}")
     default = f"_rope_ext_{'cuda' if chosen.cuda else 'cpu'}_{commit()}"
