@@ -77,11 +77,12 @@ class Graph:
             return self.channels(value, 0, step=2), self.channels(value, 1, step=2)
         return self.channels(value, 0, width // 2), self.channels(value, width // 2, width)
 
-    def join(self, first: Value, second: Value, rank: int, interleaved: bool) -> Value:
+    def join(self, first: Value, second: Value, width: int, interleaved: bool) -> Value:
+        """Heads of this width, with four axes, that have first and second as pairs."""
         if not interleaved:
             return self.op.Concat(first, second, axis=-1)
         pairs = self.op.Concat(*(self.op.Unsqueeze(t, self.ints(-1)) for t in (first, second)), axis=-1)
-        return self.op.Reshape(pairs, self.ints(*[0] * (rank - 1), -1))
+        return self.op.Reshape(pairs, self.ints(0, 0, 0, width))
 
 
 def known_size(value: object, name: str) -> int:

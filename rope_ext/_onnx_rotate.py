@@ -104,7 +104,7 @@ def _by_operator(call: _Call, x: Value, t: Value) -> Value:
         begin, end = call.rotary_offset, call.rotary_offset + rotary_dim
         part = g.channels(x, begin, end)
         if call.has(OTHER_PAIRING):
-            part = g.join(*g.split(part, rotary_dim, call.has(INTERLEAVED)), 4, not call.has(INTERLEAVED))
+            part = g.join(*g.split(part, rotary_dim, call.has(INTERLEAVED)), rotary_dim, not call.has(INTERLEAVED))
         return _with_others(call, x, _operator(call, part, t, rotary_dim), head_dim)
     return _operator(call, x, t, head_dim)
 
@@ -160,7 +160,7 @@ def _composed(call: _Call, x: Value, head_dim: int) -> Value:
     if call.rounded is not None:
         products = [_rounded(g, product, call.rounded, dtype) for product in products]
     x1_cos, x2_sin, x2_cos, x1_sin = products
-    y = g.join(g.op.Sub(x1_cos, x2_sin), g.op.Add(x2_cos, x1_sin), 4, moved)
+    y = g.join(g.op.Sub(x1_cos, x2_sin), g.op.Add(x2_cos, x1_sin), rotary_dim, moved)
     return _with_others(call, x, y, head_dim)
 
 

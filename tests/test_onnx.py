@@ -133,6 +133,18 @@ def test_one_position_for_all_tokens_is_refused():
         run_onnx(program, (q, positions[:, :1]))
 
 
+@pytest.mark.parametrize("opset", [23, 20])
+def test_no_tokens(opset):
+    class Model(torch.nn.Module):
+        def forward(self, q):
+            return rope_ext.apply(q, COS, SIN, interleaved=True)
+
+    q, _, _ = inputs()
+    program = to_onnx(Model(), (q,), opset_version=opset, dynamic_shapes=({1: torch.export.Dim("s", min=0)},))
+    (found,) = run_onnx(program, (q[:, :0],))
+    assert found.shape == (2, 0, 4, HEAD_DIM)
+
+
 # ---- errors ----
 
 
