@@ -184,6 +184,16 @@ def test_what_is_not_patched_cannot_be_undone(remote):
             rope_ext.unpatch("llama")
 
 
+def test_unpatch_in_a_block_leaves_that_of_the_block(remote):
+    """What `patched` has made, `patched` undoes."""
+    blocks = remote()
+    rope_ext.patch(blocks)
+    with rope_ext.patched(blocks):
+        rope_ext.unpatch(blocks)
+        assert ROTATES in traced(blocks.Renamed(), *inputs())[1]
+    assert ROTATES not in traced(blocks.Renamed(), *inputs())[1]
+
+
 def test_a_class_is_no_model():
     class Attention(torch.nn.Module):
         pass

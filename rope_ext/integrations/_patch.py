@@ -70,7 +70,8 @@ def unpatch(model: Patchable) -> None:
     """Undo the last `patch(model)` that is still in place. Raises ValueError if there is none."""
     check(model)
     with _lock:
-        for patch in reversed(_patches):
+        # A patch that a with block of `patched` will undo is the last choice.
+        for patch in sorted(_patches[::-1], key=lambda patch: patch.in_block):
             if patch.model() is reference(model)():
                 return _undo(patch)
         given = [described(m) for m in (patch.model() for patch in _patches) if m is not None]
@@ -82,6 +83,7 @@ def unpatch(model: Patchable) -> None:
 def patched(model: Patchable, rounding: Rounding = "eager") -> Iterator[Report]:
     """`patch` for the length of a with block, which gets the `Report`: `with rope_ext.patched(model) as report: ...`"""
     patch = _patch(model, rounding, stacklevel=4)
+    patch.in_block = True
     try:
         yield patch.report
     finally:
@@ -97,11 +99,13 @@ class _Patch:
     """A call of `patch`.
 
     model: returns what was given, None when that is gone. keys: those of its functions in `_replaced`.
+    in_block: whether it is that of `patched`.
     """
 
     model: Callable[[], object]
     report: Report
     keys: list[int]
+    in_block: bool = False
 
 
 @dataclass(eq=False)
