@@ -92,8 +92,8 @@ def cos_sin(
     positions. Differentiable in positions and inv_freq, to every order, in reverse and forward mode.
 
     Exact: whole revolutions are dropped without error, and every device gives the same bits. For inv_freq up to 1 the
-    error in float32 is below 1.5e-7 up to position 2^24, beyond it position * inv_freq * 2^-48 (float64: 3e-16 and
-    2^-104). In float32 positions (below 2^24) times inv_freq must stay below 2^24 radians.
+    error in float32 is below 1.5e-7 up to position 2^24, beyond it 1.2e-6 + position * inv_freq * 2^-47 (float64: 3e-16
+    up to position 2^53). In float32 positions (below 2^24) times inv_freq must stay below 2^24 radians.
     The kernel of `apply(inv_freq=...)` computes the same. Results for devices other than CPU and CUDA are made on the
     CPU, which waits for the device. Raises ArgumentError (a ValueError) or ArgumentTypeError (a TypeError).
 

@@ -20,9 +20,10 @@ def decompositions() -> ByOverload:
     Any sizes of the program may be dynamic. Results have the strides that the ops give them.
 
     Values, where the engine rounds each operation as PyTorch does: the rotation by tables, norm and
-    `angles.revolutions` have the bits of the ops. cos and sin of inv_freq are computed in float64 and rounded once:
-    1.5e-7 from those of the ops up to position 2^29, and the angle times 2^-52 more beyond (4e-15 for float64 x).
-    Gradients of tables and of norm add up in the order of the engine.
+    `angles.revolutions` have the bits of the ops. cos and sin of inv_freq are computed in float64 and rounded once,
+    within 3e-8 + angle * 2^-48 of exact (for float64 x 4e-15, up to position 2^53), where the ops have the error in
+    `cos_sin`: the two differ by at most the sum of their errors. attention_scaling scales both, with one more rounding
+    of each. Gradients of tables and of norm add up in the order of the engine.
     A position outside the table, which `apply` refuses on a CPU, gives NaN in the rotated channels of its token. Shapes
     and dtypes that `apply` refuses are refused with its errors, for the sizes of the example.
     """

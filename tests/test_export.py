@@ -1,8 +1,10 @@
 """rope_ext.export: programs of torch.export in PyTorch's own ops, with the numbers of the ops.
 
-Bounds, where the bits are not those of the op: cos and sin of inv_freq differ by 1.5e-7 (4e-15 in float64), so results
-do by 1.5e-7 (|x1| + |x2|) and a rounding; sums of gradients have another order.
+Bounds, where the bits are not those of the op: cos and sin of inv_freq differ by 1.8e-7 at positions up to 2^24 (4.3e-15
+in float64), so results do by 1.8e-7 (|x1| + |x2|) and a rounding; sums of gradients have another order.
 """
+
+from decimal import Decimal
 
 import pytest
 import torch
@@ -11,11 +13,13 @@ from torch.export import Dim
 from torch.utils._pytree import tree_leaves
 
 import rope_ext
+from rope_ext import angles
 from rope_ext._torch import flags
 from rope_ext._torch.library import torch_ops
 from rope_ext.reference import LAYOUTS
 from tests.conftest import DTYPES, assert_same_bits, in_memory, random, random_integers
 from tests.deployed_forms import COS, FORMS, HEAD_DIM, REFUSED, SIN, WEIGHT, AllForms, decomposed, inputs
+from tests.exact import exact_cos_sin
 from tests.pairwise import pairwise
 
 pytestmark = pytest.mark.devices("cpu")
@@ -145,6 +149,42 @@ def test_gradients(case):
         assert_same_bits(found[0], wanted[0])
         for a, b in zip(found[1], wanted[1]):
             torch.testing.assert_close(a, b, rtol=0, atol=40 * 32 * unit)
+
+
+# ---- angles ----
+
+
+def error_of_the_op(angle, position, dtype):
+    """That of cos_sin, which its documentation states, in radians."""
+    if dtype == torch.float64:
+        return 3e-16
+    return 1.5e-7 if position <= 2**24 else 1.2e-6 + angle * 2**-47
+
+
+@pytest.mark.parametrize("scaling", [1.0, 1.375])
+@pytest.mark.parametrize("exponent", [20, 25, 28, 33])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_cos_sin_is_closer_to_exact_than_the_op(dtype, exponent, scaling):
+    """The bounds that `decompositions` states. What scaling adds: a rounding of results below 2 to half a unit."""
+    inv_freq = random((12,), torch.float64).abs().clamp(max=1)
+    positions = 2**exponent - random_integers(1000, (8,))
+    (high, low, _), unit = angles.revolutions(inv_freq, dtype), torch.finfo(dtype).eps
+    x = [high.new_empty((8, 1, 24))]
+    arguments = (x, high, low, 0, LAYOUTS.index("shd") | flags.FREQUENCIES, None, 0, scaling, positions)
+    found = rope_ext.export.decompositions()[torch_ops.cos_sin.default](*arguments)[:2]
+    called = torch_ops.cos_sin(*arguments)[:2]
+    rounding = unit / 2 if scaling != 1 else 0
+    for row, position in enumerate(positions.tolist()):
+        for pair, frequency in enumerate(inv_freq.tolist()):
+            angle = position * frequency
+            own = 4e-15 if dtype == torch.float64 else 3e-8 + angle * 2**-48
+            of_op = error_of_the_op(angle, position, dtype)
+            exact = exact_cos_sin(Decimal(position) * Decimal(frequency))
+            for a, b, value in zip(found, called, exact):
+                a, b, value = a[0, row, 0, pair].item(), b[0, row, 0, pair].item(), float(value) * scaling
+                assert abs(a - value) <= own * scaling + rounding
+                assert abs(b - value) <= of_op * scaling + rounding + 2**-52  # of the float `value`
+                assert abs(a - b) <= (own + of_op) * scaling + 2 * rounding
 
 
 # ---- programs ----

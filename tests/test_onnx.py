@@ -1,7 +1,7 @@
 """rope_ext.onnx: models that call rope_ext in ONNX Runtime, with the numbers of the calls.
 
 Bounds, of the largest |x| in float32: a product and a sum that ONNX Runtime fuses lose up to 2^-23 |x1| and 2^-23 |x2|;
-a norm of x has another order of its sum, 2^-21 of a head of 16; cos and sin of inv_freq differ by 1.5e-7. float64 is
+a norm of x has another order of its sum, 2^-21 of a head of 16; cos and sin of inv_freq differ by 1.8e-7. float64 is
 computed as in PyTorch, but for the order of the norm. x of 16 bits is rounded once: another last bit where the float32
 value was at the edge. Products that are rounded to 16 bits cannot be fused: their forms have the bits of the calls.
 """
