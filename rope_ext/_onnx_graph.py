@@ -39,6 +39,10 @@ class Graph:
         tensor = importlib.import_module("onnx.helper").make_tensor("number", int(dtype), [], [value])
         return self.op.Constant(value=tensor)
 
+    def double(self, value: float) -> Value:
+        """A number as an operand of float64 values: a Python number beside one would be float32."""
+        return self.number(value, self.types.DOUBLE)
+
     # ---- dtypes ----
 
     def arithmetic(self, dtype: Any) -> int:

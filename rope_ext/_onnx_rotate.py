@@ -7,7 +7,7 @@ from ._onnx_graph import Graph, Value, known_size
 from ._onnx_tables import Tables, axes_of, in_pairs, in_sequences, tables_of
 from ._torch.arguments import Lookup, Scalars, eps_of, layout_of, norm_of, split
 from ._torch.flags import INTERLEAVED, INVERSE, OTHER_PAIRING, ROUND_PRODUCTS, TRANSPOSED
-from .reference import Layout
+from .reference import Layout, rotated_pairs
 
 
 class _Call(NamedTuple):
@@ -141,7 +141,6 @@ def _tables_of_operator(call: _Call, t: Value) -> tuple[Value, Value, Value | No
 
 
 def _composed(call: _Call, x: Value, head_dim: int) -> Value:
-    """rope_ext.reference.rotate."""
     g, tables, rotary_dim = call.g, call.tables, call.rotary_dim
     dtype = g.arithmetic(call.dtype)
     cos, sin = (_beside_heads(call, table) for table in (tables.cos, tables.sin))
@@ -154,14 +153,12 @@ def _composed(call: _Call, x: Value, head_dim: int) -> Value:
     (cos1, cos2), (sin1, sin2) = (cos, cos), (sin, sin)
     if tables.width == rotary_dim:
         (cos1, cos2), (sin1, sin2) = (g.split(table, rotary_dim, in_pairs(call.scalars.flags)) for table in (cos, sin))
-    if call.has(TRANSPOSED):
-        sin1, sin2 = g.op.Neg(sin2), g.op.Neg(sin1)
-    products = [g.op.Mul(a, b) for a, b in ((x1, cos1), (x2, sin1), (x2, cos2), (x1, sin2))]
-    if call.rounded is not None:
-        products = [_rounded(g, product, call.rounded, dtype) for product in products]
-    x1_cos, x2_sin, x2_cos, x1_sin = products
-    y = g.join(g.op.Sub(x1_cos, x2_sin), g.op.Add(x2_cos, x1_sin), rotary_dim, moved)
-    return _with_others(call, x, y, head_dim)
+
+    def rounded(product: Value) -> Value:
+        return product if call.rounded is None else _rounded(g, product, call.rounded, dtype)
+
+    pairs = rotated_pairs(x1, x2, cos1, cos2, sin1, sin2, call.has(TRANSPOSED), rounded)
+    return _with_others(call, x, g.join(*pairs, rotary_dim, moved), head_dim)
 
 
 def _beside_heads(call: _Call, table: Value) -> Value:

@@ -3,9 +3,10 @@
 from typing import Any, NamedTuple
 
 from ._onnx_graph import Graph, Size, Value
+from ._reference_angles import product_error_of_float64, reduced_angle
 from ._torch.arguments import Lookup, Scalars, layout_of
 from ._torch.flags import FREQUENCIES, INTERLEAVED, OTHER_PAIRING, TRANSPOSED
-from .reference import ONE_REVOLUTION_PER_RADIAN, TWO_PI, Layout
+from .reference import ONE_REVOLUTION_PER_RADIAN, Layout
 
 _NAN = float("nan")
 _BY_ELEMENT = frozenset(("Cos", "Sin", "Cast", "Identity", "Mul"))  # with numbers beside one tensor
@@ -130,11 +131,11 @@ def positions_of(g: Graph, x: Value, scalars: Scalars, lookup: Lookup) -> Value:
         at = g.cast(positions, int64)
     if positions is not None and len(positions.shape) == 1:
         at = g.op.Unsqueeze(at, g.ints(0))
-    if offsets is not None:
-        at = g.op.Add(at, g.cast(g.op.Reshape(g.cast(offsets, int64), g.ints(-1, 1)), dtype, int64))
-    if isinstance(scalars.offset, int):
-        return g.op.Add(at, g.number(scalars.offset, dtype)) if scalars.offset else at
-    return g.op.Add(at, g.cast(scalars.offset, dtype, int64))
+    offset = None if offsets is None else g.op.Reshape(g.cast(offsets, int64), g.ints(-1, 1))
+    if scalars.offset or not isinstance(scalars.offset, int):
+        one = g.number(scalars.offset, int64) if isinstance(scalars.offset, int) else scalars.offset
+        offset = one if offset is None else offset + one
+    return at if offset is None else at + g.cast(offset, dtype, int64)
 
 
 def _seqlen(g: Graph, x: Value, scalars: Scalars) -> Size:
@@ -177,11 +178,12 @@ def cos_sin(g: Graph, x: Value, high: Value, low: Value, scalars: Scalars, looku
         at = op.Expand(at, g.ints(high.shape[0], 1, 1))
     position = op.Cast(op.Unsqueeze(at, g.ints(-1, -2)), to=double)
     rate, rest_of_rate = (op.Unsqueeze(g.cast(t, double), g.ints(1, 2)) for t in (high, low))
-    product, beyond = op.Mul(position, rate), op.Mul(position, rest_of_rate)
-    if int(dtype) == double:
-        beyond = op.Add(beyond, _product_error(g, position, rate, product))
-    revolutions = op.ReduceSum(op.Add(_part(g, product), beyond), g.ints(0), keepdims=0)
-    angle = op.Mul(_part(g, revolutions), g.number(TWO_PI[0], double))
+    is_64 = int(dtype) == double
+
+    def sum_of_axes(revolutions: Value) -> Value:
+        return op.ReduceSum(revolutions, g.ints(0), keepdims=0)
+
+    angle = reduced_angle(position, rate, rest_of_rate, is_64, op.Round, sum_of_axes, g.double)
     made = [op.Cast(t, to=int(dtype)) for t in (op.Cos(angle), op.Sin(angle))]
     if scalars.attention_scaling != 1:
         made = [op.Mul(t, g.number(scalars.attention_scaling, dtype)) for t in made]
@@ -198,29 +200,11 @@ def revolutions(inv_freq: Value, is_64: bool) -> tuple[Value, Value]:
     radians = g.cast(inv_freq, double)
     for _ in range(3 - len(inv_freq.shape)):
         radians = g.op.Unsqueeze(radians, g.ints(0))
-    per_radian, per_radian_low = (g.number(value, double) for value in ONE_REVOLUTION_PER_RADIAN)
-    high = g.op.Mul(radians, per_radian)
-    low = g.op.Add(_product_error(g, radians, per_radian, high), g.op.Mul(radians, per_radian_low))
+    per_radian, per_radian_low = (g.double(value) for value in ONE_REVOLUTION_PER_RADIAN)
+    high = radians * per_radian
+    low = product_error_of_float64(radians, per_radian, high, g.double) + radians * per_radian_low
     if is_64:
         return high, low
     rounded = g.op.Cast(high, to=g.types.FLOAT)
-    lost = g.op.Sub(high, g.op.Cast(rounded, to=double))
-    return rounded, g.op.Cast(g.op.Add(lost, low), to=g.types.FLOAT)
-
-
-def _part(g: Graph, revolutions: Value) -> Value:
-    """revolutions without whole ones."""
-    return g.op.Sub(revolutions, g.op.Round(revolutions))
-
-
-def _product_error(g: Graph, a: Value, b: Value, product: Value) -> Value:
-    """a * b - product, exactly: product_error of _reference_angles.py in float64."""
-    (a1, a2), (b1, b2) = _halves(g, a), _halves(g, b)
-    mul, add = g.op.Mul, g.op.Add
-    return add(add(add(g.op.Sub(mul(a1, b1), product), mul(a1, b2)), mul(a2, b1)), mul(a2, b2))
-
-
-def _halves(g: Graph, a: Value) -> tuple[Value, Value]:
-    scaled = g.op.Mul(a, g.number(134217729.0, g.types.DOUBLE))  # 2^27 + 1
-    high = g.op.Sub(scaled, g.op.Sub(scaled, a))
-    return high, g.op.Sub(a, high)
+    lost = high - g.op.Cast(rounded, to=double)
+    return rounded, g.op.Cast(lost + low, to=g.types.FLOAT)

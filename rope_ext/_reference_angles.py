@@ -1,6 +1,8 @@
 """cos and sin of positions times frequencies in plain PyTorch, bit for bit: csrc/core/angles.h, with its names."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -96,18 +98,11 @@ def two_prod(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def product_error(a: Tensor, b: Tensor, product: Tensor) -> Tensor:
-    """a * b - product, exactly (Dekker 1971). product: a * b as rounded, float32 or float64."""
+    """a * b - product, exactly. product: a * b as rounded, float32 or float64."""
     if product.dtype == torch.float32:
         return (a.double() * b.double() - product.double()).float()
-    (a1, a2), (b1, b2) = _halves(a), _halves(b)
-    return ((a1 * b1 - product) + a1 * b2 + a2 * b1) + a2 * b2
-
-
-def _halves(a: Tensor) -> tuple[Tensor, Tensor]:
-    """a as a sum of two float64 of 26 bits each."""
-    scaled = a * 134217729.0  # 2^27 + 1
-    high = scaled - (scaled - a)
-    return high, a - high
+    error: Tensor = product_error_of_float64(a, b, product)
+    return error
 
 
 def two_sum(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
@@ -130,3 +125,39 @@ def _series(x2: Tensor, first: int, terms: int) -> Tensor:
         coefficient = (1 if k % 2 else -1) / math.factorial(first + 2 * k)
         total = fma(x2, total, torch.full_like(x2, coefficient))
     return total
+
+
+# ---- float64, for tensors and for values of an ONNX graph, whose numbers are values too ----
+
+
+def product_error_of_float64(a: Any, b: Any, product: Any, number: Callable[[float], Any] = float) -> Any:
+    """a * b - product, exactly (Dekker 1971). number: makes a float64 operand of a number."""
+    (a1, a2), (b1, b2) = (_halves(t, number(134217729.0)) for t in (a, b))
+    return ((a1 * b1 - product) + a1 * b2 + a2 * b1) + a2 * b2
+
+
+def _halves(a: Any, splitter: Any) -> tuple[Any, Any]:
+    """a as a sum of two float64 of 26 bits each. splitter: 2^27 + 1."""
+    scaled = a * splitter
+    high = scaled - (scaled - a)
+    return high, a - high
+
+
+def reduced_angle(
+    position: Any,
+    high: Any,
+    low: Any,
+    high_is_wide: bool,
+    nearest: Callable[[Any], Any],
+    sum_of_axes: Callable[[Any], Any],
+    number: Callable[[float], Any] = float,
+) -> Any:
+    """The sum over axes of position * (high + low) revolutions, without whole ones, in radians.
+
+    high_is_wide: high has more bits than float32, so its product with the position is not exact.
+    """
+    product, beyond = position * high, position * low
+    if high_is_wide:
+        beyond = beyond + product_error_of_float64(position, high, product, number)
+    revolutions = sum_of_axes((product - nearest(product)) + beyond)
+    return (revolutions - nearest(revolutions)) * number(TWO_PI[0])

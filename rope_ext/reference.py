@@ -5,7 +5,7 @@ derivatives have the bits of rope_ext in float64 and float32; for 16-bit x, `tra
 With norm they do not: _reference_norm.py has the formula of those gradients.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeAlias, TypeVar, get_args
 
 import torch
@@ -144,10 +144,18 @@ def rotate(
     x1, x2 = split(x, interleaved)
     cos1, cos2 = split(cos, in_tables) if per_channel else (cos, cos)
     sin1, sin2 = split(sin, in_tables) if per_channel else (sin, sin)
+    pairs = rotated_pairs(x1, x2, cos1, cos2, sin1, sin2, transposed, lambda p: p.to(products).to(x.dtype))
+    return join(*pairs, out_interleaved)
+
+
+def rotated_pairs(
+    x1: Any, x2: Any, cos1: Any, cos2: Any, sin1: Any, sin2: Any, transposed: bool, rounded: Callable[[Any], Any]
+) -> tuple[Any, Any]:
+    """The formula of `rotate` for tensors, or for values of an ONNX graph. rounded: what rounds each product."""
     if transposed:
         sin1, sin2 = -sin2, -sin1
-    x1_cos, x2_sin, x2_cos, x1_sin = (p.to(products).to(x.dtype) for p in (x1 * cos1, x2 * sin1, x2 * cos2, x1 * sin2))
-    return join(x1_cos - x2_sin, x2_cos + x1_sin, out_interleaved)
+    x1_cos, x2_sin, x2_cos, x1_sin = (rounded(p) for p in (x1 * cos1, x2 * sin1, x2 * cos2, x1 * sin2))
+    return x1_cos - x2_sin, x2_cos + x1_sin
 
 
 def table_rows(

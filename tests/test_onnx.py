@@ -16,6 +16,7 @@ import pytest
 import torch
 
 import rope_ext
+from rope_ext._torch import flags
 from rope_ext._torch.library import torch_ops
 from tests.conftest import random
 from tests.deployed_forms import (
@@ -37,6 +38,7 @@ pytestmark = [pytest.mark.devices("cpu"), pytest.mark.filterwarnings("ignore::De
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 SIZES = {0: "batch", 1: "seqlen"}
+RATES = rope_ext.angles.revolutions(random((4,), torch.float64))[:2]
 NAMES = ("custom_translation_table=rope_ext.onnx.translation_table()", "rope_ext: ")
 
 # Forms that ONNX's RotaryEmbedding cannot say. table per head, bhsd has one head.
@@ -143,6 +145,18 @@ def test_no_tokens(opset):
     program = to_onnx(Model(), (q,), opset_version=opset, dynamic_shapes=({1: torch.export.Dim("s", min=0)},))
     (found,) = run_onnx(program, (q[:, :0],))
     assert found.shape == (2, 0, 4, HEAD_DIM)
+
+
+def test_offsets_meet_float_positions_as_one_number():
+    """Each sum of float32 rounds: positions + (offsets + offset), as in the op."""
+
+    class Model(torch.nn.Module):
+        def forward(self, x, positions, offsets):
+            return torch_ops.cos_sin([x], *RATES, 77_777, flags.FREQUENCIES, None, 0, 1.0, positions, offsets)
+
+    x = random((2, 64, 1, 8), torch.float32), random((2, 64), torch.float32) * 1000, torch.tensor([-77_700, 7])
+    (_, _, found), (_, _, wanted) = run_onnx(to_onnx(Model(), x), x), Model()(*x)
+    assert torch.equal(found, wanted)
 
 
 # ---- errors ----

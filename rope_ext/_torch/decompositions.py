@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .. import _reference_angles, _reference_norm, reference
-from ..reference import TWO_PI, as_bshd, from_bshd
+from ..reference import as_bshd, from_bshd
 from . import composed_norm, per_token
 from .arguments import Scalars, eps_of, flags_of, layout_of, norm_of, split, weights_of
 from .flags import FREQUENCIES, INTERLEAVED, INVERSE, OTHER_PAIRING, ROUND_PRODUCTS, TRANSPOSED
@@ -173,12 +173,9 @@ def _cos_sin(x: list[Tensor], high: Tensor, low: Tensor, *rest: Any) -> tuple[Te
     scalars, (_, _, cu_seqlens) = split(rest)
     at = _positions(x, rest)
     at = (at[None] if at.dim() == 2 else at).expand(high.shape[0], -1, -1)
-    position, rate = at.double()[..., None, None], high.double()[:, None, None]
-    product, beyond = position * rate, position * low.double()[:, None, None]
-    if high.dtype == torch.float64:
-        beyond = beyond + _reference_angles.product_error(position, rate, product)
-    revolutions = ((product - product.round()) + beyond).sum(0)
-    angle = (revolutions - revolutions.round()) * TWO_PI[0]
+    operands = at.double()[..., None, None], high.double()[:, None, None], low.double()[:, None, None]
+    is_64 = high.dtype == torch.float64
+    angle = _reference_angles.reduced_angle(*operands, is_64, torch.round, lambda t: t.sum(0))
     cos, sin = (t.to(high.dtype) * scalars.attention_scaling for t in (angle.cos(), angle.sin()))
     if cu_seqlens is not None:
         rotated = _in_sequences(x, scalars, cu_seqlens)[..., None, None]
