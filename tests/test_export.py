@@ -127,28 +127,39 @@ def test_decompositions_have_the_bits_and_strides_of_the_op(case):
     assert_same_bits(found, wanted)
 
 
-@pytest.mark.parametrize("case", pairwise({**PARAMETERS, "tables": ["tokens", "heads", "x"]})[::3], ids=names_of)
-def test_gradients(case):
-    """Sums of at most 2 * 5 * 4 products in the type of arithmetic, in another order: 40 roundings of their sizes."""
+OF_GRADIENTS = {**PARAMETERS, "way": ["forward", "inverse"], "form": ["new"]}
+OF_TABLES = {**OF_GRADIENTS, "tables": ["tokens", "heads"], "lookup": ["rows"], "norm": ["none"]}
+OF_NORMS = {**OF_GRADIENTS, "norm": ["all", "first"]}
+
+
+def assert_sums_close(found, wanted):
+    """Sums of at most 2 * 5 * 4 products below 32 in another order: 40 roundings of their sizes."""
+    for a, b in zip(found, wanted, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=40 * 32 * torch.finfo(b.dtype).eps)
+
+
+@pytest.mark.parametrize("case", pairwise(OF_TABLES), ids=names_of)
+def test_table_grad(case):
     x, (cos, sin, *rest) = arguments_of(case)
-    dtype, functions = case["dtype"], rope_ext.export.decompositions()
-    grad = [random(t.shape, dtype, 30 + i) for i, t in enumerate(x)]
-    unit = torch.finfo(dtype).eps
-    if cos.dim() > 2 and case["way"] != "transposed":
-        arguments = grad, x, cos, sin, *rest[:4]
-        found, wanted = functions[torch_ops.table_grad.default](*arguments), torch_ops.table_grad(*arguments)
-        for a, b in zip(found, wanted):
-            torch.testing.assert_close(a, b, rtol=0, atol=40 * 2 * 16 * unit)
-    if rest[-2] is not None:
-        y, inv_rms = torch_ops.norm_rotate(x, cos, sin, *rest)
-        for found, wanted in zip(functions[torch_ops.norm_rotate.default](x, cos, sin, *rest), (y, inv_rms)):
-            assert_same_bits(found, wanted)
-        rest[1] = flags.TRANSPOSED ^ rest[1] ^ (flags.INTERLEAVED if rest[1] & flags.OTHER_PAIRING else 0)
-        wanted = torch_ops.norm_grad(x, inv_rms, 0xFFFF, grad, cos, sin, *rest)
-        found = functions[torch_ops.norm_grad.default](x, inv_rms, 0xFFFF, grad, cos, sin, *rest)
-        assert_same_bits(found[0], wanted[0])
-        for a, b in zip(found[1], wanted[1]):
-            torch.testing.assert_close(a, b, rtol=0, atol=40 * 32 * unit)
+    grad = [random(t.shape, t.dtype, 30 + i) for i, t in enumerate(x)]
+    arguments = grad, x, cos, sin, *rest[:4]
+    found = rope_ext.export.decompositions()[torch_ops.table_grad.default](*arguments)
+    assert_sums_close(found, torch_ops.table_grad(*arguments))
+
+
+@pytest.mark.parametrize("case", pairwise(OF_NORMS), ids=names_of)
+def test_norm_grad(case):
+    x, (cos, sin, *rest) = arguments_of(case)
+    functions = rope_ext.export.decompositions()
+    grad = [random(t.shape, t.dtype, 30 + i) for i, t in enumerate(x)]
+    y, inv_rms = torch_ops.norm_rotate(x, cos, sin, *rest)
+    for found, wanted in zip(functions[torch_ops.norm_rotate.default](x, cos, sin, *rest), (y, inv_rms)):
+        assert_same_bits(found, wanted)
+    rest[1] = flags.TRANSPOSED ^ rest[1] ^ (flags.INTERLEAVED if rest[1] & flags.OTHER_PAIRING else 0)
+    arguments = x, inv_rms, 0xFFFF, grad, cos, sin, *rest
+    found, wanted = functions[torch_ops.norm_grad.default](*arguments), torch_ops.norm_grad(*arguments)
+    assert_same_bits(found[0], wanted[0])
+    assert_sums_close(found[1], wanted[1])
 
 
 # ---- angles ----

@@ -68,11 +68,14 @@ def _rotate_out(out: list[Tensor], x: list[Tensor], *others: Any) -> None:
 
 def _norm_rotate(x: list[Tensor], cos: Tensor, sin: Tensor, *rest: Any) -> tuple[list[Tensor], list[Tensor]]:
     layout, eps = layout_of(flags_of(rest)), eps_of(rest)
-    wide = [t.to(_arithmetic(t)) for t in x]
-    inv_rms = [
-        t.new_empty(0) if weight is None else _reference_norm.inverse_rms(as_bshd(t, layout), eps).squeeze(-1)
-        for t, weight in zip(wide, norm_of(rest))
-    ]
+    scalars, (_, _, cu_seqlens) = split(rest)
+    inv_rms = []
+    for t, weight in zip(x, norm_of(rest)):
+        wide = as_bshd(t.to(_arithmetic(t)), layout)
+        r = t.new_empty(0, dtype=wide.dtype) if weight is None else _reference_norm.inverse_rms(wide, eps).squeeze(-1)
+        if weight is not None and cu_seqlens is not None:
+            r = torch.where(_in_sequences(x, scalars, cu_seqlens).unsqueeze(-1), r, 0)
+        inv_rms.append(r)
     return _ops.rotate(x, cos, sin, *rest), inv_rms
 
 
