@@ -29,3 +29,8 @@ def pairwise(parameters):
         open_pairs -= {frozenset(pair) for pair in combinations(chosen.items(), 2)}
         cases.append({name: parameters[name][chosen[name]] for name in names})
     return cases
+
+
+def name_of(case):
+    """The name of a test of this case."""
+    return "-".join(str(value).replace("torch.", "").replace(" ", "") for value in case.values())

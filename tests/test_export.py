@@ -20,7 +20,7 @@ from rope_ext.reference import LAYOUTS
 from tests.conftest import DTYPES, assert_same_bits, in_memory, random, random_integers
 from tests.deployed_forms import COS, FORMS, HEAD_DIM, REFUSED, SIN, WEIGHT, AllForms, decomposed, inputs
 from tests.exact import exact_cos_sin
-from tests.pairwise import pairwise
+from tests.pairwise import name_of, pairwise
 
 pytestmark = pytest.mark.devices("cpu")
 DYNAMIC = {0: Dim("batch", min=2, max=8), 1: Dim("seqlen", min=5, max=64)}
@@ -106,11 +106,7 @@ def arguments_of(case):
     return x, (cos, sin, offset, value, rotary_dim, rotary_offset, 1.0, positions, offsets, cu_seqlens, norm, 1e-3)
 
 
-def names_of(case):
-    return "-".join(str(value).replace("torch.", "").replace(" ", "") for value in case.values())
-
-
-@pytest.mark.parametrize("case", pairwise(PARAMETERS), ids=names_of)
+@pytest.mark.parametrize("case", pairwise(PARAMETERS), ids=name_of)
 def test_decompositions_have_the_bits_and_strides_of_the_op(case):
     x, others = arguments_of(case)
     wanted = torch_ops.rotate(x, *others)
@@ -138,7 +134,7 @@ def assert_sums_close(found, wanted):
         torch.testing.assert_close(a, b, rtol=0, atol=40 * 32 * torch.finfo(b.dtype).eps)
 
 
-@pytest.mark.parametrize("case", pairwise(OF_TABLES), ids=names_of)
+@pytest.mark.parametrize("case", pairwise(OF_TABLES), ids=name_of)
 def test_table_grad(case):
     x, (cos, sin, *rest) = arguments_of(case)
     grad = [random(t.shape, t.dtype, 30 + i) for i, t in enumerate(x)]
@@ -147,7 +143,7 @@ def test_table_grad(case):
     assert_sums_close(found, torch_ops.table_grad(*arguments))
 
 
-@pytest.mark.parametrize("case", pairwise(OF_NORMS), ids=names_of)
+@pytest.mark.parametrize("case", pairwise(OF_NORMS), ids=name_of)
 def test_norm_grad(case):
     x, (cos, sin, *rest) = arguments_of(case)
     functions = rope_ext.export.decompositions()
