@@ -8,12 +8,13 @@ import importlib
 import sys
 from typing import Any, TypeAlias
 
+import torch
+
 from .errors import ArgumentError
 
 Value: TypeAlias = Any
 Size: TypeAlias = Any
 
-OPSET = 23  # the first with RotaryEmbedding and RMSNormalization
 _END = sys.maxsize  # the end of a Slice
 
 
@@ -21,14 +22,17 @@ class Graph:
     """op: ONNX's operators at the opset of the export."""
 
     def __init__(self) -> None:
-        onnxscript = importlib.import_module("onnxscript")
         self.types: Any = importlib.import_module("onnx").TensorProto
         recorder = importlib.import_module("onnxscript.evaluator").default()
-        self.op: Any = getattr(recorder, "opset", onnxscript.opset18)
+        if not hasattr(recorder, "opset"):
+            got = f"{type(recorder).__name__} of torch {torch.__version__}"
+            raise ArgumentError("custom_translation_table", "be used by torch.onnx.export of torch 2.11 to 2.15", got)
+        self.op: Any = recorder.opset
 
     @property
-    def has_rotary_embedding(self) -> bool:
-        return bool(self.op.version >= OPSET)
+    def has_opset_23(self) -> bool:
+        """Whether the export may use RotaryEmbedding and RMSNormalization, which this opset brought."""
+        return bool(self.op.version >= 23)
 
     # ---- constants ----
 

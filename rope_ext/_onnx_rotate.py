@@ -56,7 +56,7 @@ def _rotate_one(call: _Call, t: Value, weight: Value | None) -> Value:
     elif layout == "sbhd":
         wide = g.op.Transpose(wide, perm=[1, 0, 2, 3])
     x = wide if weight is None else _normalised(call, wide, weight)
-    y = _by_operator(call, x, t) if _operator_can_say(call, t) else _composed(call, x, known_size(t.shape[-1], "x"))
+    y = _by_operator(call, x, t) if _operator_can_say(call, t) else _composed(call, x, t)
     if cu_seqlens is not None:
         rotated = g.op.Unsqueeze(in_sequences(g, t, call.scalars, cu_seqlens), g.ints(-1, -2))
         y = g.op.Where(rotated, y, wide)
@@ -71,7 +71,7 @@ def _normalised(call: _Call, x: Value, weight: Value) -> Value:
     g, dtype, eps = call.g, call.g.arithmetic(call.dtype), call.eps
     is_eager = call.has(ROUND_PRODUCTS) and dtype != int(call.dtype)
     wide = g.cast(weight, dtype)
-    if g.has_rotary_embedding and dtype == g.types.FLOAT and not is_eager:
+    if g.has_opset_23 and dtype == g.types.FLOAT and not is_eager:
         return g.op.RMSNormalization(x, wide, axis=-1, epsilon=eps)
     mean = g.op.ReduceMean(g.op.Mul(x, x), g.ints(-1), keepdims=1)
     n = g.op.Div(x, g.op.Sqrt(g.op.Add(mean, g.number(eps, dtype))))
@@ -94,7 +94,7 @@ def _operator_can_say(call: _Call, t: Value) -> bool:
     has_heads = call.layout == "bhsd" or isinstance(t.shape[call.layout.index("h")], int)
     is_float = g.arithmetic(call.dtype) == g.types.FLOAT
     per_pair = 2 * tables.width == call.rotary_dim
-    return g.has_rotary_embedding and is_float and per_pair and not tables.per_head and not call.rounded and has_heads
+    return g.has_opset_23 and is_float and per_pair and not tables.per_head and not call.rounded and has_heads
 
 
 def _by_operator(call: _Call, x: Value, t: Value) -> Value:
@@ -140,8 +140,10 @@ def _tables_of_operator(call: _Call, t: Value) -> tuple[Value, Value, Value | No
 # ---- products and sums ----
 
 
-def _composed(call: _Call, x: Value, head_dim: int) -> Value:
+def _composed(call: _Call, x: Value, t: Value) -> Value:
+    """x: the value of t in the order `axes_of(layout)`."""
     g, tables, rotary_dim = call.g, call.tables, call.rotary_dim
+    head_dim = known_size(t.shape[-1], "head_dim")
     dtype = g.arithmetic(call.dtype)
     cos, sin = (_beside_heads(call, table) for table in (tables.cos, tables.sin))
     if call.has(INVERSE):

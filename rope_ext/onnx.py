@@ -38,8 +38,8 @@ def translation_table() -> ByOverload:
     """
     missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
     if missing:
-        verb = "must be installed (pip install onnx onnxscript)"
-        raise ImportError(f"rope_ext: {' and '.join(missing)} {verb}, got a Python without")
+        rule, cure = "must be installed, got a Python without", "pip install onnx onnxscript"
+        raise ImportError(f"rope_ext: {' and '.join(missing)} {rule}: {cure}")
     translations: dict[str, Callable[..., Any]] = {name: functools.partial(_refuse, name) for name in FUNCTIONS}
     translations |= {"rotate": _onnx_rotate.rotate, "cos_sin": _cos_sin, "revolutions": _onnx_tables.revolutions}
     return for_all_overloads(translations)
@@ -53,4 +53,5 @@ def _cos_sin(x: Any, high: Any, low: Any, *rest: Any) -> tuple[Any, Any, Any]:
 
 def _refuse(name: str, *_arguments: Any) -> NoReturn:
     cure = "program.run_decompositions(torch.export.default_decompositions() | rope_ext.export.decompositions())"
-    raise NotImplementedError(f"rope_ext: the op {name} has no translation to ONNX: {cure} replaces it in a program")
+    rule, got = "have ops with a translation to ONNX", f"{name} of rope_ext"
+    raise NotImplementedError(f"rope_ext: model must {rule}, got {got}: {cure} replaces it")

@@ -43,6 +43,7 @@ def looked_up(
     if scalars.flags & ROUND_PRODUCTS:  # whether products are rounded depends on the dtype of the tables
         cos, sin = cos.to(dtype), sin.to(dtype)
     rows = rows.unsqueeze(-1)
+    # A CPU has refused rows outside by now, but what a mode traces may run with other positions.
     if nan_outside or cos.device.type != "cpu" or dispatch_modes():
         cos, sin = (torch.where(rows == OUTSIDE, torch.nan, t) for t in (cos, sin))
     if lookup.cu_seqlens is None:
