@@ -70,10 +70,10 @@ def unpatch(model: Patchable) -> None:
     """Undo the last `patch(model)` that is still in place. Raises ValueError if there is none."""
     check(model)
     with _lock:
+        found = [patch for patch in _patches if patch.model() is reference(model)()]
         # A patch that a with block of `patched` will undo is the last choice.
-        for patch in sorted(_patches[::-1], key=lambda patch: patch.in_block):
-            if patch.model() is reference(model)():
-                return _undo(patch)
+        for patch in reversed([patch for patch in found if not patch.in_block] or found):
+            return _undo(patch)
         given = [described(m) for m in (patch.model() for patch in _patches) if m is not None]
     cure = f"patched are {', '.join(given)}" if given else ""
     raise ArgumentError("model", "be patched", f"{described(model)} that is not", cure)
