@@ -171,7 +171,7 @@ def error_of_the_op(angle, position, dtype):
 @pytest.mark.parametrize("scaling", [1.0, 1.375])
 @pytest.mark.parametrize("exponent", [20, 25, 28, 33])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_cos_sin_is_closer_to_exact_than_the_op(dtype, exponent, scaling):
+def test_errors_of_cos_sin(dtype, exponent, scaling):
     """The bounds that `decompositions` states. What scaling adds: a rounding of results below 2 to half a unit."""
     inv_freq = random((12,), torch.float64).abs().clamp(max=1)
     positions = 2**exponent - random_integers(1000, (8,))

@@ -6,8 +6,8 @@
 // remainder, at most an eighth of a revolution, are Taylor series.
 //
 // Absolute errors in float, for frequencies up to 1 radian per position: 1e-7 up to position 2^20, 1.5e-7 up to 2^24,
-// and 1.2e-6 + angle * 2^-47 beyond; cos^2 + sin^2 stays 1. Beyond 2^24 the low parts of the sum of revolutions reach 1,
-// and their roundings 3 * 2^-24 of a revolution; the products with the low part of the frequency are off by 2^-48.
+// and 1.2e-6 + angle * 2^-47 beyond; cos^2 + sin^2 stays 1. Beyond 2^24 the low parts of the sum of revolutions reach
+// 1, and their roundings 3 * 2^-24 of a revolution; products with the low part of the frequency lose 2^-48 of it.
 //
 // Every device and instruction set computes the same bits: the operations are products, sums, rint, trunc, comparisons
 // and the fused multiply-adds that are written out, each rounded once; no sine of a math library is called.
