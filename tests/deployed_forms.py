@@ -228,7 +228,8 @@ def main():
     }
     for opset in (23, 20):
         columns[f"ONNX, opset {opset}"] = run_onnx(to_onnx(model, x, opset_version=opset), x)
-    print("| form |", " | ".join(columns), "|\n|---|", "---:|" * len(columns), sep="")
+    print("| form |", " | ".join(columns), "|")
+    print("|---|" + "---:|" * len(columns))
     found = [by_form(values) for values in columns.values()]
     for form, wanted in called.items():
         errors = [max((a - b).abs().max().item() for a, b in zip(values[form], wanted)) for values in found]
