@@ -1,6 +1,6 @@
 """rope_ext as a kernel of Hugging Face's hub: the folder from which the package `kernels` loads it, uninstalled.
 
-    python -m tools.hub_kernel [--namespace NAME] [--cuda] OUT
+    python tools/hub_kernel.py [--namespace NAME] [--cuda] [OUT]
 
 Builds _ops.so with its ops in torch.ops.NAMESPACE, so that it lives beside an installed rope_ext and beside other
 versions of the kernel, and writes:
@@ -67,7 +67,7 @@ stable-abi = "{torch}"
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("out", type=Path)
+    parser.add_argument("out", type=Path, nargs="?", default=ROOT / "build" / "hub", help="default: build/hub")
     parser.add_argument("--namespace", help="default: of the device and the commit, _rope_ext_cpu_1a2b3c4")
     parser.add_argument("--cuda", action="store_true", help="with the kernels of GPUs; needs nvcc")
     chosen = parser.parse_args()
