@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.pages import blocks_of
 from tools import hub_kernel
@@ -39,6 +40,8 @@ def sections(page):
 @pytest.mark.parametrize("is_hub", [False, True])
 def test_the_code_prints_what_the_page_shows(is_hub, other_library, tmp_path):
     """The section about the hub: in a folder where tools/hub_kernel.py has written build/hub, as the page says."""
+    if is_hub and torch.version.cuda:
+        pytest.skip("kernels asks for a variant with CUDA where torch has CUDA; the folder here has that for the CPU")
     page = sections(PAGE)
     blocks = blocks_of(page[HUB] if is_hub else PAGE.replace(page[HUB], ""))
     if is_hub:
