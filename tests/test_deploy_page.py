@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.newer_kernels import NEWER_KERNELS
 from tests.pages import blocks_of
 from tools import hub_kernel
 
@@ -19,13 +20,6 @@ PAGE = (ROOT / "docs/deploy.md").read_text(encoding="utf-8")
 NEEDED = "kernels", "onnx", "onnxruntime", "onnxscript", "transformers"
 missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
 
-# transformers 5.23 asks for kernels 0.18.2, but the newest release is 0.17.2: the program reports another version.
-NEWER_KERNELS = """
-import importlib.metadata
-
-version = importlib.metadata.version
-importlib.metadata.version = lambda name: max("0.18.2", version(name)) if name == "kernels" else version(name)
-"""
 SECTION = re.compile(r"^## (.*)\n", re.MULTILINE)
 HUB = "A kernel of the Hugging Face hub"
 

@@ -14,6 +14,7 @@ import torch
 
 import rope_ext
 from tests.namespaces import NAMESPACE
+from tests.newer_kernels import NEWER_KERNELS
 from tools import hub_kernel
 
 pytestmark = pytest.mark.devices("cpu")
@@ -22,14 +23,9 @@ PACKAGE = Path(rope_ext.__file__).parent
 missing = [name for name in ("kernels", "transformers") if importlib.util.find_spec(name) is None]
 installed = pytest.mark.skipif(bool(missing), reason=f"{' and '.join(missing)} must be installed")
 
-# transformers 5.23 asks for kernels 0.18.2, but the newest release is 0.17.2: this program reports another version.
 PROGRAM = """
-import importlib.metadata
 import sys
 from pathlib import Path
-
-version = importlib.metadata.version
-importlib.metadata.version = lambda name: max("0.18.2", version(name)) if name == "kernels" else version(name)
 
 import torch
 import transformers
@@ -132,7 +128,7 @@ def test_kernelize_trains(folder):
     if torch.version.cuda:  # with such a torch, kernels looks for variants with CUDA only, unless a path names one
         (folder,) = folder.glob("build/*")
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(folder), NAMESPACE],
+        [sys.executable, "-c", NEWER_KERNELS + PROGRAM, str(folder), NAMESPACE],
         env={**os.environ, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1"},
         capture_output=True,
         text=True,

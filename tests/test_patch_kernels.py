@@ -10,18 +10,13 @@ import pytest
 
 import rope_ext
 from rope_ext.integrations import kernels
+from tests.newer_kernels import NEWER_KERNELS
 
 pytestmark = pytest.mark.devices("cpu")
 missing = [name for name in ("kernels", "transformers") if importlib.util.find_spec(name) is None]
 installed = pytest.mark.skipif(bool(missing), reason=f"{' and '.join(missing)} must be installed")
 
-# transformers 5.23 asks for kernels 0.18.2, but the newest release is 0.17.2: these programs report another version.
 BEGIN = """
-import importlib.metadata
-
-version = importlib.metadata.version
-importlib.metadata.version = lambda name: max("0.18.2", version(name)) if name == "kernels" else version(name)
-
 import torch
 import transformers
 from kernels import Mode, kernelize
@@ -151,7 +146,7 @@ def test_route(program):
     folders = Path(rope_ext.__file__).parents[1], Path(__file__).parents[1]
     path = os.pathsep.join([*map(str, folders), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
-        [sys.executable, "-c", BEGIN + globals()[program]],
+        [sys.executable, "-c", NEWER_KERNELS + BEGIN + globals()[program]],
         env={**os.environ, "PYTHONPATH": path},
         capture_output=True,
         text=True,
