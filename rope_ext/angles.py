@@ -148,7 +148,7 @@ def check_scaling(attention_scaling: object) -> None:
     if not isinstance(attention_scaling, numbers.Real) or isinstance(attention_scaling, bool):
         raise ArgumentTypeError("attention_scaling", "be a number", shown(attention_scaling))
     try:
-        is_finite = math.isfinite(attention_scaling)
+        is_finite = abs(float(attention_scaling)) < math.inf  # torch.compile does not trace math.isfinite of a symbol
     except OverflowError:
         is_finite = False
     if not is_finite:

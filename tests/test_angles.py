@@ -324,6 +324,17 @@ def test_compiles(learned):
         torch.testing.assert_close(a, b)
 
 
+def test_the_public_function_compiles_with_dynamic_numbers():
+    """torch.compile(dynamic=True) of `apply` itself makes symbols of its numbers, defaults among them."""
+    x, (cos, sin) = random((2, 5, 2, 8), torch.float32), rope_ext.RotaryEmbedding(8).tables(64)
+    compiled = torch.compile(rope_ext.apply, fullgraph=True, dynamic=True, backend="aot_eager")
+    for offset in (0, 1, 7):
+        assert_same_bits(compiled(x, cos, sin, offset=offset), rope_ext.apply(x, cos, sin, offset=offset))
+    for scaling in (1, 2, 1.5, 0.25):
+        options = {"inv_freq": frequencies(4), "positions": torch.arange(5), "attention_scaling": scaling}
+        assert_same_bits(compiled(x, **options), rope_ext.apply(x, **options))
+
+
 @pytest.mark.parametrize("layout", reference.LAYOUTS)
 def test_opcheck(layout):
     x = [random(shape_of(layout, 2 if "b" in layout else 1, 5, 2, 8), torch.float32)]
