@@ -9,7 +9,7 @@ SOURCES = CMakeLists.txt setup.py pyproject.toml $(shell find csrc -type f)
 # The packages of an extra of pyproject.toml, in the versions that it pins.
 extra = $(shell sed -n 's/^$(1) = \[\(.*\)\].*/\1/p' pyproject.toml | tr ',' ' ')
 
-.PHONY: demo distributed test lint format wheel matrix known benchmark calls compiled instructions machine-code aarch64 \
+.PHONY: demo distributed docs test lint format wheel matrix known benchmark calls compiled instructions machine-code aarch64 \
   fuzz fuzz-sanitized clean
 
 demo: $(VENV)/.built
@@ -36,6 +36,10 @@ format: $(VENV)/.lint
 	$(RUN) -m ruff check --fix .
 	$(RUN) -m ruff format .
 	$(VENV)/bin/clang-format -i $(SOURCES_CPP)
+
+# The site in build/docs, from the pages and the docstrings; half a minute. Warnings are errors.
+docs: $(VENV)/.docs
+	$(RUN) -m sphinx -b html -W --keep-going -j auto -c docs . build/docs
 
 # To publish, by hand: the wheel for every Python and torch and the source distribution, in dist/ (tools/wheel.py), then
 # values and derivatives with that wheel, here and in each environment under TORCHES=<folders>.
@@ -107,6 +111,11 @@ $(VENV)/.installed: pyproject.toml
 # The tools of `make lint`.
 $(VENV)/.lint: $(VENV)/.installed
 	$(RUN) -m pip install --quiet $(call extra,lint)
+	touch $@
+
+# The tools of `make docs`.
+$(VENV)/.docs: $(VENV)/.built
+	$(RUN) -m pip install --quiet $(call extra,docs)
 	touch $@
 
 $(VENV)/.built: $(VENV)/.installed $(SOURCES)
