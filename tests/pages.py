@@ -1,9 +1,12 @@
-"""The code of a page, and what it prints."""
+"""The code of a page, and what it prints. `python -m tests.pages PAGE` runs a page, and prints the second as JSON."""
 
 import contextlib
 import io
+import json
 import re
+import sys
 import traceback
+from pathlib import Path
 
 import torch
 
@@ -29,3 +32,8 @@ def run_blocks(blocks, name):
         printed.append("".join(f"{text.rstrip()}\n" for text in out.getvalue().splitlines()))
     torch.set_printoptions(profile="default")
     return namespace, printed
+
+
+if __name__ == "__main__":
+    page = Path(sys.argv[1])
+    print(json.dumps(run_blocks(blocks_of(page.read_text(encoding="utf-8")), page.stem)[1]))
