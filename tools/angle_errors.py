@@ -1,6 +1,7 @@
-"""How far cos and sin are off at long positions: `python -m tools.angle_errors` prints the table of the README.
+"""Errors of cos and sin at large positions: `python -m tools.angle_errors` prints the table of docs/exactness.md.
 
-The truth is rope_ext.cos_sin in float64, which the tests compare with arithmetic of 60 digits: off by less than 1e-15.
+The true values are those of `rope_ext.cos_sin` in float64. The tests compare them with arithmetic of 60 digits: they
+are off by less than 1e-15.
 """
 
 import torch
@@ -14,7 +15,7 @@ ENDS = [2048, 32768, 131072, 1 << 20, 1 << 24]
 
 
 def iterated(positions, inv_freq):
-    """ggml: each angle is the one before times a constant, in float32; the first is the position."""
+    """The angles of ggml: the first is the position, each other one is its predecessor times a constant, in float32."""
     ratio = torch.tensor(BASE ** (-2 / HEAD_DIM), dtype=torch.float32)
     angles = [positions.float()]
     for _ in range(len(inv_freq) - 1):
