@@ -208,23 +208,66 @@ def test_interval_holds_the_median_with_95_percent():
 # ---- the picture ----
 
 
-def test_each_implementation_has_a_colour_of_its_own():
+def test_each_implementation_has_a_marker_of_its_own():
+    """Marker and filling tell implementations apart without color."""
     pytest.importorskip("matplotlib")
     from benchmarks.report.picture import STYLES
 
     ours_and_formulas = {v.name.removesuffix(" in place").removesuffix(" out=") for v in (*VARIANTS, POOLED)}
     assert {*ours_and_formulas, *peers_cpu.PEERS, *peers_gpu.PEERS} - {"copy"} <= STYLES.keys()
-    assert len({color for color, _ in STYLES.values()}) == len(STYLES)
+    assert len({(marker, filled) for _, marker, filled in STYLES.values()}) == len(STYLES)
 
 
-def test_figures_in_the_picture_of_the_committed_report_do_not_overlap():
+def boxes_of(axis):
+    """The extents of the labels and of the markers of a panel."""
+    from matplotlib.transforms import Bbox
+
+    points = axis.get_figure().dpi / 72
+    markers = []
+    for collection in axis.collections:
+        ((x, y),) = axis.transData.transform(collection.get_offsets())
+        side = collection.get_sizes()[0] ** 0.5 * points
+        markers.append(Bbox.from_bounds(x - side / 2, y - side / 2, side, side))
+    return [text.get_window_extent() for text in axis.texts], markers
+
+
+def test_labels_and_markers_in_the_picture_of_the_committed_report_do_not_overlap():
     pytest.importorskip("matplotlib")
     from benchmarks.report.picture import picture, plt
 
     figure = picture(files.read(RESULTS / "cpu"))
     figure.canvas.draw()
     for axis in figure.axes:
-        boxes = [text.get_window_extent() for text in axis.texts]
-        assert boxes and all(box.x1 <= axis.bbox.x1 for box in boxes)
+        labels, markers = boxes_of(axis)
+        assert labels and len(markers) >= len(labels)
+        assert all(box.x1 <= axis.bbox.x1 for box in labels)
+        assert not any(a.overlaps(b) for a, b in itertools.combinations(labels, 2))
+        assert not any(a.overlaps(b) for a, b in itertools.combinations(markers, 2))
+        assert not any(a.overlaps(b) for a, b in itertools.product(labels, markers))
+    titles = [axis.title.get_window_extent() for axis in figure.axes]
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(titles, 2))
+    plt.close(figure)
+
+
+def test_small_picture_shows_the_ratios_of_the_committed_report(tmp_path):
+    pytest.importorskip("matplotlib")
+    from benchmarks.report import small_picture
+    from benchmarks.report.picture import plt
+
+    report = files.read(RESULTS / "cpu")
+    figure = small_picture.picture(report, rows := small_picture.rows_of(report))
+    figure.canvas.draw()
+    for shape, axis in zip(small_picture.SHAPES, figure.axes, strict=True):
+        results = rows[shape, "fp32"]["results"]
+        names = ("eager", "rope_ext"), ("torch.compile", "rope_ext"), ("ONNX Runtime", "rope_ext out=")
+        ratios = [results[peer]["us"] / results[ours]["us"] for peer, ours in (*names, ("vLLM", "rope_ext in place"))]
+        assert [text.get_text() for text in axis.texts[1:5]] == [f"{ratio:.1f}" for ratio in ratios]
+        boxes = [text.get_window_extent() for text in (*axis.texts, axis.title)]
+        assert all(box.x1 <= figure.bbox.x1 for box in boxes)
         assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
     plt.close(figure)
+    path = tmp_path / "small.png"
+    small_picture.draw(report, path)
+    assert path.stat().st_size > 10_000
+    small_picture.draw({**report, "rows": report["rows"][:1]}, path)  # a shape is missing
+    assert not path.exists()

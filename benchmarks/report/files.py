@@ -1,4 +1,4 @@
-"""The files of a report: NAME.md, NAME.json with all figures, NAME.png. path: folder and NAME."""
+"""The files of a report: NAME.md, NAME.json with all figures, NAME.png, NAME_small.png. path: folder and NAME."""
 
 import json
 
@@ -11,7 +11,7 @@ def write(report, path):
     report["summary"] = summary(report)
     path.parent.mkdir(parents=True, exist_ok=True)
     for suffix, text in ((".md", markdown(report, sections(report))), (".json", json.dumps(report, indent=1) + "\n")):
-        temporary = _file(path, f"{suffix}.new")  # a process that is killed while it writes leaves the former report
+        temporary = _file(path, f"{suffix}.new")  # a process killed while it writes leaves the previous report intact
         temporary.write_text(text)
         temporary.replace(_file(path, suffix))
 
@@ -21,9 +21,10 @@ def read(path):
 
 
 def draw(report, path):
-    from benchmarks.report.picture import draw  # imports matplotlib, which takes its time
+    from benchmarks.report import picture, small_picture  # late: they import matplotlib, which is slow and optional
 
-    draw(report, _file(path, ".png"))
+    picture.draw(report, _file(path, ".png"))
+    small_picture.draw(report, _file(path, "_small.png"))
 
 
 def printed(report):
