@@ -223,7 +223,7 @@ def test_a_report_writes_its_files(tmp_path):
         "## Launches",
         "| +0.9 | 9.0 | 5.0 |",
         "91 %",
-        "out of time: video",
+        "for lack of time: video",
     ):
         assert part in text
     assert "flash-attn reads a table in the dtype of x" in text

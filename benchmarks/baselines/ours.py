@@ -72,7 +72,7 @@ def eager_rounding(case):
     """Bit-identical to eager code, with its 16-bit tables."""
     dtype = case.inputs[0].dtype
     if dtype == torch.float32:
-        raise NotOffered("float32 rounds once either way")
+        raise NotOffered("both roundings agree in float32")
     cos, sin = (t.to(dtype) for t in (case.tables.cos, case.tables.sin))
     return _in_place(case, cos, sin, rounding="eager")
 

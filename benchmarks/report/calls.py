@@ -1,4 +1,4 @@
-"""The Markdown page of benchmarks/calls.py: small calls beside their yardsticks."""
+"""The Markdown page of benchmarks/calls.py: the times of small calls relative to their yardsticks."""
 
 import statistics
 from dataclasses import dataclass
@@ -9,7 +9,10 @@ from benchmarks.report.markdown import grid
 
 @dataclass(frozen=True)
 class Target:
-    """A call may take `limit` times its yardstick; added: `limit` microseconds more; no limit: it is only stated."""
+    """A call may take `limit` times as long as its yardstick, or with `added` `limit` microseconds longer.
+
+    Without a limit the ratio is stated and not judged.
+    """
 
     section: str
     call: str
@@ -18,7 +21,7 @@ class Target:
     added: bool = False
 
     def of(self, sections, figure="us_min"):
-        """The ratio, or the difference, in one process; None where a call was not measured."""
+        """The ratio or the difference in one process; None where one of the two was not measured."""
         found = sections.get(self.section, {})
         if self.call not in found or self.yardstick not in found:
             return None
@@ -70,16 +73,21 @@ def _title(report):
     origin = f"{m['cpu']} ({m['capability']}), torch {m['torch']}, commit {m['commit']}, {m['date']}."
     busy = max(cores for process in report["processes"] for cores in process["busy"].values())
     lines = [
-        f"{origin} One token: one thread; decode: {report['threads']}.",
-        "Each process alternates all calls of a section; times are minima and medians of its rounds, in microseconds.",
+        f"{origin} One token is measured on one thread, decode on {report['threads']}.",
+        "Each process interleaves all calls of a section; times, in us, are minima and medians over its rounds.",
+        "",
+        "* *two clones*: `clone` of q and k. *op rotate*: the op `torch.ops.rope_ext.rotate`, called directly.",
+        "* *op rotate in a Function*: that op in an `autograd.Function` that does nothing else.",
+        "* *recorded*: q and k require grad, so that the call records its derivative.",
+        "* *4 ms between calls*: each call follows a pause in which the threads fall asleep.",
     ]
     if busy > BUSY:
-        lines.append(f"Other processes kept {busy:.1f} cores busy in the worst section.")
+        lines.append(f"* Other processes used up to {busy:.1f} cores during a section.")
     return "\n".join(lines)
 
 
 def _targets_table(report):
-    """A line per target: its figure in each process, by minima, and the median of these beside the limit."""
+    """A line per target: its figure in each process, from minima, and the median of these beside the limit."""
     lines = []
     for target in TARGETS:
         values = [target.of(process["sections"]) for process in report["processes"]]
@@ -95,8 +103,11 @@ def _targets_table(report):
         else:
             cells += [target.text(target.limit), "met" if middle <= target.limit else "**missed**"]
         lines.append(cells)
-    note = "Time of the call relative to its yardstick (us: beyond it), by minima in each process, and their median."
-    head = ["call", "yardstick", "processes", "median", "by medians", "at most", ""]
+    note = (
+        "Time of a call divided by the time of its yardstick; with the unit us, the difference of the two. Columns:\n"
+    )
+    note += "the minima of each process, their median, the same figure from medians over the rounds, and the limit."
+    head = ["call", "yardstick", "in each process", "median", "from medians", "limit", ""]
     return f"{note}\n\n{grid(head, 4, lines)}"
 
 

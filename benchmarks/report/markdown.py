@@ -1,12 +1,14 @@
-"""The Markdown page of a report: times, exactness, summary, and what was left out."""
+"""The Markdown page of a report: times, exactness, summary, and the cases and peers that were left out."""
 
 from benchmarks.harness.measure import BUSY
 from benchmarks.report.summary import AHEAD, best_peer, disturbed, label, title
 
+LEGEND = "Times are medians. Every result is compared with float64 in the same run."
+
 
 def markdown(report, sections=()):
-    """The whole report. sections: [(heading, text)] to put first."""
-    parts = [title(report), shapes_text(report)]
+    """The whole report. sections: [(heading, text)] that come before the times."""
+    parts = ["# Speed of rope_ext beside other implementations", f"{title(report)}.\n{LEGEND}", shapes_text(report)]
     parts += [part for heading, text in sections if text for part in (f"## {heading}", text)]
     parts += ["## Times", times_table(report), "## Exactness"]
     parts += [exactness_table(report), "## Summary", summary_text(report["summary"])]
@@ -18,7 +20,7 @@ def markdown(report, sections=()):
 
 
 def grid(head, right, lines):
-    """A Markdown table; the last `right` columns are aligned to the right."""
+    """A Markdown table whose last `right` columns are aligned to the right."""
     rule = ["---"] * (len(head) - right) + ["---:"] * right
     return "\n".join("| " + " | ".join(cells) + " |" for cells in [head, rule, *lines])
 
@@ -36,7 +38,7 @@ def microseconds(result):
 
 
 def times_table(report):
-    """A line per case and variant of ours. (1.5x): 1.5 times the time of ours."""
+    """A line per case and variant of rope_ext. (1.5x): the peer takes 1.5 times as long."""
     lines = []
     for row in report["rows"]:
         for ours, r in row["results"].items():
@@ -60,22 +62,23 @@ def times_table(report):
     head = [
         "case",
         "form",
-        "ours",
-        "peers of that form us",
-        "copy us",
-        "ours us",
-        "% of copy",
+        "variant of rope_ext",
+        "peers of the same form, us",
+        "copy_ us",
+        "rope_ext us",
+        "% of copy_",
         "GB/s",
-        "lead over the best",
+        "lead over the best peer",
     ]
-    legend = "% of copy: of the speed at which as many bytes are copied between contiguous tensors that exist."
+    legend = "% of copy_: speed relative to `copy_` of as many bytes between preallocated contiguous tensors.\n"
+    legend += "lead: time of the peer divided by that of rope_ext; the same factor follows each peer in parentheses."
     if any(map(disturbed, report["rows"])):
-        legend += f"\n\\*: other processes kept more than {BUSY} cores busy meanwhile."
+        legend += f"\n\\*: other processes used more than {BUSY} cores during this case."
     return f"{legend}\n\n{grid(head, 5, lines)}"
 
 
 def exactness_table(report):
-    """A line per dtype and variant: its worst case."""
+    """A line per dtype and variant, with the case whose error is largest relative to its bound."""
     found = {}
     for row in report["rows"]:
         for name, r in row["results"].items():
@@ -89,8 +92,17 @@ def exactness_table(report):
         wrong = sum(r["wrong"] for r in results)
         cells = [dtype, name, f"{worst['max_error']:.3g}", f"{worst['error_bound']:.3g}", share]
         lines.append([*cells, f"**{wrong} of {len(results)}**" if wrong else "0"])
-    head = ["dtype", "variant", "error of its worst case", "bound there", "correctly rounded, at least", "wrong cases"]
-    return grid(head, 4, lines)
+    head = [
+        "dtype",
+        "variant",
+        "error in the worst case",
+        "bound in that case",
+        "minimum correctly rounded",
+        "wrong cases",
+    ]
+    note = "The worst case of a variant is the one whose error is largest relative to its bound.\n"
+    note += "correctly rounded: share of results equal to the exact value rounded once to the dtype of x."
+    return f"{note}\n\n{grid(head, 4, lines)}"
 
 
 def summary_text(found):
@@ -105,21 +117,21 @@ def summary_text(found):
         ]
         for s in (*found["best_peer"], *found["peers"])
     ]
-    table = grid(["ours", "peer", "cases", "smallest lead", "median lead", "smallest at"], 4, lines)
+    table = grid(["variant of rope_ext", "peer", "cases", "smallest lead", "median lead", "smallest at"], 4, lines)
     behind = []
     for b in found["behind"]:
-        notes = ["it is wrong"] * b["peer_wrong"] + ["disturbed"] * b["disturbed"]
+        notes = ["its result is wrong"] * b["peer_wrong"] + ["disturbed"] * b["disturbed"]
         note = f" ({', '.join(notes)})" if notes else ""
         behind.append(f"* {b['case']}: {b['peer']} takes {b['lead']:.2f} of the time of {b['ours']}{note}")
     heading = f"Cases in which a peer is ahead by more than {round(100 * (AHEAD - 1))} %: {len(behind)}"
-    uncounted = f"Disturbed cases, which count in no lead: {found['disturbed']}"
+    uncounted = f"Disturbed cases, which are excluded from all leads: {found['disturbed']}"
     return "\n".join([table, "", uncounted, "", heading, *behind])
 
 
 def left_out_text(report):
-    """Peers that are missing, and why a case has no row of one."""
+    """The peers that are not installed, and the reasons for which cases lack a peer."""
     lines = [f"* {name}: {why}" for name, why in report["missing"].items()]
-    lines += [f"* not measured, out of time: {case}" for case in report.get("not_measured", ())]
+    lines += [f"* not measured for lack of time: {case}" for case in report.get("not_measured", ())]
     lines += [f"* failed: {case}" for case in report.get("failed", ())]
     reasons = {}
     for row in report["rows"]:
@@ -132,5 +144,5 @@ def instructions_table(counts):
     if "missing" in counts:
         return counts["missing"]
     lines = [[c["shape"], c["dtype"], c["variant"], f"{c['instructions']:.0f}"] for c in counts["rows"]]
-    note = "Per call, one thread, counted by callgrind (it has no AVX-512: the processor looks like one with AVX2)."
+    note = "Per call on one thread, counted by callgrind, which emulates a processor with AVX2 and without AVX-512."
     return f"{note}\n\n{grid(['shape', 'dtype', 'variant', 'instructions'], 1, lines)}"

@@ -1,11 +1,11 @@
-"""What was measured in a few figures: by how much rope_ext leads whom, where, and where it does not."""
+"""The summary of a report: how far rope_ext leads each peer, and the cases in which a peer is ahead."""
 
 import statistics
 
 from benchmarks.harness.measure import BUSY
 from benchmarks.harness.variants import FORMS
 
-AHEAD = 1.05  # a peer this many times as fast as ours is listed
+AHEAD = 1.05  # a peer this many times as fast as rope_ext is listed
 
 
 def title(report):
@@ -19,7 +19,7 @@ def title(report):
 
 
 def label(row, report):
-    """The name of a case, without the usual memory, threads and malloc."""
+    """The name of a case; memory, threads and malloc are named only where they are not the usual ones."""
     several = len({r["threads"] for r in report["rows"]}) > 1
     parts = [row["shape"]["name"], row["dtype"], row["pairing"], row["pass"]]
     parts += [row["memory"]] if row["memory"] != "bshd" else []
@@ -30,7 +30,7 @@ def label(row, report):
 
 
 def leads(rows):
-    """(row, name of ours, name of the peer, lead) for each peer of the same form. lead: time of the peer / ours."""
+    """(row, variant of rope_ext, peer, lead) for each peer of the same form. lead: time of the peer / time of ours."""
     for row in rows:
         for ours, mine in row["results"].items():
             for peer, theirs in row["results"].items():
@@ -39,7 +39,7 @@ def leads(rows):
 
 
 def best_peer(results, form):
-    """(name, figures) of the fastest of that form, wrong ones too; (None, None) if there is none."""
+    """(name, figures) of the fastest peer of a form, even if its result is wrong; (None, None) without a peer."""
     peers = [(name, r) for name, r in results.items() if r["form"] == form and not r["ours"]]
     return min(peers, key=lambda peer: peer[1]["us"], default=(None, None))
 
@@ -49,9 +49,9 @@ def disturbed(row):
 
 
 def summary(report):
-    """{"best_peer": [...], "peers": [...], "behind": [...]}: smallest and median leads; where peers are ahead.
+    """{"best_peer": [...], "peers": [...], "behind": [...]}: smallest and median leads; cases where peers are ahead.
 
-    A disturbed case counts in no lead, which it could flatter; "behind" lists it all the same.
+    Leads exclude disturbed cases, which could flatter them; "behind" includes disturbed cases.
     """
     pairs = [(label(row, report), row, *rest) for row, *rest in leads(report["rows"])]
     against_best, against_each = {}, {}
@@ -85,6 +85,6 @@ def summary(report):
 
 
 def forms_of(report):
-    """The (pass, form) pairs that were measured, in the order of the panels."""
+    """The (pass, form) pairs of the report, in the order of the panels of the picture."""
     seen = {(row["pass"], r["form"]) for row in report["rows"] for r in row["results"].values()}
     return [(p, form) for p in ("forward", "forward+backward") for form in FORMS if (p, form) in seen]

@@ -1,11 +1,11 @@
-"""The targets on a GPU, whether they are met, and the short tables that gpu_check.sh prints."""
+"""The targets on a GPU, the verdicts on them, and the short tables that gpu_check.sh prints."""
 
 from benchmarks.report.markdown import grid, microseconds
 from benchmarks.report.summary import best_peer, label, leads
 
 COPY_SHARE, OF_SHAPES, OF_DTYPES = 95, ["prefill", "train", "long", "video"], ["bf16", "fp32"]  # percent of a copy
 OVER_EMPTY = 1.0  # microseconds of the GPU over an empty kernel, for decode
-SAME = 1.02  # a peer must be this much faster to be ahead: less is the noise between two measurements
+SAME = 1.02  # a peer is ahead if it is faster by more than this, which is the noise between two measurements
 
 
 def ours_of(row):
@@ -13,7 +13,7 @@ def ours_of(row):
 
 
 def below_copy(report):
-    """[(row, name of ours)] below COPY_SHARE, the furthest first."""
+    """[(row, variant of rope_ext)] below COPY_SHARE, the slowest first."""
     found = [
         (r["copies"], row, name)
         for row in report["rows"]
@@ -25,7 +25,7 @@ def below_copy(report):
 
 
 def verdicts(report):
-    """A line per target: met or missed, and where."""
+    """A line per target: met, or missed and in which cases."""
     of_copy = [row for row in report["rows"] if row["shape"]["name"] in OF_SHAPES and row["dtype"] in OF_DTYPES]
     below = [f"{label(row, report)} {n}: {100 / row['results'][n]['copies']:.0f} %" for row, n in below_copy(report)]
     tested = sum(len(ours_of(row)) for row in of_copy)
@@ -55,7 +55,7 @@ def _verdict(target, missed, tested):
 
 
 def speed_table(report):
-    """A line per case: ours in each form, and the best peers."""
+    """A line per case: rope_ext in each form, and the best peers."""
     lines = []
     for row in report["rows"]:
         cells = [label(row, report), microseconds(row["results"]["copy"])]
@@ -67,7 +67,8 @@ def speed_table(report):
                 cells.append(f"{name} {peer['us'] / mine['us']:.2f}x" if mine and peer else "")
         lines.append(cells)
     head = ["case", "copy us", "apply us GB/s %", "best peer", "out= us GB/s %", "in place us GB/s %", "best in place"]
-    note = "%: of the speed of a copy. GPU time by events, host ahead, L2 flushed. 1.50x: 1.5 times the time of ours."
+    note = "%: speed relative to copy_. GPU time between CUDA events, with the host ahead and the L2 flushed."
+    note += " 1.50x: the peer takes 1.5 times as long."
     return f"{note}\n\n{grid(head, len(head) - 1, lines)}"
 
 
@@ -87,8 +88,8 @@ def launch_table(report, every=True):
                     lines.append([*cells, _figure(r, "host_us"), _figure(r, "host_forward_us")])
     head = ["case", "variant", "GPU us in a graph", "over empty", "host us", "of it recording the forward"]
     note = (
-        "GPU: a call of 100 in one CUDA graph. Host: from the call in Python until all is queued; forward: under"
-        " no_grad, forward+backward: in training."
+        "GPU: time per call of 100 calls in one CUDA graph. Host: from the call in Python until its work is queued;"
+        " forward without grad, forward+backward as in training."
     )
     return f"{note}\n\n{grid(head, 4, lines)}"
 
@@ -98,7 +99,7 @@ def _figure(result, key):
 
 
 def counters_table(report):
-    """What counters.py found, if it ran."""
+    """The figures of counters.py, if it ran."""
     counters = report.get("counters", {"missing": ""})
     if "missing" in counters:
         return counters["missing"]
@@ -108,22 +109,22 @@ def counters_table(report):
 
 
 def reads_text(report):
-    """What each peer reads that does not read the tables that ours does."""
+    """The tables of the peers that do not read the same tables as rope_ext."""
     reads = {name: r["reads"] for row in report["rows"] for name, r in row["results"].items() if r.get("reads")}
     return "\n".join(f"* {name} reads {what}" for name, what in reads.items())
 
 
 def sections(report):
-    """[(heading, text)]: the sections that only the report of a GPU has."""
+    """[(heading, text)]: the sections of a GPU report that a CPU report lacks."""
     if "gpu" not in report["machine"]:
         return []
     found = [("Targets", "\n".join(verdicts(report))), ("Speed", speed_table(report))]
     found += [("Launches", launch_table(report)), ("Counters", counters_table(report))]
-    return [*found, ("What peers read", reads_text(report))]
+    return [*found, ("Tables that peers read", reads_text(report))]
 
 
 def brief(report):
-    """The report for a terminal, which shows its end: launches, speeds, then the verdicts."""
+    """The report for a terminal, the verdicts last, since a terminal shows the end."""
     parts = [launch_table(report, every=False), speed_table(report), counters_table(report)]
     parts += ["\n".join(f"{key}: {'; '.join(report[key])}" for key in ("failed", "not_measured") if report.get(key))]
     missing = [f"{name} ({why})" for name, why in report["missing"].items()]
