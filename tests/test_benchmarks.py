@@ -12,7 +12,7 @@ from benchmarks.bench import RESULTS
 from benchmarks.compiled import interval
 from benchmarks.harness import cases, exactness, variants
 from benchmarks.harness.shapes import Shape
-from benchmarks.report import calls, files, summary
+from benchmarks.report import calls, files, page, summary
 
 pytestmark = pytest.mark.devices("cpu")
 SHAPE = Shape("small", "for tests", batch=2, seqlen=16, heads_q=4, heads_k=2, head_dim=32, first_position=3)
@@ -205,7 +205,23 @@ def test_interval_holds_the_median_with_95_percent():
     assert interval([1.0]) == (1.0, 1.0)
 
 
-# ---- the picture ----
+# ---- the committed report, on the page about speed and in pictures ----
+
+
+def test_page_about_speed_has_the_table_of_the_committed_report():
+    report, text = files.read(RESULTS / "cpu"), (RESULTS.parents[1] / "docs" / "performance.md").read_text()
+    assert page.full_table(report) in text
+    assert summary.title(report) in text
+    forms = ("rope_ext out=", "rope_ext in place")
+    found = [lead for _, ours, _, lead in summary.leads(report["rows"]) if ours in forms]
+    assert f"in {sum(lead > 1 for lead in found)} of {len(found)} comparisons" in text
+
+
+def test_pages_of_committed_reports_are_those_that_the_tools_write():
+    """`python -m benchmarks.report --files` changes nothing."""
+    report = files.read(RESULTS / "cpu")
+    assert files.printed(report | {"summary": summary.summary(report)}) == (RESULTS / "cpu.md").read_text()
+    assert calls.markdown(files.read(RESULTS / "calls")) == (RESULTS / "calls.md").read_text()
 
 
 def test_each_implementation_has_a_marker_of_its_own():
