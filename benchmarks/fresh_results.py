@@ -1,11 +1,14 @@
-"""What the memory of a fresh result costs, and what the pool of results keeps: `python -m benchmarks.fresh_results`.
+"""The cost of new memory for results, and the memory that the output pool keeps: `python -m benchmarks.fresh_results`.
 
-time: a prompt of 4096 tokens (q and k, 32 and 8 heads of 128), rotated on the CPU into fresh results, in copies of the
-    same bytes into memory that exists. Once in a process that has just started, once after tensors of 1 KiB to 64 MiB
-    were made and freed for some seconds, a seventh of them kept.
-resident: training steps of a stack of four layers with scaled_dot_product_attention; then an idle process.
+Writes the tables of docs/memory.md, which shows the ranges of three runs:
 
-Linux only (/proc). Each setting has a process of its own; the figures are medians.
+time: a prompt of 4096 tokens (q and k, 32 and 8 heads of 128), rotated on the CPU into new results; time relative to
+    `copy_` of the same bytes into preallocated memory. "fresh" is a process that has just started, "used" one that has
+    allocated and freed tensors of 1 KiB to 64 MiB for four seconds and kept a seventh of them.
+resident: training steps of a stack of four layers with scaled_dot_product_attention, then the model is deleted, then
+    the pool is emptied; resident memory in MiB.
+
+Linux only (/proc). Each setting runs in its own process; figures are medians.
 """
 
 import argparse
@@ -28,7 +31,7 @@ from torch.nn import functional
 import rope_ext
 from benchmarks.harness.machine import machine
 
-# Setting: (bytes of the pool, whether malloc is tuned, environment).
+# {setting: (bytes of the pool, whether malloc is tuned, environment)}
 SETTINGS = {
     "default": (0, False, {}),
     "ROPE_EXT_HUGEPAGES=0": (0, False, {"ROPE_EXT_HUGEPAGES": "0"}),
@@ -36,7 +39,7 @@ SETTINGS = {
     "set_output_pool(1 << 28)": (1 << 28, False, {}),
     "tune_malloc()": (0, True, {}),
 }
-POOLS = {"no pool": 0, "64 MiB": 1 << 26, "256 MiB": 1 << 28, "1 GiB": 1 << 30}
+POOLS = {"none": 0, "64 MiB": 1 << 26, "256 MiB": 1 << 28, "1 GiB": 1 << 30}
 STATES = "fresh", "used"
 ROUNDS, STEPS, USED_SECONDS, HELD_BYTES = 15, 6, 4.0, 1 << 30
 
@@ -45,7 +48,7 @@ ROUNDS, STEPS, USED_SECONDS, HELD_BYTES = 15, 6, 4.0, 1 << 30
 
 
 def used_memory():
-    """Tensors that are left of many: what a program holds that has run for a while."""
+    """The tensors that a program still holds after allocating and freeing many for some seconds."""
     numbers, held, total, end = random.Random(0), [], 0, time.perf_counter() + USED_SECONDS
     while time.perf_counter() < end:
         held.append(torch.ones(int(2 ** numbers.uniform(8, 24))))
@@ -58,7 +61,7 @@ def used_memory():
 
 
 def time_of(pool, tuned, state):
-    """{dtype: {call: copies}}; the time includes that of freeing the result."""
+    """{dtype: {call: time relative to `copy_` into preallocated memory}}, including the time to free the result."""
     if tuned:
         rope_ext.tune_malloc()
     rope_ext.set_output_pool(pool)
@@ -90,7 +93,7 @@ def time_of(pool, tuned, state):
 
 
 class Layer(nn.Module):
-    """Attention with rotated q and k, and a feed-forward part; 8 heads of 64 for q, 4 for k and v."""
+    """Attention with rotated q and k, and a feed-forward network; 8 query heads of 64, 4 key and value heads."""
 
     def __init__(self, hidden=512):
         super().__init__()
@@ -107,12 +110,12 @@ class Layer(nn.Module):
 
 
 def mib(name):
-    """Resident memory of this process in MiB: `VmRSS` now, `VmHWM` at its highest."""
+    """Resident memory of this process in MiB: the present one for `VmRSS`, its peak for `VmHWM`."""
     return int(re.search(rf"{name}:\s+(\d+)", Path("/proc/self/status").read_text())[1]) // 1024
 
 
 def resident(pool):
-    """Seconds of a step, and MiB: the peak, after the last step, with the model gone, with the pool emptied."""
+    """Seconds per step, and MiB: peak, after the last step, after deleting the model, after emptying the pool."""
     rope_ext.set_output_pool(pool)
     torch.manual_seed(0)
     layers = nn.ModuleList([Layer() for _ in range(4)])
@@ -133,7 +136,7 @@ def resident(pool):
     gc.collect()
     after["idle"] = mib("VmRSS")
     rope_ext.set_output_pool(0)
-    return after | {"pool emptied": mib("VmRSS")}
+    return after | {"emptied": mib("VmRSS")}
 
 
 # ---- processes and tables ----
@@ -152,7 +155,7 @@ def table(heading, rows):
 
 
 def rows_of_time():
-    child("time", 0, False, "fresh")  # not counted: a virtual machine may have given free memory back to its host
+    child("time", 0, False, "fresh")  # not counted: a virtual machine may have returned its free memory to the host
     for (name, (pool, tuned, environment)), state in itertools.product(SETTINGS.items(), STATES):
         found = child("time", pool, tuned, state, **environment)
         yield f"`{name}`", state, *(f"{t:.2f}" for calls in found.values() for n, t in calls.items() if n != "copy")
@@ -175,7 +178,7 @@ def main():
         table(["setting", "process", *calls], rows_of_time())
     if "resident" in options.parts:
         found = {name: child("resident", pool) for name, pool in POOLS.items()}
-        table(["pool", *found["no pool"]], [(name, *values.values()) for name, values in found.items()])
+        table(["pool", *found["none"]], [(name, *values.values()) for name, values in found.items()])
 
 
 if __name__ == "__main__":
