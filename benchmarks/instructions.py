@@ -12,7 +12,7 @@ from benchmarks.harness.instructions import NotCounted, counted
 
 TABLE = RESULTS / "instructions.json"
 TOLERANCE = 0.03  # counts vary by half of it: benchmarks/harness/instructions.py
-RENEW = "`make instructions` writes the table anew"
+RENEW = "`make instructions` rewrites the table"
 
 
 def main():

@@ -1,7 +1,7 @@
-"""The table of what the CUDA kernel's machine code costs: `python -m benchmarks.machine_code`, or `make machine-code`
-to write it. Counts are exact; times are those of a model, not measured.
+"""Count what the machine code of the CUDA kernels executes: `python -m benchmarks.machine_code`, or `make machine-code`
+to write the table. Counts are exact; times come from a model and are not measured.
 
-They change with the compiler: tests/test_machine_code_cost.py compares them where nvcc is that of the table.
+Counts depend on the compiler: tests/test_machine_code_cost.py compares them where nvcc has the version of the table.
 """
 
 import argparse
@@ -30,17 +30,17 @@ from tools.machine_code.cost import listing
 from tools.machine_code.disassembly import NotFound
 
 TABLE = RESULTS / "machine_code.json"
-RENEW = "`make machine-code` writes the table anew"
+RENEW = "`make machine-code` rewrites the table"
 HEAD = ["shape", "dtype", "variant", "per KiB", "longest thread", "sectors", "registers", "blocks", "threads"]
 HEAD += ["waves", "occupancy", "copy", "issue", "model", "% of copy", "bound"]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--write", action="store_true", help=f"write {TABLE.name} and its page anew")
+    parser.add_argument("--write", action="store_true", help=f"rewrite {TABLE.name} and its page")
     parser.add_argument("--library", type=Path, default=LIBRARY, help="another _ops.so, or a .cubin with some kernels")
     names = [f"{shape.name} {dtype} {variant.name}" for shape, dtype, variant in CASES]
-    parser.add_argument("--listing", choices=names, metavar="CASE", help=f"what it executes: {names[0]}, ..")
+    parser.add_argument("--listing", choices=names, metavar="CASE", help=f"list the instructions of {names[0]}, ..")
     options = parser.parse_args()
     try:
         machine = machine_of(options.library)
@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def table_of(found: list[Counted]) -> dict[str, dict[str, object]]:
-    """instructions: of all warps of a launch, by case."""
+    """The committed table; instructions: those of all warps of a launch, by case."""
     return {"environment": environment(), "instructions": {c.name: c.cost.instructions for c in found}}
 
 
@@ -67,28 +67,42 @@ def environment() -> dict[str, object]:
 
 
 def complaints(table: dict[str, dict[str, object]], found: list[Counted]) -> list[str]:
-    """A sentence per case whose count is not that of the table, within benchmarks.instructions.TOLERANCE."""
+    """A sentence per case whose count differs from the table by more than benchmarks.instructions.TOLERANCE."""
     return list(complaints_of(table, {c.name: c.cost.instructions for c in found}, RENEW))
+
+
+ABOUT = f"""\
+# The machine code of the CUDA kernels
+
+What the code for compute capability 9.0 in `_ops.so` executes, counted without a GPU by `tools/machine_code`.
+
+* *per KiB*: instructions issued by all warps per 1,024 bytes of q and k read and written.
+* *longest thread*: instructions of the warp that issues most.
+* *sectors*: 32-byte sectors that warps read / write, each per 1,024 bytes of q and k. The minimum is 32; sectors of cos
+  and sin come on top.
+* *waves*, *occupancy*: on the {MULTIPROCESSORS} multiprocessors of an H200.
+* *copy*, *issue*, *model*: microseconds of a model of an H200, not measured. copy: time to move the bytes at
+  {COPY / 1e12} TB/s. issue: time to issue the instructions if all {4 * MULTIPROCESSORS} issue slots are used at
+  {CLOCK / 1e9} GHz. model: max(copy, issue / {ISSUED}) + {LATENCY * 1e6:.0f}.
+* *% of copy*: (copy + 2) / model. *bound*: what the modeled time is spent on."""
+ABOUT_VARIANTS = """\
+## Variants
+
+* *positions*: int64, one per token.
+* *partial*: half of the channels are rotated, the others are copied.
+* *norm*: heads are normalized first, with weights of the dtype of x.
+* *norm's gradient*: gradients to x and the weights. The kernel reads q, k and their gradients, so that its bytes are
+  three times those of q and k."""
 
 
 def markdown(found: list[Counted]) -> str:
     shapes = {c.shape.name: c.shape for c in found}
+    listed = "\n".join(f"* {name}: {shape}" for name, shape in shapes.items())
     parts = [
-        "# The machine code of the CUDA kernel",
-        "What the code for compute capability 9.0 in `_ops.so` executes, counted without a GPU (tools/machine_code): "
-        "instructions issued by all warps per 1,024 bytes of q and k read and written, and by the warp with most. "
-        "sectors: of 32 bytes, that warps read / write at once, of 1,024 bytes of q and k each: 32 at best; those of "
-        f"cos and sin come on top. Compiled by nvcc {rope_ext.build_info()['cuda']}.",
-        "Times, in microseconds, are a model of an H200, not measured: max(copy, issue / "
-        f"{ISSUED}) + {LATENCY * 1e6:.0f}. copy: the bytes at {COPY / 1e12} TB/s. issue: the instructions if all "
-        f"{4 * MULTIPROCESSORS} issue slots of {MULTIPROCESSORS} multiprocessors are used at {CLOCK / 1e9} GHz. "
-        "% of copy: (copy + 2) / model. waves and occupancy are those of its multiprocessors too.",
-        "\n".join(f"* {name}: {shape}" for name, shape in shapes.items()),
+        ABOUT,
+        f"Compiled by nvcc {rope_ext.build_info()['cuda']}. Shapes:\n\n{listed}",
         grid(HEAD, 12, [line(c) for c in found if c.variant is FUNCTIONAL]),
-        "## Variants",
-        "positions: int64, one per token. partial: half of the channels are rotated, the others copied. norm: heads "
-        "are normalised first, by weights like x. norm's gradient: to x and the weights; it reads q and k and their "
-        "gradients, and its bytes are three times those of q and k.",
+        ABOUT_VARIANTS,
         grid(HEAD, 12, [line(c) for c in found if c.variant is not FUNCTIONAL]),
     ]
     return "\n\n".join(parts) + "\n"

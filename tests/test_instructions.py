@@ -33,15 +33,15 @@ def skip_elsewhere(table, where):
 def test_a_change_beyond_the_tolerance_is_a_sentence():
     assert list(instructions.complaints(TABLE, {"apply": 1029.0, "apply_": 1941.0})) == []
     assert list(instructions.complaints(TABLE, {"apply": 1031.0, "apply_": 1930.0})) == [
-        "apply: 1031 instructions, 1000 before (+3.1%): if it is worth them, `make instructions` writes the table anew",
-        "apply_: 1930 instructions, 2000 before (-3.5%): to keep the gain, `make instructions` writes the table anew",
+        "apply: 1031 instructions, 1000 before (+3.1%): if it is worth them, `make instructions` rewrites the table",
+        "apply_: 1930 instructions, 2000 before (-3.5%): to keep the gain, `make instructions` rewrites the table",
     ]
 
 
 def test_a_form_without_a_count_is_a_sentence():
     assert list(instructions.complaints(TABLE, {"apply": 1000.0, "rope.apply": 5.0})) == [
-        "rope.apply: 5 instructions, not in the table: `make instructions` writes the table anew",
-        "apply_: in the table, but no longer counted: `make instructions` writes the table anew",
+        "rope.apply: 5 instructions, not in the table: `make instructions` rewrites the table",
+        "apply_: in the table, but no longer counted: `make instructions` rewrites the table",
     ]
 
 

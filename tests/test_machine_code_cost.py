@@ -56,7 +56,7 @@ def test_a_change_beyond_the_tolerance_is_a_sentence(found):
     case = found[0]
     table = {"environment": {}, "instructions": {case.name: case.cost.instructions * 0.96}}
     (complaint,) = machine_code.complaints(table, [case])
-    assert complaint.startswith(f"{case.name}: ") and complaint.endswith("`make machine-code` writes the table anew")
+    assert complaint.startswith(f"{case.name}: ") and complaint.endswith("`make machine-code` rewrites the table")
 
 
 @pytest.mark.parametrize("name", ["decode", "tiny"])

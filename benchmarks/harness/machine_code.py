@@ -1,5 +1,5 @@
-"""What the CUDA kernel's machine code costs on the shapes of the benchmarks, counted without a GPU, and what a model of
-an H200 makes of it."""
+"""Counts of the CUDA kernels' machine code on the shapes of the benchmarks, taken without a GPU, and the time that a
+model of an H200 derives from them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,16 +16,20 @@ ITEM = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 NAMES = ("prefill", "train", "long", "video", "decode", "tiny")
 SHAPE = {shape.name: shape for shape in SHAPES}
 
-# An H200, as measured: clock, multiprocessors, instructions that each issues in a cycle, bytes of a copy per second.
+# An H200: clock, multiprocessors, instructions that a multiprocessor issues per cycle, measured bytes per second of a
+# copy.
 CLOCK, MULTIPROCESSORS, ISSUE_SLOTS, COPY = 1.98e9, 132, 4, 4.3e12
-ISSUED = 0.65  # the share of issue slots that a kernel of this kind fills, 0.55 to 0.75
-LATENCY = 2e-6  # of a launch and its first loads
+ISSUED = 0.65  # share of the issue slots that kernels of this kind fill: 0.55 to 0.75
+LATENCY = 2e-6  # seconds of a launch and its first loads
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One call of apply. channels: the rotated ones; None: all. norm: heads are normalised first. gradient: its
-    derivatives to x and the weights instead, without the sum over blocks of tokens, a small kernel of its own."""
+    """One call of apply.
+
+    channels: number of rotated channels; None: all. norm: heads are normalized first. gradient: the kernel for the
+    gradients to x and the weights instead, without the small kernel that adds up blocks of tokens.
+    """
 
     name: str
     in_place: bool = False
@@ -60,18 +64,18 @@ class Counted:
 
     @property
     def payload(self) -> int:
-        """Bytes of q and k, and of their gradients, that are read and written."""
+        """Bytes read and written: q and k, and their gradients."""
         return (self.reads + 1) * self.written
 
     @property
     def written(self) -> int:
-        """Bytes of q and k or of their gradients. In place only rotated channels are."""
+        """Bytes written: q and k, or their gradients; in place only the rotated channels."""
         channels = self.variant.channels if self.variant.in_place else None
         return self.shape.elements * ITEM[self.dtype] * (channels or self.shape.head_dim) // self.shape.head_dim
 
     @property
     def reads(self) -> int:
-        """How many times as many bytes are read."""
+        """Bytes read, as a multiple of the bytes written."""
         return 2 if self.variant.gradient else 1
 
     @property
@@ -81,18 +85,18 @@ class Counted:
 
     @property
     def sectors(self) -> str:
-        """Sectors of 32 bytes that warps read and write, of 1,024 bytes of q and k each: 32 at best, and tables."""
+        """32-byte sectors read / written per 1,024 bytes of q and k: at least 32, and the sectors of tables."""
         of = self.written / 1024
         return f"{self.cost.sectors_read / of / self.reads:.0f} / {self.cost.sectors_written / of:.0f}"
 
     @property
     def copy(self) -> float:
-        """Seconds in which as many bytes can be copied."""
+        """Seconds to copy as many bytes."""
         return self.payload / COPY
 
     @property
     def issue(self) -> float:
-        """Seconds for the instructions, if every issue slot is used."""
+        """Seconds to issue the instructions if every issue slot is used."""
         return self.cost.instructions / (MULTIPROCESSORS * ISSUE_SLOTS * CLOCK)
 
     @property
@@ -101,16 +105,16 @@ class Counted:
 
     @property
     def bound(self) -> str:
-        """What the time of the model is spent on."""
+        """What the modeled time is spent on."""
         if max(self.copy, self.issue / ISSUED) < LATENCY:
             return "latency"
         return "memory" if self.copy > self.issue / ISSUED else "issue"
 
 
 def launch_of(shape: Shape, dtype: str, variant: Variant) -> Recorded:
-    """The launch of apply((q, k), cos, sin), with tables of float32 (float64 for float64), and of its derivatives.
+    """The launch of apply((q, k), cos, sin), or of its gradient.
 
-    Weights have the type of x. Addresses are made up.
+    Tables are float32 (float64 for float64 x), weights have the dtype of x, addresses are fictitious.
     """
     i, pairs = _introspect, (variant.channels or shape.head_dim) // 2
     address = iter(range(1 << 42, 1 << 47, 1 << 42))
@@ -155,7 +159,7 @@ def launch_of(shape: Shape, dtype: str, variant: Variant) -> Recorded:
 
 
 def machine_of(library: Path = LIBRARY) -> Machine:
-    """library: the built one, or a .cubin with some of its kernels. Raises NotFound where it cannot be read."""
+    """The machine of the built library, or of a .cubin with some of its kernels; NotFound if it cannot be read."""
     return Machine(kernels_of(library))
 
 
@@ -167,6 +171,6 @@ CASES += [(SHAPE["decode"], dtype, NORMS[0]) for dtype in ITEM]
 
 
 def counted(machine: Machine) -> list[Counted]:
-    """CASES, but for those whose kernel the machine does not have."""
+    """The CASES whose kernel the machine has."""
     launches = [(case, launch_of(*case)) for case in CASES]
     return [Counted(*case, count(machine, launch)) for case, launch in launches if machine.has(launch)]
