@@ -6,14 +6,17 @@ docs/deploy.md, which compiles programs, and docs/guide.md have tests of their o
 import ast
 import json
 import os
+import pkgutil
 import re
 import subprocess
 import sys
+import types
 from functools import cache
 from pathlib import Path
 
 import pytest
 
+import rope_ext
 from tests.pages import blocks_of
 
 pytestmark = pytest.mark.devices("cpu")
@@ -120,6 +123,28 @@ def test_lines_are_short(page):
     if page.name not in GENERATED:
         for line in prose(page).splitlines():
             assert len(line) <= 120 or line.startswith("|") or "](" in line, f"{page.name}: {line}"
+
+
+# ---- the site ----
+
+
+def test_the_reference_has_every_public_name():
+    """In docs/api, by its own name or with the members of its module."""
+    text = "\n".join(page.read_text() for page in (ROOT / "docs/api").glob("*.rst"))
+    listed = set(re.findall(r"^\.\. auto\w+:: (\S+)$", text, re.MULTILINE))
+    for name in rope_ext.__all__:
+        value = getattr(rope_ext, name)
+        module = value.__name__ if isinstance(value, types.ModuleType) else value.__module__
+        assert {f"rope_ext.{name}", module} & listed, name
+    for _, name, _ in pkgutil.iter_modules(rope_ext.compat.__path__):
+        assert name.startswith("_") or f"rope_ext.compat.{name}" in listed, name
+
+
+def test_every_page_is_in_the_contents():
+    """docs/conf.py lists the pages of the sidebar."""
+    contents = (ROOT / "docs/conf.py").read_text()
+    for page in PAGES[1:]:
+        assert f'"{page.relative_to(ROOT).with_suffix("")}"' in contents, page.name
 
 
 # ---- README ----
