@@ -479,6 +479,41 @@ def grid_scores(inv_freq, side, centre):
     return (y @ y[centre * len(side) + centre] / x.shape[-1]).view(len(side), len(side))
 
 
+def angle_errors(ends):
+    """Largest error of cos over the last 256 positions before each of ends, D = 128: dict of name -> list."""
+    ropes = {name: rope_ext.RotaryEmbedding(head_dim=128, precision=name) for name in ("hf", "exact")}
+    inv_freq = f.default(128).inv_freq
+    errors = {"bfloat16": [], "hf": [], "exact": []}
+    for end in ends:
+        where = torch.arange(end - 256, end)
+        true = (where[:, None].double() * inv_freq).cos()
+        product = where[:, None].to(torch.bfloat16) * inv_freq.to(torch.bfloat16)
+        found = {"bfloat16": product.double().cos()} | {name: rope(where)[0] for name, rope in ropes.items()}
+        for name, cos in found.items():
+            errors[name].append((cos - true).abs().max().item())
+    return errors
+
+
+def exactness():
+    figure, axes = subplots(1, 1, 4.0)
+    axis = axes[0, 0]
+    ends = [2**n for n in range(8, 25)]
+    errors = angle_errors(ends)
+    for name, color, marker, label, up in (
+        ("bfloat16", ORANGE, "s", "angle is a bfloat16 product", -20),
+        ("hf", GREEN, "^", "angle is a float32 product", -24),
+        ("exact", BLUE, "o", "exact angle, cos rounded to float32", 9),
+    ):
+        axis.loglog(ends, errors[name], color=color, marker=marker, markersize=5)
+        at = (ends[6], errors[name][6])
+        axis.annotate(label, at, (0, up), textcoords="offset points", color=INK[color])
+    for end, name in ((2048, "2k"), (32768, "32k"), (131072, "131k"), (2**20, "1M"), (2**24, "16M")):
+        axis.axvline(end, color=PALE, zorder=0)
+        axis.text(end, 5, name, ha="center", color=GREY, fontsize=10)
+    axis.set(xlabel="position", ylabel="largest error of cos", ylim=(1e-8, 4), xlim=(200, 2.2e7))
+    return figure
+
+
 def memory():
     figure, (axes,) = subplots(1, 3, 3.7, width_ratios=[1, 0.9, 1.15])
     left, middle, right = axes
@@ -517,41 +552,6 @@ def memory():
     return figure
 
 
-def angle_errors(ends):
-    """Largest error of cos over the last 256 positions before each of ends, D = 128: dict of name -> list."""
-    ropes = {name: rope_ext.RotaryEmbedding(head_dim=128, precision=name) for name in ("hf", "exact")}
-    inv_freq = f.default(128).inv_freq
-    errors = {"bfloat16": [], "hf": [], "exact": []}
-    for end in ends:
-        where = torch.arange(end - 256, end)
-        true = (where[:, None].double() * inv_freq).cos()
-        product = where[:, None].to(torch.bfloat16) * inv_freq.to(torch.bfloat16)
-        found = {"bfloat16": product.double().cos()} | {name: rope(where)[0] for name, rope in ropes.items()}
-        for name, cos in found.items():
-            errors[name].append((cos - true).abs().max().item())
-    return errors
-
-
-def exactness():
-    figure, axes = subplots(1, 1, 4.0)
-    axis = axes[0, 0]
-    ends = [2**n for n in range(8, 25)]
-    errors = angle_errors(ends)
-    for name, color, marker, label, up in (
-        ("bfloat16", ORANGE, "s", "angle is a bfloat16 product", -20),
-        ("hf", GREEN, "^", "angle is a float32 product", -24),
-        ("exact", BLUE, "o", "exact angle, cos rounded to float32", 9),
-    ):
-        axis.loglog(ends, errors[name], color=color, marker=marker, markersize=5)
-        at = (ends[6], errors[name][6])
-        axis.annotate(label, at, (0, up), textcoords="offset points", color=INK[color])
-    for end, name in ((2048, "2k"), (32768, "32k"), (131072, "131k"), (2**20, "1M"), (2**24, "16M")):
-        axis.axvline(end, color=PALE, zorder=0)
-        axis.text(end, 5, name, ha="center", color=GREY, fontsize=10)
-    axis.set(xlabel="position", ylabel="largest error of cos", ylim=(1e-8, 4), xlim=(200, 2.2e7))
-    return figure
-
-
 FIGURES = {
     draw.__name__: draw
     for draw in (
@@ -567,8 +567,8 @@ FIGURES = {
         pruned,
         warped,
         axes,
-        memory,
         exactness,
+        memory,
     )
 }
 

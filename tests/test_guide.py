@@ -505,7 +505,88 @@ def test_axes_of_qwen():
         assert (set(pair_axis[:16]) == set(pair_axis[-16:]) == {0, 1, 2}) == interleaved
 
 
-# 14. A memory that fades
+# 14. Why angles must be exact
+
+
+def test_float32_at_131072():
+    below = torch.tensor(131_071.0)
+    gap = (torch.nextafter(below, torch.tensor(math.inf)) - below).item()
+    assert says(f"neighbouring float32 numbers lie {gap:.3f} radians apart")
+    assert says("A float32 keeps 24 bits of a number.") == (torch.finfo(torch.float32).eps == 2.0**-23)
+    assert says("A bfloat16 keeps 8 bits, and there even the position is lost: 257 becomes 256.")
+    assert torch.finfo(torch.bfloat16).eps == 2.0**-7 and torch.tensor(257).to(torch.bfloat16) == 256
+
+
+def test_exact_angles_are_exact_at_every_position():
+    mpmath = pytest.importorskip("mpmath")
+    rope = rope_ext.RotaryEmbedding(head_dim=128)
+    positions = [1, 2_047, 131_071, 1_048_575, 2**24 - 1]
+    cos, sin = rope(torch.tensor(positions))
+    with mpmath.workdps(40):
+        for row, position in enumerate(positions):
+            for pair in range(0, 64, 7):
+                angle = position * mpmath.mpf(10000) ** (-mpmath.mpf(pair) / 64)
+                assert abs(cos[row, pair].item() - mpmath.cos(angle)) < 3.1e-8
+                assert abs(sin[row, pair].item() - mpmath.sin(angle)) < 3.1e-8
+    assert says("Its error is that one rounding, 3e-8, at every position.")
+
+
+def test_hf_is_the_float32_product():
+    rope = rope_ext.RotaryEmbedding(head_dim=128, precision="hf")
+    positions = torch.arange(131_000, 131_072)
+    angles = positions[:, None].float() * f.default(128, dtype=torch.float32).inv_freq
+    assert torch.equal(rope(positions)[0], angles.cos())
+
+
+def test_errors_in_the_figure_grow_with_the_position_but_for_exact_angles(figures):
+    errors = figures.angle_errors([2_048, 131_072, 2**24])
+    assert errors["hf"] == sorted(errors["hf"]) and errors["hf"][1] > 1e-3
+    assert max(errors["exact"]) < 3.1e-8
+    assert min(errors["bfloat16"]) > 1
+
+
+# 16. Padding on the left, and a cache that moves
+
+
+def test_positions_of_left_padding():
+    rope, mask = rope_ext.RotaryEmbedding(64), torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]])
+    tables, q = rope.tables(8), random(2, 6, 4, 64, dtype=torch.float32)
+    assert says("the position -1, which no table has: an error on a CPU")
+    with pytest.raises(ValueError, match=r"^rope_ext: positions must .* got row -1 for token 0 of batch 0$"):
+        rope_ext.apply(q[:, :5], *tables, positions=mask.cumsum(dim=-1) - 1)
+    assert says("since 0 times NaN is NaN") == math.isnan(0 * math.nan)
+    assert says("`positions = mask.sum(dim=-1, keepdim=True) - 1`, of shape (batch, 1)")
+    grown = torch.cat((mask, torch.ones(2, 1, dtype=torch.int64)), dim=-1)  # one token later
+    last = rope_ext.apply(q[:, 5:], *tables, positions=grown.sum(dim=-1, keepdim=True) - 1)
+    for row, first in enumerate((2, 0)):
+        alone = rope_ext.apply(q[row : row + 1, first:], *tables)
+        assert torch.equal(last[row], alone[0, -1:])
+
+
+@pytest.mark.parametrize("schedule", ["yarn", "longrope", "dynamic_ntk"])
+def test_a_cache_moves_with_the_frequencies_alone(schedule):
+    longer = {
+        "yarn": {"factor": 4.0, "original_max_position": 64},
+        "longrope": {"short_factor": [1.0] * 8, "long_factor": [3.0] * 8, "factor": 4.0, "original_max_position": 64},
+        "dynamic_ntk": {"factor": 4.0, "max_position": 64},
+    }[schedule]
+    rope = rope_ext.RotaryEmbedding(16, schedule=schedule, **longer)
+    inv_freq, scaling = rope.frequencies(100)
+    assert (scaling > 1) == (schedule != "dynamic_ntk")
+    k = random(1, 8, 2, 16)
+    cached = rope.apply(k, seqlen=100)
+    back = torch.full((5,), -3)
+    moved = rope_ext.apply(cached[:, 3:], inv_freq=inv_freq, positions=back)
+    assert close(moved, rope.apply(k[:, 3:], seqlen=100), 1e-12)
+    twice = rope.apply(cached[:, 3:], positions=back, seqlen=100)
+    assert close(twice, scaling * moved, 1e-12)
+    assert says("`rope.apply` and `rope.tables` would multiply by it again, and each move once more.")
+    if schedule != "yarn":
+        assert not close(rope_ext.apply(cached[:, 3:], inv_freq=rope.inv_freq, positions=back), moved, 1e-3)
+        assert says("the rotation back must use those that the keys were cached with: `rope.frequencies(seqlen)`")
+
+
+# 18. A memory that fades
 
 
 def test_xpos_keeps_the_distance_and_fades():
@@ -550,84 +631,3 @@ def test_where_xpos_leaves_float32(scale_base, sentence):
     assert says(sentence.format(last))
     tables = 1 / f.xpos_scale(torch.tensor([last, last + 1]), 8, scale_base=scale_base, dtype=torch.float64)
     assert tables[:, 0].float().isinf().tolist() == [False, True]
-
-
-# 15. Why angles must be exact
-
-
-def test_float32_at_131072():
-    below = torch.tensor(131_071.0)
-    gap = (torch.nextafter(below, torch.tensor(math.inf)) - below).item()
-    assert says(f"neighbouring float32 numbers lie {gap:.3f} radians apart")
-    assert says("A float32 keeps 24 bits of a number.") == (torch.finfo(torch.float32).eps == 2.0**-23)
-    assert says("A bfloat16 keeps 8 bits, and there even the position is lost: 257 becomes 256.")
-    assert torch.finfo(torch.bfloat16).eps == 2.0**-7 and torch.tensor(257).to(torch.bfloat16) == 256
-
-
-def test_exact_angles_are_exact_at_every_position():
-    mpmath = pytest.importorskip("mpmath")
-    rope = rope_ext.RotaryEmbedding(head_dim=128)
-    positions = [1, 2_047, 131_071, 1_048_575, 2**24 - 1]
-    cos, sin = rope(torch.tensor(positions))
-    with mpmath.workdps(40):
-        for row, position in enumerate(positions):
-            for pair in range(0, 64, 7):
-                angle = position * mpmath.mpf(10000) ** (-mpmath.mpf(pair) / 64)
-                assert abs(cos[row, pair].item() - mpmath.cos(angle)) < 3.1e-8
-                assert abs(sin[row, pair].item() - mpmath.sin(angle)) < 3.1e-8
-    assert says("Its error is that one rounding, 3e-8, at every position.")
-
-
-def test_hf_is_the_float32_product():
-    rope = rope_ext.RotaryEmbedding(head_dim=128, precision="hf")
-    positions = torch.arange(131_000, 131_072)
-    angles = positions[:, None].float() * f.default(128, dtype=torch.float32).inv_freq
-    assert torch.equal(rope(positions)[0], angles.cos())
-
-
-def test_errors_in_the_figure_grow_with_the_position_but_for_exact_angles(figures):
-    errors = figures.angle_errors([2_048, 131_072, 2**24])
-    assert errors["hf"] == sorted(errors["hf"]) and errors["hf"][1] > 1e-3
-    assert max(errors["exact"]) < 3.1e-8
-    assert min(errors["bfloat16"]) > 1
-
-
-# 17. Padding on the left, and a cache that moves
-
-
-def test_positions_of_left_padding():
-    rope, mask = rope_ext.RotaryEmbedding(64), torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]])
-    tables, q = rope.tables(8), random(2, 6, 4, 64, dtype=torch.float32)
-    assert says("the position -1, which no table has: an error on a CPU")
-    with pytest.raises(ValueError, match=r"^rope_ext: positions must .* got row -1 for token 0 of batch 0$"):
-        rope_ext.apply(q[:, :5], *tables, positions=mask.cumsum(dim=-1) - 1)
-    assert says("since 0 times NaN is NaN") == math.isnan(0 * math.nan)
-    assert says("`positions = mask.sum(dim=-1, keepdim=True) - 1`, of shape (batch, 1)")
-    grown = torch.cat((mask, torch.ones(2, 1, dtype=torch.int64)), dim=-1)  # one token later
-    last = rope_ext.apply(q[:, 5:], *tables, positions=grown.sum(dim=-1, keepdim=True) - 1)
-    for row, first in enumerate((2, 0)):
-        alone = rope_ext.apply(q[row : row + 1, first:], *tables)
-        assert torch.equal(last[row], alone[0, -1:])
-
-
-@pytest.mark.parametrize("schedule", ["yarn", "longrope", "dynamic_ntk"])
-def test_a_cache_moves_with_the_frequencies_alone(schedule):
-    longer = {
-        "yarn": {"factor": 4.0, "original_max_position": 64},
-        "longrope": {"short_factor": [1.0] * 8, "long_factor": [3.0] * 8, "factor": 4.0, "original_max_position": 64},
-        "dynamic_ntk": {"factor": 4.0, "max_position": 64},
-    }[schedule]
-    rope = rope_ext.RotaryEmbedding(16, schedule=schedule, **longer)
-    inv_freq, scaling = rope.frequencies(100)
-    assert (scaling > 1) == (schedule != "dynamic_ntk")
-    k = random(1, 8, 2, 16)
-    cached = rope.apply(k, seqlen=100)
-    back = torch.full((5,), -3)
-    moved = rope_ext.apply(cached[:, 3:], inv_freq=inv_freq, positions=back)
-    assert close(moved, rope.apply(k[:, 3:], seqlen=100), 1e-12)
-    twice = rope.apply(cached[:, 3:], positions=back, seqlen=100)
-    assert close(twice, scaling * moved, 1e-12)
-    assert says("`rope.apply` and `rope.tables` would multiply by it again, and each move once more.")
-    if schedule != "yarn":
-        assert not close(rope_ext.apply(cached[:, 3:], inv_freq=rope.inv_freq, positions=back), moved, 1e-3)
-        assert says("the rotation back must use those that the keys were cached with: `rope.frequencies(seqlen)`")
