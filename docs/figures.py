@@ -1,7 +1,7 @@
 """The figures of docs/guide.md, drawn with the package.
 
-`python docs/figures.py` redraws all of them in seconds, `python docs/figures.py turn` that one. Needs the extra: pip
-install ".[docs]". Every number that is drawn comes from rope_ext or is computed here from its tables.
+`python docs/figures.py` redraws all of them in seconds, `python docs/figures.py clock` only that one. Needs the extra:
+pip install ".[docs]". Every number that is drawn comes from rope_ext or is computed here from its tables.
 """
 
 import argparse
@@ -24,13 +24,14 @@ from rope_ext import frequencies as f
 
 FOLDER = Path(__file__).resolve().parent / "figures"
 
-# Okabe and Ito's colours, which people with any colour vision tell apart. RoPE and queries are blue, keys orange.
+# Okabe and Ito's colors, which stay distinct for any kind of color vision. RoPE and queries are blue, keys orange.
 BLUE, ORANGE, GREEN, PURPLE, SKY, RED = "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00"
 PAIRS = [BLUE, ORANGE, GREEN, PURPLE]
 INK = {BLUE: BLUE, ORANGE: "#9a6a00", GREEN: "#007a59", PURPLE: "#a5527f"}  # darker, for text on white
-GREY, PALE = "#777777", "#e4e4e4"
+GRAY, PALE = "#777777", "#e4e4e4"
+TINT = 0.45  # opacity of a colored cell with black text in it
 STYLE = {
-    "figure.dpi": 150,
+    "figure.dpi": 190,
     "figure.constrained_layout.use": True,
     "font.size": 11,
     "axes.titlesize": 12,
@@ -41,7 +42,7 @@ STYLE = {
     "legend.frameon": False,
     "savefig.facecolor": "white",
 }
-WIDTH = 9.4  # inches: about the width of a page on GitHub
+WIDTH = 7.5  # inches: on a page 700 pixels wide, text of size 9 is 12 pixels high
 
 # The sentence of the guide: tokens of two channels, and the order that swaps cat and dog.
 WORDS = ["the", "cat", "saw", "the", "dog"]
@@ -55,8 +56,8 @@ def tables(inv_freq, positions):
     return angles.cos().float(), angles.sin().float()
 
 
-def turned(vector, inv_freq, positions, **options):
-    """(len(positions), channels): vector, turned as the token at each of positions."""
+def rotated(vector, inv_freq, positions, **options):
+    """(len(positions), channels): vector, rotated to each of positions."""
     x = torch.as_tensor(vector, dtype=torch.float32).expand(1, len(positions), 1, -1)
     return rope_ext.apply(x, *tables(inv_freq, positions), **options)[0, :, 0]
 
@@ -78,18 +79,17 @@ def subplots(rows, columns, height, **options):
     return plt.subplots(rows, columns, figsize=(WIDTH, height), squeeze=False, **options)
 
 
-def arrow(axis, end, color, label=None, **options):
+def arrow(axis, vector, color, start=(0, 0), **options):
     options = {"arrowstyle": "-|>", "mutation_scale": 16, "linewidth": 2, "shrinkA": 0, "shrinkB": 0, **options}
-    axis.add_patch(FancyArrowPatch((0, 0), tuple(end), color=color, **options))
-    if label:
-        axis.annotate(label, tuple(end), tuple(1.13 * e for e in end), color=color, ha="center", va="center")
+    end = start[0] + vector[0], start[1] + vector[1]
+    axis.add_patch(FancyArrowPatch(start, end, color=color, **options))
 
 
 def plane(axis, low, high):
     """Axes through the origin, of equal scale."""
     axis.set(xlim=low, ylim=high, aspect="equal")
     axis.spines[["left", "bottom"]].set(position="zero", color="#aaaaaa")
-    axis.tick_params(colors=GREY, labelsize=9)
+    axis.tick_params(colors=GRAY, labelsize=9)
 
 
 def degrees(vector):
@@ -97,12 +97,12 @@ def degrees(vector):
 
 
 def attention_weights(x, inv_freq):
-    q = torch.stack([turned(token, inv_freq, torch.tensor([m]))[0] for m, token in enumerate(x)])
+    q = torch.stack([rotated(token, inv_freq, torch.tensor([m]))[0] for m, token in enumerate(x)])
     return (q @ q.T).softmax(dim=-1)
 
 
 def order():
-    figure, axes = subplots(2, 2, 8.2)
+    figure, axes = subplots(2, 2, 7.6)
     for row, (name, speed) in zip(axes, (("without positions", 0.0), ("with RoPE", 0.5))):
         for axis, places in zip(row, (range(5), ORDER)):
             weights = attention_weights([TOKENS[i] for i in places], torch.tensor([speed]))
@@ -112,16 +112,17 @@ def order():
                 for j in range(5):
                     color = "white" if weights[i, j] > 0.65 else "black"
                     axis.text(j, i, f"{weights[i, j]:.2f}", ha="center", va="center", color=color, fontsize=10)
-            axis.add_patch(
-                Rectangle((words.index("cat") - 0.5, 1.5), 1, 1, fill=False, edgecolor=RED, linewidth=3, clip_on=False)
-            )
+            cat = words.index("cat")
+            axis.add_patch(Rectangle((cat - 0.5, 1.5), 1, 1, fill=False, edgecolor=RED, linewidth=3, clip_on=False))
             axis.set_xticks(range(5), words)
             axis.set_yticks(range(5), words)
             axis.tick_params(length=0)
             axis.spines[:].set_visible(False)
-            axis.set_title(f"{name}: “{' '.join(words)}”")
-            axis.set_xlabel("key")
-            axis.set_ylabel("query")
+            axis.set_title(f"{name}:\n“{' '.join(words)}”")
+    for axis in axes[:, 0]:
+        axis.set_ylabel("query")
+    for axis in axes[1]:
+        axis.set_xlabel("key")
     return figure
 
 
@@ -129,7 +130,7 @@ def positions():
     figure, axes = subplots(1, 3, 3.4)
     integer, binary, sinusoidal = axes[0]
     place = torch.arange(32)
-    integer.plot(place, place, color=GREY, drawstyle="steps-post")
+    integer.plot(place, place, color=GRAY, drawstyle="steps-post")
     integer.set(title="integer: grows", ylabel="channel")
     for bit in range(4):
         color, base = PAIRS[bit], 1.5 * bit
@@ -147,50 +148,57 @@ def positions():
     return figure
 
 
-def turn():
-    figure, axes = subplots(1, 1, 4.6)
+def rotation():
+    figure, axes = subplots(1, 1, 4.4)
     axis = axes[0, 0]
     vector = torch.tensor([3.0, 1.0])
-    after = turned(vector, torch.tensor([math.pi / 4]), torch.tensor([1]))[0]
-    plane(axis, (-1, 5.2), (-0.6, 3.6))
+    after = rotated(vector, torch.tensor([math.pi / 4]), torch.tensor([1]))[0]
+    plane(axis, (-0.9, 4.9), (-0.5, 3.6))
     axis.add_patch(Circle((0, 0), vector.norm(), fill=False, color=PALE, linewidth=1.2))
-    arrow(axis, vector.tolist(), GREY)
+    arrow(axis, vector.tolist(), GRAY)
     arrow(axis, after.tolist(), BLUE)
     axis.add_patch(Arc((0, 0), 2.4, 2.4, theta1=degrees(vector), theta2=degrees(after), color=RED, linewidth=2))
     axis.text(1.12, 0.9, "45°", color=RED, fontsize=13)
-    axis.text(3.1, 1.05, "(3, 1)", color=GREY, fontsize=13)
-    axis.text(after[0] + 0.12, after[1] + 0.08, f"({after[0]:.3f}, {after[1]:.3f})", color=BLUE, fontsize=13)
-    axis.set(xticks=range(1, 6), yticks=range(1, 4))
-    axis.text(5.2, 0.12, "x1", ha="right")
-    axis.text(0.1, 3.45, "x2")
+    axis.text(3.15, 1.05, "x = (3, 1)", color="#555555", fontsize=13)
+    axis.text(after[0] + 0.2, after[1] + 0.05, f"y = ({after[0]:.3f}, {after[1]:.3f})", color=BLUE, fontsize=13)
+    axis.set(xticks=range(1, 5), yticks=range(1, 4))
+    axis.text(4.9, 0.12, "first channel", ha="right")
+    axis.text(0.1, 3.45, "second channel")
     return figure
 
 
 def clock():
-    figure, (axes,) = subplots(1, 2, 4.9)
+    figure, (axes,) = subplots(1, 2, 3.6)
     speed = torch.tensor([0.5])
     left, right = axes
     for axis in axes:
-        plane(axis, (-1.35, 1.35), (-1.3, 1.35))
+        plane(axis, (-1.45, 1.45), (-0.6, 1.3))
         axis.set_xticks([])
         axis.set_yticks([])
         axis.add_patch(Circle((0, 0), 1, fill=False, color=PALE))
-    for m, end in enumerate(turned([1.0, 0.0], speed, torch.arange(8))):
-        arrow(left, end.tolist(), plt.get_cmap("cividis")(m / 9), str(m), linewidth=1.8)
-    left.set_title("one vector at positions 0 to 7, 0.5 radians each")
+    for m, end in enumerate(rotated([1.0, 0.0], speed, torch.arange(8))):
+        arrow(left, end.tolist(), plt.get_cmap("cividis")(m / 12), linewidth=1.8)
+        left.text(*(1.15 * end).tolist(), str(m), ha="center", va="center" if m else "bottom")
+    left.set_title("one vector\nat positions 0 to 7")
+    left.add_patch(Arc((0, 0), 1.1, 1.1, theta1=0, theta2=math.degrees(0.5), color=RED, linewidth=2))
+    step = f"{speed.item():g} radians = {math.degrees(speed):.1f}°"
+    left.text(0, -0.7, f"from each position to the next:\n{step}", ha="center", va="top")
     q, k = [1.0, 0.0], [0.85, 0.1]
+    scores = []
     for (m, n), style in (((2, 0), "solid"), ((7, 5), "dashed")):
-        turned_q, turned_k = turned(q, speed, torch.tensor([m]))[0], turned(k, speed, torch.tensor([n]))[0]
-        arrow(right, turned_q.tolist(), BLUE, linestyle=style)
-        arrow(right, turned_k.tolist(), ORANGE, linestyle=style)
-        right.text(*(1.15 * turned_q).tolist(), f"q at {m}", color=BLUE, ha="center", va="center")
-        right.text(*(1.2 * turned_k).tolist(), f"k at {n}", color=INK[ORANGE], ha="center", va="bottom")
-        ends = degrees(turned_k), degrees(turned_q)
-        right.add_patch(Arc((0, 0), 0.5, 0.5, theta1=ends[0], theta2=ends[1], color=RED, linewidth=2))
-        middle = math.radians(ends[0] + (ends[1] - ends[0]) % 360 / 2)
-        score = f"{turned_q @ turned_k:.2f}"
-        right.text(0.45 * math.cos(middle), 0.45 * math.sin(middle), score, color=RED, ha="center", va="center")
-    right.set_title("distance 2 twice: the same angle, the same score")
+        q_m, k_n = rotated(q, speed, torch.tensor([m]))[0], rotated(k, speed, torch.tensor([n]))[0]
+        arrow(right, q_m.tolist(), BLUE, linestyle=style)
+        arrow(right, k_n.tolist(), ORANGE, linestyle=style)
+        right.text(*(1.2 * q_m).tolist(), f"q at {m}", color=BLUE, ha="center", va="center")
+        right.text(*(1.4 * k_n).tolist(), f"k at {n}", color=INK[ORANGE], ha="center", va="center")
+        first, last = degrees(k_n), degrees(q_m)
+        right.add_patch(Arc((0, 0), 0.6, 0.6, theta1=first, theta2=last, color=RED, linewidth=2))
+        middle = math.radians(first + (last - first) % 360 / 2)
+        at = 0.5 * math.cos(middle), 0.5 * math.sin(middle)
+        right.text(*at, f"{(last - first) % 360:.0f}°", color=RED, ha="center", va="center")
+        scores.append(f"(q at {m}) · (k at {n}) = {q_m @ k_n:.2f}")
+    right.text(0, -0.7, "score:\n" + "\n".join(scores), ha="center", va="top")
+    right.set_title("the same distance twice:\nthe same angle, the same score")
     return figure
 
 
@@ -200,7 +208,7 @@ def dials():
     figure, axes = subplots(1, 1, 4.4)
     axis = axes[0, 0]
     for pair in range(4):
-        ends = turned([1.0, 0.0], inv_freq[pair : pair + 1], torch.tensor(places))
+        ends = rotated([1.0, 0.0], inv_freq[pair : pair + 1], torch.tensor(places))
         for column, (m, end) in enumerate(zip(places, ends.tolist())):
             x, y = column, -pair
             axis.add_patch(Circle((x, y), 0.4, facecolor="#f7f7f7", edgecolor="#bbbbbb"))
@@ -265,18 +273,23 @@ def _matrix(axis, interleaved, pair_of):
 
 
 def places():
-    figure, axes = subplots(1, 1, 3.3)
+    figure, axes = subplots(1, 1, 3.0)
     axis = axes[0, 0]
     a, b = torch.randn(2, 8, generator=torch.Generator().manual_seed(4))
     inv_freq = f.default(8, base=16.0).inv_freq
     n = torch.arange(120)
     added = ((a + waves(n + 3, inv_freq)) * (b + waves(n, inv_freq))).sum(-1)
-    rotated = (turned(a, inv_freq, n + 3) * turned(b, inv_freq, n)).sum(-1)
-    axis.plot(n, added, color=RED, label="added waves")
-    axis.plot(n, rotated, color=BLUE, label="RoPE")
-    axis.set(xlabel="position of the key (the query is 3 further)", ylabel="score", xlim=(0, 119))
+    with_rope = (rotated(a, inv_freq, n + 3) * rotated(b, inv_freq, n)).sum(-1)
+    axis.plot(n, added, color=RED, linestyle="--", label="added waves")
+    axis.plot(n, with_rope, color=BLUE, label="RoPE")
+    axis.set(
+        xlabel="position of the key (the query is 3 positions later)",
+        ylabel="score",
+        xlim=(0, 119),
+        yticks=range(-2, 11, 2),
+    )
     axis.margins(y=0.15)
-    axis.legend(loc="upper right", ncols=2, bbox_to_anchor=(1, 1.14))
+    axis.legend(loc="upper right", ncols=2, bbox_to_anchor=(1, 1.16))
     return figure
 
 
@@ -287,10 +300,10 @@ def distance():
     generator = torch.Generator().manual_seed(1)
     for i in range(3):
         q, k = torch.randn(2, 128, generator=generator)
-        scores = turned(q, inv_freq, d) @ turned(k, inv_freq, torch.tensor([0]))[0] / 128
+        scores = rotated(q, inv_freq, d) @ rotated(k, inv_freq, torch.tensor([0]))[0] / 128
         rope.plot(d, scores, color=SKY, linewidth=0.8, label="random q and k" if i == 0 else None)
     ones = torch.ones(128)
-    rope.plot(d, turned(ones, inv_freq, d) @ ones / 128, color=BLUE, label="q = k, all channels 1")
+    rope.plot(d, rotated(ones, inv_freq, d) @ ones / 128, color=BLUE, label="q = k, all channels 1")
     rope.set(title="RoPE", ylabel="score / D", ylim=(-0.45, 1.05))
     rope.legend(loc="upper right", fontsize=9)
     token = torch.randn(128, generator=generator)
@@ -303,7 +316,7 @@ def distance():
     added.legend(loc="upper right", fontsize=9)
     d = torch.arange(200)
     bias = [-0.12 * t5_bucket(x) for x in d.tolist()]
-    t5.step(d, bias, where="post", color=GREY)
+    t5.step(d, bias, where="post", color=GRAY)
     t5.axvline(113, color=RED, linewidth=1, linestyle="--")
     t5.text(117, -0.5, "113 and more:\none bucket", color=RED, fontsize=10, va="top")
     t5.set(title="T5 bias (heights made up)", ylabel="added to the score", yticks=[])
@@ -383,7 +396,7 @@ def pruned():
             aspect="auto",
         )
         axis.text(-10, y + 0.14, name, ha="right", va="center")
-        axis.text(-10, y - 0.2, call, ha="right", va="center", fontsize=9, family="monospace", color=GREY)
+        axis.text(-10, y - 0.2, call, ha="right", va="center", fontsize=9, family="monospace", color=GRAY)
         middle, width = 32 + partner / 2, partner
         axis.add_patch(Arc((middle, y + 0.38), width, 0.55, theta1=0, theta2=180, color=RED, linewidth=2))
         axis.text(middle, y + 0.73, f"pair ({32}, {32 + partner})", color=RED, ha="center", va="bottom", fontsize=10)
@@ -398,7 +411,7 @@ def warped():
     figure, (axes,) = subplots(1, 2, 3.9)
     left, right = axes
     frequency = torch.linspace(0, math.pi - 1e-6, 300, dtype=torch.float64)
-    factors = ((1, GREY, "-"), (2, SKY, "-."), (4, BLUE, "-"), (8, PURPLE, "--"))
+    factors = ((1, GRAY, "-"), (2, SKY, "-."), (4, BLUE, "-"), (8, PURPLE, "--"))
     for factor, color, style in factors:
         after = 2 * torch.atan(torch.tan(frequency / 2) / factor)
         left.plot(frequency, after, color=color, linestyle=style, label=f"warped, factor {factor}")
@@ -509,7 +522,7 @@ def exactness():
         axis.annotate(label, at, (0, up), textcoords="offset points", color=INK[color])
     for end, name in ((2048, "2k"), (32768, "32k"), (131072, "131k"), (2**20, "1M"), (2**24, "16M")):
         axis.axvline(end, color=PALE, zorder=0)
-        axis.text(end, 5, name, ha="center", color=GREY, fontsize=10)
+        axis.text(end, 5, name, ha="center", color=GRAY, fontsize=10)
     axis.set(xlabel="position", ylabel="largest error of cos", ylim=(1e-8, 4), xlim=(200, 2.2e7))
     return figure
 
@@ -527,7 +540,7 @@ def memory():
     scores = q @ k.T / 8
     apart = steps[:, None] - steps
     inside = (apart >= 0) & (apart < window)
-    left.plot(scores[:, 0], color=GREY, linewidth=1.2, label="fades for ever")
+    left.plot(scores[:, 0], color=GRAY, linewidth=1.2, label="fades for ever")
     left.plot(scores[:window, 0], "o", color=BLUE, markersize=4, label=f"window of {window}")
     left.set(title="score against distance", xlabel="distance", xlim=(-1, 60))
     left.legend()
@@ -557,7 +570,7 @@ FIGURES = {
     for draw in (
         order,
         positions,
-        turn,
+        rotation,
         clock,
         dials,
         pairings,
@@ -574,7 +587,7 @@ FIGURES = {
 
 
 def save(figure, path):
-    """256 colours, which are all that the figures need, in a third of the bytes; no date and no version in the file."""
+    """256 colors, which are all that the figures need, in a third of the bytes; no date and no version in the file."""
     memory = io.BytesIO()
     figure.savefig(memory)
     plt.close(figure)

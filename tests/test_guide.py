@@ -101,7 +101,7 @@ def test_every_figure_of_the_guide_is_drawn(figures):
     assert list(figures.FIGURES) == re.findall(r"\(figures/(\w+)\.png\)", TEXT)
 
 
-@pytest.mark.parametrize("name", ["turn", "axes"])
+@pytest.mark.parametrize("name", ["rotation", "axes"])
 def test_the_command_draws_a_figure(figures, name, tmp_path):
     figures.main([name, "--out", str(tmp_path)])
     (drawn,) = tmp_path.iterdir()
