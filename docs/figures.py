@@ -127,19 +127,20 @@ def order():
 
 
 def positions():
-    figure, axes = subplots(1, 3, 3.4)
+    figure, axes = subplots(1, 3, 3.2)
     integer, binary, sinusoidal = axes[0]
-    place = torch.arange(32)
+    place = torch.arange(33)
     integer.plot(place, place, color=GRAY, drawstyle="steps-post")
-    integer.set(title="integer: grows", ylabel="channel")
+    integer.set(title="integer: grows", ylabel="value")
+    integer.set_yticks(range(0, 33, 8))
     for bit in range(4):
         color, base = PAIRS[bit], 1.5 * bit
         binary.step(place, base + (place >> bit & 1), where="post", color=color)
-        fine = torch.linspace(0, 31, 400)
+        fine = torch.linspace(0, 32, 400)
         sinusoidal.plot(fine, base + 0.5 + 0.5 * waves(fine, f.default(8, base=16.0).inv_freq)[:, bit], color=color)
-    binary.set(title="binary: jumps")
+    binary.set(title="bits: jump", ylabel="value, each from 0 to 1")
     binary.set_yticks([1.5 * b + 0.5 for b in range(4)], [f"bit {b}" for b in range(4)])
-    sinusoidal.set(title="sinusoidal: smooth, but added")
+    sinusoidal.set(title="waves: smooth", ylabel="value, each from -1 to 1")
     sinusoidal.set_yticks([1.5 * b + 0.5 for b in range(4)], [f"sin {b}" for b in range(4)])
     for axis in axes[0]:
         axis.set_xlabel("position")
@@ -205,45 +206,34 @@ def clock():
 def dials():
     places = [0, 1, 2, 3, 6, 10, 30, 100, 1000]
     inv_freq = f.default(8).inv_freq
-    figure, axes = subplots(1, 1, 4.4)
+    figure, axes = subplots(1, 1, 3.3)
     axis = axes[0, 0]
     for pair in range(4):
         ends = rotated([1.0, 0.0], inv_freq[pair : pair + 1], torch.tensor(places))
         for column, (m, end) in enumerate(zip(places, ends.tolist())):
-            x, y = column, -pair
-            axis.add_patch(Circle((x, y), 0.4, facecolor="#f7f7f7", edgecolor="#bbbbbb"))
-            tip = (x + 0.38 * end[0], y + 0.38 * end[1])
-            axis.add_patch(
-                FancyArrowPatch(
-                    (x, y),
-                    tip,
-                    color=PAIRS[pair],
-                    arrowstyle="-|>",
-                    mutation_scale=12,
-                    linewidth=2,
-                    shrinkA=0,
-                    shrinkB=0,
-                )
-            )
+            axis.add_patch(Circle((column, -pair), 0.42, facecolor="#f7f7f7", edgecolor="#bbbbbb"))
+            tip = [0.4 * e for e in end]
+            arrow(axis, tip, PAIRS[pair], start=(column, -pair), mutation_scale=11)
             if pair == 0:
-                axis.text(x, 0.62, f"{m}", ha="center")
+                axis.text(column, 0.62, f"{m}", ha="center")
         radians = inv_freq[pair].item()
-        label = f"pair {pair}\n{radians:g} rad\n{math.degrees(radians):.3g}°"
-        axis.text(-0.6, -pair, label, ha="right", va="center", color=INK[PAIRS[pair]])
-    axis.text(-0.6, 0.62, "position", ha="right")
-    axis.set(xlim=(-1.5, 8.5), ylim=(-3.5, 0.85), aspect="equal")
+        axis.text(-2.2, -pair, f"pair {pair}", ha="right", va="center", color=INK[PAIRS[pair]])
+        axis.text(-0.65, -pair, f"{math.degrees(radians):.3g}°", ha="right", va="center", color=INK[PAIRS[pair]])
+    axis.text(-0.65, 0.62, "degrees\nper position", ha="right")
+    axis.text((len(places) - 1) / 2, 1.02, "position", ha="center")
+    axis.set(xlim=(-3.2, 8.5), ylim=(-3.5, 1.35), aspect="equal")
     axis.axis("off")
     return figure
 
 
 def pairings():
-    figure, axes = subplots(2, 2, 6.6, height_ratios=[1, 2.6])
+    figure, axes = subplots(2, 2, 5.9, height_ratios=[1, 3.0])
     for (top, bottom), interleaved in zip(axes.T, (True, False)):
         pair_of = [c // 2 if interleaved else c % 4 for c in range(8)]
-        top.set_title(f"interleaved={interleaved}")
+        top.set_title(f"interleaved={interleaved}", family="monospace")
         for channel, pair in enumerate(pair_of):
-            top.add_patch(Rectangle((channel - 0.45, -0.45), 0.9, 0.9, color=PAIRS[pair]))
-            top.text(channel, 0, str(channel), ha="center", va="center", color="white", fontsize=12, weight="bold")
+            top.add_patch(Rectangle((channel - 0.45, -0.45), 0.9, 0.9, color=PAIRS[pair], alpha=TINT))
+            top.text(channel, 0, str(channel), ha="center", va="center", fontsize=12)
         for pair in range(4):
             first, second = (c for c in range(8) if pair_of[c] == pair)
             middle, width = (first + second) / 2, second - first
@@ -253,6 +243,9 @@ def pairings():
         top.set(xlim=(-0.6, 7.6), ylim=(-0.6, 2.1), aspect="equal")
         top.axis("off")
         _matrix(bottom, interleaved, pair_of)
+    figure.supxlabel(
+        "top: channels 0 to 7 and their pairs; $a_i$: the angle of pair $i$", fontsize=11, math_fontfamily="stix"
+    )
     return figure
 
 
@@ -265,9 +258,11 @@ def _matrix(axis, interleaved, pair_of):
             used = y[row] != 0
             pair = pair_of[row]
             color = PAIRS[pair] if used else "#f4f4f4"
-            axis.add_patch(Rectangle((column - 0.46, row - 0.46), 0.92, 0.92, color=color, alpha=0.45 if used else 1))
-            name = f"cos {pair}" if row == column else f"{'-' if y[row] < 0 else ''}sin {pair}"
-            axis.text(column, row, name if used else "0", ha="center", va="center", fontsize=8.5 if used else 9)
+            axis.add_patch(Rectangle((column - 0.48, row - 0.48), 0.96, 0.96, color=color, alpha=TINT if used else 1))
+            function = r"\cos" if row == column else r"{-}\sin" if y[row] < 0 else r"\sin"
+            name = rf"${function}\,a_{pair}$" if used else "$0$"
+            color = "black" if used else GRAY
+            axis.text(column, row, name, ha="center", va="center", color=color, fontsize=10, math_fontfamily="stix")
     axis.set(xlim=(-0.6, 7.6), ylim=(7.6, -0.6), aspect="equal")
     axis.axis("off")
 
