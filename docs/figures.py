@@ -289,8 +289,8 @@ def places():
 
 
 def distance():
-    figure, (axes,) = subplots(1, 3, 3.8)
-    rope, added, t5 = axes
+    figure, axes = plt.subplot_mosaic([["rope", "rope"], ["added", "t5"]], figsize=(WIDTH, 6.2))
+    rope, added, t5 = (axes[name] for name in ("rope", "added", "t5"))
     inv_freq, d = f.default(128).inv_freq, torch.arange(600)
     generator = torch.Generator().manual_seed(1)
     for i in range(3):
@@ -299,23 +299,23 @@ def distance():
         rope.plot(d, scores, color=SKY, linewidth=0.8, label="random q and k" if i == 0 else None)
     ones = torch.ones(128)
     rope.plot(d, rotated(ones, inv_freq, d) @ ones / 128, color=BLUE, label="q = k, all channels 1")
-    rope.set(title="RoPE", ylabel="score / D", ylim=(-0.45, 1.05))
-    rope.legend(loc="upper right", fontsize=9)
+    rope.set(title="RoPE", ylabel="score / 128", ylim=(-0.35, 1.05), xlim=(-5, 605))
+    rope.legend(loc="upper right")
     token = torch.randn(128, generator=generator)
     d = d[:150]
     for n, color, style in ((0, ORANGE, "-"), (40, GREEN, "--"), (400, PURPLE, ":")):
         key = token + waves(torch.tensor([n]), inv_freq)[0]
         scores = (token + waves(n + d, inv_freq)) @ key
         added.plot(d, scores / scores[0], color=color, linestyle=style, linewidth=1.5, label=f"key at {n}")
-    added.set(title="sinusoidal addition", ylabel="score, 1 = at distance 0", ylim=(0.65, 1.05))
-    added.legend(loc="upper right", fontsize=9)
+    added.set(title="sinusoidal addition", ylabel="score / score at distance 0", ylim=(0.72, 1.05))
+    added.legend(loc="upper right", fontsize=10)
     d = torch.arange(200)
     bias = [-0.12 * t5_bucket(x) for x in d.tolist()]
     t5.step(d, bias, where="post", color=GRAY)
     t5.axvline(113, color=RED, linewidth=1, linestyle="--")
-    t5.text(117, -0.5, "113 and more:\none bucket", color=RED, fontsize=10, va="top")
-    t5.set(title="T5 bias (heights made up)", ylabel="added to the score", yticks=[])
-    for axis in axes:
+    t5.text(118, -0.5, "113 and more:\none bucket", color=RED, fontsize=10, va="top")
+    t5.set(title="T5's bias (heights made up)", ylabel="added to the score", yticks=[])
+    for axis in (rope, added, t5):
         axis.set_xlabel("distance")
     return figure
 
@@ -329,10 +329,11 @@ def longer_context():
         "linear": [("", f.linear(128, factor=4.0))],
         "ntk": [("", f.ntk(128, alpha=4.0))],
         "dynamic_ntk": [
-            (f"{n} positions", f.dynamic_ntk(128, factor=1.0, max_position=4096, seqlen=n)) for n in (16384, 8192, 4096)
+            (f"{n:,} positions", f.dynamic_ntk(128, factor=1.0, max_position=4096, seqlen=n))
+            for n in (16384, 8192, 4096)
         ],
         "yarn": [("", f.yarn(128, **longer))],
-        "longrope": [(f"{n} positions", f.longrope(128, **longer, **lists, seqlen=n)) for n in (16384, 4096)],
+        "longrope": [(f"{n:,} positions", f.longrope(128, **longer, **lists, seqlen=n)) for n in (16384, 4096)],
         "llama3": [("", f.llama3(128, **longer))],
         "proportional": [("", f.proportional(128, partial_rotary_factor=0.25))],
         "warped": [("", f.warped(128, factor=4.0))],
@@ -340,20 +341,20 @@ def longer_context():
 
 
 def schedules():
-    figure, axes = subplots(3, 3, 7.4, sharex=True, sharey=True)
+    figure, axes = subplots(3, 3, 7.0, sharex=True, sharey=True)
     default = f.default(128).inv_freq
-    turns = 4096 * default / (2 * math.pi)
+    revolutions = 4096 * default / (2 * math.pi)
     for axis, (name, lines) in zip(axes.flat, longer_context().items()):
-        axis.axvspan((turns >= 1).sum() - 0.5, 63.5, color=PALE)
-        axis.axvspan(-0.5, (turns > 32).sum() - 0.5, color="#f5efdf")
-        for (label, schedule), color, style in zip(lines, (BLUE, GREEN, ORANGE), ("-", "--", ":")):
+        fast = axis.axvspan(-0.5, (revolutions > 32).sum() - 0.5, color="#f7e6bd")
+        slow = axis.axvspan((revolutions >= 1).sum() - 0.5, 63.5, color="#dddddd")
+        for (label, schedule), color, style in zip(lines, (BLUE, GREEN, RED), ("-", "--", ":")):
             axis.plot(schedule.inv_freq / default, color=color, linestyle=style, linewidth=2.2, label=label)
         if len(lines) > 1:
-            axis.legend(loc="lower left", fontsize=8.5, borderaxespad=0.2)
+            axis.legend(loc="lower left", fontsize=9, borderaxespad=0.1, handlelength=1.7)
         axis.set_title(name, family="monospace")
         scaling = lines[0][1].attention_scaling
         if scaling != 1:
-            axis.text(61, 0.98, f"scaling {scaling:.3f}", ha="right", va="top", fontsize=9)
+            axis.text(62, 0.86, f"scaling {scaling:.3f}", ha="right", va="top", fontsize=9.5)
         axis.set(
             xlim=(-0.5, 63.5),
             ylim=(-0.05, 1.12),
@@ -361,10 +362,15 @@ def schedules():
             yticklabels=["0", "1/4", "1/2", "3/4", "1"],
         )
         axis.set_xticks(range(0, 64, 16))
-        axis.grid(axis="y", color="#dddddd", linewidth=0.6)
-    figure.supylabel("speed, 1 = default", fontsize=11)
-    figure.supxlabel(
-        "pair, fast to slow.  Yellow: more than 32 turns within 4096 positions.  Grey: less than one turn.", fontsize=11
+        axis.grid(axis="y", color="#cccccc", linewidth=0.6)
+    figure.supylabel("speed relative to default", fontsize=11)
+    axes[2, 1].set_xlabel("pair, from fast to slow")
+    figure.legend(
+        (fast, slow),
+        ("more than 32 revolutions in 4096 positions", "less than one"),
+        loc="outside lower center",
+        ncols=2,
+        fontsize=10,
     )
     return figure
 
@@ -403,37 +409,33 @@ def pruned():
 
 
 def warped():
-    figure, (axes,) = subplots(1, 2, 3.9)
+    figure, (axes,) = subplots(1, 2, 4.1)
     left, right = axes
     frequency = torch.linspace(0, math.pi - 1e-6, 300, dtype=torch.float64)
     factors = ((1, GRAY, "-"), (2, SKY, "-."), (4, BLUE, "-"), (8, PURPLE, "--"))
     for factor, color, style in factors:
         after = 2 * torch.atan(torch.tan(frequency / 2) / factor)
         left.plot(frequency, after, color=color, linestyle=style, label=f"warped, factor {factor}")
-    left.plot(frequency, frequency / 4, color=ORANGE, linestyle=":", label="linear, factor 4")
-    for axis in axes:
-        axis.axvspan(0, 1, color="#eaf3f9")
-    left.text(0.06, 2.0, "the pairs\nof RoPE", fontsize=9, color=BLUE, va="center")
-    left.set_xticks([0, 1, math.pi / 2, math.pi], ["0", "1", "π/2", "π"])
+    left.plot(frequency, frequency / 4, color=RED, linestyle=":", label="linear, factor 4")
     left.set_yticks([0, math.pi / 2, math.pi], ["0", "π/2", "π"])
-    left.set(xlabel="radians per position, before", ylabel="radians per position, after", ylim=(0, 3.3), xlim=(0, 3.2))
-    left.legend(fontsize=9, loc="upper left")
+    left.set(title="frequency after warping", ylabel="radians per position, after", ylim=(0, 3.3))
+    left.legend(fontsize=9, loc="upper left", borderaxespad=0.1, labelspacing=0.3)
     # The package's own function on frequencies up to 1, and the formula beyond.
     inv_freq = f.default(128).inv_freq
-    right.plot(
-        frequency[1:], 2 * torch.atan(torch.tan(frequency / 2) / 4)[1:] / frequency[1:], color=BLUE, linewidth=1.2
-    )
-    right.plot(
-        inv_freq,
-        f.warped(128, factor=4.0).inv_freq / inv_freq,
-        ".",
-        color=BLUE,
-        label="warped, the 64 pairs of D = 128",
-    )
-    right.plot(inv_freq, f.linear(128, factor=4.0).inv_freq / inv_freq, "x", color=ORANGE, markersize=4, label="linear")
-    right.set(xlabel="radians per position, before", ylabel="after / before", xlim=(0, 3.2), ylim=(0, 1.05))
-    right.set_xticks([0, 1, math.pi / 2, math.pi], ["0", "1", "π/2", "π"])
-    right.legend(fontsize=9, loc="upper left")
+    after = 2 * torch.atan(torch.tan(frequency / 2) / 4)
+    right.plot(frequency[1:], after[1:] / frequency[1:], color=BLUE, linewidth=1.2)
+    ratio = f.warped(128, factor=4.0).inv_freq / inv_freq
+    right.plot(inv_freq, ratio, ".", color=BLUE, label="warped, factor 4")
+    ratio = f.linear(128, factor=4.0).inv_freq / inv_freq
+    right.plot(inv_freq, ratio, "x", color=RED, markersize=4, label="linear, factor 4")
+    right.set(title="ratio of after to before", ylabel="after / before", ylim=(0, 1.05))
+    right.legend(fontsize=9, loc="upper left", borderaxespad=0.1, labelspacing=0.3)
+    for axis in axes:
+        span = axis.axvspan(0, 1, color="#e3eef6")
+        axis.set(xlabel="radians per position, before", xlim=(0, 3.2))
+        axis.set_xticks([0, 1, math.pi / 2, math.pi], ["0", "1", "π/2", "π"])
+    note = "range of RoPE's own pairs (dots and crosses: the 64 pairs for D = 128)"
+    figure.legend((span,), (note,), loc="outside lower center", fontsize=10)
     return figure
 
 
