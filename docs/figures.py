@@ -396,15 +396,15 @@ def pruned():
             extent=(-0.5, 511.5, y - 0.35, y + 0.35),
             aspect="auto",
         )
-        axis.text(-10, y + 0.14, name, ha="right", va="center")
-        axis.text(-10, y - 0.2, call, ha="right", va="center", fontsize=9, family="monospace", color=GRAY)
+        axis.text(-10, y + 0.16, name, ha="right", va="center")
+        axis.text(-10, y - 0.22, call, ha="right", va="center", fontsize=9, family="monospace", color="#555555")
         middle, width = 32 + partner / 2, partner
-        axis.add_patch(Arc((middle, y + 0.38), width, 0.55, theta1=0, theta2=180, color=RED, linewidth=2))
-        axis.text(middle, y + 0.73, f"pair ({32}, {32 + partner})", color=RED, ha="center", va="bottom", fontsize=10)
-    axis.set(xlim=(-0.5, 511.5), ylim=(-3.5, 1.1), yticks=[], xlabel="channel (grey: does not turn)")
+        axis.add_patch(Arc((middle, y + 0.38), width, 0.5, theta1=0, theta2=180, color=RED, linewidth=2))
+        axis.text(middle, y + 0.68, f"pair ({32}, {32 + partner})", color=RED, ha="center", va="bottom", fontsize=10)
+    axis.set(xlim=(-0.5, 511.5), ylim=(-3.45, 1.1), yticks=[], xlabel="channel (gray: not rotated)")
     axis.set_xticks([0, 64, 128, 256, 320, 511])
     axis.spines["left"].set_visible(False)
-    figure.colorbar(image, ax=axis, label="positions per turn", pad=0.02, aspect=16)
+    figure.colorbar(image, ax=axis, label="positions per revolution", pad=0.02, aspect=16)
     return figure
 
 
@@ -440,38 +440,32 @@ def warped():
 
 
 def axes():
-    figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 4.0), width_ratios=[1.35, 1])
+    figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 3.9), width_ratios=[1.15, 1])
     colors = {"time": BLUE, "height": ORANGE, "width": GREEN, "row": ORANGE, "column": GREEN}
     thw, grid = ("time", "height", "width"), ("row", "column")
     rows = (
-        ("Qwen2-VL\n16, 24, 24", thw, f.mrope_pair_axis((16, 24, 24))),
-        ("Qwen3-VL\n24, 20, 20", thw, f.mrope_pair_axis((24, 20, 20), interleaved=True)),
-        ("image,\nblocks", grid, _axis_of(f.axial(128).inv_freq)),
+        ("image", grid, _axis_of(f.axial(128).inv_freq)),
         ("image,\nalternate", grid, _axis_of(f.axial(128, alternate=True).inv_freq)),
+        ("Qwen2-VL", thw, f.mrope_pair_axis((16, 24, 24))),
+        ("Qwen3-VL", thw, f.mrope_pair_axis((24, 20, 20), interleaved=True)),
     )
     for row, (name, names, pair_axis) in enumerate(rows):
         palette = ListedColormap([colors[n] for n in names])
-        image = [pair_axis]
-        left.imshow(
-            image,
-            cmap=palette,
-            vmin=0,
-            vmax=len(names) - 1,
-            extent=(-0.5, 63.5, -row - 0.32, -row + 0.32),
-            aspect="auto",
-        )
+        box = (-0.5, 63.5, -row - 0.32, -row + 0.32)
+        left.imshow([pair_axis], cmap=palette, vmin=0, vmax=len(names) - 1, extent=box, aspect="auto")
         left.text(-2, -row, name, ha="right", va="center", fontsize=10)
-    for name, x in (("time", 3), ("height or row", 17), ("width or column", 43)):
-        left.add_patch(Rectangle((x - 3, 0.55), 2.5, 0.2, color=colors[name.split()[0]], clip_on=False))
-        left.text(x + 0.5, 0.65, name, va="center", fontsize=10)
-    left.set(xlim=(-0.5, 63.5), ylim=(-3.5, 0.95), yticks=[], xlabel="pair")
+    left.set(xlim=(-0.5, 63.5), ylim=(-3.5, 0.5), yticks=[], xlabel="pair", title="axis that each pair follows")
     left.set_xticks([0, 16, 32, 48, 63])
     left.spines["left"].set_visible(False)
+    names = ("row or height", "column or width", "time")
+    handles = [Rectangle((0, 0), 1, 1, color=color) for color in (ORANGE, GREEN, BLUE)]
+    figure.legend(handles, names, loc="outside lower left", ncols=3, fontsize=10)
     side = torch.arange(33)
     scores = grid_scores(f.axial(128).inv_freq, side, 16)
     image = right.imshow(scores.numpy(), cmap="cividis", extent=(-16.5, 16.5, 16.5, -16.5))
-    right.set(title="score with the patch in the middle", xlabel="columns to the right", ylabel="rows down")
-    figure.colorbar(image, ax=right, shrink=0.8)
+    right.set(title="score with the middle patch", xlabel="columns to the right", ylabel="rows down")
+    right.set_xticks(range(-15, 16, 5))
+    figure.colorbar(image, ax=right, shrink=0.7, label="score, 1 = with itself")
     return figure
 
 
@@ -480,13 +474,13 @@ def _axis_of(inv_freq):
     return inv_freq[:, 0].argmax(dim=0).tolist()
 
 
-def grid_scores(inv_freq, side, centre):
-    """(rows, columns): score of equal tokens, all channels 1, with the one in the centre; 1 = with itself."""
+def grid_scores(inv_freq, side, center):
+    """(rows, columns): score of equal tokens, all channels 1, with the one in the center; 1 = with itself."""
     where = torch.stack([t.flatten() for t in torch.meshgrid(side, side, indexing="ij")])
     angles = (where[:, :, None] * inv_freq).sum(0)
     x = torch.ones(1, where.shape[1], 1, 2 * inv_freq.shape[-1])
     y = rope_ext.apply(x, angles.cos().float(), angles.sin().float())[0, :, 0]
-    return (y @ y[centre * len(side) + centre] / x.shape[-1]).view(len(side), len(side))
+    return (y @ y[center * len(side) + center] / x.shape[-1]).view(len(side), len(side))
 
 
 def angle_errors(ends):
@@ -505,28 +499,29 @@ def angle_errors(ends):
 
 
 def exactness():
-    figure, axes = subplots(1, 1, 4.0)
+    figure, axes = subplots(1, 1, 3.8)
     axis = axes[0, 0]
     ends = [2**n for n in range(8, 25)]
     errors = angle_errors(ends)
     for name, color, marker, label, up in (
         ("bfloat16", ORANGE, "s", "angle is a bfloat16 product", -20),
-        ("hf", GREEN, "^", "angle is a float32 product", -24),
+        ("hf", GREEN, "^", "angle is a float32 product", -30),
         ("exact", BLUE, "o", "exact angle, cos rounded to float32", 9),
     ):
         axis.loglog(ends, errors[name], color=color, marker=marker, markersize=5)
         at = (ends[6], errors[name][6])
         axis.annotate(label, at, (0, up), textcoords="offset points", color=INK[color])
-    for end, name in ((2048, "2k"), (32768, "32k"), (131072, "131k"), (2**20, "1M"), (2**24, "16M")):
-        axis.axvline(end, color=PALE, zorder=0)
-        axis.text(end, 5, name, ha="center", color=GRAY, fontsize=10)
+    marked = {256: "256", 2048: "2,048", 32768: "32,768", 131072: "131,072", 2**20: "1M", 2**24: "16M"}
+    axis.set_xticks(list(marked), list(marked.values()))
+    axis.set_xticks([], minor=True)
+    axis.grid(axis="x", color=PALE)
     axis.set(xlabel="position", ylabel="largest error of cos", ylim=(1e-8, 4), xlim=(200, 2.2e7))
     return figure
 
 
 def memory():
-    figure, (axes,) = subplots(1, 3, 3.7, width_ratios=[1, 0.9, 1.15])
-    left, middle, right = axes
+    panels = [["score", "matrix"], ["output", "output"]]
+    figure, axes = plt.subplot_mosaic(panels, figsize=(WIDTH, 6.4), height_ratios=[1, 0.9])
     steps, window = torch.arange(96), 24
     inv_freq = f.default(8, base=100.0).inv_freq
     cos, sin = tables(inv_freq, steps)
@@ -537,28 +532,29 @@ def memory():
     scores = q @ k.T / 8
     apart = steps[:, None] - steps
     inside = (apart >= 0) & (apart < window)
-    left.plot(scores[:, 0], color=GRAY, linewidth=1.2, label="fades for ever")
-    left.plot(scores[:window, 0], "o", color=BLUE, markersize=4, label=f"window of {window}")
-    left.set(title="score against distance", xlabel="distance", xlim=(-1, 60))
-    left.legend()
-    middle.imshow(torch.where(inside, scores, torch.nan).numpy(), cmap="RdBu_r", vmin=-1, vmax=1)
-    middle.set(title="scores in the window", xlabel="key", ylabel="query")
+    axes["score"].plot(scores[:, 0], color=GRAY, linewidth=1.2, label="fades forever")
+    axes["score"].plot(scores[:window, 0], "o", color=BLUE, markersize=4, label=f"window of {window}")
+    axes["score"].set(title="score against distance", xlabel="distance", ylabel="score", xlim=(-1, 60))
+    axes["score"].legend()
+    image = axes["matrix"].imshow(torch.where(inside, scores, torch.nan).numpy(), cmap="cividis", vmin=0, vmax=1)
+    axes["matrix"].set(title="scores in the window", xlabel="position of the key", ylabel="position of the query")
+    figure.colorbar(image, ax=axes["matrix"], label="score")
     signal = torch.randn(96, generator=torch.Generator().manual_seed(3)) + (steps > 40)
     direct = [sum(scores[n, 0] * signal[m - n] for n in range(min(window, m + 1))) for m in range(96)]
-    poles = f.xpos_scale(torch.tensor(1), 8, scale_base=16, dtype=torch.float64) * torch.complex(
-        inv_freq.cos(), inv_freq.sin()
-    )
+    decay = f.xpos_scale(torch.tensor(1), 8, scale_base=16, dtype=torch.float64)
+    poles = decay * torch.complex(inv_freq.cos(), inv_freq.sin())
     states, filtered = torch.zeros(4, dtype=torch.complex128), []
     for m in range(96):
         leaves = signal[m - window] if m >= window else 0.0
         states = poles * states + signal[m] - poles**window * leaves
         filtered.append(states.real.mean())
-    right.plot(signal, color="#cccccc", linewidth=1, label="input")
-    right.plot(direct, color=SKY, linewidth=5, alpha=0.6, label="direct sum")
-    right.plot((scores * inside) @ signal, color=BLUE, linewidth=1.5, label="attention")
-    right.plot(filtered, ".", color=RED, markersize=4, label="filter")
-    right.set(title="output", xlabel="position")
-    right.legend(fontsize=9, loc="upper left")
+    axis = axes["output"]
+    axis.plot(signal, color="#aaaaaa", linewidth=1, label="input")
+    axis.plot(direct, color=SKY, linewidth=5, alpha=0.6, label="direct sum")
+    axis.plot((scores * inside) @ signal, color=BLUE, linewidth=1.5, label="attention")
+    axis.plot(filtered, ".", color=RED, markersize=4, label="filter")
+    axis.set(title="three ways to the same output", xlabel="position", ylabel="value", xlim=(-1, 96))
+    axis.legend(loc="upper left", ncols=2)
     return figure
 
 
