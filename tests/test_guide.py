@@ -1,6 +1,6 @@
-"""docs/guide.md: its code prints what it shows, its figures are there, and what its sentences say is true.
+"""docs/guide.md: the code prints what the page shows, the figures exist, and the sentences are true.
 
-Where a sentence holds a number, the test computes the number and then looks for the sentence with `says`.
+Where a sentence states a number, the test computes that number and then finds the sentence with `says`.
 """
 
 import importlib.util
@@ -29,12 +29,13 @@ FORMULAS = re.findall(r"^```\n(.*?)^```\n", re.sub(FENCE, "", TEXT), re.DOTALL |
 
 
 def says(sentence):
+    """The guide contains this sentence, in its prose or in the alternative text of a figure."""
     assert " ".join(sentence.split()) in PROSE
     return True
 
 
 def formula(left, **names):
-    """The value of the expression that the guide has right of `left =`, in a block without a language."""
+    """Evaluate the right side of `left = ...`, a formula in a block without a language."""
     (right,) = re.findall(rf"^{re.escape(left)}\s+=\s+(.*?)(?:   .*)?$", "".join(FORMULAS), re.MULTILINE)
     right = re.sub(r"\b(2|x1|x2) (?=\w)", r"\1 * ", right.replace("·", "@"))
     functions = {"cos": torch.cos, "sin": torch.sin, "tan": torch.tan, "atan": torch.atan}
@@ -101,6 +102,28 @@ def test_every_figure_of_the_guide_is_drawn(figures):
     assert list(figures.FIGURES) == re.findall(r"\(figures/(\w+)\.png\)", TEXT)
 
 
+@pytest.mark.parametrize("name", re.findall(r"\(figures/(\w+)\.png\)", TEXT))
+def test_text_in_figures_is_readable(figures, name, monkeypatch):
+    """On a page 700 pixels wide text is at least 11 pixels high, and no text covers another or leaves the figure."""
+    drawn = set()
+    draw = figures.matplotlib.text.Text.draw
+    monkeypatch.setattr(
+        figures.matplotlib.text.Text, "draw", lambda text, renderer: drawn.add(text) or draw(text, renderer)
+    )
+    with figures.plt.rc_context(figures.STYLE):
+        figure = figures.FIGURES[name]()
+        figure.draw_without_rendering()
+        renderer = figure.canvas.get_renderer()
+        boxes = {text: text.get_window_extent(renderer) for text in drawn if text.get_visible() and text.get_text()}
+        figures.plt.close(figure)
+    assert len(boxes) > 10
+    assert min(text.get_fontsize() for text in boxes) / 72 * 700 / figures.WIDTH >= 11
+    assert not [text for text, box in boxes.items() if (box.min < 0).any() or (box.max > figure.bbox.size).any()]
+    overlapping = [(a, b) for a, b in itertools.combinations(boxes, 2) if boxes[a].overlaps(boxes[b])]
+    assert not overlapping
+    assert not [text for text in boxes if re.search(r"\bturn|grey|colour", text.get_text())]
+
+
 @pytest.mark.parametrize("name", ["rotation", "axes"])
 def test_the_command_draws_a_figure(figures, name, tmp_path):
     figures.main([name, "--out", str(tmp_path)])
@@ -117,7 +140,8 @@ def test_the_command_refuses_an_unknown_figure(figures, capsys):
 
 
 def test_headings_and_contents_agree():
-    headings = re.findall(r"^## (.+)$", TEXT, re.MULTILINE)
+    *headings, last = re.findall(r"^## (.+)$", TEXT, re.MULTILINE)
+    assert last == "Sources"
     anchors = [re.sub(r"[^a-z0-9 -]", "", heading.lower()).replace(" ", "-") for heading in headings]
     contents = re.findall(r"^(\d+\. )\[(.+)\]\(#(.+)\)$", TEXT, re.MULTILINE)
     assert [(number + title, anchor) for number, title, anchor in contents] == list(zip(headings, anchors))
@@ -158,14 +182,19 @@ def test_without_positions_equal_words_get_equal_results(run, figures):
 
 def test_weight_of_saw_on_cat_with_and_without_positions(figures):
     shuffled = [figures.TOKENS[i] for i in figures.ORDER]
+    weights = []
     for speed, same in ((0.0, True), (0.5, False)):
         first, second = (figures.attention_weights(x, torch.tensor([speed])) for x in (figures.TOKENS, shuffled))
         assert close(first.sum(-1), 1, 1e-6)
         assert close(first[2, 1], second[2, 4], 1e-6) == same
         assert close(first[0], first[3], 1e-6) == same  # the two "the"
+        weights += [round(first[2, 1].item(), 2), round(second[2, 4].item(), 2)]
+    assert weights[0] == weights[1]
+    assert says(f'Without positions, "saw" gives "cat" the weight {weights[0]:.2f} in both sentences.')
+    assert says(f'With RoPE, it gives {weights[2]:.2f} in "the cat saw the dog" and {weights[3]:.2f} in "the dog')
 
 
-# 2. Three ways to number the places
+# 2. Three ways to encode a position
 
 
 def test_integers_outweigh_the_token():
@@ -177,7 +206,9 @@ def test_integers_outweigh_the_token():
 
 def test_bits(run):
     bits = run[0]["bits"]
-    assert says("four channels are enough for 16 positions")
+    assert says(
+        "four channels are enough for 16 positions. But bits jump. From 7 to its neighbor 8 all four bits change"
+    )
     assert set(bits.flatten().tolist()) == {0, 1} and len(set(map(tuple, bits.tolist()))) == 16
     flips = bits.diff(dim=0) != 0
     for bit in range(4):  # at every step, at every other, at every fourth
@@ -205,7 +236,7 @@ def test_added_waves_give_four_terms(run):
     assert close((a + p_m) @ (b + p_n), formula("(a + p_m) · (b + p_n)", a=a, b=b, p_m=p_m, p_n=p_n))
 
 
-# 3. Turn a vector, 4. The position becomes an angle
+# 3. Rotate a vector, 4. The position becomes an angle
 
 
 def test_rotations_keep_lengths_and_dot_products_and_add_up():
@@ -227,8 +258,21 @@ def test_apply_computes_the_formula_of_a_rotation():
     assert close(rotate(x, angle, torch.ones(20)), torch.stack(expected, dim=-1))
 
 
-def test_a_full_turn():
-    assert says(f"A full turn is 2 pi = {2 * math.pi:.3f} radians or {math.degrees(2 * math.pi):.0f} degrees.")
+def test_one_revolution():
+    assert says(f"One revolution is 2 pi = {2 * math.pi:.3f} radians or {math.degrees(2 * math.pi):.0f} degrees.")
+
+
+def test_the_clock_shows_one_angle_and_one_score(figures):
+    figure = figures.clock()
+    texts = [text.get_text() for text in figure.axes[1].texts]
+    speed = torch.tensor([0.5], dtype=torch.float64)
+    q, k = torch.tensor([[1.0, 0.0], [0.85, 0.1]], dtype=torch.float64)
+    for m, n in ((2, 0), (7, 5)):
+        q_m, k_n = rotate(q, speed, torch.tensor([m]))[0], rotate(k, speed, torch.tensor([n]))[0]
+        angle = math.degrees(torch.acos(q_m @ k_n / q_m.norm() / k_n.norm()))
+        assert says(f"Both times the angle between them is {angle:.0f} degrees and the score is {q_m @ k_n:.2f}.")
+        assert texts.count(f"{angle:.0f}°") == 2
+        assert f"(q at {m}) · (k at {n}) = {q_m @ k_n:.2f}" in texts[-1]
 
 
 def test_score_is_constant_along_diagonals():
@@ -243,9 +287,10 @@ def test_score_is_constant_along_diagonals():
 # 5. Many pairs, many speeds
 
 
-def test_one_pair_is_back_after_seven_turns():
+def test_one_pair_is_back_after_seven_revolutions():
     assert says(
-        f"by 1 radian per position is back where it started after {round(7 * 2 * math.pi)} positions, seven turns"
+        "by 1 radian per position is almost exactly back where it started after"
+        f" {round(7 * 2 * math.pi)} positions, or seven revolutions"
     )
     assert 1 - math.cos(44) < 2e-4
 
@@ -255,15 +300,18 @@ def test_frequencies():
         expected = [formula("inv_freq[i]", base=base, i=i, D=head_dim) for i in range(head_dim // 2)]
         assert close(f.default(head_dim, base).inv_freq, expected, 1e-15)
     assert f.default(8).inv_freq.tolist() == f.default(8, 10000.0).inv_freq.tolist()
+    assert says(f"The hand of pair 0 moves by {math.degrees(1):.0f} degrees per position.")
+    ratio = f.default(8).inv_freq[:-1] / f.default(8).inv_freq[1:]
+    assert says("Each further pair is ten times slower") and close(ratio, 10, 1e-12)
 
 
-def test_slowest_turns():
+def test_slowest_revolutions():
     slow, slower = (2 * math.pi / f.default(128, base).inv_freq[-1].item() for base in (10000.0, 500000.0))
-    assert says(f"With D = 128 and base 10000 the slowest pair needs {slow:,.0f} positions for a turn")
-    assert says(f"with the base 500000 of Llama 3 it needs {slower / 1e6:.1f} million")
+    assert says(f"With D = 128 and base 10000, the slowest pair needs {slow:,.0f} positions for one revolution.")
+    assert says(f"With Llama 3's base of 500000, it needs {slower / 1e6:.1f} million.")
 
 
-# 6. Which channels make a pair, 7. One rotation, three notations
+# 6. Which channels form a pair, 7. One rotation, three notations
 
 
 @pytest.mark.parametrize("interleaved", [True, False])
@@ -289,7 +337,7 @@ def test_pairings_agree_at_position_0_only():
 def test_shape_and_size_of_the_matrices(run):
     B, S, D = (run[0][name] for name in "BSD")
     assert tuple(run[0]["matrices"].shape) == (B, 1, S, D // 2, 2, 2)
-    assert says("the shape is [B, 1, S, D/2, 2, 2]")
+    assert says("in a tensor of shape [B, 1, S, D/2, 2, 2]")
     assert says(f"D * D entries, {8 * 8} for D = 8")
     assert says(f"4 multiplications per pair, {4 * (8 // 2)} in all")
 
@@ -305,6 +353,12 @@ def test_only_the_distance_counts():
         assert close(rotation(inv_freq, m) @ rotation(inv_freq, n), rotation(inv_freq, m + n))
 
 
+def test_scores_along_the_text_in_the_figure(figures):
+    added, with_rope = (line.get_ydata() for line in figures.places().axes[0].lines)
+    assert says(f"With added waves the score swings between {min(added):.0f} and {max(added):.0f};")
+    assert says("with RoPE it is a horizontal line.") == close(with_rope, with_rope[0], 1e-5)
+
+
 # 9. Score against distance
 
 
@@ -316,6 +370,7 @@ def test_score_of_equal_channels_is_the_mean_cosine_and_falls_with_wiggles():
     smooth = scores.view(6, 100).mean(-1)
     assert (smooth.diff() < 0).all()
     assert (scores.diff() > 0).sum() > 100
+    assert says(f"for equal q and k it falls from 1 to about {scores[-50:].mean():.2f} at 600")
 
 
 def test_random_scores_start_anywhere_and_a_distance_can_be_learned():
