@@ -409,7 +409,7 @@ def test_t5_buckets(figures):
 
 
 DEFAULT = f.default(128).inv_freq
-TURNS = 4096 * DEFAULT / (2 * math.pi)
+REVOLUTIONS = 4096 * DEFAULT / (2 * math.pi)
 
 
 @pytest.fixture(scope="module")
@@ -421,9 +421,11 @@ def speed(schedule):
     return schedule.inv_freq / DEFAULT
 
 
-def test_pairs_without_a_full_turn():
-    assert says(f"{(TURNS < 1).sum()} of the {len(TURNS)} pairs do not complete one turn in 4096 positions")
-    assert ((4095 * DEFAULT)[TURNS < 1] < 2 * math.pi).all()
+def test_pairs_without_a_full_revolution():
+    assert says(
+        f"{(REVOLUTIONS < 1).sum()} of the {len(REVOLUTIONS)} pairs do not complete one revolution in 4096 positions"
+    )
+    assert ((4095 * DEFAULT)[REVOLUTIONS < 1] < 2 * math.pi).all()
 
 
 def test_every_schedule_is_in_the_table_and_the_figure(schedules, figures):
@@ -456,17 +458,17 @@ def test_dynamic_ntk_follows_the_length(schedules):
 @pytest.mark.parametrize("name, many", [("yarn", 32), ("llama3", 4)])
 def test_yarn_and_llama3_keep_fast_pairs_and_slow_the_slow_ones(schedules, name, many):
     ratio = speed(schedules[name])
-    assert close(ratio[TURNS.gt(many)], 1, 1e-12)
-    assert close(ratio[TURNS.lt(1)], 0.25, 1e-12)
-    between = ratio[TURNS.ge(1) & TURNS.le(many)]
+    assert close(ratio[REVOLUTIONS.gt(many)], 1, 1e-12)
+    assert close(ratio[REVOLUTIONS.lt(1)], 0.25, 1e-12)
+    between = ratio[REVOLUTIONS.ge(1) & REVOLUTIONS.le(many)]
     assert between.max() < 1 and between.min() > 0.25 and (between.diff() < 0).all()
-    assert says("pairs with more than 32 turns within 4096 stay, those with less than one are divided by 4")
-    assert says("like yarn with other limits (4 turns and 1)")
+    assert says("keeps pairs with more than 32 revolutions within 4096, divides those with less than one by 4")
+    assert says("like yarn with other limits (4 revolutions and 1)")
 
 
-def test_llama3_follows_the_number_of_turns(schedules):
-    between = (TURNS > 1) & (TURNS < 4)
-    assert close(speed(schedules["llama3"])[between], 0.25 + 0.75 * (TURNS[between] - 1) / 3, 1e-12)
+def test_llama3_follows_the_number_of_revolutions(schedules):
+    between = (REVOLUTIONS > 1) & (REVOLUTIONS < 4)
+    assert close(speed(schedules["llama3"])[between], 0.25 + 0.75 * (REVOLUTIONS[between] - 1) / 3, 1e-12)
     assert schedules["llama3"].attention_scaling == 1
 
 
@@ -476,7 +478,7 @@ def test_yarn_raises_scores_by_the_square_of_its_scaling(schedules):
     ones, zeros = torch.ones(1, 64, dtype=torch.float64), torch.zeros(1, 64, dtype=torch.float64)
     scaled_q, scaled_k = rope_ext.apply((q, k), ones * scaling, zeros)
     assert close((scaled_q * scaled_k).sum() / (q * k).sum(), scaling**2)
-    assert says(f"a score is multiplied by its square: with yarn and factor 4 by {scaling**2:.3f}.")
+    assert says(f"It therefore multiplies a score by its square: {scaling**2:.3f} for yarn with factor 4.")
 
 
 def test_longrope_has_two_lists(run):
@@ -497,13 +499,13 @@ def test_proportional_stops_the_slow_pairs(schedules):
 def test_numbers_of_gemma_4(run):
     pruned = run[0]["pruned"]
     assert len(pruned) == 256 and pruned.count_nonzero() == 64 and pruned[:64].all()
-    assert 2 * 64 / 512 == 0.25 and says("heads of 512 channels, of which RoPE turns a quarter")
+    assert 2 * 64 / 512 == 0.25 and says("heads of 512 channels, and RoPE rotates a quarter of them")
     assert torch.equal(pruned[:64], f.default(512, 1e6).inv_freq[:64])
-    assert says("down to one turn in 5.1 million positions") == (
+    assert says("down to one revolution in 5.1 million positions") == (
         f"{2 * math.pi / f.default(128, 1e6).inv_freq[-1].item() / 1e6:.1f}" == "5.1"
     )
-    assert says(f"its slowest turning pair needs {2 * math.pi / pruned[63].item():.0f} positions for a turn")
-    assert says("the channels that turn are 0 to 63 and 256 to 319")
+    assert says(f"the slowest of these needs {2 * math.pi / pruned[63].item():.0f} positions for a revolution")
+    assert says("the channels that rotate are 0 to 63 and 256 to 319")
     matrix = rotation(pruned, 1)
     assert all(matrix[i, i + 256] != 0 for i in range(64))
 
@@ -525,8 +527,8 @@ def test_warped_is_a_division_on_the_bilinear_axis(schedules):
     assert close(warped, formula("warped", inv_freq=DEFAULT, factor=4), 1e-15)
     assert close(mapped(warped) * 4, mapped(DEFAULT), 1e-12)
     ratio = speed(schedules["warped"])
-    assert says(f"the fastest pair keeps {100 * ratio[0]:.0f} % of its speed instead of {100 / 4:.0f} %")
-    assert DEFAULT.max() == 1 and says("RoPE's own pairs start at 1 radian per position.")
+    assert says(f"The fastest pair keeps {100 * ratio[0]:.0f} % of its speed instead of {100 / 4:.0f} %")
+    assert DEFAULT.max() == 1 and says("RoPE's own pairs start at 1 radian per position")
     assert close(ratio[20:], 0.25, 1e-3)
     assert mapped(torch.tensor(math.pi - 1e-9, dtype=torch.float64)) > 1e9  # an axis without end
 
@@ -550,6 +552,14 @@ def test_scores_on_a_grid_see_the_difference_of_both_axes(alternate):
     assert len(scores) == 81 and all(close(torch.stack(s), s[0]) for s in scores.values())
 
 
+def test_axes_of_an_image():
+    blocks, alternate = (f.axial(16, alternate=alternate).inv_freq[:, 0] for alternate in (False, True))
+    assert says("`f.axial` gives the first half of the pairs to the rows.")
+    assert blocks.argmax(0).tolist() == [0] * 4 + [1] * 4
+    assert says("With `alternate=True`, rows and columns alternate.")
+    assert alternate.argmax(0).tolist() == [0, 1] * 4
+
+
 def test_axes_of_qwen():
     for sections, interleaved in (((16, 24, 24), False), ((24, 20, 20), True)):
         pair_axis = f.mrope_pair_axis(sections, interleaved)
@@ -566,9 +576,9 @@ def test_axes_of_qwen():
 def test_float32_at_131072():
     below = torch.tensor(131_071.0)
     gap = (torch.nextafter(below, torch.tensor(math.inf)) - below).item()
-    assert says(f"neighbouring float32 numbers lie {gap:.3f} radians apart")
-    assert says("A float32 keeps 24 bits of a number.") == (torch.finfo(torch.float32).eps == 2.0**-23)
-    assert says("A bfloat16 keeps 8 bits, and there even the position is lost: 257 becomes 256.")
+    assert says(f"neighboring float32 numbers are {gap:.3f} radians apart")
+    assert says("A float32 has 24 significant bits.") == (torch.finfo(torch.float32).eps == 2.0**-23)
+    assert says("A bfloat16 has 8 significant bits. In bfloat16, not even the position survives: 257 becomes 256.")
     assert torch.finfo(torch.bfloat16).eps == 2.0**-7 and torch.tensor(257).to(torch.bfloat16) == 256
 
 
@@ -583,7 +593,7 @@ def test_exact_angles_are_exact_at_every_position():
                 angle = position * mpmath.mpf(10000) ** (-mpmath.mpf(pair) / 64)
                 assert abs(cos[row, pair].item() - mpmath.cos(angle)) < 3.1e-8
                 assert abs(sin[row, pair].item() - mpmath.sin(angle)) < 3.1e-8
-    assert says("Its error is that one rounding, 3e-8, at every position.")
+    assert says("That one rounding is its whole error: 3e-8, at every position.")
 
 
 def test_hf_is_the_float32_product():
@@ -594,10 +604,13 @@ def test_hf_is_the_float32_product():
 
 
 def test_errors_in_the_figure_grow_with_the_position_but_for_exact_angles(figures):
-    errors = figures.angle_errors([2_048, 131_072, 2**24])
+    errors = figures.angle_errors([256, 131_072, 2**24])
     assert errors["hf"] == sorted(errors["hf"]) and errors["hf"][1] > 1e-3
     assert max(errors["exact"]) < 3.1e-8
-    assert min(errors["bfloat16"]) > 1
+    assert errors["bfloat16"] == pytest.approx([1, 2, 2], abs=0.3)
+    assert says("With bfloat16 angles it is about 1 at first and 2 soon after.")
+    assert says("With float32 angles it grows from 1e-5 at position 256 to 1 at 16 million.")
+    assert [f"{error:.0e}" for error in errors["hf"][::2]] == ["1e-05", "1e+00"]
 
 
 # 16. Padding on the left, and a cache that moves
