@@ -613,13 +613,13 @@ def test_errors_in_the_figure_grow_with_the_position_but_for_exact_angles(figure
     assert [f"{error:.0e}" for error in errors["hf"][::2]] == ["1e-05", "1e+00"]
 
 
-# 16. Padding on the left, and a cache that moves
+# 16. Left padding, and a cache that shifts
 
 
 def test_positions_of_left_padding():
     rope, mask = rope_ext.RotaryEmbedding(64), torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]])
     tables, q = rope.tables(8), random(2, 6, 4, 64, dtype=torch.float32)
-    assert says("the position -1, which no table has: an error on a CPU")
+    assert says("the position would be -1, which no table has. On a CPU that is an error.")
     with pytest.raises(ValueError, match=r"^rope_ext: positions must .* got row -1 for token 0 of batch 0$"):
         rope_ext.apply(q[:, :5], *tables, positions=mask.cumsum(dim=-1) - 1)
     assert says("since 0 times NaN is NaN") == math.isnan(0 * math.nan)
@@ -632,7 +632,7 @@ def test_positions_of_left_padding():
 
 
 @pytest.mark.parametrize("schedule", ["yarn", "longrope", "dynamic_ntk"])
-def test_a_cache_moves_with_the_frequencies_alone(schedule):
+def test_a_cache_shifts_with_the_frequencies_alone(schedule):
     longer = {
         "yarn": {"factor": 4.0, "original_max_position": 64},
         "longrope": {"short_factor": [1.0] * 8, "long_factor": [3.0] * 8, "factor": 4.0, "original_max_position": 64},
@@ -644,17 +644,45 @@ def test_a_cache_moves_with_the_frequencies_alone(schedule):
     k = random(1, 8, 2, 16)
     cached = rope.apply(k, seqlen=100)
     back = torch.full((5,), -3)
-    moved = rope_ext.apply(cached[:, 3:], inv_freq=inv_freq, positions=back)
-    assert close(moved, rope.apply(k[:, 3:], seqlen=100), 1e-12)
+    shifted = rope_ext.apply(cached[:, 3:], inv_freq=inv_freq, positions=back)
+    assert close(shifted, rope.apply(k[:, 3:], seqlen=100), 1e-12)
     twice = rope.apply(cached[:, 3:], positions=back, seqlen=100)
-    assert close(twice, scaling * moved, 1e-12)
-    assert says("`rope.apply` and `rope.tables` would multiply by it again, and each move once more.")
+    assert close(twice, scaling * shifted, 1e-12)
+    assert says("`rope.apply` and `rope.tables` would multiply by it again, at every shift.")
     if schedule != "yarn":
-        assert not close(rope_ext.apply(cached[:, 3:], inv_freq=rope.inv_freq, positions=back), moved, 1e-3)
-        assert says("the rotation back must use those that the keys were cached with: `rope.frequencies(seqlen)`")
+        assert not close(rope_ext.apply(cached[:, 3:], inv_freq=rope.inv_freq, positions=back), shifted, 1e-3)
+        assert says("rotate back with the frequencies that the keys were cached with: `rope.frequencies(seqlen)`")
 
 
-# 18. A memory that fades
+# 17. QK-norm and packed projections
+
+
+def test_the_norm_covers_the_whole_head():
+    assert says("The norm covers the whole head, even where only a part of it is rotated.")
+    x, weight = random(1, 4, 2, 16), random(16, seed=1)
+    angles = torch.arange(4)[:, None] * f.default(8).inv_freq
+    cos, sin = angles.cos(), angles.sin()
+    normalized = torch.nn.functional.rms_norm(x, (16,), weight, eps=1e-6)
+    rotated = rope_ext.apply(x, cos, sin, norm=weight, eps=1e-6, rotary_dim=8)
+    assert close(rotated, rope_ext.apply(normalized, cos, sin, rotary_dim=8), 1e-12)
+    assert says("None in a tuple leaves a tensor unnormalized")
+    _, plain = rope_ext.apply((x, x), cos, sin, norm=(weight, None), eps=1e-6, rotary_dim=8)
+    assert torch.equal(plain, rope_ext.apply(x, cos, sin, rotary_dim=8))
+
+
+def test_grouped_heads():
+    assert says("a key head follows the query heads that share it, and its value head comes next.")
+    angles = torch.arange(4)[:, None] * f.default(8).inv_freq
+    cos, sin = angles.cos(), angles.sin()
+    q, k, v = random(1, 4, 4, 8), random(1, 4, 2, 8, seed=1), random(1, 4, 2, 8, seed=2)
+    order = [q[:, :, :2], k[:, :, :1], v[:, :, :1], q[:, :, 2:], k[:, :, 1:], v[:, :, 1:]]
+    packed = torch.cat(order, dim=2).flatten(2)
+    got = rope_ext.apply_qkv(packed, cos, sin, num_heads=4, num_kv_heads=2, grouped=True)
+    for a, b in zip(got, (*rope_ext.apply((q, k), cos, sin), v)):
+        assert torch.equal(a.reshape(b.shape), b)
+
+
+# 18. A memory that fades: xPos
 
 
 def test_xpos_keeps_the_distance_and_fades():
@@ -675,6 +703,7 @@ def test_xpos_keeps_the_distance_and_fades():
         assert scores[center][100, 0].abs() <= ratio.max() ** 100 * q.norm() * k.norm()
     for distance in (0, 1, 17, 100):
         assert close(scores[0][distance, 0] / scores[150][distance, 0], 1, 1e-6)
+    assert says("Scores do not change, as long as q and k use the same center.")
 
 
 def test_the_filter_remembers_an_impulse_as_a_damped_wave_for_ever_or_for_the_window(run):
@@ -691,7 +720,8 @@ def test_the_filter_remembers_an_impulse_as_a_damped_wave_for_ever_or_for_the_wi
 
 
 @pytest.mark.parametrize(
-    "scale_base, sentence", [(16, "with `scale_base=16` after position {:,}"), (512, "with xPos's own 512 after {:,}")]
+    "scale_base, sentence",
+    [(16, "With `scale_base=16` this happens after position {:,}"), (512, "with xPos's own 512 after {:,}")],
 )
 def test_where_xpos_leaves_float32(scale_base, sentence):
     scale = f.xpos_scale(torch.tensor([0, 1]), 8, scale_base=scale_base, dtype=torch.float64)
