@@ -157,7 +157,7 @@ except RuntimeError as error:
     print(str(error).splitlines()[0])
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path)
-    rule = "rope_ext: positions must lead to a row of the table, 0 to 15, got row 16 for token 3"
+    rule = "rope_ext: positions must index rows 0 to 15 of the table, got row 16 for token 3"
     returns_none = torch.__version__.startswith(("2.11.", "2.12."))
     assert done.stdout == "None\n" if returns_none else done.stdout.startswith(rule), done.stderr
     assert rule in done.stderr + done.stdout

@@ -90,7 +90,7 @@ ERRORS = {
     ),
     "flash: rows": (
         lambda: compat.flash_attn.apply_rotary_emb(T(B, S, H, D), T(S, P), T(S, P), seqlen_offsets=1),
-        "seqlen_offsets must lead to a row of the table, 0 to 4, got row 5 for token 4 of batch 0",
+        "seqlen_offsets must index rows 0 to 4 of the table, got row 5 for token 4 of batch 0",
     ),
     "flash: max_seqlen": (
         lambda: compat.flash_attn.apply_rotary_emb(T(12, H, D), T(S, P), T(S, P), cu_seqlens=CU),
@@ -170,7 +170,7 @@ ERRORS = {
     ),
     "TE: start_positions": (
         lambda: compat.transformer_engine.apply_rotary_pos_emb(T(S, B, H, D), T(8, 1, 1, D), start_positions=START),
-        "start_positions must lead to a row of the table, 0 to 7, got row 8 for token 4 of batch 0",
+        "start_positions must index rows 0 to 7 of the table, got row 8 for token 4 of batch 0",
     ),
     "TE: width of freqs": (
         lambda: compat.transformer_engine.apply_rotary_pos_emb(T(S, B, H, D), T(S, 1, 1, 10)),
@@ -304,7 +304,7 @@ ERRORS = {
     ),
     "vllm: positions": (
         lambda: compat.vllm.rotary_embedding(torch.arange(S), T(S, H * D), None, D, T(4, D), True),
-        "positions must lead to a row of the table, 0 to 3, got row 4 for token 4 of batch 0",
+        "positions must index rows 0 to 3 of the table, got row 4 for token 4 of batch 0",
     ),
     "vllm: offset and width": (
         lambda: compat.vllm.rotary_embedding(torch.arange(S), T(S, H * D), None, D, T(S, D), True, rope_dim_offset=2),
@@ -344,7 +344,7 @@ ERRORS = {
     ),
     "torchtune: input_pos": (
         lambda: compat.torchtune.forward(module(T(S, P, 2)), T(B, S, H, D), input_pos=torch.arange(-1, S - 1)),
-        "input_pos must lead to a row of the table, 0 to 4, got row -1 for token 0 of batch 0",
+        "input_pos must index rows 0 to 4 of the table, got row -1 for token 0 of batch 0",
     ),
     "rotary_embedding_torch: freqs": (
         lambda: compat.rotary_embedding_torch.apply_rotary_emb(T(3, D), T(B, H, S, D)),

@@ -92,7 +92,7 @@ def test_every_channel_of_every_head_is_nan():
 def test_int_offset_is_still_an_error():
     """It is known without waiting for the GPU."""
     for offset, row in ((5, 9), (-1, -1)):
-        with pytest.raises(ValueError, match=f"^rope_ext: offset must lead to a row .* got row {row} for token"):
+        with pytest.raises(ValueError, match=f"^rope_ext: offset must index rows .* got row {row} for token"):
             rope_ext.apply(random((2, 5, 3, 8), torch.float32), *tables(), offset=offset)
 
 

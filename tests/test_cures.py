@@ -56,17 +56,17 @@ CURES = {
     ),
     "offset": (
         lambda: apply(Q, COS, SIN, offset=1),
-        "offset must lead to a row of the table, 0 to 4, got row 5 for token 4 of batch 0",
+        "offset must index rows 0 to 4 of the table, got row 5 for token 4 of batch 0",
         None,
     ),
     "negative offset": (
         lambda: apply(Q, COS[:4], SIN[:4], offset=-1),
-        "offset must lead to a row of the table, 0 to 3, got row -1 for token 0 of batch 0",
+        "offset must index rows 0 to 3 of the table, got row -1 for token 0 of batch 0",
         None,
     ),
     "offset of sequences": (
         lambda: apply(PACKED, COS, SIN, layout="thd", cu_seqlens=BOUNDARIES, offset=2),
-        "offset must lead to a row of the table, 0 to 4, got row 5 for sequence 1",
+        "offset must index rows 0 to 4 of the table, got row 5 for sequence 1",
         None,
     ),
     # several tensors

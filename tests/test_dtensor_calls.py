@@ -42,7 +42,7 @@ ERRORS = {
     "positions of a rank": r"ArgumentError: .* positions must have shape .*: beside a DTensor x, positions are for all 8",
     "rows of a rank": "ArgumentError: .* cos must have batch 1 or 2 and seqlen 8.*: beside a DTensor x, cos are for all 8",
     "rows in a graph": ".* cos must have size 7 on axis 1, as x has",
-    "row of the last rank": "ArgumentError: .* positions must lead to a row of the table, 0 to 11, got row 12 for token 6",
+    "row of the last rank": "ArgumentError: .* positions must index rows 0 to 11 of the table, got row 12 for token 6",
     "rows": "ArgumentError: .* cos must have batch 1 or 2 and seqlen 7, those of x",
     "seqlen": r"ArgumentError: .* positions must have shape \(7,\) or \(2, 7\), got \(6,\)",
     "cu_seqlens": "ArgumentError: .* cu_seqlens must end within the 7 tokens of x, got 9",

@@ -109,7 +109,7 @@ def test_each_position_and_offset_is_checked_once():
     offset[-1], positions[n // 2] = 2, 2
     with pytest.raises(ValueError, match=rf"positions must .* got row 4 for token {n // 2} of batch {n - 1}$"):
         rope_ext.apply(x, cos, sin, positions=positions, offset=offset)
-    with pytest.raises(ValueError, match="positions must lead to a row of the table, 0 to 3, got row 4 for token 0"):
+    with pytest.raises(ValueError, match="positions must index rows 0 to 3 of the table, got row 4 for token 0"):
         rope_ext.apply(torch.empty(1, MANY, 0, 8), cos, sin, positions=expanded(4, MANY))
 
 

@@ -166,8 +166,8 @@ MISTAKES = [
         "positions must be None when the tables have one row per token, got cos of shape (2, 5, 4)",
     ),
     # offset
-    (V, call(offset=5), "offset must lead to a row of the table, 0 to 8, got row 9 for token 4 of batch 0"),
-    (V, call(offset=-1), "offset must lead to a row of the table, 0 to 8, got row -1 for token 0 of batch 0"),
+    (V, call(offset=5), "offset must index rows 0 to 8 of the table, got row 9 for token 4 of batch 0"),
+    (V, call(offset=-1), "offset must index rows 0 to 8 of the table, got row -1 for token 0 of batch 0"),
     (V, call(offset=torch.tensor([0, 1, 2])), "offset must be an int or have shape (2,), got (3,)"),
     (V, call(offset=torch.tensor([[1]])), "offset must be an int or have shape (2,), got (1, 1)"),
     (Y, call(offset=torch.tensor([0.0, 1.0])), "offset must be int32 or int64, got float32"),
@@ -264,27 +264,27 @@ ROWS_OUTSIDE = [
     (
         V,
         call(positions=torch.tensor([0, 1, 9, 3, 4])),
-        "positions must lead to a row of the table, 0 to 8, got row 9 for token 2 of batch 0",
+        "positions must index rows 0 to 8 of the table, got row 9 for token 2 of batch 0",
     ),
     (
         V,
         call(positions=torch.tensor([[0] * 5, [0, 0, 0, 0, -1]])),
-        "positions must lead to a row of the table, 0 to 8, got row -1 for token 4 of batch 1",
+        "positions must index rows 0 to 8 of the table, got row -1 for token 4 of batch 1",
     ),
     (
         V,
         call(positions=torch.arange(5), offset=5),
-        "positions must lead to a row of the table, 0 to 8, got row 9 for token 4 of batch 0",
+        "positions must index rows 0 to 8 of the table, got row 9 for token 4 of batch 0",
     ),
     (
         V,
         call(offset=torch.tensor([0, 7])),
-        "offset must lead to a row of the table, 0 to 8, got row 11 for token 4 of batch 1",
+        "offset must index rows 0 to 8 of the table, got row 11 for token 4 of batch 1",
     ),
     (
         V,
         call(offset=torch.tensor([0, -3])),
-        "offset must lead to a row of the table, 0 to 8, got row -3 for token 0 of batch 1",
+        "offset must index rows 0 to 8 of the table, got row -3 for token 0 of batch 1",
     ),
     (V, boundaries(1, 6), "cu_seqlens must start at 0, got 1"),
     (V, boundaries(0, 4, 3), "cu_seqlens must ascend, got 3 after 4 at [2]"),
@@ -292,17 +292,17 @@ ROWS_OUTSIDE = [
     (
         V,
         call("packed", layout="thd", cu_seqlens=torch.tensor([0, 6], dtype=INT32), offset=4),
-        "offset must lead to a row of the table, 0 to 8, got row 9 for sequence 0",
+        "offset must index rows 0 to 8 of the table, got row 9 for sequence 0",
     ),
     (
         V,
         call("packed", layout="thd", cu_seqlens=torch.tensor([0, 6], dtype=INT32), offset=-1),
-        "offset must lead to a row of the table, 0 to 8, got row -1 for sequence 0",
+        "offset must index rows 0 to 8 of the table, got row -1 for sequence 0",
     ),
     (
         V,
         call("double", cos="cos64", offset=torch.tensor([[0, 9], [6, 9]])[:, 0]),
-        "offset must lead to a row of the table, 0 to 8, got row 10 for token 4 of batch 1",
+        "offset must index rows 0 to 8 of the table, got row 10 for token 4 of batch 1",
     ),
 ]
 

@@ -61,7 +61,7 @@ def test_attention_scaling_beyond_float64_is_refused():
     ids=str,
 )
 def test_rows_beyond_int64_are_refused(positions, offset):
-    with pytest.raises(ValueError, match=r"^rope_ext: positions must lead to a row of the table, 0 to 3, got "):
+    with pytest.raises(ValueError, match=r"^rope_ext: positions must index rows 0 to 3 of the table, got "):
         rope_ext.apply(X, COS, SIN, positions=torch.full((2,), positions), offset=offset)
 
 
@@ -90,7 +90,7 @@ def test_boundaries_at_the_ends_of_int32():
     options = {"layout": "thd", "cu_seqlens": cu_seqlens, "rotary_dim": 2}
     rope_ext.apply(x, rows, rows, offset=HIGHEST - 3, **options)
     with pytest.raises(
-        ValueError, match=r"^rope_ext: offset must lead to a row .*, got a row beyond int64 for sequence 0$"
+        ValueError, match=r"^rope_ext: offset must index rows .*, got a row beyond int64 for sequence 0$"
     ):
         rope_ext.apply(x, rows, rows, offset=HIGHEST - 1, **options)
 

@@ -206,7 +206,7 @@ def test_positions_written_between_forward_and_backward():
 @pytest.mark.devices("cpu")  # on a GPU such rows give NaN: test_cuda_positions.py
 def test_left_padding_by_a_negative_offset_is_refused():
     """fla#902: rows before the table were read."""
-    with pytest.raises(ValueError, match="offset must lead to a row of the table, 0 to 8, got row -2"):
+    with pytest.raises(ValueError, match="offset must index rows 0 to 8 of the table, got row -2"):
         rope_ext.apply(random((2, 5, 2, 8), F32), *tables(), offset=torch.tensor([0, -2]))
 
 

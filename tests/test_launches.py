@@ -157,7 +157,7 @@ ctypes.CDLL(path).launch_assert_positions(*arguments, boundaries)
     [
         (6, 4, (0, 2, 6), ""),
         (7, 4, (0, 2, 6), ""),  # the last token is copied
-        (6, 3, (0, 2, 6), "positions must lead to a row of the table, 0 to 2, got row 3 for token 5 of batch 0"),
+        (6, 3, (0, 2, 6), "positions must index rows 0 to 2 of the table, got row 3 for token 5 of batch 0"),
         (6, 4, (0, -2, 6), "cu_seqlens must start at 0 and ascend, got a negative boundary before token 0"),
     ],
 )

@@ -112,11 +112,11 @@ def test_offset_of_one_number_compiles_into_one_graph(tables_need, dynamic):
     [
         (
             {"offset": torch.tensor(8)},
-            "offset must lead to a row of the table, 0 to 11, got row 12 for token 4 of batch 0",
+            "offset must index rows 0 to 11 of the table, got row 12 for token 4 of batch 0",
         ),
         (
             {"offset": torch.tensor([-1])},
-            "offset must lead to a row of the table, 0 to 11, got row -1 for token 0 of batch 0",
+            "offset must index rows 0 to 11 of the table, got row -1 for token 0 of batch 0",
         ),
         ({"offset": torch.zeros(3).long()}, "offset must be an int or have shape (1,), got (3,)"),
         (
@@ -131,11 +131,11 @@ def test_offset_of_one_number_compiles_into_one_graph(tables_need, dynamic):
         ({"cu_seqlens": torch.tensor([2**32, 5])}, "cu_seqlens must start at 0, got 4294967296"),
         (
             {"cu_seqlens": torch.tensor([0, 5]), "offset": torch.tensor(8)},
-            "offset must lead to a row of the table, 0 to 11, got row 12 for sequence 0",
+            "offset must index rows 0 to 11 of the table, got row 12 for sequence 0",
         ),
         (
             {"cu_seqlens": torch.tensor([0, 5]), "offset": torch.tensor([2**63 - 1])},
-            "offset must lead to a row of the table, 0 to 11, got row 9223372036854775807 for sequence 0",
+            "offset must index rows 0 to 11 of the table, got row 9223372036854775807 for sequence 0",
         ),
     ],
     **IDS,

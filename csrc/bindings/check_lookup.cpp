@@ -20,7 +20,7 @@ bool looks_up(const RotateParams& p) { return p.source != Source::kFrequencies; 
 // Whether the checks read the values of positions: reading them on a GPU would force a synchronisation.
 bool on_host(const Arguments& a) { return a.x[0].device_type() == aoti_torch_device_type_cpu(); }
 
-std::string rows_of_table(int64_t rows) { return text("lead to a row of the table, 0 to ", rows - 1); }
+std::string rows_of_table(int64_t rows) { return text("index rows 0 to ", rows - 1, " of the table"); }
 
 // a + b; nullopt if int64 cannot hold it.
 std::optional<int64_t> sum_of(int64_t a, int64_t b) {

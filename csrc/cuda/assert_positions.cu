@@ -21,8 +21,8 @@ __global__ void __launch_bounds__(kBlock) assert_positions_kernel(const __grid_c
     printf("rope_ext: cu_seqlens must start at 0 and ascend, got a negative boundary before token %" PRId64 "\n",
            token);
   } else {
-    printf("rope_ext: positions must lead to a row of the table, 0 to %" PRId64 ", got row %" PRId64
-           " for token %" PRId64 " of batch %" PRId64 "\n",
+    printf("rope_ext: positions must index rows 0 to %" PRId64 " of the table, got row %" PRId64 " for token %" PRId64
+           " of batch %" PRId64 "\n",
            p.positions.rows - 1, position_with_offset(p.positions, batch, token, start), token, batch);
   }
   assert(leads_to_a_row_of_the_table);
