@@ -74,7 +74,7 @@ def test_a_size_that_is_too_large():
     if torch.cuda.mem_get_info()[0] < 5 * 2**30:
         pytest.skip("needs 5 GiB of the GPU")
     x, row = torch.empty(1, 2**30, 1, 2, dtype=torch.bfloat16), torch.ones(1, 1, 1).expand(1, 2**30, 1)
-    rule = r"have batch, seqlen, heads and head_dim below 2\^30 on a GPU, and need fewer than 2\^31 blocks of threads"
+    rule = r"have batch, seqlen, heads and head_dim below 2\^30 on a GPU, and need fewer than 2\^31 thread blocks"
     with pytest.raises(
         ValueError, match=f"^rope_ext: x must {rule}, got batch 1, seqlen 1073741824, heads 1, head_dim 2$"
     ):

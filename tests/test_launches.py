@@ -210,18 +210,18 @@ def test_the_number_of_multiprocessors_is_asked_for_until_it_is_known(library, s
 
 LAUNCH = "rope_ext could not launch a CUDA kernel, "
 EARLIER = (
-    ": earlier work on the GPU failed, of rope_ext or of other code; to see which call started it, run again with "
+    ": earlier work on the GPU failed, in rope_ext or in other code; to find the call that launched it, rerun with "
     "CUDA_LAUNCH_BLOCKING=1"
 )
 OF_THIS_CALL = ": CUDA_LAUNCH_BLOCKING is set, so this call's kernel failed, unless an earlier error was caught"
-LOST = "; the CUDA context is lost, and this process has to be restarted"
+LOST = "; the CUDA context is lost: restart this process"
 MESSAGES = {
     "cudaErrorInvalidConfiguration": "",
     "cudaErrorNoKernelImageForDevice": f": built for architectures {ARCHITECTURES}; set TORCH_CUDA_ARCH_LIST to that of",
-    "cudaErrorInsufficientDriver": ": built with CUDA 13.0, for which the GPU's driver is too old; update it",
+    "cudaErrorInsufficientDriver": ": built with CUDA 13.0, which needs a newer GPU driver; update the driver",
     "cudaErrorStreamCaptureUnsupported": ": a kernel is loaded at its first launch, which drivers before CUDA 12.3 refuse "
-    "while a graph is captured; make the call once before the capture, or set CUDA_MODULE_LOADING=EAGER",
-    "cudaErrorStreamCaptureInvalidated": ": an earlier call, of rope_ext or of other code, is not permitted",
+    "during graph capture; make the call once before the capture, or set CUDA_MODULE_LOADING=EAGER",
+    "cudaErrorStreamCaptureInvalidated": ": an earlier call, in rope_ext or in other code, is not permitted",
 }
 
 
@@ -250,7 +250,7 @@ def test_messages_of_errors_of_earlier_work(library, headers):
 def test_message_of_an_assert_where_positions_are_checked(blocking, library):
     text = message(library, "cudaErrorAssert", blocking, True)
     assert (
-        "; ROPE_EXT_CHECK_POSITIONS is set: a position lies outside its table, or a boundary of cu_seqlens is negative; "
+        "; ROPE_EXT_CHECK_POSITIONS is set: a position is outside its table, or a boundary of cu_seqlens is negative; "
         in text
     )
     assert "CHECK_POSITIONS" not in message(library, "cudaErrorAssert", blocking, False)

@@ -62,7 +62,7 @@ bool checks_positions() {
 void check_launch(const char* error) {
   if (!error) return;
   if (!std::strcmp(error, "cudaErrorMemoryAllocation")) {  // a kernel is loaded at its first launch
-    raise(ErrorType::kOutOfMemory, text("rope_ext: CUDA out of memory. No room for a kernel, ", error));
+    raise(ErrorType::kOutOfMemory, text("rope_ext: CUDA out of memory. A kernel could not be loaded, ", error));
   }
   throw std::runtime_error(launch_error(error, is_set("CUDA_LAUNCH_BLOCKING"), checks_positions()));
 }
@@ -80,8 +80,7 @@ void check_launch(const char* error, const RotateParams& p) {
     heads = std::max(heads, p.x[t].heads);
     head_dim = std::max(head_dim, p.x[t].head_dim);
   }
-  bad_value("x",
-            "have batch, seqlen, heads and head_dim below 2^30 on a GPU, and need fewer than 2^31 blocks of threads",
+  bad_value("x", "have batch, seqlen, heads and head_dim below 2^30 on a GPU, and need fewer than 2^31 thread blocks",
             text("batch ", p.batch, ", seqlen ", p.seqlen, ", heads ", heads, ", head_dim ", head_dim));
 }
 

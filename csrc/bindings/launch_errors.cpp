@@ -39,15 +39,15 @@ std::string advice(const std::string& error) {
   }
   if (error == "cudaErrorInsufficientDriver") {
     return ": built with CUDA " ROPE_CUDA_VERSION
-           ", for which the GPU's driver is too old; update it, or set CUDA_HOME to "
+           ", which needs a newer GPU driver; update the driver, or set CUDA_HOME to "
            "an older CUDA and rebuild: pip install --no-build-isolation --no-deps --force-reinstall rope_ext";
   }
   if (error == "cudaErrorStreamCaptureUnsupported") {
-    return ": a kernel is loaded at its first launch, which drivers before CUDA 12.3 refuse while a graph is captured; "
+    return ": a kernel is loaded at its first launch, which drivers before CUDA 12.3 refuse during graph capture; "
            "make the call once before the capture, or set CUDA_MODULE_LOADING=EAGER";
   }
   if (error == "cudaErrorStreamCaptureInvalidated") {
-    return ": an earlier call, of rope_ext or of other code, is not permitted while a graph is captured";
+    return ": an earlier call, in rope_ext or in other code, is not permitted during graph capture";
   }
   return "";
 }
@@ -56,18 +56,19 @@ std::string advice(const std::string& error) {
 
 std::string launch_error(const std::string& error, bool blocking, bool checks_positions) {
   if (!context_is_lost(error)) return "rope_ext could not launch a CUDA kernel, " + error + advice(error);
-  std::string message = "rope_ext could not launch a CUDA kernel, " + error +
-                        ": earlier work on the GPU failed, of rope_ext or of other code; to see which call started it, "
-                        "run again with CUDA_LAUNCH_BLOCKING=1";
+  std::string message =
+      "rope_ext could not launch a CUDA kernel, " + error +
+      ": earlier work on the GPU failed, in rope_ext or in other code; to find the call that launched it, "
+      "rerun with CUDA_LAUNCH_BLOCKING=1";
   if (blocking) {
     message = "rope_ext: a CUDA kernel failed, " + error +
               ": CUDA_LAUNCH_BLOCKING is set, so this call's kernel failed, unless an earlier error was caught";
   }
   if (error == "cudaErrorAssert" && checks_positions) {
     message +=
-        "; ROPE_EXT_CHECK_POSITIONS is set: a position lies outside its table, or a boundary of cu_seqlens is negative";
+        "; ROPE_EXT_CHECK_POSITIONS is set: a position is outside its table, or a boundary of cu_seqlens is negative";
   }
-  return message + "; the CUDA context is lost, and this process has to be restarted";
+  return message + "; the CUDA context is lost: restart this process";
 }
 
 }  // namespace rope
