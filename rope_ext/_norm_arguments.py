@@ -43,7 +43,7 @@ def _weights(norm: Any, x: Any) -> Sequence[Tensor | None]:
         if not in_graph and type(weight) in ORDINARY_TYPES and weight.is_neg():
             is_lazy = True
     if len(weights) != len(x):
-        raise ArgumentError("norm", f"hold {len(x)} weights, one or None per tensor of x", len(weights))
+        raise ArgumentError("norm", f"hold {len(x)} entries, a weight or None for each tensor of x", len(weights))
     if is_lazy:  # the dispatcher resolves lazy negations, but not in an optional list
         return [weight if weight is None else weight.resolve_neg() for weight in weights]
     return weights

@@ -56,7 +56,7 @@ def permute_weights(
         raise ArgumentError("weight", rule, f"shape {tuple(weight.shape)}")
     head_dim = weight.shape[0] // num_heads
     if not 0 <= rotary_offset <= head_dim:
-        raise ArgumentError("rotary_offset", f"lie in the head, 0 to {head_dim}", shown(rotary_offset))
+        raise ArgumentError("rotary_offset", f"be within the head, 0 to {head_dim}", shown(rotary_offset))
     rotary_dim = head_dim - rotary_offset if rotary_dim is None else rotary_dim
     if rotary_dim % 2 or not 0 <= rotary_dim <= head_dim - rotary_offset:
         rule = f"be even and fit head_dim {head_dim} from rotary_offset {rotary_offset}"

@@ -169,7 +169,7 @@ for _name, _dtype in HALF_PRECISION.items():
 REFUSED = {
     "cos must have width 8 .* got width 1": lambda q, k, positions: rope_ext.apply(q, COS[:, :1], SIN[:, :1]),
     "positions must have shape": lambda q, k, positions: rope_ext.apply(q, COS, SIN, positions=positions[:, :1]),
-    "x must hold tensors of one batch": lambda q, k, positions: rope_ext.apply((q, k[:1]), COS, SIN),
+    "x must hold tensors with the batch": lambda q, k, positions: rope_ext.apply((q, k[:1]), COS, SIN),
     "cos must be float32 or the dtype": lambda q, k, positions: rope_ext.apply(q, COS.double(), SIN.double()),
     "inv_freq must have width 8": lambda q, k, positions: rope_ext.apply(q, inv_freq=ROPE.inv_freq[:1] * q[0, 0, 0, 0]),
     "norm must have shape": lambda q, k, positions: rope_ext.apply(q, COS, SIN, norm=WEIGHT[:1], eps=EPS),

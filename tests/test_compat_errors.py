@@ -296,7 +296,7 @@ ERRORS = {
     ),
     "vllm: dtype of key": (
         lambda: compat.vllm.rotary_embedding(torch.arange(S), T(S, D), T(S, D, dtype=BF16), D, T(S, D), True),
-        "key must hold tensors of one dtype, float32 like the first, got bfloat16",
+        "key must hold tensors of the dtype of the first, float32, got bfloat16",
     ),
     "vllm: device of key": (
         lambda: compat.vllm.rotary_embedding(torch.arange(S), T(S, D), T(S, D).to("meta"), D, T(S, D), True),
@@ -372,7 +372,7 @@ ERRORS = {
     ),
     "rotary_embedding_torch: negative start_index": (
         lambda: compat.rotary_embedding_torch.apply_rotary_emb(T(S, 4), T(B, H, S, D), start_index=-1),
-        "start_index must lie in the head, 0 to 7, got -1",
+        "start_index must be within the head, 0 to 7, got -1",
     ),
     "rotary_embedding_torch: scale": (
         lambda: compat.rotary_embedding_torch.apply_rotary_emb(T(S, D), T(B, H, S, D), scale=T(4, D)),

@@ -31,27 +31,27 @@ CURES = {
     # too few rows
     "rows": (
         lambda: apply(Q, COS[:4], SIN[:4]),
-        "cos must have a row for each of the 5 tokens of x, got 4 rows: rope.tables(5) makes enough",
+        "cos must have a row for each of the 5 tokens of x, got 4 rows: rope.tables(5) has enough",
         lambda: apply(Q, *ROPE.tables(5)),
     ),
     "rows from an offset": (
         lambda: apply(Q, COS[:4], SIN[:4], offset=2),
-        "cos must have a row for each of the 5 tokens of x from offset 2, got 4 rows: rope.tables(7) makes enough",
+        "cos must have a row for each of the 5 tokens of x from offset 2, got 4 rows: rope.tables(7) has enough",
         lambda: apply(Q, *ROPE.tables(7), offset=2),
     ),
     "rows from offsets": (
         lambda: apply(Q, COS[:4], SIN[:4], offset=torch.tensor([1, 3])),
-        "cos must have a row for each of the 5 tokens of x from offset 3, got 4 rows: rope.tables(8) makes enough",
+        "cos must have a row for each of the 5 tokens of x from offset 3, got 4 rows: rope.tables(8) has enough",
         lambda: apply(Q, *ROPE.tables(8), offset=torch.tensor([1, 3])),
     ),
     "rows of sequences": (
         lambda: apply(PACKED, COS[:3], SIN[:3], layout="thd", cu_seqlens=BOUNDARIES),
-        "cos must have a row for each of the 4 tokens of sequence 1, got 3 rows: rope.tables(4) makes enough",
+        "cos must have a row for each of the 4 tokens of sequence 1, got 3 rows: rope.tables(4) has enough",
         lambda: apply(PACKED, *ROPE.tables(4), layout="thd", cu_seqlens=BOUNDARIES),
     ),
     "rows of the longest sequence": (
         lambda: apply(PACKED, COS[:1], SIN[:1], layout="thd", cu_seqlens=BOUNDARIES, offset=1),
-        "cos must have a row for each of the 4 tokens of sequence 1 from offset 1, got 1 rows: rope.tables(5) makes enough",
+        "cos must have a row for each of the 4 tokens of sequence 1 from offset 1, got 1 rows: rope.tables(5) has enough",
         lambda: apply(PACKED, *ROPE.tables(5), layout="thd", cu_seqlens=BOUNDARIES, offset=1),
     ),
     "offset": (
@@ -139,8 +139,8 @@ CURES = {
     # layouts
     "layout of q and k": (
         lambda: apply((HF_Q, HF_K), **both(WIDE)),
-        "x must hold tensors of one batch and seqlen, those of (2, 3, 5, 8), got (2, 1, 5, 8): layout='bhsd' or "
-        "one call for each fits",
+        "x must hold tensors with the batch and seqlen of the first, (2, 3, 5, 8), got (2, 1, 5, 8): layout='bhsd' or "
+        "one call per tensor fits",
         lambda: apply((HF_Q, HF_K), **both(WIDE), layout="bhsd"),
     ),
     "layout, (1, 1, S, D)": (
@@ -188,7 +188,7 @@ CURES = {
     "positions in a table per token": (
         lambda: apply(Q, **both(WIDE[None]), positions=torch.arange(S)),
         "positions must be None when the tables have one row per token, got cos of shape (1, 5, 8): "
-        "cos.flatten(0, -2) has rows to look up",
+        "cos.flatten(0, -2) is a table to look up",
         lambda: apply(Q, **both(WIDE[None].flatten(0, -2)), positions=torch.arange(S)),
     ),
     "packed": (
@@ -203,7 +203,7 @@ CURES = {
     ),
     "tensors of several ranks": (
         lambda: apply((Q, Q[:, :4], torch.zeros(2)), COS, SIN),
-        "x must hold tensors of one batch and seqlen, those of (2, 5, 3, 8), got (2, 4, 3, 8): one call for each fits",
+        "x must hold tensors with the batch and seqlen of the first, (2, 5, 3, 8), got (2, 4, 3, 8): one call per tensor fits",
         lambda: (apply(Q, COS, SIN), apply(Q[:, :4], COS, SIN)),
     ),
     "one tensor of another rank": (
@@ -234,12 +234,12 @@ CURES = {
     ),
     "first position of each sequence": (
         lambda: apply(Q, *LONG, positions=torch.tensor([3, 4])),
-        "positions must have shape (5,) or (2, 5), got (2,): offset=positions adds one number to each sequence",
+        "positions must have shape (5,) or (2, 5), got (2,): offset=positions adds one value per sequence",
         lambda: apply(Q, *LONG, offset=torch.tensor([3, 4])),
     ),
     "one position": (
         lambda: apply(Q[:, :1], COS, SIN, positions=torch.tensor(3)),
-        "positions must have shape (1,) or (2, 1), got (): offset=positions adds one number",
+        "positions must have shape (1,) or (2, 1), got (): offset=positions adds one value to every position",
         lambda: apply(Q[:, :1], COS, SIN, offset=torch.tensor(3)),
     ),
     "one fractional position": (

@@ -349,9 +349,9 @@ def refused_in_place():
     good, cos, sin = (leaf * 1)[:, :, :2], random((9, 4), F64, 1), random((9, 4), F64, 2)
     inference = torch.inference_mode()(lambda: torch.ones(1, 5, 2, 8, dtype=F64))()
     return {
-        "another seqlen": (good, (leaf * 1)[:, :4], cos, "hold tensors of one batch and seqlen"),
-        "another dtype": (good, (leaf * 1).float(), cos, "hold tensors of one dtype"),
-        "another head_dim": (good, (leaf * 1)[..., :6], cos, "be given when the head_dim"),
+        "another seqlen": (good, (leaf * 1)[:, :4], cos, "hold tensors with the batch and seqlen"),
+        "another dtype": (good, (leaf * 1).float(), cos, "hold tensors of the dtype"),
+        "another head_dim": (good, (leaf * 1)[..., :6], cos, "be given when the tensors differ in head_dim"),
         "overlapping cos": (good, (memory := leaf * 1), memory.flatten()[:36].view(9, 4), "not overlap"),
         "a leaf": (good, leaf, cos, "not be a leaf that requires grad, or a view of one"),
         "a view of a leaf": (good, leaf[:, :, 2:], cos, "not be a leaf that requires grad, or a view of one"),

@@ -126,5 +126,5 @@ def test_gradients_of_a_table_without_rows():
 
 def test_table_rows_refuses_frequencies():
     high, low, _ = angles.revolutions(torch.ones(4))
-    with pytest.raises(ValueError, match=r"^rope_ext: inv_freq must be None where rows of a table are asked for"):
+    with pytest.raises(ValueError, match=r"^rope_ext: inv_freq must be None when table rows are requested"):
         torch_ops.table_rows([torch.zeros(1, 2, 3, 8)], high, low, 0, 64)

@@ -73,30 +73,30 @@ MISTAKES = [
         "x must have 3 dimensions for layout 'shd', got shape (2, 5, 3, 8): layouts 'bshd', 'bhsd' and 'sbhd' have 4",
     ),
     (Y, call("integers"), "x must be float64, float32, bfloat16 or float16, got int32"),
-    (Y, call(("x", "half")), "x must hold tensors of one dtype, float32 like the first, got bfloat16"),
+    (Y, call(("x", "half")), "x must hold tensors of the dtype of the first, float32, got bfloat16"),
     (
         V,
         call(("x", T["x"][:, :4])),
-        "x must hold tensors of one batch and seqlen, those of (2, 5, 3, 8), got (2, 4, 3, 8): layout='bhsd' or one call for each fits",
+        "x must hold tensors with the batch and seqlen of the first, (2, 5, 3, 8), got (2, 4, 3, 8): layout='bhsd' or one call per tensor fits",
     ),
     (
         V,
         call(("x", T["x"][..., :6])),
-        "rotary_dim must be given when the head_dim of the tensors differ, got None with 8 and 6",
+        "rotary_dim must be given when the tensors differ in head_dim, got None with 8 and 6",
     ),
     # channels
     (V, call(rotary_dim=5), "rotary_dim must be even (channels are rotated in pairs), got 5"),
-    (V, call(T["x"][..., :7]), "x must have an even number of channels where no rotary_dim is given, got 7"),
+    (V, call(T["x"][..., :7]), "x must have an even number of channels unless rotary_dim is given, got 7"),
     (
         V,
         call(rotary_offset=3),
-        "rotary_offset must leave an even number of channels where no rotary_dim is given, got 3",
+        "rotary_offset must leave an even number of channels unless rotary_dim is given, got 3",
     ),
     (V, call(rotary_dim=0), "rotary_dim must be at least 2, got 0"),
     (V, call(rotary_dim=-2), "rotary_dim must be at least 2, got -2"),
     (V, call(rotary_dim=10), "rotary_dim must fit head_dim 8 from rotary_offset 0, got 10"),
     (V, call(rotary_dim=4, rotary_offset=6), "rotary_dim must fit head_dim 8 from rotary_offset 6, got 4"),
-    (V, call(rotary_offset=-2), "rotary_offset must lie in the head, 0 to 7, got -2"),
+    (V, call(rotary_offset=-2), "rotary_offset must be within the head, 0 to 7, got -2"),
     (Y, call(rotary_dim=4.0), "rotary_dim must be an int, got 4.0"),
     (Y, call(rotary_offset="0"), "rotary_offset must be an int, got '0'"),
     (Y, call(rotary_offset=np.float32(0.5)), f"rotary_offset must be an int, got {np.float32(0.5)!r}"),
@@ -222,12 +222,12 @@ MISTAKES = [
     (
         V,
         out(torch.empty(1, 5, 3, 8).expand(2, 5, 3, 8)),
-        "out must have strides that keep its elements apart, got strides (0, 24, 8, 1)",
+        "out must have no internal overlap, got strides (0, 24, 8, 1)",
     ),
     (
         V,
         call(("x", "x"), function=in_place),
-        "x must not overlap another tensor that is written, got shared memory with one of shape (2, 5, 3, 8)",
+        "x must not overlap another tensor that is written, got memory shared with a tensor of shape (2, 5, 3, 8)",
     ),
     (
         V,
@@ -256,7 +256,7 @@ MISTAKES = [
     (
         V,
         lambda: rope_ext.apply(T["x"], T["cos"], T["sin"], out_interleaved=True, out=T["x"]),
-        "out_interleaved must be the pairing of x where x is written, got True",
+        "out_interleaved must match the pairing of x when x is written, got True",
     ),
 ]
 # Values of positions, offset and cu_seqlens are checked on the CPU only. For a GPU see test_cuda_positions.py.

@@ -26,8 +26,8 @@ MISTAKES = {
     "a list of numbers": (T, {"norm": [1.0, 2.0], "eps": 1e-6}, f"norm must be {WEIGHTS}, got 1.0 in it: a norm without "
                           "weight has ones, torch.ones(head_dim)"),
     "three for two": (V, {"norm": [WEIGHT] * 3, "eps": 1e-6},
-                      "norm must hold 2 weights, one or None per tensor of x, got 3"),
-    "none for two": (V, {"norm": [], "eps": 1e-6}, "norm must hold 2 weights, one or None per tensor of x, got 0"),
+                      "norm must hold 2 entries, a weight or None for each tensor of x, got 3"),
+    "none for two": (V, {"norm": [], "eps": 1e-6}, "norm must hold 2 entries, a weight or None for each tensor of x, got 0"),
     "eps is a text": (T, {"norm": WEIGHT, "eps": "1e-6"}, "eps must be a number, got '1e-6'"),
     "eps is a bool": (T, {"norm": WEIGHT, "eps": True}, "eps must be a number, got True"),
     "eps is a tensor": (T, {"norm": WEIGHT, "eps": torch.tensor(1e-6)}, "eps must be a number, got Tensor of shape (), "
@@ -63,12 +63,12 @@ def test_any_real_number_is_an_eps(eps):
 
 
 WRONG_WEIGHTS = {
-    "of all heads": (V, torch.ones(24), "norm must have shape (8,), a weight for each channel of a head, got (24,): a norm "
-                     "across all heads has another mean, and comes before apply: torch.nn.functional.rms_norm"),
-    "two axes": (V, torch.ones(1, 8), "norm must have shape (8,), a weight for each channel of a head, got (1, 8): its "
+    "of all heads": (V, torch.ones(24), "norm must have shape (8,), one weight per channel of a head, got (24,): to "
+                     "normalize across all heads, call torch.nn.functional.rms_norm before apply"),
+    "two axes": (V, torch.ones(1, 8), "norm must have shape (8,), one weight per channel of a head, got (1, 8): its "
                  "flatten() fits"),
-    "one number": (V, torch.ones(1), "norm must have shape (8,), a weight for each channel of a head, got (1,)"),
-    "no axis": (V, torch.ones(()), "norm must have shape (8,), a weight for each channel of a head, got ()"),
+    "one number": (V, torch.ones(1), "norm must have shape (8,), one weight per channel of a head, got (1,)"),
+    "no axis": (V, torch.ones(()), "norm must have shape (8,), one weight per channel of a head, got ()"),
     "integers": (T, torch.ones(8, dtype=torch.int32), "norm must be float64, float32, bfloat16 or float16, got int32"),
     "complex": (T, torch.ones(8) + 0j, "norm must be float64, float32, bfloat16 or float16, got complex64"),
     "elsewhere": (V, torch.ones(8, device="meta"), "norm must be on the device of x, cpu, got meta"),

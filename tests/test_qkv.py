@@ -173,7 +173,7 @@ MISTAKES = [
     ("groups", {"num_kv_heads": 4}, f"qkv must have axes (3, 4, {PARTED} (2, 5, 2, 4, 8)"),
     ("groups", {"num_heads": 2, "grouped": True}, f"qkv must have axes (2, 3, {PARTED} (2, 5, 2, 4, 8)"),
     ("integers", {}, "qkv must be float64, float32, bfloat16 or float16, got int32"),
-    ("odd", {}, "qkv must have an even number of channels where no rotary_dim is given, got 7"),
+    ("odd", {}, "qkv must have an even number of channels unless rotary_dim is given, got 7"),
     # layout
     ("flat", {"layout": "hbsd"}, "layout must be one of bshd, sbhd, thd, shd, got 'hbsd'"),
     (
@@ -197,14 +197,14 @@ MISTAKES = [
     (
         "flat",
         {"norm": ONES[:4], "eps": 1e-6},
-        "norm must have shape (8,), a weight for each channel of a head, got (4,)",
+        "norm must have shape (8,), one weight per channel of a head, got (4,)",
     ),
     ("flat", {"norm": ONES.int(), "eps": 1e-6}, "norm must be float64, float32, bfloat16 or float16, got int32"),
     (
         "flat",
         {"norm": torch.ones(32), "eps": 1e-6},
-        "norm must have shape (8,), a weight for each channel of a head, got (32,): a norm across all heads has another"
-        " mean, and comes before apply: torch.nn.functional.rms_norm",
+        "norm must have shape (8,), one weight per channel of a head, got (32,): to normalize across all heads, call"
+        " torch.nn.functional.rms_norm before apply",
     ),
     (
         "flat",
@@ -227,7 +227,7 @@ MISTAKES = [
     (
         "flat",
         {"cos": COS[:4]},
-        "cos must have a row for each of the 5 tokens of qkv, got 4 rows: rope.tables(5) makes enough",
+        "cos must have a row for each of the 5 tokens of qkv, got 4 rows: rope.tables(5) has enough",
     ),
     ("flat", {"rotary_dim": 10}, "rotary_dim must fit head_dim 8 from rotary_offset 0, got 10"),
     ("flat", {"interleaved": None}, "interleaved must be True or False, got None"),

@@ -16,8 +16,8 @@ PER_PAIR = rope_ext.RotaryEmbedding(64).tables(8)  # width 32: fits rotary_dim 6
 HALVES = tuple(torch.cat((t, t), -1) for t in rope_ext.RotaryEmbedding(32).tables(8))  # width 32: also 64 per pair
 NEIGHBOURS = tuple(t.repeat_interleave(2, -1) for t in rope_ext.RotaryEmbedding(32).tables(8))
 LTX = random((8, 32), torch.float32, seed=1), random((8, 32), torch.float32, seed=2)  # the two entries of a pair differ
-PER_CHANNEL_IS_WRONG = "cos must have width 16, half of rotary_dim 32, where per_channel is False, got width 32"
-PER_PAIR_IS_WRONG = "cos must have width 64, rotary_dim, where per_channel is True, got width 32"
+PER_CHANNEL_IS_WRONG = "cos must have width 16, half of rotary_dim 32, when per_channel is False, got width 32"
+PER_PAIR_IS_WRONG = "cos must have width 64, rotary_dim, when per_channel is True, got width 32"
 
 
 @pytest.mark.parametrize(

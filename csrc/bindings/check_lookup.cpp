@@ -43,7 +43,7 @@ void check_enough_rows(int64_t rows, int64_t tokens, int64_t offset, const std::
   const std::string from = offset ? text(" from offset ", offset) : "";
   const uint64_t wanted = static_cast<uint64_t>(tokens) + static_cast<uint64_t>(offset);
   bad_value("cos", text("have a row for each of the ", tokens, " tokens of ", owner, from),
-            text(rows, " rows: rope.tables(", wanted, ") makes enough"));
+            text(rows, " rows: rope.tables(", wanted, ") has enough"));
 }
 
 // The sum of both offsets of packed sequences. On a GPU the offset tensor is left out: the host reads no value there,
@@ -51,7 +51,7 @@ void check_enough_rows(int64_t rows, int64_t tokens, int64_t offset, const std::
 int64_t packed_offset(const Arguments& a, const Positions& p) {
   if (!p.offsets.data || !on_host(a)) return a.offset;
   const auto sum = sum_of(a.offset, load(p.offsets, 0));
-  if (!sum) bad_value("offset", "lead to positions that int64 holds", "one beyond");
+  if (!sum) bad_value("offset", "not overflow int64 (position + offset)", "an overflow");
   return *sum;
 }
 
@@ -174,8 +174,8 @@ void check_sums(const Arguments& a, const RotateParams& p) {
       const Ends ends = ends_of(at, b, p.seqlen, axis);
       for (const int64_t s : {ends.lowest, ends.highest}) {
         if (sum_at(at, b, s, axis)) continue;
-        bad_value(a.positions ? "positions" : "offset", "lead to positions that int64 holds",
-                  text("one beyond for token ", s, " of batch ", b));
+        bad_value(a.positions ? "positions" : "offset", "not overflow int64 (position + offset)",
+                  text("an overflow for token ", s, " of batch ", b));
       }
     }
   }

@@ -11,7 +11,7 @@ namespace {
 std::string cure_of_shape(const Arguments& a, const Tensor& weight, const Tensor& x) {
   const int64_t heads = x.size(layout_of(a).heads), head_dim = x.size(-1);
   if (heads > 1 && weight.numel() == heads * head_dim) {
-    return ": a norm across all heads has another mean, and comes before apply: torch.nn.functional.rms_norm";
+    return ": to normalize across all heads, call torch.nn.functional.rms_norm before apply";
   }
   return weight.numel() == head_dim ? ": its flatten() fits" : "";
 }
@@ -21,7 +21,7 @@ std::string cure_of_shape(const Arguments& a, const Tensor& weight, const Tensor
 void check_norm(const Arguments& a, RotateParams* p) {
   if (a.norm.empty()) return;
   if (a.norm.size() != a.x.size()) {
-    bad_value("norm", text("hold ", a.x.size(), " weights, one or None per tensor of x"), a.norm.size());
+    bad_value("norm", text("hold ", a.x.size(), " entries, a weight or None for each tensor of x"), a.norm.size());
   }
   for (size_t i = 0; i < a.norm.size(); ++i) {
     if (!a.norm[i]) continue;
@@ -29,7 +29,7 @@ void check_norm(const Arguments& a, RotateParams* p) {
     same_device("norm", weight, x);
     dtype_of("norm", weight);
     if (weight.dim() != 1 || weight.size(0) != x.size(-1)) {
-      bad_value("norm", text("have shape (", x.size(-1), ",), a weight for each channel of a head"),
+      bad_value("norm", text("have shape (", x.size(-1), ",), one weight per channel of a head"),
                 shape_of(weight) + cure_of_shape(a, weight, x));
     }
   }

@@ -23,7 +23,7 @@ void check_frequencies(const Arguments& a, RotateParams* p) {
   same_device("inv_freq", a.sin, a.x[0]);
   p->table_dtype = is_64 ? DType::kFloat64 : DType::kFloat32;
   if (dtype_of("inv_freq", a.cos) != p->table_dtype || dtype_of("inv_freq", a.sin) != p->table_dtype) {
-    bad_type("inv_freq", text("be made for the arithmetic of x, ", is_64 ? "float64" : "float32"),
+    bad_type("inv_freq", text("be converted for the arithmetic of x, ", is_64 ? "float64" : "float32"),
              name_of(a.cos.scalar_type()));
   }
   if (a.cos.dim() != 3 || !same_shape(a.cos, a.sin) || a.cos.size(0) < 1) {
@@ -33,7 +33,7 @@ void check_frequencies(const Arguments& a, RotateParams* p) {
     bad_value("inv_freq", text("have width ", p->pairs, ", one entry per pair of rotary_dim ", 2 * p->pairs),
               text("width ", a.cos.size(-1), cure_of_width(a, 1)));
   }
-  if (a.says_per_channel()) bad_value("per_channel", "be False or None where inv_freq is given", "True");
+  if (a.says_per_channel()) bad_value("per_channel", "be False or None when inv_freq is given", "True");
   for (const Tensor& x : a.x) {
     const int64_t heads = x.size(layout_of(a).heads);
     if (a.cos.size(1) != 1 && a.cos.size(1) != heads) {
@@ -50,7 +50,7 @@ void check_frequencies(const Arguments& a, RotateParams* p) {
   p->frequencies = {frequencies(a.cos), frequencies(a.sin), a.cos.size(0), a.attention_scaling};
   p->table_heads = rows_that_differ(a.cos.size(1), p->frequencies.high.head_stride, p->frequencies.low.head_stride);
   if (!is_64 && std::fabs(a.attention_scaling) > std::numeric_limits<float>::max()) {
-    bad_value("attention_scaling", "be a number that float32 holds", a.attention_scaling);
+    bad_value("attention_scaling", "be in the range of float32", a.attention_scaling);
   }
   p->round_products = rounds_products(a, p->dtype, p->table_dtype);
   p->negate_sin = a.inverse() != a.transposed();
@@ -80,8 +80,8 @@ void check_cos_and_sin(const Arguments& a, RotateParams* p) {
   if (a.says_width() && width != (a.says_per_channel() ? 2 : 1) * pairs) {
     bad_value("cos",
               a.says_per_channel()
-                  ? text("have width ", 2 * pairs, ", rotary_dim, where per_channel is True")
-                  : text("have width ", pairs, ", half of rotary_dim ", 2 * pairs, ", where per_channel is False"),
+                  ? text("have width ", 2 * pairs, ", rotary_dim, when per_channel is True")
+                  : text("have width ", pairs, ", half of rotary_dim ", 2 * pairs, ", when per_channel is False"),
               text("width ", width));
   }
   if (width != pairs && width != 2 * pairs) {

@@ -21,7 +21,7 @@ bool same_view(const MemoryView& a, const MemoryView& b) {
 void keep_apart(const char* name, const MemoryView& written, const MemoryView& other, const Tensor& tensor,
                 const char* what) {
   if (overlap(written, other))
-    bad_value(name, text("not overlap ", what), text("shared memory with one of shape ", shape_of(tensor)));
+    bad_value(name, text("not overlap ", what), text("memory shared with a tensor of shape ", shape_of(tensor)));
 }
 
 void check_like_x(const Arguments& a, const Tensors& others, const char* name) {
@@ -42,14 +42,13 @@ void check_written(const Arguments& a, const Tensors& out, const char* name) {
   if (&out != &a.x) check_like_x(a, out, name);
   const auto check_pairing = [&] {
     if (!a.other_pairing()) return;
-    bad_value("out_interleaved", "be the pairing of x where x is written", a.interleaved() ? "False" : "True");
+    bad_value("out_interleaved", "match the pairing of x when x is written", a.interleaved() ? "False" : "True");
   };
   if (&out == &a.x) check_pairing();
   MemoryView written[kMaxTensors];
   for (size_t i = 0; i < out.size(); ++i) {
     written[i] = memory_of(out[i]);
-    if (overlaps_itself(written[i]))
-      bad_value(name, "have strides that keep its elements apart", text("strides ", strides_of(out[i])));
+    if (overlaps_itself(written[i])) bad_value(name, "have no internal overlap", text("strides ", strides_of(out[i])));
     for (size_t j = 0; j < i; ++j) keep_apart(name, written[i], written[j], out[j], "another tensor that is written");
   }
   const auto keep_all_apart = [&](const Tensor& other, const char* what) {
@@ -63,7 +62,7 @@ void check_written(const Arguments& a, const Tensors& out, const char* name) {
         if (a.x[j].numel()) check_pairing();
         continue;
       }
-      keep_apart(name, written[i], view, a.x[j], "x, unless it is the very same view");
+      keep_apart(name, written[i], view, a.x[j], "x, unless both are the same view");
     }
   }
   keep_all_apart(a.cos, "cos");

@@ -61,7 +61,7 @@ std::string cure_of_rank(const Arguments& a) {
 
 std::string cure_of_x(const Arguments& a) {
   auto found = layouts_where(a, [&](const Layout& layout) { return one_batch_and_seqlen(a, layout); });
-  found.push_back("one call for each");
+  found.push_back("one call per tensor");
   return joined(found);
 }
 
@@ -89,7 +89,7 @@ std::string cure_of_tables(const Arguments& a, const RotateParams& p) {
 }
 
 std::string cure_of_lookup(const Arguments& a) {
-  return rows_of(a.cos) ? ": cos.flatten(0, -2) has rows to look up" : "";
+  return rows_of(a.cos) ? ": cos.flatten(0, -2) is a table to look up" : "";
 }
 
 std::string cure_of_positions(const Arguments& a, const RotateParams& p) {
@@ -97,8 +97,8 @@ std::string cure_of_positions(const Arguments& a, const RotateParams& p) {
   const int64_t rank = t.dim();
   const bool has_batch = layout_of(a).batch >= 0, one_each = rank == 1 && has_batch && t.size(0) == p.batch;
   if (one_each && p.seqlen == 1) return ": positions[:, None] fits";
-  if (!p.positions.fractional && rank == 0) return ": offset=positions adds one number";
-  if (!p.positions.fractional && one_each) return ": offset=positions adds one number to each sequence";
+  if (!p.positions.fractional && rank == 0) return ": offset=positions adds one value to every position";
+  if (!p.positions.fractional && one_each) return ": offset=positions adds one value per sequence";
   if (rank == 2 && has_batch && t.size(0) == p.seqlen && t.size(1) == p.batch) return ": positions.T fits";
   if (rank == 2 && !has_batch && t.size(0) == 1 && t.size(1) == p.seqlen) return ": positions[0] fits";
   return "";

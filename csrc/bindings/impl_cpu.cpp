@@ -44,7 +44,7 @@ struct Cpu {
       for (int64_t s = 0; s < p.seqlen; ++s) {
         const int64_t row = *rows++ = table_row(p.positions, b, s);
         if (checked && row == kOutside) {
-          bad_value("positions", "stay as they are during a call", "a row outside the table that was inside before");
+          bad_value("positions", "not change during a call", "a row that has moved outside the table");
         }
       }
     }

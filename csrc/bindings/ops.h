@@ -141,7 +141,7 @@ struct Ops {
   static void table_rows(StableIValue* stack, uint64_t count, uint64_t) {
     const Arguments a = unbox(stack, count);
     Tokens p = check_arguments(a);
-    if (a.from_frequencies()) bad_value("inv_freq", "be None where rows of a table are asked for", "frequencies");
+    if (a.from_frequencies()) bad_value("inv_freq", "be None when table rows are requested", "frequencies");
     const bool checked = p.batch;  // with an empty batch no position is checked
     const bool per_batch =
         a.offset_per_batch() || (a.positions && a.positions->dim() == 2 && a.positions->size(0) != 1);

@@ -23,7 +23,7 @@ def check_norm(x: Sequence[Tensor], norm: Sequence[Tensor | None], eps: float, l
         if weight.dtype not in DTYPES:
             raise ArgumentTypeError("norm", f"be {DTYPE_NAMES}", name_of(weight.dtype))
         if weight.shape != t.shape[-1:]:
-            rule = f"have shape ({int(t.shape[-1])},), a weight for each channel of a head"
+            rule = f"have shape ({int(t.shape[-1])},), one weight per channel of a head"
             raise ArgumentError("norm", rule, _shape_of(weight), _cure(t, weight, layout))
     most = torch.finfo(torch.float64 if x[0].dtype == torch.float64 else torch.float32).max
     if not 0 <= eps <= most:
@@ -37,5 +37,5 @@ def _shape_of(t: Tensor) -> str:
 def _cure(x: Tensor, weight: Tensor, layout: Layout) -> str:
     heads, head_dim = x.shape[layout.index("h")], x.shape[-1]
     if heads > 1 and weight.numel() == heads * head_dim:
-        return "a norm across all heads has another mean, and comes before apply: torch.nn.functional.rms_norm"
+        return "to normalize across all heads, call torch.nn.functional.rms_norm before apply"
     return "its flatten() fits" if weight.numel() == head_dim else ""

@@ -146,7 +146,7 @@ class Call:
         offset, rows = split(self.rest)[0].offset, self.cos.shape[0]
         if not self.has_frequencies and offset >= 0 and offset + seqlen > rows:
             rule = f"have a row for each of the {seqlen} tokens of x from offset {offset}"
-            raise ArgumentError("cos", rule, f"{rows} rows: rope.tables({offset + seqlen}) makes enough")
+            raise ArgumentError("cos", rule, f"{rows} rows: rope.tables({offset + seqlen}) has enough")
 
     def sizes(self, place: int) -> dict[str, int]:
         """The size of each axis of the tensor of x at `place`, by the letter of the axis."""
