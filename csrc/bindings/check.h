@@ -1,4 +1,4 @@
-// Every check. The functions raise ValueError or TypeError (errors.h), "rope_ext: <argument> must <rule>, got <value>",
+// All argument checks. They raise ValueError or TypeError (errors.h), "rope_ext: <argument> must <rule>, got <value>",
 // before anything is written.
 #pragma once
 
@@ -11,7 +11,7 @@
 
 namespace rope {
 
-// The dtype of t; raises TypeError where no kernel takes it.
+// The dtype of t; raises TypeError if no kernel supports it.
 inline DType dtype_of(const char* argument, const Tensor& t) {
   switch (t.scalar_type()) {
     case ScalarType::Double:
@@ -32,26 +32,26 @@ inline bool same_shape(const Tensor& a, const Tensor& b) {
   return x.size() == y.size() && std::equal(x.begin(), x.end(), y.begin());
 }
 
-// Rules for x and for the channels that are rotated (check_x.cpp).
+// Checks x and the rotated channels, and sets their fields of *p, as the functions below do (check_x.cpp).
 void check_x(const Arguments& a, RotateParams* p);
 
-// Rules for cos and sin: tables, or frequencies (check_tables.cpp). After check_x.
+// Checks cos and sin, which are tables or frequencies (check_tables.cpp). Call after check_x.
 void check_tables(const Arguments& a, RotateParams* p);
 
 // Raises unless cos and sin are frequencies.
 void check_frequencies_given(const Arguments& a);
 
-// Rules for inv_freq in radians per position (check_tables.cpp). is_64: the result is float64. The caller fills in the
+// Checks inv_freq, in radians per position (check_tables.cpp). is_64: the outputs are float64. The caller sets the
 // outputs.
 RevolutionsParams check_inv_freq(const Tensor& inv_freq, bool is_64);
 
-// Rules for positions, offset and cu_seqlens (check_lookup.cpp). After check_tables.
+// Checks positions, offset and cu_seqlens (check_lookup.cpp). Call after check_tables.
 void check_lookup(const Arguments& a, RotateParams* p);
 
-// Rules for norm and eps (check_norm.cpp). After check_x.
+// Checks norm and eps (check_norm.cpp). Call after check_x.
 void check_norm(const Arguments& a, RotateParams* p);
 
-// All rules but those for tensors that are written. The caller fills in the tensors x of the result (see view.h).
+// All checks except those of written tensors. The caller sets x and num_tensors of the result (view.h).
 inline RotateParams check_arguments(const Arguments& a) {
   RotateParams p{};
   check_x(a, &p);
@@ -61,16 +61,15 @@ inline RotateParams check_arguments(const Arguments& a) {
   return p;
 }
 
-// Raises unless out[i] has the shape, dtype and device of x[i], and no tensor that is written shares memory with itself
-// or another that is read or written; out[i] may be x[i] if the result has its pairing. Must come after
-// check_arguments. name: the argument that is written.
+// Raises unless out[i] has the shape, dtype and device of x[i], and overlaps neither itself nor another tensor that is
+// read or written. out[i] may be the same view as x[i] if both have the same pairing. Call after check_arguments. name:
+// the written argument, for messages.
 void check_written(const Arguments& a, const Tensors& out, const char* name);
 
-// Raises unless input[i] and, where tensor i is normalised, inv_rms[i] fit the gradient x[i].
+// Raises unless input[i] and, if tensor i is normalized, inv_rms[i] match the gradient x[i].
 void check_norm_grad(const Arguments& a, const RotateParams& p, const Tensors& input, const Tensors& inv_rms);
 
-// Raises where a tensor of `out`, which is written, shares memory with one that is read. what: the latter, in the
-// message.
+// Raises if a tensor of `out`, which is written, overlaps one of `read`. what: names `read` in the message.
 void check_apart(const Tensors& read, const Tensors& out, const char* what);
 
 // Raises unless the tables have one row per token, and grad[i] has the shape, dtype and device of x[i].

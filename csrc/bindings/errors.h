@@ -1,4 +1,4 @@
-// The errors of the bindings: "rope_ext: <argument> must <rule>, got <value>", and how shapes are named in them.
+// Raises the errors of the bindings, "rope_ext: <argument> must <rule>, got <value>", and formats shapes for them.
 #pragma once
 
 #include <sstream>
@@ -17,11 +17,11 @@ std::string text(const Parts&... parts) {
   return stream.str();
 }
 
-// The type of an error in Python, with the numbers of rope_ext/_torch/errors.py. The type of the C++ exception cannot
-// carry it, because releases of torch translate it differently.
+// The Python type of an error, numbered as in rope_ext/_torch/errors.py. The type of the C++ exception cannot convey
+// it, because releases of torch translate exceptions differently.
 enum class ErrorType : int { kNone = 0, kValueError = 1, kTypeError = 2, kOutOfMemory = 3 };
 
-// Stores the type, per thread, for rope_ext_take_error_type, and throws.
+// Stores the type in a thread-local variable for rope_ext_take_error_type, and throws.
 [[noreturn]] void raise(ErrorType type, const std::string& message);
 
 template <class Got>
@@ -50,6 +50,5 @@ inline void same_device(const char* argument, const Tensor& t, const Tensor& x) 
 
 }  // namespace rope
 
-// Returns the ErrorType of the last error of this thread, and resets it to kNone. For ctypes
-// (rope_ext/_torch/errors.py).
+// Returns the ErrorType of this thread's last error, and resets it to kNone. For ctypes (rope_ext/_torch/errors.py).
 extern "C" __attribute__((visibility("default"))) int rope_ext_take_error_type();

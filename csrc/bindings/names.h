@@ -1,4 +1,4 @@
-// The names of dtypes and devices in errors, as Python spells them.
+// Names of dtypes and devices for error messages, spelled as in Python.
 #pragma once
 
 #include <cctype>
@@ -8,9 +8,9 @@
 
 namespace rope {
 
-constexpr int kBComplex32 = 46;  // since torch 2.14, and so in no older header
+constexpr int kBComplex32 = 46;  // added in torch 2.14; older headers lack it
 
-// The name after "torch.": that of the enumerator in lower case, except where that is the name of a C++ type.
+// The name of a dtype after "torch.". It is the enumerator in lower case, except for enumerators named after C++ types.
 inline std::string name_of(ScalarType type) {
   switch (type) {
     case ScalarType::Double:
@@ -44,7 +44,7 @@ inline std::string name_of(ScalarType type) {
   }
 }
 
-// The name of the device of t as Python prints it: "cuda:0".
+// The device of t as Python prints it, such as "cuda:0".
 inline std::string device_of(const Tensor& t) {
   const int32_t type = t.device_type();
   const std::string name = type == aoti_torch_device_type_cpu()    ? "cpu"

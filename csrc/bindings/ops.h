@@ -1,9 +1,9 @@
-// The ops as the dispatcher calls them, once for all devices. A Device has
-//   static Tensor empty_like(const Tensor& x, bool* unmapped);              a result (output.h)
+// The boxed kernels of all ops, shared by all devices. A Device provides
+//   static Tensor empty_like(const Tensor& x, bool* unmapped);              allocates a result (output.h)
 //   static void rotate(const RotateParams&, const Tensor& x);               the kernels, on the device of x
 //   static void norm_grad(const NormGradParams&, const Tensor& x);
 //   static void table_grad(const TableGradParams&, const Tensor& x);
-//   static void table_rows(const Tokens&, int64_t* rows, bool checked, const Tensor& x);   checked: by check_lookup
+//   static void table_rows(const Tokens&, int64_t* rows, bool checked, const Tensor& x);  checked by check_lookup
 //   static void cos_sin(const CosSinParams&, const Tensor& x);
 //   static void revolutions(const RevolutionsParams&, const Tensor& inv_freq);
 #pragma once
@@ -19,7 +19,7 @@
 
 namespace rope {
 
-// The arguments of norm_grad.
+// The arguments of norm_grad. wanted: see schema.cpp.
 struct NormGradArguments {
   NormGradArguments(StableIValue* stack, uint64_t count)
       : input(unbox_list(stack[0])),
@@ -31,7 +31,7 @@ struct NormGradArguments {
   Arguments a;  // x: the gradients of the result
 };
 
-// An uninitialised tensor of the type of arithmetic, on the device of x.
+// An uninitialized tensor of the arithmetic type, on the device of x.
 inline Tensor new_arithmetic(const Rotation& p, const Tensor& x, std::initializer_list<int64_t> sizes) {
   const bool is_64 = p.dtype == DType::kFloat64;
   return new_empty(x, sizes, is_64 ? aoti_torch_dtype_float64() : aoti_torch_dtype_float32());
@@ -142,7 +142,7 @@ struct Ops {
     const Arguments a = unbox(stack, count);
     Tokens p = check_arguments(a);
     if (a.from_frequencies()) bad_value("inv_freq", "be None when table rows are requested", "frequencies");
-    const bool checked = p.batch;  // with an empty batch no position is checked
+    const bool checked = p.batch;  // an empty batch skips the checks of positions
     const bool per_batch =
         a.offset_per_batch() || (a.positions && a.positions->dim() == 2 && a.positions->size(0) != 1);
     if (!per_batch) p.batch = 1;
@@ -190,7 +190,7 @@ struct Ops {
     stack[1] = box(std::move(low));
   }
 
-  // inv_rms: receives the factors of the tensors that are normalised; null: not wanted.
+  // inv_rms: receives 1 / rms of each head of the normalized tensors; null: not requested.
   static void rotate_tensors(RotateParams& p, const Arguments& a, const Tensors& out,
                              const Tensors* inv_rms = nullptr) {
     for (size_t i = 0; i < out.size(); ++i) {
@@ -201,7 +201,7 @@ struct Ops {
     if (p.num_tensors) Device::rotate(p, a.x[0]);
   }
 
-  // Writes the gradients of input that are wanted to `out`, and returns those of the weights.
+  // Writes the requested gradients of `input` to `out`, and returns the gradients of the weights.
   static Tensors differentiate_norm(NormGradParams& p, const NormGradArguments& n, const Tensors& out) {
     Tensors grad_norm, block_sums;
     for (size_t i = 0; i < n.input.size(); ++i) {

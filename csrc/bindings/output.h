@@ -1,4 +1,4 @@
-// Allocation of results. These functions raise ErrorType::kOutOfMemory where torch has no memory.
+// Allocates results. The functions raise ErrorType::kOutOfMemory if torch is out of memory.
 #pragma once
 
 #include <initializer_list>
@@ -7,19 +7,20 @@
 
 namespace rope {
 
-// torch.empty_like(x), without the dispatcher where that is possible. x must outlive the result.
+// torch.empty_like(x), bypassing the dispatcher where possible. x must outlive the result, which may refer to its
+// sizes.
 Tensor empty_like(const Tensor& x);
 
-// A contiguous tensor of at most four axes on the device of x. dtype: a number of the stable ABI.
+// An uninitialized contiguous tensor of at most four axes on the device of x. dtype: a code of the stable ABI.
 Tensor new_empty(const Tensor& x, std::initializer_list<int64_t> sizes, int32_t dtype);
 
-// empty_like for results on a CPU, from the pool if there is one. On Linux, `unmapped` becomes true for large memory
-// whose pages are not mapped yet, and huge pages are requested (a fault per 2 MiB, not 4 KiB) unless
-// ROPE_EXT_HUGEPAGES=0 is set.
+// empty_like for CPU results, from the output pool if it is enabled. On Linux, *unmapped becomes true for a large
+// allocation whose pages are not mapped yet, and huge pages are requested for it unless ROPE_EXT_HUGEPAGES=0 is set:
+// they fault once per 2 MiB instead of once per 4 KiB.
 Tensor empty_like_output(const Tensor& x, bool* unmapped);
 
 }  // namespace rope
 
-// From now on results of at least 1 MiB on a CPU come from a pool, which keeps at most `max_bytes` of freed ones; 0,
-// the initial value, means no pool. For ctypes (rope_ext/memory.py).
+// Enables the output pool: from now on CPU results of at least 1 MiB come from it, and it caches at most `max_bytes` of
+// freed results. 0, the initial value, disables it. For ctypes (rope_ext/memory.py).
 extern "C" __attribute__((visibility("default"))) void rope_ext_set_output_pool(int64_t max_bytes);

@@ -1,4 +1,4 @@
-// Do two strided views of memory share a byte? The checks ask before an op writes through one of them.
+// Decides whether strided views of memory overlap; checked before an op writes through one of them.
 #pragma once
 
 #include <cstdint>
@@ -7,25 +7,26 @@ namespace rope {
 
 constexpr int kMaxRank = 4;
 
-// Made by memory_view. sizes and strides: one per axis, at most kMaxRank. Strides are in elements, of any sign; along
-// axes of one element, and in a view without elements, they may be any number.
+// A strided view of memory, built by memory_view. sizes and strides are borrowed arrays of `rank` <= kMaxRank numbers.
+// Strides are in elements and of any sign; the strides of axes of size 1 and of empty views are arbitrary.
 struct MemoryView {
   const char* data;
   int64_t item_size;  // bytes
   int rank;
   const int64_t *sizes, *strides;
-  const char *begin, *end;  // the bytes that the elements lie between; equal if there are none
+  const char *begin, *end;  // bounds of the elements, end excluded; equal if the view is empty
 };
 
-// The view of elements at `data`, with its begin and end.
+// The view whose first element, at index 0 of every axis, is at `data`.
 MemoryView memory_view(const void* data, int64_t item_size, int rank, const int64_t* sizes, const int64_t* strides);
 
-// Whether two elements of the view may be the same memory. Exact for views whose strides nest (each at least the span
-// of the smaller ones: everything that slicing, transposing and reshaping make); true for the rest.
+// Whether two elements of the view may share memory. Exact for nested strides, where each is at least the span of the
+// smaller ones, as in all views that slicing, transposing and reshaping produce; true for other strides.
 bool overlaps_itself(const MemoryView& view);
 
-// Whether the two views share a byte. Exact (q and k sliced from one packed buffer interleave without sharing); true if
-// the search gives up, which it does only for strides that no slicing, transposing or reshaping makes.
+// Whether two views share a byte. Exact: q and k sliced from one packed buffer interleave in memory without
+// overlapping. Returns true if the search exhausts its budget, which happens only for strides that no slicing,
+// transposing or reshaping produces.
 bool overlap(const MemoryView& a, const MemoryView& b);
 
 }  // namespace rope

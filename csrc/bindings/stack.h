@@ -1,4 +1,4 @@
-// Takes arguments from the dispatcher's stack and puts results on it.
+// Unboxes arguments from the dispatcher's stack, and boxes results for it.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
@@ -14,7 +14,7 @@ inline OptionalTensor unbox_optional(StableIValue value) {
   return handle ? OptionalTensor(*handle) : OptionalTensor();
 }
 
-// Takes a list, whose items `unbox_item` makes.
+// Unboxes a list, which it owns; `unbox_item` unboxes each item.
 template <class Item>
 std::vector<Item> unbox_items(StableListHandle handle, Item (*unbox_item)(StableIValue)) {
   struct Delete {
@@ -42,8 +42,8 @@ inline std::vector<OptionalTensor> unbox_norm(StableIValue value) {
   return list ? unbox_items(*list, unbox_optional) : std::vector<OptionalTensor>();
 }
 
-// Takes `count` arguments in the order of schema.cpp. The overload `plain` has the first kPlain, those of
-// ROPE_PLAIN_ARGUMENTS; ops that normalise have kNorm and one more, those of ROPE_NORM_ARGUMENTS.
+// Unboxes `count` arguments in the order of schema.cpp: kPlain for ROPE_PLAIN_ARGUMENTS, kNorm for ROPE_ARGUMENTS, or
+// kNorm + 2 for ROPE_NORM_ARGUMENTS, which add norm and eps.
 inline Arguments unbox(StableIValue* stack, uint64_t count) {
   using torch::stable::detail::to;
   constexpr uint64_t kPlain = 5, kNorm = 11;

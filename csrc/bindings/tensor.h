@@ -1,5 +1,5 @@
-// A tensor as the bindings see it: its handle, and its properties, read once. torch::stable::Tensor makes a call for
-// each property, and two allocations.
+// The tensor class of the bindings: a handle, and its properties, which are read once. torch::stable::Tensor calls into
+// torch for each property, and allocates twice.
 #pragma once
 
 #include <torch/csrc/stable/tensor.h>
@@ -28,8 +28,8 @@ class Tensor {
     TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(handle, &device_index_));
     scalar_type_ = scalar_type_of(dtype_);
   }
-  // Takes ownership of the handle of a tensor with the sizes, strides, dtype and device of `like`, which must outlive
-  // it: they are not read again.
+  // Takes ownership of the handle of a tensor with the sizes, strides, dtype and device of `like`. They are not read
+  // again, so `like` must outlive the tensor.
   Tensor(AtenTensorHandle handle, const Tensor& like)
       : handle_(handle),
         rank_(like.rank_),
@@ -49,7 +49,7 @@ class Tensor {
   int64_t dim() const { return rank_; }
   IntHeaderOnlyArrayRef sizes() const { return {sizes_, size_t(rank_)}; }
   IntHeaderOnlyArrayRef strides() const { return {strides_, size_t(rank_)}; }
-  // axis: negative ones count from the end.
+  // axis: counts from the end if negative.
   int64_t size(int64_t axis) const { return sizes_[axis < 0 ? axis + rank_ : axis]; }
   int64_t stride(int64_t axis) const { return strides_[axis < 0 ? axis + rank_ : axis]; }
   bool empty() const {
@@ -64,7 +64,7 @@ class Tensor {
     return product;
   }
 
-  // Whether the elements lie in memory one after another, in the order of the axes.
+  // Whether the tensor is contiguous in row-major order.
   bool contiguous() const {
     int64_t expected = 1;
     for (int64_t axis = rank_; axis-- > 0; expected *= std::max<int64_t>(sizes_[axis], 1)) {
@@ -74,7 +74,7 @@ class Tensor {
   }
 
   ScalarType scalar_type() const { return scalar_type_; }
-  // Numbers of the stable ABI.
+  // dtype and device_type are codes of the stable ABI.
   int32_t dtype() const { return dtype_; }
   int32_t device_type() const { return device_type_; }
   int32_t device_index() const { return device_index_; }
@@ -96,7 +96,8 @@ class Tensor {
     void operator()(AtenTensorHandle handle) const { aoti_torch_delete_tensor_object(handle); }
   };
 
-  // The frequent dtypes are compared here: the stable ABI would make a call for each dtype that it compares with.
+  // The common dtypes take a shortcut, because the conversion of the stable ABI calls into torch for each dtype that it
+  // compares with.
   static inline const int32_t kFloat32 = aoti_torch_dtype_float32(), kBFloat16 = aoti_torch_dtype_bfloat16();
   static ScalarType scalar_type_of(int32_t dtype) {
     if (dtype == kFloat32) return ScalarType::Float;
@@ -115,7 +116,7 @@ class Tensor {
   }
 
   std::unique_ptr<AtenTensorOpaque, Delete> handle_;
-  int64_t rank_, *sizes_, *strides_;  // these point into the tensor, which no one reshapes during a call
+  int64_t rank_, *sizes_, *strides_;  // sizes and strides point into the tensor, which is not resized during a call
   int32_t dtype_, device_type_, device_index_;
   ScalarType scalar_type_;
 };

@@ -1,4 +1,4 @@
-// Conversion of tensors to the structs of core/view.h: no tensors below, no pointers above.
+// Converts tensors to the structs of core/view.h: no tensors below, no pointers above.
 #pragma once
 
 #include "bindings/arguments.h"
@@ -15,7 +15,7 @@ inline int64_t rows_that_differ(int64_t size, int64_t cos_stride, int64_t sin_st
   return size && !cos_stride && !sin_stride ? 1 : size;
 }
 
-// t: cos or sin; data: its memory.
+// The view of a table. t: cos or sin. data: its first element.
 template <class Data>
 TableView<Data> table_view(const Arguments& a, const Rotation& p, const Tensor& t, Data* data) {
   const Layout layout = table_layout(layout_of(a), t);
@@ -33,14 +33,14 @@ TableView<Data> table_view(const Arguments& a, const Rotation& p, const Tensor& 
 
 Strides strides_in(const Layout& layout, const Tensor& t);
 
-// The norm of tensor i; `a.norm` is not empty.
+// The norm of tensor i; `a.norm` must not be empty. inv_rms: Norm::inv_rms, may be null.
 Norm norm_of(const Arguments& a, size_t i, void* inv_rms);
 
 // The tensors must not be empty: the strides and addresses of empty ones are arbitrary.
 RotatedTensor rotated_tensor(const Arguments& a, const Tensor& in, const Tensor& out);
 GradTensor grad_tensor(const Arguments& a, const Tensor& x, const Tensor& grad);
 
-// Makes cos and sin, tensors like a.cos, the outputs of p.
+// Sets cos and sin, tensors like a.cos, as the outputs of p.
 void set_table_grad(const Arguments& a, const Tensor& cos, const Tensor& sin, TableGradParams* p);
 
 }  // namespace rope
