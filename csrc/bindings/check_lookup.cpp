@@ -1,4 +1,4 @@
-// Rules for positions, offset and cu_seqlens, which say which row of the tables each token reads.
+// Checks positions, offset and cu_seqlens, which determine the table row that each token reads.
 #include <algorithm>
 #include <optional>
 #include <string>
@@ -14,15 +14,15 @@ Index index_of(const char* argument, const Tensor& t) {
   return {t.const_data_ptr(), type == ScalarType::Long};
 }
 
-// Whether positions are rows of a table, which has an end; else any integer is a position.
+// Whether positions index a table, which bounds them. With frequencies any integer is a valid position.
 bool looks_up(const RotateParams& p) { return p.source != Source::kFrequencies; }
 
-// Whether the checks read the values of positions: reading them on a GPU would force a synchronisation.
+// Whether the checks read the values of positions: reading them from a GPU would force a synchronization.
 bool on_host(const Arguments& a) { return a.x[0].device_type() == aoti_torch_device_type_cpu(); }
 
 std::string rows_of_table(int64_t rows) { return text("index rows 0 to ", rows - 1, " of the table"); }
 
-// a + b; nullopt if int64 cannot hold it.
+// a + b; nullopt on overflow.
 std::optional<int64_t> sum_of(int64_t a, int64_t b) {
   int64_t sum;
   return __builtin_add_overflow(a, b, &sum) ? std::nullopt : std::optional<int64_t>(sum);
@@ -36,8 +36,8 @@ void check_offset_without_table(int64_t offset, const RotateParams& p) {
   }
 }
 
-// Raises for `cos` where there are more tokens than the table has rows: then the offset is not the cause. owner: what
-// the tokens belong to, in the message.
+// Raises for `cos` if there are more tokens than table rows: the offset is then not the cause. owner: names what the
+// tokens belong to.
 void check_enough_rows(int64_t rows, int64_t tokens, int64_t offset, const std::string& owner) {
   if (offset < 0 || tokens <= rows) return;
   const std::string from = offset ? text(" from offset ", offset) : "";
@@ -46,8 +46,8 @@ void check_enough_rows(int64_t rows, int64_t tokens, int64_t offset, const std::
             text(rows, " rows: rope.tables(", wanted, ") has enough"));
 }
 
-// The sum of both offsets of packed sequences. On a GPU the offset tensor is left out: the host reads no value there,
-// and the rows are not checked.
+// The sum of both offsets for packed sequences. A CUDA offset tensor is left out: the host does not read its value, and
+// the rows are not checked.
 int64_t packed_offset(const Arguments& a, const Positions& p) {
   if (!p.offsets.data || !on_host(a)) return a.offset;
   const auto sum = sum_of(a.offset, load(p.offsets, 0));
@@ -69,7 +69,7 @@ void check_cu_seqlens(const Arguments& a, RotateParams* p, int64_t rows) {
   if (!looks_up(*p)) check_offset_without_table(offset, *p);
   if (!on_host(a)) return;
   int64_t end = 0, longest = 0, sequence = 0;
-  const int64_t last = to.cu_seqlens_stride ? to.nseq : 0;  // an expanded tensor holds one boundary
+  const int64_t last = to.cu_seqlens_stride ? to.nseq : 0;  // an expanded tensor stores one boundary
   for (int64_t i = 0; i <= last; ++i) {
     const int64_t boundary = load(to.cu_seqlens, i * to.cu_seqlens_stride);
     if (i == 0 && boundary != 0) bad_value("cu_seqlens", "start at 0", boundary);
@@ -145,14 +145,14 @@ Ends ends_of(const Positions& p, int64_t batch, int64_t seqlen, int64_t axis = 0
   return ends;
 }
 
-// The position with its offsets; nullopt if int64 cannot hold it.
+// The position plus its offsets; nullopt on overflow.
 std::optional<int64_t> sum_at(const Positions& p, int64_t batch, int64_t token, int64_t axis) {
   auto sum = sum_of(position_before_offset(p, batch, token, 0, axis), p.offset);
   if (sum && p.offsets.data) sum = sum_of(*sum, load(p.offsets, batch * p.offsets_stride));
   return sum;
 }
 
-// The highest offset of a batch entry; -1 if one is negative, or int64 cannot hold it.
+// The highest offset in the batch; -1 if an offset is negative or overflows.
 int64_t highest_offset(const Positions& p, int64_t batches) {
   int64_t highest = 0;
   for (int64_t b = 0; b < batches; ++b) {
@@ -163,7 +163,8 @@ int64_t highest_offset(const Positions& p, int64_t batches) {
   return highest;
 }
 
-// Raises where the sum of position and offsets wraps, without a table. On a GPU sums are not checked, and may wrap.
+// Raises if position + offset overflows, in calls without a table. For CUDA tensors the sums are not checked and may
+// wrap.
 void check_sums(const Arguments& a, const RotateParams& p) {
   const Positions& at = p.positions;
   if (!a.positions && !a.offsets) return check_offset_without_table(a.offset, p);
@@ -181,12 +182,12 @@ void check_sums(const Arguments& a, const RotateParams& p) {
   }
 }
 
-// Raises where a row lies outside the table, before anything is written; rows on a GPU become kOutside in the kernel
-// instead. Scans stored numbers once, however many tokens an expanded tensor claims.
+// Raises if a row is outside the table, before anything is written; for CUDA tensors, the kernel maps it to kOutside
+// instead. Scans each stored number once, however many tokens an expanded tensor has.
 void check_rows(const Arguments& a, const RotateParams& p, int64_t rows) {
   if (!looks_up(p)) return check_sums(a, p);
   if (((a.positions || a.offsets) && !on_host(a)) || !p.batch || !p.seqlen) return;
-  if (!a.positions && !a.offsets && a.offset >= 0 && p.seqlen <= rows - a.offset) return;  // nearly every call
+  if (!a.positions && !a.offsets && a.offset >= 0 && p.seqlen <= rows - a.offset) return;  // the common case
   const Positions& at = p.positions;
   const int64_t batches = at.positions_batch_stride || at.offsets_stride ? p.batch : 1;
   Ends ends{};

@@ -1,4 +1,4 @@
-// Rules for norm, the weights of the RMSNorm of heads, and eps.
+// Checks norm, the weights of the RMSNorm, and eps.
 #include <cmath>
 #include <limits>
 #include <string>

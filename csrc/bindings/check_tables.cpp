@@ -1,4 +1,4 @@
-// Rules for cos and sin: tables, or the frequencies from which kernels make them.
+// Checks cos and sin: tables, or the frequencies from which kernels compute them.
 #include <cmath>
 #include <limits>
 #include <string>
@@ -10,13 +10,13 @@ namespace rope {
 namespace {
 
 // Whether each product is rounded to 16 bits, as in eager PyTorch code. With 16-bit x and float32 cos, eager code
-// multiplies in float32 and rounds no product; but its backward pass, the transposed rotation, rounds each product in
-// the gradient of x.
+// multiplies in float32 and rounds no product in the forward pass. Its backward pass, the transposed rotation, rounds
+// each product in the gradient of x.
 bool rounds_products(const Arguments& a, DType x, DType cos) {
   return a.round_products() && bytes_of(x) == 2 && (cos == x || a.transposed());
 }
 
-// Here cos and sin are the high and low parts of inv_freq, in revolutions per position.
+// With kFrequencies, cos and sin are the high and low parts of inv_freq in revolutions per position.
 void check_frequencies(const Arguments& a, RotateParams* p) {
   const bool is_64 = p->dtype == DType::kFloat64;
   same_device("inv_freq", a.cos, a.x[0]);

@@ -1,4 +1,4 @@
-// Rules for tensors that are written, or that are gradients of x.
+// Checks tensors that are written, and gradients of x.
 #include <algorithm>
 
 #include "bindings/check.h"
@@ -7,7 +7,7 @@
 namespace rope {
 namespace {
 
-// t has at most kMaxRank dimensions: check_arguments has seen it.
+// check_arguments has ensured that t has at most kMaxRank axes.
 MemoryView memory_of(const Tensor& t) {
   return memory_view(t.const_data_ptr(), t.element_size(), static_cast<int>(t.dim()), t.sizes().data(),
                      t.strides().data());

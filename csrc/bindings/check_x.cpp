@@ -1,4 +1,4 @@
-// Rules for x and for the channels that are rotated.
+// Checks x and the rotated channels.
 #include <iterator>
 #include <string>
 

@@ -1,3 +1,4 @@
+// Suggests arguments that would fit, given the shapes of a call that failed.
 #include "bindings/cures.h"
 
 #include <algorithm>
@@ -23,8 +24,8 @@ bool one_batch_and_seqlen(const Arguments& a, const Layout& layout) {
   });
 }
 
-// Whether tables of three or four axes fit x in a layout. Tables with a row for each head count as unfit: they would
-// fit too many layouts.
+// Whether tables of three or four axes fit x in a layout. Tables with one row per head are rejected: they would fit too
+// many layouts.
 bool fits(const Arguments& a, const Layout& layout) {
   const Layout table = table_layout(layout, a.cos);
   const int64_t batch = a.cos.size(table.batch);
@@ -32,7 +33,7 @@ bool fits(const Arguments& a, const Layout& layout) {
          a.cos.size(table.seqlen) == a.x[0].size(layout.seqlen) && size_of(a.cos, table.heads) == 1;
 }
 
-// The number of rows of a table in which exactly one axis before the last has a size other than 1; else 0.
+// The number of rows of a table, if exactly one axis before the last has a size other than 1; else 0.
 int64_t rows_of(const Tensor& cos) {
   int64_t rows = 1, wide = 0;
   for (int axis = 0; axis + 1 < cos.dim(); ++axis) {
@@ -41,7 +42,7 @@ int64_t rows_of(const Tensor& cos) {
   return wide == 1 ? rows : 0;
 }
 
-// "layout='...'" for each layout in which the condition holds. The layout of the call is known to be wrong.
+// "layout='...'" for each layout that satisfies the condition, except that of the call, which is known to be wrong.
 template <class Condition>
 std::vector<std::string> layouts_where(const Arguments& a, Condition condition) {
   std::vector<std::string> found;

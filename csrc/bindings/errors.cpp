@@ -1,3 +1,4 @@
+// Throws the errors of errors.h, and remembers their Python type.
 #include "bindings/errors.h"
 
 #include <utility>
@@ -11,8 +12,8 @@ thread_local ErrorType last_type = ErrorType::kNone;
 
 void raise(ErrorType type, const std::string& message) {
   last_type = type;
-  // Up to torch 2.14 std::invalid_argument becomes ValueError, the type of most errors, even where no Python code of
-  // rope_ext lies between the kernel and the user.
+  // Up to torch 2.14, std::invalid_argument becomes ValueError, the type of most errors, even if no Python code of
+  // rope_ext runs between the op and its caller.
   if (type == ErrorType::kValueError) throw std::invalid_argument(message);
   throw std::runtime_error(message);
 }

@@ -26,7 +26,7 @@ struct Cpu {
 
   static void cos_sin(const CosSinParams& p, const Tensor&) { cpu::best_kernels().cos_sin(p, num_threads()); }
 
-  // On the caller, compiled for the baseline: there are few frequencies.
+  // Runs on the calling thread, compiled for the baseline instruction set: there are few frequencies.
   static void revolutions(const RevolutionsParams& p, const Tensor&) {
     dispatch_revolutions(p, [&](auto t, auto a) {
       for (int64_t axis = 0; axis < p.axes; ++axis) {
@@ -67,7 +67,7 @@ extern "C" __attribute__((visibility("default"))) const char* rope_ext_cpu_isa()
 }
 
 #ifdef ROPE_EXT_TEST_HOOKS
-// cpu::use_kernels, for tests. Not in an installed library, where it would let any caller run arbitrary code.
+// Exports cpu::use_kernels to tests. An installed library must not have it: it lets any caller run arbitrary code.
 extern "C" __attribute__((visibility("default"))) void rope_ext_use_cpu_kernels(const void* kernels) {
   rope::cpu::use_kernels(static_cast<const rope::cpu::Kernels*>(kernels));
 }

@@ -1,4 +1,4 @@
-// The ops on CUDA tensors. Compiled wherever nvcc is found, even for a torch without CUDA.
+// The ops on CUDA tensors. Compiled wherever nvcc is found, even against a torch without CUDA.
 #include <dlfcn.h>
 #include <torch/csrc/stable/accelerator.h>
 
@@ -18,8 +18,8 @@
 namespace rope {
 namespace {
 
-// torch's current stream of a device. The function is looked up at the first call: linked to libtorch_cuda.so, which
-// defines it, this library would not load beside a torch without CUDA.
+// torch's current stream of a device. The function is looked up at the first call, because a library that links to
+// libtorch_cuda.so, which defines it, does not load with a torch without CUDA.
 cuda::Stream current_stream(int device) {
   using Function = AOTITorchError (*)(int32_t, void**);
   static const Function function = [] {
@@ -32,7 +32,7 @@ cuda::Stream current_stream(int device) {
   return stream;
 }
 
-// The device and stream that a call launches on. While a Queue lives, the device of x is the current one.
+// The device and stream that a call launches on. While a Queue exists, the device of x is current.
 class Queue {
  public:
   explicit Queue(const Tensor& x) : device(x.device_index()) {
@@ -47,13 +47,13 @@ class Queue {
   std::optional<torch::stable::accelerator::DeviceGuard> guard_;
 };
 
-// Whether a variable of the environment is set, and not to 0.
+// Whether an environment variable is set to anything but "" or 0.
 bool is_set(const char* name) {
   const char* value = std::getenv(name);
   return value && std::strcmp(value, "") && std::strcmp(value, "0");
 }
 
-// A debug mode: one more kernel per call, which fails an assert at a position outside the table.
+// A debug mode: one more kernel per call, which asserts that every position is in the table.
 bool checks_positions() {
   static const bool wanted = is_set("ROPE_EXT_CHECK_POSITIONS");
   return wanted;
@@ -61,13 +61,13 @@ bool checks_positions() {
 
 void check_launch(const char* error) {
   if (!error) return;
-  if (!std::strcmp(error, "cudaErrorMemoryAllocation")) {  // a kernel is loaded at its first launch
+  if (!std::strcmp(error, "cudaErrorMemoryAllocation")) {  // loading a kernel, at its first launch, allocates memory
     raise(ErrorType::kOutOfMemory, text("rope_ext: CUDA out of memory. A kernel could not be loaded, ", error));
   }
   throw std::runtime_error(launch_error(error, is_set("CUDA_LAUNCH_BLOCKING"), checks_positions()));
 }
 
-// For a kernel with one thread per entry. shape: of the entries, which belong to `argument`.
+// For kernels with one thread per entry of `argument`, which has this shape.
 void check_launch(const char* error, const char* argument, std::initializer_list<int64_t> shape) {
   if (error == cuda::kTooLarge) bad_value(argument, "have at most 2^39 - 256 entries on a GPU", tuple_of(shape));
   check_launch(error);

@@ -1,3 +1,4 @@
+// Messages for errors of CUDA kernel launches, by the name of the error.
 #include "bindings/launch_errors.h"
 
 #include <algorithm>
@@ -6,8 +7,8 @@
 namespace rope {
 namespace {
 
-// Errors of work that ran on the GPU, after which every call that uses CUDA fails. A launch returns the error of
-// whatever ran before it. Names, because an older CUDA does not define all of them.
+// Errors of work on the GPU that lose the CUDA context: every later CUDA call fails, so a launch may return the error
+// of any earlier kernel. Names instead of enumerators, because older CUDA releases do not define all of them.
 constexpr const char* kContextLost[] = {
     "cudaErrorAssert",
     "cudaErrorContained",
@@ -30,7 +31,7 @@ bool context_is_lost(const std::string& error) {
   return std::find(std::begin(kContextLost), std::end(kContextLost), error) != std::end(kContextLost);
 }
 
-// What the user can do about an error; empty for errors without known advice.
+// How the user can fix an error; empty if unknown.
 std::string advice(const std::string& error) {
   if (error == "cudaErrorNoKernelImageForDevice") {
     return ": built for architectures " ROPE_CUDA_ARCHITECTURES

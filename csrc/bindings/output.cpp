@@ -1,3 +1,4 @@
+// Allocates results: torch's allocator, the output pool, huge pages.
 #include "bindings/output.h"
 
 #include <dlfcn.h>
@@ -24,18 +25,18 @@ namespace {
 
 constexpr int64_t kHugePage = 2 << 20;
 
-// Minimum bytes of a result in huge pages. malloc rarely returns smaller memory to the system, and a huge page around
-// it may hold other data.
+// Minimum size in bytes of a result in huge pages. malloc rarely returns smaller blocks to the system, and a huge page
+// around one may hold other data.
 constexpr int64_t kHugeBytes = 2 * kHugePage;
 
-// Minimum bytes of a result from the pool.
+// Minimum size in bytes of a result from the pool.
 constexpr int64_t kPooledBytes = 1 << 20;
 
-// More elements than any allocation can have; only an expanded x claims so many.
+// More elements than any allocation can hold; only an expanded x has so many.
 constexpr int64_t kMostElements = int64_t{1} << 56;
 
-// All state of the CPU part is initialised when the library is loaded. A static variable of a function is initialised
-// at the first call: if another thread forked meanwhile, it would stay locked in the child.
+// All state of the CPU code is initialized when the library is loaded. A function-local static is initialized at the
+// first call, behind a lock: if another thread forked meanwhile, the lock would stay held in the child.
 const bool huge_pages_wanted = [] {
   const char* value = std::getenv("ROPE_EXT_HUGEPAGES");
   return !value || std::strcmp(value, "0");
@@ -43,7 +44,7 @@ const bool huge_pages_wanted = [] {
 
 [[maybe_unused]] const intptr_t page = sysconf(_SC_PAGESIZE);
 
-// Whether the page of this address is mapped; true where the system does not tell.
+// Whether the page at this address is mapped; true if the system cannot tell.
 bool resident(char* address) {
 #if defined(__linux__)
   unsigned char in_core = 0;
@@ -65,14 +66,14 @@ void ask_for_huge_pages(char* data, int64_t bytes) {
 #endif
 }
 
-// Keeps freed results, by size, for the next result of that size.
+// Caches the memory of freed results, by size, for later results of the same size.
 class Pool {
  public:
   bool on() const { return max_bytes_ > 0; }
   void lock() { mutex_.lock(); }
   void unlock() { mutex_.unlock(); }
 
-  // Memory of `bytes`, a multiple of kHugePage; null: the system has no more.
+  // Returns `bytes` bytes aligned to kHugePage, or null if the system is out of memory. bytes: a multiple of kHugePage.
   char* take(int64_t bytes) {
     {
       const std::lock_guard<std::mutex> lock(mutex_);
@@ -84,7 +85,7 @@ class Pool {
         return data;
       }
     }
-    // Maps one huge page more than needed and returns what lies outside the aligned part.
+    // Maps one huge page more than needed, and unmaps what is outside the aligned part.
     void* mapped = mmap(nullptr, bytes + kHugePage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (mapped == MAP_FAILED) return nullptr;
     char* begin = static_cast<char*>(mapped);
@@ -119,7 +120,7 @@ class Pool {
 
  private:
   std::mutex mutex_;
-  std::multimap<int64_t, char*> free_;  // by bytes
+  std::multimap<int64_t, char*> free_;  // keys: bytes
   int64_t free_bytes_ = 0;
   std::atomic<int64_t> max_bytes_{0};
 };
@@ -127,11 +128,11 @@ class Pool {
 // The pool is never destroyed, because results may outlive every static object.
 Pool& pool = *new Pool;
 
-// The fork waits for the lock, else the child could find it held by a thread that it does not have.
+// fork() waits for the lock; otherwise the child could inherit it held by a thread that does not exist there.
 [[maybe_unused]] const int registered =
     pthread_atfork([] { pool.lock(); }, [] { pool.unlock(); }, [] { pool.unlock(); });
 
-// Whether the elements of x fill contiguous memory, each once: then torch.empty_like(x) has the strides of x.
+// Whether x is non-overlapping and dense: torch.empty_like(x) then has the strides of x.
 bool dense(const Tensor& x) {
   const auto sizes = x.sizes(), strides = x.strides();
   uint64_t expected = 1;  // unsigned: it may wrap where x has no elements
@@ -150,9 +151,9 @@ bool dense(const Tensor& x) {
   return true;
 }
 
-// Whether the strides of x descend, and of equal ones the longer axis comes first: then torch.empty_like(x) is
-// contiguous even if x is not dense (a part of fused q, k, v). torch keeps the axes of other tensors in their order in
-// memory, and all strides of a tensor without elements. x has an axis.
+// Whether the strides of x descend, with the longer axis first among equal strides: torch.empty_like(x) is then
+// contiguous even if x is not dense, such as a slice of packed q, k, v. For other tensors torch preserves the memory
+// order of the axes, and for tensors without elements all strides. x must have at least one axis.
 bool in_order(const Tensor& x) {
   const int64_t last = x.dim() - 1;
   for (int64_t i = 0; i < last; ++i) {
@@ -170,7 +171,7 @@ AtenTensorHandle empty_strided(const Tensor& like, IntHeaderOnlyArrayRef sizes, 
 
 Tensor empty_contiguous(const Tensor& like, IntHeaderOnlyArrayRef sizes, int32_t dtype) {
   int64_t strides[kMaxRank];
-  uint64_t expected = 1;  // unsigned: it may wrap where sizes are vast, and then torch refuses the number of elements
+  uint64_t expected = 1;  // unsigned: wraps for huge sizes, whose number of elements torch rejects
   for (size_t axis = sizes.size(); axis-- > 0;) {
     strides[axis] = static_cast<int64_t>(expected);
     expected *= std::max<int64_t>(sizes[axis], 1);
@@ -178,15 +179,15 @@ Tensor empty_contiguous(const Tensor& like, IntHeaderOnlyArrayRef sizes, int32_t
   return Tensor(empty_strided(like, sizes, strides, dtype));
 }
 
-// torch's message for the last error of its C functions on this thread; null before torch 2.13.
+// torch's message for the last error of its C API on this thread; null before torch 2.13.
 const char* message_of_torch() {
   using Function = const char* (*)();
   const auto function = reinterpret_cast<Function>(dlsym(RTLD_DEFAULT, "torch_exception_get_what_without_backtrace"));
   return function ? function() : nullptr;
 }
 
-// Allocates, and raises kOutOfMemory where that fails: torch's C functions lose the type of the error, and
-// rope_ext/_torch/errors.py restores it.
+// Calls `allocate`, and raises kOutOfMemory if it fails: torch's C API loses the type of the error, which
+// rope_ext/_torch/errors.py restores.
 template <class Allocate>
 Tensor allocated(const Allocate& allocate) {
   try {

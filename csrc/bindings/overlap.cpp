@@ -1,3 +1,4 @@
+// Solves for a shared byte of two strided views: a bounded linear Diophantine equation.
 #include "bindings/overlap.h"
 
 #include <algorithm>
@@ -11,7 +12,8 @@ struct Term {
   int64_t step, count;
 };
 
-// The axes of two views and the bytes within their elements. Allocates nothing: this runs at every call that writes.
+// The axes of two views, and the bytes within an element as one more axis of each. A fixed array, because this runs in
+// every call that writes and must not allocate.
 struct Terms {
   Term terms[2 * (kMaxRank + 1)];
   int count = 0;
@@ -23,7 +25,7 @@ struct Terms {
   const Term* end() const { return terms + count; }
 };
 
-// Adds the axes as positive steps.
+// Adds the axes of a view as positive steps, in bytes.
 void add_terms(const MemoryView& view, Terms* terms) {
   for (int i = 0; i < view.rank; ++i) {
     const int64_t count = view.sizes[i] - 1;
@@ -38,9 +40,9 @@ int64_t reach(const Terms& terms) {
   return sum;
 }
 
-// Is there a choice 0 <= z[j] <= terms[j].count, j >= i, with sum(terms[j].step * z[j]) == target? Steps descend; rest:
-// the reach of terms from i on. Depth-first: what the smaller steps can reach bounds each z to one or two values when
-// strides nest. Gives up, with true, after `work` calls.
+// Whether some 0 <= z[j] <= terms[j].count, for j >= i, give sum(terms[j].step * z[j]) == target. Steps must descend.
+// rest: the reach of the terms from i on. A depth-first search: for nested strides, the reach of the smaller steps
+// leaves one or two candidates for each z. Returns true once `work` calls are used up.
 bool reachable(const Terms& terms, int i, int64_t target, int64_t rest, int* work) {
   if (target < 0 || target > rest) return false;
   if (target == 0) return true;

@@ -1,3 +1,4 @@
+// Converts tensors to pointers and strides.
 #include "bindings/view.h"
 
 #include "bindings/check.h"
@@ -18,7 +19,7 @@ Norm norm_of(const Arguments& a, size_t i, void* inv_rms) {
 
 RotatedTensor rotated_tensor(const Arguments& a, const Tensor& in, const Tensor& out) {
   const Layout& layout = layout_of(a);
-  void* const to = out.mutable_data_ptr();  // first: memory shared by copy-on-write moves here
+  void* const to = out.mutable_data_ptr();  // first: copy-on-write storage is copied, and moves, here
   return {in.const_data_ptr(), to, strides_in(layout, in), strides_in(layout, out), in.size(layout.heads), in.size(-1)};
 }
 
