@@ -1,17 +1,17 @@
-// cos and sin of position * frequency, without a table: a second source of the entries that core/math.h multiplies by.
+// Computes cos and sin of position * frequency, without a table: the other source of the factors in core/math.h.
 //
-// A frequency, in revolutions per position, is the sum of two numbers (high and low), and so is a position that one
-// number cannot hold. Whole revolutions are dropped as soon as they appear, which is exact, so the error of the angle
-// grows with the position only by the rounding error of the frequency, 2^-49 of it in float. cos and sin of the
-// remainder, at most an eighth of a revolution, are Taylor series.
+// A frequency, in revolutions per position, is the sum of two numbers (high and low), and so is a position that a
+// single number cannot represent. Whole revolutions are dropped as soon as they appear, which is exact. The error of
+// the angle therefore grows with the position only through the rounding error of the frequency, 2^-49 of it in float.
+// cos and sin of the remainder, at most an eighth of a revolution, are Taylor series.
 //
 // Absolute errors in float, for frequencies up to 1 radian per position: 1e-7 up to position 2^20, 1.5e-7 up to 2^24,
 // and 1.2e-6 + angle * 2^-47 beyond; cos^2 + sin^2 stays 1. Beyond 2^24 the low parts of the sum of revolutions reach
-// 1, and their roundings 3 * 2^-24 of a revolution; products with the low part of the frequency lose 2^-48 of it.
+// 1, and their rounding errors 3 * 2^-24 of a revolution; products with the low part of the frequency lose 2^-48 of it.
 //
-// Every device and instruction set computes the same bits: the operations are products, sums, rint, trunc, comparisons
-// and the fused multiply-adds that are written out, each rounded once; no sine of a math library is called.
-// cos_sin in rope_ext/reference.py is the same in PyTorch. two_sum and two_prod are the error-free transformations of
+// Results are bit-identical on every device and instruction set: the only operations are products, sums, rint, trunc,
+// comparisons and explicit fused multiply-adds, each rounded once; no sine of a math library is called. cos_sin in
+// rope_ext/reference.py is the same computation in PyTorch. two_sum and two_prod are the error-free transformations of
 // the literature (Dekker 1971, Knuth 1969).
 #pragma once
 
@@ -27,26 +27,27 @@ struct CosSin {
   A cos, sin;
 };
 
-// The number high + low, with more precision than one A has.
+// The unevaluated sum high + low, which has more precision than one A.
 template <class A>
 struct Two {
   A high, low;
 };
 
-// The nearest integer; halves go to the even one.
+// Rounds to the nearest integer, ties to even.
 ROPE_INLINE float nearest(float value) { return rintf(value); }
 ROPE_INLINE double nearest(double value) { return rint(value); }
-// The integer part: rounds towards zero.
+// Rounds toward zero.
 ROPE_INLINE float truncated(float value) { return truncf(value); }
 ROPE_INLINE double truncated(double value) { return trunc(value); }
 
 // ---- positions ----
 
-// Integers up to here are exact in float; a larger position is the sum of a multiple of it (high) and a rest (low).
+// All integers up to this one are exact in float. A larger position is the sum of a multiple of it (high) and a
+// remainder (low).
 constexpr int64_t kExactInFloat = 1 << 24;
 
-// The position with its offsets, on one axis; NaN where start is kOutside. start: the result of sequence_start, but not
-// kNotRotated.
+// The position plus its offsets, on one axis; NaN if start is kOutside. start: the result of sequence_start, which must
+// not be kNotRotated.
 template <class A>
 ROPE_INLINE Two<A> position_of(const Positions& p, int64_t batch, int64_t token, int64_t start, int64_t axis) {
   const A nan = static_cast<A>(NAN);  // low 16 bits zero: see bfloat16_rounded
@@ -69,14 +70,14 @@ ROPE_INLINE Two<A> position_of(const Positions& p, int64_t batch, int64_t token,
 #define ROPE_HAS_FMA 0
 #endif
 
-// a * b + c, rounded once. An FMA instruction saves a fifth of the operations in this file; their number decides
-// whether computing cos and sin keeps up with reading them.
+// a * b + c, rounded once. FMA instructions save a fifth of the operations in this file; the number of operations
+// decides whether computing cos and sin keeps up with reading them.
 ROPE_INLINE float fma(float a, float b, float c) {
 #if ROPE_HAS_FMA
   return fmaf(a, b, c);
 #else
-  // fmaf of the C library takes up to 250 times as long and does not vectorise. Here the product is exact in double and
-  // the sum is rounded to odd, so that rounding it to float is the only rounding.
+  // fmaf of the C library takes up to 250 times as long and does not vectorize. Here the product is exact in double,
+  // and the sum is rounded to odd, so that the conversion to float is correctly rounded.
   const double product = static_cast<double>(a) * b, sum = product + c, c_of_sum = sum - product;
   const double lost = (product - (sum - c_of_sum)) + (c - c_of_sum);
   const uint64_t bits = bits_as<uint64_t>(sum), is_even = ~bits & 1;
@@ -118,7 +119,7 @@ ROPE_INLINE Two<A> revolutions_of(A position, Two<A> frequency) {
   return {product.high - nearest(product.high), fma(position, frequency.low, product.low)};
 }
 
-// revolutions_of for multiples of kExactInFloat, where the low part has whole revolutions too.
+// revolutions_of for multiples of kExactInFloat, for which the low part contains whole revolutions too.
 template <class A>
 ROPE_INLINE Two<A> revolutions_of_multiple(A position, Two<A> frequency) {
   const Two<A> product = two_prod(position, frequency.high);
@@ -145,7 +146,7 @@ ROPE_INLINE Two<A> add_revolutions(Two<A> sum, Two<A> position, Two<A> frequency
 ROPE_INLINE Two<float> two_pi(float) { return {6.2831855f, -1.7484555e-7f}; }
 ROPE_INLINE Two<double> two_pi(double) { return {6.283185307179586, 2.4492935982947064e-16}; }
 
-// Number of terms of the series of sin and cos after the first: the next one is below 2e-9 in float, 1e-19 in double.
+// Terms of the series of sin and cos after the first. The first omitted term is below 2e-9 in float, 1e-19 in double.
 template <class A>
 constexpr int kSinTerms = sizeof(A) == 4 ? 4 : 8;
 template <class A>
@@ -174,7 +175,7 @@ ROPE_INLINE double rounder(double) { return 0x1.8p52; }
 ROPE_INLINE uint32_t bits_of(float value) { return bits_as<uint32_t>(value); }
 ROPE_INLINE uint64_t bits_of(double value) { return bits_as<uint64_t>(value); }
 
-// value, or -value where bit number `bit` of `bits` is set.
+// -value if bit `bit` of `bits` is set, else value.
 template <class A, class Bits>
 ROPE_INLINE A signed_by(A value, Bits bits, int bit) {
   return bits_as<A>(bits_of(value) ^ (bits << (8 * sizeof(A) - 1 - bit) & Bits{1} << (8 * sizeof(A) - 1)));

@@ -1,4 +1,4 @@
-// From a run-time DType to a template argument: the only switch over DType.
+// Maps a run-time DType to a template argument: the only switch over DType.
 #pragma once
 
 #include "core/dtype.h"
@@ -25,7 +25,7 @@ static void dispatch_dtype(DType dtype, const Function& function) {
   }
 }
 
-// Calls function(TypeTag<A>{}) with the type in which elements of `dtype` are computed.
+// Calls function(TypeTag<A>{}) with the arithmetic type of `dtype`.
 template <class Function>
 static void dispatch_arithmetic(DType dtype, const Function& function) {
   if (dtype == DType::kFloat64) return function(TypeTag<double>{});

@@ -1,5 +1,5 @@
-// Element types, and their conversion to and from the type that arithmetic is done in.
-// Promise: widening is exact; narrowing rounds once, to nearest even, as PyTorch does, NaN and denormals included.
+// Element types, and their conversion to and from the type of their arithmetic. Promise: widening is exact; narrowing
+// rounds once, to nearest even, as PyTorch does, NaN and denormals included.
 #pragma once
 
 #include <cstdint>
@@ -13,7 +13,7 @@ enum class DType : int32_t { kFloat64, kFloat32, kBFloat16, kFloat16 };
 
 ROPE_INLINE int64_t bytes_of(DType dtype) { return dtype == DType::kFloat64 ? 8 : dtype == DType::kFloat32 ? 4 : 2; }
 
-// Storage only: two bytes whose arithmetic happens in fp32.
+// Storage types of two bytes; their arithmetic is in fp32.
 struct BFloat16 {
   uint16_t bits;
 };
@@ -21,7 +21,7 @@ struct Float16 {
   uint16_t bits;
 };
 
-// The type in which an element type is multiplied and accumulated.
+// The arithmetic type of an element type: the type of its products and sums.
 template <class T>
 struct ArithmeticOf {
   using type = float;
@@ -33,7 +33,7 @@ struct ArithmeticOf<double> {
 template <class T>
 using Arithmetic = typename ArithmeticOf<T>::type;
 
-// The bits of `from` as a value of another type of the same size.
+// std::bit_cast of C++20: the bits of `from` as a value of another type of the same size.
 template <class To, class From>
 ROPE_INLINE To bits_as(From from) {
   static_assert(sizeof(To) == sizeof(From), "bits_as needs types of one size");
@@ -43,10 +43,11 @@ ROPE_INLINE To bits_as(From from) {
 }
 
 // ---- 16 bits to and from the bits of fp32 ----
-// These functions work on one value (Bits = uint32_t, Float = float) or on a vector of them (csrc/cpu/vector.h), with
+// These functions work on one value (Bits = uint32_t, Float = float) or on a vector of values (csrc/cpu/vector.h), with
 // the 16 bits in the low half of Bits. They select instead of branching, so that one source serves both.
 
-// fp32 rounded to bfloat16: the 16 high bits. A NaN must have zeros in its low half, else it can become -0.
+// Rounds fp32 to bfloat16, in the high 16 bits. A NaN must have zeros in its low half; otherwise the carry can make it
+// -0.
 template <class Bits>
 ROPE_INLINE Bits bfloat16_rounded(Bits bits) {
   return bits + 0x7fffu + ((bits >> 16) & 1u);

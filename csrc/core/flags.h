@@ -1,4 +1,4 @@
-// The bits of the argument `flags` that all ops take. rope_ext/_torch/flags.py has the same names and values.
+// The bits of `flags`, an argument of all ops. rope_ext/_torch/flags.py has the same names and values.
 #pragma once
 
 #include <cstdint>

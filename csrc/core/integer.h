@@ -1,4 +1,4 @@
-// Integer arithmetic that both devices and the bindings need.
+// Integer arithmetic for both devices and the bindings.
 #pragma once
 
 #include <cstdint>

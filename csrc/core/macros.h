@@ -1,8 +1,8 @@
 // Macros that let g++ and nvcc compile the same headers.
 #pragma once
 
-// Internal linkage on purpose: every instruction set compiles its own copy of these functions, and a weak symbol would
-// let the linker hand the AVX-512 copy to a machine that has no AVX-512.
+// Internal linkage on purpose: every instruction set compiles its own copy of these functions. With weak symbols, the
+// linker could pick the AVX-512 copy for a machine that has no AVX-512.
 #if defined(__CUDACC__)
 #define ROPE_INLINE_MEMBER __host__ __device__ __forceinline__
 #define ROPE_INLINE static ROPE_INLINE_MEMBER
@@ -14,16 +14,16 @@
 #define ROPE_INLINE static ROPE_INLINE_MEMBER
 #endif
 
-// *data, of type T, in one load that the compiler neither repeats nor splits: the value that is checked is the one that
-// is used, even while another thread writes there. On a GPU it is a plain load, which the compiler could repeat,
-// because a volatile load makes cos_sin_kernel<double> spill registers.
+// Loads *data, of type T, in a single access that the compiler neither repeats nor splits: the value that is checked is
+// the value that is used, even if another thread writes there. On a GPU it is a plain load, which the compiler may
+// repeat, because a volatile load makes cos_sin_kernel<double> spill registers.
 #if defined(__CUDA_ARCH__)
 #define ROPE_LOAD_ONCE(T, data) (*static_cast<const T*>(data))
 #else
 #define ROPE_LOAD_ONCE(T, data) __atomic_load_n(static_cast<const T*>(data), __ATOMIC_RELAXED)
 #endif
 
-// Goes before a loop over an array that must stay in registers: nvcc then unrolls the loop completely.
+// Precedes a loop over an array that must stay in registers: nvcc then unrolls the loop completely.
 #if defined(__CUDACC__)
 #define ROPE_UNROLL _Pragma("unroll")
 #else

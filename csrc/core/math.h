@@ -10,9 +10,9 @@
 //     dF/dcos = (g.first * x.first, g.second * x.second),  dF/dsin = (-g.first * x.second, g.second * x.first)
 // and F is linear in g, in x and in (cos, sin), so derivatives of these are again one of the three.
 //
-// Products and sums are rounded one by one (compiled without contraction into FMA), as eager PyTorch does, so that
-// results are equal bit for bit to the reference and on every instruction set. Eager code that works in 16 bits rounds
-// the products to 16 bits too: `round` does that.
+// Products and sums are rounded one by one, as in eager PyTorch (compiled without contraction into FMA), so that
+// results are bit-identical to the reference on every instruction set. Eager code in 16 bits also rounds the products
+// to 16 bits: `round` does that.
 #pragma once
 
 #include "core/macros.h"

@@ -1,19 +1,19 @@
-// RMSNorm of one head, which may come before its rotation, and the derivatives of both. The order of every sum is
-// defined here and in rope_ext/_reference_norm.py, so that results do not depend on vectors, threads or devices.
+// RMSNorm of one head, optional before its rotation, and the derivatives of both. The order of every sum is defined
+// here and in rope_ext/_reference_norm.py, so that results do not depend on vector width, thread count or device.
 //
 // With r = 1 / sqrt(sum(x[i] * x[i]) / head_dim + eps), channel i of the head becomes (x[i] * r) * weight[i].
 // Given the gradient g of F with respect to these channels, with u[i] = g[i] * weight[i]:
 //     dF/dx[i]      = (u[i] - x[i] * c) * r,  c = sum(u[i] * x[i]) / head_dim * (r * r)
 //     dF/dweight[i] = sum over rows of g[i] * (x[i] * r)
 //
-// Sums over a head add the channels in the order of memory, q[0] to q[head_dim - 1], by a tree: with zeros up to a
-// power of two n >= max(head_dim, kSumLanes), q[i] += q[i + n / 2] while n > kSumLanes, n halved each time; then
-// neighbours, q[i] = q[2i] + q[2i + 1], down to one. A vector of 32 elements of 16 bits, whose halves are even and odd
-// channels, needs no lane moved until the last four levels.
+// Sums over a head add q[0] to q[head_dim - 1], the channels in memory order, by a tree. They are padded with zeros to
+// a power of two n >= max(head_dim, kSumLanes); q[i] += q[i + n / 2] while n > kSumLanes, halving n each time; then
+// neighbors are added, q[i] = q[2i] + q[2i + 1], down to one. A vector of 32 16-bit elements, whose halves hold the
+// even and the odd channels, moves no lane until the last four levels.
 //
-// The sum over rows adds, from 0 on, the heads of a token one after another; then tokens in the order batch, seqlen by
-// a tree of neighbours, s[i] = s[2i] + s[2i + 1], with zeros up to a power of two. Blocks of kBlockTokens are its
-// subtrees, whoever computes them.
+// The sum over rows first adds the heads of each token one after another, starting from 0. The sums of the tokens, in
+// the order (batch, seqlen) and padded with zeros to a power of two, are then added by a tree of neighbors, s[i] =
+// s[2i] + s[2i + 1]. Each block of kBlockTokens tokens is a subtree, whichever thread computes it.
 #pragma once
 
 #include <cmath>
@@ -23,17 +23,17 @@
 
 namespace rope {
 
-constexpr int kSumLanes = 32;
-constexpr int64_t kBlockTokens = 16;
+constexpr int kSumLanes = 32;         // channels
+constexpr int64_t kBlockTokens = 16;  // tokens per subtree of the sum over rows
 
-// Square root and divisions round correctly on every device.
+// The square root and the divisions are correctly rounded on every device.
 template <class A>
 ROPE_INLINE A inverse_rms(A sum_of_squares, A head_dim, A eps) {
   return A(1) / std::sqrt(sum_of_squares / head_dim + eps);
 }
 
-// V is one number, or a vector of them. round: applied to x * r before the weight, for eager code whose norm returns
-// the dtype of x there.
+// V: a number or a vector. round: applied to x * r before the product with the weight, to match eager code that casts
+// this product to the dtype of x.
 template <class V, class Round>
 ROPE_INLINE V normalised(V x, V r, V weight, const Round& round) {
   return round(x * r) * weight;

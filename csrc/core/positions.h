@@ -1,5 +1,5 @@
-// Which row of the cos/sin table a token reads, or from which position its angles are computed (angles.h). In tables
-// with one row per token, which come without positions, offsets and cu_seqlens, the row is the token.
+// Finds the row of the cos/sin table that a token reads, or the position that its angles are computed from (angles.h).
+// Tables with one row per token come without positions, offsets and cu_seqlens: there the row is the token.
 #pragma once
 
 #include <cstdint>
@@ -8,13 +8,13 @@
 
 namespace rope {
 
-// Special rows. kNotRotated: the token lies past the last boundary of cu_seqlens and is copied. kOutside: the row lies
-// outside the table or the sequence begins at a negative boundary, and the rotated channels become NaN. The checks
-// refuse such rows on a CPU, so kOutside occurs only on a GPU, whose positions the host does not read, or where another
-// thread changed the positions after the check.
+// Special rows. kNotRotated: the token is past the last boundary of cu_seqlens, and is copied. kOutside: the row is
+// outside the table, or the sequence begins at a negative boundary; the rotated channels become NaN. The checks reject
+// such rows on a CPU, so kOutside occurs only on a GPU, whose positions the host does not read, or if another thread
+// changes the positions after the check.
 constexpr int64_t kNotRotated = -1, kOutside = -2;
 
-// A tensor of int32 or int64 numbers; positions that are Positions::fractional have the type of arithmetic instead.
+// A tensor of int32 or int64; Positions::fractional ones have the arithmetic type instead.
 struct Index {
   const void* data;  // null: absent
   bool is_64;
@@ -27,16 +27,16 @@ ROPE_INLINE int64_t load(const Index& index, int64_t at) {
 
 // row = (positions[batch, token], or token - start of its sequence, or token) + offset + offsets[batch]
 struct Positions {
-  Index positions;
-  bool fractional;  // positions holds floating-point numbers, of the type of arithmetic; only with frequencies
-  int64_t positions_axis_stride, positions_batch_stride, positions_token_stride;  // elements; 0 broadcasts
-  Index offsets;                                                                  // one per batch entry
-  int64_t offsets_stride;                                                         // 0: one offset for all
-  Index cu_seqlens;  // (nseq + 1,) ascending, from 0: sequence i holds tokens [cu_seqlens[i], cu_seqlens[i + 1])
-  int64_t cu_seqlens_stride;
-  int64_t nseq;
-  int64_t offset;
-  int64_t rows;  // of the table
+  Index positions;  // (axes, batch, seqlen)
+  bool fractional;  // positions are floating-point numbers of the arithmetic type; with frequencies only
+  int64_t positions_axis_stride, positions_batch_stride, positions_token_stride;  // in elements; 0 broadcasts
+  Index offsets;                                                                  // (batch,)
+  int64_t offsets_stride;                                                         // in elements; 0: one offset for all
+  Index cu_seqlens;           // (nseq + 1,), ascending from 0: sequence i is tokens [cu_seqlens[i], cu_seqlens[i + 1])
+  int64_t cu_seqlens_stride;  // in elements
+  int64_t nseq;               // sequences
+  int64_t offset;             // added to every position
+  int64_t rows;               // of the table
 };
 
 // The last boundary of cu_seqlens at or below `token`, by binary search: kOutside if it is negative, kNotRotated if it
@@ -56,7 +56,7 @@ ROPE_INLINE int64_t last_boundary(const Positions& p, int64_t token) {
   return boundary < 0 ? kOutside : boundary;
 }
 
-// The offset of a batch entry. Unsigned, so that a sum out of range wraps instead of being undefined.
+// The offset of a batch entry. Unsigned, so that overflow wraps instead of being undefined.
 ROPE_INLINE uint64_t offset_of(const Positions& p, int64_t batch) {
   const uint64_t offset = p.offsets.data ? load(p.offsets, batch * p.offsets_stride) : 0;
   return offset + static_cast<uint64_t>(p.offset);
@@ -73,8 +73,8 @@ ROPE_INLINE int64_t position_before_offset(const Positions& p, int64_t batch, in
   return token - start;
 }
 
-// The position with its offsets, which is the row before it is compared with the table. Must not be called where
-// sequence_start finds no start, nor with fractional positions.
+// The position plus its offsets: the row, before it is compared with the table. start must be a token, and the
+// positions must not be fractional.
 ROPE_INLINE int64_t position_with_offset(const Positions& p, int64_t batch, int64_t token, int64_t start,
                                          int64_t axis = 0) {
   const int64_t position = position_before_offset(p, batch, token, start, axis);
@@ -86,16 +86,16 @@ ROPE_INLINE int64_t sequence_start(const Positions& p, int64_t token) {
   return p.cu_seqlens.data ? last_boundary(p, token) : 0;
 }
 
-// The row of a position, whatever was in memory: 0 to rows - 1 or kOutside. A sum that wraps is outside: only that of
-// two negative numbers could wrap to a row, and no row is given for them.
+// The row of a position, whatever is in memory: 0 to rows - 1 or kOutside. A sum that overflows is outside: only two
+// negative numbers could wrap around to a row, and these are excluded.
 ROPE_INLINE int64_t row_in_table(int64_t position, int64_t offset, int64_t rows) {
   const int64_t row = static_cast<int64_t>(static_cast<uint64_t>(position) + static_cast<uint64_t>(offset));
   return row >= 0 && row < rows && (position & offset) >= 0 ? row : kOutside;
 }
 
-// The row of a position with both offsets, in the sequence that begins at `start`. Another thread may have changed
-// position and offset since the check, so they are read once (see ROPE_LOAD_ONCE for GPUs). An offset beyond int64
-// becomes INT64_MIN, with which no position gives a row.
+// The row of a position plus both offsets, in the sequence that begins at `start`. Another thread may have changed
+// position and offset since the check, so they are read once (see ROPE_LOAD_ONCE for GPUs). An offset that overflows
+// becomes INT64_MIN, for which every position is outside.
 ROPE_INLINE int64_t row_at(const Positions& p, int64_t batch, int64_t start, int64_t position) {
   int64_t offset = p.offset;
   if (p.offsets.data) {

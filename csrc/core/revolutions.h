@@ -1,10 +1,9 @@
-// Frequencies in revolutions per position, made of radians per position: what kernels read where cos and sin come from
-// frequencies (angles.h).
+// Converts frequencies from radians to revolutions per position, the unit in which kernels read them (angles.h).
 //
-// high is radians / (2 pi) rounded to the type of arithmetic, and low what that rounding lost. All operations but the
-// last rounding are in double, and those of `revolutions` in rope_ext/_reference_angles.py one by one, so that the bits
-// are equal even where they overflow. For that the product is split (Dekker 1971): two_prod of angles.h is as exact,
-// but gives other bits where the product overflows or is denormal.
+// high is radians / (2 pi) rounded to the arithmetic type, and low is the error of that rounding. All operations but
+// the last rounding are in double, and match `revolutions` in rope_ext/_reference_angles.py one by one, so that results
+// are bit-identical even on overflow. For that the product is split (Dekker 1971): two_prod of angles.h is as exact,
+// but differs where the product overflows or is denormal.
 #pragma once
 
 #include "core/angles.h"
@@ -16,19 +15,19 @@ struct RevolutionsParams {
   const void* radians;  // (axes, heads, pairs)
   DType dtype;          // of radians
   int64_t axes, heads, pairs;
-  int64_t axis_stride, head_stride, pair_stride;  // of radians, in elements; 0 repeats
+  int64_t axis_stride, head_stride, pair_stride;  // of radians, in elements; 0 broadcasts
   DType arithmetic;                               // of high and low: float32 or float64
   void *high, *low;                               // contiguous (axes, heads, pairs)
 };
 
-// a as a sum of two doubles of 26 bits each.
+// Splits a into the sum of two doubles of 26 bits each.
 ROPE_INLINE Two<double> halves(double a) {
   const double scaled = a * 134217729.0;  // 2^27 + 1
   const double high = scaled - (scaled - a);
   return {high, a - high};
 }
 
-// a * b - product, exactly, where product is a * b as rounded.
+// The exact a * b - product, where product is the rounded a * b.
 ROPE_INLINE double product_error(double a, double b, double product) {
   const Two<double> x = halves(a), y = halves(b);
   return ((x.high * y.high - product) + x.high * y.low + x.low * y.high) + x.low * y.low;

@@ -17,33 +17,33 @@ ROPE_INLINE const T* at(const void* data, int64_t offset) {
   return static_cast<const T*>(data) + offset;
 }
 
-// Elements between neighbours along each axis; 0 repeats, negative is allowed. The bindings pass 0 for axes of one
-// element, whose strides may be any number.
+// Strides in elements, of any sign; 0 broadcasts. The bindings pass 0 for axes of size 1, whose strides are arbitrary.
 struct Strides {
   int64_t batch, token, head, channel;
 };
 
 // One tensor to rotate. `out` may equal `in` (in place, same strides); otherwise the two do not overlap.
 struct RotatedTensor {
-  const void* in;
+  const void* in;  // (batch, seqlen, heads, head_dim), as `out`
   void* out;
   Strides in_stride, out_stride;
   int64_t heads, head_dim;  // at least 1
 };
 
-// One tensor x that was rotated, and the gradient of the result.
+// One tensor x that was rotated, and the gradient of its result.
 struct GradTensor {
-  const void *x, *grad;
+  const void *x, *grad;  // (batch, seqlen, heads, head_dim)
   Strides x_stride, grad_stride;
   int64_t heads, head_dim;  // at least 1
 };
 
 // cos or sin: the entries for the two channels of a pair are first[i] and second[i], where i is the result of `entry`.
-// With one entry per pair `second` equals `first`; it may with one per channel too, in a table that repeats (stride 0).
+// With one entry per pair `second` equals `first`. With one entry per channel they are equal only in a table that
+// broadcasts (stride 0).
 template <class Data>
 struct TableView {
   Data *first, *second;
-  int64_t batch_stride, row_stride, head_stride, pair_stride;  // 0 repeats
+  int64_t batch_stride, row_stride, head_stride, pair_stride;  // in elements; 0 broadcasts
 };
 using Table = TableView<const void>;
 using WrittenTable = TableView<void>;
@@ -55,8 +55,8 @@ ROPE_INLINE int64_t entry(const TableView<Data>& t, int64_t batch, int64_t row, 
 
 // The high or the low parts of the frequencies, by axis of the positions, head and pair; contiguous along the pairs.
 struct FrequencyPart {
-  const void* data;
-  int64_t axis_stride, head_stride;  // 0 repeats
+  const void* data;                  // (axes, heads or 1, pairs)
+  int64_t axis_stride, head_stride;  // in elements; 0 broadcasts
 };
 
 ROPE_INLINE int64_t entry(const FrequencyPart& f, int64_t axis, int64_t head, int64_t pair) {
@@ -64,14 +64,14 @@ ROPE_INLINE int64_t entry(const FrequencyPart& f, int64_t axis, int64_t head, in
 }
 
 // What angles.h computes cos and sin from, in place of tables: high + low is inv_freq in revolutions per position, in
-// the type of arithmetic.
+// the arithmetic type.
 struct Frequencies {
   FrequencyPart high, low;
   int64_t axes;              // of the positions, at least 1: the angles of all axes are added
   double attention_scaling;  // factor on cos and sin
 };
 
-// Where the channels of a pair lie, in channels from rotary_offset: pair p is (p * step, p * step + partner).
+// The channels of a pair, counted from rotary_offset: pair p is the channels (p * step, p * step + partner).
 struct Pairing {
   int64_t step, partner;
 };
