@@ -1,4 +1,4 @@
-// cos and sin of a token's pairs, from tables or positions, in the order of lanes in which rows of x are loaded.
+// Loads or computes cos and sin of a token's pairs, in the lane order in which rows of x are loaded.
 #pragma once
 
 #include <cmath>
@@ -15,8 +15,8 @@ namespace {
 // Pairs per block; their cos/sin stay in L1, already converted.
 constexpr int64_t kPairBlock = 128;
 
-// cos and sin for the two channels of each pair of a block, in the type of arithmetic, padded with zeros to whole
-// vectors. Entries for the second channel are loaded only from tables with one entry per channel.
+// cos and sin for the two channels of each pair of a block, in the arithmetic type, padded with zeros to whole vectors.
+// Entries for the second channel are loaded only from tables with one entry per channel.
 template <class A>
 struct Angles {
   alignas(64) A entries[4][kPairBlock];  // cos and sin for the first channel, cos and sin for the second
@@ -28,14 +28,14 @@ struct Angles {
   const A* sin_second() const { return entries[per_channel ? 3 : 1]; }
 };
 
-// Lanes in pair order -> in the order in which load_pairs has the lanes of x.
+// Converts lanes from pair order to the lane order of load_pairs.
 template <Access kAccess, class L>
 ROPE_INLINE L ordered(L pairs) {
   return kAccess == Access::kInterleaved ? interleaved_from_pair_order(pairs) : run_from_pair_order(pairs);
 }
 
-// Loads n contiguous entries of the type of arithmetic or of x, in the order of lanes of load_pairs, padded with zeros
-// to whole steps. The low 16 bits of each NaN become zero: see bfloat16_rounded.
+// Loads n contiguous entries, of the arithmetic type or of the type of x, in the lane order of load_pairs, padded with
+// zeros to whole steps. The low 16 bits of each NaN become zero: see bfloat16_rounded.
 template <class T, Access kAccess, class E>
 void load_contiguous(const E* from, int64_t n, bool negate, Arithmetic<T>* to) {
   for_each_step<T>(n, [&](auto full, int64_t i, int64_t m) {
@@ -58,7 +58,8 @@ void load_entries(const E* from, int64_t stride, int64_t n, bool negate, Arithme
   load_contiguous<T, kAccess>(to, n, negate, to);
 }
 
-// cos and sin of n pairs at a token, from its positions. sin_scaling: factor on sin, attention_scaling or its negative.
+// Computes cos and sin of n pairs of a token from its positions. sin_scaling: the factor on sin, attention_scaling or
+// its negative.
 template <class A>
 void make_entries(const Frequencies& f, const Positions& positions, double sin_scaling, int64_t batch, int64_t token,
                   int64_t start, int64_t head, int64_t begin, int64_t n, A* cos, A* sin) {
@@ -72,7 +73,7 @@ void make_entries(const Frequencies& f, const Positions& positions, double sin_s
       cos[i] = made.cos;
       sin[i] = made.sin;
     };
-    if (f.axes == 1 && position.high == 0) {  // most calls: there is nothing to add up
+    if (f.axes == 1 && position.high == 0) {  // the common case: a single term
       for (int64_t i = 0; i < n; ++i)
         finish(revolutions_of(position.low, Two<A>{frequency_high[i], frequency_low[i]}), i);
       continue;
@@ -87,15 +88,15 @@ void make_entries(const Frequencies& f, const Positions& positions, double sin_s
     for (int64_t i = 0; i < n; ++i) finish(Two<A>{high[i], low[i]}, i);
   }
   const A cos_scale = static_cast<A>(f.attention_scaling), sin_scale = static_cast<A>(sin_scaling);
-  if (cos_scale == 1 && sin_scale == 1) return;  // saves two of forty operations
+  if (cos_scale == 1 && sin_scale == 1) return;  // saves two of forty operations per pair
   for (int64_t i = 0; i < n; ++i) {
     cos[i] *= cos_scale;
     sin[i] *= sin_scale;
   }
 }
 
-// The angles of n pairs, from tables or positions. row: the result of table_row, but not kNotRotated; with frequencies
-// the start of the sequence. A row outside the table is not read: its entries are NaN.
+// Loads or computes the angles of n pairs. row: the result of table_row, which must not be kNotRotated; with
+// frequencies, the start of the sequence. A row outside the table is not read: its entries become NaN.
 template <class T, Access kAccess, class A>
 void load_angles(const RotateParams& p, int64_t batch, int64_t token, int64_t row, int64_t head, int64_t begin,
                  int64_t n, A (&to)[4][kPairBlock]) {

@@ -1,4 +1,4 @@
-// Channels in the type of arithmetic: in run order (elements.h), from memory and to it.
+// Loads and stores channels in the arithmetic type, with lanes in run order (elements.h).
 #pragma once
 
 #include <type_traits>
@@ -17,13 +17,13 @@ ROPE_INLINE L broadcast(A value) {
   }
 }
 
-// n <= kStep numbers of the type of arithmetic, in run order (elements.h).
+// Reads n <= kStep numbers of the arithmetic type into run order.
 template <class T, bool kFull = true, class A>
 ROPE_INLINE Lanes<T> read_run(const A* from, int64_t n = kStep<T>) {
   return run_from_pair_order(read_lanes<Lanes<T>, kFull>(from, n));
 }
 
-// n <= kStep weights of a norm, in run order. The low half of each NaN becomes zero where elements have 16 bits: see
+// Reads n <= kStep weights of a norm into run order. For 16-bit elements, the low half of each NaN becomes zero: see
 // bfloat16_rounded.
 template <class T, bool kFull = true>
 ROPE_INLINE Lanes<T> read_weights(const Arithmetic<T>* from, int64_t n = kStep<T>) {
@@ -46,7 +46,7 @@ ROPE_INLINE void write_run(Lanes<T> run, A* to, int64_t n) {
   }
 }
 
-// n <= kStep channels that are `stride` elements apart, in run order.
+// Reads n <= kStep channels, `stride` elements apart, into run order.
 template <class T, bool kFull>
 ROPE_INLINE Lanes<T> read_channels(const T* from, int64_t stride, int64_t n) {
   using E = Elements<T>;
@@ -66,20 +66,20 @@ ROPE_INLINE void write_channels(Lanes<T> v, T* to, int64_t stride, int64_t n) {
   for (int64_t i = 0; i < n; ++i) to[i * stride] = packed[i];
 }
 
-// v, in the precision of T.
+// Rounds v to the precision of T.
 template <class T>
 ROPE_INLINE Lanes<T> rounded(Lanes<T> v) {
   return Elements<T>::unpack(Elements<T>::pack(v));
 }
 
-// 2 * kStep weights of contiguous channels, or the first 2 * n, as load_channels has the lanes of x.
+// Loads the weights of 2 * kStep contiguous channels, or of the first 2 * n, in the lane order of load_channels.
 template <bool kFull, class T>
 ROPE_INLINE Pair<Lanes<T>> load_weight_channels(const Arithmetic<T>* weight, int64_t n) {
   const int64_t low = 2 * n < kStep<T> ? 2 * n : kStep<T>;
   return {read_weights<T, kFull>(weight, low), read_weights<T, kFull>(weight + kStep<T>, 2 * n - low)};
 }
 
-// The weights of n <= kStep pairs, in the order of lanes of load_pairs.
+// Loads the weights of n <= kStep pairs in the lane order of load_pairs.
 template <Access kAccess, bool kFull, class T>
 ROPE_INLINE Pair<Lanes<T>> load_weights(const Arithmetic<T>* weight, Pairing channels, int64_t n) {
   if constexpr (kAccess == Access::kHalf) {
@@ -97,8 +97,8 @@ ROPE_INLINE Pair<Lanes<T>> load_weights(const Arithmetic<T>* weight, Pairing cha
   }
 }
 
-// n <= kStep numbers that norm_grad keeps: whole steps in run order where all runs of channels begin at whole steps,
-// else in the order of the channels.
+// Store and read n <= kStep numbers in the scratch memory of norm_grad: whole steps in run order if every run of
+// channels begins at a whole step, else in channel order.
 template <bool kFull, class T, class A>
 ROPE_INLINE void keep_run(Lanes<T> v, A* to, int64_t n, bool in_run_order) {
   in_run_order ? write_lanes(to, v) : write_run<kFull, T>(v, to, n);
@@ -108,7 +108,7 @@ ROPE_INLINE Lanes<T> read_kept(const A* from, int64_t n, bool in_run_order) {
   return in_run_order ? read_lanes<Lanes<T>>(from) : read_run<T, kFull>(from, n);
 }
 
-// store_pairs for numbers of the type of arithmetic in place of T.
+// store_pairs for numbers of the arithmetic type instead of T.
 template <Access kAccess, bool kFull, class T, class A>
 ROPE_INLINE void keep_pairs(Pair<Lanes<T>> y, A* row, Pairing pairing, int64_t n, bool in_run_order) {
   if constexpr (kAccess == Access::kHalf) {

@@ -1,5 +1,5 @@
-// Element types: what a vector of them is in memory, what it is computed in, and the conversion between the two.
-// Promise: the bits of core/dtype.h whichever instructions convert, except for the payload of NaN.
+// Element types in vectors: the format in memory, the lanes for arithmetic, and the conversion between the two.
+// Promise: whichever instructions convert, results are bit-identical to core/dtype.h, except for NaN payloads.
 #pragma once
 
 #if defined(__x86_64__)
@@ -18,8 +18,8 @@
 namespace rope::cpu {
 namespace {
 
-// The channels of one vector of 16-bit elements, widened to two vectors: 0, 2, 4 .. and 1, 3, 5 .., which a shift and
-// a mask of 32-bit words yield without moving a lane.
+// The channels of one vector of 16-bit elements, widened to two vectors: 0, 2, 4 .. and 1, 3, 5 .. A shift and a mask
+// of 32-bit words produce them without moving a lane.
 template <class V>
 struct EvenOdd {
   V even, odd;
@@ -41,7 +41,7 @@ ROPE_INLINE EvenOdd<V> operator*(EvenOdd<V> a, EvenOdd<V> b) {
   return {a.even * b.even, a.odd * b.odd};
 }
 
-// deinterleave and interleave of vector.h for EvenOdd, whose words hold one a and one b each: no lane moves.
+// deinterleave and interleave of vector.h for EvenOdd, whose words each hold one a and one b: no lane moves.
 template <class V>
 ROPE_INLINE Pair<EvenOdd<V>> deinterleave(EvenOdd<V> low, EvenOdd<V> high) {
   return {{low.even, high.even}, {low.odd, high.odd}};
@@ -89,7 +89,7 @@ ROPE_INLINE EvenOdd<V> pair_from_run_order(EvenOdd<V> v) {
   return {pairs.first, pairs.second};
 }
 
-// NaN without payload: the low half of each is zero.
+// Clears the payload of each NaN, so that its low half is zero.
 template <class V>
 ROPE_INLINE V without_payload(V v) {
   return v == v ? v : V{} + NAN;
@@ -101,8 +101,8 @@ ROPE_INLINE EvenOdd<V> without_payload(EvenOdd<V> v) {
 
 // ---- memory ----
 
-// Read Lanes from, and write them to, kStep<T> numbers of the type of arithmetic; without kFull only the first n are
-// read (others: 0). The halves of an EvenOdd go one by one, because gcc 12 copies a whole one through the stack.
+// Read and write kStep<T> numbers of the arithmetic type; without kFull only the first n are read, and the others are
+// 0. The halves of an EvenOdd are moved one by one, because gcc 12 copies a whole EvenOdd through the stack.
 template <class L, bool kFull = true, class A>
 ROPE_INLINE L read_lanes(const A* from, int64_t n = 0) {
   constexpr int64_t size = sizeof(A), lanes = kVectorBytes / size;
@@ -125,7 +125,7 @@ ROPE_INLINE void write_lanes(A* to, EvenOdd<Vector<A>> v) {
 
 // ---- element types ----
 
-// Packed: one vector of elements as they lie in memory. Lanes: what they are computed in.
+// Packed: one vector of elements in memory format. Lanes: the same elements in the arithmetic type.
 template <class T>
 struct Elements {  // float, double
   using Packed = Vector<T>;
@@ -148,7 +148,7 @@ struct Elements<BFloat16> {
     const auto half = [](Vector<float> v) { return bits_as<uint16x8_t>(vcvtq_low_bf16_f32(v)); };
     return bits_as<Words>(vzip1q_u16(half(v.even), half(v.odd)));
 #elif defined(__AVX512BF16__)
-    // vcvtne2ps2bf16 flushes denormals: results with a zero, which may have been one, are made by the path below.
+    // vcvtne2ps2bf16 flushes denormals: if any result is 0, which may be a flushed denormal, the path below converts.
     const __m512i halves = bits_as<__m512i>(_mm512_cvtne2ps_pbh(v.odd, v.even));
     if (__builtin_expect(_mm512_test_epi16_mask(halves, _mm512_set1_epi16(0x7f80)) == ~0u, true)) {
       const auto h = bits_as<Vector<uint16_t>>(halves);
@@ -171,7 +171,7 @@ struct Elements<Float16> {
   using Lanes = Vector<float>;
   ROPE_INLINE Lanes unpack(Packed v) { return _mm256_cvtph_ps(v); }
   ROPE_INLINE Packed pack(Lanes v) { return _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT); }
-#elif defined(__aarch64__)  // FCVTL and FCVTN belong to every such processor
+#elif defined(__aarch64__)  // every AArch64 processor has FCVTL and FCVTN
   using Packed = float16x4_t;
   using Lanes = Vector<float>;
   ROPE_INLINE Lanes unpack(Packed v) { return vcvt_f32_f16(v); }
@@ -186,7 +186,7 @@ struct Elements<Float16> {
 #endif
 };
 
-// Elements of one Packed, which is the number of pairs in a step.
+// The elements of one Packed: the number of pairs in a step.
 template <class T>
 constexpr int64_t kStep = sizeof(typename Elements<T>::Packed) / sizeof(T);
 

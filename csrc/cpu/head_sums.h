@@ -1,4 +1,4 @@
-// Sums over the channels of heads, by the tree of core/norm.h.
+// Sums over the channels of heads, in the tree order of core/norm.h.
 #pragma once
 
 #include <algorithm>
@@ -10,16 +10,16 @@
 namespace rope::cpu {
 namespace {
 
-// Sums of the channels that agree modulo kSumLanes, in run order.
+// kSumLanes partial sums of a head, in run order: each adds the channels that are equal modulo kSumLanes.
 template <class T>
 struct Sums32 {
   static constexpr int kSteps = kSumLanes / kStep<T>;
   Lanes<T> lanes[kSteps];
 };
 
-// The blocks of kSumLanes channels `block`, block + step, block + 2 * step .., kBlocks in number, added by the tree.
-// product(full, channel, n): the numbers to add, for n channels from `channel` on, in run order. kWhole: the head has
-// no fewer channels than the blocks.
+// Adds kBlocks blocks of kSumLanes channels (`block`, block + step, block + 2 * step ..) in tree order. product(full,
+// channel, n): the summands of n channels from `channel` on, in run order. kWhole: the head fills all of the blocks, so
+// that no tail is checked.
 template <class T, int kBlocks, bool kWhole, class Product>
 ROPE_INLINE Sums32<T> sum_of_blocks(const Product& product, int64_t head_dim, int64_t block, int64_t step) {
   Sums32<T> sums;
@@ -40,7 +40,7 @@ ROPE_INLINE Sums32<T> sum_of_blocks(const Product& product, int64_t head_dim, in
   return sums;
 }
 
-// sum_of_blocks for a number of blocks that is known at run time: a power of two.
+// sum_of_blocks for a run-time number of blocks, a power of two.
 template <class T, class Product>
 Sums32<T> sum_of_many_blocks(const Product& product, int64_t head_dim, int64_t block, int64_t step, int64_t blocks) {
   if (blocks == 1) return sum_of_blocks<T, 1, false>(product, head_dim, block, step);
@@ -65,7 +65,7 @@ ROPE_INLINE V add_all_neighbours(const V* v) {
   }
 }
 
-// The neighbours of the tree added until as many sums are left as a vector has lanes.
+// Adds neighbors, level by level of the tree, until one vector of sums is left.
 template <class T>
 ROPE_INLINE Vector<Arithmetic<T>> folded(const Sums32<T>& sums) {
   Vector<Arithmetic<T>> v[sums.kSteps];
@@ -79,7 +79,8 @@ ROPE_INLINE Vector<Arithmetic<T>> folded(const Sums32<T>& sums) {
   return add_all_neighbours<sums.kSteps>(v);
 }
 
-// to[h] = sum(product_of(h)), for `heads` heads. sum: returns what `folded` does. `to` has room_for(heads).
+// to[h] = sum(product_of(h)), for `heads` heads. sum: returns a vector of sums, like `folded`. `to` holds
+// room_for(heads) numbers.
 template <class Sum, class ProductOf, class A>
 ROPE_INLINE void sum_heads_by(const Sum& sum, int64_t heads, const ProductOf& product_of, A* to) {
   using V = Vector<A>;
@@ -93,7 +94,7 @@ ROPE_INLINE void sum_heads_by(const Sum& sum, int64_t heads, const ProductOf& pr
   }
 }
 
-// The sum over a head of `blocks` blocks, a power of two. kBlocks: that number, or 0 for others.
+// Sums a head of `blocks` blocks, a power of two. kBlocks: the same number, or 0 if it is known only at run time.
 template <class T, int kBlocks, bool kWhole>
 struct SumOfHead {
   int64_t head_dim, blocks;
@@ -108,8 +109,8 @@ struct SumOfHead {
   }
 };
 
-// to[h] = the sum over head h, for `heads` heads. product_of(h): the product of head h, for sum_of_blocks. `to` has
-// room_for(heads). kUnrolled: head_dim 32, 64, 65 to 128, and 256 have code of their own.
+// to[h] = the sum over head h, for `heads` heads. product_of(h): the `product` of head h for sum_of_blocks. `to` holds
+// room_for(heads) numbers. kUnrolled: instantiates unrolled code for head_dim 32, 64, 65 to 128, and 256.
 template <class T, bool kUnrolled, class ProductOf, class A>
 void sum_heads(int64_t heads, int64_t head_dim, const ProductOf& product_of, A* to) {
   int64_t blocks = 1;
@@ -129,7 +130,7 @@ void sum_heads(int64_t heads, int64_t head_dim, const ProductOf& product_of, A* 
   sum(std::integral_constant<int, 0>{}, partial);
 }
 
-// The numbers that sum_heads writes for `heads` heads: whole vectors.
+// The numbers that sum_heads writes for `heads` heads, rounded up to whole vectors.
 template <class A>
 int64_t room_for(int64_t heads) {
   return round_up(heads, kLanes<Vector<A>>);

@@ -1,4 +1,5 @@
-// Chooses the kernels, once. Compiled for the baseline instruction set, because it runs before the machine's is known.
+// Selects the CPU kernels, once. Compiled for the baseline instruction set, because it runs before the machine's
+// instruction set is known.
 #include "cpu/isa.h"
 
 #ifdef ROPE_ISA_ARM
@@ -42,11 +43,11 @@ bool supported(const Kernels& kernels) {
     return supported(kernels_avx2) && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
   }
-  if (&kernels == &kernels_avx2) {  // implies F16C, whose name older compilers do not know
+  if (&kernels == &kernels_avx2) {  // AVX2 implies F16C, which older compilers cannot query
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("fma");
   }
 #elif defined(ROPE_ISA_ARM)
-  constexpr int kBf16 = 1 << 14;  // HWCAP2_BF16, which older C libraries do not name
+  constexpr int kBf16 = 1 << 14;  // HWCAP2_BF16, which older C libraries do not define
   if (&kernels == &kernels_neon_bf16) return getauxval(AT_HWCAP2) & kBf16;
 #endif
   return &kernels == &kernels_default;
@@ -71,7 +72,7 @@ static std::atomic<const Kernels*> replacement{nullptr};
 void use_kernels(const Kernels* kernels) { replacement.store(kernels); }
 #endif
 
-// Initialised when the library is loaded, like all state: see bindings/output.cpp.
+// Initialized when the library is loaded, as all state: see bindings/output.cpp.
 static const Kernels& best = choose();
 
 const Kernels& best_kernels() {

@@ -1,6 +1,7 @@
-// The RMSNorm of the heads of one token (core/norm.h): 1 / rms, and channels that are normalised but not rotated. All
-// sums of a token come before its rotation: sum, square root and division of one head, each waiting for the last, then
-// overlap with those of the next. One pass over registers, head by head, takes 1.1 to 1.3 times as long in cache.
+// RMSNorm of the heads of one token (core/norm.h): 1 / rms, and the channels that are normalized but not rotated. All
+// heads of a token are summed before any is rotated, so that the dependent sum, square root and division of one head
+// overlap with those of the next. A single pass per head, which keeps the channels in registers, takes 1.1 to 1.3 times
+// as long on cached data.
 #pragma once
 
 #include "core/norm.h"
@@ -10,7 +11,7 @@
 namespace rope::cpu {
 namespace {
 
-// The numbers that rotate_token keeps for the heads of all normalised tensors.
+// The numbers of scratch memory that rotate_token needs for the heads of all normalized tensors.
 template <class A>
 int64_t room_for_factors(const RotateParams& p) {
   int64_t numbers = 0;
@@ -37,7 +38,8 @@ void inverse_rms_of_heads(const T* row, const RotatedTensor& x, double eps, A* t
   for (int64_t h = 0; h < x.heads; ++h) to[h] = inverse_rms(to[h], head_dim, epsilon);
 }
 
-// Writes 1 / rms of the heads of a token, from head `first` of the tensor on; r null: 0, as the token is copied.
+// Saves 1 / rms of the heads of a token in norm.inv_rms, if that is requested. first: the index of the token's first
+// head there. r null: saves 0, for a token that is copied.
 template <class A>
 void save_inverse_rms(const Norm& norm, int64_t first, int64_t heads, const A* r) {
   if (!norm.inv_rms) return;
@@ -45,7 +47,7 @@ void save_inverse_rms(const Norm& norm, int64_t first, int64_t heads, const A* r
   for (int64_t h = 0; h < heads; ++h) to[h] = r ? r[h] : 0;
 }
 
-// Normalises channels [begin, end) of every head of a token. r: 1 / rms of each head.
+// Normalizes channels [begin, end) of every head of a token. r: 1 / rms of each head.
 template <class T>
 void normalise_channels(const RotatedTensor& x, const Norm& norm, int64_t batch, int64_t token, int64_t begin,
                         int64_t end, const Arithmetic<T>* r) {

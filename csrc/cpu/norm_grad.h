@@ -1,6 +1,6 @@
-// The derivatives of norm and rotation (core/norm.h) in blocks of kBlockTokens tokens of one tensor. At each token, for
-// as many heads as stay in cache: their gradients are rotated back and kept in the type of arithmetic; then come the
-// sums over each head; then the gradients of x and of the weight.
+// The derivatives of norm and rotation (core/norm.h), in blocks of kBlockTokens tokens of one tensor. For each token,
+// the heads are processed in groups that fit in cache: their gradients are rotated back into scratch memory of the
+// arithmetic type, then summed over each head, then combined into the gradients of x and of the weight.
 #pragma once
 
 #include <algorithm>
@@ -16,19 +16,19 @@
 namespace rope::cpu {
 namespace {
 
-// Numbers of rotated gradients that are kept at a time: 8 KiB of float32.
+// Maximum rotated gradients in scratch memory: 8 KiB of float32.
 constexpr int64_t kMostKept = 2048;
 
-// Levels of the tree over the tokens of a block, its leaves included.
+// Levels of the tree over the tokens of a block, including the leaves.
 constexpr int kLevels = 5;
 static_assert(int64_t{1} << (kLevels - 1) == kBlockTokens, "the tree of a block has kLevels levels");
 
-// The memory of one thread. Rows have `stride` numbers; those of `weight`, `sum` (the gradient of the weight at a
-// token) and `levels` (the sums of 2^i tokens in row i, where they wait for as many more) are in run order
-// (elements.h).
+// The scratch memory of one thread, in rows of `stride` numbers. `weight`, `sum` and `levels` are in run order
+// (elements.h). sum: the gradient of the weight at one token. levels: row i holds a sum of 2^i tokens until the next
+// 2^i are summed.
 template <class A>
 struct NormGradMemory {
-  int64_t stride, heads;  // heads: whose gradients and corrections are kept at a time
+  int64_t stride, heads;  // heads: processed at a time, with their gradients and corrections
   A *weight, *sum, *levels, *gradient, *corrections;
 
   NormGradMemory(A* data, int64_t head_dim, int64_t most_heads)
@@ -40,13 +40,14 @@ struct NormGradMemory {
         gradient(levels + kLevels * stride),
         corrections(gradient + heads * stride) {}
 
-  // How many numbers there are.
+  // The size of the memory in numbers.
   int64_t size() const { return corrections + room_for<A>(heads) - weight; }
 };
 
 // ---- one token ----
 
-// Keeps the gradients of heads [first, first + rows.count), rotated. rows: those of the tensor's first token and head.
+// Stores the rotated gradients of heads [first, first + rows.count) in `kept`. rows: of the tensor's first token and
+// head.
 template <Access kAccess, class T>
 void keep_rotated(const NormGradParams& p, int t, Rows<T, Arithmetic<T>> rows, int64_t batch, int64_t token,
                   int64_t row, int64_t first, Arithmetic<T>* kept) {
@@ -87,7 +88,7 @@ void keep_rotated(const NormGradParams& p, int t, Rows<T, Arithmetic<T>> rows, i
   }
 }
 
-// The token's gradients of x; memory.sum receives that of the weight. rows: see keep_rotated.
+// Writes the gradient of x at one token; memory.sum receives the gradient of the weight. rows: see keep_rotated.
 template <Access kAccess, bool kNonTemporal, class T>
 void norm_grad_token(const NormGradParams& p, int t, const Rows<T, Arithmetic<T>>& rows, int64_t prefetch,
                      int64_t batch, int64_t token, const NormGradMemory<Arithmetic<T>>& memory) {
@@ -146,7 +147,7 @@ void add_token(const NormGradMemory<A>& memory, int64_t i) {
   memcpy(before, memory.sum, memory.stride * sizeof(A));
 }
 
-// Writes the sum of the block's `tokens` tokens. Zeros in place of the missing ones would add nothing.
+// Writes the sum of the block's `tokens` tokens. The zeros in place of missing tokens need no addition.
 template <class T>
 void store_block(const NormGradMemory<Arithmetic<T>>& memory, int64_t tokens, int64_t head_dim, Arithmetic<T>* to) {
   using A = Arithmetic<T>;
@@ -162,7 +163,8 @@ void store_block(const NormGradMemory<Arithmetic<T>>& memory, int64_t tokens, in
   });
 }
 
-// Block `block` of the tokens of tensor t, which is normalised. rows: see keep_rotated; prefetch: of x, as in Plan.
+// Processes block `block` of the tokens of tensor t, which must be normalized. rows: see keep_rotated. prefetch:
+// Plan::prefetch_input of t.
 template <Access kAccess, bool kNonTemporal, class T>
 void norm_grad_block(const NormGradParams& p, int t, const Rows<T, Arithmetic<T>>& rows, int64_t prefetch,
                      int64_t block, Arithmetic<T>* data) {
@@ -185,7 +187,7 @@ void norm_grad_block(const NormGradParams& p, int t, const Rows<T, Arithmetic<T>
   store_block<T>(memory, tokens, x.head_dim, static_cast<A*>(p.of_norm[t].block_sums) + block * x.head_dim);
 }
 
-// Adds the sums of the blocks, in place, by the tree.
+// Adds the sums of the blocks in tree order, in place, and copies the result to grad_weight.
 template <class A>
 void add_blocks(const NormGradTensor& of_norm, int64_t blocks, int64_t head_dim) {
   A* sums = static_cast<A*>(of_norm.block_sums);

@@ -1,4 +1,4 @@
-// The gradients of the rows of normalised heads (core/norm.h), given the gradients that were rotated back.
+// The gradients of normalized heads (core/norm.h), from gradients that are already rotated back.
 #pragma once
 
 #include <type_traits>
@@ -10,18 +10,18 @@
 namespace rope::cpu {
 namespace {
 
-// The rows of some heads of a token: pointers to the first head, strides in elements.
+// Some heads of a token: pointers to the first head, strides in elements.
 template <class T>
 struct NormGradRows {
   const T* x;
-  T* grad_x;  // null: not wanted
+  T* grad_x;  // null: not requested
   const Arithmetic<T>*gradient, *weight, *inv_rms, *corrections;
-  Arithmetic<T>* sum;  // of the gradients of the weight; begins with what it holds
+  Arithmetic<T>* sum;  // accumulates the gradient of the weight; not cleared first
   int64_t heads, x_stride, grad_x_stride, gradient_stride, x_channel, grad_x_channel;
   bool in_run_order;
 };
 
-// n <= kStep channels of x and of its rotated gradient. kDirect: see norm_gradients.
+// Reads n <= kStep channels of x and of the rotated gradient. kDirect: see norm_gradients.
 template <bool kDirect, bool kFull, class T>
 ROPE_INLINE Pair<Lanes<T>> read_with_gradient(const T* x, int64_t x_channel, const Arithmetic<T>* gradient, int64_t n,
                                               bool in_run_order) {
@@ -29,9 +29,9 @@ ROPE_INLINE Pair<Lanes<T>> read_with_gradient(const T* x, int64_t x_channel, con
           read_kept<kFull, T>(gradient, n, kDirect && kFull ? true : in_run_order)};
 }
 
-// The gradients of x, and those of the weight added over the heads, for kSteps steps of channels from `channel` on.
-// kDirect: channels are contiguous, kept in run order, and the gradients of x are wanted. rows: by value, so that no
-// store can change them.
+// Writes the gradient of x, and accumulates the gradient of the weight over the heads, for kSteps steps of channels
+// from `channel` on. kDirect: channels are contiguous, the rotated gradient is in run order, and the gradient of x is
+// requested. rows: by value, because the compiler then knows that no store aliases them.
 template <bool kNonTemporal, bool kDirect, bool kFull, int kSteps, class T>
 ROPE_INLINE void norm_gradients(const NormGradRows<T> rows, int64_t channel, int64_t n) {
   using L = Lanes<T>;
@@ -74,7 +74,7 @@ void norm_gradients(const NormGradRows<T>& rows, int64_t head_dim) {
   if (c < head_dim) norm_gradients<kNonTemporal, kDirect, false, 1>(rows, c, head_dim - c);
 }
 
-// corrections[h] = the correction of head h, for all heads of `rows`. prefetch: of x, as in Plan.
+// corrections[h] = norm_correction of head h, for all heads of `rows`. prefetch: Plan::prefetch_input.
 template <bool kDirect, class T>
 void correct_heads(const NormGradRows<T> rows, int64_t head_dim, int64_t prefetch, Arithmetic<T>* corrections) {
   using A = Arithmetic<T>;

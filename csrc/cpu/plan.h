@@ -1,12 +1,12 @@
-// How a call runs, decided once from its sizes and strides, alike for every instruction set.
+// How a call is executed: decided once, from sizes and strides, identically for every instruction set.
 #pragma once
 
 #include "core/params.h"
 
 namespace rope::cpu {
 
-// How the pairs of rows lie in memory. kHalf: two contiguous halves. kInterleaved: contiguous pairs. kAny: neither, or
-// not alike in all tensors; then rows.h decides for each row.
+// How the pairs of a row are arranged in memory. kHalf: two contiguous halves. kInterleaved: contiguous pairs. kAny:
+// neither, or not the same in all tensors; rows.h then decides for each row.
 enum class Access { kHalf, kInterleaved, kAny };
 
 // pairing: in elements of memory, not in channels.
@@ -17,18 +17,18 @@ ROPE_INLINE Access access_of(Pairing pairing) {
 
 struct Plan {
   Access access;                        // of all tensors
-  bool non_temporal;                    // results are written by non-temporal stores
+  bool non_temporal;                    // results are written with non-temporal stores
   int64_t threads;                      // threads worth waking; 0: run on the caller
-  int64_t prefetch[kMaxTensors];        // distance in bytes from the row that is read; 0: no prefetch
-  int64_t prefetch_input[kMaxTensors];  // of NormGradTensor::x, as prefetch
+  int64_t prefetch[kMaxTensors];        // distance in bytes ahead of the row being read; 0: no prefetch
+  int64_t prefetch_input[kMaxTensors];  // the same for NormGradTensor::x
 };
 
 Plan plan_of(const RotateParams& p);
 
-// `threads` share blocks of tokens.
+// Threads share blocks of kBlockTokens tokens instead of single tokens.
 Plan plan_of(const NormGradParams& p);
 
-// Only access and threads are set.
+// Sets only access and threads.
 Plan plan_of(const TableGradParams& p);
 
 // Threads worth waking for a call of cos_sin.

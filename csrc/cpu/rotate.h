@@ -11,7 +11,7 @@
 namespace rope::cpu {
 namespace {
 
-// `count` rows of one tensor that share angles. Out: T, or the type of arithmetic where norm_grad keeps the result.
+// `count` rows of one tensor that share angles. Out: T, or the arithmetic type if norm_grad keeps the result.
 template <class T, class Out = T>
 struct Rows {
   const T* in;
@@ -19,14 +19,14 @@ struct Rows {
   int64_t in_stride, out_stride, count;
   Pairing from = {}, to = {};  // of in and out, in elements
   int64_t prefetch = 0;        // as in Plan
-  // For rows that are normalised: the weight of the first channel and 1 / rms of the first row; else null.
+  // For normalized rows: the weight of the first channel, and 1 / rms of the first row; else null.
   const Arithmetic<T>*weight = nullptr, *inv_rms = nullptr;
   Pairing channels = {};                                  // of the weights
   bool round_unweighted = false, round_products = false;  // with kEager
-  bool in_run_order = false;                              // steps of Out that is not T lie in run order (elements.h)
+  bool in_run_order = false;  // if Out is not T: whole steps of it are in run order (elements.h)
 };
 
-// The rows of the first token of tensor t: of all heads, or of one where each has angles of its own.
+// The rows of the first token of tensor t: all heads, or one if each head has its own angles.
 template <class T>
 Rows<T> rows_of(const RotateParams& p, const Plan& plan, int t) {
   const RotatedTensor& x = p.x[t];
@@ -46,7 +46,7 @@ Rows<T> rows_of(const RotateParams& p, const Plan& plan, int t) {
 }
 
 // Rotates two vectors of interleaved channels, which stay in their lanes: only the partners are moved. cos and sin have
-// an entry per channel; that of sin for the second channel of a pair is negated, as x - y * -s rounds like x + y * s.
+// one entry per channel. sin is negated for the second channel of a pair, because x - y * -s rounds like x + y * s.
 template <class L, class Round>
 ROPE_INLINE Pair<L> rotate_channels(Pair<L> x, Pair<L> cos, Pair<L> sin, const Round& round) {
   const auto rotated = [&](L x, L cos, L sin) {
@@ -55,15 +55,16 @@ ROPE_INLINE Pair<L> rotate_channels(Pair<L> x, Pair<L> cos, Pair<L> sin, const R
   return {rotated(x.first, cos.first, sin.first), rotated(x.second, cos.second, sin.second)};
 }
 
-// Rotates kSteps steps of kStep pairs of each row, from pair i on; without kFull, the last pairs of n, less than a
-// step. cos and sin stay in registers over all rows: reading them from L1 for each row takes 15 to 40 % more time
-// (AVX-512, 0.3 MiB in bfloat16 and float16).
+// Rotates kSteps steps of kStep pairs of each row, from pair i on; without kFull, the tail of the n pairs, which is
+// shorter than a step. cos and sin stay in registers across rows: reloading them from L1 for each row takes 15 to 40 %
+// longer (AVX-512, 0.3 MiB in bfloat16 and float16).
 //
-// kNorm: the rows are normalised first. kEager: values of 16 bits are rounded as in eager code.
+// kNorm: the rows are normalized first. kEager: intermediate values are rounded to 16 bits as in eager code.
 template <Access kAccess, bool kNonTemporal, bool kNorm, bool kEager, bool kFull, int kSteps, class T, class Out>
 ROPE_INLINE void rotate_steps(const Rows<T, Out>& rows, const Angles<Arithmetic<T>>& angles, int64_t i, int64_t n) {
   using L = Lanes<T>;
-  // 10 to 30 % faster in cache and in 16 bits; non-temporal stores of wider elements take up to 7 % longer.
+  // Rotating channel by channel is 10 to 30 % faster on cached data and in 16 bits, but takes up to 7 % longer with
+  // non-temporal stores of wider elements.
   constexpr bool kByChannel = kAccess == Access::kInterleaved && std::is_same_v<L, Vector<Arithmetic<T>>> &&
                               std::is_same_v<T, Out> && (sizeof(T) == 2 || !kNonTemporal);
   const int64_t m = kFull ? kStep<T> : n - i, row_bytes = 2 * n * sizeof(T);
@@ -95,7 +96,7 @@ ROPE_INLINE void rotate_steps(const Rows<T, Out>& rows, const Angles<Arithmetic<
     if (i == 0) prefetch_row(in, row_bytes, rows.prefetch);
     L scale;
     if constexpr (kNorm) scale = broadcast<L>(rows.inv_rms[r]);
-    // The channels of step s, normalised.
+    // Normalizes the channels of step s, if kNorm.
     const auto norm = [&](Pair<L> x, int s) {
       if constexpr (!kNorm) return x;
       const auto one = [&](L x, L weight) {
@@ -125,7 +126,7 @@ ROPE_INLINE void rotate_steps(const Rows<T, Out>& rows, const Angles<Arithmetic<
   }
 }
 
-// Rotates the n pairs of each row, as many steps at once as there are registers for.
+// Rotates the n pairs of each row, in as many steps at once as fit in registers.
 template <Access kAccess, bool kNonTemporal, bool kNorm, bool kEager, class T, class Out>
 void rotate_rows(const Rows<T, Out>& rows, const Angles<Arithmetic<T>>& angles, int64_t n) {
   constexpr int64_t k = kStep<T>;
@@ -162,13 +163,14 @@ void copy_channels(const RotatedTensor& x, int64_t batch, int64_t token, int64_t
   }
 }
 
-// Rotates n pairs of rows of a call.
+// Rotates n pairs of `rows`, with the norm and the rounding that the call requests.
 template <Access kAccess, bool kNonTemporal, class T>
 void rotate_rows(const RotateParams& p, const Rows<T>& rows, const Angles<Arithmetic<T>>& angles, int64_t n) {
   const auto rotate = [&](auto norm, auto eager) {
     rotate_rows<kAccess, kNonTemporal, norm.value, eager.value>(rows, angles, n);
   };
-  constexpr bool kNarrow = sizeof(T) == 2;  // a branch per vector would take 5 to 12 % longer with cached bfloat16
+  // Template arguments, because a branch per vector takes 5 to 12 % longer on cached bfloat16.
+  constexpr bool kNarrow = sizeof(T) == 2;
   using Eager = std::bool_constant<kNarrow>;
   if (rows.weight) {
     if (kNarrow && p.round_weighted) return rotate(std::true_type{}, Eager{});
@@ -178,8 +180,8 @@ void rotate_rows(const RotateParams& p, const Rows<T>& rows, const Angles<Arithm
   rotate(std::false_type{}, std::false_type{});
 }
 
-// The channels of every head that are not rotated: copied, or normalised where r, 1 / rms of each head, is not null.
-// pairs: how many are rotated.
+// Copies the channels of every head that are not rotated, or normalizes them if r is not null. r: 1 / rms of each head.
+// pairs: the rotated pairs, 0 for a token that is copied.
 template <class T>
 void keep_channels(const RotateParams& p, int t, int64_t batch, int64_t token, int64_t pairs, const Arithmetic<T>* r) {
   const RotatedTensor& x = p.x[t];
@@ -192,7 +194,8 @@ void keep_channels(const RotateParams& p, int t, int64_t batch, int64_t token, i
   if (pairs) keep(p.rotary_offset + 2 * pairs, x.head_dim);
 }
 
-// tensors: the rows_of every tensor. factors: memory for 1 / rms of the heads of all normalised tensors, room_for each.
+// Rotates one token of all tensors. tensors: rows_of each tensor. factors: scratch memory for 1 / rms of the heads,
+// room_for(heads) numbers for each normalized tensor.
 template <Access kAccess, bool kNonTemporal, class T>
 void rotate_token(const RotateParams& p, const Rows<T>* tensors, int64_t batch, int64_t token, Arithmetic<T>* factors) {
   const int64_t row =

@@ -1,5 +1,5 @@
-// The CPU kernels. Compiled once per instruction set, which ROPE_ISA names. Everything but the table at the end has
-// internal linkage, so that no other instruction set can be linked to these copies.
+// The CPU kernels, compiled once per instruction set, which ROPE_ISA names. Everything but the table at the end has
+// internal linkage, so that the linker cannot mix the code of instruction sets.
 #include <algorithm>
 
 #include "core/dispatch.h"
@@ -38,7 +38,7 @@ void rotate(const RotateParams& p, int num_threads) {
   });
 }
 
-// The rows of keep_rotated (norm_grad.h).
+// The `rows` of keep_rotated (norm_grad.h).
 template <class T>
 Rows<T, Arithmetic<T>> kept_rows_of(const RotateParams& p, const Plan& plan, int t) {
   const Rows<T> rows = rows_of<T>(p, plan, t);

@@ -1,4 +1,4 @@
-// Rows (the rotated channels of one head at one token): where they lie, and how their pairs are loaded and stored.
+// Rows, the rotated channels of one head at one token: their addresses, and loads and stores of their pairs.
 #pragma once
 
 #include <type_traits>
@@ -10,12 +10,12 @@
 namespace rope::cpu {
 namespace {
 
-// Elements from the first row of a tensor to another.
+// The distance in elements from the first row of a tensor to another row.
 ROPE_INLINE int64_t row_offset(const Strides& s, int64_t batch, int64_t token, int64_t head) {
   return batch * s.batch + token * s.token + head * s.head;
 }
 
-// Prefetches a row of `bytes` that lies `distance` bytes behind `row`; 0: nothing.
+// Prefetches the `bytes` bytes that are `distance` bytes past `row`; distance 0: does nothing.
 ROPE_INLINE void prefetch_row(const void* row, int64_t bytes, int64_t distance) {
   if (!distance) return;
   const char* next = static_cast<const char*>(row) + distance;
@@ -39,7 +39,7 @@ TokenRow<T> token_row(int64_t rotary_offset, Void* data, const Strides& s, Pairi
           s.head};
 }
 
-// `pairing`, of which the access says all but the distance between halves.
+// `pairing`, with all that kAccess implies, which is everything but the distance between halves, as constants.
 template <Access kAccess>
 ROPE_INLINE Pairing known(Pairing pairing) {
   if (kAccess == Access::kHalf) return {1, pairing.partner};
@@ -62,7 +62,7 @@ void with_access(Access access, const Function& function) {
 template <class T>
 using Lanes = typename Elements<T>::Lanes;
 
-// n <= kStep pairs of contiguous channels, in the order of memory; kFull: n == kStep.
+// Loads n <= kStep pairs of contiguous channels in memory order; kFull: n == kStep.
 template <bool kFull, class T>
 ROPE_INLINE Pair<Lanes<T>> load_channels(const T* row, int64_t n) {
   using E = Elements<T>;
@@ -147,7 +147,8 @@ ROPE_INLINE void store_pairs(Pair<Lanes<T>> y, T* row, Pairing pairing, int64_t 
   }
 }
 
-// Calls function(full, i, m) for each step, pairs i to i + m - 1 of n; `full`: m == kStep<T>, a compile-time constant.
+// Calls function(full, i, m) for each step of n pairs, which is the pairs i to i + m - 1. full: m == kStep<T>, as a
+// compile-time constant.
 template <class T, class Function>
 ROPE_INLINE void for_each_step(int64_t n, const Function& function) {
   int64_t i = 0;

@@ -12,8 +12,8 @@
 namespace rope::cpu {
 namespace {
 
-// Gradients of a block of pairs of one token, summed over everything that the table broadcasts over. While they are
-// added up, entries are in the order of lanes of load_pairs.
+// Gradients of a block of pairs of one token, summed over the axes along which the table broadcasts. Until all summands
+// are added, entries are in the lane order of load_pairs.
 template <class A>
 struct Sums {
   A cos_first[kPairBlock], cos_second[kPairBlock], sin_first[kPairBlock], sin_second[kPairBlock];

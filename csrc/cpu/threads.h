@@ -1,4 +1,4 @@
-// The tokens of a call, shared out over threads.
+// Divides the tokens of a call among threads.
 #pragma once
 
 #include <omp.h>
@@ -11,8 +11,8 @@
 namespace rope::cpu {
 namespace {
 
-// Calls function(batch, token, thread) for all tokens, on at most `threads` threads, `thread` being less. The pragma
-// needs num_threads: a bare `omp parallel` ignores torch.set_num_threads() in threads that torch did not start.
+// Calls function(batch, token, thread) for all tokens, on at most `threads` threads; thread < threads. The pragma needs
+// num_threads: a bare `omp parallel` ignores torch.set_num_threads() in threads that torch did not start.
 template <class Function>
 void for_each_token(int64_t batch, int64_t seqlen, int64_t threads, const Function& function) {
   const int64_t tokens = batch * seqlen;
@@ -33,7 +33,7 @@ void for_each_token(int64_t batch, int64_t seqlen, int64_t threads, const Functi
   }
 }
 
-// Memory of each thread of a call: `count` numbers, aligned to vectors, uninitialised.
+// Scratch memory of each thread of a call: `count` numbers, aligned to vectors, uninitialized.
 template <class A>
 class PerThread {
  public:

@@ -1,5 +1,5 @@
-// Vectors of the instruction set that this file is compiled for: to and from memory, and the order of their lanes.
-// Arithmetic itself is the compiler's (GCC and clang vectors have +, - and *), so core/math.h serves vectors as it is.
+// Vectors of the instruction set that this file is compiled for: loads, stores, and shuffles of lanes. The vector types
+// of GCC and clang have +, - and *, so that core/math.h works on them unchanged.
 #pragma once
 
 #if defined(__x86_64__)
@@ -30,7 +30,7 @@ struct VectorOf {
 template <class T, int kBytes = kVectorBytes>
 using Vector = typename VectorOf<T, kBytes>::type;
 
-using Words = Vector<uint32_t>;  // the bits of Vector<float>, or twice as many elements of 16 bits
+using Words = Vector<uint32_t>;  // the bits of Vector<float>, or two 16-bit elements per lane
 
 // ---- memory ----
 
@@ -67,8 +67,8 @@ ROPE_INLINE void write(void* to, V v, int64_t bytes) {
   }
 }
 
-// A non-temporal store, past the caches; `to` must be aligned to the size of V. fence_non_temporal_stores() must come
-// before another thread reads it.
+// A non-temporal store, which bypasses the caches; `to` must be aligned to the size of V. fence_non_temporal_stores()
+// must precede reads by another thread.
 template <class V>
 ROPE_INLINE void write_non_temporal(void* to, V v) {
 #if defined(__AVX512F__)
@@ -94,12 +94,12 @@ ROPE_INLINE void fence_non_temporal_stores() {
 template <class V>
 constexpr int kLanes = sizeof(V) / sizeof(V{}[0]);
 
-// Interleaving stays within blocks of this many lanes: the whole vector, but half of one of 32 bytes, because moving
-// lanes between its halves takes twice the instructions.
+// Interleaving stays within blocks of this many lanes: a whole vector, except for 32-byte vectors, where it is half,
+// because moving lanes between the halves takes twice the instructions.
 template <class V>
 constexpr int kBlockLanes = sizeof(V) == 32 ? kLanes<V> / 2 : kLanes<V>;
 
-// Lane i of the result is lane index(i) of a and b, counted through both.
+// Lane i of the result is lane index(i) of a and b, concatenated.
 template <class V, class Index, int... i>
 ROPE_INLINE V shuffle(V a, V b, Index index, std::integer_sequence<int, i...>) {
 #if defined(__clang__) || __GNUC__ >= 12

@@ -1,3 +1,4 @@
+// Copies norm weights to the arithmetic type.
 #include "cpu/weights.h"
 
 #include "core/dispatch.h"

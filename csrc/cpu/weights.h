@@ -1,4 +1,4 @@
-// The weights of a call's norms, as the kernels read them.
+// The norm weights of a call, in the form that the CPU kernels read.
 #pragma once
 
 #include <memory>
@@ -7,8 +7,8 @@
 
 namespace rope::cpu {
 
-// While it lives, the weights of a call are contiguous and of the type of arithmetic: others are copied, and p->norm
-// points to the copies.
+// Makes the weights in p->norm contiguous and of the arithmetic type: other weights are copied, and p->norm points to
+// the copies, which live as long as this object.
 class Weights {
  public:
   explicit Weights(RotateParams* p);
