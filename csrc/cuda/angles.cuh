@@ -1,4 +1,4 @@
-// cos and sin of a thread's pairs, from tables or positions to registers; table entries back to memory; cos_sin.
+// Loads or computes cos and sin of a thread's pairs, in registers; the work of a thread of cos_sin.
 #pragma once
 
 #include <cmath>
@@ -12,8 +12,8 @@
 
 namespace rope::cuda {
 
-// kSource: a template parameter, because it decides register use. One entry per channel takes twice as many registers,
-// and computing entries from positions takes more than reading them.
+// kSource is a template parameter because it determines register use: one entry per channel takes twice as many
+// registers as one per pair, and computing entries takes more than reading them.
 template <class A, int kPairs, Source kSource>
 struct Angles {
   static constexpr int kEntries = kSource == Source::kPerChannel ? 2 : 1;  // per pair
@@ -25,7 +25,8 @@ ROPE_INLINE Pair<A> entries_of(const A (&table)[kEntries][kPairs], int pair) {
   return {table[0][pair], table[kEntries - 1][pair]};
 }
 
-// The pairs of a unit lie in two runs of half as many neighbours. In most units the second run follows the first.
+// The pairs of a unit form two runs of consecutive pairs, each half of them. In most units the second run follows the
+// first.
 struct UnitPairs {
   int first, second;  // the first pair of each run
 };
@@ -36,15 +37,15 @@ ROPE_INLINE UnitPairs unit_pairs(const RotateArguments<Int>& a, int unit) {
   return {first, first + a.second_run};
 }
 
-// The pair of index i, of kPairs in a unit.
+// The i-th of the kPairs pairs of a unit.
 template <int kPairs>
 ROPE_INLINE int pair_of(const UnitPairs& pairs, int i) {
   constexpr int kRun = (kPairs + 1) / 2;
   return i < kRun ? pairs.first + i : pairs.second + i - kRun;
 }
 
-// Issues the loads of all cos and sin before it uses any of them. second_run: how many entries after cos and sin the
-// second run begins.
+// Issues the loads of all entries of cos and sin before it uses any of them. second_run: the distance of the second run
+// from cos and sin, in entries.
 template <class E, int kPairs, class A>
 ROPE_INLINE void read_vectors(const E* cos, const E* sin, int second_run, A (&to_cos)[kPairs], A (&to_sin)[kPairs]) {
   constexpr int kRun = kPairs / 2, kWidth = kRun * sizeof(E) > 16 ? 16 / sizeof(E) : kRun, kVectors = kRun / kWidth;
@@ -64,7 +65,7 @@ ROPE_INLINE void read_vectors(const E* cos, const E* sin, int second_run, A (&to
   }
 }
 
-// Which entries of cos and sin: those of a row, for the pairs of a unit.
+// Identifies entries of cos and sin: a row of the table, and the pairs of a unit.
 template <class Int>
 struct EntryIndex {
   int batch;
@@ -117,7 +118,7 @@ ROPE_INLINE void load_entries(const RotateArguments<Int>& a, const void* cos, co
   strided(TypeTag<A>{});
 }
 
-// cos and sin of one pair at a token, from its positions.
+// Computes cos and sin of one pair of a token from its positions.
 template <class A>
 ROPE_INLINE CosSin<A> make_entries(const Frequencies& f, const Positions& positions, bool negate_sin, int64_t batch,
                                    int64_t token, int64_t start, int64_t head, int64_t pair) {
@@ -135,7 +136,7 @@ ROPE_INLINE CosSin<A> make_entries(const Frequencies& f, const Positions& positi
   return made;
 }
 
-// The angles of kPairs pairs, read from tables. The rotation by the negative angle negates sin.
+// Reads the angles of kPairs pairs from tables. For a rotation by the negative angle, sin is negated.
 template <class T, int kPairs, Source kSource, class Int>
 ROPE_INLINE void read_angles(const RotateArguments<Int>& a, const EntryIndex<Int>& index,
                              Angles<Arithmetic<T>, kPairs, kSource>* to) {
@@ -151,7 +152,7 @@ ROPE_INLINE void read_angles(const RotateArguments<Int>& a, const EntryIndex<Int
   }
 }
 
-// The angles of kPairs pairs, computed from the position of a token. start: the result of sequence_start.
+// Computes the angles of kPairs pairs from the position of a token. start: the result of sequence_start.
 template <class Int, class A, int kPairs, Source kSource>
 ROPE_INLINE void make_angles(const RotateArguments<Int>& a, int batch, int token, int64_t start, int head,
                              const UnitPairs& pairs, Angles<A, kPairs, kSource>* to) {
@@ -166,11 +167,11 @@ ROPE_INLINE void make_angles(const RotateArguments<Int>& a, int batch, int token
 
 // ---- cos_sin ----
 
-// Heads of the grid: with zero heads, one, whose threads write only the positions.
+// Heads in the grid. Zero heads count as one, whose threads write only the positions.
 ROPE_INLINE int64_t entry_heads(const CosSinParams& p) { return p.heads ? p.heads : 1; }
 ROPE_INLINE int64_t cos_sin_threads(const CosSinParams& p) { return p.batch * p.seqlen * entry_heads(p) * p.pairs; }
 
-// A thread writes one entry of cos and of sin, and for the first entry of a token its positions too.
+// A thread writes one entry of cos and of sin. The thread of a token's first entry also writes its positions.
 template <class A>
 ROPE_INLINE void cos_sin_thread(const CosSinParams& p, int64_t index) {
   if (index >= cos_sin_threads(p)) return;

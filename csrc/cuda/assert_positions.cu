@@ -1,5 +1,6 @@
-// The debug mode ROPE_EXT_CHECK_POSITIONS. Not in rotate_cuda.cu, where the stack that printf needs is a build error.
-#undef NDEBUG  // keeps the assert on the device
+// The debug mode ROPE_EXT_CHECK_POSITIONS: asserts that every position is in the table. Not in rotate_cuda.cu, where
+// any use of a stack, which printf needs, is a build error.
+#undef NDEBUG  // keeps assert in device code
 #include <cassert>
 #include <cinttypes>
 #include <cstdio>

@@ -1,4 +1,4 @@
-// Division by a number that the host knows, as a multiplication and a shift: a GPU has no instruction for it.
+// Integer division by a number known on the host, as a multiplication and a shift: GPUs have no instruction for it.
 #pragma once
 
 #include <cstdint>
@@ -8,9 +8,9 @@
 
 namespace rope::cuda {
 
-// Divides n with 0 <= n < 2^kBits. shift is the smallest for which by <= 2^shift, and factor is 2^(kBits + shift) / by,
-// rounded up. So n * factor / 2^(kBits + shift) exceeds n / by by less than n / 2^(kBits + shift) < 1 / by, which does
-// not reach the next integer.
+// Divides n, 0 <= n < 2^kBits. shift is the smallest number with by <= 2^shift, and factor is 2^(kBits + shift) / by,
+// rounded up. n * factor / 2^(kBits + shift) therefore exceeds n / by by less than n / 2^(kBits + shift) < 1 / by, and
+// does not reach the next integer.
 template <class Int>
 struct Divisor;
 

@@ -1,4 +1,4 @@
-// The launches of the CUDA kernels: what cpu/isa.h is for the CPU.
+// Launches the CUDA kernels; the counterpart of cpu/isa.h.
 #pragma once
 
 #include "core/params.h"
@@ -12,30 +12,30 @@ using Stream = void*;
 // The current device, or -1 if there is none.
 int current_device();
 
-// A launch does not wait for the GPU. It returns null; the CUDA runtime's name of the error, which may be that of
-// earlier work on the GPU; or kTooLarge, where the indices of a call need more than 32 bits (too_large in plan.h), or
-// its grid more blocks than there are.
+// Launches are asynchronous. They return null on success; the CUDA runtime's name of the error, which earlier work on
+// the GPU may have caused; or kTooLarge, if an index of the call exceeds 32 bits (too_large in plan.h) or its grid
+// exceeds the maximum size.
 extern const char* const kTooLarge;
 
-// The contract is that of cpu::Kernels::rotate, on the current device, `device`.
+// As cpu::Kernels::rotate, on `device`, which must be current.
 const char* rotate(const RotateParams& p, int device, Stream stream);
 
-// The contract is that of cpu::Kernels::norm_grad, on the current device, `device`.
+// As cpu::Kernels::norm_grad, on `device`, which must be current.
 const char* norm_grad(const NormGradParams& p, int device, Stream stream);
 
-// The contract is that of cpu::Kernels::table_grad.
+// As cpu::Kernels::table_grad.
 const char* table_grad(const TableGradParams& p, Stream stream);
 
-// rows[batch * p.seqlen + token] = table_row(p.positions, batch, token), in memory of the GPU.
+// rows[batch * p.seqlen + token] = table_row(p.positions, batch, token), in GPU memory.
 const char* table_rows(const Tokens& p, int64_t* rows, Stream stream);
 
-// The contract is that of cpu::Kernels::cos_sin.
+// As cpu::Kernels::cos_sin.
 const char* cos_sin(const CosSinParams& p, Stream stream);
 
-// p.high and p.low receive the revolutions per position, in memory of the GPU.
+// p.high and p.low, in GPU memory, receive the revolutions per position.
 const char* revolutions(const RevolutionsParams& p, Stream stream);
 
-// Fails an assert on the GPU, with a message for each token whose row lies outside the table.
+// Fails an assert on the GPU, after printing a message, for each token whose row is outside the table.
 const char* assert_positions(const Tokens& p, Stream stream);
 
 }  // namespace rope::cuda

@@ -1,10 +1,10 @@
 // Grids, streams and errors of launches.
 //
-// The error of a launch is what cudaLaunchKernelExC returns. cudaGetLastError is not called: it would report errors of
-// earlier calls as those of this launch, and clear them. The runtime is linked statically (CMakeLists.txt) and keeps a
-// last error of its own, which nobody reads: torch's runtime is another instance, so a launch that fails here is
-// reported once, by rope_ext, and an error that torch has not reported yet stays. Errors after which the context is
-// lost come from the driver, which both share, and are returned by every later call of either.
+// The error of a launch is what cudaLaunchKernelExC returns. cudaGetLastError is not called: it would attribute errors
+// of earlier calls to this launch, and clear them. The runtime is linked statically (CMakeLists.txt), so its last
+// error, which nobody reads, is separate from that of torch's runtime. A launch that fails here is thus reported once,
+// by rope_ext, and an error that torch has not reported yet is preserved. Errors that lose the context come from the
+// driver, which both runtimes share, and are returned by every later call of either.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -20,7 +20,7 @@ inline cudaStream_t stream_of(Stream stream) { return static_cast<cudaStream_t>(
 // Multiprocessors of a device, queried once; 1 if the query fails, which costs only speed.
 int multiprocessors_of(int device);
 
-// cuda::rotate, for a call in which a tensor is normalised.
+// cuda::rotate for a call in which a tensor is normalized.
 const char* norm_rotate(const RotateParams& p, int multiprocessors, Stream stream);
 
 // std::type_identity of C++20: keeps T from being deduced from the argument.
@@ -29,9 +29,9 @@ struct Identity {
   using type = T;
 };
 
-// Launches a kernel. Arguments are converted to its parameters and not copied. Returns null or the name of the error.
-// There are no attributes: with programmatic stream serialization, every kernel would have to wait for its predecessor
-// before it reads.
+// Launches a kernel. The arguments are converted to the types of its parameters, and not copied otherwise. Returns null
+// or the name of the error. The launch has no attributes: with programmatic stream serialization, every kernel would
+// have to wait for its predecessor before its first read.
 template <class... Parameters>
 const char* launch_shared(void (*kernel)(Parameters...), dim3 grid, dim3 block, int shared_bytes, Stream stream,
                           const typename Identity<Parameters>::type&... arguments) {
@@ -51,8 +51,8 @@ const char* launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, Stream 
   return launch_shared(kernel, grid, block, 0, stream, arguments...);
 }
 
-// Launches one thread per item, in blocks of kBlock, and nothing where there are no items. Returns kTooLarge where a
-// grid cannot have as many blocks.
+// Launches one thread per item, in blocks of kBlock; nothing if there are no items. Returns kTooLarge if the grid would
+// exceed kMostBlocks.
 template <class... Parameters>
 const char* launch_per_item(void (*kernel)(Parameters...), int64_t items, Stream stream,
                             const typename Identity<Parameters>::type&... arguments) {

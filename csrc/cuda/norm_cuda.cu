@@ -1,4 +1,4 @@
-// The kernels of calls in which a tensor is normalised, and their launch.
+// The kernels of calls in which a tensor is normalized, and their launches.
 #include <cuda_runtime_api.h>
 
 #include "cuda/launch.cuh"

@@ -1,4 +1,4 @@
-// Norm and rotation of heads of any size, strides and weights: a warp per head accesses its elements one by one.
+// Norm and rotation for any head_dim, strides and weights: one warp per head, one element per access.
 #pragma once
 
 #include "core/math.h"
@@ -14,7 +14,7 @@ struct HeadIndex {
   int64_t batch, token, head;
 };
 
-// The head of a warp. False if there is none.
+// Finds the head of a warp. Returns false if there is none.
 ROPE_INLINE bool head_of_warp(const RotateParams& p, int64_t warp, HeadIndex* to) {
   for (int t = 0; t < p.num_tensors; ++t) {
     const int64_t heads = p.x[t].heads, token = warp / heads;
@@ -37,7 +37,7 @@ ROPE_INLINE Arithmetic<T> read_widened(const void* data, int64_t offset) {
   return widened(*rope::at<T>(data, offset));
 }
 
-// In the type of arithmetic. Not a switch, of which nvcc would make a table of addresses.
+// The weight of a channel in the arithmetic type. Not a switch, which nvcc would compile to a jump table.
 template <class A>
 ROPE_INLINE A weight_at(const Norm& norm, int64_t channel) {
   const int64_t offset = channel * norm.weight_stride;
@@ -61,7 +61,7 @@ struct HeadRotation {
         row(p.source == Source::kFrequencies ? sequence_start(p.positions, head.token)
                                              : table_row(p.positions, head.batch, head.token)) {}
 
-  // Whether the token is neither normalised nor rotated.
+  // Whether the token is neither normalized nor rotated.
   ROPE_INLINE_MEMBER bool copied() const { return row == kNotRotated; }
 
   ROPE_INLINE_MEMBER Pair<A> entries(const Table& table, int64_t pair) const {
@@ -79,22 +79,23 @@ struct HeadRotation {
           make_entries<A>(p.frequencies, p.positions, p.negate_sin, head.batch, head.token, row, head.head, pair);
       return rotate_pair(x, {made.cos, made.cos}, {made.sin, made.sin}, round);
     }
-    if (row == kOutside) return {static_cast<A>(NAN), static_cast<A>(NAN)};  // it is not read
+    if (row == kOutside) return {static_cast<A>(NAN), static_cast<A>(NAN)};  // such a row is not read
     const Pair<A> cos = entries(p.cos, pair), sin = entries(p.sin, pair);
     return rotate_pair(x, cos, p.negate_sin ? Pair<A>{-sin.first, -sin.second} : sin, round);
   }
 };
 
-// The two channels of a pair.
+// The indices of the two channels of a pair.
 ROPE_INLINE Pair<int64_t> channels_of(const Rotation& p, const Pairing& pairing, int64_t pair) {
   const int64_t first = p.rotary_offset + pair * pairing.step;
   return {first, first + pairing.partner};
 }
 
-// Channel number `i` of those that are not rotated.
+// The index of the i-th channel that is not rotated.
 ROPE_INLINE int64_t channel_outside(const Rotation& p, int64_t i) { return i < p.rotary_offset ? i : i + 2 * p.pairs; }
 
-// A lane of the warp of a head, in two steps, as NormLane: the squares of channels, then the rest with their sum.
+// One lane of the warp of a head, in two steps, as in NormLane: its share of the sum of squares, then everything else,
+// given the sum.
 template <class T>
 struct NormElements {
   using A = Arithmetic<T>;
@@ -142,7 +143,7 @@ struct NormElements {
     };
     for (int64_t pair = lane; pair < p.pairs; pair += kSumLanes) {
       const Pair<int64_t> from = channels_of(p, p.pairing, pair);
-      if (rotation.copied()) {  // keeps its pairing
+      if (rotation.copied()) {  // a copied token keeps its pairing
         const T first = read(from.first), second = read(from.second);
         write(from.first, first);
         write(from.second, second);

@@ -1,9 +1,9 @@
-// What one lane does for the derivatives of norm and rotation (core/norm.h), head by head of some tokens.
+// The work of one lane in the derivatives of norm and rotation (core/norm.h), head by head, for some tokens.
 //
-// A block of threads has kBlockTokens tokens of one tensor. A token has lanes of one warp: each rotates the gradient of
-// one unit back, they add the products of core/norm.h, and each makes the gradient of its unit of x. The gradients of
-// the weight add up in registers over the heads of a token, and in shared memory over the tokens. Tests run these steps
-// on a CPU, one lane after another (csrc/introspect/emulate_cuda.cpp).
+// A thread block processes kBlockTokens tokens of one tensor. The lanes of a token belong to one warp: each rotates the
+// gradient of one unit back, together they add the products of core/norm.h, and each writes the gradient of its unit of
+// x. The gradient of the weight is accumulated in registers over the heads of a token, and in shared memory over the
+// tokens. Tests run these steps on a CPU, one lane after another (csrc/introspect/emulate_cuda.cpp).
 #pragma once
 
 #include "cuda/norm_lane.cuh"
@@ -11,7 +11,7 @@
 
 namespace rope::cuda {
 
-// The sum of kBlockTokens numbers by a tree of neighbours; number(i) is number i.
+// The sum of kBlockTokens numbers by a tree of neighbors. number(i): the i-th summand.
 template <class A, class Number>
 ROPE_INLINE A sum_of_tokens(const Number& number) {
   TreeOfNeighbours<A, 5> tree;
@@ -21,13 +21,13 @@ ROPE_INLINE A sum_of_tokens(const Number& number) {
   return sum;
 }
 
-// The numbers of one access of kWidth elements, in shared memory.
+// kWidth numbers in shared memory, one for each element of an access.
 template <class A, int kWidth>
 struct alignas(16) SharedAccess {
   A numbers[kWidth];
 };
 
-// kWidth is the width of the plan, kSource p.source.
+// kWidth: Plan::width. kSource: p.source.
 template <class T, int kWidth, Source kSource>
 struct NormGradLane {
   using A = Arithmetic<T>;
@@ -38,18 +38,18 @@ struct NormGradLane {
   const NormSection& norm;
   const NormGradSection& grad;
   int block, first_head, steps;  // heads of the slice
-  int lane, group, token;        // token: of the block
+  int lane, group, token;        // token: index in the block
   bool works, has_unit;
   Coordinates at;
-  const Access *g_row, *x_row;  // of the next head
-  Access* out_row;              // of the head
-  int rms;                      // the index of the next head in inv_rms
+  const Access *g_row, *x_row;  // in the next head
+  Access* out_row;              // in this head
+  int rms;                      // index of the next head in inv_rms
   Access g_next[2], x_next[2];
   A r_next, r;
   A gradient[2 * kWidth], x[2 * kWidth], weights[2 * kWidth], weight_sums[2 * kWidth];
   UnitRotation<T, kWidth, kSource> unit;
 
-  // block: of tokens. slice: of the heads.
+  // block: index of a block of tokens. slice: index of a slice of the heads. thread: index in the thread block.
   ROPE_INLINE_MEMBER NormGradLane(const NormGradArguments& a, int tensor, int block, int slice, int thread)
       : a(a), s(a.sections[tensor]), norm(a.norms[tensor]), grad(a.grads[tensor]), block(block) {
     first_head = slice * grad.slice_heads;
@@ -59,7 +59,7 @@ struct NormGradLane {
     has_unit = lane < norm.units;
   }
 
-  // ---- token by token, which is `tokens` of each group ----
+  // ---- token by token, `tokens` of them for each group ----
 
   ROPE_INLINE_MEMBER int tokens() const { return static_cast<int>(kBlockTokens) / a.groups; }
 
@@ -92,7 +92,7 @@ struct NormGradLane {
 
   // ---- head by head ----
 
-  // Goes on to the next head: q receives the numbers whose sum over the head is wanted, in the order of its unit.
+  // Advances to the next head. q receives the summands of the sum over the head, in the order of the lane's unit.
   ROPE_INLINE_MEMBER void multiply(int step, A (&q)[2 * kWidth]) {
     ROPE_UNROLL
     for (int i = 0; i < 2 * kWidth; ++i) q[i] = 0;
@@ -120,13 +120,14 @@ struct NormGradLane {
     for (int i = 0; i < 2 * kWidth; ++i) q[i] = gradient[i] * weights[i] * x[i];
   }
 
-  // Where units are what lanes sum, these numbers are folded; else they go through shared memory.
+  // Folds the summands in registers. For this, the unit of a lane must be what the lane sums (sums_units); otherwise
+  // the summands are exchanged through shared memory, by store and load.
   ROPE_INLINE_MEMBER void fold(A (&q)[2 * kWidth], A (&sums)[kWidth]) const {
     ROPE_UNROLL
     for (int i = 0; i < kWidth; ++i) sums[i] = q[i] + q[kWidth + i];
   }
 
-  // The numbers of an access in shared memory, where a token has a row of them in the order of its channels.
+  // The numbers of an access in shared memory, where each token has a row, in channel order.
   ROPE_INLINE_MEMBER SharedAccess<A, kWidth>* shared_access(A* shared, int access) const {
     return reinterpret_cast<SharedAccess<A, kWidth>*>(shared + token * a.row + access * kWidth);
   }
@@ -177,7 +178,7 @@ struct NormGradLane {
     if (grad.block_sums) store(weight_sums, shared);
   }
 
-  // After all lanes of the block: adds up the tokens of every channel.
+  // Adds the tokens of the block, for every channel. All threads of the block must have called end_token.
   ROPE_INLINE_MEMBER void add_tokens(const A* shared, int thread) const {
     if (!grad.block_sums) return;
     const int left = a.tokens - block * static_cast<int>(kBlockTokens);

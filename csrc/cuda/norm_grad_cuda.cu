@@ -1,4 +1,4 @@
-// The kernels that differentiate norm and rotation, and their launches.
+// The kernels for the derivatives of norm and rotation, and their launches.
 #include <cuda_runtime_api.h>
 
 #include "cuda/launch.cuh"

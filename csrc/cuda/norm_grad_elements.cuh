@@ -1,4 +1,4 @@
-// The derivatives of norm and rotation where elements are accessed one by one, and the sum over blocks of tokens.
+// The derivatives of norm and rotation with one element per access, and the sum over blocks of tokens.
 #pragma once
 
 #include "cuda/norm_elements.cuh"
@@ -32,7 +32,7 @@ struct HeadGradient {
   ROPE_INLINE_MEMBER A read_g(int64_t channel) const { return widened(g[channel * grad.in_stride.channel]); }
   ROPE_INLINE_MEMBER A read_x(int64_t channel) const { return widened(x[channel * x_stride.channel]); }
 
-  // The gradient of a pair of normalised channels.
+  // The gradient of a pair of normalized channels.
   ROPE_INLINE_MEMBER Pair<A> of_pair(int64_t pair) const {
     const Pair<int64_t> from = channels_of(p, p.pairing, pair);
     const Pair<A> y = rotation.rotated({read_g(from.first), read_g(from.second)}, pair);
@@ -40,7 +40,7 @@ struct HeadGradient {
     return {widened(narrowed<T>(y.first)), widened(narrowed<T>(y.second))};
   }
 
-  // The gradient of a normalised channel.
+  // The gradient of a normalized channel.
   ROPE_INLINE_MEMBER A of_channel(int64_t channel) const {
     const int64_t i = channel - p.rotary_offset;
     if (i < 0 || i >= 2 * p.pairs) return read_g(channel);
@@ -55,14 +55,15 @@ struct HeadGradient {
   }
 };
 
-// A thread of the block of some tokens of a tensor. First the gradients of the weight, channel by channel; then, as the
-// gradient of x may be written over that of its result, those of x, a warp per head in two steps as NormElements.
+// One thread of a thread block, which processes kBlockTokens tokens of one tensor. The gradient of the weight comes
+// first, channel by channel, because the gradient of x may overwrite the gradient of the result. The gradient of x
+// follows, one warp per head, in two steps, as in NormElements.
 template <class T>
 struct NormGradElements {
   using A = Arithmetic<T>;
   const NormGradParams& p;
   int tensor, thread;
-  int64_t first_token, first_head, heads;  // of the block
+  int64_t first_token, first_head, heads;  // first_head, heads: of the slice
 
   ROPE_INLINE_MEMBER NormGradElements(const NormGradParams& p, int tensor, int64_t block, int slice, int slices,
                                       int thread)
@@ -92,7 +93,7 @@ struct NormGradElements {
     }
   }
 
-  // The gradients of a weight at a token, added over the heads.
+  // The gradient of the weight of a channel at one token, summed over the heads.
   ROPE_INLINE_MEMBER A sum_at(int64_t token, int64_t channel) const {
     A sum = 0;
     for (int64_t h = 0; h < p.x[tensor].heads; ++h) {
@@ -104,7 +105,7 @@ struct NormGradElements {
     return sum;
   }
 
-  // ---- head by head, `steps` for each warp ----
+  // ---- head by head, `steps` of them for each warp ----
 
   ROPE_INLINE_MEMBER int64_t steps() const {
     return p.x[tensor].out && heads > 0 ? quotient_up(kBlockTokens * heads, kWarps) : 0;
@@ -154,12 +155,12 @@ struct NormGradElements {
 
 // ---- the sum over blocks of tokens ----
 
-// The sum of a row of blocks for a channel; 0 if there is no such channel. channel: of tensor t.
+// The sum of a row of blocks for a channel of tensor t; 0 if there is no such channel.
 template <class A>
 ROPE_INLINE A sum_of_row(const BlockSums& s, int t, int64_t channel, int row) {
-  constexpr int kRun = 8;  // loads at once
+  constexpr int kRun = 8;  // loads in flight
   if (channel >= s.head_dim[t]) return 0;
-  TreeOfNeighbours<A, 24> tree;  // of kMostBlocks blocks
+  TreeOfNeighbours<A, 24> tree;  // enough for kMostBlocks blocks
   A sum = 0;
   for (int64_t first = row * s.row_blocks; first < (row + 1) * s.row_blocks; first += kRun) {
     A run[kRun];
@@ -173,7 +174,8 @@ ROPE_INLINE A sum_of_row(const BlockSums& s, int t, int64_t channel, int row) {
   return sum;
 }
 
-// After all rows of the block: the sum of them. rows: kSumRows times kSumChannels numbers.
+// Writes the sum of a channel, once all threads of the block have written their row sums. rows: the column of the
+// channel in the (kSumRows, kSumChannels) row sums.
 template <class A>
 ROPE_INLINE void add_rows(const BlockSums& s, int t, int64_t channel, const A* rows) {
   static_assert(kSumRows == kBlockTokens);

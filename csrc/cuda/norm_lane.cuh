@@ -1,4 +1,4 @@
-// Weights, angles and roundings of a lane, in registers: the part that norm_rotate.cuh and norm_grad.cuh share.
+// Weights, angles and rounding of a lane, in registers: what norm_rotate.cuh and norm_grad.cuh share.
 #pragma once
 
 #include "core/norm.h"
@@ -10,7 +10,7 @@
 
 namespace rope::cuda {
 
-// The channels of access `first` and of access `second` of an array of E.
+// Reads the accesses `first` and `second`, of kWidth elements each, of an array of E.
 template <class E, int kWidth, class A>
 ROPE_INLINE void read_accesses(const void* data, int first, int second, A (&to)[2 * kWidth]) {
   constexpr int kStep = kWidth * sizeof(E) > 16 ? 16 / sizeof(E) : kWidth, kVectors = kWidth / kStep;
@@ -27,7 +27,7 @@ ROPE_INLINE void read_accesses(const void* data, int first, int second, A (&to)[
   }
 }
 
-// The weights of a unit.
+// Reads the weights of a unit.
 template <class T, int kWidth>
 ROPE_INLINE void read_weights(const NormSection& norm, UnitOffsets unit, Arithmetic<T> (&to)[2 * kWidth]) {
   using A = Arithmetic<T>;
@@ -49,11 +49,11 @@ ROPE_INLINE void round_channels(Arithmetic<T> (&x)[kCount]) {
 template <class T, int kWidth, Source kSource>
 struct UnitRotation {
   using A = Arithmetic<T>;
-  bool rotates, copied;  // copied: the token is neither normalised nor rotated
+  bool rotates, copied;  // copied: the token is neither normalized nor rotated
   UnitOffsets in, out;
   Angles<A, kWidth, kSource> angles;
 
-  // A row outside the table is not read: its angles are NaN.
+  // Finds the unit and its angles at a token. A row outside the table is not read: its angles become NaN.
   ROPE_INLINE_MEMBER void start(const NormArguments& a, const Section<int>& s, const Coordinates& at) {
     constexpr bool kTables = kSource != Source::kFrequencies;
     const bool rotated_unit = at.unit < a.rotated_units;

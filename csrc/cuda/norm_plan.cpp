@@ -1,3 +1,4 @@
+// Computes the arguments and plans of norm_plan.h.
 #include "cuda/norm_plan.h"
 
 #include <algorithm>
@@ -9,7 +10,7 @@ namespace rope::cuda {
 
 namespace {
 
-// Whether the units of a head, which lie as `pairing` says, are what its lanes sum.
+// Whether the unit of a lane, given the pairing of the units, is the two accesses that the lane sums.
 bool sums_units(const RotateParams& p, int t, const UnitPairing& pairing, int64_t width) {
   const int64_t head_dim = p.x[t].head_dim, lanes = sum_lanes(head_dim, width);
   return 2 * p.pairs == head_dim && 2 * lanes * width == head_dim && pairing.step == 1 && pairing.partner == lanes;
@@ -71,7 +72,8 @@ NormGradPlan norm_grad_plan_of(const NormGradParams& p, int multiprocessors) {
     to.threads = static_cast<int>(std::min<int64_t>(lanes * kBlockTokens, kNormGradThreads));
     to.shared = static_cast<int>(kBlockTokens * 2 * lanes * to.plan.width * (p.dtype == DType::kFloat64 ? 8 : 4));
   }
-  // Four blocks per multiprocessor, where heads need not be added one after another.
+  // Slices the heads to get four blocks per multiprocessor. The gradient of a weight rules this out: it adds the heads
+  // one after another.
   if (!weights) {
     const int64_t wanted = quotient_up(4 * multiprocessors, std::max<int64_t>(to.blocks * p.num_tensors, 1));
     to.slices = std::clamp<int64_t>(wanted, 1, std::min(most_heads, kMostRounds));

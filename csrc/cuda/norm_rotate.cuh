@@ -1,8 +1,8 @@
-// The work of one lane on heads that it shares with its neighbours: the norm of each head, then the rotation of a unit.
+// The work of one lane on heads that it shares with its neighbors: the norm of each head, then the rotation of a unit.
 //
-// A head has lanes of one warp, which add its squares; then each normalises and rotates a unit. All lanes of a warp
-// take every step together, those without work too. Tests run the steps on a CPU, one lane after another
-// (csrc/introspect/emulate_cuda.cpp).
+// The lanes of a head belong to one warp. Together they add its squares; then each normalizes and rotates one unit. All
+// lanes of a warp execute every step, including lanes without work. Tests run the steps on a CPU, one lane after
+// another (csrc/introspect/emulate_cuda.cpp).
 #pragma once
 
 #include "cuda/norm_lane.cuh"
@@ -10,7 +10,7 @@
 
 namespace rope::cuda {
 
-// kWidth is plan.width, kSource p.source.
+// kWidth: plan.width. kSource: p.source.
 template <class T, int kWidth, Source kSource>
 struct NormLane {
   using A = Arithmetic<T>;
@@ -18,11 +18,11 @@ struct NormLane {
 
   const NormArguments& a;
   const NormSection& norm;
-  const bool sums;                        // alike in all lanes of a warp
-  int heads = 0, reads = 0;               // heads that are left, and accesses of each that this lane sums
-  int unit_heads = 0;                     // heads that are left, if the lane has a unit
-  int lane, in_step, out_step, rms_step;  // from a head to the next
-  const Access* row;                      // of the next head to read
+  const bool sums;                        // uniform in a warp
+  int heads = 0, reads = 0;               // remaining heads, and accesses of each that this lane sums
+  int unit_heads = 0;                     // remaining heads, if the lane has a unit
+  int lane, in_step, out_step, rms_step;  // steps: from one head to the next
+  const Access* row;                      // in the next head to read
   Access* out;                            // of the head
   int rms;                                // index of the head in inv_rms; negative: not written by this lane
   Access x[2];                            // of the next head
@@ -30,7 +30,7 @@ struct NormLane {
   UnitRotation<T, kWidth, kSource> unit;
   A weights[2 * kWidth];
 
-  // thread: its number in the round. Reads the first head.
+  // thread: index in the round. Reads the first head.
   ROPE_INLINE_MEMBER NormLane(const NormArguments& a, int section, int round, int thread)
       : a(a), norm(a.norms[section]), sums(norm.weight != nullptr) {
     const Section<int>& s = a.sections[section];
@@ -60,7 +60,7 @@ struct NormLane {
     row += in_step;
   }
 
-  // Goes on to the next head, and returns the lane's part of its sum of squares.
+  // Advances to the next head. q receives the lane's share of its sum of squares.
   ROPE_INLINE_MEMBER void square(A (&q)[kWidth]) {
     widen_vector(x[0], channels);
     widen_vector(x[1], channels + kWidth);
@@ -97,7 +97,7 @@ struct NormLane {
 
   ROPE_INLINE_MEMBER A inverse_rms_of(A sum_of_squares) const {
     const A eps = sizeof(A) == 4 ? static_cast<A>(a.eps_single) : static_cast<A>(a.eps);
-    // The product with the reciprocal of a power of two is the quotient.
+    // Multiplying by the reciprocal of a power of two gives the same result as dividing.
     if (norm.reciprocal != 0) return inverse_rms(sum_of_squares * static_cast<A>(norm.reciprocal), A(1), eps);
     return inverse_rms(sum_of_squares, static_cast<A>(norm.head_dim), eps);
   }

@@ -1,25 +1,25 @@
-// Sums over a head by the tree of core/norm.h.
+// Sums over a head, in the tree order of core/norm.h.
 #pragma once
 
 #include "core/norm.h"
 
 namespace rope::cuda {
 
-// `value` of the lane whose number differs from this one's by the bits of `mask`. All lanes of the warp take part.
+// `value` of lane (this lane ^ mask). All lanes of the warp must call it together.
 #if defined(__CUDACC__) || defined(ROPE_CUDA_STAND_IN)
 template <class A>
 ROPE_INLINE A exchanged(A value, int mask) {
 #if defined(__CUDACC__) && !defined(__CUDA_ARCH__)
-  return value;  // nvcc compiles kernels for the host too, which never runs them
+  return value;  // nvcc also compiles kernels for the host, which never runs them
 #else
   return __shfl_xor_sync(0xffffffffu, value, mask);
 #endif
 }
 #endif
 
-// The sum of lanes * kWidth numbers, at least kSumLanes, of which each lane has kWidth neighbours. `lanes` is a power
-// of two; every lane of the aligned group receives the sum. V: A on a GPU. Where lanes are emulated, the numbers of all
-// lanes of a warp.
+// The sum of lanes * kWidth >= kSumLanes numbers, of which each lane has kWidth consecutive ones. `lanes` is a power of
+// two; every lane of the aligned group receives the sum. V: A on a GPU; in the emulation, one A for each lane of a
+// warp.
 template <int kWidth, class V>
 ROPE_INLINE V sum_of_lanes(V (&q)[kWidth], int lanes) {
   static_assert(kWidth <= kSumLanes);
@@ -37,13 +37,13 @@ ROPE_INLINE V sum_of_lanes(V (&q)[kWidth], int lanes) {
   return q[0];
 }
 
-// A sum by a tree of neighbours, of numbers that come one after another.
+// Sums numbers, which arrive one after another, by a tree of neighbors.
 template <class A, int kLevels>
 struct TreeOfNeighbours {
-  A partial[kLevels];  // of 2^i numbers, where bit i of count is set
+  A partial[kLevels];  // [i]: the sum of 2^i numbers, if bit i of count is set
   uint32_t count = 0;
 
-  // The sum of the last 2^i numbers, where i is the number of zeros at the end of their count.
+  // Adds a number. Returns the sum of the last 2^i numbers, where i is the number of trailing zeros of the new count.
   ROPE_INLINE_MEMBER A add(A value) {
     const A sum = carry<0>(value);
     ++count;
@@ -61,12 +61,12 @@ struct TreeOfNeighbours {
   }
 };
 
-// The sum of the channels lane, lane + kSumLanes, .. of a head, which fold onto that lane. value(channel) is added.
+// The sum of the channels lane, lane + kSumLanes, .. of a head, in tree order. value(channel): the summand.
 template <class A, class Value>
 ROPE_INLINE A sum_of_channels(int lane, int64_t head_dim, const Value& value) {
   int64_t count = 1;
   while (count * kSumLanes < head_dim) count *= 2;
-  // The halves of the tree are neighbours where channels come in the order of their bits reversed.
+  // In bit-reversed order of the channels, the tree that adds halves becomes a tree of neighbors.
   TreeOfNeighbours<A, 26> tree;  // head_dim is below 2^30
   A sum = 0;
   for (int64_t added = 0, i = 0; added < count; ++added) {

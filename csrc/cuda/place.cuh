@@ -1,4 +1,4 @@
-// Where a thread of the rotate kernel works: its coordinates, its unit in memory, its row of cos and sin.
+// Locates the work of a thread of the rotate kernel: its coordinates, its unit in memory, its row of cos and sin.
 #pragma once
 
 #include "core/params.h"
@@ -9,7 +9,7 @@ namespace rope::cuda {
 
 // ---- coordinates ----
 
-// The section of a thread of a round: mostly one of the first two.
+// The section of a thread of a round. Usually it is one of the first two, which need no loop.
 template <class Int>
 ROPE_INLINE int section_of(const RotateArguments<Int>& a, Int thread) {
   int section = thread >= a.sections[1].first_thread;
@@ -23,7 +23,7 @@ struct Coordinates {
   int batch, token, first_head, unit;
 };
 
-// index: of the thread in its section. False if there is no work for it.
+// index: of the thread in its section, through all rounds. Returns false if the thread has no work.
 template <class Int>
 ROPE_INLINE bool coordinates_of(const RotateArguments<Int>& a, const Section<Int>& s, Int index, Coordinates* to) {
   const Int head = quotient(index, s.units), token = quotient(head, s.head_step), batch = quotient(token, a.seqlen);
@@ -34,7 +34,8 @@ ROPE_INLINE bool coordinates_of(const RotateArguments<Int>& a, const Section<Int
 
 // ---- the unit in memory ----
 
-// The two accesses of a unit: where the first begins in its head, and how far from it the second, in accesses.
+// The two accesses of a unit, in accesses: the offset of the first in its head, and the distance from there to the
+// second.
 struct UnitOffsets {
   int first, partner;
 };
@@ -43,8 +44,8 @@ ROPE_INLINE UnitOffsets rotated_offsets(int rotary_offset, const UnitPairing& pa
   return {rotary_offset + unit * pairing.step, pairing.partner};
 }
 
-// A head has `copied` accesses that are only copied. Unit u has u and u + units, so that neighbouring threads access
-// neighbouring addresses. A leftover access forms a unit with itself.
+// The units of the `copied` accesses of a head that are only copied. Unit u is the accesses u and u + (copied + 1) / 2,
+// so that neighboring threads access neighboring addresses. A leftover access forms a unit with itself.
 template <class Int>
 ROPE_INLINE UnitOffsets copied_offsets(const RotateArguments<Int>& a, int copied, int unit) {
   const auto outside = [&](int access) { return access < a.rotary_offset ? access : access + a.rotary_accesses; };
@@ -58,14 +59,14 @@ struct UnitPointers {
   Access *first, *second;
 };
 
-// The unit in the first head. Access: Vector<T, kWidth>, const in x.
+// The pointers to a unit in the thread's first head. Access: Vector<T, kWidth>, const for inputs.
 template <class Access, class Data, class Int>
 ROPE_INLINE UnitPointers<Access> first_unit(Data* data, const AccessStrides<Int>& stride, const Coordinates& at,
                                             UnitOffsets unit) {
-  const Int channel = sizeof(Int) == sizeof(int) ? 1 : stride.channel;  // 1 in accesses of more than one element
+  const Int channel = sizeof(Int) == sizeof(int) ? 1 : stride.channel;  // always 1 in accesses of more than one element
   Access* first = static_cast<Access*>(data) + (at.batch * stride.batch + at.token * stride.token +
                                                 at.first_head * stride.head + unit.first * channel);
-  // The product with a stride that is 1 takes fewer instructions: one multiplication in 64 bits replaces three
+  // Here the product takes fewer instructions even if the stride is 1: one 64-bit multiplication replaces three
   // additions.
   return {first, first + unit.partner * stride.channel};
 }
@@ -89,8 +90,8 @@ ROPE_INLINE void write_unit(const Vector<T, kWidth> (&x)[2], UnitPointers<Vector
 
 // ---- the row of cos and sin ----
 
-// What decides the row of a token, unless the row is the token: read early, and used once it has arrived. Together, the
-// two functions below are table_row (core/positions.h).
+// What determines the row of a token, unless the row is the token. It is loaded early, and used once it has arrived.
+// Together, the two functions below are table_row (core/positions.h).
 struct Lookup {
   int64_t start, position;
 };

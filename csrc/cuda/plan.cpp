@@ -1,3 +1,4 @@
+// Computes plans and kernel arguments; measurements and hardware limits behind the choices are next to them.
 #include "cuda/plan.h"
 
 #include <algorithm>
@@ -9,11 +10,11 @@
 namespace rope::cuda {
 namespace {
 
-// Threads that a multiprocessor holds at 72 registers each: seven blocks, the launch bound of rotate_kernel<kPerPair>.
+// Resident threads of a multiprocessor at 72 registers each: seven blocks, the launch bound of rotate_kernel<kPerPair>.
 constexpr int64_t kResidentThreads = 7 * kRotateBlock;
 
-// Two or four heads of a thread share one calculation of indices and one read of cos and sin. More threads are
-// preferred below one and a half waves of them.
+// Two or four heads of a thread share the computation of indices and the loads of cos and sin. Below one and a half
+// waves of resident threads, more threads are preferred.
 int heads_per_thread(int64_t units, int64_t multiprocessors) {
   const int64_t most = 2 * units / (3 * kResidentThreads * multiprocessors);
   return most >= kMostHeadsPerThread ? kMostHeadsPerThread : most >= 2 ? 2 : 1;
@@ -21,7 +22,7 @@ int heads_per_thread(int64_t units, int64_t multiprocessors) {
 
 // ---- the arguments of the kernel ----
 
-// width: elements per access; channels are one access apart unless an access is one element.
+// width: elements per access. The channel stride is 1 unless an access is one element.
 template <class Int>
 AccessStrides<Int> in_accesses(const Strides& s, int64_t width) {
   return {static_cast<Int>(s.batch / width), static_cast<Int>(s.token / width), static_cast<Int>(s.head / width),
@@ -39,11 +40,11 @@ TableArguments<Int> table_arguments(const Table& t) {
 }
 
 UnitPairing unit_pairing_of(Pairing pairing, int64_t width) {
-  if (width > 1 && is_interleaved(pairing)) return {2, 1};  // all pairs of a unit are neighbours
+  if (width > 1 && is_interleaved(pairing)) return {2, 1};  // all pairs of a unit are neighbors
   return {static_cast<int>(pairing.step), static_cast<int>(pairing.partner / width)};
 }
 
-// Whether the entries of `width` pairs can be read up to 16 bytes at a time.
+// Whether the entries of `width` pairs can be read in vectors of up to 16 bytes.
 bool table_aligned(const RotateParams& p, const Table& t, int64_t width) {
   const int64_t size = bytes_of(p.table_dtype), entries = std::min(width, 16 / size);
   return t.pair_stride == 1 && aligned(t.first, entries * size) && aligned(t.second, entries * size) &&
@@ -57,7 +58,7 @@ bool alike(const Table& a, const Table& b) {
 Tables tables_of(const RotateParams& p, int64_t width) {
   const bool vectors =
       width > 1 && alike(p.cos, p.sin) && table_aligned(p, p.cos, width) && table_aligned(p, p.sin, width);
-  const bool like_x = p.table_dtype == p.dtype && bytes_of(p.dtype) == 2;  // else the type of arithmetic is that of x
+  const bool like_x = p.table_dtype == p.dtype && bytes_of(p.dtype) == 2;  // else the arithmetic type is that of x
   if (vectors) return like_x ? Tables::kVectorsLikeX : Tables::kVectors;
   return like_x ? Tables::kStridedLikeX : Tables::kStrided;
 }
@@ -75,12 +76,13 @@ int64_t threads_of_token(const RotateParams& p, int t, const Plan& plan) {
   return head_threads(p, t, plan.width) * head_step(p.x[t], plan);
 }
 
-// Blocks of a round.
+// Blocks of a round for tensor t.
 int64_t blocks(const RotateParams& p, int t, const Plan& plan) {
   return quotient_up(plan.round_tokens * threads_of_token(p, t, plan), plan.threads);
 }
 
-// The fewest tokens whose threads fill blocks, in each tensor; more where the rounds would be too many.
+// The tokens of a round: the fewest whose threads fill whole blocks in every tensor, or more if there would be more
+// than kMostRounds rounds.
 int64_t round_tokens(const RotateParams& p, const Plan& plan) {
   int64_t fill = 1;  // a divisor of plan.threads
   for (int t = 0; t < p.num_tensors; ++t) {
@@ -126,7 +128,7 @@ Plan plan_of(const RotateParams& p, int multiprocessors) {
   Plan plan{};
   plan.width = static_cast<int>(width);
   plan.heads_per_thread = p.table_heads == 1 ? heads_per_thread(all_units, multiprocessors) : 1;
-  // Little work is spread over all multiprocessors.
+  // Small calls get smaller blocks, so that they occupy all multiprocessors.
   plan.threads = static_cast<int>(std::clamp<int64_t>(round_up(all_units / multiprocessors, 32), 64, kRotateBlock));
   if (all_units == 0) return plan;
   plan.round_tokens = round_tokens(p, plan);
@@ -164,7 +166,7 @@ RotateArguments<Int> arguments_of(const RotateParams& p, const Plan& plan) {
     a.frequencies = p.frequencies;
   } else {
     a.rows = rows_of(p.positions, p.seqlen);
-    // Only what fits is narrowed.
+    // Narrows only values that fit.
     if (a.rows == Rows::kToken) a.offset = static_cast<Int>(p.positions.offset);
     if (a.rows == Rows::kPosition) {
       a.positions_batch_stride = static_cast<Int>(p.positions.positions_batch_stride);

@@ -1,4 +1,4 @@
-// The kernel that makes revolutions per position, and its launch.
+// The kernel that converts frequencies to revolutions per position, and its launch.
 #include "cuda/launch.cuh"
 #include "cuda/revolutions.cuh"
 

@@ -1,4 +1,4 @@
-// What one thread of the revolutions kernel does (see rotate.cuh).
+// The work of one thread of the revolutions kernel (see rotate.cuh).
 #pragma once
 
 #include "core/revolutions.h"

@@ -1,5 +1,5 @@
-// What one thread of the rotate kernel does. Threads share nothing, so tests run the same code on a CPU, one thread
-// after another (csrc/introspect/emulate_cuda.cpp).
+// The work of one thread of the rotate kernel. Threads share nothing, so that tests can run the same code on a CPU, one
+// thread after another (csrc/introspect/emulate_cuda.cpp).
 #pragma once
 
 #include "core/dispatch.h"
@@ -12,7 +12,7 @@
 
 namespace rope::cuda {
 
-// Writes `value` to a unit of all heads of a thread, from `head` on.
+// Fills a unit with `value`, in all heads of a thread from `head` on.
 template <class T, int kWidth, class Int>
 ROPE_INLINE void fill_heads(Arithmetic<T> value, const Section<Int>& s, int head, UnitPointers<Vector<T, kWidth>> to) {
   Vector<T, kWidth> x[2];
@@ -24,7 +24,7 @@ ROPE_INLINE void fill_heads(Arithmetic<T> value, const Section<Int>& s, int head
   }
 }
 
-// thread: its number in the round. kWidth is plan.width, kSource p.source.
+// Rotates or copies a unit of a thread's heads. thread: index in the round. kWidth: plan.width. kSource: p.source.
 template <class T, int kWidth, Source kSource>
 ROPE_INLINE void rotate_thread(const RotateArguments<IntOf<kWidth>>& a, int round, IntOf<kWidth> thread) {
   using Int = IntOf<kWidth>;
@@ -34,7 +34,7 @@ ROPE_INLINE void rotate_thread(const RotateArguments<IntOf<kWidth>>& a, int roun
   Coordinates at;
   if (!coordinates_of(a, s, round * s.threads + (thread - s.first_thread), &at)) return;
 
-  // cos and sin, and with them everything else, wait for the position, so it is loaded first.
+  // The position is loaded first, because the loads of cos and sin, and so everything else, depend on it.
   const bool looks_up = kTables && a.rows != Rows::kToken;
   Lookup found = {};
   if (looks_up) found = lookup_of(a, at);
@@ -57,7 +57,7 @@ ROPE_INLINE void rotate_thread(const RotateArguments<IntOf<kWidth>>& a, int roun
   Int row = at.token + a.offset;
   if (looks_up) {
     row = row_of(a, at, found);
-    if (rotates && row == kOutside) {  // it is not read
+    if (rotates && row == kOutside) {  // such a row is not read
       return fill_heads<T>(NAN, s, head, first_unit<Access>(s.out, s.out_stride, at, unit));
     }
   }
@@ -124,8 +124,8 @@ void run_instance(const RotateParams& p, const Plan& plan, const Run& run) {
   });
 }
 
-// Calls `run` with the instance for a call in which a tensor is normalised: accesses of 16 bytes, or of one element, by
-// kernels that need no template argument for the source.
+// Calls `run` with the instance for a call in which a tensor is normalized: accesses of 16 bytes, or of one element,
+// whose kernels ignore the source of the instance.
 template <class Run>
 void run_norm_instance(const RotateParams& p, const Plan& plan, const Run& run) {
   dispatch_dtype(p.dtype, [&](auto tag) {

@@ -1,4 +1,4 @@
-// The kernels, whose threads run the functions of the .cuh files, and their launches.
+// The kernels without a norm, whose threads run the functions of the .cuh files, and their launches.
 #include <cuda_runtime_api.h>
 
 #include <atomic>

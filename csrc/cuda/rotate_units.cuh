@@ -10,7 +10,7 @@
 
 namespace rope::cuda {
 
-// Rotates the channels x of a unit, whose pairs lie across its accesses or within them.
+// Rotates the channels x of a unit. kWithin: pairs are within its accesses; else across them (Rotating).
 template <bool kWithin, bool kRound, class T, int kWidth, Source kSource>
 ROPE_INLINE void rotate_channels(const Angles<Arithmetic<T>, kWidth, kSource>& angles, Arithmetic<T> (&x)[2 * kWidth]) {
   using A = Arithmetic<T>;
@@ -25,7 +25,7 @@ ROPE_INLINE void rotate_channels(const Angles<Arithmetic<T>, kWidth, kSource>& a
   }
 }
 
-// (a0 b0 a1 b1 ..) from (a0 a1 .. b0 b1 ..), or back.
+// Converts (a0 a1 .. b0 b1 ..) to (a0 b0 a1 b1 ..), or back.
 template <bool kToWithin, int kCount, class A>
 ROPE_INLINE void exchange_pairing(A (&x)[kCount]) {
   A moved[kCount];
@@ -38,9 +38,9 @@ ROPE_INLINE void exchange_pairing(A (&x)[kCount]) {
   for (int i = 0; i < kCount; ++i) x[i] = moved[i];
 }
 
-// Calls rotate(within, round, rearrange) as `a` says: the first two are those of rotate_channels, and
-// rearrange(channels) brings them in the order of the result. The branches lie outside the loops over pairs, whose
-// every iteration would otherwise issue the instructions of the path not taken.
+// Calls rotate(within, round, rearrange) as `a` requires. The first two are kWithin and kRound of rotate_channels;
+// rearrange(channels) puts the channels in the order of the result. The branches are outside the loops over pairs,
+// because inside, every iteration would also issue the instructions of the path not taken.
 template <class T, int kWidth, class Int, class Rotate>
 ROPE_INLINE void dispatch_rotating(const RotateArguments<Int>& a, const Rotate& rotate) {
   constexpr bool kMayRound = sizeof(T) < sizeof(Arithmetic<T>);

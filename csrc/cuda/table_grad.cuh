@@ -1,4 +1,4 @@
-// What one thread of the table_grad kernel does (see rotate.cuh).
+// The work of one thread of the table_grad kernel (see rotate.cuh).
 #pragma once
 
 #include "core/math.h"
@@ -26,14 +26,14 @@ ROPE_INLINE int64_t table_grad_threads(const TableGradParams& p) {
   return p.pairs * p.seqlen * p.table_heads * p.table_batches;
 }
 
-// A thread writes the entries of one pair, one of cos and of sin (two with one per channel), and adds in a fixed order:
-// the sums are those of the CPU, bit for bit.
+// A thread writes the entries of one pair: one each of cos and sin, or two each if the tables have one per channel. It
+// adds in a fixed order, so that the sums are bit-identical to those of the CPU.
 template <class T>
 ROPE_INLINE void table_grad_thread(const TableGradParams& p, int64_t index) {
   using A = Arithmetic<T>;
   if (index >= table_grad_threads(p)) return;
   const int64_t pair = index % p.pairs, token = index / p.pairs % p.seqlen;
-  const int64_t share = index / p.pairs / p.seqlen;  // counts heads and batch entries of the tables
+  const int64_t share = index / p.pairs / p.seqlen;  // index over the heads and batch entries of the tables
   const int64_t table_head = share % p.table_heads, table_batch = share / p.table_heads;
   const bool row_per_head = p.table_heads != 1;
   const int64_t batch_end = p.table_batches == 1 ? p.batch : table_batch + 1;

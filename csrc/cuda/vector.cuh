@@ -1,4 +1,4 @@
-// Vectors of elements in memory. For nvcc, and for g++ in tests that run the kernels on a CPU.
+// Vectors of elements in memory, for nvcc, and for g++ in tests that run the kernels on a CPU.
 #pragma once
 
 #include <type_traits>
@@ -12,8 +12,9 @@
 
 namespace rope::cuda {
 
-// The elements of one access of up to 16 bytes; the alignment makes it a single one. 16-bit elements stay two to a word
-// until they are used: unpacking them at once would delay the next access until they have arrived.
+// The elements of one access of up to 16 bytes; its alignment makes it a single instruction. 16-bit elements stay
+// packed two to a word until they are used: unpacking them right after the load would stall the next access until they
+// have arrived.
 template <class T, int kWidth>
 struct alignas(kWidth * sizeof(T)) Vector {
   static constexpr bool kTwoToAWord = sizeof(T) == 2 && kWidth > 1;
@@ -59,7 +60,7 @@ ROPE_INLINE void unpack(const Vector<T, kWidth>& vector, T* to) {
   }
 }
 
-// The conversions of core/dtype.h, except for the payload of NaN, by GPU instructions: one each instead of up to 14.
+// The conversions of core/dtype.h, except for NaN payloads, by GPU instructions: one each instead of up to 14.
 template <class T>
 ROPE_INLINE Arithmetic<T> widened(T value) {
 #if defined(__CUDA_ARCH__)
@@ -79,7 +80,7 @@ ROPE_INLINE T narrowed(Arithmetic<T> value) {
   return to;
 }
 
-// Two neighbours as one word: a GPU converts two at once.
+// Two neighboring elements as one word: a GPU converts both in one instruction.
 template <class T>
 ROPE_INLINE uint32_t narrowed_word(float low, float high) {
 #if defined(__CUDA_ARCH__)
@@ -89,7 +90,7 @@ ROPE_INLINE uint32_t narrowed_word(float low, float high) {
   return narrowed<T>(low).bits | uint32_t{narrowed<T>(high).bits} << 16;
 }
 
-// The elements of a vector in the type of arithmetic.
+// Widens the elements of a vector to the arithmetic type.
 template <class T, int kWidth>
 ROPE_INLINE void widen_vector(const Vector<T, kWidth>& vector, Arithmetic<T>* to) {
   T elements[kWidth];

@@ -1,5 +1,4 @@
-// How many elements a thread accesses at once, and how many accesses and units that makes of a head. Plain C++, no
-// CUDA.
+// Selects the elements per access, and counts the accesses and units of a head. Plain C++, no CUDA.
 #pragma once
 
 #include <algorithm>
@@ -22,7 +21,7 @@ inline bool is_interleaved(Pairing pairing) { return pairing.step == 2 && pairin
 
 inline int64_t rotated_units(const RotateParams& p, int64_t width) { return p.pairs / width; }
 
-// Accesses of tensor t that are only copied, or only normalised. Copies are none in place.
+// Accesses per head of tensor t that are copied or normalized, but not rotated. In place nothing is copied.
 inline int64_t num_copied(const RotateParams& p, int t, int64_t width) {
   const RotatedTensor& x = p.x[t];
   return x.in == x.out && !p.norm[t].weight ? 0 : (x.head_dim - 2 * p.pairs) / width;
@@ -32,16 +31,17 @@ inline int64_t units(const RotateParams& p, int t, int64_t width) {
   return rotated_units(p, width) + quotient_up(num_copied(p, t, width), 2);
 }
 
-// ---- lanes of a head, where some tensor is normalised ----
+// ---- lanes of a head, if any tensor is normalized ----
 
-// A power of two: lanes that sum a head by the tree of core/norm.h, each over two accesses. No fewer than its units.
+// Lanes that sum a head in the tree order of core/norm.h, two accesses each: a power of two, at least the units of the
+// head.
 inline int64_t sum_lanes(int64_t head_dim, int64_t width) {
   int64_t lanes = kSumLanes / width;
   while (2 * lanes * width < head_dim) lanes *= 2;
   return lanes;
 }
 
-// Threads of a head: its units, or as many lanes as the widest head needs.
+// Threads per head: its units, or with a norm the lanes of the widest head.
 inline int64_t head_threads(const RotateParams& p, int t, int64_t width) {
   if (!has_norm(p)) return units(p, t, width);
   int64_t lanes = 0;
@@ -72,14 +72,14 @@ inline bool fits(const RotateParams& p, int64_t width) {
   return true;
 }
 
-// Whether the weight can be read up to 16 bytes at a time, as elements like those of x or of the type of arithmetic.
+// Whether the weight has the type of x or the arithmetic type, and can be read in vectors of up to 16 bytes.
 inline bool weight_fits(const RotateParams& p, const Norm& norm, int64_t width) {
   const int64_t size = bytes_of(norm.weight_dtype), arithmetic = p.dtype == DType::kFloat64 ? 8 : 4;
   return (norm.weight_dtype == p.dtype || size == arithmetic) && norm.weight_stride == 1 &&
          aligned(norm.weight, std::min<int64_t>(width * size, 16));
 }
 
-// Whether the lanes of a head fit in a warp and read the weights by vectors.
+// Whether the lanes of a head fit in a warp and can read the weights in vectors.
 inline bool norm_fits(const RotateParams& p, int64_t width) {
   for (int t = 0; t < p.num_tensors; ++t) {
     if (sum_lanes(p.x[t].head_dim, width) > kSumLanes) return false;
@@ -88,7 +88,7 @@ inline bool norm_fits(const RotateParams& p, int64_t width) {
   return true;
 }
 
-// The most that an axis of `count` elements adds to an offset, in elements and whatever its sign.
+// The largest absolute offset, in elements, that an axis of `count` elements contributes.
 inline int64_t reach(int64_t count, int64_t stride) { return count ? (count - 1) * std::abs(stride) : 0; }
 
 inline int64_t reach(const RotateParams& p, const RotatedTensor& x, const Strides& s) {
@@ -105,14 +105,14 @@ inline int64_t reach_of_positions(const RotateParams& p) {
   return at.positions.data ? reach(p.batch, at.positions_batch_stride) + reach(p.seqlen, at.positions_token_stride) : 0;
 }
 
-// Whether all indices and offsets of the call fit in an int, which RotateArguments<int> has for them.
+// Whether all indices and offsets of the call fit in the 32 bits of RotateArguments<int>.
 inline bool compact(const RotateParams& p, int64_t width) {
   constexpr int64_t kEnd = int64_t{1} << 31;
   if (p.source != Source::kFrequencies) {
     if (p.positions.rows >= kEnd || reach_of_positions(p) >= kEnd) return false;
     if (std::max(reach(p, p.cos), reach(p, p.sin)) >= kEnd) return false;
   }
-  int64_t threads = 0;  // of all tensors; where they are this many, a thread takes as many heads as it may
+  int64_t threads = 0;  // of all tensors; with so many, each thread has the maximum number of heads
   for (int t = 0; t < p.num_tensors; ++t) {
     const RotatedTensor& x = p.x[t];
     if (std::max(reach(p, x, x.in_stride), reach(p, x, x.out_stride)) / width >= kEnd) return false;
@@ -122,7 +122,7 @@ inline bool compact(const RotateParams& p, int64_t width) {
   return threads < kEnd / 2;  // the last round may be half empty
 }
 
-// Bytes of one access, widest first. A call that fits neither accesses element by element.
+// Bytes per access, widest first. A call that fits neither accesses one element at a time.
 constexpr int64_t kAccessBytes[] = {16, 4};
 
 inline int64_t width_of(const RotateParams& p) {
@@ -133,7 +133,7 @@ inline int64_t width_of(const RotateParams& p) {
   return 1;
 }
 
-// Elements of an access in a call with norms: those of 16 bytes or one.
+// Elements per access in a call with norms: 16 bytes of them, or one.
 inline int64_t norm_width_of(const RotateParams& p) {
   const int64_t width = kAccessBytes[0] / bytes_of(p.dtype);
   return norm_fits(p, width) && fits(p, width) && compact(p, width) ? width : 1;
