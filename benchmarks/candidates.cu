@@ -1,13 +1,13 @@
-// Times ways to launch the rotate kernel beside the shipped one, a copy and an empty kernel: an A/B test without
+// Compares ways to launch the rotate kernel with the shipped one, a copy and an empty kernel: an A/B test without
 // Python.
 //
 //   nvcc -std=c++17 -arch=sm_90 -fmad=false -cudart static -I csrc -o candidates benchmarks/candidates.cu
 //   candidates            one JSON line per shape, dtype and candidate
 //   candidates --plans    their grids on 132 multiprocessors, without a GPU
 //
-// Candidates take turns, with the L2 flushed by reading; small shapes are timed in a CUDA graph. Each result is
-// compared with that of the first candidate. With -Xptxas -dscm=cs -DSTORES=st.cs the same file times evict-first
-// stores.
+// Candidates are timed interleaved, and the L2 is flushed by reads before each launch; small shapes are timed in a CUDA
+// graph. Each result is compared bit for bit with that of the first candidate. With -Xptxas -dscm=cs -DSTORES=st.cs the
+// same file times evict-first stores.
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
@@ -29,14 +29,14 @@ using namespace gpu_time;
 using namespace rope;
 using cuda::Plan;
 
-constexpr int64_t kSmall = 4 << 20;  // bytes read and written, below which the cost of a launch is what matters
+constexpr int64_t kSmall = 4 << 20;  // bytes read and written; below, the cost of a launch dominates
 
 struct Shape {
   const char* name;
   int64_t batch, seqlen, heads_q, heads_k, head_dim, first_position;
   int64_t elements() const { return batch * seqlen * (heads_q + heads_k) * head_dim; }
 };
-// Those of benchmarks/harness/shapes.py.
+// The shapes of benchmarks/harness/shapes.py.
 constexpr Shape kShapes[] = {
     {"prefill", 1, 4096, 32, 8, 128, 0}, {"train", 4, 2048, 16, 16, 64, 0}, {"decode", 32, 1, 32, 8, 128, 4095},
     {"tiny", 1, 1, 8, 2, 64, 4095},      {"long", 1, 32768, 8, 2, 128, 0},  {"video", 1, 131040, 12, 12, 128, 0},
@@ -48,14 +48,15 @@ struct Type {
 };
 constexpr Type kTypes[] = {{"bf16", DType::kBFloat16}, {"fp32", DType::kFloat32}, {"fp16", DType::kFloat16}};
 
-// Programmatic dependent launch: the attribute lets a kernel start before the one before it in the stream has ended,
-// so it has to wait for that one's results; kTriggers also allows the next kernel to start as early as that.
+// Programmatic dependent launch. The attribute lets a kernel start before its predecessor in the stream has finished,
+// so that the kernel must wait for the predecessor's results itself; kTriggers also lets the successor start that
+// early.
 enum Pdl { kNone, kWaits, kTriggers };
 
 struct Candidate {
   const char* name;
-  int heads_per_thread, threads;  // 0: as plan_of decides
-  int blocks;                     // per multiprocessor, at least: what __launch_bounds__ asks of the compiler
+  int heads_per_thread, threads;  // 0: chosen by plan_of
+  int blocks;                     // minimum per multiprocessor, in __launch_bounds__
   Pdl pdl;
 };
 constexpr Candidate kCandidates[] = {
@@ -71,7 +72,7 @@ constexpr Candidate kCandidates[] = {
     {"8 blocks", 0, 0, 8, kNone},
 };
 
-// ---- all that depends on the kernel's body, arguments and plan ----
+// ---- everything that depends on the kernel's body, arguments and plan ----
 
 using Arguments = cuda::RotateArguments<int>;
 using Kernel = void (*)(Arguments);
@@ -125,7 +126,7 @@ RotateParams params_of(const Shape& s, DType dtype, char* in, char* out, const f
   return p;
 }
 
-// The plan of a candidate: that of plan_of, with other heads per thread or threads per block.
+// The plan of a candidate: the result of plan_of, with other heads per thread or threads per block.
 Plan plan_for(const Candidate& c, const RotateParams& p, int multiprocessors) {
   Plan plan = cuda::plan_of(p, multiprocessors);
   if (c.heads_per_thread) plan.heads_per_thread = c.heads_per_thread;
@@ -199,7 +200,7 @@ void time_case(const Gpu& gpu, const Shape& s, const Type& type) {
     std::printf(", \"us\": %.3f, \"copy_us\": %.3f, \"copy_percent\": %.1f, \"gb_per_s\": %.0f, \"same_bits\": %s}\n",
                 us[i], us[kCount], 100 * us[kCount] / us[i], 2e-3 * bytes / us[i], same[i] ? "true" : "false");
   }
-  std::fflush(stdout);  // whatever stops this program, what was timed is kept
+  std::fflush(stdout);  // keeps finished measurements if the program is stopped
   for (void* data : {static_cast<void*>(in), static_cast<void*>(out), static_cast<void*>(expected),
                      static_cast<void*>(cos), static_cast<void*>(sin)}) {
     check(cudaFree(data));
@@ -207,7 +208,7 @@ void time_case(const Gpu& gpu, const Shape& s, const Type& type) {
 }
 
 void print_plans() {
-  char *in = reinterpret_cast<char*>(1 << 20), *out = in + (1 << 20);  // only their alignment is looked at
+  char *in = reinterpret_cast<char*>(1 << 20), *out = in + (1 << 20);  // only their alignment is read
   const float* table = reinterpret_cast<const float*>(in);
   for (const Type& type : kTypes) {
     for (const Shape& s : kShapes) {
@@ -225,7 +226,7 @@ int main(int count, char** arguments) {
   if (count == 2 && !std::strcmp(arguments[1], "--plans")) return print_plans(), 0;
   const Gpu gpu;
   const auto launch_empty = [&] { empty_kernel<<<1, 32, 0, gpu.stream>>>(); };
-  launch_empty();  // loads the kernel, which a capture might not allow
+  launch_empty();  // loads the kernel before the capture, which might not allow it
   const double empty = timed_in_graph(gpu, launch_empty);
   std::printf("{\"gpu\": \"%s\", \"multiprocessors\": %d, \"empty_launch_us\": %.3f}\n", gpu.properties.name,
               gpu.properties.multiProcessorCount, empty);

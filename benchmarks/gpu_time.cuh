@@ -1,4 +1,4 @@
-// GPU time from C++ without Torch: flushing the L2, calls that take turns, calls in a CUDA graph. For candidates.cu.
+// Measures GPU time from C++ without Torch: L2 flushes, interleaved calls, calls in a CUDA graph. For candidates.cu.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -21,7 +21,7 @@ inline void check(cudaError_t error) {
 
 static __global__ void empty_kernel() {}
 
-// Random bits, but for the highest of the exponent: numbers between -2 and 2 in 16 bits and in 32.
+// Random bits, except that the highest bit of each exponent is 0: numbers between -2 and 2 in 16 and in 32 bits.
 static __global__ void fill_kernel(uint32_t* data, int64_t words) {
   for (int64_t i = blockIdx.x * int64_t{256} + threadIdx.x; i < words; i += gridDim.x * int64_t{256}) {
     uint32_t bits = static_cast<uint32_t>(i) * 2654435761u;
@@ -36,7 +36,7 @@ static __global__ void read_kernel(const float4* data, int64_t count, float* sum
     const float4 value = data[i];
     found += value.x + value.y + value.z + value.w;
   }
-  if (found != 0) *sum = found;  // data are zeros: nothing is written, but the compiler does not know
+  if (found != 0) *sum = found;  // data is all zeros, so nothing is written, but the compiler cannot know
 }
 
 static __global__ void differences_kernel(const uint32_t* a, const uint32_t* b, int64_t words,
@@ -71,7 +71,7 @@ struct Gpu {
     count = allocate<unsigned long long>(sizeof(unsigned long long));
   }
 
-  int wide() const { return 8 * properties.multiProcessorCount; }  // blocks of a kernel that strides over its data
+  int wide() const { return 8 * properties.multiProcessorCount; }  // blocks of a grid-stride kernel
 
   // Reading leaves no dirty lines, which would be written back inside the timed region.
   void flush() const { read_kernel<<<wide(), 256, 0, stream>>>(flusher, flusher_bytes / 16, sum); }
@@ -112,7 +112,7 @@ inline double median(std::vector<double> values) {
   return values[values.size() / 2];
 }
 
-// The medians of calls that take turns. The GPU reads the flusher while the host queues what follows.
+// The median times of interleaved calls, in us. While the GPU reads the flusher, the host queues the timed call.
 template <class Run>
 std::vector<double> timed_in_turns(const Gpu& gpu, int calls, const Run& run) {
   std::vector<std::vector<double>> found(calls);
@@ -132,7 +132,7 @@ std::vector<double> timed_in_turns(const Gpu& gpu, int calls, const Run& run) {
   return medians;
 }
 
-// The time of one of kLaunches calls in a CUDA graph.
+// The median time of one of kLaunches calls in a CUDA graph, in us.
 template <class Run>
 double timed_in_graph(const Gpu& gpu, const Run& run) {
   cudaGraph_t graph;

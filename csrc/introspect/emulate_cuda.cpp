@@ -1,5 +1,5 @@
-// The CUDA kernels on a CPU: one thread of the grid after another, on host memory. Tests run them in place of the CPU
-// kernels (rope_ext_use_cpu_kernels), and again with this file compiled for sanitizers.
+// Runs the CUDA kernels on a CPU, one thread of the grid after another, on host memory. Tests run them in place of the
+// CPU kernels (rope_ext_use_cpu_kernels), and again from this file compiled with sanitizers.
 #include <vector>
 
 #include "cpu/isa.h"
@@ -16,16 +16,16 @@ namespace {
 
 int multiprocessors = 132;
 uint64_t instances = 0, norm_instances = 0;
-bool backwards = false;  // last thread first: shows whether a thread relies on an earlier one
+bool backwards = false;  // last thread first: exposes threads that rely on earlier ones
 
 template <class Function>
 void for_each(int64_t count, const Function& function) {
   for (int64_t i = 0; i < count; ++i) function(backwards ? count - 1 - i : i);
 }
 
-// ---- warps, whose lanes take each step together ----
+// ---- warps, whose lanes execute each step together ----
 
-// A number of each lane.
+// One number per lane of a warp.
 template <class A>
 struct Lanes {
   A lane[kSumLanes];
@@ -45,7 +45,7 @@ Lanes<A> exchanged(const Lanes<A>& values, int mask) {
   return other;
 }
 
-// The sums of what lanes have; values(lane, q) gives the numbers of a lane.
+// The sum over groups of `lanes` lanes, for each lane of a warp. values(lane, q) sets the numbers of a lane.
 template <class A, int kWidth, class Values>
 Lanes<A> sum_of_warp(int lanes, const Values& values) {
   Lanes<A> q[kWidth];
@@ -134,7 +134,7 @@ void norm_grad_elements_block(const NormGradParams& p, const NormGradPlan& plan,
   });
 }
 
-// block_sums_kernel
+// All blocks of block_sums_kernel.
 template <class A>
 void add_block_sums(const BlockSums& s) {
   for (int t = 0; t < s.num_tensors; ++t) {
@@ -213,7 +213,7 @@ constexpr cpu::Kernels kEmulated = {"cuda", rotate, table_grad, cos_sin, norm_gr
 extern "C" {
 
 // A cpu::Kernels that emulates a GPU with this number of multiprocessors: the fewer, the more heads a thread rotates.
-// Forgets which instances have run.
+// Resets the record of instances that have run.
 __attribute__((visibility("default"))) const void* rope_ext_emulated_cuda(int multiprocessors, bool backwards) {
   rope::cuda::multiprocessors = multiprocessors;
   rope::cuda::backwards = backwards;

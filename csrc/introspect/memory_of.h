@@ -1,4 +1,4 @@
-// The memory that a call of a kernel works on, from its arguments: every element, and what the kernel may do with it.
+// Derives from the arguments of a kernel the memory that it works on: every element, and how the kernel may access it.
 #pragma once
 
 #include <cstdint>
@@ -24,7 +24,7 @@ inline constexpr int32_t kInPlace[] = {1, 0, 1};  // a token that is not rotated
 inline constexpr int32_t kCopied[] = {0, 1, 2};   // the last vector of an odd number may be written twice
 inline constexpr int32_t kNormalisedInPlace[] = {1, 0, 2};
 
-// use: one of these, {read, least, most}.
+// The memory of one call. use: one of the constants above, {read, least, most}.
 struct Memory {
   std::vector<Span> spans;
 
@@ -39,7 +39,7 @@ struct Memory {
     spans.push_back(span);
   }
 
-  // The channels [first, first + channels) of a tensor.
+  // Adds the channels [first, first + channels) of a tensor.
   void add_channels(const Rotation& p, const void* data, const Strides& s, int64_t heads, int64_t first,
                     int64_t channels, const int32_t (&use)[3]) {
     const int64_t item = bytes_of(p.dtype);
@@ -117,7 +117,7 @@ inline Memory memory_of(const RotateParams& p) {
   return memory;
 }
 
-// Without the sum over blocks of tokens.
+// Of the kernel before the sum over blocks of tokens.
 inline Memory memory_of(const NormGradParams& p) {
   RotateParams rotation = p;
   for (Norm& norm : rotation.norm) norm.inv_rms = nullptr;

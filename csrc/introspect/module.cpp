@@ -1,4 +1,4 @@
-// _introspect: the kernels of each instruction set by name, on raw pointers. For tests; rope_ext never needs it.
+// The module _introspect: the kernels of each instruction set by name, on raw pointers. For tests only.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 

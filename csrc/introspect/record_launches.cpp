@@ -1,5 +1,5 @@
-// A cpu::Kernels that launches nothing: it hands each launch of a CUDA kernel, as data, to a function of the test,
-// which executes its machine code (tools/machine_code).
+// A cpu::Kernels that launches nothing: it passes each launch of a CUDA kernel, as data, to a callback of the test,
+// which executes the kernel's machine code (tools/machine_code).
 #include <cstring>
 #include <string>
 #include <typeinfo>
@@ -18,9 +18,9 @@ namespace rope::cuda {
 struct RecordedLaunch {
   const char* kernel;              // the name of the function
   const char* template_arguments;  // mangled: "INS_8BFloat16ELi8ELNS_6SourceE0EE"; empty for a function
-  int32_t grid[3], block[3];       // the blocks of one y do what those of the next y do, for other tokens
+  int32_t grid[3], block[3];       // blocks that differ only in y do the same work for different tokens
   int32_t shared;                  // bytes of dynamic shared memory
-  const char* arguments;           // of the kernel, each at its alignment
+  const char* arguments;           // of the kernel, each aligned to its type
   int64_t arguments_size;
   const Span* spans;  // the memory that the kernel works on
   int64_t num_spans;
@@ -33,7 +33,7 @@ namespace {
 int multiprocessors = 132;
 Receiver receiver = nullptr;
 
-// The arguments of a kernel as the driver lays them out.
+// The arguments of a kernel, laid out as the driver expects them.
 template <class... Args>
 std::string laid_out(const Args&... args) {
   std::string bytes;
@@ -48,7 +48,8 @@ std::string laid_out(const Args&... args) {
 template <class T, class A>
 struct Types {};
 
-// The arguments of a class template as its mangled name holds them, which are mangled alike in the names of kernels.
+// The mangled template arguments in the name of an instance of a class template; in the names of kernels they are
+// mangled alike.
 std::string template_arguments(const std::type_info& type, const char* class_template) {
   const std::string name = type.name();
   const size_t begin = name.find(class_template) + std::strlen(class_template);
@@ -74,7 +75,7 @@ void record(const char* kernel, const std::string& template_arguments, const Gri
   receiver(&launch);
 }
 
-// A thread per item.
+// Records a launch with one thread per item.
 void record_items(const char* kernel, const std::string& template_arguments, int64_t items,
                   const std::string& arguments, const Memory& memory) {
   if (items == 0) return;
@@ -176,23 +177,22 @@ constexpr cpu::Kernels kRecorded = {"recorded", rotate, table_grad, cos_sin, nor
 
 extern "C" {
 
-// The kernels that record, a cpu::Kernels. rope_ext_record_launches has to be called before them.
+// The recording cpu::Kernels. rope_ext_record_launches must be called before any of them.
 __attribute__((visibility("default"))) const void* rope_ext_recorded_kernels() { return &rope::cuda::kRecorded; }
 
-// The recording kernels call `receiver` from now on, with the launches that a GPU with this number of multiprocessors
-// would get.
+// From now on the recording kernels call `receiver`, with the launches for a GPU with this number of multiprocessors.
 __attribute__((visibility("default"))) void rope_ext_record_launches(rope::cuda::Receiver receiver,
                                                                      int multiprocessors) {
   rope::cuda::receiver = receiver;
   rope::cuda::multiprocessors = multiprocessors;
 }
 
-// The launch of the op `revolutions`.
+// Records the launch of the op `revolutions`.
 __attribute__((visibility("default"))) void rope_ext_recorded_revolutions(const rope::RevolutionsParams* p) {
   rope::cuda::revolutions(*p);
 }
 
-// The launch of table_rows.
+// Records the launch of the op table_rows.
 __attribute__((visibility("default"))) void rope_ext_recorded_table_rows(const rope::Tokens* p, int64_t* rows) {
   rope::cuda::table_rows(*p, rows);
 }
