@@ -169,7 +169,7 @@ def forecast(steps, jobs):
 
 class CMakeBuild(build_ext):
     def get_ext_filename(self, name):
-        # The name of _ops.so carries no Python version because the file holds no Python symbol.
+        # The name of _ops.so has no Python version, because the file uses no Python symbol.
         return str(Path(*name.split("."))) + ".so" if name.endswith("_ops") else super().get_ext_filename(name)
 
     def run(self):
@@ -222,7 +222,7 @@ class DistInfo(dist_info):
 
 
 extensions = [Extension("rope_ext._ops", [])]
-# `make test` asks for _introspect, which only tests need. Without Python's headers it is left out.
+# `make test` requests _introspect, which only tests need. Without Python's headers it is left out.
 test_hooks = re.search(r"-DROPE_EXT_TEST_HOOKS(:BOOL)?=(?i:ON|1|TRUE|YES)\b", os.environ.get("CMAKE_ARGS", ""))
 if test_hooks and Path(sysconfig.get_path("include"), "Python.h").exists():
     extensions.append(Extension("rope_ext._introspect", []))
