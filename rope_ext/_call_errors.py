@@ -164,7 +164,7 @@ def _cure(name: str, value: object, cos: object) -> str:
             return "cos.real and cos.imag are cos and sin"
         if cos.dim() == 1:
             return "apply(x, inv_freq=inv_freq) takes frequencies"
-        return "apply(x, cos, sin) needs both; several tensors go in a tuple, apply((q, k), cos, sin)"
+        return "apply(x, cos, sin) needs both; pass several tensors as a tuple, apply((q, k), cos, sin)"
     if name == "cos" and isinstance(value, (tuple, list)) and len(value) == 2:
         return "apply(x, *tables) passes the two of them"
     if name == "cos" and hasattr(value, "tables"):

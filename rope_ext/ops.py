@@ -1,4 +1,4 @@
-"""The public functions apply and apply_: they translate keywords into the arguments of the ops."""
+"""The public functions `apply` and `apply_`, which translate keywords into the arguments of the ops."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
@@ -41,7 +41,7 @@ _FLAGS = {
     for interleaved in (False, True)
     for inverse in (False, True)
 }
-_ZERO, _ONE = 0, 1  # defaults, like _ONCE, that are compared by identity, which is fastest
+_ZERO, _ONE = 0, 1  # defaults, like _ONCE, compared by identity, which is fastest
 _ONCE: Rounding = "once"
 _IN_PLACE: Any = object()  # the `out` that apply_ passes to `apply`, which then writes x
 _FAILURES = (RuntimeError, AttributeError, TypeError, ValueError)  # what torch and the ops raise
@@ -52,7 +52,7 @@ def apply(
     x: Tensors,
     cos: Tensor | None = None,
     sin: Tensor | None = None,
-    *too_many: NoReturn,  # for the error at run time; type checkers refuse any
+    *too_many: NoReturn,  # collected for the error at run time; type checkers reject any
     layout: Layout = "bshd",
     interleaved: bool = False,
     rotary_dim: int | None = None,
@@ -63,74 +63,94 @@ def apply(
     cu_seqlens: Tensor | None = None,
     inverse: bool = False,
     inv_freq: Tensor | Revolutions | None = None,
-    attention_scaling: float = 1,  # an int: torch.compile(dynamic=True) would make a graph input of a float
+    attention_scaling: float = 1,  # an int: torch.compile(dynamic=True) would make a float a graph input
     rounding: Rounding = "once",
     out_interleaved: bool | None = None,
     norm: Norm = None,
     eps: float | None = None,
     out: Tensors | None = None,
 ) -> Tensors:
-    """Rotate pairs of channels of x by the angles whose cosines and sines are given (rotary position embedding).
+    """Apply rotary position embedding: rotate pairs of channels of x by angles given as cosines and sines.
 
-    x: Tensor, or tuple or list of up to 8 Tensors that share angles, such as (q, k). float64, float32, bfloat16 or
-        float16; any strides. Batch and seqlen agree; heads may differ, and with an explicit rotary_dim head_dim too.
-    cos, sin: tables of one shape and dtype, float32 (float64 for float64 x) or the dtype of x; any strides. The last
-        axis is rotary_dim / 2 wide (one entry per pair) or rotary_dim (one per channel, in the order of the channels).
-        (rows, width): looked up by position. (batch or 1, seqlen, width): one row per token. Four axes: one row per
-        token and head, axes in the order of `layout` with batch first where the layout has none, 1 broadcasts.
-    layout: axes of x. "bshd" (batch, seqlen, heads, head_dim), "bhsd", "sbhd", "shd", or "thd" (tokens, heads,
-        head_dim) for packed sequences.
-    interleaved: pairs are channels (2i, 2i + 1) (GPT-J, Llama in Meta's code) and not (i, i + rotary_dim / 2)
-        (GPT-NeoX, Llama in Hugging Face).
-    rotary_dim, rotary_offset: channels [rotary_offset, rotary_offset + rotary_dim) are rotated, the others copied bit
-        for bit. Even. Default: all from rotary_offset on.
-    per_channel: whether cos and sin have one entry per channel (True) or per pair (False); their width must agree.
-        Default: the width decides. Give it if rotary_dim could be wrong: a table of width 32 fits rotary_dim 64 with
-        one entry per pair and rotary_dim 32 with one per channel.
-    positions: row of the table for each token, instead of 0, 1, 2, ...; int32 or int64, (seqlen,), (batch, seqlen) or
-        (1, seqlen); (tokens,) with "thd". rope_ext.distributed makes the positions of a context parallel rank.
-    offset: added to the row: int, or int32 or int64 Tensor of one number, () or (1,), or of one per sequence, (batch,).
-    cu_seqlens: (nseq + 1,) int32 or int64, ascending from 0, with "thd": rows restart at 0 at each boundary; tokens
-        past the last boundary are copied, and not normalised.
-    inverse: rotate by the negative angle.
-    inv_freq: instead of cos and sin: the kernel makes them from the positions, exactly, without a table, so positions
-        can be any integers, or float32 (float64 for float64 x). Radians per position: (pairs,), (heads, pairs), or
-        (axes, heads or 1, pairs), and then positions may be (axes, batch or 1, seqlen) and the angle is the sum over
-        axes (see frequencies.per_axis). Or what `angles.revolutions` made of it, which saves that work at each call.
-    attention_scaling: factor on the cos and sin of inv_freq (tables hold it already).
-    rounding: "once", or "eager": where x and cos share a 16-bit dtype each product is rounded to it before the sum, in
-        the gradient of x also if cos is float32: the bits of (x * cos + rotate_half(x) * sin).to(x.dtype) in PyTorch.
-        norm rounds where transformers does: before the weight, if that has the dtype of x (Qwen3RMSNorm; Gemma's is
-        float32), and before the rotation. PyTorch's sum has another order: a few elements differ by a rounding.
-    out_interleaved: pairing of the result where it is not that of x. DeepSeek-V3 reads (2i, 2i + 1) and writes
-        (i, i + rotary_dim / 2): interleaved=True, out_interleaved=False. An entry of cos per channel is in the order of
-        the result.
-    norm: weight of an RMSNorm over head_dim of each head, before the rotation and in the same pass: (head_dim,), any
-        float dtype and stride; one for all tensors, or a tuple or list with one, or None, for each. The whole head is
-        normalised, also where part of it is rotated. A norm without weight is torch.ones(head_dim), Gemma 3's (1 + w)
-        is norm=1 + w.float(). The norm across all heads of OLMo 2 and 3, MiniMax-M2 and Wan is not this one.
-    eps: what norm adds to the mean of squares. No default, since models differ: 1e-6 and 1e-5 are common.
-    out: write there, and return it: like x in structure, shapes and dtype, any strides, memory apart from all
-        arguments or x itself. Not while a derivative is recorded.
+    Args:
+        x: Tensor, or tuple or list of up to 8 Tensors that share their angles, such as (q, k): float64, float32,
+            bfloat16 or float16, any strides. Batch and seqlen must agree. The number of heads may differ, and with an
+            explicit rotary_dim also head_dim.
+        cos, sin: tables of equal shape and dtype, float32 (float64 for float64 x) or the dtype of x, any strides. The
+            last axis has rotary_dim / 2 entries (one per pair) or rotary_dim (one per channel, in channel order).
 
-    Returns rotated tensors in the structure of x, of its dtype, with the strides of torch.empty_like. Arithmetic is
-    float32 (float64 for float64 x), each product and sum rounded, the result rounded once to the dtype of x (but see
-    rounding). The sums of norm are added in one order on every device (rope_ext/_reference_norm.py).
-    Differentiable in x, cos, sin, inv_freq, norm and float positions, to every order, in reverse and forward mode,
-    under torch.func and torch.compile. The gradients of x and norm, where no others are wanted, are made in one pass.
+            * (rows, width): looked up by position.
+            * (batch or 1, seqlen, width): one row per token.
+            * Four axes: one row per token and head, with the axes of `layout`, after a leading batch axis if the
+              layout has none. Axes of size 1 broadcast.
+        layout: the axes of x: "bshd" (batch, seqlen, heads, head_dim), the default; "bhsd", "sbhd" or "shd"; or "thd"
+            (tokens, heads, head_dim), for packed sequences.
+        interleaved: whether pairs are channels (2i, 2i + 1), as in GPT-J and Meta's Llama, rather than
+            (i, i + rotary_dim / 2), as in GPT-NeoX and Hugging Face's Llama. Default: False.
+        rotary_dim, rotary_offset: rotate channels [rotary_offset, rotary_offset + rotary_dim) and copy the others bit
+            for bit. rotary_dim is even. Default: all channels from rotary_offset on, and rotary_offset 0.
+        per_channel: whether cos and sin hold one entry per channel (True) or per pair (False); their width must agree.
+            Default: inferred from the width. Pass it if rotary_dim could be wrong: a table of width 32 fits rotary_dim
+            64 with one entry per pair, but also rotary_dim 32 with one per channel.
+        positions: table row of each token, by default 0, 1, 2, ...; int32 or int64, of shape (seqlen,),
+            (batch, seqlen) or (1, seqlen), with "thd" (tokens,). `rope_ext.distributed` computes the positions of a
+            context-parallel rank.
+        offset: added to the position of every token: an int, or an int32 or int64 Tensor with a single number, () or
+            (1,), or with one per sequence, (batch,). Default: 0.
+        cu_seqlens: boundaries of packed sequences, int32 or int64 of shape (nseq + 1,), ascending from 0; with "thd".
+            Positions restart at 0 at each boundary. Tokens after the last boundary are copied and not normalized.
+        inverse: rotate by the negative angles. Default: False.
+        inv_freq: frequencies that replace cos and sin: the kernel computes the angles from the positions, exactly and
+            without a table, so positions may be any integers, or float32 (float64 for float64 x). Radians per position,
+            of shape (pairs,), (heads, pairs) or (axes, heads or 1, pairs). With several axes, positions may be
+            (axes, batch or 1, seqlen), and the angle is the sum over the axes (see `frequencies.per_axis`). The result
+            of `angles.revolutions` is accepted too, and saves the conversion in each call.
+        attention_scaling: factor on the cos and sin of inv_freq; tables already include it. Default: 1.
+        rounding: "once" (default) or "eager". "eager" also rounds each product to the dtype of x before the sum, where
+            x and cos share a 16-bit dtype (in the gradient of x, also where cos is float32). The result is then
+            bit-identical to (x * cos + rotate_half(x) * sin).to(x.dtype) in PyTorch. norm rounds where transformers
+            does: before the multiplication by the weight if the weight has the dtype of x (as in Qwen3RMSNorm;
+            Gemma's is float32), and before the rotation. PyTorch sums the squares in another order, so that a few
+            elements differ by one rounding.
+        out_interleaved: the pairing of the result, if it differs from that of x. DeepSeek-V3 reads pairs (2i, 2i + 1)
+            and writes (i, i + rotary_dim / 2): interleaved=True, out_interleaved=False. Tables with one entry per
+            channel follow the order of the result.
+        norm: weight of an RMSNorm over the head_dim of each head, applied before the rotation in the same pass:
+            (head_dim,), any floating-point dtype and stride; one Tensor for all tensors of x, or a tuple or list with a
+            Tensor or None for each. The whole head is normalized, even if only a part of it is rotated. For a norm
+            without a weight pass torch.ones(head_dim), for Gemma 3's (1 + w) pass 1 + w.float(). A norm across all
+            heads, as in OLMo 2 and 3, MiniMax-M2 and Wan, is a different operation.
+        eps: added to the mean of squares of norm, which requires it. It has no default because models differ: 1e-6 and
+            1e-5 are common.
+        out: where to write the result, which is then also returned: structure, shapes and dtype of x, any strides. Its
+            memory must not overlap that of any argument, but out may be x itself. Not accepted while a derivative is
+            recorded.
 
-    Raises ArgumentError (a ValueError) or ArgumentTypeError (a TypeError), "rope_ext: <argument> must <rule>, got
-    <value>", with nothing written. A position outside the table is such an error, negative ones too. Values on a
-    GPU are not validated, since that would force a synchronisation: a token whose positions, offset or cu_seqlens lead
-    outside the table gets NaN in its rotated channels; with ROPE_EXT_CHECK_POSITIONS=1 in the environment it stops the
-    program with a message that names the token, and calls without positions in torch's context_parallel are refused, on
-    a CPU too. NotImplementedError for tensors that this build has no kernel for (another device, sparse, quantized,
-    nested). If memory runs out: torch's own error.
+    Returns:
+        The rotated tensors, in the structure of x, with its dtype and the strides of torch.empty_like. Arithmetic is
+        float32 (float64 for float64 x): each product and each sum is rounded, and the result is rounded once to the
+        dtype of x (but see rounding). The sums of norm are added in the same order on every device
+        (rope_ext/_reference_norm.py). For a DTensor x the result is a DTensor, bit-identical to that of a single
+        process; docs/distributed.md says which placements of x communicate.
 
-    DTensors: where x is one, the result is one, with the bits of one process. docs/distributed.md says which placements
-    of x communicate.
+        Differentiable in x, cos, sin, inv_freq, norm and floating-point positions, to any order, in reverse and forward
+        mode, under torch.func and torch.compile. Where only x and norm are differentiated, one pass computes both
+        gradients.
 
-    Equivalent to, for layout "bshd" and the default pairing (all of it: rope_ext.reference):
+    Raises:
+        ArgumentError: a size or a value is wrong, for instance a position outside the table (negative ones are); a
+            ValueError. It reads "rope_ext: <argument> must <rule>, got <value>", and nothing has been written.
+        ArgumentTypeError: a type or a dtype is wrong; a TypeError that reads the same, with nothing written.
+        NotImplementedError: this build has no kernel for the tensors (another device, sparse, quantized, nested).
+        RuntimeError: memory ran out; the error is PyTorch's own (torch.OutOfMemoryError on a GPU).
+
+    Values on a GPU are not validated, since that would force a synchronization: if positions, offset or cu_seqlens
+    lead outside the table, the rotated channels of that token are NaN. With ROPE_EXT_CHECK_POSITIONS=1 in the
+    environment, such a token stops the program with a message that names it, and calls without positions inside
+    torch's context_parallel are refused, on a CPU too.
+
+    Equivalent to, for layout "bshd" and the default pairing (`rope_ext.reference` covers all cases)::
+
         x1, x2 = x.float().chunk(2, dim=-1)
         c, s = cos[offset:][:x.shape[1], None], sin[offset:][:x.shape[1], None]
         torch.cat((x1 * c - x2 * s, x2 * c + x1 * s), dim=-1).to(x.dtype)
@@ -163,20 +183,35 @@ def apply_(
     *too_many: NoReturn,
     **options: Unpack[InPlaceOptions],
 ) -> Tensors:
-    """`apply` in place: overwrites the tensors of x with what `apply` would return, and returns x.
+    """Rotate in place: overwrite the tensors of x with what `apply` would return, and return x.
 
-    Arguments and errors: those of `apply`. Channels that are not rotated are not touched. The tensors of x must not
-    overlap one another, themselves or the other arguments. Differentiable: then x must be something that autograd can
-    write to (not a leaf that requires grad, not one part of a split). It is written once where x alone is
-    differentiated; for derivatives of the tables, transforms of torch.func, forward mode, subclasses and tensors with
-    hooks the result is made in a temporary and copied.
+    Channels that are not rotated are not touched.
 
-    Equivalent to: x.copy_(rope_ext.apply(x, cos, sin, ...))
+    Args:
+        x: Tensor, or tuple or list of Tensors, as in `apply`. The tensors must not overlap one another, themselves or
+            the other arguments. If x is differentiated, autograd must be able to write to it: x must not be a leaf
+            that requires grad, nor one part of a split.
+        cos, sin: as in `apply`.
+        **options: the keywords of `apply` except out and out_interleaved; documented there.
+
+    Returns:
+        x itself. Differentiable like `apply`. If only x is differentiated, it is written once; for derivatives of the
+        tables, transforms of torch.func, forward mode, subclasses of Tensor and tensors with hooks, the result is
+        computed into a temporary and copied.
+
+    Raises:
+        ArgumentError: as in `apply`, and for tensors that overlap or that autograd cannot write to.
+        ArgumentTypeError: as in `apply`.
+        NotImplementedError: as in `apply`.
+
+    Equivalent to::
+
+        x.copy_(rope_ext.apply(x, cos, sin, ...))
     """
     if too_many:
         raise _given_by_position("apply_", too_many)
     rotated: Tensors
-    if not options:  # the arguments of the op are ready
+    if not options:  # x, cos and sin are already the arguments of the op
         tensors: Any = x if type(x) is tuple or isinstance(x, (tuple, list)) else [x]
         rotated = call_op((tensors, cos, sin), x, _IN_PLACE)
         return rotated
@@ -186,7 +221,7 @@ def apply_(
 
 
 def _given_by_position(function: str, too_many: Sequence[object]) -> ArgumentTypeError:
-    cure = f"several tensors go in a tuple, {function}((q, k), cos, sin), and all others by name, positions=positions"
+    cure = f"pass several tensors as a tuple, {function}((q, k), cos, sin), and all others by name, positions=positions"
     return given_by_position(function, ("x", "cos", "sin"), too_many, cure)
 
 
@@ -201,7 +236,7 @@ def check_in_place(
     offset: int | Tensor,
     recorded: bool = False,
 ) -> None:
-    """Raises what `apply_` would for these arguments, and writes nothing. recorded: x will require grad by then."""
+    """Raise what `apply_` would raise for these arguments, without writing. recorded: x will require grad by then."""
     tensors = x if isinstance(x, (tuple, list)) else [x]
     flags = flags_of("bshd", interleaved, False, per_channel, _ONCE, None)
     arguments = arguments_of((tensors, cos, sin), offset, flags, rotary_dim, _ZERO, _ONE, None, None)
@@ -219,9 +254,9 @@ def flags_of(
     rounding: Rounding = _ONCE,
     out_interleaved: bool | None = None,
 ) -> int:
-    """The argument `flags` of the op, all but FREQUENCIES."""
+    """The op's `flags` argument, without FREQUENCIES."""
     if not (interleaved is True or interleaved is False) or not (inverse is True or inverse is False):
-        raise _not_a_bool(interleaved, inverse)  # 1 and 1.0 would be found in the dictionary
+        raise _not_a_bool(interleaved, inverse)  # as keys of _FLAGS, 1 and 1.0 equal True
     try:
         flags = _FLAGS[layout, interleaved, inverse]
     except (KeyError, TypeError):  # TypeError: the layout is unhashable
@@ -250,14 +285,14 @@ def arguments_of(
     positions: Tensor | None,
     cu_seqlens: Tensor | None,
 ) -> tuple[Any, ...]:
-    """The arguments of the op. tensors: x, cos and sin. Defaults at the end are left out: each argument has a price."""
+    """The arguments of the op. tensors: x, cos and sin. Trailing defaults are omitted: each argument costs time."""
     offsets = None
     if type(offset) is not int:
         if isinstance(offset, Tensor):
             offset, offsets = 0, offset
         else:
             offset = as_int("offset", offset, "an int or a Tensor")
-    # `is`, not ==: 0.0 and False equal 0 but must be refused below. A 0 that is another object only takes longer.
+    # `is`, not ==: 0.0 and False equal 0 but must be refused below. Another object equal to 0 takes the slower path.
     if rotary_dim is None and rotary_offset is _ZERO and attention_scaling is _ONE:
         if positions is None and cu_seqlens is None and offsets is None:
             return (*tensors, offset, flags) if flags or offset is not _ZERO else tensors
@@ -281,7 +316,7 @@ def _frequencies(
     inv_freq: Tensor | Revolutions | None,
     attention_scaling: float,
 ) -> tuple[Tensor | None, Tensor | None, int]:
-    """What the op takes for cos and sin, and the flag that says whether these are frequencies."""
+    """The op's cos and sin arguments, and the flag FREQUENCIES if they hold frequencies (else 0)."""
     if attention_scaling is not _ONE:
         check_scaling(attention_scaling)
     if inv_freq is None:
@@ -295,7 +330,7 @@ def _frequencies(
         raise not_tensors("x", x)
     dtype = torch.float64 if tensors[0].dtype is torch.float64 else torch.float32
     if type(inv_freq) is not Revolutions and (made := by_op(inv_freq, dtype is torch.float64)):
-        return *made, FREQUENCIES  # what the last line returns, without a Revolutions
+        return *made, FREQUENCIES  # equals the last line, without constructing a Revolutions
     if type(inv_freq) is not Revolutions or inv_freq.high.dtype is not dtype:
         inv_freq = revolutions(inv_freq, dtype)
     return inv_freq.high, inv_freq.low, FREQUENCIES
@@ -307,7 +342,7 @@ def _not_a_bool(interleaved: object, inverse: object) -> ArgumentTypeError:
 
 
 def _listed(x: object, out: object) -> Sequence[object]:
-    """The tensors of out, as a list or tuple; the op would take a Tensor for a list of its rows."""
+    """The tensors of out, as a list or tuple: the op would read a single Tensor as a list of its rows."""
     if isinstance(x, Tensor):
         return [out]
     if not isinstance(out, (tuple, list)):
@@ -317,9 +352,9 @@ def _listed(x: object, out: object) -> Sequence[object]:
 
 @in_wanted_modes
 def call_op(arguments: tuple[Any, ...], x: Any, out: Any, by: Callable[[Op, Sequence[Any]], Any] | None = None) -> Any:
-    """Calls the op with what `arguments_of` made; returns what `apply` does.
+    """Call the op with the arguments from `arguments_of`, and return what `apply` returns.
 
-    out: _IN_PLACE for `apply_`. by: what dispatches the call, dispatch_norm for what `with_norm` made.
+    out: _IN_PLACE for `apply_`. by: the function that dispatches the call; dispatch_norm for arguments of `with_norm`.
     """
     op = ROTATE if out is None else ROTATE_IN_PLACE if out is _IN_PLACE else ROTATE_OUT
     if op is ROTATE_OUT:
@@ -327,7 +362,7 @@ def call_op(arguments: tuple[Any, ...], x: Any, out: Any, by: Callable[[Op, Sequ
             return _call_packed(arguments, x, out)
         arguments = (out if type(out) is tuple and type(x) is tuple else _listed(x, out), *arguments)
     try:
-        # In graphs of torch.compile and torch.export are the ops that know their derivatives.
+        # Graphs of torch.compile and torch.export need the overloads that are registered with autograd.
         y = _in_graph(op, arguments) if is_compiling() else (by or dispatch)(op, arguments)
     except _FAILURES as error:
         found = explained(error, op, arguments, x, out)
@@ -340,12 +375,12 @@ def call_op(arguments: tuple[Any, ...], x: Any, out: Any, by: Callable[[Op, Sequ
 
 
 def _in_graph(op: Op, arguments: tuple[Any, ...]) -> Any:
-    register_rules()  # in inference mode no kernel of kernels.py would
+    register_rules()  # in inference mode, no kernel of kernels.py runs that would register them
     return call.in_graph(op, arguments)
 
 
 def _call_packed(arguments: tuple[Any, ...], x: Any, out: Packed) -> Any:
-    """What `apply_qkv` returns (qkv.py), or None."""
+    """The result of `apply_qkv` (qkv.py), or None."""
     try:
         return out.rotate(arguments)
     except _FAILURES as error:

@@ -72,19 +72,19 @@ CURES = {
     # several tensors
     "q and k": (
         lambda: apply(Q, K, COS, SIN),
-        "apply must get 1 to 3 arguments by position, x, cos and sin, got 4: several tensors go in a tuple, "
+        "apply must get 1 to 3 arguments by position, x, cos and sin, got 4: pass several tensors as a tuple, "
         "apply((q, k), cos, sin), and all others by name, positions=positions",
         lambda: apply((Q, K), COS, SIN),
     ),
     "q and k in place": (
         lambda: apply_(Q, K, COS, SIN, torch.arange(S)),
-        "apply_ must get 1 to 3 arguments by position, x, cos and sin, got 5: several tensors go in a tuple, "
+        "apply_ must get 1 to 3 arguments by position, x, cos and sin, got 5: pass several tensors as a tuple, "
         "apply_((q, k), cos, sin), and all others by name, positions=positions",
         lambda: apply_((Q.clone(), K.clone()), COS, SIN),
     ),
     "q and k without tables": (
         lambda: apply(Q, K),
-        "sin must be a Tensor, got None: apply(x, cos, sin) needs both; several tensors go in a tuple, "
+        "sin must be a Tensor, got None: apply(x, cos, sin) needs both; pass several tensors as a tuple, "
         "apply((q, k), cos, sin)",
         lambda: apply((Q, K), COS, SIN),
     ),
