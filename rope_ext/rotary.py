@@ -1,8 +1,8 @@
-"""RotaryEmbedding: from frequencies and positions to the cos and sin that `rope_ext.apply` takes.
+"""RotaryEmbedding: frequencies, and the cos and sin of positions that `rope_ext.apply` accepts.
 
-Its frequencies: _rotary_frequencies.py. Its cos and sin, and the tables that the process shares: _rotary_tables.py. How
-its `apply` gets to the kernels: _rotary_apply.py. Checks: _rotary_checks.py, and _keywords.py for the keywords of the
-schedules. Configurations of models: the package _config.
+Its frequencies are in _rotary_frequencies.py; cos, sin and the tables that the process shares in _rotary_tables.py; its
+`apply` in _rotary_apply.py; the checks in _rotary_checks.py, those of schedule keywords in _keywords.py. The package
+_config reads the configurations of models.
 """
 
 import dataclasses
@@ -37,23 +37,42 @@ from .reference import Tensors
 
 @dataclasses.dataclass(frozen=True, init=False, repr=False)
 class RotaryEmbedding:
-    """cos and sin of rotary position embedding, for any positions.
+    """The frequencies of a rotary position embedding; computes cos and sin for any positions.
 
-    head_dim: channels of a head.
-    base: the ratio that sets the slowest frequency, "rope_theta" in configurations. Llama 2: 10000, Llama 3: 500000.
-    rotary_dim: rotated channels, even; default head_dim.
-    schedule, parameters: name and keywords of a function of rope_ext.frequencies, as schedule="linear", factor=4.0.
-    pair_axis: for positions with several axes, the axis that each pair follows, rotary_dim / 2 ints
-        (rope_ext.frequencies.mrope_pair_axis makes them).
-    precision: "exact", angles are position * inv_freq in float64, and cos and sin are rounded once; or "hf", equal bits
-        to transformers 5.23, which rounds inv_freq and the product to float32: off by up to 1e-2 at position 131072,
-        and what its checkpoints were trained with.
+    A plain value: frozen, hashable, comparable, copyable and picklable. It holds Python numbers only and is not an
+    nn.Module: it adds nothing to state_dict, and nothing that .half(), .to(), to_empty(), a meta device or FSDP could
+    round or lose.
 
-    A value: frozen, hashable, comparable, can be copied and pickled. It holds Python numbers only and is no module:
-    nothing in the state dict, nothing that .half(), .to(), to_empty(), a meta device or FSDP can round or lose.
+    Args:
+        head_dim: channels of a head.
+        base: the constant that sets the slowest frequency, "rope_theta" in configurations; a number or a Tensor with
+            one number. Default: 10000, as in Llama 2; Llama 3 has 500000.
+        rotary_dim: number of rotated channels, even. Default: head_dim.
+        schedule: name of a function of `rope_ext.frequencies`. Default: "default".
+        pair_axis: for positions with several axes, the axis that each pair follows: rotary_dim / 2 ints, as from
+            `rope_ext.frequencies.mrope_pair_axis`. Default: one axis.
+        precision: "exact" (default): angles are position * inv_freq in float64, and cos and sin are rounded once. "hf":
+            bit-identical to transformers 5.23, which rounds inv_freq and the product to float32. That is off by up to
+            1e-2 at position 131072, but it is what its checkpoints were trained with.
+        **parameters: keywords of the schedule, documented there, such as factor=4.0 with schedule="linear".
 
-    Raises ArgumentError, a ValueError, or ArgumentTypeError, a TypeError.
-    Equivalent to: inv_freq = base ** -(torch.arange(0, rotary_dim, 2) / rotary_dim), for the default schedule.
+    Attributes:
+        head_dim: as given.
+        rotary_dim: as given, or head_dim.
+        base: as given, a float.
+        schedule: as given.
+        pair_axis: as given, a tuple of ints, or None.
+        precision: as given.
+        parameters: the keywords of the schedule as a tuple of (name, value), sorted by name.
+
+    Raises:
+        ArgumentError: a size or a value is wrong; a ValueError.
+        ArgumentTypeError: a type or a keyword is wrong; a TypeError.
+
+    Equivalent to, for the default schedule::
+
+        inv_freq = base ** -(torch.arange(0, rotary_dim, 2) / rotary_dim)
+
     Source: Su et al. 2021, RoFormer, arXiv 2104.09864, section 3.2.
     """
 
@@ -63,9 +82,9 @@ class RotaryEmbedding:
     schedule: Schedule
     pair_axis: tuple[int, ...] | None
     precision: Precision
-    parameters: tuple[tuple[str, Any], ...]  # (name, value) of the keywords of the schedule, sorted by name
+    parameters: tuple[tuple[str, Any], ...]  # (name, value) of each keyword of the schedule, sorted by name
     _recipe: Recipe = dataclasses.field(compare=False)
-    _trained: str | None = dataclasses.field(compare=False)  # text of the length of the training, see `_canonical`
+    _trained: str | None = dataclasses.field(compare=False)  # repr of the training length, see `_canonical`
 
     @by_name
     def __init__(
@@ -80,7 +99,7 @@ class RotaryEmbedding:
         **parameters: Unpack[Parameters],
     ) -> None:
         if too_many:
-            cure = "all others go by name, such as base=500000.0"
+            cure = "pass all others by name, such as base=500000.0"
             raise given_by_position("RotaryEmbedding", ["head_dim"], too_many, cure)
         if head_dim is REQUIRED:
             raise _keywords.no_head_dim(parameters)
@@ -111,23 +130,37 @@ class RotaryEmbedding:
         _rotary_checks.check_frequencies(self.frequencies, schedule, precision, (("base", self.base), *self.parameters))
 
     def _keywords(self) -> dict[str, Any]:
-        """Keywords of `frequencies_of`."""
+        """The keywords of `frequencies_of`."""
         return {"rotary_dim": self.rotary_dim, "base": self.base, "pair_axis": self.pair_axis, **dict(self.parameters)}
 
     @classmethod
     def from_config(cls, config: object, layer_type: str | None = None, *, precision: Precision = "exact") -> Self:
-        """The rotation of a model of Hugging Face transformers, from its configuration.
+        """Read the rotation of a Hugging Face transformers model from its configuration.
 
-        config: a configuration object of transformers 4 or 5, or the dict of a config.json. Where it has several parts
-            (text_config, vision_config), the part with the attention.
-        layer_type: which of the rotations, for models whose layers differ ("full_attention", "sliding_attention").
-        Reads rope_parameters, rope_scaling, rope_theta, partial_rotary_factor, the names of other models for these, and
-        the defaults that transformers has in the code of a model. transformers itself is not needed.
-        Raises ArgumentError or ArgumentTypeError about a key that is missing, null without a meaning in transformers,
-            of a wrong type, in contradiction to another, or named like a rotation and not known (use_scaled_rope). A
-            key that means nothing can be set to None.
-        Warns (UserWarning) of keys inside rope_parameters that have no effect, as transformers does.
-        Equivalent to: RotaryEmbedding(head_dim, base=rope_theta, schedule=rope_type, ...)
+        Reads rope_parameters, rope_scaling, rope_theta, partial_rotary_factor, the names that other models use for
+        these, and the defaults that transformers keeps in the code of a model. transformers itself is not needed.
+
+        Args:
+            config: a configuration object of transformers 4 or 5, or the dict of a config.json. If it has several parts
+                (text_config, vision_config), pass the part that has the attention.
+            layer_type: which rotation, for models whose layers differ ("full_attention", "sliding_attention").
+            precision: as in the class.
+
+        Returns:
+            A RotaryEmbedding.
+
+        Raises:
+            ArgumentError: a key is missing, is null although transformers gives null no meaning, contradicts another
+                key, or is named like a rotation but unknown (use_scaled_rope). A key that has no effect can be set to
+                None.
+            ArgumentTypeError: a key has a wrong type.
+
+        Warns:
+            UserWarning: a key inside rope_parameters has no effect, as transformers warns.
+
+        Equivalent to::
+
+            RotaryEmbedding(head_dim, base=rope_theta, schedule=rope_type, ...)
         """
         _rotary_checks.check_precision(precision)
         return cls(precision=precision, **_config.read(config, layer_type, precision))
@@ -136,7 +169,7 @@ class RotaryEmbedding:
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.compare}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Through `__init__`, which checks what a file says as it checks what a user says."""
+        """Restore through `__init__`, which checks the values of a file like those of a user."""
         known = {"head_dim", "rotary_dim", "base", "schedule", "pair_axis", "precision"}
         type(self).__init__(self, **{name: state[name] for name in known}, **dict(state["parameters"]))
 
@@ -147,7 +180,7 @@ class RotaryEmbedding:
         return self
 
     def __repr__(self) -> str:
-        """The call that makes an equal one."""
+        """The call that creates an equal RotaryEmbedding."""
         shown: dict[str, Any] = {"base": self.base}
         if self.rotary_dim != self.head_dim:
             shown["rotary_dim"] = self.rotary_dim
@@ -158,12 +191,20 @@ class RotaryEmbedding:
         return f"{type(self).__name__}(head_dim={self.head_dim}, {', '.join(f'{k}={v!r}' for k, v in shown.items())})"
 
     def frequencies(self, seqlen: int | None = None) -> Frequencies:
-        """Frequencies(inv_freq, attention_scaling) of a sequence of seqlen positions.
+        """Compute the frequencies of a sequence of seqlen positions.
 
-        inv_freq: on the CPU, radians per position: (rotary_dim / 2,), or (axes, 1, rotary_dim / 2) where positions have
-            several axes; float64 for "exact", float32 for "hf".
-        seqlen: matters to "dynamic_ntk" and "longrope" only; None: as within the length of the training.
-        Raises ArgumentError or ArgumentTypeError about seqlen.
+        Args:
+            seqlen: an int, which matters only to "dynamic_ntk" and "longrope". Default: None, as for any length up to
+                the training length.
+
+        Returns:
+            Frequencies(inv_freq, attention_scaling). inv_freq is on the CPU, in radians per position, of shape
+            (rotary_dim / 2,), or (axes, 1, rotary_dim / 2) if positions have several axes; float64 for precision
+            "exact", float32 for "hf".
+
+        Raises:
+            ArgumentError: seqlen is negative or beyond 64 bits.
+            ArgumentTypeError: seqlen is not an int.
         """
         length = _numbers.seqlen(seqlen)
         if is_compiling():
@@ -172,12 +213,20 @@ class RotaryEmbedding:
 
     @property
     def inv_freq(self) -> torch.Tensor:
-        """`frequencies().inv_freq`."""
+        """`frequencies().inv_freq`: radians per position, up to the training length.
+
+        Returns:
+            A Tensor, as described in `frequencies`.
+        """
         return self.frequencies().inv_freq
 
     @property
     def attention_scaling(self) -> float:
-        """`frequencies().attention_scaling`, the factor on cos and sin; the tables have it already."""
+        """`frequencies().attention_scaling`: the factor on cos and sin, which the tables already include.
+
+        Returns:
+            A float.
+        """
         return self.frequencies().attention_scaling
 
     def tables(
@@ -188,22 +237,43 @@ class RotaryEmbedding:
         device: torch.device | str | int | None = None,
         seqlen: int | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """(cos, sin) for positions 0 to max_position - 1, each (max_position, rotary_dim / 2).
+        """Build the tables cos and sin for positions 0 to max_position - 1.
 
-        dtype: a floating point type. device: default torch's. seqlen: the length that "dynamic_ntk" and "longrope"
-        choose by; default max_position. Every axis has the same position, as for text.
-        Built once per process for equal frequencies, and grown; what is returned is a view of the shared table. Do not
-        write into it, and clone it before it becomes a buffer that a checkpoint is loaded into. The process keeps the
-        last used tables (`memory.set_table_limit`, `memory.clear_tables`). "exact": computed on the CPU and then moved,
-        so that every device gets the same bits. "hf": computed on the device, as in transformers.
-        In torch.compile and torch.export the table is a constant of the graph. Where max_position is symbolic, a graph
-        of torch.compile has the next larger of 4096, 32768, ... rows, and an exported program computes the table at
-        every call, and warns of that (UserWarning).
-        Raises ArgumentError or ArgumentTypeError; RuntimeError while a CUDA graph is captured, if the table was not
-        built before.
-        Equivalent to: angles = torch.outer(torch.arange(max_position), inv_freq); (angles.cos(), angles.sin())
+        They are built once per process for equal frequencies, and grow on demand. "exact" tables are computed on the
+        CPU and then moved, so that they are bit-identical on every device; "hf" tables are computed on the device, as
+        transformers does. The process keeps the most recently used tables (`memory.set_table_limit`,
+        `memory.clear_tables`).
+
+        In torch.compile and torch.export the table is a constant of the graph. If max_position is symbolic, a graph of
+        torch.compile holds the next larger of 4096, 32768, ... rows, and an exported program computes the table in
+        every call.
+
+        Args:
+            max_position: the number of positions.
+            dtype: a floating-point dtype. Default: torch.float32.
+            device: where to put the tables. Default: PyTorch's default device.
+            seqlen: the sequence length that selects the frequencies of "dynamic_ntk" and "longrope". Default:
+                max_position.
+
+        Returns:
+            (cos, sin), each (max_position, rotary_dim / 2). If positions have several axes, a row has the same position
+            on every axis, as for text. Both are views of the shared table: do not write to them, and clone them before
+            they become buffers that a checkpoint is loaded into.
+
+        Raises:
+            ArgumentError: a value is wrong.
+            ArgumentTypeError: a type is wrong.
+            RuntimeError: a CUDA graph is being captured and the table was not built before.
+
+        Warns:
+            UserWarning: torch.export traces a symbolic max_position, so that the table is computed in every call.
+
+        Equivalent to::
+
+            angles = torch.outer(torch.arange(max_position), inv_freq)
+            angles.cos(), angles.sin()
         """
-        count: Any = _numbers.as_int64("max_position", max_position)  # a SymInt in graphs, for torch an int
+        count: Any = _numbers.as_int64("max_position", max_position)  # in graphs a SymInt, which torch accepts as int
         if count < 0:
             raise ArgumentError("max_position", "not be negative", count)
         _numbers.floating_point(dtype)
@@ -216,8 +286,7 @@ class RotaryEmbedding:
         return _rotary_tables.shared(self._recipe, length, count, dtype, where)
 
     def _canonical(self, seqlen: Seqlen) -> Seqlen:
-        """The seqlen that represents all with its frequencies: None up to the length of the training, and beyond it
-        one value for "longrope"."""
+        """A seqlen with the same frequencies: None up to the training length; one value beyond it for "longrope"."""
         if self._trained is None or seqlen is None or seqlen <= read(self._trained):
             return None
         return seqlen if self.schedule == "dynamic_ntk" else 2**63 - 1
@@ -233,20 +302,37 @@ class RotaryEmbedding:
         rotary_offset: int = 0,
         **options: Unpack[RopeOptions],
     ) -> Tensors:
-        """`rope_ext.apply` with these frequencies, rotary_dim and attention_scaling: no table, angles in the kernel.
+        """Rotate x by `rope_ext.apply` with these frequencies: no table, the kernel computes the angles.
 
-        x: as there, of this head_dim. Another head_dim needs rotary_offset, or rotary_dim, equal to that of this rope.
-        positions, offset, rotary_offset, options: as there (layout, interleaved, cu_seqlens, inverse, rounding,
-            out_interleaved, norm, eps, out).
-        seqlen: the length that "dynamic_ntk" and "longrope" choose by; these need it.
-        Keys that are in a cache hold attention_scaling: to move them rotate by the frequencies alone,
-        rope_ext.apply(k, inv_freq=rope.inv_freq, positions=distances).
-        precision="hf" makes tables of the positions in each call, and takes no cu_seqlens.
-        Returns and raises what `rope_ext.apply` does.
-        Equivalent to: rope_ext.apply(x, *rope(positions + offset), ...), with exact angles
+        Keys in a cache already include attention_scaling. To move them to other positions, rotate them by the
+        frequencies alone: rope_ext.apply(k, inv_freq=rope.inv_freq, positions=distances).
+
+        With precision="hf" each call builds tables for its positions, and cu_seqlens is not accepted.
+
+        Args:
+            x: Tensor, or tuple or list of Tensors, as in `rope_ext.apply`, with the head_dim of this object. For
+                another head_dim pass rotary_offset, or the rotary_dim of this object.
+            positions: as in `rope_ext.apply`.
+            offset: as in `rope_ext.apply`.
+            seqlen: the sequence length that selects the frequencies of "dynamic_ntk" and "longrope", which require it.
+            rotary_offset: as in `rope_ext.apply`.
+            **options: layout, interleaved, rotary_dim, per_channel, cu_seqlens, inverse, rounding, out_interleaved,
+                norm, eps and out, as documented in `rope_ext.apply`.
+
+        Returns:
+            What `rope_ext.apply` returns.
+
+        Raises:
+            ArgumentError: as in `rope_ext.apply`, and if seqlen is missing or the head_dim of x is another.
+            ArgumentTypeError: as in `rope_ext.apply`, and if cos, sin, inv_freq or attention_scaling is passed.
+            NotImplementedError: as in `rope_ext.apply`.
+
+        Equivalent to, with exact angles::
+
+            rope_ext.apply(x, *rope(positions + offset), ...)
         """
         if too_many:
-            cure = "several tensors go in a tuple, rope.apply((q, k)), positions by name, and tables nowhere"
+            cure = "pass several tensors as a tuple, rope.apply((q, k)), positions by name, and no tables"
             raise given_by_position("rope.apply", ["x"], too_many, cure)
         if seqlen is None:
             if self.schedule in BY_LENGTH:
@@ -269,19 +355,30 @@ class RotaryEmbedding:
         dtype: torch.dtype = torch.float32,
         seqlen: int | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """(cos, sin) for positions of any shape, negative ones too: each (*positions.shape, rotary_dim / 2).
+        """Compute cos and sin of any positions, negative ones included.
 
-        positions: int32, int64 or float32. With positions (batch, seqlen) the result is tables with one row per token.
-            Where positions have several axes: (axes, batch, seqlen), which gives (batch, seqlen, rotary_dim / 2); of
-            lower rank: the same position on every axis. float32 positions of more than 3 axes are an error: they would
-            be x by mistake, which `apply` rotates, and whose tables would take gigabytes.
-        dtype: of the result, a floating point type.
-        seqlen: the length that "dynamic_ntk" and "longrope" choose by; default positions.max() + 1, which waits for a
-            GPU and does not go into one graph of torch.compile: give it.
-        The result is on the device of positions. Devices other than CPU and CUDA may have no float64: for them "exact"
-        angles are made on the CPU, which waits for the positions.
-        Raises ArgumentError or ArgumentTypeError.
-        Equivalent to: angles = positions[..., None] * inv_freq; (angles.cos().to(dtype), angles.sin().to(dtype))
+        Args:
+            positions: int32, int64 or float32, of any shape; (batch, seqlen) gives tables with one row per token. If
+                positions have several axes: (axes, batch, seqlen); with fewer dimensions the position is the same on
+                every axis. float32 positions with more than 3 axes are refused: they are probably x, which `apply`
+                rotates, and whose tables would take gigabytes.
+            dtype: of the result, floating-point. Default: torch.float32.
+            seqlen: the sequence length that selects the frequencies of "dynamic_ntk" and "longrope". Default:
+                positions.max() + 1, which waits for a GPU and breaks a graph of torch.compile: pass it there.
+
+        Returns:
+            (cos, sin), each `(*positions.shape, rotary_dim / 2)`, or (batch, seqlen, rotary_dim / 2) for positions
+            (axes, batch, seqlen), on the device of positions. Devices other than CPU and CUDA may lack float64: for
+            them "exact" angles are computed on the CPU, which waits for the positions.
+
+        Raises:
+            ArgumentError: a shape or a value is wrong.
+            ArgumentTypeError: a type or a dtype is wrong.
+
+        Equivalent to::
+
+            angles = positions[..., None] * inv_freq
+            angles.cos().to(dtype), angles.sin().to(dtype)
         """
         if too_many:
             raise given_by_position("rope", ["positions"], too_many, "rope(position_ids) needs no x")
@@ -289,14 +386,14 @@ class RotaryEmbedding:
         if self.schedule in BY_LENGTH:
             if seqlen is None and positions.numel():
                 seqlen = _rotary_checks.length_of(positions)
-            found = self.frequencies(seqlen)  # not kept: lengths that grow would fill the cache
+            found = self.frequencies(seqlen)  # not cached: growing lengths would fill the cache
         elif is_compiling() or not _kept.takes_ordinary(positions.device):
             found = self.frequencies(seqlen)
         else:
-            _numbers.seqlen(seqlen)  # only checked: these frequencies do not depend on it
+            _numbers.seqlen(seqlen)  # only validated: these frequencies do not depend on it
             found = _rotary_tables.kept_frequencies(self._recipe)
         return _rotary_tables.tables_at(positions, found, dtype)
 
 
-# Numbers, texts and tensors only: torch.load(weights_only=True) may make them.
+# These hold only numbers, strings and tensors, so torch.load(weights_only=True) may construct them.
 torch.serialization.add_safe_globals([RotaryEmbedding, Frequencies, Revolutions])

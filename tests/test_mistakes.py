@@ -84,14 +84,14 @@ def test_a_schedule_by_another_name(given, meant):
 def test_arguments_by_position():
     one = "must get one argument by position"
     says(
-        f"RotaryEmbedding {one}, head_dim, got 2: all others go by name, such as base=500000.0",
+        f"RotaryEmbedding {one}, head_dim, got 2: pass all others by name, such as base=500000.0",
         TypeError,
         RotaryEmbedding,
         128,
         5e5,
     )
     says(f"rope {one}, positions, got 2: rope(position_ids) needs no x", TypeError, ROPE, Q, torch.arange(4))
-    cure = "several tensors go in a tuple, rope.apply((q, k)), positions by name, and tables nowhere"
+    cure = "pass several tensors as a tuple, rope.apply((q, k)), positions by name, and no tables"
     says(f"rope.apply {one}, x, got 2: {cure}", TypeError, ROPE.apply, Q, Q)
 
 
