@@ -1,4 +1,4 @@
-"""The public functions apply_qkv and apply_qkv_: `apply` to the q and k of one packed projection."""
+"""The public functions `apply_qkv` and `apply_qkv_`, which rotate q and k of one packed projection."""
 
 import re
 from collections.abc import Mapping
@@ -19,6 +19,8 @@ from ._torch.writes import check_writable
 from .errors import ArgumentError, ArgumentTypeError
 from .ops import apply, apply_
 
+__all__ = ["apply_qkv", "apply_qkv_"]
+
 _Weights: TypeAlias = tuple[Tensor | None, Tensor | None]  # of q and of k
 
 _REFUSALS = (ArgumentError, ArgumentTypeError, NotImplementedError)
@@ -35,32 +37,41 @@ def apply_qkv(
     grouped: bool = False,
     **options: Unpack[PackedOptions],
 ) -> Views:
-    """`apply` to the q and k of one packed tensor, as a fused projection makes it; its gradient is one packed tensor.
+    """Apply the rotation to q and k of one packed tensor, the output of a fused projection; its gradient is packed too.
 
-    qkv: after the axes of the tokens, (batch, seqlen) with layout "bshd", the heads of q, then those of k, then of v:
-            (.., (num_heads + 2 * num_kv_heads) * head_dim)
-            (.., num_heads + 2 * num_kv_heads, head_dim)
-            (.., 3, num_heads, head_dim), where num_kv_heads is num_heads
-        The number of axes says which of them it is. Any strides.
-    num_heads, num_kv_heads: heads of q; heads of k and of v, a divisor of num_heads (default: num_heads). The size of
-        qkv leaves head_dim.
-    grouped: the heads are in num_kv_heads groups, each with the q heads that share a k head, this k head and its v head
-        (Megatron; with one q head in a group GPT-NeoX and BLOOM). The third form is then
-        (.., num_kv_heads, num_heads / num_kv_heads + 2, head_dim).
-    layout: "bshd" (default), "sbhd", "thd" or "shd": the axes of q, k and v; qkv begins with those before h.
-    norm: as in `apply`, a weight for q and k, or a tuple (q_weight, k_weight), with None for one not normalised.
-    Other arguments: those of `apply`. Tables have one row for all heads unless num_kv_heads is num_heads.
+    Args:
+        qkv: Tensor, any strides. The axes of the tokens come first, (batch, seqlen) with layout "bshd"; then the heads
+            of q, those of k and those of v, in one of three forms, which the number of axes tells apart:
 
-    Returns (q, k, v), each (.., heads, head_dim). q and k are what `apply` returns; v is a view of qkv, and costs
-    nothing. The q heads of groups come one group after another.
-    Differentiable like `apply`. In reverse mode, where qkv and norm alone are differentiated, the gradient of qkv is
-    one tensor that is written once: nothing is filled, added up or concatenated (in graphs of torch.compile, and where
-    tables are differentiated too, PyTorch concatenates it). Autograd refuses to write to v in
-    place, since it is one of several views that a function returned: take v = v * scale, or v.clone().
+            * (..., (num_heads + 2 * num_kv_heads) * head_dim)
+            * (..., num_heads + 2 * num_kv_heads, head_dim)
+            * (..., 3, num_heads, head_dim), with num_kv_heads equal to num_heads
+        cos, sin: as in `apply`, but with the same row for all heads unless num_kv_heads is num_heads.
+        num_heads: heads of q. The size of qkv determines head_dim.
+        num_kv_heads: heads of k, and of v; a divisor of num_heads. Default: num_heads.
+        grouped: whether the heads are stored in num_kv_heads groups, each with the q heads that share a k head, that k
+            head and its v head, as in Megatron, and with one q head per group in GPT-NeoX and BLOOM. The third form is
+            then (..., num_kv_heads, num_heads / num_kv_heads + 2, head_dim). Default: False.
+        **options: the keywords of `apply` except out; documented there. layout is "bshd" (default), "sbhd", "thd" or
+            "shd": the axes of q, k and v, of which qkv begins with those before h. norm is one weight for q and k, or a
+            tuple (q_weight, k_weight) with None for the one that is not normalized.
 
-    Raises ArgumentError, ArgumentTypeError or NotImplementedError as `apply` does.
+    Returns:
+        (q, k, v), each (..., heads, head_dim). q and k are what `apply` returns. v is a view of qkv and costs nothing.
+        With grouped=True the q heads come one group after another.
 
-    Equivalent to, for heads that are not grouped:
+        Differentiable like `apply`. In reverse mode, if only qkv and norm are differentiated, the gradient of qkv is
+        one tensor that is written once: nothing is filled, accumulated or concatenated. (PyTorch concatenates it in
+        graphs of torch.compile, and if tables are differentiated too.) Autograd does not allow writing to v in place,
+        because v is one of several views returned by a function: use v = v * scale, or v.clone().
+
+    Raises:
+        ArgumentError: as in `apply`, and if the shape of qkv does not match the other arguments.
+        ArgumentTypeError: as in `apply`.
+        NotImplementedError: as in `apply`.
+
+    Equivalent to, for heads that are not grouped::
+
         q, k, v = qkv.unflatten(-1, (-1, head_dim)).split((num_heads, num_kv_heads, num_kv_heads), dim=-2)
         q, k = rope_ext.apply((q, k), cos, sin)
     """
@@ -94,12 +105,30 @@ def apply_qkv_(
     grouped: bool = False,
     **options: Unpack[InPlaceOptions],
 ) -> Views:
-    """`apply_qkv` in place: overwrites q and k in qkv, and returns (q, k, v) as views of it.
+    """Rotate q and k of a packed tensor in place, and return (q, k, v) as views of it.
 
-    Arguments and errors: those of `apply_qkv` and `apply_`. With grouped=True q is
-    (.., num_kv_heads, num_heads / num_kv_heads, head_dim), since no view of it has fewer axes.
-    Differentiable, as writes to views are: for each tensor that it writes (k, and q, or where heads are grouped one
-    for each q head of a group) the backward copies the gradient of qkv once. `apply_qkv` does not: train with that.
+    Args:
+        qkv: Tensor, as in `apply_qkv`; autograd must be able to write to it, as in `apply_`.
+        cos, sin: as in `apply_qkv`.
+        num_heads, num_kv_heads, grouped: as in `apply_qkv`.
+        **options: the keywords of `apply` except out and out_interleaved; documented there and in `apply_qkv`.
+
+    Returns:
+        (q, k, v), views of qkv, each (..., heads, head_dim). With grouped=True q is (..., num_kv_heads, num_heads /
+        num_kv_heads, head_dim), since no view of it has fewer axes.
+
+        Differentiable, as writes to views are: the backward pass copies the gradient of qkv once for each tensor
+        written, that is for k and for q, or with grouped heads for each q head of a group. `apply_qkv` avoids these
+        copies: prefer it for training.
+
+    Raises:
+        ArgumentError: as in `apply_qkv` and `apply_`.
+        ArgumentTypeError: as in `apply_qkv` and `apply_`.
+        NotImplementedError: as in `apply_qkv` and `apply_`.
+
+    Equivalent to::
+
+        q, k, v = rope_ext.apply_qkv(qkv, cos, sin, ...)    # q and k written into qkv
     """
     if too_many:
         raise _given_by_position("apply_qkv_", too_many)
@@ -113,7 +142,7 @@ def apply_qkv_(
         elif is_dtensor(qkv):
             check_views(qkv, q, k)
         first, *others = packing.parts(q)
-        written = [first, k, *others]  # the first call sees both weights: nothing is written if one of them is wrong
+        written = [first, k, *others]  # the first call checks both weights, before anything is written
         keywords = _with_norm(options, weights, len(written))
         norm = keywords.pop("norm", ())
         norm = (*norm[:1], *norm[-1:], *norm[1:-1])
@@ -128,12 +157,12 @@ def apply_qkv_(
 
 
 def _given_by_position(function: str, too_many: tuple[object, ...]) -> ArgumentTypeError:
-    cure = f"all others go by name, {function}(qkv, cos, sin, num_heads=num_heads)"
+    cure = f"pass all others by name, {function}(qkv, cos, sin, num_heads=num_heads)"
     return given_by_position(function, ("qkv", "cos", "sin"), too_many, cure)
 
 
 def _checked(packing: Packing, cos: object, options: Mapping[str, Any]) -> _Weights | None:
-    """The weights of q and of k. Refuses what `apply` would not, because it gets other tensors than the user gave."""
+    """The weights of q and k. Refuses what `apply` would miss, since it gets other tensors than the user passed."""
     inv_freq = options.get("inv_freq")
     name, table, rank = ("cos", cos, 4) if inv_freq is None else ("inv_freq", getattr(inv_freq, "high", inv_freq), 2)
     if packing.num_kv_heads != packing.num_heads and isinstance(table, Tensor) and table.dim() >= rank:
@@ -147,13 +176,13 @@ def _checked(packing: Packing, cos: object, options: Mapping[str, Any]) -> _Weig
         rule = "be a Tensor, or a tuple or list (q_weight, k_weight) of Tensors or None"
         raise ArgumentTypeError("norm", rule, shown(norm))
     if len(norm) != 2:
-        raise ArgumentError("norm", "hold two weights, of q and of k", len(norm))
+        raise ArgumentError("norm", "hold two weights, one for q and one for k", len(norm))
     q_weight, k_weight = norm
     return q_weight, k_weight
 
 
 def _with_norm(options: Mapping[str, Any], weights: _Weights | None, tensors: int) -> dict[str, Any]:
-    """The keywords of a call of `apply` to this number of tensors, of which all but the last are of q."""
+    """The keywords for a call of `apply` with this number of tensors, of which all but the last are parts of q."""
     if weights is None:
         return {**options}
     q_weight, k_weight = weights
@@ -161,7 +190,7 @@ def _with_norm(options: Mapping[str, Any], weights: _Weights | None, tensors: in
 
 
 def _about_qkv(error: Exception, packing: Packing, qkv: Tensor) -> Exception:
-    """An error of `apply` in words about qkv."""
+    """An error of `apply`, reworded in terms of qkv."""
 
     def renamed(text: str) -> str:
         return re.sub(r"\b(every tensor of )?x\b", "qkv", text)

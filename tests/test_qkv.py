@@ -183,7 +183,7 @@ MISTAKES = [
         " got 'bhsd': q.transpose(1, 2) is 'bhsd' afterwards",
     ),
     # norm
-    ("flat", {"norm": (ONES, ONES, ONES), "eps": 1e-6}, "norm must hold two weights, of q and of k, got 3"),
+    ("flat", {"norm": (ONES, ONES, ONES), "eps": 1e-6}, "norm must hold two weights, one for q and one for k, got 3"),
     (
         "flat",
         {"norm": 1.0, "eps": 1e-6},
@@ -264,7 +264,7 @@ def test_calls_that_python_refuses():
         with pytest.raises(TypeError, match=rf"{function.__name__}\(\) got an unexpected keyword argument 'out'"):
             function(QKV["flat"], COS, SIN, num_heads=4, num_kv_heads=2, out=QKV["flat"])
         with pytest.raises(
-            ArgumentTypeError, match="1 to 3 arguments by position, qkv, cos and sin, got 5: all others"
+            ArgumentTypeError, match="1 to 3 arguments by position, qkv, cos and sin, got 5: pass all others"
         ):
             function(QKV["flat"], COS, SIN, 4, 2, num_heads=4)
 
