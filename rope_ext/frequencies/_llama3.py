@@ -19,14 +19,32 @@ def llama3(
     original_max_position: float = 8192,
     dtype: torch.dtype = torch.float64,
 ) -> Frequencies:
-    """Frequencies with long wavelengths are divided by factor, those with short ones stay, others are blended.
+    """Compute the frequencies of Llama 3: divided by factor at long wavelengths, kept at short ones, else blended.
 
-    A wavelength is 2 pi / inv_freq, in positions. Long: above original_max_position / low_freq_factor. Short: below
-    original_max_position / high_freq_factor; high_freq_factor is above low_freq_factor.
-    Equivalent to, for the wavelengths between:
+    A wavelength is 2 pi / inv_freq, in positions. It is long above original_max_position / low_freq_factor, and short
+    below original_max_position / high_freq_factor.
+
+    Args:
+        rotary_dim, base: as in `default`.
+        factor: divisor of the frequencies with long wavelengths.
+        low_freq_factor: sets the bound of long wavelengths. Default: 1.
+        high_freq_factor: sets the bound of short wavelengths; greater than low_freq_factor. Default: 4.
+        original_max_position: the training length. Default: 8192.
+        dtype: as in `default`.
+
+    Returns:
+        Frequencies: inv_freq of shape (rotary_dim / 2,); attention_scaling is 1.
+
+    Raises:
+        ArgumentError: a size or a value is wrong.
+        ArgumentTypeError: a type is wrong.
+
+    Equivalent to, for the wavelengths in between, with default = default(rotary_dim, base).inv_freq::
+
         s = (original_max_position / wavelength - low_freq_factor) / (high_freq_factor - low_freq_factor)
-        inv_freq = (1 - s) * default / factor + s * default, with default = default(rotary_dim, base).inv_freq
-    Source: meta-llama/llama-models, apply_scaling, whose constants are 8 (factor), 1, 4 and 8192; transformers
+        inv_freq = (1 - s) * default / factor + s * default
+
+    Source: meta-llama/llama-models, apply_scaling, whose constants are 8 (factor), 1, 4 and 8192; transformers,
     _compute_llama3_parameters.
     """
     _numbers.positive(factor=factor, low_freq_factor=low_freq_factor, high_freq_factor=high_freq_factor)

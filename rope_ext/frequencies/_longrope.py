@@ -24,19 +24,39 @@ def longrope(
     seqlen: int | None = None,
     dtype: torch.dtype = torch.float64,
 ) -> Frequencies:
-    """One searched divisor per pair: short_factor up to original_max_position, long_factor where seqlen is larger.
+    """Compute the frequencies of LongRoPE: one searched divisor per pair, from one of two lists.
 
-    short_factor, long_factor: rotary_dim / 2 numbers each. seqlen: None takes the short ones. All positions of a
-    sequence take the same divisors, so keys that were cached before the change do not fit after it.
-    attention_scaling: attention_factor, one number, or a list of two for (short, long) as in Phi-3.5-MoE; default
-    sqrt(1 + ln(factor) / ln(original_max_position)), 1 for factor <= 1, for short and long alike. factor: default
-    max_position / original_max_position.
-    Equivalent to: inv_freq = default(rotary_dim, base).inv_freq / torch.tensor(short_factor), or long_factor
-    Source: Ding et al. 2024, LongRoPE, eq. 3; the scaling: Phi-3's own code; transformers _compute_longrope_parameters.
+    All positions of a sequence have the same divisors: those of short_factor up to original_max_position, those of
+    long_factor if seqlen is larger. Keys cached before that change do not match queries after it.
+
+    Args:
+        rotary_dim, base: as in `default`.
+        short_factor, long_factor: rotary_dim / 2 positive numbers each.
+        original_max_position: the training length.
+        factor: the ratio of the context length to the training length. Default: max_position / original_max_position.
+        max_position: the context length; used only for the default of factor.
+        attention_factor: attention_scaling: one number, or two for (short, long), as in Phi-3.5-MoE. Default: sqrt(1 +
+            ln(factor) / ln(original_max_position)), or 1 for factor <= 1, for short and long alike.
+        seqlen: length of the sequence, which selects the list. Default: None, the short one.
+        dtype: as in `default`.
+
+    Returns:
+        Frequencies: inv_freq of shape (rotary_dim / 2,).
+
+    Raises:
+        ArgumentError: a size or a value is wrong.
+        ArgumentTypeError: a type is wrong.
+
+    Equivalent to, up to original_max_position (beyond it with long_factor)::
+
+        inv_freq = default(rotary_dim, base).inv_freq / torch.tensor(short_factor)
+
+    Source: Ding et al. 2024, LongRoPE, eq. 3; the scaling: the code of Phi-3; transformers,
+    _compute_longrope_parameters.
     """
     per_radian = positions_per_radian(rotary_dim, base, dtype)
     _numbers.seqlen(seqlen)
-    ratio(factor, max_position, original_max_position)  # raises, whether it is needed or not
+    ratio(factor, max_position, original_max_position)  # validates them even if attention_factor is given
     factors = {
         "short_factor": _numbers.as_tuple("short_factor", short_factor),
         "long_factor": _numbers.as_tuple("long_factor", long_factor),

@@ -1,4 +1,4 @@
-"""Schedules with a larger base: NTK-aware scaling, fixed and by the length of the sequence."""
+"""Schedules with a larger base: NTK-aware scaling, with a fixed factor or one that depends on the sequence length."""
 
 import math
 
@@ -10,12 +10,29 @@ from ._default import Frequencies, default, positions_per_radian
 
 
 def ntk(rotary_dim: int, base: float = 10000.0, *, alpha: float, dtype: torch.dtype = torch.float64) -> Frequencies:
-    """A larger base, with a fixed alpha: base' = base * alpha ** (rotary_dim / (rotary_dim - 2)).
+    """Compute NTK-aware frequencies, with the larger base base' = base * alpha ** (rotary_dim / (rotary_dim - 2)).
 
     The exponent makes the slowest frequency, that of pair rotary_dim / 2 - 1, exactly alpha times slower; the fastest
-    stays 1. rotary_dim is at least 4.
-    Equivalent to: inv_freq = default(rotary_dim, base * alpha ** (rotary_dim / (rotary_dim - 2))).inv_freq
-    Source: u/bloc97 2023, "NTK-aware scaled RoPE"; transformers hunyuan_v1_dense, compute_ntk_alpha_rope_parameters.
+    stays 1.
+
+    Args:
+        rotary_dim: as in `default`, at least 4.
+        base: as in `default`.
+        alpha: a positive number.
+        dtype: as in `default`.
+
+    Returns:
+        Frequencies: inv_freq of shape (rotary_dim / 2,); attention_scaling is 1.
+
+    Raises:
+        ArgumentError: a size or a value is wrong.
+        ArgumentTypeError: a type is wrong.
+
+    Equivalent to::
+
+        inv_freq = default(rotary_dim, base * alpha ** (rotary_dim / (rotary_dim - 2))).inv_freq
+
+    Source: u/bloc97 2023, "NTK-aware scaled RoPE"; transformers, hunyuan_v1_dense, compute_ntk_alpha_rope_parameters.
     """
     _numbers.positive(base=base, alpha=alpha)
     _numbers.channels(rotary_dim, at_least=4)
@@ -37,20 +54,38 @@ def dynamic_ntk(
     seqlen: int | None = None,
     dtype: torch.dtype = torch.float64,
 ) -> Frequencies:
-    """`ntk` with an alpha that grows with seqlen: alpha = factor * seqlen / max_position - (factor - 1).
+    """Compute `ntk` with an alpha that grows with seqlen: alpha = factor * seqlen / max_position - (factor - 1).
 
-    max_position: positions of the training. Up to that seqlen, and with seqlen=None, nothing changes; there alpha is 1,
-    and far beyond it about factor * seqlen / max_position. Keys that were cached at another seqlen do not fit.
-    rotary_dim is at least 4.
-    Equivalent to, for seqlen > max_position: inv_freq = ntk(rotary_dim, base, alpha=alpha).inv_freq
-    Source: u/emozilla 2023, "Dynamically Scaled RoPE"; transformers _compute_dynamic_ntk_parameters.
+    Up to the training length, and with seqlen=None, the frequencies are those of `default`. alpha is 1 at the training
+    length, and approximately factor * seqlen / max_position far beyond it. Keys cached at another seqlen do not match.
+
+    Args:
+        rotary_dim: as in `default`, at least 4.
+        base: as in `default`.
+        factor: a positive number.
+        max_position: the training length.
+        seqlen: length of the sequence. Default: None, as for any length up to the training length.
+        dtype: as in `default`.
+
+    Returns:
+        Frequencies: inv_freq of shape (rotary_dim / 2,); attention_scaling is 1.
+
+    Raises:
+        ArgumentError: a size or a value is wrong.
+        ArgumentTypeError: a type is wrong.
+
+    Equivalent to, for seqlen > max_position::
+
+        inv_freq = ntk(rotary_dim, base, alpha=alpha).inv_freq
+
+    Source: u/emozilla 2023, "Dynamically Scaled RoPE"; transformers, _compute_dynamic_ntk_parameters.
     """
     _numbers.positive(base=base, factor=factor, max_position=max_position)
     _numbers.channels(rotary_dim, at_least=4)
     _numbers.seqlen(seqlen)
     if seqlen is None or seqlen <= max_position:
         return default(rotary_dim, base, dtype=dtype)
-    # A tensor, since transformers takes seqlen from positions.max(): its arithmetic here is float32.
+    # A tensor, because transformers computes seqlen as positions.max(), and hence alpha in float32.
     length = torch.tensor(seqlen, device="cpu").to(dtype)
     alpha = factor * length / max_position - (factor - 1)
     larger_base = base * alpha ** (rotary_dim / (rotary_dim - 2))

@@ -1,4 +1,4 @@
-"""The schedule of pruned RoPE, p-RoPE."""
+"""The schedule of pruned RoPE (p-RoPE)."""
 
 import torch
 
@@ -14,14 +14,32 @@ def proportional(
     factor: float = 1.0,
     dtype: torch.dtype = torch.float64,
 ) -> Frequencies:
-    """Pruned RoPE: the first n = floor(partial_rotary_factor * rotary_dim / 2) frequencies of `default`, then zeros.
+    """Compute the frequencies of pruned RoPE: the first n = floor(partial_rotary_factor * rotary_dim / 2), then zeros.
 
-    rotary_dim is the whole head, in the exponent too. A pair with frequency 0 is copied: with pairs in halves the
-    channels that rotate are 0 to n - 1 and rotary_dim / 2 to rotary_dim / 2 + n - 1, not a prefix. All frequencies are
-    divided by factor.
-    Equivalent to: inv_freq = default(rotary_dim, base).inv_freq / factor; inv_freq[n:] = 0
+    A pair with frequency 0 is copied. With pairs (i, i + rotary_dim / 2) the rotated channels are therefore 0 to n - 1
+    and rotary_dim / 2 to rotary_dim / 2 + n - 1, not a prefix.
+
+    Args:
+        rotary_dim: number of channels of the whole head, also in the exponent; even.
+        base: as in `default`.
+        partial_rotary_factor: fraction of the pairs that rotate, 0 to 1.
+        factor: divisor of all frequencies. Default: 1.
+        dtype: as in `default`.
+
+    Returns:
+        Frequencies: inv_freq of shape (rotary_dim / 2,); attention_scaling is 1.
+
+    Raises:
+        ArgumentError: a size or a value is wrong.
+        ArgumentTypeError: a type is wrong.
+
+    Equivalent to::
+
+        inv_freq = default(rotary_dim, base).inv_freq / factor
+        inv_freq[n:] = 0
+
     Source: Barbero et al. 2024, Round and Round We Go, section 6 (p-RoPE); Gemma 4 (a quarter, base 1e6, its global
-    layers); transformers _compute_proportional_rope_parameters.
+    layers); transformers, _compute_proportional_rope_parameters.
     """
     _numbers.channels(rotary_dim)
     _numbers.positive(factor=factor)

@@ -25,22 +25,44 @@ def yarn(
     attention_factor: float | None = None,
     dtype: torch.dtype = torch.float64,
 ) -> Frequencies:
-    """Fast pairs stay, the frequencies of slow pairs are divided by factor, and a linear ramp blends those between.
+    """Compute the frequencies of YaRN: kept for fast pairs, divided by factor for slow ones, blended in between.
 
-    original_max_position: positions of the training. factor: how many times longer the context gets; default
-    max_position / original_max_position. base is above 1. The pair that makes r revolutions in the training has the
-    (real) index
+    The pair that makes r revolutions within the training length has the (real) index::
+
         d(r) = rotary_dim * ln(original_max_position / (2 pi r)) / (2 ln(base))
-    beta_fast, beta_slow: the revolutions between which the ramp lies: from low = d(beta_fast) to high = d(beta_slow),
-    rounded outwards to whole pairs unless truncate=False (gpt-oss).
-    attention_scaling: attention_factor; default m(mscale) / m(mscale_all_dim) where both are given and not 0, else
-    m(1), with m(k) = 0.1 * k * ln(factor) + 1, and 1 for factor <= 1. DeepSeek gives equal mscales, so that cos and sin
-    stay unscaled, and multiplies the softmax scale by m(mscale_all_dim) ** 2 instead; that part is left to the caller.
-    Equivalent to:
+
+    The linear ramp extends from low = d(beta_fast) to high = d(beta_slow), rounded outwards to whole pairs unless
+    truncate=False. With m(k) = 0.1 * k * ln(factor) + 1, or 1 for factor <= 1, the default attention_scaling is
+    m(mscale) / m(mscale_all_dim) if both are given and not 0, else m(1).
+
+    Args:
+        rotary_dim: as in `default`.
+        base: as in `default`, greater than 1.
+        original_max_position: the training length.
+        factor: the ratio of the context length to the training length. Default: max_position / original_max_position.
+        max_position: the context length; used only for the default of factor.
+        beta_fast, beta_slow: numbers of revolutions between which the ramp extends. Default: 32 and 1.
+        truncate: whether the ends of the ramp are rounded to whole pairs. Default: True; gpt-oss has False.
+        mscale, mscale_all_dim: the arguments of m above. DeepSeek sets both to the same number, so that cos and sin are
+            not scaled, and multiplies the softmax scale by m(mscale_all_dim) ** 2 instead; that part is left to the
+            caller.
+        attention_factor: attention_scaling, which overrides its default.
+        dtype: as in `default`.
+
+    Returns:
+        Frequencies: inv_freq of shape (rotary_dim / 2,).
+
+    Raises:
+        ArgumentError: a size or a value is wrong.
+        ArgumentTypeError: a type is wrong.
+
+    Equivalent to, with default = default(rotary_dim, base).inv_freq::
+
         ramp = ((torch.arange(rotary_dim // 2) - low) / (high - low)).clamp(0, 1)
-        inv_freq = default / factor * ramp + default * (1 - ramp), with default = default(rotary_dim, base).inv_freq
-    Source: Peng et al. 2023, YaRN, eq. 13 to 15, 21 and 22; beta_fast 32 (alpha = 1, beta = 32 there) from its section
-    3.2 for Llama; mscale from DeepSeek-V2, yarn_get_mscale; transformers _compute_yarn_parameters.
+        inv_freq = default / factor * ramp + default * (1 - ramp)
+
+    Source: Peng et al. 2023, YaRN, eq. 13 to 15, 21 and 22; beta_fast 32 (there alpha = 1, beta = 32) from its section
+    3.2 for Llama; mscale from DeepSeek-V2, yarn_get_mscale; transformers, _compute_yarn_parameters.
     """
     factor = needed_ratio(factor, max_position, original_max_position)
     _check(beta_fast, beta_slow, truncate, mscale, mscale_all_dim, attention_factor)
@@ -60,7 +82,7 @@ def yarn(
         low, high = math.floor(low), math.ceil(high)
     low, high = max(low, 0), min(high, rotary_dim - 1)
     if low == high:
-        high += 0.001  # as in the paper's code: a step, not a division by zero
+        high += 0.001  # as in the paper's code: a step instead of a division by zero
     ramp = ((torch.arange(rotary_dim // 2, dtype=dtype, device="cpu") - low) / (high - low)).clamp(0, 1)
     extrapolated = 1 - ramp
     interpolated = 1.0 / (factor * per_radian) * (1 - extrapolated)
@@ -93,5 +115,5 @@ def _check(
 
 
 def _attention(factor: float, mscale: float) -> float:
-    """m(mscale) in the docstring of `yarn`."""
+    """m(mscale), as defined in the docstring of `yarn`."""
     return 1.0 if factor <= 1 else 0.1 * mscale * math.log(factor) + 1.0
