@@ -1,10 +1,13 @@
 """Frequencies: by how many radians each pair of channels rotates from one position to the next.
 
-The schedules are pure functions that return Frequencies(inv_freq, attention_scaling). All of them take:
-rotary_dim: rotated channels, even. base: the ratio that sets the slowest frequency, "rope_theta" in configurations.
-dtype: float64 is exact to its last bits; float32 does the operations of transformers 5.23 (modeling_rope_utils.py) in
-their order, for equal bits. One implementation serves both.
-They raise ArgumentError, a ValueError, for sizes and values, and ArgumentTypeError, a TypeError, for types.
+The schedules are pure functions that return Frequencies(inv_freq, attention_scaling). They share these arguments:
+
+* rotary_dim: number of rotated channels, even.
+* base: the constant that sets the slowest frequency, "rope_theta" in configurations.
+* dtype: torch.float64 is accurate to its last bits. torch.float32 repeats the operations of transformers 5.23
+  (modeling_rope_utils.py) in their order, for bit-identical results. One implementation serves both.
+
+They raise ArgumentError (a ValueError) for sizes and values, and ArgumentTypeError (a TypeError) for types.
 
 To add a schedule: CONTRIBUTING.md.
 """
@@ -55,4 +58,4 @@ __all__ = [
 ]
 
 for _name in set(__all__) - {"SCHEDULES", "Schedule"}:
-    globals()[_name].__module__ = __name__  # where pickles look for it, so that files stay free to move
+    globals()[_name].__module__ = __name__  # where pickles look the name up, so that the private files may change

@@ -20,20 +20,36 @@ def axial(
     axis_order: Iterable[int] | torch.Tensor | None = None,
     dtype: torch.dtype = torch.float64,
 ) -> Frequencies:
-    """Image and video towers: each pair follows one axis of the positions.
+    """Compute frequencies for image and video towers, where each pair follows one axis of the positions.
 
-    inv_freq: (axes, 1, rotary_dim / 2), 0 where a pair does not follow an axis.
-    rotary_dim: a multiple of 2 * axes. n = rotary_dim / (2 * axes) pairs follow each axis.
-    alternate: False makes blocks, first the n pairs of one axis, then those of the next; True has pair p follow axis
-        p % axes.
-    divide: False gives each axis all of default(rotary_dim / axes); True shares default(rotary_dim) out, axis a gets
-        every axes-th frequency from a on.
-    axis_order: which row of positions the first, second, ... axis is; default 0, 1, ... With (row, column) positions
-        (1, 0) puts columns first.
-    Equivalent to, for the defaults: per_axis(default(rotary_dim // 2, base).inv_freq.repeat(2), [0] * n + [1] * n)
-    Source: Heo et al. 2024, Rotary Position Embedding for Vision Transformer, section 3.2; blocks: Qwen2-VL's vision
-    tower and 26 others of transformers (compute_axial_rope_parameters), alternating: Kimi K2.5's vision tower,
-    divided blocks: Pixtral, divided and alternating: NeoMME.
+    Args:
+        rotary_dim: number of rotated channels, a multiple of 2 * axes. Each axis has n = rotary_dim / (2 * axes) pairs.
+        base: as in `default`.
+        axes: number of axes, 1 to 64. Default: 2.
+        alternate: False (default): blocks, first the n pairs of one axis, then those of the next. True: pair p follows
+            axis p % axes.
+        divide: False (default): each axis has all frequencies of default(rotary_dim / axes). True: the axes share
+            default(rotary_dim), axis a having every axes-th frequency from a on.
+        axis_order: the row of positions for the first, second, ... axis. Default: 0, 1, ... With (row, column)
+            positions, (1, 0) puts columns first.
+        dtype: as in `default`.
+
+    Returns:
+        Frequencies: inv_freq is (axes, 1, rotary_dim / 2), with 0 where a pair does not follow an axis;
+        attention_scaling is 1.
+
+    Raises:
+        ArgumentError: a size or a value is wrong.
+        ArgumentTypeError: a type is wrong.
+
+    Equivalent to, for the defaults::
+
+        n = rotary_dim // 4
+        per_axis(default(rotary_dim // 2, base).inv_freq.repeat(2), [0] * n + [1] * n)
+
+    Source: Heo et al. 2024, Rotary Position Embedding for Vision Transformer, section 3.2. Blocks: the vision tower of
+    Qwen2-VL and 26 others in transformers (compute_axial_rope_parameters); alternating: the vision tower of Kimi K2.5;
+    divided blocks: Pixtral; divided and alternating: NeoMME.
     """
     _numbers.channels(rotary_dim)
     _numbers.integer(axes=axes)
@@ -58,11 +74,23 @@ def axial(
 def per_axis(
     inv_freq: torch.Tensor, pair_axis: Iterable[int] | torch.Tensor, *, axes: int | None = None
 ) -> torch.Tensor:
-    """Frequencies for several axes, (axes, heads or 1, pairs): inv_freq where the pair follows the axis, else 0.
+    """Expand frequencies to several axes: inv_freq where a pair follows an axis, else 0.
 
-    inv_freq: (pairs,) or (heads, pairs), any dtype and device, which the result has too. pair_axis: an int for each
-    pair, the axis that it follows. axes: how many there are; default the largest of pair_axis, plus 1.
-    Equivalent to: torch.stack([torch.where(torch.tensor(pair_axis) == axis, inv_freq, 0) for axis in range(axes)])
+    Args:
+        inv_freq: (pairs,) or (heads, pairs), any dtype and device.
+        pair_axis: the axis that each pair follows, one int per pair.
+        axes: number of axes, at most 64. Default: the largest entry of pair_axis, plus 1.
+
+    Returns:
+        Tensor (axes, heads or 1, pairs), with the dtype and on the device of inv_freq.
+
+    Raises:
+        ArgumentError: a size or a value is wrong.
+        ArgumentTypeError: a type is wrong.
+
+    Equivalent to, for inv_freq of shape (pairs,)::
+
+        torch.stack([torch.where(torch.tensor(pair_axis) == axis, inv_freq, 0) for axis in range(axes)])[:, None]
     """
     followed: tuple[int, ...] = _numbers.axes_of("pair_axis", pair_axis)
     _numbers.tensor(inv_freq=inv_freq)
@@ -81,12 +109,25 @@ def per_axis(
 
 
 def mrope_pair_axis(sections: Iterable[int] | torch.Tensor, interleaved: bool = False) -> tuple[int, ...]:
-    """pair_axis of the "mrope_section" of a configuration, which counts the pairs that follow time, height and width.
+    """Convert the "mrope_section" of a configuration, which counts the pairs of time, height and width, to a pair_axis.
 
-    interleaved: False makes blocks, section i follows axis i % 3 (Qwen2-VL, GLM-4V). True gives height the pairs
-        p % 3 == 1 below 3 * sections[1], width those with p % 3 == 2 below 3 * sections[2], and time all others
-        (Qwen3-VL).
-    Equivalent to, for three blocks: (0,) * sections[0] + (1,) * sections[1] + (2,) * sections[2]
+    Args:
+        sections: the number of pairs for each axis.
+        interleaved: False (default): blocks, where section i follows axis i % 3, as in Qwen2-VL and GLM-4V. True:
+            height has the pairs p % 3 == 1 below 3 * sections[1], width those with p % 3 == 2 below 3 * sections[2],
+            and time all others, as in Qwen3-VL; sections then has 3 entries.
+
+    Returns:
+        The axis of each pair, a tuple of ints.
+
+    Raises:
+        ArgumentError: sections has a negative entry, no entries, or the wrong number of them.
+        ArgumentTypeError: an entry is not an int.
+
+    Equivalent to, for three blocks::
+
+        (0,) * sections[0] + (1,) * sections[1] + (2,) * sections[2]
+
     Source: transformers, recomposition_frequencies of Qwen2VLRotaryEmbedding and Qwen3VLTextRotaryEmbedding.
     """
     counts: tuple[int, ...] = _numbers.as_tuple("mrope_section", sections, of="ints")

@@ -1,11 +1,11 @@
-"""How many times longer the context is than in training: the factor of yarn and longrope."""
+"""The ratio of the context length to the training length: the factor of yarn and longrope."""
 
 from .. import _numbers
 from ..errors import ArgumentError
 
 
 def ratio(factor: float | None, max_position: float | None, original_max_position: float) -> float | None:
-    """factor, or where it is None max_position / original_max_position; None where neither is given."""
+    """factor, or if it is None max_position / original_max_position; None if neither is given."""
     _numbers.positive(original_max_position=original_max_position)
     for name, value in (("factor", factor), ("max_position", max_position)):
         if value is not None:
@@ -14,7 +14,7 @@ def ratio(factor: float | None, max_position: float | None, original_max_positio
 
 
 def needed_ratio(factor: float | None, max_position: float | None, original_max_position: float) -> float:
-    """`ratio`, or an error where neither factor nor max_position is given."""
+    """`ratio`; raises if neither factor nor max_position is given."""
     if (found := ratio(factor, max_position, original_max_position)) is None:
         raise ArgumentError("factor", "be given where max_position is not", "None")
     return found

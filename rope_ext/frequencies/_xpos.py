@@ -15,15 +15,33 @@ def xpos_scale(
     center: float | torch.Tensor = 0,
     dtype: torch.dtype = torch.float32,
 ) -> torch.Tensor:
-    """The factor of xPos, (*positions.shape, rotary_dim / 2): multiply cos and sin of q by it, and divide those of k.
+    """Compute the factor of xPos: multiply cos and sin of q by it, and divide those of k by it.
 
-    The score of q at m and k at n gets the factor zeta ** ((m - n) / scale_base) per pair: a decay for keys in the
-    past, and growth for keys in the future, so causal attention only.
-    positions: any shape and dtype; the result lies on their device. center: any position, which cancels between q and
-    k; half the length keeps both factors in range. Computed in float64, rounded once to dtype.
-    Equivalent to:
+    The score of q at position m and k at position n is then multiplied by zeta ** ((m - n) / scale_base) per pair:
+    decay for keys in the past but growth for keys in the future, so it suits causal attention only.
+
+    Args:
+        positions: Tensor of any shape and dtype.
+        rotary_dim: number of rotated channels, even.
+        scale_base: positions over which the factor changes by zeta. Default: 512.
+        gamma: sets the strongest decay, zeta = gamma / (1 + gamma), which is that of the first pair. Default: 0.4.
+        center: any position; it cancels between q and k. Half the sequence length keeps both factors in range. Default:
+            0.
+        dtype: of the result, floating-point; the factor is computed in float64 and rounded once. Default:
+            torch.float32.
+
+    Returns:
+        Tensor `(*positions.shape, rotary_dim / 2)`, on the device of positions.
+
+    Raises:
+        ArgumentError: a size or a value is wrong.
+        ArgumentTypeError: a type is wrong.
+
+    Equivalent to::
+
         zeta = (torch.arange(0, rotary_dim, 2) / rotary_dim + gamma) / (1 + gamma)
         zeta ** ((positions[..., None] - center) / scale_base)
+
     Source: Sun et al. 2022, A Length-Extrapolatable Transformer, eq. 13 and algorithm 1 (gamma 0.4); scale_base 512:
     microsoft/torchscale, XPOS.
     """
