@@ -1,4 +1,4 @@
-"""Angles from positions: exact cos and sin of position * inv_freq, with the same bits on every device."""
+"""Angles from positions: exact cos and sin of position * inv_freq, bit-identical on every device."""
 
 import math
 import numbers
@@ -20,27 +20,46 @@ from ._torch.private import is_exporting
 from ._torch.revolutions import by_op
 from .errors import ArgumentError, ArgumentTypeError
 
+__all__ = ["Revolutions", "cos_sin", "revolutions"]
+
 _SHD = reference.LAYOUTS.index("shd")
-_PACKED = getattr(torch, "float4_e2m1fn_x2", None)  # packs two numbers in one element; torch cannot convert it
+_PACKED = getattr(torch, "float4_e2m1fn_x2", None)  # packs two numbers into one element; PyTorch cannot convert it
 _make = raises_typed("cos_sin", _ops.cos_sin)
 
 
 class Revolutions(NamedTuple):
-    """inv_freq in revolutions per position, high + low, as the kernels take it. Made by `revolutions`."""
+    """Frequencies in revolutions per position, in the form that the kernels read; returned by `revolutions`.
+
+    Attributes:
+        high: (axes, heads or 1, pairs), float32 or float64, rounded.
+        low: what that rounding lost: high + low are the revolutions per position.
+        per_axis: whether inv_freq has one axis per axis of positions.
+    """
 
     high: Tensor  # (axes, heads or 1, pairs), float32 or float64
     low: Tensor
-    per_axis: bool  # inv_freq has an axis per axis of positions
+    per_axis: bool
 
 
 def revolutions(inv_freq: Tensor | Revolutions, dtype: torch.dtype = torch.float32) -> Revolutions:
-    """inv_freq, in radians per position, as `apply` and `cos_sin` compute with it: converting it once saves time.
+    """Convert inv_freq to the form in which `apply` and `cos_sin` compute, which saves time if done once.
 
-    inv_freq: (pairs,), (heads, pairs) or (axes, heads or 1, pairs), of any floating point dtype; Revolutions of this
-        dtype are returned as they are.
-    dtype: of the arithmetic and of the result, float32 (float64 for float64 x).
-    Returns Revolutions on the device of inv_freq, differentiable. Raises ArgumentError or ArgumentTypeError.
-    Equivalent to: high = (inv_freq.double() / (2 * pi)).to(dtype); low = what that rounding loses
+    Args:
+        inv_freq: radians per position, of shape (pairs,), (heads, pairs) or (axes, heads or 1, pairs) and any
+            floating-point dtype. Revolutions of the requested dtype are returned unchanged.
+        dtype: of the arithmetic and of the result: torch.float32 (default), or torch.float64 for float64 x.
+
+    Returns:
+        Revolutions on the device of inv_freq, differentiable.
+
+    Raises:
+        ArgumentError: the shape or dtype of inv_freq is wrong; a ValueError.
+        ArgumentTypeError: a type is wrong, or Revolutions are of another dtype; a TypeError.
+
+    Equivalent to::
+
+        high = (inv_freq.double() / (2 * pi)).to(dtype)
+        low = inv_freq / (2 * pi) - high    # what the rounding lost
     """
     if dtype is not torch.float32 and dtype is not torch.float64:
         got = name_of(dtype) if isinstance(dtype, torch.dtype) else shown(dtype)
@@ -62,15 +81,15 @@ def revolutions(inv_freq: Tensor | Revolutions, dtype: torch.dtype = torch.float
     if inv_freq.device.type == "meta":
         high = inv_freq.to(dtype)[(None,) * (3 - inv_freq.dim())].contiguous()
         return Revolutions(high, torch.empty_like(high.detach()), inv_freq.dim() == 3)
-    if is_exporting():  # one op, not many whose float64 a translation of the program may round to float32
+    if is_exporting():  # a single op: a translation of the program may round the float64 of separate ops to float32
         high, low = _ops.revolutions(inv_freq.double(), dtype is torch.float64)
         return Revolutions(high, low, inv_freq.dim() == 3)
     return Revolutions(*_reference_angles.revolutions(inv_freq, dtype), inv_freq.dim() == 3)
 
 
-turns = revolutions  # former names, for one release
+turns = revolutions  # former names, kept for one release
 Turns = Revolutions
-torch.serialization.add_safe_globals([(Revolutions, f"{__name__}.Turns")])  # the name in files saved before
+torch.serialization.add_safe_globals([(Revolutions, f"{__name__}.Turns")])  # the name in older files
 
 
 def cos_sin(
@@ -80,40 +99,52 @@ def cos_sin(
     *,
     dtype: torch.dtype = torch.float32,
 ) -> tuple[Tensor, Tensor]:
-    """cos and sin of positions * inv_freq, times attention_scaling.
+    """Compute cos and sin of positions * inv_freq, times attention_scaling.
 
-    positions: int32, int64 or `dtype`, negative ones too, of any shape (of `dtype`: at most 3 axes, more would be x by
-        mistake); (axes, ...) when inv_freq has three axes.
-    inv_freq: radians per position: (pairs,), (heads, pairs), or (axes, heads or 1, pairs), whose angle is the sum over
-        axes of positions[axis] * inv_freq[axis]: see `frequencies.per_axis`. Or what `revolutions` made of it.
-    dtype: of the result and of the arithmetic, float32 or float64.
+    Exact: whole revolutions are removed without error, and the results are bit-identical on every device. For inv_freq
+    up to 1 the error in float32 is below 1.5e-7 up to position 2^24, and 1.2e-6 + position * inv_freq * 2^-47 beyond
+    it; in float64 it is below 3e-16 up to position 2^53. For float32 positions, which are below 2^24, positions *
+    inv_freq must stay below 2^24 radians. The kernel of `apply` with inv_freq computes the same values.
 
-    Returns (cos, sin), each (*positions.shape, pairs), with heads (*positions.shape, heads, pairs), without the axes of
-    positions. Differentiable in positions and inv_freq, to every order, in reverse and forward mode.
+    Args:
+        positions: int32, int64 or `dtype`, negative ones included, of any shape, or (axes, ...) if inv_freq has three
+            axes. Positions of floating-point `dtype` have at most 3 axes: with more they are probably x.
+        inv_freq: radians per position, of shape (pairs,), (heads, pairs) or (axes, heads or 1, pairs). With several
+            axes the angle is the sum over axes of positions[axis] * inv_freq[axis]: see `frequencies.per_axis`. The
+            result of `revolutions` is accepted too.
+        attention_scaling: factor on both results. Default: 1.
+        dtype: of the result and of the arithmetic: torch.float32 (default) or torch.float64.
 
-    Exact: whole revolutions are dropped without error, and every device gives the same bits. For inv_freq up to 1 the
-    error in float32 is below 1.5e-7 up to position 2^24, beyond it 1.2e-6 + position * inv_freq * 2^-47 (float64: 3e-16
-    up to position 2^53). In float32 positions (below 2^24) times inv_freq must stay below 2^24 radians.
-    The kernel of `apply(inv_freq=...)` computes the same. Results for devices other than CPU and CUDA are made on the
-    CPU, which waits for the device. Raises ArgumentError (a ValueError) or ArgumentTypeError (a TypeError).
+    Returns:
+        (cos, sin), each `(*positions.shape, pairs)`, or `(*positions.shape, heads, pairs)` if inv_freq has several
+        heads; without the first axis of positions if inv_freq has three axes. Differentiable in positions and inv_freq,
+        to any order, in reverse and forward mode. Results for devices other than CPU and CUDA are computed on the CPU,
+        which waits for the device.
 
-    Equivalent to: angles = positions.double()[..., None] * inv_freq.double(); (angles.cos(), angles.sin())
+    Raises:
+        ArgumentError: a size, a value or a device is wrong; a ValueError.
+        ArgumentTypeError: a type or a dtype is wrong; a TypeError.
+
+    Equivalent to::
+
+        angles = positions.double()[..., None] * inv_freq.double()
+        angles.cos(), angles.sin()
     """
     _check_strided("positions", positions)
     if type(positions) not in ORDINARY_TYPES and is_dtensor(positions):
         raise ArgumentTypeError("positions", "be a Tensor", "a DTensor", "positions.to_local() has those of this rank")
     check_scaling(attention_scaling)
     high, low, per_axis = revolutions(inv_freq, dtype)
-    if may_lack_float64(positions.device):  # such a device has no kernels either
+    if may_lack_float64(positions.device):  # rope_ext has no kernels for such a device either
         on_cpu = Revolutions(high.cpu(), low.cpu(), per_axis)
         cos, sin = cos_sin(positions.cpu(), on_cpu, attention_scaling, dtype=dtype)
         return cos.to(positions.device), sin.to(positions.device)
     _check_shapes(positions, high, low, per_axis)
     axes, heads, pairs = high.shape
     shape = positions.shape[1:] if per_axis else positions.shape
-    count = math.prod(shape)  # shape.numel() would make the symbolic sizes of torch.export static
+    count = math.prod(shape)  # shape.numel() would specialize the symbolic sizes of torch.export
     flat = positions.reshape(axes, 1, count) if per_axis else positions.reshape(count)
-    x = high.detach().new_empty(()).expand(count, heads, 2 * pairs)  # only its shape is read
+    x = high.detach().new_empty(()).expand(count, heads, 2 * pairs)  # the op reads only its shape
     scalars = Scalars(flags=_SHD | FREQUENCIES, attention_scaling=float(attention_scaling))
     try:
         cos, sin, _ = _make([x], high, low, *scalars, flat)
