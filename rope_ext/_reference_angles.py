@@ -1,4 +1,4 @@
-"""cos and sin of positions times frequencies in plain PyTorch, bit for bit: csrc/core/angles.h, with its names."""
+"""cos and sin of positions times frequencies in plain PyTorch, bit-identical to csrc/core/angles.h, with its names."""
 
 import math
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# 2 pi and its reciprocal, each as a sum of two float64.
+# 2 pi and its reciprocal, each as a sum of two float64 numbers.
 TWO_PI = (6.283185307179586, 2.4492935982947064e-16)
 ONE_REVOLUTION_PER_RADIAN = (0.15915494309189535, -9.839338337591243e-18)
 _TWO_PI_FLOAT32 = (6.2831854820251465, -1.7484555314695172e-07)
@@ -17,10 +17,15 @@ _EXACT_IN_FLOAT = 1 << 24
 
 
 def cos_sin(positions: Tensor, high: Tensor, low: Tensor, attention_scaling: float = 1.0) -> tuple[Tensor, Tensor]:
-    """cos and sin of positions * (high + low) revolutions, in the dtype of high.
+    """Compute cos and sin of positions * (high + low) revolutions, in the dtype of high.
 
-    positions: (axes, tokens), integers or the dtype of high. high, low: (axes, heads, pairs), float32 or float64.
-    Returns (cos, sin), each (tokens, heads, pairs), times attention_scaling.
+    Args:
+        positions: (axes, tokens), integers or the dtype of high.
+        high, low: revolutions per position, (axes, heads, pairs), float32 or float64.
+        attention_scaling: factor on both results. Default: 1.
+
+    Returns:
+        (cos, sin), each (tokens, heads, pairs).
     """
     dtype = high.dtype
     zero = torch.zeros(positions.shape[1], *high.shape[1:], dtype=dtype, device=high.device)
@@ -56,7 +61,7 @@ def cos_sin(positions: Tensor, high: Tensor, low: Tensor, attention_scaling: flo
 def revolutions(inv_freq: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """inv_freq, radians per position, in revolutions per position: high + low, each (axes or 1, heads or 1, pairs).
 
-    dtype: of both, float32 or float64. high is rounded to it, and low is what that lost; it has no derivative.
+    dtype: of both, float32 or float64. high is rounded to it; low is what that rounding lost, and has no derivative.
     """
     radians = inv_freq.to(torch.float64)[(None,) * (3 - inv_freq.dim())]
     per_radian, per_radian_low = ONE_REVOLUTION_PER_RADIAN
@@ -71,7 +76,7 @@ def revolutions(inv_freq: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 
 
 def _position_parts(position: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """A multiple of 2^24, and the rest, which float32 holds exactly where the position is an integer."""
+    """The multiple of 2^24 in the position, and the rest, which float32 holds exactly if the position is an integer."""
     if position.is_floating_point():
         multiple = (position * (1 / _EXACT_IN_FLOAT)).trunc() * _EXACT_IN_FLOAT
         return torch.where(position.isnan(), 0, multiple), position - multiple
@@ -80,25 +85,44 @@ def _position_parts(position: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tenso
 
 
 def fma(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
-    """a * b + c, float32 or float64, rounded once (Boldo and Melquiond 2008, Emulation of a FMA, figure 1)."""
+    """Compute a * b + c, rounded once.
+
+    Args:
+        a, b, c: float32 or float64 Tensors of one dtype.
+
+    Returns:
+        Tensor of that dtype.
+
+    Source: Boldo and Melquiond 2008, Emulation of a FMA, figure 1.
+    """
     product, product_lost = two_prod(a, b)
     first, first_lost = two_sum(c, product_lost)
     total, lost = two_sum(product, first)
     rest, beyond = two_sum(lost, first_lost)
-    # Round `rest` to odd, so that the last sum rounds as the exact sum would.
+    # Round `rest` to odd, so that the last sum is rounded as the exact sum would be.
     even = rest.view(torch.int32 if rest.dtype == torch.float32 else torch.int64) & 1 == 0
     rest = torch.where((beyond != 0) & even, torch.nextafter(rest, beyond * torch.inf), rest)
     return total + rest
 
 
 def two_prod(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """a * b, and what its rounding lost."""
+    """a * b, and its rounding error."""
     product = a * b
     return product, product_error(a, b, product)
 
 
 def product_error(a: Tensor, b: Tensor, product: Tensor) -> Tensor:
-    """a * b - product, exactly. product: a * b as rounded, float32 or float64."""
+    """Compute a * b - product exactly.
+
+    Args:
+        a, b: float32 or float64 Tensors of one dtype.
+        product: a * b, as rounded.
+
+    Returns:
+        Tensor of that dtype.
+
+    Source: Dekker 1971, A floating-point technique for extending the available precision.
+    """
     if product.dtype == torch.float32:
         return (a.double() * b.double() - product.double()).float()
     error: Tensor = product_error_of_float64(a, b, product)
@@ -106,14 +130,14 @@ def product_error(a: Tensor, b: Tensor, product: Tensor) -> Tensor:
 
 
 def two_sum(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """a + b, and what its rounding lost."""
+    """a + b, and its rounding error."""
     total = a + b
     b_of_total = total - a
     return total, (a - (total - b_of_total)) + (b - b_of_total)
 
 
 def _add(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """a + b of numbers in two parts, high and low: Knuth, The Art of Computer Programming, volume 2, section 4.2.2."""
+    """a + b, of numbers in two parts, high and low: Knuth, The Art of Computer Programming, volume 2, section 4.2.2."""
     total, lost = two_sum(a[0], b[0])
     return total, lost + (a[1] + b[1])
 
@@ -127,17 +151,17 @@ def _series(x2: Tensor, first: int, terms: int) -> Tensor:
     return total
 
 
-# ---- float64, for tensors and for values of an ONNX graph, whose numbers are values too ----
+# ---- float64, for tensors and for values of an ONNX graph, in which constants are values too ----
 
 
 def product_error_of_float64(a: Any, b: Any, product: Any, number: Callable[[float], Any] = float) -> Any:
-    """a * b - product, exactly (Dekker 1971). number: makes a float64 operand of a number."""
+    """a * b - product, exactly (Dekker 1971). number: creates a float64 operand from a number."""
     (a1, a2), (b1, b2) = (_halves(t, number(134217729.0)) for t in (a, b))
     return ((a1 * b1 - product) + a1 * b2 + a2 * b1) + a2 * b2
 
 
 def _halves(a: Any, splitter: Any) -> tuple[Any, Any]:
-    """a as a sum of two float64 of 26 bits each. splitter: 2^27 + 1."""
+    """a as a sum of two float64 numbers of 26 bits each. splitter: 2^27 + 1."""
     scaled = a * splitter
     high = scaled - (scaled - a)
     return high, a - high
@@ -152,9 +176,9 @@ def reduced_angle(
     sum_of_axes: Callable[[Any], Any],
     number: Callable[[float], Any] = float,
 ) -> Any:
-    """The sum over axes of position * (high + low) revolutions, without whole ones, in radians.
+    """The sum over axes of position * (high + low) revolutions, without whole revolutions, in radians.
 
-    high_is_wide: high has more bits than float32, so its product with the position is not exact.
+    high_is_wide: high has more bits than float32, so that its product with the position is not exact.
     """
     product, beyond = position * high, position * low
     if high_is_wide:

@@ -1,4 +1,4 @@
-"""RMSNorm of heads in plain PyTorch, with the order of every sum that kernels keep (csrc/core/norm.h)."""
+"""RMSNorm of heads in plain PyTorch, with every sum in the order of the kernels (csrc/core/norm.h)."""
 
 import torch
 from torch import Tensor
@@ -9,11 +9,11 @@ SUM_LANES = 32
 
 
 def sum_of_channels(q: Tensor) -> Tensor:
-    """(..., 1): the sum over the last axis by the tree of csrc/core/norm.h."""
+    """(..., 1): the sum over the last axis, in the tree order of csrc/core/norm.h."""
     n = SUM_LANES
     while n < q.shape[-1]:
         n *= 2
-    if n > q.shape[-1]:  # not pad(), whose widths torch 2.11 confuses for DTensors
+    if n > q.shape[-1]:  # not pad(): torch 2.11 pads DTensors by wrong widths
         q = torch.cat((q, q.new_zeros((*q.shape[:-1], n - q.shape[-1]))), dim=-1)
     while n > SUM_LANES:
         n //= 2
@@ -25,7 +25,7 @@ def sum_of_channels(q: Tensor) -> Tensor:
 
 
 def sum_of_rows(q: Tensor) -> Tensor:
-    """(channels,): the sum of q (tokens, heads, channels): over heads one after another, then tokens by a tree."""
+    """(channels,): the sum of q (tokens, heads, channels), over heads sequentially, then over tokens as a tree."""
     s = torch.zeros(q.shape[0], q.shape[-1], dtype=q.dtype, device=q.device)
     for head in range(q.shape[1]):
         s = s + q[:, head]
@@ -45,14 +45,14 @@ def inverse_rms(x: Tensor, eps: float) -> Tensor:
 
 
 def sqrt(x: Tensor) -> Tensor:
-    """The square root of x, float32 or float64, correctly rounded; that of torch is not on every CPU.
+    """The square root of x, float32 or float64, correctly rounded; PyTorch's is not on every CPU.
 
-    In float32 it is that of float64, rounded once more. In float64, a last step of Newton's method corrects it: the
-    derivative stays that of torch.
+    In float32 it is the float64 root, rounded once more. In float64 a final step of Newton's method corrects it. The
+    derivative remains PyTorch's.
     """
     if x.dtype != torch.float64:
         return x.double().sqrt().to(x.dtype)
-    scale = torch.where(x.detach() < 2.0**-900, 2.0**100, 1.0)  # keeps the products of the correction from underflow
+    scale = torch.where(x.detach() < 2.0**-900, 2.0**100, 1.0)  # prevents underflow in the products of the correction
     x = x * scale * scale
     root = x.sqrt()
     near = root.detach()
@@ -66,7 +66,7 @@ def normalise(
 ) -> Tensor:
     """RMSNorm over the last axis of x, float32 or float64, in its dtype: (x * inverse_rms) * weight.
 
-    unweighted, weighted: dtypes that the value is rounded to before and after it is multiplied by weight.
+    unweighted, weighted: dtypes to which the value is rounded before and after the multiplication by weight.
     """
     dtype = x.dtype
     n = x * inverse_rms(x, eps)
@@ -76,13 +76,13 @@ def normalise(
 
 
 def norm_gradients(x: Tensor, weight: Tensor, eps: float, grad: Tensor) -> tuple[Tensor, Tensor]:
-    """The gradients of x and of weight, given that of the normalised x: all (tokens, heads, channels) in one dtype."""
+    """The gradients of x and weight from that of the normalized x: all (tokens, heads, channels), in one dtype."""
     of_x, of_weights = head_gradients(x, weight, eps, grad)
     return of_x, sum_of_rows(of_weights)
 
 
 def head_gradients(x: Tensor, weight: Tensor, eps: float, grad: Tensor) -> tuple[Tensor, Tensor]:
-    """The gradients of x and of the weight, (..., head_dim), one for each head of each token."""
+    """The gradients of x and of the weight, (..., head_dim), the latter for each head of each token."""
     r = inverse_rms(x, eps)
     u = grad * weight.to(x.dtype)
     c = sum_of_channels(u * x) / x.shape[-1] * (r * r)

@@ -1,8 +1,8 @@
-"""The rotation in plain PyTorch: what every kernel must equal, bit for bit.
+"""The rotation in plain PyTorch, to which every kernel must be bit-identical.
 
-Read it to know what `rope_ext.apply` computes. It checks almost nothing, is slow, and PyTorch differentiates it. These
-derivatives have the bits of rope_ext in float64 and float32; for 16-bit x, `transposed` gives the bits of the gradient.
-With norm they do not: _reference_norm.py has the formula of those gradients.
+Read it to know what `rope_ext.apply` computes. It validates almost nothing and is slow. PyTorch differentiates it: in
+float64 and float32 its derivatives are bit-identical to those of rope_ext; for 16-bit x, `transposed` yields the
+bit-identical gradient. With norm they are not: _reference_norm.py has the formula of those gradients.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,9 +30,9 @@ __all__ = [
     "table_rows",
 ]
 
-fused, ONE_TURN_PER_RADIAN = fma, ONE_REVOLUTION_PER_RADIAN  # former names, for one release
+fused, ONE_TURN_PER_RADIAN = fma, ONE_REVOLUTION_PER_RADIAN  # former names, kept for one release
 
-# dtypes that kernels take, and how errors name them.
+# The dtypes of the kernels, and their names in error messages.
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 DTYPE_NAMES = "float64, float32, bfloat16 or float16"
 
@@ -41,7 +41,7 @@ LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 Rounding: TypeAlias = Literal["once", "eager"]
 ROUNDINGS: tuple[Rounding, ...] = get_args(Rounding)
 
-# What rotations take and return: a tensor, or a tuple or list of them. The last is for code that takes all three.
+# What rotations accept and return: a Tensor, or a tuple or list of them. The last is for code that accepts all three.
 Tensors = TypeVar(
     "Tensors",
     Tensor,
@@ -73,11 +73,18 @@ def apply(
     eps: float | None = None,
     transposed: bool = False,
 ) -> Tensors:
-    """`rope_ext.apply` in plain PyTorch: its arguments and result, without inv_freq, attention_scaling and out.
+    """Rotate like `rope_ext.apply`, in plain PyTorch, without inv_freq, attention_scaling and out.
 
-    transposed: apply the transposed 2x2 blocks, which maps the gradient of the result to that of x. Not with norm.
-    Raises ValueError where per_channel contradicts the width of cos, or norm comes without eps; other arguments are not
-    checked.
+    Args:
+        x, cos, sin, layout, interleaved, rotary_dim, rotary_offset, per_channel: as in `rope_ext.apply`.
+        positions, offset, cu_seqlens, inverse, rounding, out_interleaved, norm, eps: as in `rope_ext.apply`.
+        transposed: apply the transposed 2x2 blocks, which maps the gradient of the result to that of x. Not with norm.
+
+    Returns:
+        What `rope_ext.apply` returns, apart from strides.
+
+    Raises:
+        ValueError: per_channel contradicts the width of cos, or norm is given without eps. Nothing else is checked.
     """
     if norm is not None and eps is None:
         raise ValueError("norm needs eps")
@@ -131,11 +138,20 @@ def rotate(
     transposed: bool = False,
     products: torch.dtype | None = None,
 ) -> Tensor:
-    """The formula. x: (..., rotary_dim); cos, sin: broadcastable to it, or half as wide (one entry per pair).
+    """Rotate all channels of x: the formula.
 
-    A pair (x1, x2) of channels becomes (x1 cos1 - x2 sin1, x2 cos2 + x1 sin2): Su et al. 2021, RoFormer, equation 34.
-    products: dtype that each product is rounded to, default that of x. transposed: as in `apply`.
-    Returns the rotated x, in the dtype of x.
+    A pair (x1, x2) of channels becomes (x1 cos1 - x2 sin1, x2 cos2 + x1 sin2).
+
+    Args:
+        x: (..., rotary_dim), in the dtype of the arithmetic.
+        cos, sin: broadcastable to x, or to half of its last axis (one entry per pair).
+        interleaved, out_interleaved, transposed: as in `apply`.
+        products: dtype that each product is rounded to. Default: that of x.
+
+    Returns:
+        The rotated x, in the dtype of x.
+
+    Source: Su et al. 2021, RoFormer, arXiv 2104.09864, equation 34.
     """
     products = x.dtype if products is None else products
     out_interleaved = interleaved if out_interleaved is None else out_interleaved
@@ -151,7 +167,7 @@ def rotate(
 def rotated_pairs(
     x1: Any, x2: Any, cos1: Any, cos2: Any, sin1: Any, sin2: Any, transposed: bool, rounded: Callable[[Any], Any]
 ) -> tuple[Any, Any]:
-    """The formula of `rotate` for tensors, or for values of an ONNX graph. rounded: what rounds each product."""
+    """The formula of `rotate`, for tensors or for values of an ONNX graph. rounded: rounds each product."""
     if transposed:
         sin1, sin2 = -sin2, -sin1
     x1_cos, x2_sin, x2_cos, x1_sin = (rounded(p) for p in (x1 * cos1, x2 * sin1, x2 * cos2, x1 * sin2))
@@ -166,7 +182,16 @@ def table_rows(
     cu_seqlens: Tensor | None = None,
     device: torch.device | None = None,
 ) -> Tensor:
-    """(batch or 1, seqlen) int64: row of the table for each token, -1 past the last boundary of cu_seqlens."""
+    """Compute the row of the table for each token.
+
+    Args:
+        batch, seqlen: the number of sequences, and of tokens in each.
+        positions, offset, cu_seqlens: as in `apply`.
+        device: of the result, if positions is None. Default: PyTorch's default device.
+
+    Returns:
+        int64 Tensor (batch or 1, seqlen); -1 after the last boundary of cu_seqlens.
+    """
     tokens = torch.arange(seqlen, device=device)
     rows: Tensor = torch.atleast_2d(tokens if positions is None else positions.to(torch.int64))
     rows = rows + (offset.to(torch.int64).reshape(-1, 1) if isinstance(offset, Tensor) else offset)
@@ -178,7 +203,7 @@ def table_rows(
 
 
 def _normalised(x: Tensor, weight: Tensor, eps: float, rounding: Rounding) -> Tensor:
-    """The normalised heads in the type of arithmetic, with the roundings of transformers for "eager".
+    """The normalized heads in the dtype of the arithmetic, rounded as in transformers if rounding is "eager".
 
     Qwen3RMSNorm returns weight * (x / rms).to(x.dtype), Gemma3RMSNorm ((x / rms) * (1 + weight.float())).to(x.dtype).
     """
@@ -210,5 +235,5 @@ def from_bshd(x: Tensor, layout: Layout) -> Tensor:
 
 
 def tables_bshd(table: Tensor, layout: Layout) -> Tensor:
-    """Per-token tables as (batch or 1, seqlen, heads or 1, width)."""
+    """Tables with a row per token, as (batch or 1, seqlen, heads or 1, width)."""
     return table.unsqueeze(2) if table.dim() == 3 else table if len(layout) == 3 else as_bshd(table, layout)
