@@ -1,9 +1,9 @@
-"""Which tokens each rank holds in context parallelism, where every rank keeps a part of every sequence.
+"""Which tokens each rank of context parallelism holds, where every rank has a part of every sequence::
 
     positions = rope_ext.distributed.context_parallel_positions(seqlen, rank=rank, world_size=2, order="head_tail")
     q, k = rope_ext.apply((q, k), cos, sin, positions=positions)    # q, k: the tokens of this rank
 
-The tables cover the whole sequence. Nothing here communicates: any process can compute the tokens of any rank.
+The tables cover the whole sequence. The functions do not communicate: any process can compute the tokens of any rank.
 """
 
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
@@ -24,11 +24,14 @@ __all__ = ["ORDERS", "ContextParallelOrder", "Order", "context_parallel_order", 
 
 
 class ContextParallelOrder(NamedTuple):
-    """The order of the tokens of all ranks, concatenated from rank 0 on, as two int64 Tensors of shape (seqlen,).
+    """The order of the tokens of all ranks, concatenated from rank 0 on.
 
-    permutation: the index of the token at each place: x.index_select(axis, permutation).chunk(world_size, axis) has the
-        tokens of each rank (without the last ranks, if they hold no tokens).
-    inverse: the place of each token: index_select(axis, inverse) on the concatenated tokens of all ranks restores x.
+    Attributes:
+        permutation: int64 (seqlen,), the index of the token at each place. x.index_select(axis,
+            permutation).chunk(world_size, axis) yields the tokens of each rank (fewer chunks if the last ranks hold no
+            tokens).
+        inverse: int64 (seqlen,), the place of each token. index_select(axis, inverse) on the concatenated tokens of all
+            ranks restores x.
     """
 
     permutation: Tensor
@@ -44,35 +47,45 @@ def context_parallel_positions(
     cu_seqlens: Tensor | None = None,
     device: torch.device | str | int | None = None,
 ) -> Tensor:
-    """The positions of the tokens that a rank holds, to pass to `rope_ext.apply`: int64, (tokens of the rank,).
+    """Compute the positions of the tokens that a rank holds, to pass to `rope_ext.apply`.
 
-    seqlen: the number of tokens on all ranks together; with cu_seqlens, of all packed tokens.
-    rank, world_size: those of the process group that divides the sequences.
-    order: "contiguous": the rank holds its chunk of torch.chunk, as with DTensor's Shard: ceil(seqlen / world_size)
-            tokens, fewer or none on the last ranks. Without cu_seqlens, the argument `offset` of `rope_ext.apply` does
-            the same without a tensor.
-        "head_tail": 2 * world_size equal chunks, of which the rank holds chunk `rank` and then chunk
-            2 * world_size - 1 - rank, so that causal attention costs all ranks the same (the zigzag of ring attention).
-    cu_seqlens: (nseq + 1,) int32 or int64, ascending from 0 to seqlen: the boundaries of the packed sequences on all
-        ranks together. Positions restart at 0 in each sequence, so `rope_ext.apply` takes them without cu_seqlens.
-        "contiguous" divides the packed tokens like one sequence. "head_tail" divides each sequence: the rank holds its
-        two chunks of the first sequence, then its two chunks of the second, and so on. Padding after the last sequence
-        counts as a sequence and needs a boundary too.
-    device: where to put the result. Default: the device of cu_seqlens, otherwise PyTorch's default device.
+    Args:
+        seqlen: number of tokens on all ranks together; with cu_seqlens, of all packed tokens.
+        rank, world_size: those of the process group that divides the sequences.
+        order: which tokens a rank holds.
 
-    The values of cu_seqlens are checked, which synchronises with a GPU. In a graph of torch.compile they are not, and
-    wrong values give wrong positions.
+            * "contiguous" (default): its chunk of torch.chunk, as with DTensor's Shard: ceil(seqlen / world_size)
+              tokens, fewer or none on the last ranks. Without cu_seqlens, the argument `offset` of `rope_ext.apply`
+              does the same without a tensor.
+            * "head_tail": of 2 * world_size equal chunks, chunk `rank` and then chunk 2 * world_size - 1 - rank, so
+              that causal attention costs all ranks the same (the zigzag of ring attention).
+        cu_seqlens: boundaries of the packed sequences on all ranks together, int32 or int64 of shape (nseq + 1,),
+            ascending from 0 to seqlen. Positions restart at 0 in each sequence, so `rope_ext.apply` needs no cu_seqlens
+            with them. "contiguous" divides the packed tokens like one sequence. "head_tail" divides each sequence: the
+            rank holds its two chunks of the first sequence, then its two chunks of the second, and so on. Padding after
+            the last sequence counts as a sequence and needs a boundary too.
+        device: of the result. Default: the device of cu_seqlens, otherwise PyTorch's default device.
 
-    Raises ArgumentError if rank is not in 0 to world_size - 1, if order is neither of the two, if the length of a
-    sequence is no multiple of 2 * world_size with "head_tail", and if cu_seqlens has another shape, does not ascend or
-    does not end at seqlen. Raises ArgumentTypeError for other types and dtypes.
+    Returns:
+        int64 Tensor (tokens of the rank,).
 
-    Equivalent to, without cu_seqlens:
+    Raises:
+        ArgumentError: rank is not in 0 to world_size - 1; order is unknown; with "head_tail", the length of a sequence
+            is not a multiple of 2 * world_size; cu_seqlens has another shape, does not ascend or does not end at
+            seqlen.
+        ArgumentTypeError: a type or a dtype is wrong.
+
+    The values of cu_seqlens are validated, which synchronizes with a GPU. In a graph of torch.compile they are not, and
+    wrong values yield wrong positions.
+
+    Equivalent to, without cu_seqlens::
+
         torch.arange(seqlen).chunk(world_size)[rank]                                                    # "contiguous"
         torch.cat([torch.arange(seqlen).chunk(2 * world_size)[i] for i in (rank, 2 * world_size - 1 - rank)])
-    Sources: "head_tail": torch.distributed.tensor.experimental.context_parallel; with cu_seqlens
-    thd_get_partitioned_indices of Transformer Engine and, since PyTorch 2.14, _PerDocumentHeadTailLoadBalancer (whose
-    ranks hold other tokens in earlier releases).
+
+    Source: "head_tail" is that of torch.distributed.tensor.experimental.context_parallel; with cu_seqlens, that of
+    thd_get_partitioned_indices in Transformer Engine and, since PyTorch 2.14, of _PerDocumentHeadTailLoadBalancer (in
+    earlier releases its ranks hold other tokens).
     """
     seqlen, world_size, boundaries, device = _checked(seqlen, world_size, order, cu_seqlens, device)
     rank = _int("rank", rank)
@@ -95,11 +108,21 @@ def context_parallel_order(
     cu_seqlens: Tensor | None = None,
     device: torch.device | str | int | None = None,
 ) -> ContextParallelOrder:
-    """The permutation that sorts tokens by rank, and its inverse: see ContextParallelOrder.
+    """Compute the permutation that sorts tokens by rank, and its inverse.
 
-    Arguments and errors are those of `context_parallel_positions`. For "contiguous", both Tensors are 0, 1, 2, ...
+    Args:
+        seqlen, world_size, cu_seqlens, device: as in `context_parallel_positions`.
+        order: as in `context_parallel_positions`. For "contiguous", both permutations are 0, 1, 2, ...
 
-    Equivalent to, without cu_seqlens:
+    Returns:
+        ContextParallelOrder(permutation, inverse).
+
+    Raises:
+        ArgumentError: as in `context_parallel_positions`.
+        ArgumentTypeError: as in `context_parallel_positions`.
+
+    Equivalent to, without cu_seqlens::
+
         permutation = torch.cat([context_parallel_positions(seqlen, rank=rank, ...) for rank in range(world_size)])
         inverse = permutation.argsort()
     """

@@ -1,8 +1,8 @@
-"""What the process keeps: the memory of large results, and tables of cos and sin.
+"""What the process keeps: memory for large results, and tables of cos and sin.
 
-A CPU spends more time on the new memory of a large result than on the rotation: each page of 4 KiB costs a fault.
-`apply(..., out=...)` and `apply_` need neither `set_output_pool` nor `tune_malloc`: they write where you say.
-docs/memory.md says what each costs, and why the pool is off at the start.
+On a CPU, allocating new memory for a large result takes longer than the rotation: each 4 KiB page costs a page fault.
+`apply` with out=... and `apply_` need neither `set_output_pool` nor `tune_malloc`, since they write to given memory.
+docs/memory.md says what each costs, and why the pool is off by default.
 """
 
 import ctypes
@@ -12,39 +12,50 @@ from ._shown import shown
 from ._torch.library import native
 from .errors import ArgumentError, ArgumentTypeError
 
+__all__ = ["clear_tables", "set_output_pool", "set_table_limit", "tune_malloc"]
+
 
 def set_output_pool(max_bytes: int) -> None:
-    """Keep the memory of results for the next results: `apply` then writes where pages exist already.
+    """Keep the memory of freed results for later results: `apply` then writes to pages that are already mapped.
 
-    max_bytes: upper bound of the freed memory that is kept; 0, as at the start, ends the pool and frees all of it.
+    The pool serves results on the CPU of at least 1 MiB each, for all threads of the process. The memory of a result
+    returns to the pool when the last tensor that shares it is freed. Results from the pool cannot be enlarged by
+    `resize_`, their storage cannot be emptied, and torch.profiler does not count their memory.
 
-    The pool serves results on the CPU of at least 1 MiB each, of all threads of this process. The memory of a result
-    comes back when the last tensor that shares it is gone. Results from the pool cannot be enlarged by resize_, their
-    storage cannot be emptied, and torch.profiler does not count their memory.
+    Args:
+        max_bytes: upper bound of the freed memory that is kept. 0, the initial value, ends the pool and frees all of
+            it.
 
-    Raises ArgumentTypeError or ArgumentError if max_bytes is not an int >= 0.
+    Raises:
+        ArgumentError: max_bytes is negative or beyond 64 bits.
+        ArgumentTypeError: max_bytes is not an int.
     """
     _check_bytes(max_bytes)
     native.rope_ext_set_output_pool(ctypes.c_int64(max_bytes))
 
 
 def set_table_limit(max_bytes: int) -> None:
-    """Bound the tables that `RotaryEmbedding.tables` keeps for the process, on all devices together.
+    """Limit the memory of the tables that `RotaryEmbedding.tables` keeps, on all devices together.
 
-    max_bytes: at the start 256 MiB. Beyond it the tables that were not used for longest are dropped; the table that was
-        used last is kept, however large. Tables in use elsewhere stay valid: the memory of a dropped table is freed
-        when the last tensor that shares it is gone. Tables that are constants of compiled graphs are not counted.
+    Above the limit the least recently used tables are dropped, but never the most recently used one, however large.
+    Dropped tables that are still in use stay valid: the memory is freed when the last tensor that shares it is gone.
+    Tables that are constants of compiled graphs do not count.
 
-    Raises ArgumentTypeError or ArgumentError if max_bytes is not an int >= 0.
+    Args:
+        max_bytes: the limit, initially 256 MiB.
+
+    Raises:
+        ArgumentError: max_bytes is negative or beyond 64 bits.
+        ArgumentTypeError: max_bytes is not an int.
     """
     _check_bytes(max_bytes)
     _shared_tables.set_limit(max_bytes)
 
 
 def clear_tables() -> None:
-    """Drop all tables and frequencies that the process keeps; the next calls make them again, with the same bits.
+    """Drop all tables and frequencies that the process keeps; later calls rebuild them, bit-identical.
 
-    Tables that a captured CUDA graph or a graph of torch.compile reads stay.
+    Tables that are read by a captured CUDA graph or by a graph of torch.compile are kept.
     """
     _kept.clear()
 
@@ -57,15 +68,20 @@ def _check_bytes(max_bytes: object) -> None:
 
 
 def tune_malloc() -> bool:
-    """Make the C library keep freed memory, for all tensors of this process: PyTorch's, yours and ours.
+    """Make the C library keep freed memory, for all tensors of the process, those of PyTorch included.
 
-    glibc hands tensors above 32 MiB, and often smaller ones, back to the system when they are freed, and gets new pages
-    for the next tensors. `tune_malloc` turns that off for the life of the process. Call it before the first large
-    tensor is made. The process then stays as large as it has ever been, and may grow by a few of its largest tensors
-    until freed pieces fit.
+    glibc returns tensors above 32 MiB, and often smaller ones, to the system when they are freed, and gets new pages
+    for the next tensors. `tune_malloc` disables that for the lifetime of the process. Call it before the first large
+    tensor is created. The process then never shrinks, and may grow by a few of its largest tensors until freed blocks
+    fit.
 
-    Returns whether the C library did it: False where it is not glibc, and has no mallopt or ignores it.
-    Equivalent to, in C: mallopt(M_MMAP_THRESHOLD, 1 << 30); mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+    Returns:
+        Whether the C library accepted it; False if it is not glibc and has no mallopt or ignores it.
+
+    Equivalent to, in C::
+
+        mallopt(M_MMAP_THRESHOLD, 1 << 30);
+        mallopt(M_TRIM_THRESHOLD, 2147483647);    // 2^31 - 1
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     m_mmap_threshold, m_trim_threshold = -3, -1  # <malloc.h>
