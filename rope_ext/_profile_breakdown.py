@@ -1,4 +1,4 @@
-"""Where the time of a call goes, by differences of calls: `python -m rope_ext.profile --breakdown`."""
+"""Where the time of a call goes, by differences between calls: `python -m rope_ext.profile --breakdown`."""
 
 import math
 import statistics
@@ -20,35 +20,48 @@ from .reference import LAYOUTS
 
 Times: TypeAlias = Mapping[str, float]  # seconds of each step of `_steps`
 PARTS = {
-    "front door": "the Python around the op: the call less the op with ready arguments",
-    "dispatcher": "torch's dispatcher and its stable ABI: an op that takes the arguments of apply_ and does nothing",
-    "checks": "the op that checks the arguments of apply_, less the op that does nothing",
-    "results": "the op of the form less that of apply_: memory of results, an argument more to take and to check",
-    "plan": "the op of apply_ on one token, less dispatcher and checks: the plan, and the kernel of a token",
-    "kernel": "the rest of the op of apply_, in one thread; on a GPU its launch",
-    "threads": "what the other threads change: negative where they help",
-    "recording": "apply where x requires grad, less apply where it does not",
-    "backward": "forward and backward, less the forward",
+    "front door": "the Python code around the op: the call minus the op with prepared arguments",
+    "dispatcher": "torch's dispatcher and its stable ABI: an op that accepts the arguments of apply_ and does nothing",
+    "checks": "the op that checks the arguments of apply_, minus the op that does nothing",
+    "results": "the op of this form minus that of apply_: memory of the results, one more argument to pass and check",
+    "plan": "the op of apply_ on one token, minus dispatcher and checks: the plan, and the kernel for one token",
+    "kernel": "the rest of the op of apply_, on one thread; on a GPU, its launch",
+    "threads": "the difference that the other threads make: negative if they help",
+    "recording": "apply when x requires grad, minus apply when it does not",
+    "backward": "forward and backward, minus the forward",
 }
 
 
 @dataclass(frozen=True)
 class Part:
-    """A share of a call, in seconds."""
+    """A share of a call, in seconds.
 
-    seconds: float  # a difference of minima over the rounds, which noise can make negative
-    spread: float  # half the interquartile range of the same difference in each round; of one round NaN
+    Attributes:
+        seconds: a difference of minima over the rounds, which noise can make negative.
+        spread: half the interquartile range of the same difference within each round; NaN for a single round.
+    """
+
+    seconds: float
+    spread: float
 
 
 @dataclass(frozen=True)
 class Breakdown:
-    """The result of `rope_ext.profile.breakdown`; str() of it is a table."""
+    """The result of `rope_ext.profile.breakdown`; str() formats it as a table.
+
+    Attributes:
+        case: the `Case` that was measured.
+        machine: versions, processor and threads.
+        rounds: number of rounds that were timed.
+        calls: `Part` of each form of the call, by its name.
+        parts: `Part` by form and by name of the part; those of a form add up to its call.
+    """
 
     case: Case
     machine: str
-    rounds: int  # number of rounds that were timed
-    calls: dict[str, Part]  # by form
-    parts: dict[str, dict[str, Part]]  # by form and by a name of PARTS; those of a form add up to its call
+    rounds: int
+    calls: dict[str, Part]
+    parts: dict[str, dict[str, Part]]
 
     def __str__(self) -> str:
         line = ("{:<12}" + "{:>19}" * len(self.calls)).format
@@ -57,7 +70,7 @@ class Breakdown:
         found = [name for name in PARTS if any(name in parts for parts in self.parts.values())]
         for name in found:
             lines.append(line(name, *(_cell(parts.get(name)) for parts in self.parts.values())))
-        legend = f"Minima of {self.rounds} rounds, threads awake; ±: half the interquartile range in the rounds."
+        legend = f"Minima of {self.rounds} rounds, threads awake. ±: half the interquartile range over the rounds."
         return "\n".join([*lines, "", legend, *(f"{name}: {PARTS[name]}." for name in found)])
 
 
@@ -66,7 +79,7 @@ def _cell(part: Part | None) -> str:
 
 
 def measured(case: Case, machine: str, rounds: int) -> Breakdown:
-    """Times all steps in the same rounds. rounds: upper bound, as time is bounded too."""
+    """Time all steps in the same rounds. rounds: an upper bound, since the total time is bounded too."""
     steps = _steps(case)
     clock = seconds_on_cpu if case.device == "cpu" else seconds_of_host
 
@@ -94,8 +107,8 @@ def measured(case: Case, machine: str, rounds: int) -> Breakdown:
 
 
 def _parts_of_forms(t: Times) -> dict[str, dict[str, float]]:
-    """{form: {name of the part: seconds}}. The sum over the parts of a form is the time of its call."""
-    # The op that checks takes all arguments, the others none that is a default.
+    """{form: {name of the part: seconds}}. The parts of a form add up to the time of its call."""
+    # The op that checks gets all arguments, the others no trailing defaults.
     checks, of_one = t["check"] - t["nothing of all"], t["check of one token"] - t["nothing of all"]
     plan = t["rotate_ of one token"] - t["nothing"] - of_one
     kernel = t.get("rotate_ in one thread", t["rotate_"]) - t["nothing"] - checks - plan
@@ -124,7 +137,7 @@ class _Step:
 
 
 def _steps(case: Case) -> dict[str, _Step]:
-    """{name: what is timed}: the forms of the public call, the ops behind them, and ops that do less."""
+    """{name: what is timed}: the forms of the public call, the ops behind them, and ops that do less work."""
     inputs = Inputs(case)
     x, own, out, options = inputs.x, inputs.own, inputs.out, inputs.options
     ready, one = _ready(case, inputs), replace(case, batch=1, seqlen=1)
@@ -147,7 +160,7 @@ def _steps(case: Case) -> dict[str, _Step]:
         "rotate_out": _Step(lambda: rotate_out(out, x, *ready)),
         "rotate_": _Step(lambda: rotate_(own, *ready)),
         "rotate_ of one token": _Step(lambda: rotate_(own_of_one, *ready_of_one)),
-        "check": _Step(lambda: check(own, *ready), below_autograd),  # without its kernel in Python
+        "check": _Step(lambda: check(own, *ready), below_autograd),  # skips its Python kernel
         "check of one token": _Step(lambda: check(own_of_one, *ready_of_one), below_autograd),
         "nothing": _Step(lambda: nothing(own, *ready)),
         "nothing of all": _Step(lambda: nothing_of_all(own, *ready)),
@@ -158,7 +171,7 @@ def _steps(case: Case) -> dict[str, _Step]:
 
 
 def _ready(case: Case, inputs: Inputs) -> tuple[Any, ...]:
-    """The arguments of the ops after x, without the defaults at their end (csrc/bindings/schema.cpp)."""
+    """The arguments of the ops after x, without trailing defaults (csrc/bindings/schema.cpp)."""
     cos, sin, cu_seqlens = (inputs.options.get(name) for name in ("cos", "sin", "cu_seqlens"))
     flags = LAYOUTS.index(case.layout) | INTERLEAVED * case.interleaved
     if cu_seqlens is not None:

@@ -1,4 +1,4 @@
-"""The case that `rope_ext.profile` measures, its tensors, and the checks before the measurement."""
+"""The case that `rope_ext.profile` measures, its tensors, and the checks that precede the measurement."""
 
 import difflib
 import os
@@ -23,23 +23,38 @@ DTYPES_BY_NAME = {name_of(dtype): dtype for dtype in DTYPES}
 class Case:
     """One rotation of contiguous tensors. The default is q and k of a layer of Llama 3 8B.
 
-    Raises ArgumentError, a ValueError, or ArgumentTypeError, a TypeError.
+    Args:
+        batch: number of sequences; with "thd" of packed sequences; 1 with "shd", which has no batch axis.
+        seqlen: tokens per sequence.
+        heads: number of heads of each tensor, 1 to 8 ints.
+        head_dim: channels of a head.
+        rotary_dim: rotated channels, even. None: head_dim.
+        dtype: dtype of x. Tables are float64 for float64 x, else float32.
+        device: "cpu", or "cuda", PyTorch's current device.
+        layout: as in `rope_ext.apply`.
+        interleaved: as in `rope_ext.apply`.
+        norm: RMSNorm of the heads before the rotation, with derivatives of its weights.
+        packed: `apply_qkv`, with q, k and v in one tensor (..., (heads of q + 2 * heads of k) * head_dim).
+
+    Raises:
+        ArgumentError: a size or a value is wrong; a ValueError.
+        ArgumentTypeError: a type is wrong; a TypeError.
     """
 
-    batch: int = 1  # the number of packed sequences with "thd"; 1 with "shd", which has no batch
+    batch: int = 1
     seqlen: int = 4096
-    heads: Sequence[int] = (32, 8)  # number of heads of each tensor
+    heads: Sequence[int] = (32, 8)
     head_dim: int = 128
-    rotary_dim: int | None = None  # even; None: head_dim
-    dtype: torch.dtype = torch.bfloat16  # dtype of x; tables are float64 for float64 x, else float32
-    device: str = "cpu"  # or "cuda", the current device of torch
-    layout: Layout = "bshd"  # as in rope_ext.apply, like interleaved
+    rotary_dim: int | None = None
+    dtype: torch.dtype = torch.bfloat16
+    device: str = "cpu"
+    layout: Layout = "bshd"
     interleaved: bool = False
-    norm: bool = False  # RMSNorm of the heads before the rotation; with derivatives of its weights
-    packed: bool = False  # apply_qkv, of q, k and v in one tensor (.., (heads of q + 2 heads of k) * head_dim)
+    norm: bool = False
+    packed: bool = False
 
     def __post_init__(self) -> None:
-        """The checks that `rope_ext.apply` would not make, or would make in words about its own arguments."""
+        """Checks that `rope_ext.apply` would not make, or whose errors would be about its own arguments."""
         heads_hold = isinstance(self.heads, (tuple, list)) and 1 <= len(self.heads) <= 8
         check(heads_hold, "heads", "be 1 to 8 ints, one per tensor", self.heads)
         sizes = [(name, getattr(self, name)) for name in ("batch", "seqlen", "head_dim")]
@@ -55,9 +70,9 @@ class Case:
             value = getattr(self, name)
             check(isinstance(value, bool), name, "be True or False", value, ArgumentTypeError)
         if self.packed:
-            check(self.layout != "bhsd", "layout", "have the heads after the tokens where packed", self.layout)
+            check(self.layout != "bhsd", "layout", "have the heads after the tokens if packed", self.layout)
             are_of_q_and_k = len(self.heads) == 2 and self.heads[0] % self.heads[1] == 0
-            check(are_of_q_and_k, "heads", "be those of q and, a divisor, of k where packed", self.heads)
+            check(are_of_q_and_k, "heads", "be the heads of q and of k, a divisor of the former, if packed", self.heads)
         devices = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
         check(self.device in devices, "device", "be cpu, or cuda where torch finds a GPU", self.device)
 
@@ -77,10 +92,10 @@ class Inputs:
         tokens = case.batch * case.seqlen
         sizes = {"b": case.batch, "s": case.seqlen, "t": tokens, "d": case.head_dim}
         shapes = [[{**sizes, "h": heads}[axis] for axis in case.layout] for heads in case.heads]
-        generator = torch.Generator(case.device).manual_seed(0)  # torch's own generator keeps its state
+        generator = torch.Generator(case.device).manual_seed(0)  # leaves the state of torch's default generator alone
         self.x = [torch.randn(shape, generator=generator, device=case.device).to(case.dtype) for shape in shapes]
         self.leaves = [t.detach().requires_grad_() for t in self.x]
-        # own is rotated in place, on and on, which keeps the norm.
+        # own is rotated in place again and again, which preserves its norm.
         self.grads, self.own, self.out = ([t.clone() for t in self.x] for _ in range(3))
         rope = RotaryEmbedding(case.head_dim, base=500_000.0, rotary_dim=case.rotary_dim)
         self.rotary_dim = rope.rotary_dim
@@ -95,18 +110,18 @@ class Inputs:
         self.options |= {"norm": self.weights, "eps": 1e-6} if case.norm else {}
 
     def forward_backward(self) -> tuple[torch.Tensor, ...]:
-        """The gradients are given: nothing is accumulated, no loss is computed."""
+        """The output gradients are given: no loss is computed, and no gradient is accumulated."""
         options, weights = self._with_leaves()
         return torch.autograd.grad(apply(self.leaves, **options), [*self.leaves, *weights], self.grads)
 
     def _with_leaves(self) -> tuple[dict[str, Any], list[torch.Tensor]]:
-        """The options with weights that require grad, and these."""
+        """The options with weights that require grad, and these weights."""
         weights = [weight.detach().requires_grad_() for weight in self.weights]
         return {**self.options, "norm": weights} if weights else self.options, weights
 
 
 class PackedInputs(Inputs):
-    """The tensors of a case of `apply_qkv`."""
+    """The tensors of a case of `apply_qkv`, and the other arguments of its calls."""
 
     def __init__(self, case: Case) -> None:
         super().__init__(case)
@@ -129,13 +144,13 @@ def check(
     got: object,
     error: type[ArgumentError] | type[ArgumentTypeError] = ArgumentError,
 ) -> None:
-    """Raises error about the argument of this name unless the rule holds."""
+    """Raise an error about the argument of this name unless the rule holds."""
     if not holds:
         raise error(name, rule, shown(got))
 
 
 def check_names(case: Mapping[str, object], others: str) -> None:
-    """The keywords of a function must be fields of Case, or those in others."""
+    """Refuse keywords that are neither fields of Case nor among others."""
     names = [field.name for field in fields(Case)]
     for name in case:
         meant = difflib.get_close_matches(name, names, 1)
@@ -144,12 +159,12 @@ def check_names(case: Mapping[str, object], others: str) -> None:
 
 
 def check_file(trace: object) -> None:
-    """Raises an OSError if the file cannot be written, which only opening it proves; a file created so is removed."""
+    """Raise an OSError if the file cannot be written. Only opening it proves that; a created file is removed."""
     if not isinstance(trace, (str, os.PathLike)):
         raise ArgumentTypeError("trace", "be a path or None", shown(trace))
     path = Path(trace)
     try:
-        is_new = not path.exists()  # raises for a name that is too long, or a folder that may not be read
+        is_new = not path.exists()  # raises for a name that is too long or a folder without read permission
         path.open("a").close()
     except OSError as error:
         rule = "be a file that can be written"

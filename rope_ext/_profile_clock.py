@@ -1,4 +1,4 @@
-"""The clocks of `rope_ext.profile`: steps alternate in rounds, short ones are timed in batches."""
+"""The clocks of `rope_ext.profile`: steps alternate in rounds, and short steps are timed in batches."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -10,12 +10,12 @@ Step: TypeAlias = Callable[[], object]
 _Timed = TypeVar("_Timed")
 
 SHORTEST_SAMPLE = 200e-6  # seconds; shorter calls are timed in batches
-SECONDS = 1.5  # no round begins after that time, once MIN_ROUNDS are done
+SECONDS = 1.5  # after MIN_ROUNDS rounds, none begins later than this
 MIN_ROUNDS = 5
 
 
 def samples_of(steps: Sequence[_Timed], clock: Callable[[_Timed, int], float], rounds: int) -> list[list[float]]:
-    """[[seconds in each round] of each step]. A round times every step once."""
+    """[[seconds in each round] for each step]. A round times every step once."""
     samples = [[clock(step, 1)] for step in steps]
     end = time.perf_counter() + SECONDS
     for done in range(rounds):
@@ -27,7 +27,7 @@ def samples_of(steps: Sequence[_Timed], clock: Callable[[_Timed, int], float], r
 
 
 def seconds_on_cpu(step: Step, calls: int) -> float:
-    step()  # untimed: caches, free memory and threads are then as this step leaves them
+    step()  # untimed warm-up: brings caches, free memory and threads into the state that this step leaves
     start = time.perf_counter()
     for _ in range(calls):
         step()
@@ -35,9 +35,9 @@ def seconds_on_cpu(step: Step, calls: int) -> float:
 
 
 def seconds_on_cuda(step: Step, calls: int) -> float:
-    event: Any = torch.cuda.Event  # torch has no types for it
+    event: Any = torch.cuda.Event  # torch does not annotate it
     start, end = event(enable_timing=True), event(enable_timing=True)
-    step()  # untimed and not waited for: meanwhile the host queues the calls that are timed
+    step()  # untimed and asynchronous: meanwhile the host enqueues the timed calls
     start.record()
     for _ in range(calls):
         step()
@@ -48,7 +48,7 @@ def seconds_on_cuda(step: Step, calls: int) -> float:
 
 
 def seconds_of_host(step: Step, calls: int) -> float:
-    """The host's share of a call on a GPU: the queue is empty at first, and what it holds at the end is not timed."""
+    """The host's share of a call on a GPU: the queue is empty at the start; what it holds at the end is not timed."""
     torch.cuda.synchronize()
     seconds = seconds_on_cpu(step, calls)
     torch.cuda.synchronize()

@@ -1,59 +1,79 @@
 """What a call of rope_ext costs, for your shapes and on your machine: `python -m rope_ext.profile --help`.
 
-Every form of the call is timed beside a copy of the same tensors, and beside the same call on one token. All of them
-alternate in the same rounds, so the noise of the machine hits all alike. Calls repeat on the same memory: what fits in
-a cache stays there, for the copy as for the rest.
+Each form of the call is timed next to a copy of the same tensors, and next to the same call on a single token. All of
+them alternate within each round, so that noise of the machine affects all alike. Calls reuse the same memory: data that
+fits into a cache stays cached, for the copy as well::
+
+    print(rope_ext.profile.profile(seqlen=8192, heads=(32, 8), dtype=torch.float16, layout="bhsd"))
+    print(rope_ext.profile.breakdown(batch=1, heads=(8, 2), head_dim=64, dtype=torch.float32))
 """
 
-import itertools
-import json
 import os
 import platform
 import re
 import statistics
-import tempfile
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ._profile_breakdown import Breakdown, measured
+from ._profile_breakdown import Breakdown, Part, measured
 from ._profile_case import DTYPES_BY_NAME, Case, Inputs, PackedInputs, check, check_file, check_names
 from ._profile_clock import Step, samples_of, seconds_on_cpu, seconds_on_cuda
 from ._profile_command import about_option, parser_of_command, sentence_of
+from ._profile_memory import peak_on_cpu, peak_on_cuda, traced
 from ._torch.library import build_info
 from ._version import __version__
 from .errors import ArgumentError, ArgumentTypeError
 from .ops import apply, apply_
 from .qkv import apply_qkv, apply_qkv_
 
+__all__ = ["Breakdown", "Case", "Part", "Profile", "Row", "breakdown", "profile"]
+
 
 @dataclass(frozen=True)
 class Row:
-    """One form of the call, measured. Times are medians, in seconds."""
+    """The measurement of one form of the call. Times are medians, in seconds.
+
+    Attributes:
+        name: the form of the call.
+        seconds: time per call. CUDA: device time of queued calls, including time spent waiting for the host.
+        overhead_seconds: time of the same call on one token: Python, checks, dispatch, launch and almost no kernel.
+        kernel_seconds: seconds - overhead_seconds, which includes page faults of results. CUDA: seconds.
+        payload_bytes: size of the rotated tensors, counted as one read and one write in each pass, without tables.
+        gb_per_s: payload_bytes / seconds / 1e9.
+        percent_of_copy: gb_per_s as a percentage of that of `y.copy_(x)` for the same tensors into preallocated memory.
+        peak_bytes: peak memory in addition to the inputs, including results, as PyTorch's allocator counts it. CPU:
+            bytes requested, from a trace of torch's profiler. CUDA: max_memory_allocated, which rounds each tensor up
+            to 512 bytes.
+    """
 
     name: str
-    seconds: float  # per call. CUDA: time of the device for queued calls, which includes waiting for the host
-    overhead_seconds: float  # the same call on one token: Python, checks, dispatch, launch, and next to no kernel
-    kernel_seconds: float  # seconds - overhead_seconds, with the page faults of results. CUDA: seconds
-    payload_bytes: int  # rotated tensors, read once and written once in each pass; tables are not counted
-    gb_per_s: float  # payload_bytes / seconds / 1e9
-    percent_of_copy: float  # of the gb_per_s of `y.copy_(x)` for the same tensors into preallocated memory
-    # Peak memory beyond the inputs, results included, by torch's allocator. CPU: bytes requested, from a trace of
-    # torch's profiler. CUDA: max_memory_allocated, which rounds each tensor up to 512 bytes.
+    seconds: float
+    overhead_seconds: float
+    kernel_seconds: float
+    payload_bytes: int
+    gb_per_s: float
+    percent_of_copy: float
     peak_bytes: int
 
 
 @dataclass(frozen=True)
 class Profile:
-    """The result of `profile`; str() of it is a table."""
+    """The result of `profile`; str() formats it as a table.
+
+    Attributes:
+        case: the `Case` that was measured.
+        machine: versions, processor and threads.
+        rounds: number of rounds that were timed.
+        rows: list of `Row`; the first is the copy.
+    """
 
     case: Case
     machine: str
-    rounds: int  # number of rounds that were timed
-    rows: list[Row]  # the first is the copy
+    rounds: int
+    rows: list[Row]
 
     def __str__(self) -> str:
         line = "{:<16}{:>10}{:>13}{:>11}{:>8}{:>11}{:>10}".format
@@ -64,7 +84,7 @@ class Profile:
             cells = [f"{t:.{0 if t >= 1000 else 1}f}" for t in us]
             cells += [f"{row.gb_per_s:.1f}", f"{row.percent_of_copy:.0f}", f"{row.peak_bytes / 2**20:.1f}"]
             lines.append(line(row.name, *cells))
-        legend = f"Medians of {self.rounds} rounds. overhead: the same call on one token. GB/s, %: of the whole call."
+        legend = f"Medians of {self.rounds} rounds. overhead: the same call on one token. GB/s and %: the whole call."
         return "\n".join([*lines, "", legend])
 
 
@@ -73,15 +93,23 @@ class Profile:
 def profile(*, rounds: int = 50, trace: str | os.PathLike[str] | None = None, **case: Any) -> Profile:
     """Measure `rope_ext.apply`, with out=, in place, and forward + backward; or `apply_qkv`, if the case is packed.
 
-    case: the fields of `Case`, by name. On a CPU torch.get_num_threads() threads work.
-    rounds: upper bound; no round after the fifth begins once 1.5 seconds are over.
-    trace: file to write, JSON for chrome://tracing or ui.perfetto.dev: a few calls of each form, with memory.
+    On a CPU, torch.get_num_threads() threads work. torch's profiler logs to stderr, unless KINETO_LOG_LEVEL=99 is in
+    the environment before its first use.
 
-    Returns a `Profile`. Raises ArgumentError or ArgumentTypeError, and OSError for a file that cannot be written, all
-    before the measurement. torch's profiler logs to stderr; with KINETO_LOG_LEVEL=99 in the environment before its
-    first use it does not.
+    Args:
+        rounds: upper bound of the number of rounds: after the fifth, none begins once 1.5 seconds are over. Default:
+            50.
+        trace: file to write, JSON for chrome://tracing or ui.perfetto.dev: a few calls of each form, with memory.
+            Default: None.
+        **case: the fields of `Case`, by name.
 
-        print(rope_ext.profile.profile(seqlen=8192, heads=(32, 8), dtype=torch.float16, layout="bhsd"))
+    Returns:
+        A `Profile`.
+
+    Raises:
+        ArgumentError: a size or a value is wrong; raised before the measurement, like the others.
+        ArgumentTypeError: a type or a name is wrong.
+        OSError: the file cannot be written.
     """
     check_names(case, "rounds or trace")
     chosen = Case(**case)
@@ -93,13 +121,13 @@ def profile(*, rounds: int = 50, trace: str | os.PathLike[str] | None = None, **
     steps = [call for _, call in (*calls.values(), *on_one_token.values())]
     samples = samples_of(steps, seconds_on_cpu if on_cpu else seconds_on_cuda, rounds)
     medians = [statistics.median(times) for times in samples]
-    events = _trace(calls, on_cpu, trace)
+    events = traced(calls, on_cpu, trace)
     rows: list[Row] = []
     for (name, (payload, call)), seconds, overhead in zip(calls.items(), medians, medians[len(calls) :]):
         kernel = max(seconds - overhead, 0.0) if on_cpu else seconds
         speed = payload / seconds / 1e9
         percent = 100 * speed / (rows[0].gb_per_s if rows else speed)
-        peak = _peak_on_cpu(events, name) if on_cpu else _peak_on_cuda(call)
+        peak = peak_on_cpu(events, name) if on_cpu else peak_on_cuda(call)
         rows.append(Row(name, seconds, overhead, kernel, payload, speed, percent, peak))
     return Profile(chosen, _machine(on_cpu), len(samples[0]), rows)
 
@@ -107,15 +135,18 @@ def profile(*, rounds: int = 50, trace: str | os.PathLike[str] | None = None, **
 @torch.inference_mode(False)
 @torch.enable_grad()
 def breakdown(*, rounds: int = 500, **case: Any) -> Breakdown:
-    """Where the time of a call goes: Python, dispatcher, checks, results, plan, kernel; recording and backward.
+    """Measure where the time of a call goes: Python, dispatcher, checks, results, plan, kernel; recording and backward.
 
-    case: the fields of `Case`, by name. Default: batch 32 (1 with "shd") and seqlen 1, a step of decoding.
-    rounds: as for `profile`.
+    Args:
+        rounds: as in `profile`. Default: 500.
+        **case: the fields of `Case`, by name. The default is one decoding step: batch 32 (1 with "shd") and seqlen 1.
 
-    Returns a `Breakdown`, whose parts are differences of minima and add up to the call. CUDA: time of the host alone.
-    Raises ArgumentError or ArgumentTypeError before the measurement.
+    Returns:
+        A `Breakdown`. Its parts are differences of minima, and add up to the call. CUDA: host time only.
 
-        print(rope_ext.profile.breakdown(batch=1, heads=(8, 2), head_dim=64, dtype=torch.float32))
+    Raises:
+        ArgumentError: a size or a value is wrong; raised before the measurement, like the other.
+        ArgumentTypeError: a type or a name is wrong.
     """
     check_names(case, "rounds")
     chosen = Case(**{"batch": 1 if case.get("layout") == "shd" else 32, "seqlen": 1, **case})
@@ -147,7 +178,7 @@ def _calls(case: Case) -> dict[str, tuple[int, Step]]:
 
 
 def _packed_calls(case: Case) -> dict[str, tuple[int, Step]]:
-    """The copy is one of qkv; the forward neither reads nor writes v."""
+    """The copy is a copy of qkv; the forward pass neither reads nor writes v."""
     inputs = PackedInputs(case)
     qkv, own, copied, options = inputs.qkv, inputs.own_qkv, inputs.copied, inputs.options
     once, rotated = 2 * qkv.nbytes, 2 * sum(t.nbytes for t in inputs.x)
@@ -172,45 +203,11 @@ def _machine(on_cpu: bool) -> str:
     return f"{versions}, {model}, instruction set {isa}, threads {torch.get_num_threads()}"
 
 
-def _trace(
-    calls: Mapping[str, tuple[int, Step]], on_cpu: bool, path: str | os.PathLike[str] | None
-) -> list[dict[str, Any]]:
-    """Events of three calls of each form, in Chrome's format; written to path too, unless that is None."""
-    # Not torch.profiler.profile, which adds nothing here but seconds of imports.
-    with torch.autograd.profiler.profile(use_device=None if on_cpu else "cuda", profile_memory=True) as profiler:
-        for name, (_, call) in calls.items():
-            with torch.profiler.record_function(name):
-                for _ in range(3):
-                    call()
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, "trace.json")
-        profiler.export_chrome_trace(str(file))  # raises nothing for a path that cannot be written
-        text = file.read_text()
-    if path is not None:
-        Path(path).write_text(text)
-    events: list[dict[str, Any]] = json.loads(text)["traceEvents"]
-    return events
-
-
-def _peak_on_cpu(events: Iterable[dict[str, Any]], name: str) -> int:
-    """Largest sum of allocations less frees in the part of the trace that has this name, in bytes."""
-    events = list(events)
-    (part,) = (event for event in events if event.get("cat") == "user_annotation" and event["name"] == name)
-    memory = [event for event in events if event["name"] == "[memory]" and event["args"]["Device Type"] == 0]
-    inside = [event for event in memory if part["ts"] <= event["ts"] <= part["ts"] + part["dur"]]
-    changes: list[int] = [event["args"]["Bytes"] for event in sorted(inside, key=lambda event: event["ts"])]
-    return max(itertools.accumulate(changes, initial=0))
-
-
-def _peak_on_cuda(call: Step) -> int:
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    call()
-    return torch.cuda.max_memory_allocated() - before
-
-
 def main() -> None:
-    """The command. Errors about arguments take one line on stderr; the exit status is 2, and 1 for a lack of memory."""
+    """Run the command.
+
+    Errors about arguments print one line to stderr. The exit status is 2, or 1 if memory ran out.
+    """
     # Read by torch's profiler when it is first used; nothing is logged above its highest level.
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     parser = parser_of_command()

@@ -48,8 +48,8 @@ def test_peak_is_not_a_sum():
         for size in (100, 300, 200):
             torch.empty(size, dtype=torch.uint8)
 
-    events = rope_ext.profile._trace({"sizes": (0, call)}, True, None)
-    assert rope_ext.profile._peak_on_cpu(events, "sizes") == 300
+    events = rope_ext._profile_memory.traced({"sizes": (0, call)}, True, None)
+    assert rope_ext._profile_memory.peak_on_cpu(events, "sizes") == 300
 
 
 def test_figures_agree(found):
@@ -123,7 +123,7 @@ def test_norm_and_packed(packed):
 
 def test_packed_needs_heads_of_q_and_k():
     for case, name in ({"heads": (3, 2)}, "heads"), ({"heads": (2,)}, "heads"), ({"layout": "bhsd"}, "layout"):
-        with pytest.raises(ValueError, match=f"rope_ext: {name} must .* where packed, got"):
+        with pytest.raises(ValueError, match=f"rope_ext: {name} must .* if packed, got"):
             profile(**{**TINY, **case, "packed": True})
     for name in ("norm", "packed"):
         with pytest.raises(ValueError, match=f"rope_ext: {name} must be False for a breakdown, got True"):
