@@ -1,15 +1,17 @@
-"""Rotary position embedding: every layout, pairing and dtype, with derivatives of every order.
+"""Rotary position embedding: every layout, pairing and dtype, with derivatives of every order::
 
     rope = rope_ext.RotaryEmbedding(head_dim=128, base=500_000.0)
     cos, sin = rope.tables(max_position=8192)
     q, k = rope_ext.apply((q, k), cos, sin)         # q, k: (batch, seqlen, heads, head_dim)
 
-`apply`, `apply_`: rope_ext.ops. `apply` in plain PyTorch: rope_ext.reference. Angles: rope_ext.RotaryEmbedding.
-`apply_qkv`, `apply_qkv_`, for packed projections: rope_ext.qkv.
-Signatures of other libraries: rope_ext.compat. Whole models: `patch`, `patched`, `unpatch` (rope_ext.integrations).
-Memory of large results: rope_ext.memory. Tokens of a rank of context parallelism: rope_ext.distributed.
-Programs that run without rope_ext: rope_ext.export, rope_ext.onnx.
-What a call costs: python -m rope_ext.profile.
+* `apply`, `apply_`: the rotation, also in place; in plain PyTorch: `rope_ext.reference`.
+* `RotaryEmbedding`, `rope_ext.frequencies`: tables and angles.
+* `apply_qkv`, `apply_qkv_`: packed projections.
+* `rope_ext.compat`: signatures of other libraries. `patch`, `patched`, `unpatch`: whole models.
+* `rope_ext.memory`: memory of large results, and of tables.
+* `rope_ext.distributed`: which tokens a rank of context parallelism holds.
+* `rope_ext.export`, `rope_ext.onnx`: programs that run without rope_ext.
+* `python -m rope_ext.profile`: what a call costs.
 """
 
 import importlib

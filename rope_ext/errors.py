@@ -1,4 +1,4 @@
-"""Errors about arguments: "rope_ext: <argument> must <rule>, got <got>", then ": <cure>" where one is known.
+"""Errors about arguments: "rope_ext: <argument> must <rule>, got <got>", then ": <cure>" if one is known::
 
     try:
         q = rope_ext.apply(q, cos, sin, layout="hbsd")
@@ -10,17 +10,16 @@ Sizes and values raise ArgumentError, a ValueError; types and dtypes raise Argum
 
 import re
 
+__all__ = ["ArgumentError", "ArgumentTypeError"]
+
 # Found in a message of csrc, in which no `got` holds ": ".
 _MESSAGE = re.compile(r"rope_ext: (.+?) must (.+?), got (.+?)(?:: (.+))?", re.DOTALL)
 
 
 class _AboutArgument(Exception):
-    """The part that both classes share; each also derives from a built-in exception.
+    """The common part of both classes; each also derives from a built-in exception.
 
-    argument: name of the argument that the user gave.
-    rule: what the argument must do or be, such as "be positive".
-    got: the value, as the message shows it.
-    cure: what to write instead, or "".
+    argument, rule, got, cure: as in `ArgumentError`.
     """
 
     argument: str
@@ -29,9 +28,9 @@ class _AboutArgument(Exception):
     cure: str
 
     def __init__(self, argument: str, rule: str | None = None, got: object = "", cure: str = "") -> None:
-        """From the parts, or from one text, as pickle, a DataLoader and type(error)(text) make an error again.
+        """Initialize from the parts, or from one text, as pickle, a DataLoader and type(error)(text) recreate an error.
 
-        A text of another form has no parts: each is "".
+        If the text has another form, each part is "".
         """
         if rule is None:
             found = _MESSAGE.fullmatch(str(argument))
@@ -43,13 +42,43 @@ class _AboutArgument(Exception):
 
 
 class ArgumentError(_AboutArgument, ValueError):
-    """An argument has a size or a value that the function does not take. Attributes: argument, rule, got, cure."""
+    """The size or the value of an argument is not accepted; a ValueError.
+
+    Args:
+        argument: name of the argument; or, without rule, the whole message.
+        rule: what the argument must do or be, such as "be positive".
+        got: the value, as the message shows it.
+        cure: what to write instead. Default: "".
+
+    Attributes:
+        argument: name of the argument that the user passed.
+        rule: what the argument must do or be, such as "be positive".
+        got: the value, as the message shows it.
+        cure: what to write instead, or "".
+    """
 
 
 class ArgumentTypeError(_AboutArgument, TypeError):
-    """An argument has a type or a dtype that the function does not take. Attributes: argument, rule, got, cure."""
+    """The type or the dtype of an argument is not accepted; a TypeError.
+
+    Args:
+        argument, rule, got, cure: as in `ArgumentError`.
+
+    Attributes:
+        argument: as in `ArgumentError`.
+        rule: as in `ArgumentError`.
+        got: as in `ArgumentError`.
+        cure: as in `ArgumentError`.
+    """
 
 
 def is_of_rope_ext(error: BaseException) -> bool:
-    """Whether this package has raised the error. Errors of csrc reach Python as a text with this prefix."""
+    """Return whether this package raised the error. Errors of csrc reach Python as a text with this prefix.
+
+    Args:
+        error: any exception.
+
+    Returns:
+        A bool.
+    """
     return isinstance(error, _AboutArgument) or str(error).startswith("rope_ext: ")

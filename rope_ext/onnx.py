@@ -1,4 +1,4 @@
-"""rope_ext in ONNX: the table that torch.onnx.export needs for models that call it.
+"""rope_ext in ONNX: the table that torch.onnx.export needs for models that call it::
 
     table = rope_ext.onnx.translation_table()
     torch.onnx.export(model, (x,), "model.onnx", dynamo=True, custom_translation_table=table, opset_version=23)
@@ -21,20 +21,26 @@ __all__ = ["translation_table"]
 
 
 def translation_table() -> ByOverload:
-    """The ops of rope_ext in ONNX's operators, for `torch.onnx.export(dynamo=True, custom_translation_table=...)`.
+    """Translate the ops of rope_ext to ONNX, for `torch.onnx.export(dynamo=True, custom_translation_table=...)`.
 
-    With opset_version=23 or later a rotation is ONNX's own RotaryEmbedding, which engines have kernels for: both
-    pairings, partial rotation, positions, offset, inverse, every layout, tables by row or per token, inv_freq; and a
-    norm in front of it RMSNormalization. What these cannot say, and all of it in earlier opsets (torch's default is
-    20), is products and sums: float64, tables with an entry per channel or with heads, rounding="eager". No operator of
-    another domain. Batch, seqlen and the rows of tables may be dynamic, head_dim and rotary_dim not.
+    With opset_version=23 or later a rotation becomes ONNX's own RotaryEmbedding, for which engines have kernels: both
+    pairings, partial rotation, positions, offset, inverse, every layout, tables by row or per token, inv_freq. A norm
+    before it becomes RMSNormalization. What these operators cannot express becomes products and sums: float64, tables
+    with an entry per channel or with heads, and rounding="eager"; in earlier opsets (PyTorch's default is 20)
+    everything does. No operator of another domain is used. Batch, seqlen and the rows of tables may be dynamic;
+    head_dim and rotary_dim must be fixed.
 
-    x of 16 bits is rotated in float32 and rounded once, as by `apply`. A position outside the table gives NaN in the
-    rotated channels of its token. docs/deploy.md has the differences from `apply` in ONNX Runtime.
+    16-bit x is rotated in float32 and rounded once, as by `apply`. A position outside the table yields NaN in the
+    rotated channels of its token. docs/deploy.md lists the differences from `apply` in ONNX Runtime.
+
     The ops of derivatives have no translation: the error names `export.decompositions`, after which a program needs no
     table.
 
-    Raises ImportError where onnx or onnxscript is missing.
+    Returns:
+        A dictionary from ops to functions.
+
+    Raises:
+        ImportError: onnx or onnxscript is not installed.
     """
     missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
     if missing:
@@ -46,7 +52,7 @@ def translation_table() -> ByOverload:
 
 
 def _cos_sin(x: Any, high: Any, low: Any, *rest: Any) -> tuple[Any, Any, Any]:
-    """The op as in _torch/decompositions.py."""
+    """The op, as in _torch/decompositions.py."""
     scalars, lookup = split(rest)
     return _onnx_tables.cos_sin(Graph(), x[0], high, low, scalars, lookup)
 
