@@ -1,13 +1,14 @@
 """The debug mode ROPE_EXT_CHECK_POSITIONS in torch's context_parallel: refuses calls that read rows of other tokens.
 
 Inside `torch.distributed.tensor.experimental.context_parallel`, the buffers hold the tokens of this rank: by default,
-two separate chunks. A call without positions takes them for tokens 0, 1, 2, ... A table of the whole sequence has those
+two separate chunks. A call without positions treats them as tokens 0, 1, 2, ... A table of the whole sequence has those
 rows, so there is no error and the result is wrong.
 
 Two kinds of correct calls are refused: calls on a tensor that is not a buffer (attention would treat it as a shard
 anyway), and calls with the right `offset` on the last rank, whose two chunks are adjacent (no `offset` is right on the
 other ranks). The mode does not detect mistakes in:
-* positions, and tables with a row per token made from them, as in `rope.apply` with precision "hf";
+
+* positions, and tables with a row per token computed from them, as in `rope.apply` with precision "hf";
 * packed sequences with cu_seqlens;
 * code that uses torch's _ContextParallel or _context_parallel_shard, which leave no state that shows they are active;
 * graphs of torch.compile, calls on subclasses of Tensor, and torch releases that keep this state elsewhere.
@@ -26,7 +27,7 @@ from .errors import ArgumentError
 
 
 def check(tensors: Sequence[Any], cos: Any, _sin: Any, *rest: Any) -> None:
-    """Raises if the arguments of an op do not say which tokens this rank holds."""
+    """Raise if the arguments of an op do not say which tokens this rank holds."""
     if is_compiling():
         return
     found = context_parallel_mesh()

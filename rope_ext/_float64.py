@@ -1,10 +1,10 @@
-"""Where float64 arithmetic is done: the CPU and CUDA have it, MPS has none, other devices are unknown."""
+"""Which devices support float64 arithmetic: CPU and CUDA do, MPS does not, others are unknown."""
 
 import torch
 
 
 def may_lack_float64(device: torch.device) -> bool:
-    """Whether float64 arithmetic for this device must run on the CPU, before the float32 result moves there."""
+    """Whether float64 arithmetic for this device must run on the CPU, and the float32 result be moved to the device."""
     return device.type not in ("cpu", "cuda", "meta")
 
 

@@ -1,4 +1,4 @@
-"""Keywords of `rope_ext.apply` that other functions take too, for type checkers. Defaults: the signature of `apply`."""
+"""Keywords of `rope_ext.apply` that other functions accept too, for type checkers. `apply` has the defaults."""
 
 from collections.abc import Sequence
 from typing import TypeAlias, TypedDict
@@ -36,13 +36,13 @@ class InPlaceOptions(Options, total=False):
 
 
 class PackedOptions(InPlaceOptions, total=False):
-    """Keywords of `rope_ext.apply_qkv` beside those in its signature."""
+    """Keywords of `rope_ext.apply_qkv` in addition to those in its signature."""
 
     out_interleaved: bool | None
 
 
 class RopeOptions(Options, total=False):
-    """Keywords of `RotaryEmbedding.apply` beside those in its signature."""
+    """Keywords of `RotaryEmbedding.apply` in addition to those in its signature."""
 
     out_interleaved: bool | None
     norm: Norm

@@ -1,4 +1,4 @@
-"""Tokens of packed sequences, and of sequences that are cut for context parallelism: which positions they have."""
+"""The positions of tokens in packed sequences, and in sequences that are divided for context parallelism."""
 
 from itertools import pairwise
 
@@ -10,7 +10,7 @@ from .errors import ArgumentError
 
 
 def sequence_of(index: Tensor, boundaries: Tensor) -> Tensor:
-    """The sequence that each packed token is in; the first or the last one for tokens outside all of them.
+    """The sequence of each packed token; the first or the last one for tokens outside all of them.
 
     index: (tokens,). boundaries: (nseq + 1,), ascending, nseq at least 1.
     """
@@ -18,22 +18,22 @@ def sequence_of(index: Tensor, boundaries: Tensor) -> Tensor:
 
 
 def in_parts(index: Tensor, length: Tensor | int, parts: int, part: Tensor | int) -> Tensor:
-    """The position in its sequence of token `index` of a part that has `length` tokens of it.
+    """The position within its sequence of token `index` of a part that has `length` tokens of the sequence.
 
-    The sequence was cut in 2 * parts equal pieces, of which the part holds piece `part`, then piece
-    2 * parts - 1 - part.
+    The sequence is divided into 2 * parts equal pieces, of which the part holds piece `part`, then piece 2 * parts - 1
+    - part.
     """
     if parts == 1:
         return index
     piece = length // 2
-    last = 2 * parts - 2 - part  # not 2 * parts - 1 - part: index has counted one piece already
+    last = 2 * parts - 2 - part  # not 2 * parts - 1 - part: index already includes one piece
     return index + torch.where(index < piece, part, last) * piece
 
 
 def check_boundaries(boundaries: list[int], multiple: int, of: str, cure: str = "") -> None:
-    """Refuses cu_seqlens that do not ascend from 0, or hold a length that is no multiple of `multiple`.
+    """Refuse cu_seqlens that do not ascend from 0, or whose lengths are not all multiples of `multiple`.
 
-    of: what `multiple` is, such as "2 * cp_size". cure: for a length that is none.
+    of: what `multiple` is, such as "2 * cp_size". cure: for a length that is not a multiple.
     """
     if boundaries[0] != 0:
         raise ArgumentError("cu_seqlens", "start at 0", shown(boundaries[0]))

@@ -1,4 +1,4 @@
-"""Functions with keyword arguments: their signature, and the error of a call with too many arguments by position."""
+"""Functions with keyword arguments: their signatures, and the error of a call with too many positional arguments."""
 
 import inspect
 from collections.abc import Callable, Collection, Sequence
@@ -7,11 +7,11 @@ from typing import Any, TypeVar
 from .errors import ArgumentTypeError
 
 _F = TypeVar("_F", bound=Callable[..., Any])
-REQUIRED: Any = object()  # default of an argument that must be given, perhaps by another name
+REQUIRED: Any = object()  # default of a required argument, whose error may recognize another name
 
 
 def by_name(function: _F) -> _F:
-    """Decorates a function that takes `*too_many` only to refuse it: leaves this parameter out of its signature."""
+    """Decorate a function that collects `*too_many` only to refuse them: omit that parameter from its signature."""
     signature = inspect.signature(function)
     shown = [
         parameter.replace(default=parameter.empty) if parameter.default is REQUIRED else parameter
@@ -23,7 +23,7 @@ def by_name(function: _F) -> _F:
 
 
 def takes_keywords_of(other: Callable[..., Any], names: Collection[str]) -> Callable[[_F], _F]:
-    """Decorates a function that takes `**options`: its signature shows the keywords of `other` with these names."""
+    """Decorate a function that accepts `**options`: its signature shows the keywords of `other` with these names."""
 
     def decorate(function: _F) -> _F:
         own = inspect.signature(by_name(function))
@@ -36,14 +36,14 @@ def takes_keywords_of(other: Callable[..., Any], names: Collection[str]) -> Call
 
 
 def check_names(function: str, options: Collection[str], names: Collection[str]) -> None:
-    """Raises Python's own TypeError for a keyword in a call of function, one of options, that is not in names."""
+    """Raise Python's own TypeError for a keyword in a call of function, one of options, that is not in names."""
     for name in options:
         if name not in names:
             raise TypeError(f"{function}() got an unexpected keyword argument {name!r}")
 
 
 def given_by_position(function: str, names: Sequence[str], too_many: Sequence[object], cure: str) -> ArgumentTypeError:
-    """The TypeError of a call with more arguments by position than there are names."""
+    """The TypeError of a call with more positional arguments than names."""
     *others, last = names
     rule = f"one argument by position, {last}"
     if others:
