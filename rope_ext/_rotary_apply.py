@@ -1,6 +1,4 @@
-"""`rope.apply`: at precision "exact" with frequencies in revolutions per position, made once and kept; at "hf" with
-tables of the positions of the call.
-"""
+"""`rope.apply`: precision "exact" uses cached frequencies in revolutions per position, "hf" tables for each call."""
 
 from typing import Any, TypeAlias
 
@@ -29,7 +27,7 @@ _ZERO = 0  # the default of rotary_offset, compared by identity, which is fastes
 
 
 def rotate_exactly(rope: Rope, x: Any, positions: Any, offset: Any, rotary_offset: Any, options: RopeOptions) -> Any:
-    """`rope.apply` at precision "exact": past `rope_ext.apply`, whose keywords would take a sixth of the time."""
+    """`rope.apply` with precision "exact"; bypasses `rope_ext.apply`, whose keywords would take a sixth of the time."""
     recipe, seqlen, head_dim, rotary_dim = rope
     tensors = x if type(x) is tuple or isinstance(x, (tuple, list)) else [x]
     first = tensors[0] if tensors else None
@@ -39,14 +37,14 @@ def rotate_exactly(rope: Rope, x: Any, positions: Any, offset: Any, rotary_offse
     in_graph = is_compiling()
     if in_graph:
         made = revolutions_in_graph(recipe, seqlen, dtype, first.device)
-    elif first.is_cpu and not dispatch_modes():  # what `kept_revolutions` would return, without its questions
+    elif first.is_cpu and not dispatch_modes():  # equals `kept_revolutions`, without its checks
         made = _made(recipe, seqlen, dtype, _kept.CPU)
     else:
         made = kept_revolutions(recipe, seqlen, dtype, first.device)
     (high, low, _per_axis), scaling = made
     flags = FREQUENCIES
     cu_seqlens = out = norm = eps = None
-    is_part = rotary_offset is not _ZERO and rotary_offset != 0  # of a head of any size
+    is_part = rotary_offset is not _ZERO and rotary_offset != 0  # then heads of any size are accepted
     if options:
         given: dict[str, Any] = {**options}
         cu_seqlens, out = given.pop("cu_seqlens", None), given.pop("out", None)
@@ -64,13 +62,13 @@ def rotate_exactly(rope: Rope, x: Any, positions: Any, offset: Any, rotary_offse
             return call_op(with_norm(arguments, norm, eps), x, out, dispatch_norm)
         return call_op(arguments, x, out)
     except Exception:
-        if is_whole:  # the op refuses any other head_dim, in words about its own arguments
+        if is_whole:  # the op's error would be about its own arguments
             check_heads(tensors, head_dim, rotary_dim)
         raise
 
 
 def kept_revolutions(recipe: Recipe, seqlen: Seqlen, dtype: torch.dtype, device: torch.device) -> Scaled:
-    """(revolutions per position on device, attention_scaling): kept, if the caller can use ordinary tensors."""
+    """(revolutions per position on device, attention_scaling), cached if the caller can use ordinary tensors."""
     if not _kept.takes_ordinary(device):
         return _make(recipe, seqlen, dtype, device)
     made = _made(recipe, seqlen, dtype, device)
@@ -80,7 +78,7 @@ def kept_revolutions(recipe: Recipe, seqlen: Seqlen, dtype: torch.dtype, device:
 
 
 def revolutions_in_graph(recipe: Recipe, seqlen: Seqlen, dtype: torch.dtype, device: torch.device) -> Scaled:
-    """`kept_revolutions` in torch.compile and torch.export."""
+    """`kept_revolutions`, in torch.compile and torch.export."""
     if not has_static_value(seqlen):
         return _make(recipe, seqlen, dtype, device)
     name = _revolutions_of_graphs(recipe, seqlen, dtype, device)
@@ -91,14 +89,14 @@ def revolutions_in_graph(recipe: Recipe, seqlen: Seqlen, dtype: torch.dtype, dev
 def _make(recipe: Recipe, seqlen: Seqlen, dtype: torch.dtype, device: torch.device) -> Scaled:
     inv_freq, attention_scaling = frequencies_of_recipe(recipe, seqlen)
     high, low, per_axis = revolutions(inv_freq, dtype)
-    scaling = 1 if attention_scaling == 1 else attention_scaling  # 1: the default of `apply`, which costs nothing
+    scaling = 1 if attention_scaling == 1 else attention_scaling  # the int 1, the default of `apply`, costs nothing
     return Revolutions(high.to(device), low.to(device), per_axis), scaling
 
 
 @_kept.kept
 def _made(recipe: Recipe, seqlen: Seqlen, dtype: torch.dtype, device: torch.device) -> Scaled:
     made = _make(recipe, seqlen, dtype, device)
-    if device.type == "cuda":  # another stream may read it next
+    if device.type == "cuda":  # another stream may be the next to read it
         torch.cuda.current_stream(device).synchronize()
     return made
 
@@ -112,7 +110,7 @@ def _revolutions_of_graphs(
 
 
 def rotate_as_hf(rope: Rope, x: Any, positions: Any, offset: Any, rotary_offset: Any, options: RopeOptions) -> Any:
-    """`rope.apply` at precision "hf": with a row per token, cos and sin (batch or 1, seqlen, rotary_dim / 2)."""
+    """`rope.apply` with precision "hf": cos and sin have a row per token, (batch or 1, seqlen, rotary_dim / 2)."""
     recipe, seqlen, head_dim, rotary_dim = rope
     tensors = x if isinstance(x, (tuple, list)) else [x]
     if rotary_offset == 0 and options.get("rotary_dim") is None:

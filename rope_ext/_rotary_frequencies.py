@@ -1,7 +1,7 @@
-"""What decides the frequencies of a RotaryEmbedding: its schedule, its precision, and numbers, also written as text.
+"""What determines the frequencies of a RotaryEmbedding: schedule, precision, and numbers, also as text.
 
-Graphs of torch.compile need the text: numbers become inputs of a graph as soon as two rotations differ in them, while
-text is a constant that is guarded by value.
+Graphs of torch.compile need the text: numbers become graph inputs as soon as two rotations differ in them, while text
+is a constant that is guarded by value.
 """
 
 import numbers
@@ -15,14 +15,15 @@ from . import frequencies
 from .frequencies import Frequencies, Schedule
 
 Precision: TypeAlias = Literal["exact", "hf"]
-Seqlen: TypeAlias = int | torch.SymInt | None  # None: within the length of the training
+Seqlen: TypeAlias = int | torch.SymInt | None  # None: up to the training length
 DTYPES: dict[str, torch.dtype] = {"exact": torch.float64, "hf": torch.float32}
-# Schedules that depend on the length of the sequence, and their keyword for the length of the training.
+# Schedules that depend on the sequence length, and their keyword for the training length.
 BY_LENGTH = {"dynamic_ntk": "max_position", "longrope": "original_max_position"}
 
 
-# All that decides the frequencies, hashable: (schedule, precision, (name, repr of the value) of each keyword of
-# `frequencies_of`). Equal recipes give equal bits. A plain tuple, since torch.compile guards a NamedTuple by identity.
+# Everything that determines the frequencies, hashable: (schedule, precision, (name, repr of the value) of each keyword
+# of `frequencies_of`). Equal recipes yield bit-identical frequencies. A plain tuple, since torch.compile guards a
+# NamedTuple by identity.
 Recipe: TypeAlias = tuple[Schedule, Precision, tuple[tuple[str, str], ...]]
 
 
@@ -40,13 +41,13 @@ def frequencies_of(
 
 
 def frequencies_of_recipe(recipe: Recipe, seqlen: Seqlen) -> Frequencies:
-    """`frequencies_of`, with the keywords read from their text."""
+    """`frequencies_of`, with the keywords parsed from their text."""
     schedule, precision, texts = recipe
     return frequencies_of(schedule, precision, {name: read(text) for name, text in texts}, seqlen)
 
 
 def frozen(value: Any) -> Any:
-    """value with Python's own numbers, in tuples, so that its repr can be read back."""
+    """value with Python's own numbers, in tuples, so that its repr can be parsed."""
     if hasattr(value, "tolist"):  # a tensor or an array
         value = value.tolist()
     if isinstance(value, (list, tuple)):
