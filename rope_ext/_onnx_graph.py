@@ -1,7 +1,7 @@
-"""Nodes of the graph that torch.onnx.export is building, and what is known of its values: sizes and dtypes.
+"""Nodes of the graph that torch.onnx.export is building, and what is known about its values: sizes and dtypes.
 
-A value is an ir.Value of onnx_ir. Its shape and dtype are known where PyTorch made it, not behind ONNX's operators; so
-functions that need them take them as arguments. Sizes are ints, or values where they are open.
+A value is an ir.Value of onnx_ir. Its shape and dtype are known if PyTorch created it, but not after ONNX operators;
+functions that need them therefore accept them as arguments. Sizes are ints, or values if they are dynamic.
 """
 
 import importlib
@@ -19,7 +19,7 @@ _END = sys.maxsize  # the end of a Slice
 
 
 class Graph:
-    """op: ONNX's operators at the opset of the export."""
+    """The graph under construction. op: the ONNX operators at the opset of the export."""
 
     def __init__(self) -> None:
         self.types: Any = importlib.import_module("onnx").TensorProto
@@ -31,7 +31,7 @@ class Graph:
 
     @property
     def has_opset_23(self) -> bool:
-        """Whether the export may use RotaryEmbedding and RMSNormalization, which this opset brought."""
+        """Whether the export may use RotaryEmbedding and RMSNormalization, which opset 23 introduced."""
         return bool(self.op.version >= 23)
 
     # ---- constants ----
@@ -44,17 +44,17 @@ class Graph:
         return self.op.Constant(value=tensor)
 
     def double(self, value: float) -> Value:
-        """A number as an operand of float64 values: a Python number beside one would be float32."""
+        """A number as an operand of float64 values, next to which a Python number would be float32."""
         return self.number(value, self.types.DOUBLE)
 
     # ---- dtypes ----
 
     def arithmetic(self, dtype: Any) -> int:
-        """The type of arithmetic on x of this dtype."""
+        """The dtype of the arithmetic on x of this dtype."""
         return int(self.types.DOUBLE if int(dtype) == self.types.DOUBLE else self.types.FLOAT)
 
     def cast(self, value: Value, dtype: Any, source: Any = None) -> Value:
-        """value as dtype. source: its dtype, where the value does not know it."""
+        """value as dtype. source: its current dtype, if the value does not know it."""
         known = value.dtype if source is None else source
         return value if known is not None and int(known) == int(dtype) else self.op.Cast(value, to=int(dtype))
 
@@ -86,7 +86,7 @@ class Graph:
         return self.channels(value, 0, width // 2), self.channels(value, width // 2, width)
 
     def join(self, first: Value, second: Value, width: int, interleaved: bool) -> Value:
-        """Heads of this width, with four axes, that have first and second as pairs."""
+        """Heads of this width, with four axes, whose pairs are first and second."""
         if not interleaved:
             return self.op.Concat(first, second, axis=-1)
         pairs = self.op.Concat(*(self.op.Unsqueeze(t, self.ints(-1)) for t in (first, second)), axis=-1)
@@ -94,8 +94,8 @@ class Graph:
 
 
 def known_size(value: object, name: str) -> int:
-    """value, which must not be open in the program."""
+    """value, which must not be dynamic in the program."""
     if isinstance(value, int):
         return value
     cure = "leave the axis out of dynamic_shapes"
-    raise ArgumentError(name, "have a fixed size in ONNX", "an open one", cure)
+    raise ArgumentError(name, "have a fixed size in ONNX", "a dynamic one", cure)

@@ -1,4 +1,4 @@
-"""The op rotate in ONNX: its RotaryEmbedding where that can say the call, else products and sums."""
+"""The op rotate in ONNX: the operator RotaryEmbedding if it can express the call, else products and sums."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -11,7 +11,7 @@ from .reference import Layout, rotated_pairs
 
 
 class _Call(NamedTuple):
-    """What all tensors of a call share. rounded: the 16-bit dtype that each product is rounded to, or None."""
+    """What all tensors of a call share. rounded: the 16-bit dtype to which each product is rounded, or None."""
 
     g: Graph
     scalars: Scalars
@@ -89,7 +89,10 @@ def _rounded(g: Graph, value: Value, to: Any, dtype: int) -> Value:
 
 
 def _operator_can_say(call: _Call, t: Value) -> bool:
-    """Not float64, a table with an entry per channel or with heads, products rounded to 16 bits, an older opset."""
+    """Whether RotaryEmbedding can express the rotation of t.
+
+    It cannot for float64, tables with an entry per channel or with heads, products rounded to 16 bits and older opsets.
+    """
     g, tables = call.g, call.tables
     has_heads = call.layout == "bhsd" or isinstance(t.shape[call.layout.index("h")], int)
     is_float = g.arithmetic(call.dtype) == g.types.FLOAT
@@ -98,7 +101,7 @@ def _operator_can_say(call: _Call, t: Value) -> bool:
 
 
 def _by_operator(call: _Call, x: Value, t: Value) -> Value:
-    """x: the value of t in the order `axes_of(layout)`."""
+    """x: the value of t, with the axes of `axes_of(layout)`."""
     g, head_dim, rotary_dim = call.g, t.shape[-1], call.rotary_dim
     if call.has(OTHER_PAIRING) or call.rotary_offset:
         begin, end = call.rotary_offset, call.rotary_offset + rotary_dim
@@ -132,7 +135,7 @@ def _tables_of_operator(call: _Call, t: Value) -> tuple[Value, Value, Value | No
     is_whole = isinstance(batch, int) and batch == tables.batch
     if tables.rows is not None:
         return cos, sin, tables.rows if is_whole else g.expand(tables.rows, batch, 1)
-    if not is_whole:  # the operator refuses another seqlen than that of x
+    if not is_whole:  # the batch only: the operator refuses a seqlen other than that of x
         cos, sin = (g.expand(table, batch, 1, 1) for table in (cos, sin))
     return cos, sin, None
 
@@ -141,7 +144,7 @@ def _tables_of_operator(call: _Call, t: Value) -> tuple[Value, Value, Value | No
 
 
 def _composed(call: _Call, x: Value, t: Value) -> Value:
-    """x: the value of t in the order `axes_of(layout)`."""
+    """x: the value of t, with the axes of `axes_of(layout)`."""
     g, tables, rotary_dim = call.g, call.tables, call.rotary_dim
     head_dim = known_size(t.shape[-1], "head_dim")
     dtype = g.arithmetic(call.dtype)
@@ -164,7 +167,7 @@ def _composed(call: _Call, x: Value, t: Value) -> Value:
 
 
 def _beside_heads(call: _Call, table: Value) -> Value:
-    """The rows that tokens read, in the order `axes_of(layout)`."""
+    """The table rows of all tokens, with the axes of `axes_of(layout)`."""
     g, tables = call.g, call.tables
     if tables.rows is not None:
         table = g.op.Gather(table, tables.rows)
@@ -174,7 +177,7 @@ def _beside_heads(call: _Call, table: Value) -> Value:
 
 
 def _with_others(call: _Call, x: Value, rotated: Value, head_dim: int) -> Value:
-    """The rotated channels between those that are copied."""
+    """The rotated channels, between the channels that are copied."""
     g, begin, end = call.g, call.rotary_offset, call.rotary_offset + call.rotary_dim
     parts = [g.channels(x, 0, begin)] if begin else []
     parts.append(rotated)

@@ -1,4 +1,4 @@
-"""The cos and sin that tokens read, in ONNX: rows of tables, tables with a row per token, and those of inv_freq."""
+"""The cos and sin of each token, in ONNX: from table rows, from tables with a row per token, and from inv_freq."""
 
 from typing import Any, NamedTuple
 
@@ -9,16 +9,16 @@ from ._torch.flags import FREQUENCIES, INTERLEAVED, OTHER_PAIRING, TRANSPOSED
 from .reference import ONE_REVOLUTION_PER_RADIAN, Layout
 
 _NAN = float("nan")
-_BY_ELEMENT = frozenset(("Cos", "Sin", "Cast", "Identity", "Mul"))  # with numbers beside one tensor
+_BY_ELEMENT = frozenset(("Cos", "Sin", "Cast", "Identity", "Mul"))  # operators on one tensor and constants
 
 
 class Tables(NamedTuple):
-    """cos and sin in the type of arithmetic, of width `width`.
+    """cos and sin in the dtype of the arithmetic, of width `width`.
 
-    rows: (batch or 1, seqlen) int64; cos and sin are (rows, width). A row outside the table is its last, which is NaN.
-        None: cos and sin have one row per token, (batch or 1, seqlen, width).
-    per_head: whether they have an axis of heads, in the order of `axes_of(layout)`; then rows is None.
-    batch: the size of the first axis of rows, or of cos and sin without them.
+    * rows: (batch or 1, seqlen) int64; cos and sin are then (rows, width). A row outside the table is its last, which
+      is NaN. None: cos and sin have one row per token, (batch or 1, seqlen, width).
+    * per_head: whether they have an axis of heads, in the order of `axes_of(layout)`; rows is then None.
+    * batch: the size of the first axis of rows, or of cos and sin if rows is None.
     """
 
     cos: Value
@@ -67,13 +67,13 @@ def tables_of(g: Graph, x: Value, cos: Value, sin: Value, scalars: Scalars, look
 
 
 def in_pairs(flags: int) -> bool:
-    """Whether a table with an entry per channel holds those of a pair side by side, not in its two halves."""
+    """Whether a table with an entry per channel has the entries of a pair side by side, not in its two halves."""
     moved = bool(flags & INTERLEAVED) is not bool(flags & OTHER_PAIRING)
     return bool(flags & INTERLEAVED) if flags & TRANSPOSED else moved
 
 
 def _repeats(table: Value) -> bool:
-    """Whether the graph shows that both halves of a table are equal, as transformers makes it: cat((t, t), dim=-1)."""
+    """Whether the graph shows that the two halves of a table are equal, as from transformers' cat((t, t), dim=-1)."""
     node = table.producer()
     while node is not None and node.op_type in _BY_ELEMENT:
         whole = [value for value in node.inputs if value is not None and not _is_number(value)]
@@ -107,7 +107,7 @@ def _with_nan(g: Graph, table: Value, width: int, dtype: int) -> Value:
 
 
 def _rows(g: Graph, x: Value, cos: Value, scalars: Scalars, lookup: Lookup) -> tuple[Value, bool]:
-    """(batch or 1, seqlen): the row of each token, outside the table that after its last; whether it may be outside."""
+    """(rows, whether a row may be outside the table). rows: (batch or 1, seqlen), the row after the last if outside."""
     rows, count, seqlen = positions_of(g, x, scalars, lookup), g.size(cos, 0), _seqlen(g, x, scalars)
     sizes = seqlen, count, scalars.offset
     if lookup == Lookup() and all(isinstance(size, int) for size in sizes) and 0 <= sizes[2] <= count - seqlen:
@@ -152,7 +152,7 @@ def _tokens(g: Graph, x: Value, scalars: Scalars) -> Value:
 
 
 def _starts(g: Graph, tokens: Value, cu_seqlens: Value) -> Value:
-    """(1, tokens): the boundary at or before each token. ONNX has no searchsorted: the boundaries are counted."""
+    """(1, tokens): the boundary at or before each token, by counting, since ONNX has no searchsorted."""
     boundaries = g.cast(cu_seqlens, g.types.INT64)
     before = g.op.LessOrEqual(g.op.Unsqueeze(boundaries, g.ints(-1)), tokens)
     count = g.op.ReduceSum(g.cast(before, g.types.INT64), g.ints(0), keepdims=1)
@@ -169,7 +169,7 @@ def in_sequences(g: Graph, x: Value, scalars: Scalars, cu_seqlens: Value) -> Val
 
 
 def cos_sin(g: Graph, x: Value, high: Value, low: Value, scalars: Scalars, lookup: Lookup) -> tuple[Any, Any, Any]:
-    """The op cos_sin as in _torch/decompositions.py, in float64 and rounded once."""
+    """The op cos_sin, as in _torch/decompositions.py, in float64 and rounded once."""
     double, dtype, op = g.types.DOUBLE, high.dtype, g.op
     at = positions_of(g, x, scalars, lookup)
     if lookup.positions is None or len(lookup.positions.shape) < 3:
