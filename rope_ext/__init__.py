@@ -18,7 +18,7 @@ import importlib
 import warnings
 
 with warnings.catch_warnings():
-    # torch warns at import if numpy is missing. Neither torch nor rope_ext requires numpy.
+    # torch warns on import if numpy is missing, which neither torch nor rope_ext requires.
     warnings.filterwarnings("ignore", "Failed to initialize NumPy: No module named 'numpy'", UserWarning)
     importlib.import_module("torch")
 

@@ -34,7 +34,7 @@ class Case:
         layout: as in `rope_ext.apply`.
         interleaved: as in `rope_ext.apply`.
         norm: RMSNorm of the heads before the rotation, with derivatives of its weights.
-        packed: `apply_qkv`, with q, k and v in one tensor (..., (heads of q + 2 * heads of k) * head_dim).
+        packed: `rope_ext.apply_qkv`, with q, k and v in one tensor (..., (heads of q + 2 * heads of k) * head_dim).
 
     Raises:
         ArgumentError: a size or a value is wrong; a ValueError.
@@ -121,7 +121,7 @@ class Inputs:
 
 
 class PackedInputs(Inputs):
-    """The tensors of a case of `apply_qkv`, and the other arguments of its calls."""
+    """The tensors of a case of `rope_ext.apply_qkv`, and the other arguments of its calls."""
 
     def __init__(self, case: Case) -> None:
         super().__init__(case)

@@ -19,13 +19,13 @@ def decompositions() -> ByOverload:
     All sizes of the program may be dynamic. Results have the same strides as those of the ops.
 
     Accuracy, in an engine that rounds each operation as PyTorch does: the rotation by tables, norm and
-    `angles.revolutions` are bit-identical to the ops. cos and sin of inv_freq are computed in float64 and rounded once,
-    to within 3e-8 + angle * 2^-48 of exact (for float64 x 4e-15, up to position 2^53). The error of the ops is stated
-    in `cos_sin`; the two differ by at most the sum of their errors. attention_scaling scales both results, with one
-    more rounding of each. Gradients of tables and of norm are summed in the order of the engine.
+    `rope_ext.angles.revolutions` are bit-identical to the ops. cos and sin of inv_freq are computed in float64 and
+    rounded once, to within 3e-8 + angle * 2^-48 of exact (for float64 x 4e-15, up to position 2^53). The error of the
+    ops is stated in `rope_ext.cos_sin`; the two differ by at most the sum of their errors. attention_scaling scales
+    both results, with one more rounding of each. Gradients of tables and of norm are summed in the order of the engine.
 
-    A position outside the table, which `apply` refuses on a CPU, yields NaN in the rotated channels of its token.
-    Shapes and dtypes that `apply` refuses are refused with its errors, for the sizes of the example.
+    A position outside the table, which `rope_ext.apply` refuses on a CPU, yields NaN in the rotated channels of its
+    token. Shapes and dtypes that `rope_ext.apply` refuses are refused with its errors, for the sizes of the example.
 
     Returns:
         A dictionary from ops to functions, which belongs to the caller: nothing is registered globally, and programs

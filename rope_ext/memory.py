@@ -1,8 +1,8 @@
 """What the process keeps: memory for large results, and tables of cos and sin.
 
 On a CPU, allocating new memory for a large result takes longer than the rotation: each 4 KiB page costs a page fault.
-`apply` with out=... and `apply_` need neither `set_output_pool` nor `tune_malloc`, since they write to given memory.
-docs/memory.md says what each costs, and why the pool is off by default.
+`rope_ext.apply` with out=... and `rope_ext.apply_` need neither `set_output_pool` nor `tune_malloc`, since they write
+to given memory. docs/memory.md says what each costs, and why the pool is off by default.
 """
 
 import ctypes
@@ -16,7 +16,7 @@ __all__ = ["clear_tables", "set_output_pool", "set_table_limit", "tune_malloc"]
 
 
 def set_output_pool(max_bytes: int) -> None:
-    """Keep the memory of freed results for later results: `apply` then writes to pages that are already mapped.
+    """Keep the memory of freed results for later ones: `rope_ext.apply` then writes to pages that are already mapped.
 
     The pool serves results on the CPU of at least 1 MiB each, for all threads of the process. The memory of a result
     returns to the pool when the last tensor that shares it is freed. Results from the pool cannot be enlarged by

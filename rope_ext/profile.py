@@ -91,7 +91,7 @@ class Profile:
 @torch.inference_mode(False)
 @torch.enable_grad()
 def profile(*, rounds: int = 50, trace: str | os.PathLike[str] | None = None, **case: Any) -> Profile:
-    """Measure `rope_ext.apply`, with out=, in place, and forward + backward; or `apply_qkv`, if the case is packed.
+    """Measure `rope_ext.apply`, with out=, in place, and forward + backward; or `rope_ext.apply_qkv`, if packed.
 
     On a CPU, torch.get_num_threads() threads work. torch's profiler logs to stderr, unless KINETO_LOG_LEVEL=99 is in
     the environment before its first use.
