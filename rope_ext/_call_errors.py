@@ -1,9 +1,9 @@
-"""The error that the caller of `apply` should see, worked out only after a call has failed: other calls pay nothing.
+"""The error that the caller of `apply` should see, determined only after a call has failed: other calls pay nothing.
 
-Errors of csrc/bindings have their sentence already. Refusals of torch on the way there (types that no schema takes,
-ints beyond 64 bits, tensors without a kernel) are reworded about the arguments of `apply`, but only where an argument
-and the text of the error agree: modes, hooks and subclasses of the user raise errors too, and memory runs out. An error
-that is not understood stays as it is.
+Errors of csrc/bindings already have their sentence. Errors that torch raises before the kernel (types that no schema
+accepts, ints beyond 64 bits, tensors without a kernel) are reworded in terms of the arguments of `apply`, but only if
+an argument and the text of the error agree: modes, hooks and subclasses of the user raise errors too, and memory runs
+out. An error that is not understood is left unchanged.
 """
 
 import functools
@@ -26,7 +26,7 @@ from .reference import DTYPE_NAMES
 
 _INT = (int, torch.SymInt)
 _OPTIONAL_TENSOR = (Tensor, type(None))
-# Name, types and rule of the arguments after x, in the order of csrc/bindings/schema.cpp.
+# (name, types, what it must be) of the arguments after x, in the order of csrc/bindings/schema.cpp.
 _EXPECTED: list[tuple[str, type | tuple[type, ...], str]] = [
     ("cos", Tensor, "a Tensor"),
     ("sin", Tensor, "a Tensor"),
@@ -44,12 +44,12 @@ _EXPECTED: list[tuple[str, type | tuple[type, ...], str]] = [
 
 
 def explained(error: Exception, op: Op, arguments: Sequence[Any], x: object, out: object) -> Exception:
-    """The error to raise for the caller. op, arguments: the call that failed; x, out: as the user gave them."""
+    """The error to raise for the caller. op, arguments: the call that failed. x, out: as the user passed them."""
     if is_of_rope_ext(error):
         return typed(error, functools.partial(allocators[op.name], *arguments))
     try:
         return _about_arguments(error, op, arguments, x, out) or _about_torch(error) or error
-    except Exception:  # attributes of a Tensor subclass may run code of the user
+    except Exception:  # attributes of a Tensor subclass may run user code
         return error
 
 
@@ -63,7 +63,7 @@ def _about_arguments(error: Exception, op: Op, arguments: Sequence[Any], x: obje
         if not isinstance(value, types):
             cure = _cure(name, value, cos=given[0][1])
             return ArgumentTypeError(name, f"be {wanted}", shown(value), cure)
-        if isinstance(value, int) and (error_of_int := beyond_int64(name, value)):  # no int to the dispatcher
+        if isinstance(value, int) and (error_of_int := beyond_int64(name, value)):  # not an int to the dispatcher
             return error_of_int
     outs = [("out", t) for t in arguments[0]] if op.at_x else []
     words = str(error)
@@ -90,19 +90,19 @@ def _about_dtensor(name: str, t: Tensor, words: str) -> Exception | None:
 def _about_uninitialized(name: str, t: Tensor, words: str) -> Exception | None:
     if not isinstance(t, UNINITIALIZED):
         return None
-    return _not_taken(name, "be an ordinary tensor", f"one that is {type(t).__name__}", words)
+    return _not_taken(name, "be an ordinary tensor", f"an {type(t).__name__}", words)
 
 
 def _about_kind(name: str, t: Tensor, words: str) -> Exception | None:
     rule = "be an ordinary tensor"
     if t.is_nested:
-        packed = 'values() makes one, for x with layout="thd" and cu_seqlens=x.offsets().int()'
-        cure = "unbind() makes several" if t.layout == torch.strided else packed
-        return _not_taken(name, rule, f"one that is nested; {cure}", words)
+        packed = 'use values() as x, with layout="thd" and cu_seqlens=x.offsets().int()'
+        cure = "use unbind()" if t.layout == torch.strided else packed
+        return _not_taken(name, rule, f"a nested tensor; {cure}", words)
     if t.is_quantized:
-        return _not_taken(name, rule, "one that is quantized; dequantize() makes one", words)
+        return _not_taken(name, rule, "a quantized tensor; use dequantize()", words)
     if t.layout != torch.strided:
-        return _not_taken(name, "be a strided tensor", f"{t.layout}; to_dense() makes one", words)
+        return _not_taken(name, "be a strided tensor", f"{t.layout}; use to_dense()", words)
     if t.device.type not in DEVICES:
         devices = "cpu, cuda" if "cuda" in DEVICES else f"cpu; for CUDA rebuild where nvcc is: {REBUILD}"
         return _not_taken(name, f"be on a device of this build ({devices})", t.device, words)
@@ -110,7 +110,7 @@ def _about_kind(name: str, t: Tensor, words: str) -> Exception | None:
 
 
 def _not_taken(name: str, rule: str, got: object, words: str) -> NotImplementedError:
-    """The error quotes torch, whose first sentence about a missing kernel says everything."""
+    """The error quotes only torch's first sentence about a missing kernel, which is sufficient."""
     first = words.split(". This could be because")[0]
     return NotImplementedError(f"rope_ext: {name} must {rule}, got {got} (torch: {first})")
 
@@ -118,31 +118,31 @@ def _not_taken(name: str, rule: str, got: object, words: str) -> NotImplementedE
 def _about_inference(name: str, t: Tensor, _words: str) -> Exception | None:
     if not t.is_inference() or is_inference_mode_enabled():
         return None
-    got = f"one of shape {tuple(t.shape)}; clone() makes an ordinary copy"
+    got = f"one of shape {tuple(t.shape)}; use clone()"
     return ArgumentError(name, "not be an inference tensor while a derivative is recorded", got)
 
 
 def _about_lazy(name: str, t: Tensor, _words: str) -> Exception | None:
-    """A lazy tensor cannot be written: PyTorch hands the op a resolved copy, so the result would be lost."""
+    """A lazy tensor cannot be written: PyTorch passes a resolved copy to the op, so the result would be lost."""
     if name not in ("x", "out"):
         return None
     if t.is_complex():
         got = name_of(t.dtype)
         return ArgumentTypeError(name, f"be {DTYPE_NAMES}", got)
     if t.is_neg():
-        got = f"a lazy negation of shape {tuple(t.shape)}; resolve_neg() makes an ordinary copy"
+        got = f"a lazy negation of shape {tuple(t.shape)}; use resolve_neg()"
         return ArgumentError(name, "not be a lazy negation when it is written", got)
     return None
 
 
-# How torch refuses a tensor: type and words of its error, and a function that makes ours if this tensor is the cause.
+# (type and words of torch's error about a tensor, the function that returns ours if this tensor is the cause).
 _REFUSALS: list[tuple[type[Exception], str, Callable[[str, Tensor, str], Exception | None]]] = [
     (RuntimeError, "mixed torch.Tensor and DTensor", _about_dtensor),
     (NotImplementedError, "sharding strategy", _about_dtensor),
     (ValueError, "uninitialized parameter", _about_uninitialized),
     (RuntimeError, "uninitialized parameter", _about_uninitialized),
-    (NotImplementedError, NAMESPACE, _about_kind),  # torch has no kernel of an op of this name
-    (RuntimeError, "API call failed", _about_kind),  # the dispatcher does not look at norm
+    (NotImplementedError, NAMESPACE, _about_kind),  # torch has no kernel for an op of this namespace
+    (RuntimeError, "API call failed", _about_kind),  # the dispatcher does not inspect norm
     (RuntimeError, "saved for", _about_inference),
     (RuntimeError, "mutable TensorList", _about_lazy),
 ]
@@ -158,21 +158,21 @@ def _about_torch(error: Exception) -> RuntimeError | None:
 
 
 def _cure(name: str, value: object, cos: object) -> str:
-    """What to write instead of a value of a wrong type; "" where nothing can be suggested."""
+    """What to write instead of a value of the wrong type; "" if there is no suggestion."""
     if name == "sin" and value is None and isinstance(cos, Tensor):
         if cos.is_complex():
-            return "cos.real and cos.imag are cos and sin"
+            return "pass cos.real and cos.imag as cos and sin"
         if cos.dim() == 1:
-            return "apply(x, inv_freq=inv_freq) takes frequencies"
+            return "pass frequencies as apply(x, inv_freq=inv_freq)"
         return "apply(x, cos, sin) needs both; pass several tensors as a tuple, apply((q, k), cos, sin)"
     if name == "cos" and isinstance(value, (tuple, list)) and len(value) == 2:
-        return "apply(x, *tables) passes the two of them"
+        return "pass both as apply(x, *tables)"
     if name == "cos" and hasattr(value, "tables"):
-        return "its own apply(x) needs no table, and its tables(max_position) are cos and sin"
+        return "rope.apply(x) needs no table, and rope.tables(max_position) returns cos and sin"
     if name in ("cos", "sin") and value is None:
-        return "apply(x, cos, sin), or apply(x, inv_freq=inv_freq)"
+        return "call apply(x, cos, sin) or apply(x, inv_freq=inv_freq)"
     if name == "positions" and isinstance(value, int):
-        return "offset takes an int"
+        return "pass an int as offset"
     return converted(name, value)
 
 
@@ -184,7 +184,7 @@ def not_tensors(name: str, x: object) -> ArgumentTypeError:
 
 
 def _kind(x: object) -> str:
-    """The type of x, with those of its items if it is a tuple or list; nested items would make the line too long."""
+    """The type of x, with the types of its items for a tuple or list; nested items would make the line too long."""
     name = type(x).__name__
     if not isinstance(x, (tuple, list)) or not x:
         return name

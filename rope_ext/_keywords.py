@@ -1,4 +1,4 @@
-"""Keywords of RotaryEmbedding: which ones a schedule takes, and what those of other libraries are called here."""
+"""Keywords of RotaryEmbedding: which ones a schedule accepts, and what other libraries call them."""
 
 import difflib
 import inspect
@@ -14,7 +14,7 @@ from .frequencies import SCHEDULES
 
 
 class Parameters(TypedDict, total=False):
-    """Keywords of the schedules, as RotaryEmbedding takes them. Each schedule says what it means by them."""
+    """Keywords of the schedules, as RotaryEmbedding accepts them. Each schedule documents its own."""
 
     factor: float | None
     alpha: float
@@ -39,7 +39,7 @@ class Parameters(TypedDict, total=False):
 
 _OWN = ("head_dim", "base", "rotary_dim", "schedule", "pair_axis", "precision")
 
-# keyword here -> what transformers, flash-attn, vLLM, torchtune, Megatron and llama.cpp call it
+# keyword -> its names in transformers, flash-attn, vLLM, torchtune, Megatron and llama.cpp
 _SYNONYMS = {
     "head_dim": "dim dims dim_head d_head head_size head_dimension",
     "base": "theta rope_theta rope_base rotary_base rotary_emb_base freq_base rope_freq_base rope_freq_constant",
@@ -55,7 +55,7 @@ _SYNONYMS = {
     "axes": "n_axes num_axes",
 }
 _MEANT = {name: meant for meant, names in _SYNONYMS.items() for name in names.split()}
-# keyword -> how it is given instead
+# keyword -> where to pass it instead
 _ELSEWHERE = {
     "dtype": "to rope(positions, dtype=...) or rope.tables(max_position, dtype=...)",
     "device": "to rope.tables(max_position, device=...)",
@@ -77,7 +77,7 @@ _PARTS_OF_HEAD = ("partial_rotary_factor", "rotary_pct", "rope_pct", "rotary_per
 
 
 def check_schedule(schedule: object) -> None:
-    """schedule must be one of SCHEDULES; the error says what the name of another library means."""
+    """Refuse a schedule that is not in SCHEDULES; the error translates the names of other libraries."""
     if not isinstance(schedule, str) or schedule not in SCHEDULES:
         meant = {"dynamic": ["dynamic_ntk"], "su": ["longrope"], "none": ["default"]}.get(str(schedule).lower())
         meant = meant or difflib.get_close_matches(str(schedule).lower(), SCHEDULES, 1)
@@ -85,7 +85,7 @@ def check_schedule(schedule: object) -> None:
 
 
 def check_keywords(schedule: str, parameters: Mapping[str, object]) -> None:
-    """Raises an ArgumentTypeError for a keyword that the schedule does not take, or lacks."""
+    """Raise an ArgumentTypeError for a keyword that the schedule does not accept, and for one that it lacks."""
     known = _keywords_of(schedule)
     for name in parameters:
         if name not in known:
@@ -96,11 +96,11 @@ def check_keywords(schedule: str, parameters: Mapping[str, object]) -> None:
 
 
 def no_head_dim(parameters: Mapping[str, object]) -> ArgumentTypeError:
-    """The error of a call without head_dim, which may have been given by the name of another library."""
+    """The error of a call without head_dim, which may have been passed under the name of another library."""
     for name, value in parameters.items():
         if _MEANT.get(name) == "head_dim":
             return ArgumentTypeError(name, "be given as head_dim", shown(value))
-    return ArgumentTypeError("head_dim", "be given, RotaryEmbedding(head_dim)", "none")
+    return ArgumentTypeError("head_dim", "be given", "none", "call RotaryEmbedding(head_dim)")
 
 
 def _keywords_of(schedule: str) -> dict[str, inspect.Parameter]:
@@ -109,11 +109,11 @@ def _keywords_of(schedule: str) -> dict[str, inspect.Parameter]:
 
 
 def _unknown(name: str, value: object, schedule: str) -> ArgumentTypeError:
-    """The error of a keyword that the schedule does not take."""
+    """The error of a keyword that the schedule does not accept."""
     own = _keywords_of(schedule)
     meant = _MEANT.get(name, name)
     others = [repr(other) for other in SCHEDULES if meant in _keywords_of(other)]
-    got, cure, takes = shown(value), "", f"schedule {schedule!r}, which takes {', '.join(own) or 'none'}"
+    got, cure, takes = shown(value), "", f"schedule {schedule!r}, which accepts {', '.join(own) or 'none'}"
     if name in _PARTS_OF_HEAD and schedule != "proportional":
         rule = "be given as rotary_dim, a number of channels"
     elif meant != name and (meant in own or meant in _OWN):
@@ -121,7 +121,7 @@ def _unknown(name: str, value: object, schedule: str) -> ArgumentTypeError:
     elif meant in _ELSEWHERE:
         rule = f"be given {_ELSEWHERE[meant]}"
     elif others:
-        rule = "come with schedule " if meant == name else f"be given as {meant}, with schedule "
+        rule = "be used with schedule " if meant == name else f"be given as {meant}, with schedule "
         rule, got = rule + " or ".join(filter(None, (", ".join(others[:-1]), others[-1]))), f"{got} with {takes}"
     else:
         cure = _is_it(difflib.get_close_matches(name, (*_OWN, *own, *_MEANT), 1, 0.75))

@@ -1,4 +1,4 @@
-"""Checks of single arguments: numbers that are finite, ints that are ints. True and "1" are not numbers."""
+"""Checks of single arguments: numbers that must be finite, ints that must be ints. True and "1" are not numbers."""
 
 import math
 import numbers
@@ -15,22 +15,22 @@ from .reference import ROUNDINGS
 
 Int: TypeAlias = int | torch.SymInt  # torch.compile traces with symbolic ints
 
-MAX_CHANNELS = 2**20  # per head: no model has more, and their frequencies would take seconds and gigabytes
+MAX_CHANNELS = 2**20  # per head: no model has more, and more would take seconds and gigabytes
 MAX_AXES = 64  # axes of positions
 UNINITIALIZED = (torch.nn.parameter.UninitializedParameter, torch.nn.parameter.UninitializedBuffer)
 _SHORT_NAMES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32", "fp64": "float64"}
-_LARGEST = sys.float_info.max  # values are compared with it, not converted: float(10**400) raises OverflowError
+_LARGEST = sys.float_info.max  # compare with it instead of converting: float(10**400) raises OverflowError
 
 
 def as_int(name: str, value: object, wanted: str = "an int") -> Int:
-    """Any kind of int as a Python int, a SymInt as it is. (The dispatcher would truncate a numpy.float32.)"""
+    """Any kind of int as a Python int; a SymInt unchanged. (The dispatcher would truncate a numpy.float32.)"""
     if type(value) is int or isinstance(value, torch.SymInt):
         return value
-    if is_jit_tracing() and isinstance(value, torch.Tensor) and value.dim() == 0:  # a size of a tensor
+    if is_jit_tracing() and isinstance(value, torch.Tensor) and value.dim() == 0:  # a tensor size
         value = value.item()
     if not _is_integral(value):
         is_one = getattr(value, "dtype", None) in (torch.int32, torch.int64) and shape_of(value) in ((), (1,))
-        cure = f"int({name}) is one" if is_one else ""
+        cure = f"use int({name})" if is_one else ""
         raise ArgumentTypeError(name, f"be {wanted}", shown(value), cure)
     return int(value)
 
@@ -44,14 +44,14 @@ def as_int64(name: str, value: object, wanted: str = "an int") -> Int:
 
 
 def beyond_int64(name: str, value: int) -> ArgumentError | None:
-    """The error of an int that does not fit in 64 bits."""
+    """The error of an int that does not fit into 64 bits, or None."""
     if -(2**63) <= value < 2**63:
         return None
     return ArgumentError(name, "be at least -2^63 and below 2^63", shown(value))
 
 
 def _is_integral(value: object) -> TypeGuard[int]:
-    """Whether value is an int of any kind (numpy.int64 too, which is no int to mypy) and not a bool."""
+    """Whether value is any int but a bool. numpy.int64 counts too, although mypy does not see it as an int."""
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
@@ -92,9 +92,7 @@ def all_positive(**arguments: object) -> None:
         if not isinstance(values, (list, tuple)):
             raise ArgumentTypeError(name, "be a list of numbers", shown(values))
         are_plain = all(type(value) in (int, float) for value in values)
-        if (
-            are_plain and min(values, default=1) > 0 and sum(values) < math.inf
-        ):  # cheaper than a call per value; NaN fails the sum
+        if are_plain and min(values, default=1) > 0 and sum(values) < math.inf:  # fast path; a NaN fails the sum
             continue
         for value in values:
             positive(**{name: value})
@@ -113,7 +111,7 @@ def _integer(name: str, value: object) -> int:
 
 
 def count(**arguments: object) -> None:
-    """Each must be an int from 1 to 2 ** 40, so that products of two stay far from the largest float."""
+    """Each must be an int from 1 to 2 ** 40: products of two of them stay far below the largest float."""
     for name, value in arguments.items():
         if not 1 <= _integer(name, value) <= 2**40:
             raise ArgumentError(name, "be in 1 to 2 ** 40", shown(value))
@@ -123,11 +121,11 @@ def integers(name: str, values: Iterable[object]) -> None:
     """Each of values must be an int."""
     for value in values:
         if type(value) is not int and not _is_integral(value):
-            raise ArgumentTypeError(name, "be a list of ints", f"{shown(value)} in it")
+            raise ArgumentTypeError(name, "be a list of ints", f"an entry {shown(value)}")
 
 
 def not_negative_integer(**arguments: object) -> None:
-    """Each must be 0, or a count."""
+    """Each must be 0 or a count."""
     for name, value in arguments.items():
         if type(value) is not int or value != 0:
             count(**{name: value})
@@ -141,7 +139,7 @@ def boolean(**arguments: object) -> None:
 
 
 def rounding(value: object) -> None:
-    """value must be one of `Rounding`."""
+    """value must be one of the options of `Rounding`."""
     if not isinstance(value, str) or value not in ROUNDINGS:
         raise ArgumentError("rounding", f"be {' or '.join(map(repr, ROUNDINGS))}", shown(value))
 
@@ -154,7 +152,7 @@ def text(**arguments: object) -> None:
 
 
 def seqlen(value: object) -> Int | None:
-    """seqlen as an int; None and the symbolic ints of torch.compile pass."""
+    """seqlen as an int; None and symbolic ints of torch.compile are returned unchanged."""
     if value is None or isinstance(value, torch.SymInt):
         return value
     length = as_int("seqlen", value)
@@ -164,21 +162,21 @@ def seqlen(value: object) -> Int | None:
 
 
 def tensor(**arguments: object) -> None:
-    """Each must be a Tensor. The error suggests torch.tensor for values that it converts."""
+    """Each must be a Tensor. The error suggests torch.tensor for values that it can convert."""
     for name, value in arguments.items():
         if not isinstance(value, torch.Tensor):
             is_number = isinstance(value, numbers.Number)
-            cure = f"torch.tensor({name}) makes one" if is_number else converted(name, value)
+            cure = f"use torch.tensor({name})" if is_number else converted(name, value)
             raise ArgumentTypeError(name, "be a Tensor", shown(value), cure)
 
 
 def floating_point(dtype: object) -> None:
-    """dtype must be a floating point torch.dtype. The error names the one that a str or a numpy type means."""
+    """dtype must be a floating-point torch.dtype. The error names the one that a str or a numpy type stands for."""
     if isinstance(dtype, torch.dtype) and dtype.is_floating_point:
         return
     name: object = dtype if isinstance(dtype, str) else getattr(dtype, "name", getattr(dtype, "__name__", ""))
     meant = getattr(torch, _SHORT_NAMES.get(name, name), None) if isinstance(name, str) else None
-    cure = f"{meant} is one" if isinstance(meant, torch.dtype) and meant.is_floating_point else ""
+    cure = f"use {meant}" if isinstance(meant, torch.dtype) and meant.is_floating_point else ""
     raise ArgumentTypeError("dtype", "be a floating point type", shown(dtype), cure)
 
 
@@ -210,7 +208,7 @@ def axes_of(name: str, axes: object) -> tuple[int, ...]:
 
 
 def _as_real(name: str, value: object) -> float:
-    """value as a Python number: comparing a numpy.float32 with `_LARGEST` would warn."""
+    """value as a Python number: comparing a numpy.float32 with `_LARGEST` would emit a warning."""
     if not _is_real(value):
         raise ArgumentTypeError(name, "be a number", shown(value))
     number: float = value.item() if hasattr(value, "item") else value

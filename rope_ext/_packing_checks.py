@@ -1,4 +1,4 @@
-"""The form of a packed tensor from the arguments of `apply_qkv`, with the errors about them."""
+"""Determine the form of a packed tensor from the arguments of `apply_qkv`, and check that they agree."""
 
 from typing import Any
 
@@ -16,12 +16,12 @@ _AXES = {"bshd": 2, "sbhd": 2, "thd": 1, "shd": 1}  # layout -> the number of ax
 
 
 def packing_of(qkv: Any, num_heads: Any, num_kv_heads: Any, grouped: Any, layout: Any) -> Packing:
-    """The Packing of qkv; raises where the arguments do not agree."""
+    """The Packing of qkv. Raises if the arguments do not agree."""
     if not isinstance(qkv, Tensor):
         raise ArgumentTypeError("qkv", "be a Tensor", shown(qkv), converted("qkv", qkv))
     if qkv.is_nested or qkv.is_quantized or qkv.layout != torch.strided:
-        kind = "nested" if qkv.is_nested else "quantized" if qkv.is_quantized else qkv.layout
-        raise NotImplementedError(f"rope_ext: qkv must be an ordinary tensor, got one that is {kind}")
+        kind = "a nested tensor" if qkv.is_nested else "a quantized tensor" if qkv.is_quantized else qkv.layout
+        raise NotImplementedError(f"rope_ext: qkv must be an ordinary tensor, got {kind}")
     num_heads = _heads("num_heads", num_heads)
     num_kv_heads = num_heads if num_kv_heads is None else _heads("num_kv_heads", num_kv_heads)
     if num_heads % num_kv_heads:
@@ -30,8 +30,8 @@ def packing_of(qkv: Any, num_heads: Any, num_kv_heads: Any, grouped: Any, layout
     if not isinstance(layout, str) or layout not in LAYOUTS:
         raise ArgumentError("layout", f"be one of {', '.join(_AXES)}", shown(layout))
     if layout not in _AXES:
-        rule = f"be one of {', '.join(_AXES)} for a packed tensor, which has the heads of a token together"
-        raise ArgumentError("layout", rule, shown(layout), "q.transpose(1, 2) is 'bhsd' afterwards")
+        rule = f"be one of {', '.join(_AXES)} for a packed tensor, in which the heads of a token are adjacent"
+        raise ArgumentError("layout", rule, shown(layout), "for 'bhsd' use q.transpose(1, 2) afterwards")
     packing = Packing(_AXES[layout], num_heads, num_kv_heads, grouped)
     _check_shape(qkv, packing, layout)
     return packing
@@ -59,9 +59,9 @@ def _check_shape(qkv: Tensor, packing: Packing, layout: str) -> None:
     if len(shape) == 3:
         of_groups = num_kv_heads, packing.q_of_group + 2
         parts = of_groups if packing.grouped else (3, num_heads)
-        cure = "grouped=True takes groups" if shape[:2] == of_groups else ""
+        cure = "pass grouped=True for groups" if shape[:2] == of_groups else ""
         if not packing.grouped and num_kv_heads != num_heads and not cure:
-            rule = f"be num_heads, {num_heads}, where qkv has an axis of q, k and v"
+            rule = f"equal num_heads, {num_heads}, if qkv has an axis for q, k and v"
             raise ArgumentError("num_kv_heads", rule, num_kv_heads)
         if shape[:2] != parts:
             raise _refused(qkv, f"have axes ({parts[0]}, {parts[1]}, head_dim) after those of the tokens", cure)

@@ -10,7 +10,7 @@ from .reference import Layout
 
 
 def with_offset(x: Tensor, layout: Layout, axes: int | None, positions: object, offset: object) -> Tensor:
-    """The positions of each token of x, as `apply` adds them up: (seqlen,), (batch, seqlen), or with axes first."""
+    """The positions of all tokens of x plus offset, as in `apply`: (seqlen,), (batch, seqlen), or with axes first."""
     seqlen = x.shape[layout.replace("t", "s").index("s")]
     batch = x.shape[layout.index("b")] if "b" in layout else None
     if positions is None:
@@ -46,7 +46,7 @@ def _check_device(name: str, t: Tensor, x: Tensor) -> None:
 
 
 def check_positions(positions: object) -> Tensor:
-    """Returns positions; raises unless they are an int32, int64 or float32 Tensor."""
+    """Return positions; raise unless they are an int32, int64 or float32 Tensor."""
     if not isinstance(positions, Tensor):
         raise ArgumentTypeError("positions", "be a Tensor", shown(positions), converted("positions", positions))
     if positions.layout != torch.strided:
@@ -56,12 +56,12 @@ def check_positions(positions: object) -> Tensor:
         return positions
     got, cure = name_of(dtype), ""
     if dtype == torch.float32:
-        got, cure = f"shape {tuple(positions.shape)}", "rope.apply(x) rotates x"
+        got, cure = f"shape {tuple(positions.shape)}", "to rotate x call rope.apply(x)"
         raise ArgumentError("positions", "have at most 3 axes where they are float32", got, cure)
     if is_float and positions.dim() > 3:
-        got, cure = f"{got} of shape {tuple(positions.shape)}", "rope.apply(x) rotates x"
+        got, cure = f"{got} of shape {tuple(positions.shape)}", "to rotate x call rope.apply(x)"
     elif dtype in (torch.bfloat16, torch.float16):
         got += f", which skips integers above {round(2 / torch.finfo(dtype).eps)}"
     elif dtype != torch.bool and not dtype.is_complex:
-        cure = f"positions.to(torch.{'float32' if is_float else 'int64'}) is one"
+        cure = f"use positions.to(torch.{'float32' if is_float else 'int64'})"
     raise ArgumentTypeError("positions", "be int32, int64 or float32", got, cure)

@@ -25,7 +25,7 @@ def check_channels(head_dim: int, rotary_dim: int | None) -> None:
         raise ArgumentError("head_dim", f"be {rule}", shown(head_dim))
     if rotary_dim is None:
         if head_dim % 2:
-            cure = f"rotary_dim={head_dim - 1} leaves one channel as it is"
+            cure = f"rotary_dim={head_dim - 1} leaves one channel unrotated"
             raise ArgumentError("head_dim", "be even where rotary_dim is not given", shown(head_dim), cure)
         return
     _numbers.integer(rotary_dim=rotary_dim)
@@ -44,7 +44,7 @@ def check_frequencies(
     precision: str,
     named: Sequence[tuple[str, object]],
 ) -> None:
-    """Runs the schedule, which checks its arguments; its frequencies must be finite. Done once, not in each call.
+    """Run the schedule, which checks its arguments, and refuse frequencies that are not finite. Once, not in each call.
 
     frequencies: seqlen -> Frequencies. named: (name, value) of the parameters, for the error.
     """
@@ -52,7 +52,7 @@ def check_frequencies(
         for seqlen in (None, 2**62) if schedule in BY_LENGTH else (None,):
             inv_freq, attention_scaling = frequencies(seqlen)
             if type(inv_freq) is not torch.Tensor or torch.compiler.is_compiling():
-                return  # a fake tensor, or a traced one: no values
+                return  # a fake or traced tensor has no values
             if not (inv_freq.isfinite().all() and math.isfinite(attention_scaling)):
                 raise OverflowError("inf or nan")
     except ArithmeticError as error:
@@ -66,34 +66,34 @@ def check_heads(tensors: Sequence[Any], head_dim: int, rotary_dim: int) -> None:
     try:
         for t in tensors:
             if (got := t.size(-1)) != head_dim:
-                cure = f"rotary_dim={rotary_dim} rotates its first {rotary_dim} channels"
+                cure = f"pass rotary_dim={rotary_dim} to rotate its first {rotary_dim} channels"
                 raise ArgumentError("x", f"have head_dim {head_dim}", got, cure)
     except (AttributeError, IndexError, TypeError):
-        pass  # no tensor (`size` of an array is an int), or a tensor without axes
+        pass  # not a tensor (`size` of an array is an int), or a tensor without axes
 
 
 def check_options(options: Mapping[str, Any], rotary_dim: int) -> None:
-    """Raises for unknown names among the options of `rope.apply`, and for options that contradict its frequencies."""
+    """Refuse unknown options of `rope.apply`, and options that contradict its frequencies."""
     given = options.get("rotary_dim")
     if given is not None and _numbers.as_int("rotary_dim", given) != rotary_dim:
-        raise ArgumentError("rotary_dim", f"be that of the frequencies, {rotary_dim}", given)
+        raise ArgumentError("rotary_dim", f"equal that of the frequencies, {rotary_dim}", given)
     for name in ("cos", "sin", "inv_freq", "attention_scaling"):
         if name in options:
-            cure = "rope_ext.apply takes it, this apply has frequencies of its own"
+            cure = "rope_ext.apply accepts it, this apply has its own frequencies"
             raise ArgumentTypeError(name, "not be given", shown(options[name]), cure)
     check_names("apply", options, RopeOptions.__optional_keys__)
 
 
 def check_positions(positions: object) -> None:
-    """Checks the positions of `rope(positions)`; a list of tensors was probably meant as x."""
+    """Check the positions of `rope(positions)`; a list of tensors was probably meant as x."""
     if isinstance(positions, (tuple, list)) and any(isinstance(p, torch.Tensor) for p in positions):
-        raise ArgumentTypeError("positions", "be a Tensor", shown(positions), "rope.apply(x) rotates x")
+        raise ArgumentTypeError("positions", "be a Tensor", shown(positions), "to rotate x call rope.apply(x)")
     _numbers.tensor(positions=positions)
     _positions.check_positions(positions)
 
 
 def length_of(positions: torch.Tensor) -> int:
-    """The length of a sequence with these positions, at least one: the largest plus 1."""
+    """The minimum length of a sequence with these positions: the largest position plus 1."""
     longest = positions.max().item()
     if not math.isfinite(longest):
         raise ArgumentError("positions", "be finite where no seqlen is given", longest)
@@ -101,11 +101,11 @@ def length_of(positions: torch.Tensor) -> int:
 
 
 def device_of(device: Any) -> torch.device:
-    """The device with its index. device: what torch takes for one; None: torch's default device."""
+    """The device with its index. device: anything that torch accepts; None: PyTorch's default device."""
     try:
         return torch.empty(0, device=device).device
     except (RuntimeError, TypeError, AssertionError) as error:  # AssertionError: a torch without CUDA
-        # On a full GPU the context does not fit, which raises an AcceleratorError.
+        # If the CUDA context does not fit on a full GPU, torch raises an AcceleratorError.
         if isinstance(error, torch.OutOfMemoryError) or getattr(error, "error_code", None) == _CUDA_OUT_OF_MEMORY:
             raise
-        raise ArgumentError("device", "be one that torch can use", shown(device), str(error)) from error
+        raise ArgumentError("device", "be a device that torch can use", shown(device), str(error)) from error

@@ -1,4 +1,4 @@
-"""cos and sin of a RotaryEmbedding: for any positions, and as tables that the process shares."""
+"""cos and sin of a RotaryEmbedding: for any positions, and as tables shared by the process."""
 
 import warnings
 from typing import TypeAlias
@@ -15,13 +15,13 @@ from .errors import ArgumentError
 from .frequencies import Frequencies
 
 Tables: TypeAlias = tuple[torch.Tensor, torch.Tensor]  # (cos, sin)
-_FEWEST_ROWS = 4096  # fewest rows of a table in a compiled graph whose number of rows is symbolic
+_FEWEST_ROWS = 4096  # minimum rows of a table in a compiled graph with a symbolic number of rows
 
 
 def tables_at(positions: torch.Tensor, found: Frequencies, dtype: torch.dtype) -> Tables:
     """cos and sin of any positions, on their device.
 
-    float64 frequencies: exact angles, one rounding. float32 frequencies: operation by operation as in transformers.
+    float64 frequencies: exact angles, rounded once. float32 frequencies: operation by operation as in transformers.
     """
     floating_point(dtype)
     inv_freq, attention_scaling = found
@@ -29,7 +29,7 @@ def tables_at(positions: torch.Tensor, found: Frequencies, dtype: torch.dtype) -
     if per_axis and (len(positions) != len(inv_freq) or positions.dim() > 3):
         shape = tuple(positions.shape)
         raise ArgumentError("positions", f"be (axes = {len(inv_freq)}, batch, seqlen)", shape)
-    if inv_freq.dim() == 3 and not per_axis:  # the position is the same on every axis, and a pair follows one axis
+    if inv_freq.dim() == 3 and not per_axis:  # equal positions on all axes, of which a pair follows one
         inv_freq = inv_freq.sum(0)[0]
     if inv_freq.dtype == torch.float64:
         device = positions.device
@@ -50,8 +50,7 @@ def tables_at(positions: torch.Tensor, found: Frequencies, dtype: torch.dtype) -
 
 
 def kept_frequencies(recipe: Recipe) -> Frequencies:
-    """The frequencies within the length of the training, shared. Callers must not hand them to users, who could write
-    them."""
+    """The frequencies up to the training length, shared. Do not pass them to users, who could write to them."""
     return _frequencies_with_key(recipe, None)[0]
 
 
@@ -63,7 +62,7 @@ def rows(found: Frequencies, start: int, stop: int, dtype: torch.dtype, device: 
 
 
 def shared(recipe: Recipe, seqlen: Seqlen, max_position: int, dtype: torch.dtype, device: torch.device) -> Tables:
-    """The tables that the process shares; recipes with equal frequencies share one."""
+    """The tables shared by the process; recipes with equal frequencies share one."""
     found, key = _frequencies_with_key(recipe, seqlen)
     return _shared_tables.rows(
         (key, dtype, device),
@@ -75,7 +74,7 @@ def shared(recipe: Recipe, seqlen: Seqlen, max_position: int, dtype: torch.dtype
 
 @_kept.kept
 def _frequencies_with_key(recipe: Recipe, seqlen: Seqlen) -> tuple[Frequencies, tuple[object, ...]]:
-    """(frequencies, a key that is equal where their bits are)."""
+    """(frequencies, a key that is equal for bit-identical frequencies)."""
     found = frequencies_of_recipe(recipe, seqlen)
     inv_freq = found.inv_freq
     in_bytes = bytes(inv_freq.contiguous().view(torch.uint8).flatten().tolist())  # without numpy
@@ -83,11 +82,11 @@ def _frequencies_with_key(recipe: Recipe, seqlen: Seqlen) -> tuple[Frequencies, 
 
 
 def in_graph(recipe: Recipe, seqlen: Seqlen, max_position: int, dtype: torch.dtype, device: torch.device) -> Tables:
-    """The tables in torch.compile and torch.export: constants of the graph, or computed where that cannot be."""
+    """The tables in torch.compile and torch.export: constants of the graph if possible, otherwise computed."""
     count = max_position
     if not has_static_value(max_position) and not is_exporting():
         count = _FEWEST_ROWS
-        while count < max_position:  # a guard for each comparison: a longer sequence compiles once more
+        while count < max_position:  # each comparison adds a guard: a longer sequence recompiles
             count *= 8
     if not has_static_value(count):
         _warn_of_export()
@@ -100,13 +99,13 @@ def in_graph(recipe: Recipe, seqlen: Seqlen, max_position: int, dtype: torch.dty
 @_kept.named
 def _tables_of_graphs(recipe: Recipe, seqlen: Seqlen, count: int, dtype: torch.dtype, device: torch.device) -> Tables:
     cos, sin = shared(recipe, seqlen, count, dtype, device)
-    return cos.clone(), sin.clone()  # a graph does not notice a write into shared tables
+    return cos.clone(), sin.clone()  # a graph would not detect writes to the shared tables
 
 
 @constant_in_graphs
 def _warn_of_export() -> None:
     rule = "be an int in torch.export for tables that are a constant of the program"
-    got = "a symbolic length, so that every call of the program computes them"
-    cure = "give an int no less than every length, or call apply of the RotaryEmbedding, which needs no table"
+    got = "a symbolic length, so that every call of the program computes the tables"
+    cure = "pass an int that no length exceeds, or call rope.apply, which needs no table"
     message = f"rope_ext: max_position must {rule}, got {got}: {cure}"
-    warnings.warn(message, UserWarning, stacklevel=4)  # names the line that called `tables`
+    warnings.warn(message, UserWarning, stacklevel=4)  # the line that called `tables`

@@ -1,4 +1,4 @@
-"""Tables of cos and sin that a whole process shares: built once, grown, never changed."""
+"""Tables of cos and sin that the whole process shares: built once, grown, never modified."""
 
 from collections import OrderedDict
 from collections.abc import Callable
@@ -13,31 +13,31 @@ Pair: TypeAlias = tuple[torch.Tensor, torch.Tensor]  # (cos, sin)
 Key: TypeAlias = tuple[object, ...]
 
 _lock = _kept.lock()
-_tables: OrderedDict[Key, "_Table"] = OrderedDict()  # the last used one last
+_tables: OrderedDict[Key, "_Table"] = OrderedDict()  # the most recently used last
 _limit = 256 << 20  # bytes
 
 
 class _Table:
-    """One table. stream: the CUDA stream that made it; None on other devices."""
+    """One table. stream: the CUDA stream on which it was computed; None on other devices."""
 
     def __init__(self, cos: torch.Tensor, sin: torch.Tensor) -> None:
         self.cos, self.sin = cos, sin
         self.stream: torch.cuda.Stream | None = None
         self.versions = [version_of(cos), version_of(sin)]
-        # Read here and not later, when a jit trace would record the operations.
+        # Read now, since a jit trace would record the operations later.
         self.length, self.nbytes = len(cos), cos.nbytes + sin.nbytes
-        if cos.is_cuda:  # another stream may read it next
+        if cos.is_cuda:  # another stream may be the next to read it
             self.stream = torch.cuda.current_stream(cos.device)
             self.stream.synchronize()
 
     def is_untouched(self) -> bool:
-        """False after somebody wrote in place into what `rows` returned."""
+        """False after an in-place write to a result of `rows`."""
         return self.versions == [version_of(self.cos), version_of(self.sin)]
 
     def rows(self, count: int) -> Pair:
         """The first count rows, as views."""
         if self.stream is not None and (stream := torch.cuda.current_stream(self.cos.device)) != self.stream:
-            self.cos.record_stream(stream)  # the table may be dropped before that stream has read it
+            self.cos.record_stream(stream)  # the table may be dropped before this stream has read it
             self.sin.record_stream(stream)
         rows = self.cos[:count], self.sin[:count]
         if count < self.length and _may_set_storage(self.cos.device):
@@ -47,28 +47,28 @@ class _Table:
 
 
 def _may_set_storage(device: torch.device) -> bool:
-    """Whether nobody records or transforms what `_end_storage` does."""
+    """Whether nothing records or transforms the operations of `_end_storage`."""
     recorded = dispatch_modes() or functorch_is_active() or is_tracing()
     return not recorded and device.type in ("cpu", "cuda")
 
 
 def _end_storage(rows: torch.Tensor) -> None:
-    """Gives rows, the first rows of a table, a storage that ends with them, in the memory that they have.
+    """Give rows, the first rows of a table, a storage that ends with them, in the same memory.
 
     torch.save and copy.deepcopy write the whole storage of a tensor. The storage of a tensor from DLPack ends with the
-    tensor and keeps the exported tensor alive: a detached one, since rows would keep themselves alive.
-    `to_dlpack`, unlike `__dlpack__`, takes tensors of a GPU that is not the current one. An assignment to `data` leaves
-    rows the version counter of the table (see `is_untouched`) and is no write; `set_` would be one, after which
-    autograd refuses what it has saved of the table.
+    tensor and keeps the exported tensor alive: a detached one here, since rows would keep themselves alive. Unlike
+    `__dlpack__`, `to_dlpack` accepts tensors of a GPU that is not the current one. An assignment to `data` keeps the
+    version counter of the table (see `is_untouched`) and does not count as a write; `set_` would, and autograd would
+    then refuse what it has saved of the table.
     """
     rows.data = from_dlpack(to_dlpack(rows.detach()))
 
 
 def rows(key: Key, count: int, device: torch.device, build: Callable[[int, int], Pair]) -> Pair:
-    """Rows 0 to count - 1 of the table of key: (cos, sin), views that must not be written into.
+    """Rows 0 to count - 1 of the table of key: (cos, sin), views that must not be written to.
 
-    build(start, stop): (cos, sin) of rows start to stop - 1, on device. A table that is too short is grown at least
-    twofold; the rows it had are copied, so that they keep their bits.
+    build(start, stop): (cos, sin) of rows start to stop - 1, on device. A table that is too short grows at least
+    twofold; its previous rows are copied, and so stay bit-identical.
     """
     with _lock, torch.inference_mode(False):
         table = _tables.get(key)
@@ -79,8 +79,8 @@ def rows(key: Key, count: int, device: torch.device, build: Callable[[int, int],
         if table is None or length < count:
             if capturing:
                 raise RuntimeError(
-                    "rope_ext: tables must be built before a CUDA graph is captured, by a call with the same "
-                    f"arguments, got {length} of {count} positions"
+                    "rope_ext: tables must be built before a CUDA graph is captured, "
+                    f"got {length} of {count} positions: make the same call before the capture"
                 )
             table = _kept.made_apart(_grown, table, build, max(count, 2 * length))
             _put_last(key, table)
@@ -100,20 +100,20 @@ def _grown(table: _Table | None, build: Callable[[int, int], Pair], count: int) 
 
 
 def _put_last(key: Key, table: _Table) -> None:
-    """Makes table the last used, even if a signal handler, which no lock keeps out, has cleared the tables."""
+    """Make table the most recently used, even if a signal handler, which no lock excludes, has cleared the tables."""
     _tables.pop(key, None)
     _tables[key] = table
 
 
 def _drop_beyond_limit() -> None:
-    """Drops the tables that were not used for longest. The table that was used last stays, however large."""
+    """Drop the least recently used tables. The most recently used table stays, however large."""
     total = sum(table.nbytes for table in list(_tables.values()))
     while total > _limit and len(_tables) > 1:
         total -= _tables.popitem(last=False)[1].nbytes
 
 
 def set_limit(nbytes: int) -> None:
-    """Bounds the tables that are kept to nbytes, on all devices together."""
+    """Limit the tables that are kept to nbytes, on all devices together."""
     global _limit
     with _lock:
         _limit = nbytes

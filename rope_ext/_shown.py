@@ -1,4 +1,4 @@
-"""How errors show a value: in one short line, tensors and arrays by their shape, and what would make a Tensor of it."""
+"""How errors show a value, in one short line (tensors and arrays by their shape), and how it can become a Tensor."""
 
 import numbers
 import reprlib
@@ -7,7 +7,7 @@ import torch
 
 
 class _Short(reprlib.Repr):
-    """The repr of a value in one short line, also inside lists and dicts."""
+    """The repr of a value in one short line, also within lists and dicts."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -15,7 +15,7 @@ class _Short(reprlib.Repr):
         self.maxstring = self.maxother = 100
 
     def repr1(self, value: object, level: int) -> str:
-        if isinstance(value, int) and value.bit_length() > 4096:  # Python prints no int of more than 4300 digits
+        if isinstance(value, int) and value.bit_length() > 4096:  # Python refuses to print more than 4300 digits
             return f"an int of {value.bit_length()} bits"
         shape = shape_of(value)
         if isinstance(value, torch.Tensor) or shape:  # arrays and data frames too
@@ -32,7 +32,7 @@ _short = _Short()
 
 
 def shown(value: object) -> str:
-    """A value as errors show it: its repr, cut to one line; for a tensor or an array its type, shape and dtype."""
+    """A value as errors show it: its repr, cut to one line; for a tensor or an array, its type, shape and dtype."""
     line = _short.repr(value)
     return line if len(line) <= 200 else f"{line[:160]} ... {line[-32:]}"
 
@@ -51,8 +51,8 @@ def shape_of(value: object) -> tuple[int, ...] | None:
 
 
 def converted(name: str, value: object) -> str:
-    """The cure for a value that is no Tensor: how a list of numbers or an array becomes one; "" for other values."""
+    """How to convert a list of numbers or an array to a Tensor; "" for other values."""
     is_listed = isinstance(value, (list, tuple, range)) and all(
         isinstance(item, (numbers.Number, list, tuple)) for item in value[:8]
     )
-    return f"torch.tensor({name}) makes one" if is_listed or hasattr(value, "__array__") else ""
+    return f"use torch.tensor({name})" if is_listed or hasattr(value, "__array__") else ""

@@ -1,8 +1,9 @@
-"""The debug mode ROPE_EXT_CHECK_TABLES: refuses tables that fit rotary_dim but look made for another one.
+"""The debug mode ROPE_EXT_CHECK_TABLES: refuses tables that fit rotary_dim but appear to be built for another one.
 
-The width of cos decides how `apply` reads it: rotary_dim / 2 is an entry per pair, rotary_dim an entry per channel. So
-a table of width 32 fits rotary_dim 64 and rotary_dim 32, and a wrong rotary_dim is no error. The debug mode looks at
-the values too, which synchronises with a GPU. Where `per_channel` says what is meant, the check is skipped.
+The width of cos determines how `apply` reads it: rotary_dim / 2 means one entry per pair, rotary_dim one entry per
+channel. A table of width 32 therefore fits rotary_dim 64 and rotary_dim 32, and a wrong rotary_dim is not an error. The
+debug mode inspects the values too, which synchronizes with a GPU. If `per_channel` states what is meant, the check is
+skipped.
 """
 
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from .errors import ArgumentError
 
 
 def check(tensors: Sequence[Any], cos: Any, sin: Any, *rest: Any) -> None:
-    """Refuses tables that look misread, in the arguments of an op."""
+    """Refuse tables that appear to be misread, in the arguments of an op."""
     scalars, _ = split(rest)
     flags, rotary_dim = scalars.flags, scalars.rotary_dim
     if flags & (FREQUENCIES | SAYS_WIDTH) or not _can_look(tensors, cos, sin):
@@ -50,21 +51,21 @@ def _check(cos: Tensor, sin: Tensor, rotary_dim: int, interleaved: bool) -> None
     width = cos.shape[-1]
     if width == rotary_dim and width % 2 == 0 and not (_repeats(cos, interleaved) and _repeats(sin, interleaved)):
         raise _misread(
-            f"cos of width {width}, read with an entry per channel, of which the two of a pair differ",
-            f"rotary_dim={2 * width} if there is one per pair, per_channel=True if they differ on purpose",
+            f"cos of width {width}, read as one entry per channel, although the two entries of a pair differ",
+            f"pass rotary_dim={2 * width} if it holds one entry per pair, or per_channel=True if intended",
         )
-    is_uniform = bool((cos == cos[..., :1]).all() and (sin == sin[..., :1]).all())  # as at position 0
+    is_uniform = bool((cos == cos[..., :1]).all() and (sin == sin[..., :1]).all())  # such as position 0
     if 2 * width == rotary_dim and width % 2 == 0 and not is_uniform:
         for neighbours in (False, True):
             if _repeats(cos, neighbours) and _repeats(sin, neighbours):
                 raise _misread(
-                    f"cos of width {width}, read with an entry per pair, in which each entry is there twice",
-                    f"rotary_dim={width} if there is one per channel, per_channel=False if they repeat on purpose",
+                    f"cos of width {width}, read as one entry per pair, although each entry occurs twice",
+                    f"pass rotary_dim={width} if it holds one entry per channel, or per_channel=False if intended",
                 )
 
 
 def _repeats(table: Tensor, interleaved: bool) -> bool:
-    """Whether the two entries of each pair are equal in a table with an entry per channel."""
+    """Whether the two entries of each pair are equal, in a table with an entry per channel."""
     first, second = (table[..., 0::2], table[..., 1::2]) if interleaved else table.chunk(2, dim=-1)
     return bool(((first == second) | (first.isnan() & second.isnan())).all())
 

@@ -42,7 +42,7 @@ class Revolutions(NamedTuple):
 
 
 def revolutions(inv_freq: Tensor | Revolutions, dtype: torch.dtype = torch.float32) -> Revolutions:
-    """Convert inv_freq to the form in which `apply` and `cos_sin` compute, which saves time if done once.
+    """Convert inv_freq to the form in which `rope_ext.apply` and `cos_sin` compute, which saves time if done once.
 
     Args:
         inv_freq: radians per position, of shape (pairs,), (heads, pairs) or (axes, heads or 1, pairs) and any
@@ -66,8 +66,8 @@ def revolutions(inv_freq: Tensor | Revolutions, dtype: torch.dtype = torch.float
         raise ArgumentTypeError("dtype", "be torch.float32 or torch.float64", got)
     if isinstance(inv_freq, Revolutions):
         if inv_freq.high.dtype != dtype:
-            made = f"made for {name_of(inv_freq.high.dtype)}"
-            raise ArgumentTypeError("inv_freq", f"be made for the arithmetic of x, {name_of(dtype)}", made)
+            got = f"Revolutions of {name_of(inv_freq.high.dtype)}"
+            raise ArgumentTypeError("inv_freq", f"be converted for the arithmetic of x, {name_of(dtype)}", got)
         return inv_freq
     if high_and_low := by_op(inv_freq, dtype is torch.float64):
         return Revolutions(*high_and_low, inv_freq.dim() == 3)
@@ -104,14 +104,14 @@ def cos_sin(
     Exact: whole revolutions are removed without error, and the results are bit-identical on every device. For inv_freq
     up to 1 the error in float32 is below 1.5e-7 up to position 2^24, and 1.2e-6 + position * inv_freq * 2^-47 beyond
     it; in float64 it is below 3e-16 up to position 2^53. For float32 positions, which are below 2^24, positions *
-    inv_freq must stay below 2^24 radians. The kernel of `apply` with inv_freq computes the same values.
+    inv_freq must stay below 2^24 radians. The kernel of `rope_ext.apply` with inv_freq computes the same values.
 
     Args:
         positions: int32, int64 or `dtype`, negative ones included, of any shape, or (axes, ...) if inv_freq has three
             axes. Positions of floating-point `dtype` have at most 3 axes: with more they are probably x.
         inv_freq: radians per position, of shape (pairs,), (heads, pairs) or (axes, heads or 1, pairs). With several
-            axes the angle is the sum over axes of positions[axis] * inv_freq[axis]: see `frequencies.per_axis`. The
-            result of `revolutions` is accepted too.
+            axes the angle is the sum over axes of positions[axis] * inv_freq[axis]: see
+            `rope_ext.frequencies.per_axis`. The result of `revolutions` is accepted too.
         attention_scaling: factor on both results. Default: 1.
         dtype: of the result and of the arithmetic: torch.float32 (default) or torch.float64.
 
@@ -132,7 +132,8 @@ def cos_sin(
     """
     _check_strided("positions", positions)
     if type(positions) not in ORDINARY_TYPES and is_dtensor(positions):
-        raise ArgumentTypeError("positions", "be a Tensor", "a DTensor", "positions.to_local() has those of this rank")
+        cure = "use positions.to_local(), the positions of this rank"
+        raise ArgumentTypeError("positions", "be a Tensor", "a DTensor", cure)
     check_scaling(attention_scaling)
     high, low, per_axis = revolutions(inv_freq, dtype)
     if may_lack_float64(positions.device):  # rope_ext has no kernels for such a device either
@@ -162,17 +163,17 @@ def _check_shapes(positions: Tensor, high: Tensor, low: Tensor, per_axis: bool) 
     if positions.dtype not in (torch.int32, torch.int64, dtype):
         raise ArgumentTypeError("positions", f"be int32, int64 or {name_of(dtype)}", name_of(positions.dtype))
     if positions.is_floating_point() and positions.dim() > 3:
-        got, cure = f"shape {tuple(positions.shape)}", "apply(x, inv_freq=inv_freq) rotates x"
+        got, cure = f"shape {tuple(positions.shape)}", "to rotate x call apply(x, inv_freq=inv_freq)"
         raise ArgumentError("positions", f"have at most 3 axes where they are {name_of(dtype)}", got, cure)
     if high.dim() != 3 or high.shape != low.shape:
         got = f"{tuple(high.shape)} and {tuple(low.shape)}"
         raise ArgumentError("inv_freq", "be Revolutions of two tensors (axes, heads or 1, pairs)", got)
     axes, heads, pairs = high.shape
     if not (axes and heads and pairs):
-        raise ArgumentError("inv_freq", "have an axis, a head and a pair", f"{axes}, {heads} and {pairs}")
+        raise ArgumentError("inv_freq", "have at least one axis, one head and one pair", f"{axes}, {heads} and {pairs}")
     if per_axis and (positions.dim() == 0 or positions.shape[0] != axes):
         got = f"shape {tuple(positions.shape)}"
-        raise ArgumentError("positions", f"have the {axes} axes of inv_freq first", got)
+        raise ArgumentError("positions", f"begin with the {axes} axes of inv_freq", got)
 
 
 def check_scaling(attention_scaling: object) -> None:
@@ -188,9 +189,9 @@ def check_scaling(attention_scaling: object) -> None:
 
 def _check_strided(name: str, value: object) -> None:
     if not isinstance(value, Tensor):
-        cure = "its own apply(x) uses them" if hasattr(value, "inv_freq") else converted(name, value)
+        cure = "rope.apply(x) uses its frequencies" if hasattr(value, "inv_freq") else converted(name, value)
         raise ArgumentTypeError(name, "be a Tensor", shown(value), cure)
     is_lazy = isinstance(value, UNINITIALIZED)
     if is_lazy or value.is_nested or value.layout != torch.strided:
-        got = type(value).__name__ if is_lazy else "a nested one" if value.is_nested else value.layout
+        got = type(value).__name__ if is_lazy else "a nested tensor" if value.is_nested else value.layout
         raise ArgumentTypeError(name, "be strided", got)

@@ -168,7 +168,7 @@ def _checked(
         return seqlen, world_size, boundaries, boundaries.device
     if seqlen % pieces:
         rule = f"be a multiple of 2 * world_size = {pieces} with order 'head_tail'"
-        cure = f"padding to {seqlen + -seqlen % pieces} tokens makes it one"
+        cure = f"pad to {seqlen + -seqlen % pieces} tokens"
         raise ArgumentError("seqlen", rule, shown(seqlen), cure)
     return seqlen, world_size, None, device
 
@@ -187,8 +187,8 @@ def _check_cu_seqlens(cu_seqlens: Tensor, seqlen: int, pieces: int) -> None:
     if is_compiling():
         return
     boundaries = cu_seqlens.tolist()
-    cure = f"padding each sequence to a multiple of {pieces} makes them so"
+    cure = f"pad each sequence to a multiple of {pieces}"
     check_boundaries(boundaries, pieces, "2 * world_size", cure)
     if boundaries[-1] != seqlen:
-        cure = f"a last boundary of {seqlen} makes a sequence of the padding" if boundaries[-1] < seqlen else ""
+        cure = f"add a last boundary of {seqlen}, which makes the padding a sequence" if boundaries[-1] < seqlen else ""
         raise ArgumentError("cu_seqlens", f"end at seqlen, {seqlen}", boundaries[-1], cure)

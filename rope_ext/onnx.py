@@ -30,11 +30,11 @@ def translation_table() -> ByOverload:
     everything does. No operator of another domain is used. Batch, seqlen and the rows of tables may be dynamic;
     head_dim and rotary_dim must be fixed.
 
-    16-bit x is rotated in float32 and rounded once, as by `apply`. A position outside the table yields NaN in the
-    rotated channels of its token. docs/deploy.md lists the differences from `apply` in ONNX Runtime.
+    16-bit x is rotated in float32 and rounded once, as by `rope_ext.apply`. A position outside the table yields NaN in
+    the rotated channels of its token. docs/deploy.md lists the differences from `rope_ext.apply` in ONNX Runtime.
 
-    The ops of derivatives have no translation: the error names `export.decompositions`, after which a program needs no
-    table.
+    The ops of derivatives have no translation: the error names `rope_ext.export.decompositions`, after which a program
+    needs no table.
 
     Returns:
         A dictionary from ops to functions.
@@ -60,4 +60,4 @@ def _cos_sin(x: Any, high: Any, low: Any, *rest: Any) -> tuple[Any, Any, Any]:
 def _refuse(name: str, *_arguments: Any) -> NoReturn:
     cure = "program.run_decompositions(torch.export.default_decompositions() | rope_ext.export.decompositions())"
     rule, got = "have ops with a translation to ONNX", f"{name} of rope_ext"
-    raise NotImplementedError(f"rope_ext: model must {rule}, got {got}: {cure} replaces it")
+    raise NotImplementedError(f"rope_ext: model must {rule}, got {got}: call {cure} to replace it")

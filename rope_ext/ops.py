@@ -321,8 +321,8 @@ def _frequencies(
         check_scaling(attention_scaling)
     if inv_freq is None:
         if attention_scaling != 1:
-            got = f"{shown(attention_scaling)} with tables, which hold it already"
-            raise ArgumentError("attention_scaling", "come with inv_freq", got)
+            got = f"{shown(attention_scaling)} with tables, which already include it"
+            raise ArgumentError("attention_scaling", "be given only with inv_freq", got)
         return cos, sin, 0
     if cos is not None or sin is not None:
         raise ArgumentError("inv_freq", "be None when cos and sin are given", "both")

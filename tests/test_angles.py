@@ -420,9 +420,9 @@ X = torch.zeros(2, 3, 4, 8)
         ({"inv_freq": torch.ones(4, requires_grad=True), "offset": 0.5}, TypeError, "offset must be an int or a Tensor, got 0.5"),
         ({"inv_freq": torch.ones(4, requires_grad=True), "positions": torch.zeros(3).bool()}, TypeError, "positions must be int32, int64 or float32, got bool"),
         ({"inv_freq": torch.ones(3, 4, requires_grad=True)}, ValueError, "inv_freq must have 1 head or the 4 heads of x, got 3 heads"),
-        ({"inv_freq": angles.revolutions(torch.ones(4), torch.float64)}, TypeError, "inv_freq must be made for the arithmetic of x, float32, got made for float64"),
+        ({"inv_freq": angles.revolutions(torch.ones(4), torch.float64)}, TypeError, "inv_freq must be converted for the arithmetic of x, float32, got Revolutions of float64"),
         ({"inv_freq": torch.ones(0, 1, 4)}, ValueError, r"inv_freq must have shape \(pairs,\), \(heads, pairs\)"),
-        ({"attention_scaling": 2.0}, ValueError, "attention_scaling must come with inv_freq, got 2.0 with tables"),
+        ({"attention_scaling": 2.0}, ValueError, "attention_scaling must be given only with inv_freq, got 2.0 with tables"),
         ({}, TypeError, "cos must be a Tensor, got None"),
     ],
 )  # fmt: skip
@@ -438,7 +438,7 @@ def test_cos_sin_refuses_wrong_dtypes_and_axes():
         rope_ext.cos_sin(torch.zeros(3, dtype=torch.float64), frequencies(4))
     with pytest.raises(TypeError, match=r"dtype must be torch\.float32 or torch\.float64, got float16"):
         rope_ext.cos_sin(torch.zeros(3), frequencies(4), dtype=torch.float16)
-    with pytest.raises(ValueError, match=r"positions must have the 3 axes of inv_freq first, got shape \(2, 3\)"):
+    with pytest.raises(ValueError, match=r"positions must begin with the 3 axes of inv_freq, got shape \(2, 3\)"):
         rope_ext.cos_sin(torch.zeros(2, 3).long(), frequencies(4, 3, 1))
 
 
@@ -447,8 +447,16 @@ def test_cos_sin_refuses_wrong_dtypes_and_axes():
     [
         ({"positions": torch.zeros(3).to_sparse()}, TypeError, "positions must be strided, got torch.sparse_coo"),
         ({"inv_freq": torch.ones(4).to_sparse()}, TypeError, "inv_freq must be strided, got torch.sparse_coo"),
-        ({"inv_freq": torch.ones(0)}, ValueError, "inv_freq must have an axis, a head and a pair, got 1, 1 and 0"),
-        ({"inv_freq": torch.ones(0, 4)}, ValueError, "inv_freq must have an axis, a head and a pair, got 1, 0 and 4"),
+        (
+            {"inv_freq": torch.ones(0)},
+            ValueError,
+            "inv_freq must have at least one axis, one head and one pair, got 1, 1 and 0",
+        ),
+        (
+            {"inv_freq": torch.ones(0, 4)},
+            ValueError,
+            "inv_freq must have at least one axis, one head and one pair, got 1, 0 and 4",
+        ),
         (
             {"dtype": np.arange(3)},
             TypeError,

@@ -18,8 +18,8 @@ X, COS, LONG = torch.randn(1, 4, 2, 8), torch.randn(4, 4), torch.ones(4, 4, dtyp
         # raised in Python
         (lambda: rope_ext.apply(X, COS, COS, layout="hbsd"), ArgumentError, ("layout", "'hbsd'", "")),
         (lambda: rope_ext.apply([[1.0]], COS, COS), ArgumentTypeError, ("x", "list of list", "")),
-        (lambda: rope_ext.apply(X, COS, COS, positions=3), ArgumentTypeError, ("positions", "3", "offset takes an int")),
-        (lambda: rope_ext.RotaryEmbedding(7), ArgumentError, ("head_dim", "7", "rotary_dim=6 leaves one channel as it is")),
+        (lambda: rope_ext.apply(X, COS, COS, positions=3), ArgumentTypeError, ("positions", "3", "pass an int as offset")),
+        (lambda: rope_ext.RotaryEmbedding(7), ArgumentError, ("head_dim", "7", "rotary_dim=6 leaves one channel unrotated")),
         (lambda: rope_ext.RotaryEmbedding(8, schedule="yarm"), ArgumentError, ("schedule", "'yarm'", "is it yarn?")),
         (lambda: rope_ext.RotaryEmbedding.from_config({"head_dim": 8}), ArgumentError, ("config", None, "")),
         (lambda: rope_ext.permute_weights(X, 2, to="x"), ArgumentError, ("to", "'x'", "")),
@@ -48,14 +48,14 @@ def test_an_error_has_its_parts(call, kind, parts):
 
 @pytest.mark.parametrize("copied", [copy.copy, lambda error: pickle.loads(pickle.dumps(error))])
 def test_an_error_can_be_copied_and_sent_to_another_process(copied):
-    error = copied(ArgumentTypeError("x", "be a Tensor", [1], "torch.tensor(x) makes one"))
+    error = copied(ArgumentTypeError("x", "be a Tensor", [1], "use torch.tensor(x)"))
     assert (error.argument, error.rule, error.got, error.cure) == (
         "x",
         "be a Tensor",
         "[1]",
-        "torch.tensor(x) makes one",
+        "use torch.tensor(x)",
     )
-    assert str(error) == "rope_ext: x must be a Tensor, got [1]: torch.tensor(x) makes one"
+    assert str(error) == "rope_ext: x must be a Tensor, got [1]: use torch.tensor(x)"
 
 
 def test_an_error_that_is_sent_keeps_its_notes_and_text():

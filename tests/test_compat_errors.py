@@ -441,9 +441,7 @@ def test_errors_name_the_argument_that_is_a_tensor_without_a_kernel(make):
         ),
         "x": lambda: compat.flash_attn.apply_rotary_emb(odd, T(S, P), T(S, P)),
     }.items():
-        with pytest.raises(
-            NotImplementedError, match=f"^rope_ext: {name} must be an ordinary tensor, got one that is "
-        ):
+        with pytest.raises(NotImplementedError, match=f"^rope_ext: {name} must be an ordinary tensor, got an? "):
             call()
 
 

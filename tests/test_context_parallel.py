@@ -205,12 +205,12 @@ def test_device():
         (
             {"seqlen": 10},
             ValueError,
-            "seqlen must be a multiple of 2 * world_size = 4 with order 'head_tail', got 10: padding to 12 tokens makes it one",
+            "seqlen must be a multiple of 2 * world_size = 4 with order 'head_tail', got 10: pad to 12 tokens",
         ),
         (
             {"cu_seqlens": [0, 8]},
             TypeError,
-            "cu_seqlens must be a Tensor, got [0, 8]: torch.tensor(cu_seqlens) makes one",
+            "cu_seqlens must be a Tensor, got [0, 8]: use torch.tensor(cu_seqlens)",
         ),
         ({"cu_seqlens": torch.tensor([0.0, 8.0])}, TypeError, "cu_seqlens must be int32 or int64, got float32"),
         ({"cu_seqlens": torch.tensor([[0, 8]])}, ValueError, "cu_seqlens must have shape (nseq + 1,), got (1, 2)"),
@@ -219,13 +219,13 @@ def test_device():
         (
             {"cu_seqlens": torch.tensor([0, 2, 8])},
             ValueError,
-            "cu_seqlens must hold lengths that are multiples of 2 * world_size = 4, got 2 for sequence 0: padding each"
-            " sequence to a multiple of 4 makes them so",
+            "cu_seqlens must hold lengths that are multiples of 2 * world_size = 4, got 2 for sequence 0: pad each"
+            " sequence to a multiple of 4",
         ),
         (
             {"cu_seqlens": torch.tensor([0, 4])},
             ValueError,
-            "cu_seqlens must end at seqlen, 8, got 4: a last boundary of 8 makes a sequence of the padding",
+            "cu_seqlens must end at seqlen, 8, got 4: add a last boundary of 8, which makes the padding a sequence",
         ),
         ({"cu_seqlens": torch.tensor([0, 12])}, ValueError, "cu_seqlens must end at seqlen, 8, got 12"),
     ],

@@ -91,38 +91,38 @@ CURES = {
     # tables
     "no table": (
         lambda: apply(Q),
-        "cos must be a Tensor, got None: apply(x, cos, sin), or apply(x, inv_freq=inv_freq)",
+        "cos must be a Tensor, got None: call apply(x, cos, sin) or apply(x, inv_freq=inv_freq)",
         lambda: apply(Q, inv_freq=ROPE.inv_freq),
     ),
     "no cos": (
         lambda: apply_(Q, None, SIN),
-        "cos must be a Tensor, got None: apply(x, cos, sin), or apply(x, inv_freq=inv_freq)",
+        "cos must be a Tensor, got None: call apply(x, cos, sin) or apply(x, inv_freq=inv_freq)",
         None,
     ),
     "both tables at once": (
         lambda: apply(Q, ROPE.tables(S)),
         "cos must be a Tensor, got (Tensor of shape (5, 4), float32, Tensor of shape (5, 4), float32): "
-        "apply(x, *tables) passes the two of them",
+        "pass both as apply(x, *tables)",
         lambda: apply(Q, *ROPE.tables(S)),
     ),
     "a RotaryEmbedding": (
         lambda: apply(Q, ROPE),
-        f"cos must be a Tensor, got {ROPE!r}: its own apply(x) needs no table, and its tables(max_position) are cos and sin",
+        f"cos must be a Tensor, got {ROPE!r}: rope.apply(x) needs no table, and rope.tables(max_position) returns cos and sin",
         lambda: ROPE.apply(Q),
     ),
     "a RotaryEmbedding as frequencies": (
         lambda: apply(Q, inv_freq=ROPE),
-        f"inv_freq must be a Tensor, got {ROPE!r}: its own apply(x) uses them",
+        f"inv_freq must be a Tensor, got {ROPE!r}: rope.apply(x) uses its frequencies",
         lambda: ROPE.apply(Q),
     ),
     "frequencies by position": (
         lambda: apply(Q, ROPE.inv_freq),
-        "sin must be a Tensor, got None: apply(x, inv_freq=inv_freq) takes frequencies",
+        "sin must be a Tensor, got None: pass frequencies as apply(x, inv_freq=inv_freq)",
         lambda: apply(Q, inv_freq=ROPE.inv_freq),
     ),
     "complex": (
         lambda: apply(Q, torch.complex(COS, SIN)),
-        "sin must be a Tensor, got None: cos.real and cos.imag are cos and sin",
+        "sin must be a Tensor, got None: pass cos.real and cos.imag as cos and sin",
         lambda: apply(Q, torch.complex(COS, SIN).real, torch.complex(COS, SIN).imag),
     ),
     "width": (
@@ -249,7 +249,7 @@ CURES = {
     ),
     "an int as positions": (
         lambda: apply(Q[:, :1], COS, SIN, positions=3),
-        "positions must be a Tensor, got 3: offset takes an int",
+        "positions must be a Tensor, got 3: pass an int as offset",
         lambda: apply(Q[:, :1], COS, SIN, offset=3),
     ),
     "positions transposed": (
@@ -283,7 +283,7 @@ CURES = {
         f"array as {name}": (
             lambda name=name: apply(**{"x": Q, "cos": COS, "sin": SIN} | {name: np.zeros((40, 40))}),
             f"{name} must be {rule}, got ndarray of shape (40, 40), float64"
-            + f": torch.tensor({name}) makes one" * (rule == "a Tensor"),
+            + f": use torch.tensor({name})" * (rule == "a Tensor"),
             None,
         )
         for name, rule in {
@@ -305,7 +305,7 @@ CURES = {
     },
     "array as frequencies": (
         lambda: apply(Q, inv_freq=np.zeros((40, 40))),
-        "inv_freq must be a Tensor, got ndarray of shape (40, 40), float64: torch.tensor(inv_freq) makes one",
+        "inv_freq must be a Tensor, got ndarray of shape (40, 40), float64: use torch.tensor(inv_freq)",
         None,
     ),
     "array as out": (
@@ -315,12 +315,12 @@ CURES = {
     ),
     "array as x": (
         lambda: apply(np.zeros((1, 5, 2, 8)), COS, SIN),
-        "x must be a Tensor or a tuple or list of Tensors, got ndarray: torch.tensor(x) makes one",
+        "x must be a Tensor or a tuple or list of Tensors, got ndarray: use torch.tensor(x)",
         None,
     ),
     "array as x without a table": (
         lambda: ROPE.apply(np.zeros((1, 5, 2, 8))),
-        "x must be a Tensor or a tuple or list of Tensors, got ndarray: torch.tensor(x) makes one",
+        "x must be a Tensor or a tuple or list of Tensors, got ndarray: use torch.tensor(x)",
         None,
     ),
     "rows of numbers as x": (
@@ -335,7 +335,7 @@ CURES = {
     ),
     "list as positions": (
         lambda: apply(Q, COS, SIN, positions=[0, 1, 2]),
-        "positions must be a Tensor, got [0, 1, 2]: torch.tensor(positions) makes one",
+        "positions must be a Tensor, got [0, 1, 2]: use torch.tensor(positions)",
         None,
     ),
     "list of texts as positions": (

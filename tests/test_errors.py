@@ -106,7 +106,7 @@ MISTAKES = [
     (Y, call(interleaved="yes"), "interleaved must be True or False, got 'yes'"),
     (Y, call(inverse="no"), "inverse must be True or False, got 'no'"),
     # tables
-    (Y, call(cos=[1.0], sin="sin"), "cos must be a Tensor, got [1.0]: torch.tensor(cos) makes one"),
+    (Y, call(cos=[1.0], sin="sin"), "cos must be a Tensor, got [1.0]: use torch.tensor(cos)"),
     (Y, call(cos="cos", sin=0.5), "sin must be a Tensor, got 0.5"),
     (Y, call(cos="complex"), "cos must be float64, float32, bfloat16 or float16, got complex64"),
     (Y, call(cos="cos64"), "cos must be float32 or the dtype of x, float32, got float64"),
@@ -151,7 +151,7 @@ MISTAKES = [
     ),
     # positions
     (Y, call(positions=torch.arange(5.0)), "positions must be int32 or int64, got float32"),
-    (Y, call(positions=[0, 1]), "positions must be a Tensor, got [0, 1]: torch.tensor(positions) makes one"),
+    (Y, call(positions=[0, 1]), "positions must be a Tensor, got [0, 1]: use torch.tensor(positions)"),
     (V, call(positions=torch.arange(4)), "positions must have shape (5,) or (2, 5), got (4,)"),
     (V, call(positions=torch.zeros(3, 5, dtype=INT64)), "positions must have shape (5,) or (2, 5), got (3, 5)"),
     (V, call(positions=torch.zeros(3, 2, 5, dtype=INT64)), "positions must have shape (5,) or (2, 5), got (3, 2, 5)"),
@@ -331,7 +331,7 @@ def test_sparse_tensors_are_refused():
     check_refused(
         NotImplementedError,
         call(T["x"].to_sparse()),
-        "x must be a strided tensor, got torch.sparse_coo; to_dense() makes one"
+        "x must be a strided tensor, got torch.sparse_coo; use to_dense()"
         f" (torch: Could not run 'rope_ext::rotate' with arguments from the '{backend}' backend)",
     )
 
@@ -357,7 +357,7 @@ def test_constructor_of_rotary_embedding():
     for keywords, message in (
         (
             {"head_dim": 7},
-            "head_dim must be even where rotary_dim is not given, got 7: rotary_dim=6 leaves one channel as it is",
+            "head_dim must be even where rotary_dim is not given, got 7: rotary_dim=6 leaves one channel unrotated",
         ),
         ({"head_dim": 0}, "head_dim must be at least 2, got 0"),
         ({"head_dim": 0, "rotary_dim": 2}, "head_dim must be at least 2, got 0"),
@@ -370,7 +370,7 @@ def test_constructor_of_rotary_embedding():
     with pytest.raises(TypeError, match=r"^rope_ext: positions must be int32, int64 or float32, got bfloat16, which"):
         rope_ext.RotaryEmbedding(8)(torch.arange(3.0).bfloat16())
     with pytest.raises(
-        TypeError, match=r"^rope_ext: positions must be a Tensor, got \[0, 1\]: torch\.tensor\(positions\) "
+        TypeError, match=r"^rope_ext: positions must be a Tensor, got \[0, 1\]: use torch\.tensor\(positions\)"
     ):
         rope_ext.RotaryEmbedding(8)([0, 1])
     for call in (
@@ -378,7 +378,7 @@ def test_constructor_of_rotary_embedding():
         lambda n, dtype: rope_ext.RotaryEmbedding(8)(torch.arange(n), dtype=dtype),
     ):
         with pytest.raises(
-            TypeError, match=r"^rope_ext: dtype must be a floating point type, got 'half': torch\.float16"
+            TypeError, match=r"^rope_ext: dtype must be a floating point type, got 'half': use torch\.float16"
         ):
             call(4, dtype="half")
         with pytest.raises(
@@ -422,7 +422,7 @@ def test_lazy_negations_are_not_written(name):
             rope_ext.apply(T["x"], T["cos"], T["sin"], out=negation)
     assert str(caught.value) == (
         f"rope_ext: {name} must not be a lazy negation when it is written, got a lazy negation of shape (2, 5, 3, 8);"
-        " resolve_neg() makes an ordinary copy"
+        " use resolve_neg()"
     )
     assert torch.equal(negation, before)
     assert torch.equal(
@@ -486,7 +486,7 @@ def test_seqlen_must_be_an_int():
         ({"offset": torch.tensor([1, 2, 3])}, "offset must be an int or have shape (2,), got (3,)"),
         (
             {"positions": [0, 1, 2, 3, 4]},
-            "positions must be a Tensor, got [0, 1, 2, 3, 4]: torch.tensor(positions) makes one",
+            "positions must be a Tensor, got [0, 1, 2, 3, 4]: use torch.tensor(positions)",
         ),
         ({"layout": "bsdh"}, "layout must be one of bshd, bhsd, sbhd, thd, shd, got 'bsdh'"),
         ({"layout": 4}, "layout must be one of bshd, bhsd, sbhd, thd, shd, got 4"),

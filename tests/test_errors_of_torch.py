@@ -95,27 +95,27 @@ def test_a_device_without_kernels():
 @pytest.mark.parametrize(
     ("make", "sentence", "of_torch"),
     [
-        (X.to_sparse, "x must be a strided tensor, got torch.sparse_coo; to_dense() makes one", "'SparseCPU' backend"),
-        (X.to_mkldnn, "x must be a strided tensor, got torch._mkldnn; to_dense() makes one", "'MkldnnCPU' backend"),
+        (X.to_sparse, "x must be a strided tensor, got torch.sparse_coo; use to_dense()", "'SparseCPU' backend"),
+        (X.to_mkldnn, "x must be a strided tensor, got torch._mkldnn; use to_dense()", "'MkldnnCPU' backend"),
         (
             lambda: quantized(X),
-            "x must be an ordinary tensor, got one that is quantized; dequantize() makes one",
+            "x must be an ordinary tensor, got a quantized tensor; use dequantize()",
             "'QuantizedCPU' backend",
         ),
         (
             lambda: torch.nested.nested_tensor([X[0]]),
-            "x must be an ordinary tensor, got one that is nested; unbind() makes several",
+            "x must be an ordinary tensor, got a nested tensor; use unbind()",
             "'NestedTensorCPU' backend",
         ),
         (
             lambda: torch.nested.nested_tensor([X[0]], layout=torch.jagged),
-            'x must be an ordinary tensor, got one that is nested; values() makes one, for x with layout="thd" and'
+            'x must be an ordinary tensor, got a nested tensor; use values() as x, with layout="thd" and'
             " cu_seqlens=x.offsets().int()",
             "rope_ext.rotate",
         ),
         (
             torch.nn.UninitializedParameter,
-            "x must be an ordinary tensor, got one that is UninitializedParameter",
+            "x must be an ordinary tensor, got an UninitializedParameter",
             "Call `forward` with a dummy batch",
         ),
     ],

@@ -440,7 +440,7 @@ VALUES = [
     (
         {"rope_scaling": {"mrope_section": [16.0, 24, 24]}},
         TypeError,
-        "mrope_section must be a list of ints, got 16.0 in it",
+        "mrope_section must be a list of ints, got an entry 16.0",
     ),
     (
         {"max_position_embeddings": "9", "rope_scaling": {"type": "dynamic", "factor": 2}},
@@ -560,7 +560,7 @@ def test_errors_of_the_constructor():
     for keywords, kind, message in (
         ({"schedule": "spiral"}, ValueError, "schedule must be one of default, linear, ntk, "),
         ({"precision": "fp16"}, ValueError, "precision must be 'exact' or 'hf', got 'fp16'"),
-        ({"factor": 2.0}, TypeError, "factor must come with schedule 'linear', "),
+        ({"factor": 2.0}, TypeError, "factor must be used with schedule 'linear', "),
         ({"schedule": "linear"}, TypeError, "factor must be given for schedule 'linear', got None"),
         (
             {"schedule": "linear", "factor": 1, "seqlen": 5},

@@ -45,24 +45,27 @@ YARN = {"schedule": "yarn", "factor": 4.0}
         ({"interleaved": True}, "interleaved must be given to rope.apply(x, interleaved=...), got True"),
         ({"device": "cuda"}, "device must be given to rope.tables(max_position, device=...), got 'cuda'"),
         ({"rope_scaling": {}}, "rope_scaling must be given to RotaryEmbedding.from_config(config), got {}"),
-        ({"factor": 4.0}, f"factor must come with {TAKE_FACTOR}, got 4.0 with schedule 'default', which takes none"),
+        (
+            {"factor": 4.0},
+            f"factor must be used with {TAKE_FACTOR}, got 4.0 with schedule 'default', which accepts none",
+        ),
         (
             {"schedule": "ntk", "scaling_factor": 4},
-            f"scaling_factor must be given as factor, with {TAKE_FACTOR}, got 4 with schedule 'ntk', which takes alpha",
+            f"scaling_factor must be given as factor, with {TAKE_FACTOR}, got 4 with schedule 'ntk', which accepts alpha",
         ),
         (
             {"beta_fast": 32},
-            "beta_fast must come with schedule 'yarn', got 32 with schedule 'default', which takes none",
+            "beta_fast must be used with schedule 'yarn', got 32 with schedule 'default', which accepts none",
         ),
         (
             {"schedul": "yarn"},
-            "schedul must be a keyword of RotaryEmbedding or of schedule 'default', which takes none, got 'yarn': is it "
+            "schedul must be a keyword of RotaryEmbedding or of schedule 'default', which accepts none, got 'yarn': is it "
             "schedule?",
         ),
-        ({"spam": 1}, "spam must be a keyword of RotaryEmbedding or of schedule 'default', which takes none, got 1"),
+        ({"spam": 1}, "spam must be a keyword of RotaryEmbedding or of schedule 'default', which accepts none, got 1"),
         (
             {"num_heads": 32},  # like num_axes, but not meant for it
-            "num_heads must be a keyword of RotaryEmbedding or of schedule 'default', which takes none, got 32",
+            "num_heads must be a keyword of RotaryEmbedding or of schedule 'default', which accepts none, got 32",
         ),
     ],
 )
@@ -72,7 +75,7 @@ def test_a_keyword_of_another_library_or_schedule(keywords, message):
 
 def test_head_dim_by_another_name_or_not_at_all():
     says("dim must be given as head_dim, got 64", TypeError, RotaryEmbedding, dim=64)
-    says("head_dim must be given, RotaryEmbedding(head_dim), got none", TypeError, RotaryEmbedding, base=100.0)
+    says("head_dim must be given, got none: call RotaryEmbedding(head_dim)", TypeError, RotaryEmbedding, base=100.0)
 
 
 @pytest.mark.parametrize("given, meant", [("dynamic", "dynamic_ntk"), ("Llama-3", "llama3"), ("su", "longrope")])
@@ -112,24 +115,28 @@ def test_signatures_show_the_rule():
 @pytest.mark.parametrize(
     ("positions", "error", "message"),
     [
-        ([0, 1, 2], TypeError, "must be a Tensor, got [0, 1, 2]: torch.tensor(positions) makes one"),
-        (5, TypeError, "must be a Tensor, got 5: torch.tensor(positions) makes one"),
+        ([0, 1, 2], TypeError, "must be a Tensor, got [0, 1, 2]: use torch.tensor(positions)"),
+        (5, TypeError, "must be a Tensor, got 5: use torch.tensor(positions)"),
         (
             LONG,
             TypeError,
-            "must be a Tensor, got ndarray of shape (3000,), float64: torch.tensor(positions) makes one",
+            "must be a Tensor, got ndarray of shape (3000,), float64: use torch.tensor(positions)",
         ),
         (None, TypeError, "must be a Tensor, got None"),
-        ((Q,), TypeError, "must be a Tensor, got (Tensor of shape (1, 4, 2, 8), float32,): rope.apply(x) rotates x"),
+        (
+            (Q,),
+            TypeError,
+            "must be a Tensor, got (Tensor of shape (1, 4, 2, 8), float32,): to rotate x call rope.apply(x)",
+        ),
         (
             Q,
             ValueError,
-            "must have at most 3 axes where they are float32, got shape (1, 4, 2, 8): rope.apply(x) rotates x",
+            "must have at most 3 axes where they are float32, got shape (1, 4, 2, 8): to rotate x call rope.apply(x)",
         ),
         (
             Q.bfloat16(),
             TypeError,
-            "must be int32, int64 or float32, got bfloat16 of shape (1, 4, 2, 8): rope.apply(x) rotates x",
+            "must be int32, int64 or float32, got bfloat16 of shape (1, 4, 2, 8): to rotate x call rope.apply(x)",
         ),
         (
             torch.ones(3).half(),
@@ -139,7 +146,7 @@ def test_signatures_show_the_rule():
         (
             torch.ones(3).short(),
             TypeError,
-            "must be int32, int64 or float32, got int16: positions.to(torch.int64) is one",
+            "must be int32, int64 or float32, got int16: use positions.to(torch.int64)",
         ),
         (torch.ones(3).bool(), TypeError, "must be int32, int64 or float32, got bool"),
     ],
@@ -168,11 +175,11 @@ def test_positions_with_too_many_axes_are_refused():
 @pytest.mark.parametrize(
     ("dtype", "message"),
     [
-        ("float32", "'float32': torch.float32 is one"),
-        ("bf16", "'bf16': torch.bfloat16 is one"),
-        (np.float64, "<class 'numpy.float64'>: torch.float64 is one"),
-        (np.dtype("float16"), "dtype('float16'): torch.float16 is one"),
-        (float, "<class 'float'>: torch.float32 is one"),
+        ("float32", "'float32': use torch.float32"),
+        ("bf16", "'bf16': use torch.bfloat16"),
+        (np.float64, "<class 'numpy.float64'>: use torch.float64"),
+        (np.dtype("float16"), "dtype('float16'): use torch.float16"),
+        (float, "<class 'float'>: use torch.float32"),
         (torch.int32, "torch.int32"),
         ("int32", "'int32'"),
         ("tensor", "'tensor'"),
@@ -198,7 +205,7 @@ def test_an_invalid_dtype_is_refused(dtype, message):
     ("message", "call"),
     [
         ("seqlen must be an int, got '8'", lambda: ROPE.frequencies("8")),
-        ("inv_freq must be a Tensor, got [1, 2]: torch.tensor(", lambda: frequencies.per_axis([1, 2], [0, 0])),
+        ("inv_freq must be a Tensor, got [1, 2]: use torch.tensor(", lambda: frequencies.per_axis([1, 2], [0, 0])),
         ("axes must be at most 64, got 1000", lambda: frequencies.per_axis(torch.ones(2), [0, 0], axes=1000)),
         ("axes must be in 1 to 64, got 128", lambda: frequencies.axial(256, axes=128)),
         ("positions must be a Tensor, got [0, 1]", lambda: frequencies.xpos_scale([0, 1], 8)),
@@ -207,8 +214,8 @@ def test_an_invalid_dtype_is_refused(dtype, message):
             "base must be a number, got Tensor of shape (2,), int64",
             lambda: frequencies.default(8, torch.ones(2).long()),
         ),
-        ("pair_axis must be a list of ints, got 0.5 in it", lambda: RotaryEmbedding(8, pair_axis=[0.5] * 4)),
-        ("mrope_section must be a list of ints, got 0.0 in it", lambda: frequencies.mrope_pair_axis(LONG)),
+        ("pair_axis must be a list of ints, got an entry 0.5", lambda: RotaryEmbedding(8, pair_axis=[0.5] * 4)),
+        ("mrope_section must be a list of ints, got an entry 0.0", lambda: frequencies.mrope_pair_axis(LONG)),
         ("weight must be a Tensor, got ndarray of shape (3000,)", lambda: rope_ext.permute_weights(LONG, 4, to="half")),
         ("max_bytes must be an int, got ndarray of shape (3000,)", lambda: rope_ext.set_output_pool(LONG)),
     ],
@@ -235,7 +242,7 @@ def test_errors_show_an_array_in_one_line(schedule):
 def test_a_length_must_not_be_a_tensor():
     positions = torch.arange(16)
     says(
-        "max_position must be an int, got Tensor of shape (), int64: int(max_position) is one",
+        "max_position must be an int, got Tensor of shape (), int64: use int(max_position)",
         TypeError,
         ROPE.tables,
         positions.max() + 1,
@@ -256,7 +263,7 @@ def test_rope_apply_refuses_heads_of_another_size():
     rope, q, k = rope_ext.RotaryEmbedding(8), torch.randn(1, 3, 2, 16), torch.randn(1, 3, 2, 8)
     for x in (q, [k, q], (q, k)):
         with pytest.raises(
-            ValueError, match=r"^rope_ext: x must have head_dim 8, got 16: rotary_dim=8 rotates its first 8"
+            ValueError, match=r"^rope_ext: x must have head_dim 8, got 16: pass rotary_dim=8 to rotate its first 8"
         ):
             rope.apply(x, rotary_offset=np.int64(0) if x is q else 0)
     part = rope_ext.apply(q, inv_freq=rope.inv_freq, rotary_dim=8)

@@ -16,15 +16,15 @@ WEIGHTS = "a Tensor, or a tuple or list with a Tensor or None for each tensor of
 MISTAKES = {
     "no eps": (V, {"norm": WEIGHT}, "eps must be given with norm, got None: there is no default, since models differ: "
                "1e-6 and 1e-5 are common"),
-    "no norm": (V, {"eps": 1e-6}, "eps must come with norm, got 1e-06"),
-    "a number": (T, {"norm": 1.0, "eps": 1e-6}, f"norm must be {WEIGHTS}, got 1.0: a norm without weight has ones, "
-                 "torch.ones(head_dim)"),
+    "no norm": (V, {"eps": 1e-6}, "eps must be given only with norm, got 1e-06"),
+    "a number": (T, {"norm": 1.0, "eps": 1e-6}, f"norm must be {WEIGHTS}, got 1.0: for a norm without a weight "
+                 "pass torch.ones(head_dim)"),
     "a module": (T, {"norm": torch.nn.RMSNorm(8), "eps": 1e-6},
-                 f"norm must be {WEIGHTS}, got RMSNorm((8,), eps=None, elementwise_affine=True): a module's weight is one"),
+                 f"norm must be {WEIGHTS}, got RMSNorm((8,), eps=None, elementwise_affine=True): pass its weight"),
     "an array": (T, {"norm": np.ones(8), "eps": 1e-6},
-                 f"norm must be {WEIGHTS}, got ndarray of shape (8,), float64: torch.tensor(norm) makes one"),
-    "a list of numbers": (T, {"norm": [1.0, 2.0], "eps": 1e-6}, f"norm must be {WEIGHTS}, got 1.0 in it: a norm without "
-                          "weight has ones, torch.ones(head_dim)"),
+                 f"norm must be {WEIGHTS}, got ndarray of shape (8,), float64: use torch.tensor(norm)"),
+    "a list of numbers": (T, {"norm": [1.0, 2.0], "eps": 1e-6}, f"norm must be {WEIGHTS}, got an entry 1.0: for a norm "
+                          "without a weight pass torch.ones(head_dim)"),
     "three for two": (V, {"norm": [WEIGHT] * 3, "eps": 1e-6},
                       "norm must hold 2 entries, a weight or None for each tensor of x, got 3"),
     "none for two": (V, {"norm": [], "eps": 1e-6}, "norm must hold 2 entries, a weight or None for each tensor of x, got 0"),

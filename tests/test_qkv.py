@@ -148,7 +148,7 @@ WIDTH = "qkv must have a last axis of (num_heads + 2 * num_kv_heads) * head_dim,
 PARTED = "head_dim) after those of the tokens, got shape"
 MISTAKES = [
     # qkv and heads
-    ([[1.0]], {}, "qkv must be a Tensor, got [[1.0]]: torch.tensor(qkv) makes one"),
+    ([[1.0]], {}, "qkv must be a Tensor, got [[1.0]]: use torch.tensor(qkv)"),
     ("flat", {"num_heads": 4.0}, "num_heads must be an int, got 4.0"),
     ("flat", {"num_heads": 0}, "num_heads must be at least 1, got 0"),
     ("flat", {"num_kv_heads": True}, "num_kv_heads must be an int, got True"),
@@ -168,8 +168,8 @@ MISTAKES = [
         {"num_kv_heads": 4},
         "qkv must have 12 heads, num_heads + 2 * num_kv_heads, got shape (2, 5, 3, 32): qkv.flatten(-2) fits",
     ),
-    ("parted", {}, "num_kv_heads must be num_heads, 4, where qkv has an axis of q, k and v, got 2"),
-    ("groups", {}, f"qkv must have axes (3, 4, {PARTED} (2, 5, 2, 4, 8): grouped=True takes groups"),
+    ("parted", {}, "num_kv_heads must equal num_heads, 4, if qkv has an axis for q, k and v, got 2"),
+    ("groups", {}, f"qkv must have axes (3, 4, {PARTED} (2, 5, 2, 4, 8): pass grouped=True for groups"),
     ("groups", {"num_kv_heads": 4}, f"qkv must have axes (3, 4, {PARTED} (2, 5, 2, 4, 8)"),
     ("groups", {"num_heads": 2, "grouped": True}, f"qkv must have axes (2, 3, {PARTED} (2, 5, 2, 4, 8)"),
     ("integers", {}, "qkv must be float64, float32, bfloat16 or float16, got int32"),
@@ -179,8 +179,8 @@ MISTAKES = [
     (
         "flat",
         {"layout": "bhsd"},
-        "layout must be one of bshd, sbhd, thd, shd for a packed tensor, which has the heads of a token together,"
-        " got 'bhsd': q.transpose(1, 2) is 'bhsd' afterwards",
+        "layout must be one of bshd, sbhd, thd, shd for a packed tensor, in which the heads of a token are adjacent,"
+        " got 'bhsd': for 'bhsd' use q.transpose(1, 2) afterwards",
     ),
     # norm
     ("flat", {"norm": (ONES, ONES, ONES), "eps": 1e-6}, "norm must hold two weights, one for q and one for k, got 3"),
@@ -211,7 +211,7 @@ MISTAKES = [
         {"norm": ONES},
         "eps must be given with norm, got None: there is no default, since models differ: 1e-6 and 1e-5 are common",
     ),
-    ("flat", {"eps": 1e-6}, "eps must come with norm, got 1e-06"),
+    ("flat", {"eps": 1e-6}, "eps must be given only with norm, got 1e-06"),
     # tables and other arguments
     (
         "flat",
@@ -271,10 +271,8 @@ def test_calls_that_python_refuses():
 
 def test_tensors_that_are_not_ordinary():
     nested = torch.nested.nested_tensor([torch.ones(3, 64), torch.ones(2, 64)], layout=torch.jagged)
-    for qkv, kind in ((QKV["sparse"], "torch.sparse_coo"), (nested, "nested")):
-        with pytest.raises(
-            NotImplementedError, match=f"rope_ext: qkv must be an ordinary tensor, got one that is {kind}"
-        ):
+    for qkv, kind in ((QKV["sparse"], "torch.sparse_coo"), (nested, "a nested tensor")):
+        with pytest.raises(NotImplementedError, match=f"rope_ext: qkv must be an ordinary tensor, got {kind}"):
             rope_ext.apply_qkv(qkv, COS, SIN, num_heads=4, num_kv_heads=2)
 
 

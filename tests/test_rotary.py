@@ -308,7 +308,7 @@ def test_lengths_of_dynamic_schedules_compile_once_per_side():
             lambda rope: rope(torch.tensor([0.0, torch.nan])),
             "positions must be finite where no seqlen is given, got nan",
         ),
-        (lambda rope: rope.tables(4, device="nowhere"), "device must be one that torch can use, got 'nowhere': "),
+        (lambda rope: rope.tables(4, device="nowhere"), "device must be a device that torch can use, got 'nowhere': "),
     ],
 )
 def test_invalid_arguments_of_tables_are_refused(call, message):

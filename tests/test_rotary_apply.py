@@ -84,5 +84,5 @@ def test_hf_positions_do_not_wrap(dtype):
 def test_rope_apply_refuses_another_rotary_dim():
     rope, x = rope_ext.RotaryEmbedding(8), random((1, 2, 3, 8), torch.float32)
     assert_same_bits(rope.apply(x, rotary_dim=8), rope.apply(x))
-    with pytest.raises(ValueError, match=r"^rope_ext: rotary_dim must be that of the frequencies, 8, got 4$"):
+    with pytest.raises(ValueError, match=r"^rope_ext: rotary_dim must equal that of the frequencies, 8, got 4$"):
         rope.apply(x, rotary_dim=4)

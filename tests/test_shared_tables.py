@@ -286,7 +286,7 @@ def test_nothing_is_built_while_a_graph_is_captured(monkeypatch):
     assert len(held) == 2  # kept until the process ends: a graph reads their addresses
     with pytest.raises(RuntimeError, match=r"^rope_ext: tables must be built before a CUDA graph is captured"):
         rope.tables(50)
-    with pytest.raises(RuntimeError, match=r"^rope_ext: frequencies must be made before a CUDA graph is captured"):
+    with pytest.raises(RuntimeError, match=r"^rope_ext: frequencies must be computed before a CUDA graph is captured"):
         other.apply(x)
 
 
