@@ -1,4 +1,4 @@
-"""Weights of the projections to q and k, from one pairing of channels to the other."""
+"""Conversion of query and key projection weights between the two pairings of channels."""
 
 import numbers
 from typing import Literal
@@ -18,25 +18,33 @@ def permute_weights(
     to: Literal["half", "interleaved"],
     rotary_offset: int = 0,
 ) -> torch.Tensor:
-    """Rows of a projection to q or k reordered, so that the other pairing computes the same attention.
+    """Reorder the rows of a query or key projection for the other pairing of channels.
 
-    weight: (num_heads * head_dim, in_features), or a bias (num_heads * head_dim,); any dtype and device.
-    num_heads: for k the number of heads of k. A norm of q or k with one entry per channel needs the same order: permute
-        its weight with num_heads=1.
-    rotary_dim, rotary_offset: the rotated channels of a head, as in `apply`; the others stay where they are.
-    to: "half" moves rows that made pairs (2i, 2i + 1) to (i, i + rotary_dim / 2): from Meta's to Hugging Face's Llama.
-        "interleaved" is the exact inverse.
+    With weights permuted to "half", a rotation with interleaved=False gives the query and key that the original weights
+    give with interleaved=True, with their channels in another order. The order is the same for query and key, so
+    attention scores do not change.
 
-    Returns a new tensor, differentiable in weight. With weights permuted to "half", q and k rotated with
-    interleaved=False are those that the original weights give with interleaved=True, with their channels in another
-    order, which is the same for q and k: so q @ k is the same.
+    Args:
+        weight: (num_heads * head_dim, in_features), or a bias (num_heads * head_dim,); any dtype and device.
+        num_heads: number of heads; for a key projection the number of key heads. The weight of a norm of query or key,
+            with one entry per channel, needs the same order: permute it with num_heads=1.
+        rotary_dim, rotary_offset: the rotated channels of a head, as in `apply`; the rows of the others do not move.
+        to: "half" moves the rows of pairs (2i, 2i + 1) to (i, i + rotary_dim / 2): from Meta's to Hugging Face's Llama.
+            "interleaved" is the exact inverse.
 
-    Raises ArgumentError, a ValueError, for sizes and values, and ArgumentTypeError, a TypeError, for types.
+    Returns:
+        A new tensor with the shape and dtype of weight, differentiable in it.
 
-    Equivalent to, for "half" and full rotary:
+    Raises:
+        ArgumentError: (a ValueError) when a size or value does not fit.
+        ArgumentTypeError: (a TypeError) when an argument has a wrong type.
+
+    Equivalent to, for "half" with all channels rotated::
+
+        head_dim = weight.shape[0] // num_heads
         weight.view(num_heads, head_dim // 2, 2, -1).transpose(1, 2).reshape(weight.shape)
 
-    Source: transformers/models/llama/convert_llama_weights_to_hf.py, permute.
+    Source: transformers, transformers/models/llama/convert_llama_weights_to_hf.py, permute.
     """
     if not isinstance(to, str) or to not in ("half", "interleaved"):
         raise ArgumentError("to", "be 'half' or 'interleaved'", shown(to))
@@ -52,7 +60,7 @@ def permute_weights(
     if num_heads < 1:
         raise ArgumentError("num_heads", "be positive", shown(num_heads))
     if weight.dim() == 0 or weight.shape[0] % num_heads:
-        rule = f"have a multiple of num_heads {num_heads} rows"
+        rule = f"have a number of rows divisible by num_heads {num_heads}"
         raise ArgumentError("weight", rule, f"shape {tuple(weight.shape)}")
     head_dim = weight.shape[0] // num_heads
     if not 0 <= rotary_offset <= head_dim:
@@ -62,7 +70,7 @@ def permute_weights(
         rule = f"be even and fit head_dim {head_dim} from rotary_offset {rotary_offset}"
         raise ArgumentError("rotary_dim", rule, shown(rotary_dim))
     if head_dim == 0:
-        return weight.clone()  # num_heads may be more than reshape takes
+        return weight.clone()  # reshape may refuse a num_heads this large
     channels = torch.arange(head_dim, device=weight.device)
     rotated = channels[rotary_offset : rotary_offset + rotary_dim]
     pairs = (-1, 2) if to == "half" else (2, -1)

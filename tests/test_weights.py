@@ -108,9 +108,9 @@ def test_differentiable():
     "arguments, message",
     [
         ({"to": "neox"}, "to must be 'half' or 'interleaved', got 'neox'"),
-        ({"num_heads": 5}, "weight must have a multiple of num_heads 5 rows, got shape (12, 5)"),
+        ({"num_heads": 5}, "weight must have a number of rows divisible by num_heads 5, got shape (12, 5)"),
         ({"num_heads": 0}, "num_heads must be positive, got 0"),
-        ({"weight": torch.zeros(())}, "weight must have a multiple of num_heads 3 rows, got shape ()"),
+        ({"weight": torch.zeros(())}, "weight must have a number of rows divisible by num_heads 3, got shape ()"),
         ({"weight": [1.0]}, "weight must be a Tensor, got [1.0]: use torch.tensor(weight)"),
         ({"rotary_dim": 3}, "rotary_dim must be even and fit head_dim 4 from rotary_offset 0, got 3"),
         ({"rotary_dim": 6}, "rotary_dim must be even and fit head_dim 4 from rotary_offset 0, got 6"),
