@@ -112,15 +112,15 @@ ERRORS = {
     ),
     "flash: qkv of 4 axes": (
         lambda: compat.flash_attn.apply_rotary_emb_qkv_(T(B, S, 7, D), T(S, P), T(S, P)),
-        "num_heads_q must be given for qkv of 4 dimensions, got None",
+        "num_heads_q must be given when qkv has 4 dimensions, got None",
     ),
     "flash: heads of qkv": (
         lambda: compat.flash_attn.apply_rotary_emb_qkv_(T(B, S, 7, D), T(S, P), T(S, P), num_heads_q=4),
-        "num_heads_q must leave as many heads for k as for v of 7, got 4",
+        "num_heads_q must leave an even, positive number of the 7 heads for k and v, got 4",
     ),
     "flash: negative heads of qkv": (
         lambda: compat.flash_attn.apply_rotary_emb_qkv_(T(B, S, 2, D), T(S, P), T(S, P), num_heads_q=-2),
-        "num_heads_q must leave as many heads for k as for v of 2, got -2",
+        "num_heads_q must leave an even, positive number of the 2 heads for k and v, got -2",
     ),
     "flash: tables of k": (
         lambda: compat.flash_attn.apply_rotary_emb_qkv_(T(B, S, 3, H, D), T(S, P), T(S, P), T(4, P), T(4, P)),
@@ -138,11 +138,11 @@ ERRORS = {
         lambda: compat.flash_attn.apply_rotary_emb(
             T(13, H, D), T(9, P), T(9, P), seqlen_offsets=torch.zeros(4, dtype=torch.int64), cu_seqlens=CU, max_seqlen=5
         ),
-        "cu_seqlens must end at 13, the tokens of all parts, got 12",
+        "cu_seqlens must end at 13, the number of tokens in all parts, got 12",
     ),
     "flash: three of qkv": (
         lambda: compat.flash_attn.apply_rotary_emb_qkv_(T(B, S, 2, H, D), T(S, P), T(S, P)),
-        "qkv must have 3 on axis 2, got shape (2, 5, 2, 3, 8)",
+        "qkv must have size 3 on axis 2, got shape (2, 5, 2, 3, 8)",
     ),
     "flash: axes of qkv": (
         lambda: compat.flash_attn.apply_rotary_emb_qkv_(T(B, S, D), T(S, P), T(S, P)),
@@ -158,7 +158,7 @@ ERRORS = {
     ),
     "TE: cu_seqlens": (
         lambda: compat.transformer_engine.apply_rotary_pos_emb(T(S, H, D), T(S, 1, 1, D), tensor_format="thd"),
-        "cu_seqlens must be given for tensor_format 'thd', got None",
+        "cu_seqlens must be given with tensor_format 'thd', got None",
     ),
     "TE: axes of freqs": (
         lambda: compat.transformer_engine.apply_rotary_pos_emb(T(S, B, H, D), T(S, D)),
@@ -182,7 +182,7 @@ ERRORS = {
     ),
     "TE: freqs of width 0": (
         lambda: compat.transformer_engine.apply_rotary_pos_emb(T(S, B, H, D), T(S, 1, 1, 0)),
-        "freqs must have a width above 0, got 0",
+        "freqs must have a positive width, got 0",
     ),
     "TE: number of start_positions": (
         lambda: compat.transformer_engine.apply_rotary_pos_emb(
@@ -196,7 +196,7 @@ ERRORS = {
     ),
     "TE: odd seqlen": (
         lambda: compat.transformer_engine.apply_rotary_pos_emb(T(S, B, H, D), T(10, 1, 1, D), cp_size=2),
-        "t must have an even seqlen where cp_size > 1, got 5",
+        "t must have an even seqlen when cp_size > 1, got 5",
     ),
     "TE: lengths": (
         lambda: of_two_ranks([0, 7, 10]),
@@ -210,7 +210,7 @@ ERRORS = {
     "TE: first boundary": (lambda: of_two_ranks([4, 8]), "cu_seqlens must start at 0, got 4"),
     "TE: tokens": (
         lambda: of_two_ranks([0, 8], tokens=5),
-        "cu_seqlens must end at 10, the tokens of all parts, got 8",
+        "cu_seqlens must end at 10, the number of tokens in all parts, got 8",
     ),
     "TE: dtype of boundaries": (
         lambda: of_two_ranks([0, 8], dtype=torch.int16),
@@ -226,7 +226,7 @@ ERRORS = {
     ),
     "TE: cp_rank": (
         lambda: compat.transformer_engine.apply_rotary_pos_emb(T(4, B, H, D), T(8, 1, 1, D), cp_size=2, cp_rank=2),
-        "cp_rank must be in 0 to cp_size - 1 = 1, got 2",
+        "cp_rank must be at least 0 and less than cp_size 2, got 2",
     ),
     "apex: freqs": (
         lambda: compat.apex.fused_apply_rotary_pos_emb(T(S, B, H, D), T(S, D)),
@@ -260,7 +260,7 @@ ERRORS = {
     ),
     "liger: cos": (
         lambda: compat.liger.liger_rotary_pos_emb(T(B, H, S, D), T(B, H, S, D), T(B, H, S, D), T(B, H, S, D)),
-        "cos must have an axis of size 1 at unsqueeze_dim 1, got shape (2, 3, 5, 8)",
+        "cos must have size 1 on axis 1, unsqueeze_dim, got shape (2, 3, 5, 8)",
     ),
     "liger: odd width": (
         lambda: compat.liger.liger_rotary_pos_emb(T(B, H, S, D), T(B, H, S, D), T(S, 7), T(S, 7)),
@@ -268,7 +268,7 @@ ERRORS = {
     ),
     "liger: odd head_dim": (
         lambda: compat.liger.liger_rotary_pos_emb(T(B, H, S, 7), T(B, H, S, 7), T(S, D), T(S, D)),
-        "q must have an even head_dim, at least 2, got shape (2, 3, 5, 7)",
+        "q must have an even head_dim of at least 2, got shape (2, 3, 5, 7)",
     ),
     "liger: rotary_dim": (
         lambda: compat.liger.liger_rotary_pos_emb(T(B, H, S, D), T(B, H, S, D), T(S, D), T(S, D), rotary_dim=10),
@@ -280,11 +280,11 @@ ERRORS = {
     ),
     "vllm: query": (
         lambda: compat.vllm.rotary_embedding(torch.arange(S), T(S, H * D + 1), None, D, T(S, D), True),
-        "query must have the axes (5,) of positions and then heads * head_size or heads, head_size, got shape (5, 25) with head_size 8",
+        "query must have the shape (5,) of positions followed by heads * head_size or heads, head_size, got shape (5, 25) with head_size 8",
     ),
     "vllm: key": (
         lambda: compat.vllm.rotary_embedding(torch.arange(S), T(S, H * D), T(4, D), D, T(S, D), True),
-        "key must have the axes (5,) of positions and then heads * head_size or heads, head_size, got shape (4, 8) with head_size 8",
+        "key must have the shape (5,) of positions followed by heads * head_size or heads, head_size, got shape (4, 8) with head_size 8",
     ),
     "vllm: head_size": (
         lambda: compat.vllm.rotary_embedding(torch.arange(S), T(S, H * D), None, 0, T(S, D), True),
@@ -320,7 +320,7 @@ ERRORS = {
     ),
     "meta: rows": (
         lambda: compat.meta_llama.apply_rotary_emb(T(B, 4, H, D), T(B, 4, H, D), COMPLEX),
-        "freqs_cis must have shape (seqlen, head_dim / 2), (4, 4), got (5, 4)",
+        "freqs_cis must have shape (seqlen, head_dim / 2) = (4, 4), got (5, 4)",
     ),
     "meta: float64": (
         lambda: compat.meta_llama.apply_rotary_emb(T(B, S, H, D, dtype=F64), T(B, S, H, D, dtype=F64), COMPLEX),
@@ -348,7 +348,7 @@ ERRORS = {
     ),
     "rotary_embedding_torch: freqs": (
         lambda: compat.rotary_embedding_torch.apply_rotary_emb(T(3, D), T(B, H, S, D)),
-        "freqs must broadcast to t of shape (2, 3, 5, 8) on all axes but the last, got shape (3, 8)",
+        "freqs must broadcast to t of shape (2, 3, 5, 8) on all axes except the last, got shape (3, 8)",
     ),
     "rotary_embedding_torch: start_index": (
         lambda: compat.rotary_embedding_torch.apply_rotary_emb(T(S, D), T(B, H, S, D), start_index=2),
@@ -360,7 +360,7 @@ ERRORS = {
     ),
     "timm: per pair": (
         lambda: compat.timm.apply_rot_embed_cat(T(B, H, S, D), T(S, D)),
-        "emb must have twice the head_dim 8 of x last, got shape (5, 8)",
+        "emb must have a last dimension of 16, twice the head_dim of x, got shape (5, 8)",
     ),
     "timm: sin": (
         lambda: compat.timm.apply_rot_embed(T(B, H, S, D), T(S, D), T(1, D)),
@@ -368,7 +368,7 @@ ERRORS = {
     ),
     "rotary_embedding_torch: seq_dim": (
         lambda: compat.rotary_embedding_torch.apply_rotary_emb(T(S, D), T(B, H, S, D), seq_dim=4),
-        "seq_dim must be an axis, -4 to 3, got 4",
+        "seq_dim must be an axis from -4 to 3, got 4",
     ),
     "rotary_embedding_torch: negative start_index": (
         lambda: compat.rotary_embedding_torch.apply_rotary_emb(T(S, 4), T(B, H, S, D), start_index=-1),
@@ -380,25 +380,25 @@ ERRORS = {
     ),
     "rotary_embedding_torch: five axes": (
         lambda: compat.rotary_embedding_torch.apply_rotary_emb(T(S, 4, D), T(B, H, S, 3, D)),
-        "freqs must broadcast to t of shape (2, 3, 5, 3, 8) on all axes but the last, got shape (5, 4, 8)",
+        "freqs must broadcast to t of shape (2, 3, 5, 3, 8) on all axes except the last, got shape (5, 4, 8)",
     ),
     "rotary_embedding_torch: more axes than t": (
         lambda: compat.rotary_embedding_torch.apply_rotary_emb(T(1, S, 1, D), T(S, D)),
-        "freqs must broadcast to t of shape (5, 8) on all axes but the last, got shape (1, 5, 1, 8)",
+        "freqs must broadcast to t of shape (5, 8) on all axes except the last, got shape (1, 5, 1, 8)",
     ),
     "transformers: partial": (
         lambda: compat.transformers.apply_rotary_pos_emb(T(B, H, S, D), T(B, H, S, D), T(B, S, P), T(B, S, P)),
-        "cos must have the head_dim 8 of q last, got shape (2, 5, 4)",
+        "cos must have a last dimension of 8, the head_dim of q, got shape (2, 5, 4)",
     ),
     "transformers: unsqueeze_dim": (
         lambda: compat.transformers.apply_rotary_pos_emb(
             T(B, H, S, D), T(B, H, S, D), T(B, S, D), T(B, S, D), unsqueeze_dim=17
         ),
-        "unsqueeze_dim must be an axis, -4 to 3, got 17",
+        "unsqueeze_dim must be an axis from -4 to 3, got 17",
     ),
     "transformers: head_dim of k": (
         lambda: compat.transformers.apply_rotary_pos_emb(T(B, H, S, D), T(B, H, S, 6), T(B, S, D), T(B, S, D)),
-        "k must have the head_dim 8 of q last, got shape (2, 3, 5, 6)",
+        "k must have a last dimension of 8, the head_dim of q, got shape (2, 3, 5, 6)",
     ),
     "transformers: no Tensor": (
         lambda: compat.transformers.apply_rotary_pos_emb(T(B, H, S, D), "k", T(B, S, D), T(B, S, D)),
@@ -406,11 +406,11 @@ ERRORS = {
     ),
     "transformers: odd head_dim": (
         lambda: compat.transformers.apply_rotary_pos_emb(T(B, H, S, 7), T(B, H, S, 7), T(B, S, 7), T(B, S, 7)),
-        "q must have an even head_dim, at least 2, got shape (2, 3, 5, 7)",
+        "q must have an even head_dim of at least 2, got shape (2, 3, 5, 7)",
     ),
     "transformers: seqlen": (
         lambda: compat.transformers.apply_rotary_pos_emb(T(B, H, S, D), T(B, H, S, D), T(B, 4, D), T(B, 4, D)),
-        "cos must broadcast to q and k of shape (2, 3, 5, 8) and (2, 3, 5, 8) on all axes but the last, got shape (2, 1, 4, 8)",
+        "cos must broadcast to q and k of shape (2, 3, 5, 8) and (2, 3, 5, 8) on all axes except the last, got shape (2, 1, 4, 8)",
     ),
 }
 

@@ -190,9 +190,9 @@ def test_a_class_of_another_package_stays(layers):
 
     layers.RotaryEmbedding.register_oot(name="Gemma4RotaryEmbedding")(Other)
     registry = sys.modules["vllm.model_executor.custom_op"].op_registry_oot
-    message = "rope_ext: Gemma4RotaryEmbedding must not be registered out of tree yet, got <class "
+    message = "rope_ext: Gemma4RotaryEmbedding must not be registered already, got <class "
     with pytest.raises(
-        ValueError, match=f"^{re.escape(message)}.*Other'>: leave the plug-in that registered it out of VLLM_PLUGINS$"
+        ValueError, match=f"^{re.escape(message)}.*Other'>: remove the plug-in that registered it from VLLM_PLUGINS$"
     ):
         vllm.register()
     assert registry == {"Gemma4RotaryEmbedding": Other}

@@ -1,4 +1,4 @@
-"""Rotation by angles that are given one per channel, as Transformer Engine and apex take them."""
+"""Rotation by angles with one entry per channel, the form of Transformer Engine and apex."""
 
 from typing import Any
 
@@ -21,9 +21,11 @@ def rotate_by(
 ) -> Tensor:
     """`rope_ext.apply` to t with the cosines and sines of angles, (rows, rotary_dim) or four axes.
 
-    rounding: with "once" cos and sin stay float32 (float64 for float64 t), and the result and the gradient of t are
-    rounded once. With "eager" cos, sin and each product, also those of the gradient, are rounded to the dtype of t.
-    contiguous: see `rotated`. options: further arguments of apply.
+    Args:
+        rounding: "once": cos and sin are float32 (float64 for float64 t), and the result and the gradient of t are
+            rounded once. "eager": cos, sin and each product, also in the gradient, are rounded to the dtype of t.
+        contiguous: see `rotated`.
+        **options: further arguments of `apply`.
     """
     check_dtype("cos", angles)
     dtype = t.dtype

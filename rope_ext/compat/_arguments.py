@@ -1,9 +1,12 @@
-"""What the functions of other libraries declare about their arguments.
+"""Declarations of the arguments of the functions of other libraries.
+
+For example::
 
     @called(t=tensor("x"), freqs=tensor("cos", "sin", ranks=4), fused=flag())
     def apply_rotary_pos_emb(t, freqs, fused=False):
 
-Each declaration says what an argument may be, and for which arguments of `rope_ext.apply` it stands: _called.py.
+Each declaration says which values an argument accepts, and which arguments of `rope_ext.apply` it stands for. The
+decorator is in _called.py.
 """
 
 import numbers
@@ -16,24 +19,24 @@ from ..errors import ArgumentError, ArgumentTypeError
 from ..reference import ROUNDINGS
 from ._errors import refused, refused_type
 
-MAX_RANK = 64  # most axes that a Tensor can have
+MAX_RANK = 64  # PyTorch's limit on the axes of a Tensor
 
 
 class Argument(NamedTuple):
-    types: tuple[type, ...]  # exact types that pass at once
-    accepted: tuple[type, ...]  # types that pass after a closer look
+    types: tuple[type, ...]  # exact types, compared first
+    accepted: tuple[type, ...]  # types accepted by isinstance
     rule: str
     ranks: range
     stands_for: tuple[str, ...]  # arguments of rope_ext.apply
-    shown: str | None  # its name in errors, if that is another
-    choices: tuple[str, ...] = ()  # the texts that are allowed, if it is one of several
+    shown: str | None  # its name in errors, where that differs
+    choices: tuple[str, ...] = ()  # the accepted strings, if any
 
     def is_plain(self) -> bool:
-        """Whether plain Python values are expected: bool, int or str."""
+        """Whether the argument is a plain Python value: bool, int or str."""
         return bool(self.choices) or not {bool, int, str}.isdisjoint(self.types)
 
     def refusal(self, name: str, value: Any) -> ArgumentError | ArgumentTypeError | None:
-        """The error of a value that has a wrong type or is none of the choices, else None. name: the argument's."""
+        """The error for a value of a wrong type or outside the choices, else None. name: of the argument."""
         if self.choices and isinstance(value, str):
             return None if value in self.choices else refused(name, self.rule, repr(value))
         if type(value) in self.types or (isinstance(value, self.accepted) and not isinstance(value, bool)):
@@ -55,7 +58,7 @@ _KINDS: dict[Any, tuple[tuple[type, ...], tuple[type, ...], str]] = {
 
 
 def at_least(rank: int) -> range:
-    """The ranks of an argument with this many axes or more."""
+    """The ranks of an argument with at least this many axes."""
     return range(rank, MAX_RANK + 1)
 
 
@@ -65,7 +68,7 @@ _ANY_RANK = at_least(0)
 def argument(
     *kinds: type | None, stands_for: tuple[str, ...] = (), ranks: int | range = _ANY_RANK, shown: str | None = None
 ) -> Argument:
-    """An argument of one of the kinds Tensor, int, float (ints too), bool, str and None."""
+    """An argument of one of the kinds Tensor, int, float (accepts ints), bool, str and None."""
     ranks = range(ranks, ranks + 1) if isinstance(ranks, int) else ranks
     types, accepted, words = zip(*(_KINDS[kind] for kind in kinds))
     rule = "be " + (" or ".join(words) if len(words) < 3 else ", ".join(words[:-1]) + " or " + words[-1])
@@ -86,7 +89,7 @@ def flag(*stands_for: str) -> Argument:
 
 
 def rounding() -> Argument:
-    """What is rounded, as in `rope_ext.apply`: "once" or "eager"."""
+    """The argument `rounding` of `rope_ext.apply`: "once" or "eager"."""
     return Argument((), (), f"be {' or '.join(map(repr, ROUNDINGS))}", _ANY_RANK, (), None, ROUNDINGS)
 
 

@@ -1,4 +1,4 @@
-"""Tables that broadcast to x over any axes, as eager code has them, in the layouts of `rope_ext.apply`."""
+"""Converts tables that broadcast to x over any axes, the form of eager code, to the layouts of `rope_ext.apply`."""
 
 import math
 from typing import Any
@@ -24,11 +24,15 @@ def rotate(
     rounding: Rounding = "eager",
     **options: Any,
 ) -> X:
-    """`rotated` for x, or the tensors of a tuple x, with cos and sin that broadcast to it like x * cos.
+    """`rotated` for x, or for the tensors of a tuple x, with cos and sin that broadcast to it as in x * cos.
 
-    x: (..., head_dim). cos, sin: (..., rotary_dim) with per_channel, else (..., rotary_dim / 2); axes before the last
-    are 1, missing, or those of x. dtypes are promoted as in x * cos, in which each product is rounded unless
-    rounding="once"; keep_dtype casts back to the dtype of x, as in (x * cos).to(x.dtype). options: more of `rotated`.
+    Args:
+        x: (..., head_dim).
+        cos, sin: (..., rotary_dim) with per_channel, else (..., rotary_dim / 2). Axes before the last are 1, missing,
+            or equal to those of x. Dtypes are promoted as in x * cos.
+        keep_dtype: whether the result is cast back to the dtype of x, as in (x * cos).to(x.dtype).
+        rounding: "eager" rounds each product of x * cos, "once" rounds the result only.
+        **options: further arguments of `rotated`.
     """
     options |= {"per_channel": per_channel, "rounding": rounding}
     if sin.shape != cos.shape:
@@ -52,7 +56,7 @@ def _one(x: Tensor, cos: Tensor, sin: Tensor, keep_dtype: bool, options: dict[st
         raise _does_not_broadcast(cos, (x,))
     if rank < 4:
         return _rotate4((x[(None,) * (4 - rank)],), cos, sin, keep_dtype, options)[0][(0,) * (4 - rank)]
-    # Axes that share their tables become the batch, the others tokens of one head.
+    # Axes along which the tables are shared become the batch; the other axes become tokens of one head.
     sizes = (1,) * (rank - cos.dim()) + cos.shape
     shared = next((axis for axis in range(rank - 1) if sizes[axis] != 1), rank - 1)
     tokens = x.shape[shared:-1]
@@ -71,28 +75,28 @@ def _rotate4(
     for axis, size in enumerate(sizes[:3]):
         if len(sizes) > 4 or (size != 1 and any(t.shape[axis] != size for t in x)):
             raise _does_not_broadcast(cos, x)
-    # Heads are an axis that shares its tables, and along which q and k may differ.
+    # The axis of heads is one along which the tables are shared; q and k may differ in its size.
     heads = 1 if sizes[1] == 1 and (sizes[2] != 1 or any(t.shape[1] != x[0].shape[1] for t in x)) else 2
-    axes = [0, 3 - heads, 3] if sizes[heads] == 1 else [0, 1, 2, 3]  # axes that the tables keep
-    there, wanted = [sizes[axis] for axis in axes], [sizes[axis] for axis in axes]
-    wanted[axes.index(3 - heads)] = x[0].shape[3 - heads]
+    axes = [0, 3 - heads, 3] if sizes[heads] == 1 else [0, 1, 2, 3]  # axes of the tables
+    given, expanded = [sizes[axis] for axis in axes], [sizes[axis] for axis in axes]
+    expanded[axes.index(3 - heads)] = x[0].shape[3 - heads]
     dtype = x[0].dtype
-    x, cos, sin = _promoted(x, cos.reshape(there).expand(wanted), sin.reshape(there).expand(wanted), keep_dtype)
+    x, cos, sin = _promoted(x, cos.reshape(given).expand(expanded), sin.reshape(given).expand(expanded), keep_dtype)
     y = rotated(x, cos, sin, layout="bhsd" if heads == 1 else "bshd", **options)
     return tuple(t.to(dtype) for t in y) if keep_dtype else y
 
 
 def _does_not_broadcast(cos: Tensor, x: tuple[Tensor, ...]) -> ArgumentError:
     shapes = " and ".join(str(tuple(t.shape)) for t in x)
-    return refused("cos", f"broadcast to x of shape {shapes} on all axes but the last", cos)
+    return refused("cos", f"broadcast to x of shape {shapes} on all axes except the last", cos)
 
 
 def _promoted(
     x: tuple[Tensor, ...], cos: Tensor, sin: Tensor, keep_dtype: bool
 ) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
-    """(x, cos, sin) in the dtypes of x * cos, but 16-bit x as it is with float32 tables: the kernel promotes it."""
+    """(x, cos, sin) in the dtypes of x * cos, except that 16-bit x with float32 tables is promoted by the kernel."""
     x_dtype = x[0].dtype
-    in_kernel = keep_dtype and x_dtype.itemsize == 2  # then the terms of the gradient have the dtype of x
+    in_kernel = keep_dtype and x_dtype.itemsize == 2  # the terms of the gradient then have the dtype of x
     if cos.dtype == x_dtype or (in_kernel and cos.dtype == torch.float32):
         return x, cos, sin
     check_dtype("x", x[0])
@@ -106,16 +110,16 @@ def _promoted(
 
 
 def scaled_tables(freqs: Tensor, scale: float | Tensor) -> tuple[Tensor, Tensor]:
-    """freqs.cos() * scale, freqs.sin() * scale; errors name the arguments cos and scale."""
+    """(freqs.cos() * scale, freqs.sin() * scale). Errors name the arguments cos and scale."""
     check_dtype("cos", freqs)
     cos, sin = freqs.cos(), freqs.sin()
     if isinstance(scale, Tensor):
         check_dtype("scale", scale)
-    elif not is_compiling() and scale == 1:  # saves time only; a graph may not know the number
+    elif not is_compiling() and scale == 1:  # saves two products; in a graph the number may be symbolic
         return cos, sin
     try:
         return cos * scale, sin * scale
-    except RuntimeError:  # shapes that do not broadcast, or a lack of memory
+    except RuntimeError:  # shapes that do not broadcast, or out of memory
         if isinstance(scale, Tensor) and not _broadcast_together(freqs, scale):
             raise refused("scale", f"broadcast to angles of shape {tuple(freqs.shape)}", scale) from None
         raise

@@ -1,4 +1,4 @@
-"""`rope_ext.apply` where an original allocates contiguous results, or takes heads without channels."""
+"""`rope_ext.apply` for originals that allocate contiguous results or accept heads without channels."""
 
 from typing import Any, TypeVar
 
@@ -17,18 +17,19 @@ X = TypeVar("X", bound=Tensor | tuple[Tensor, ...])
 def rotated(
     x: X, cos: Tensor, sin: Tensor, *, contiguous: tuple[int, int] | tuple[()] | None = None, **options: Any
 ) -> X:
-    """`rope_ext.apply` to a Tensor or tuple x. Heads without channels, which it refuses, give empty results.
+    """`rope_ext.apply` to a Tensor or tuple x. Heads without channels, which `apply` refuses, give empty results.
 
-    contiguous: None leaves results the strides of torch.empty_like(x), () makes them contiguous whatever those are, and
-    two axes make them contiguous once these are swapped. A copy is made only where a derivative is recorded.
+    Args:
+        contiguous: None for results with the strides of torch.empty_like(x), () for contiguous results, two axes for
+            results that are contiguous after these axes are swapped. Only a call that records a derivative copies.
     """
     given: Any = x
     tensors = given if isinstance(given, tuple) else (given,)
     y: Any
     result: X
     if not cos.shape[-1] and not any(t.shape[-1] for t in tensors):
-        nothing = cos.sum() + sin.sum()  # sums of no elements: only link the derivatives
-        y = tuple(t + nothing for t in tensors)
+        zero = cos.sum() + sin.sum()  # sums of no elements, which keep the tables in the autograd graph
+        y = tuple(t + zero for t in tensors)
     elif contiguous is None or (not is_compiling() and _in_order(tensors, contiguous)):
         result = apply(given, cos, sin, **options)
         return result
@@ -43,7 +44,7 @@ def rotated(
 
 
 def rounded_tables(cos: Tensor, sin: Tensor, x: Tensor, rounding: Rounding) -> tuple[Tensor, Tensor]:
-    """cos and sin, rounded from float32 to the dtype of x where rounding is "eager" and x has 16 bits."""
+    """cos and sin, cast from float32 to a 16-bit dtype of x if rounding is "eager"."""
     if rounding == "eager" and x.dtype.itemsize == 2 and cos.dtype == sin.dtype == torch.float32:
         return cos.to(x.dtype), sin.to(x.dtype)
     return cos, sin
@@ -58,7 +59,7 @@ def _swapped(t: Tensor, axes: tuple[int, int] | tuple[()]) -> Tensor:
 
 
 def _in_order(tensors: tuple[Tensor, ...], swapped: tuple[int, int] | tuple[()]) -> bool:
-    """Whether torch.empty_like of each is contiguous once the axes are swapped, as for slices of packed heads."""
+    """Whether torch.empty_like of each tensor is contiguous after the swap, as for slices of packed heads."""
     for t in tensors:
         if not swapped and t.is_contiguous():
             continue

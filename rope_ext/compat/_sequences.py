@@ -1,4 +1,4 @@
-"""Positions of packed sequences that `cu_seqlens` of `rope_ext.apply` does not express."""
+"""Positions of packed sequences for which `cu_seqlens` of `rope_ext.apply` is not enough."""
 
 import torch
 from torch import Tensor
@@ -10,13 +10,19 @@ from ._errors import refused, refused_type
 
 
 def in_sequences(tokens: int, cu_seqlens: Tensor, start: Tensor | None = None, parts: int = 1, part: int = 0) -> Tensor:
-    """(tokens,) int64: the position of each packed token in its sequence, plus start[its sequence].
+    """(tokens,) int64: the position of each packed token in its sequence, plus the start of that sequence.
 
-    cu_seqlens: (nseq + 1,), boundaries of the whole sequences. start: (nseq,) or None. parts, part: each sequence was
-    cut in 2 * parts pieces, and the tokens are its piece `part` followed by piece 2 * parts - 1 - part.
-    Boundaries on the CPU are checked. Those of another device are not waited for: there tokens outside every sequence,
-    and those of a sequence that cannot be cut, get -1, which is no row of a table.
-    Errors name the arguments cu_seqlens and offset.
+    Boundaries on the CPU are validated. Validating those of another device would require a synchronization: tokens
+    outside every sequence, and tokens of a sequence that cannot be split, get position -1, which is no row of a table.
+
+    Args:
+        cu_seqlens: (nseq + 1,), boundaries of the whole sequences.
+        start: (nseq,) or None.
+        parts, part: each sequence is split into 2 * parts pieces; the tokens are those of piece `part` followed by
+            those of piece 2 * parts - 1 - part.
+
+    Raises:
+        ArgumentError, ArgumentTypeError: about cu_seqlens or offset.
     """
     _check_forms(cu_seqlens, start)
     checked = _check_boundaries(tokens, cu_seqlens, parts)
@@ -34,8 +40,8 @@ def in_sequences(tokens: int, cu_seqlens: Tensor, start: Tensor | None = None, p
         return positions
     inside = (index >= begin) & (index < end)
     if parts > 1:
-        uncut = whole % (2 * parts) != 0
-        inside &= ~(uncut[sequence] | uncut[sequence + 1])
+        unsplittable = whole % (2 * parts) != 0
+        inside &= ~(unsplittable[sequence] | unsplittable[sequence + 1])
     return torch.where(inside, positions, -1)
 
 
@@ -54,7 +60,7 @@ def _check_forms(cu_seqlens: Tensor, start: Tensor | None) -> None:
 
 
 def _check_boundaries(tokens: int, cu_seqlens: Tensor, parts: int) -> bool:
-    """True where the boundaries could be read, and are right."""
+    """Whether the boundaries could be read; raises if they are wrong."""
     if not cu_seqlens.is_cpu or is_compiling():
         return False
     try:
@@ -63,5 +69,5 @@ def _check_boundaries(tokens: int, cu_seqlens: Tensor, parts: int) -> bool:
         return False
     check_boundaries(boundaries, 1 if parts == 1 else 2 * parts, "2 * cp_size")
     if boundaries[-1] != tokens * parts:
-        raise refused("cu_seqlens", f"end at {tokens * parts}, the tokens of all parts", boundaries[-1])
+        raise refused("cu_seqlens", f"end at {tokens * parts}, the number of tokens in all parts", boundaries[-1])
     return True

@@ -1,12 +1,12 @@
-"""The four functions of apex.transformer.functional.fused_rope (NVIDIA/apex; its Python side was removed in 2026).
+"""The four functions of apex.transformer.functional.fused_rope (NVIDIA/apex; its Python front end was removed in 2026).
 
-Channels are paired in halves, (i, i + rotary_dim / 2). Results are contiguous, whatever the strides of t. Here freqs,
-cos and sin get gradients (there: none).
+Channels are paired in halves, (i, i + rotary_dim / 2). Results are contiguous, whatever the strides of t. freqs, cos
+and sin receive gradients, which apex does not compute.
 
-rounding: "eager" rounds cos, sin and each product to the dtype of t, also in the gradient of t, as their CUDA kernels
-do: they compute in that dtype. "once" keeps float32, and rounds the result and the gradient once. Both are equal for
-float32 t, where their kernels may fuse a product and a sum. Their cos and sin of freqs are CUDA's sincosf, which can
-differ from PyTorch's in the last bit.
+The CUDA kernels of apex compute in the dtype of t. `rounding="eager"` does the same: it rounds cos, sin and each
+product to the dtype of t, also in the gradient of t. `rounding="once"`, the default, computes in float32 and rounds the
+result and the gradient once. For float32 t both give equal results; the kernels of apex may fuse a product and a sum
+there. apex computes the cosine and sine of freqs with CUDA's sincosf, which can differ from PyTorch's in the last bit.
 """
 
 from typing import Any
@@ -28,12 +28,28 @@ _T, _FREQS = tensor("x", ranks=4), tensor("cos", "sin", "offset", "rotary_dim")
 def fused_apply_rotary_pos_emb(
     t: Tensor, freqs: Tensor, transpose_output_memory: bool = False, *, rounding: Rounding = "once"
 ) -> Tensor:
-    """Rotates the first freqs.shape[-1] channels of t by the angles freqs.
+    """Rotate the first rotary_dim channels of t by the angles freqs.
 
-    t: (seqlen, batch, heads, head_dim), any strides. freqs: (rows, 1, 1, rotary_dim), float32, one angle per channel.
-    transpose_output_memory: the result lies in memory as (batch, seqlen, heads, head_dim).
+    Args:
+        t: (seqlen, batch, heads, head_dim), any strides.
+        freqs: (rows, 1, 1, rotary_dim) float32, at least seqlen rows; one angle in radians per channel.
+        transpose_output_memory: whether the memory of the result has the order (batch, seqlen, heads, head_dim).
+        rounding: "eager" rounds cos, sin and each product to the dtype of t; "once" rounds the result only.
 
-    Source: apex/transformer/functional/fused_rope.py, fused_apply_rotary_pos_emb.
+    Returns:
+        A new tensor with the shape and dtype of t; contiguous, or with transpose_output_memory contiguous after
+        `transpose(0, 1)`.
+
+    Raises:
+        ArgumentError: when a shape does not fit, or freqs has fewer rows than t has tokens.
+        ArgumentTypeError: when an argument has a wrong type or dtype.
+
+    Equivalent to, with rounding="once"::
+
+        angles = freqs[:, 0, 0]
+        rope_ext.apply(t, angles.cos(), angles.sin(), layout="sbhd", rotary_dim=angles.shape[-1])
+
+    Source: apex, apex/transformer/functional/fused_rope.py, fused_apply_rotary_pos_emb.
     """
     contiguous = (0, 1) if transpose_output_memory else ()
     return rotate_by(_rows(freqs, "freqs"), t, "sbhd", rounding=rounding, contiguous=contiguous)
@@ -49,9 +65,28 @@ def fused_apply_rotary_pos_emb(
 def fused_apply_rotary_pos_emb_cached(
     t: Tensor, cos_: Tensor, sin_: Tensor, transpose_output_memory: bool = False, *, rounding: Rounding = "once"
 ) -> Tensor:
-    """`fused_apply_rotary_pos_emb` with cos_ and sin_, (rows, 1, 1, rotary_dim), float32 or the dtype of t.
+    """Rotate the first rotary_dim channels of t by the angles whose cosines and sines are given.
 
-    Source: apex/transformer/functional/fused_rope.py, fused_apply_rotary_pos_emb_cached.
+    Args:
+        t: (seqlen, batch, heads, head_dim), any strides.
+        cos_, sin_: (rows, 1, 1, rotary_dim), float32 or the dtype of t; one entry per channel.
+        transpose_output_memory: whether the memory of the result has the order (batch, seqlen, heads, head_dim).
+        rounding: "eager" rounds cos, sin and each product to the dtype of t; "once" rounds the result only.
+
+    Returns:
+        A new tensor with the shape and dtype of t; contiguous, or with transpose_output_memory contiguous after
+        `transpose(0, 1)`.
+
+    Raises:
+        ArgumentError: when a shape does not fit, or the tables have fewer rows than t has tokens.
+        ArgumentTypeError: when an argument has a wrong type or dtype.
+
+    Equivalent to, with rounding="once"::
+
+        cos, sin = cos_[:, 0, 0], sin_[:, 0, 0]
+        rope_ext.apply(t, cos, sin, layout="sbhd", rotary_dim=cos.shape[-1])
+
+    Source: apex, apex/transformer/functional/fused_rope.py, fused_apply_rotary_pos_emb_cached.
     """
     cos, sin = rounded_tables(_rows(cos_, "cos_"), _rows(sin_, "sin_"), t, rounding)
     options: dict[str, Any] = {"rotary_dim": cos.shape[-1], "per_channel": True, "rounding": rounding}
@@ -63,11 +98,28 @@ def fused_apply_rotary_pos_emb_cached(
 def fused_apply_rotary_pos_emb_thd(
     t: Tensor, cu_seqlens: Tensor, freqs: Tensor, *, rounding: Rounding = "once"
 ) -> Tensor:
-    """`fused_apply_rotary_pos_emb` of packed sequences, each from the first row of freqs on.
+    """Rotate packed sequences, each starting at the first row of freqs.
 
-    t: (tokens, heads, head_dim). cu_seqlens: (nseq + 1,) int32. freqs: (rows, 1, 1, rotary_dim), float32.
+    Args:
+        t: (tokens, heads, head_dim), any strides.
+        cu_seqlens: (nseq + 1,) int32, boundaries of the sequences, ascending from 0.
+        freqs: (rows, 1, 1, rotary_dim) float32; one angle in radians per channel.
+        rounding: "eager" rounds cos, sin and each product to the dtype of t; "once" rounds the result only.
 
-    Source: apex/transformer/functional/fused_rope.py, fused_apply_rotary_pos_emb_thd.
+    Returns:
+        A new contiguous tensor with the shape and dtype of t.
+
+    Raises:
+        ArgumentError: when a shape does not fit, or a sequence is longer than freqs.
+        ArgumentTypeError: when an argument has a wrong type or dtype.
+
+    Equivalent to, with rounding="once"::
+
+        angles = freqs[:, 0, 0]
+        options = {"layout": "thd", "rotary_dim": angles.shape[-1], "cu_seqlens": cu_seqlens}
+        rope_ext.apply(t, angles.cos(), angles.sin(), **options)
+
+    Source: apex, apex/transformer/functional/fused_rope.py, fused_apply_rotary_pos_emb_thd.
     """
     return rotate_by(_rows(freqs, "freqs"), t, "thd", rounding=rounding, cu_seqlens=cu_seqlens)
 
@@ -93,12 +145,32 @@ def fused_apply_rotary_pos_emb_2d(
     *,
     rounding: Rounding = "once",
 ) -> Tensor:
-    """Images: the first half of each head is rotated by the row of its pixel, the second half by the column.
+    """Rotate the first half of each head by the row of its pixel, and the second half by the column.
 
-    t: (batch, img_h * img_w, heads, head_dim), row by row. cos_h, sin_h: (1, rows, 1, head_dim / 2) with at least img_h
-    rows, cos_w, sin_w likewise for img_w; one entry per channel. Pairs are (i, i + head_dim / 4) within each half.
+    Pairs are (i, i + head_dim / 4) within each half.
 
-    Source: apex/transformer/functional/fused_rope.py, fused_apply_rotary_pos_emb_2d.
+    Args:
+        t: (batch, img_h * img_w, heads, head_dim), the pixels row by row; any strides.
+        img_h, img_w: rows and columns of the image.
+        cos_h, sin_h: (1, img_h or more, 1, head_dim / 2), float32 or the dtype of t; one entry per channel.
+        cos_w, sin_w: (1, img_w or more, 1, head_dim / 2), likewise.
+        rounding: "eager" rounds cos, sin and each product to the dtype of t; "once" rounds each half once.
+
+    Returns:
+        A new contiguous tensor with the shape and dtype of t.
+
+    Raises:
+        ArgumentError: when a shape does not fit.
+        ArgumentTypeError: when an argument has a wrong type or dtype.
+
+    Equivalent to, with rounding="once"::
+
+        half, pixel = t.shape[-1] // 2, torch.arange(img_h * img_w)
+        y = rope_ext.apply(t, cos_h[0, :, 0], sin_h[0, :, 0], rotary_dim=half, positions=pixel // img_w)
+        options = {"rotary_dim": half, "rotary_offset": half, "positions": pixel % img_w}
+        rope_ext.apply(y, cos_w[0, :, 0], sin_w[0, :, 0], **options)
+
+    Source: apex, apex/transformer/functional/fused_rope.py, fused_apply_rotary_pos_emb_2d.
     """
     if img_h < 0 or img_w < 0:
         raise refused("img_h", "not be negative", img_h) if img_h < 0 else refused("img_w", "not be negative", img_w)
@@ -125,7 +197,7 @@ def fused_apply_rotary_pos_emb_2d(
     return torch.unflatten(y, 0, (t.shape[0], img_h)).flatten(1, 2)
 
 
-# Errors of `rope_ext.apply` about its tables name those of the columns.
+# The second rotation: an error of `rope_ext.apply` about its tables names cos_w or sin_w.
 _rotated_columns = called(x=tensor("x", shown="t"), cos=tensor("cos", shown="cos_w"), sin=tensor("sin", shown="sin_w"))(
     rotated
 )

@@ -1,11 +1,15 @@
 """The functions of flash_attn.layers.rotary (Dao-AILab/flash-attention 2.8.3), on every device.
 
-Equal to theirs up to one rounding: float32 arithmetic and one rounding to the dtype of x in both, but their Triton
-kernel may fuse a product and a sum. Differences: cos and sin get gradients (theirs: none, silently); in place on a leaf
-that requires grad is PyTorch's error (theirs: not noticed); a row outside the table is an error (theirs: not rotated);
-packed tokens outside every sequence are copied (theirs: not written), or an error where seqlen_offsets is a Tensor;
-max_seqlen must not be negative, and is not used otherwise (theirs: the tokens per sequence that a launch is made for);
-head_dim is not limited to 256.
+Results are equal to those of flash-attn up to one rounding: both compute in float32 and round once to the dtype of x,
+but the Triton kernel of flash-attn may fuse a product and a sum. The functions differ in these cases:
+
+* cos and sin receive gradients; flash-attn silently computes none.
+* In-place rotation of a leaf that requires grad is PyTorch's error; flash-attn overwrites it.
+* A row outside the table is an error; flash-attn does not rotate that token.
+* Packed tokens outside every sequence are copied, or are an error when seqlen_offsets is a Tensor; flash-attn does not
+  write them.
+* max_seqlen must not be negative and is otherwise ignored; flash-attn sizes its launch by it.
+* head_dim is not limited to 256.
 """
 
 from collections.abc import Callable
@@ -42,18 +46,35 @@ def apply_rotary_emb(
     cu_seqlens: Tensor | None = None,
     max_seqlen: int | Tensor | None = None,
 ) -> Tensor:
-    """Rotates the first rotary_dim = 2 * cos.shape[-1] channels of each head. Returns a tensor like x.
+    """Rotate the first rotary_dim = 2 * cos.shape[-1] channels of each head.
 
-    x: (batch, seqlen, heads, head_dim); with cu_seqlens (tokens, heads, head_dim). cos, sin: (rows, rotary_dim / 2),
-    float32 or the dtype of x, rows at least seqlen plus offset. interleaved: pairs are (2i, 2i + 1), else in halves.
-    seqlen_offsets: int or (batch,). cu_seqlens: (batch + 1,) integers. max_seqlen: must be given with cu_seqlens, as
-    there; not used. inplace: writes to x and returns it.
+    Args:
+        x: (batch, seqlen, heads, head_dim), or with cu_seqlens (tokens, heads, head_dim); any strides.
+        cos, sin: (rows, rotary_dim / 2), float32 or the dtype of x, with at least seqlen plus offset rows.
+        interleaved: whether pairs are (2i, 2i + 1); otherwise they are (i, i + rotary_dim / 2).
+        inplace: whether to write to x.
+        seqlen_offsets: int, or (batch,) integers: added to the positions, as for a KV cache.
+        cu_seqlens: (batch + 1,) integers, boundaries of packed sequences.
+        max_seqlen: required with cu_seqlens, as in flash-attn; otherwise ignored.
 
-    Source: flash_attn/layers/rotary.py, apply_rotary_emb.
+    Returns:
+        x if inplace, else a new tensor with its shape and dtype and the strides of `torch.empty_like(x)`.
+
+    Raises:
+        ArgumentError: when a shape or value does not fit, or a position is outside the table.
+        ArgumentTypeError: when an argument has a wrong type or dtype.
+        RuntimeError: PyTorch's, when inplace would overwrite a leaf that requires grad.
+
+    Equivalent to, without cu_seqlens::
+
+        options = {"interleaved": interleaved, "offset": seqlen_offsets}
+        rope_ext.apply(x, cos, sin, rotary_dim=2 * cos.shape[-1], **options)
+
+    Source: flash-attn 2.8.3, flash_attn/layers/rotary.py, apply_rotary_emb.
     """
     if cos.dim() != 2:
         raise refused("cos", "have shape (rows, rotary_dim / 2)", cos)
-    # Not checked in graphs, which may not know it: cu_seqlens.diff().max().item().
+    # Not checked in a graph, where it may be symbolic: cu_seqlens.diff().max().item().
     if not (max_seqlen is None or isinstance(max_seqlen, Tensor) or is_compiling()) and max_seqlen < 0:
         raise refused("max_seqlen", "not be negative", max_seqlen)
     rows: dict[str, Any] = {"layout": "bshd", "offset": seqlen_offsets}
@@ -86,33 +107,52 @@ def apply_rotary_emb_qkv_(
     seqlen_offsets: int | Tensor = 0,
     num_heads_q: int | None = None,
 ) -> Tensor:
-    """Rotates q and k of packed q, k, v in place, and returns qkv.
+    """Rotate q and k of a packed qkv in place.
 
-    qkv: (batch, seqlen, 3, heads, head_dim), or (batch, seqlen, num_heads_q + 2 * num_heads_k, head_dim) with
-    num_heads_q. Any strides. cos_k, sin_k: other tables for k. Other arguments as in `apply_rotary_emb`.
+    Args:
+        qkv: (batch, seqlen, 3, heads, head_dim), or with num_heads_q (batch, seqlen, num_heads_q + 2 * num_heads_k,
+            head_dim); any strides.
+        cos, sin: (rows, rotary_dim / 2), float32 or the dtype of qkv; the tables of q, and of k unless it has its own.
+        cos_k, sin_k: tables of k where they differ, as for xPos.
+        interleaved: whether pairs are (2i, 2i + 1); otherwise they are (i, i + rotary_dim / 2).
+        seqlen_offsets: int, or (batch,) integers: added to the positions, as for a KV cache.
+        num_heads_q: number of query heads, required for qkv of 4 dimensions.
 
-    Source: flash_attn/layers/rotary.py, apply_rotary_emb_qkv_.
+    Returns:
+        qkv.
+
+    Raises:
+        ArgumentError: when a shape or value does not fit, or a position is outside the table; nothing is written.
+        ArgumentTypeError: when an argument has a wrong type or dtype; nothing is written.
+        RuntimeError: PyTorch's, when qkv is a leaf that requires grad.
+
+    Equivalent to, for qkv of 5 dimensions::
+
+        options = {"interleaved": interleaved, "offset": seqlen_offsets}
+        rope_ext.apply_((qkv[:, :, 0], qkv[:, :, 1]), cos, sin, rotary_dim=2 * cos.shape[-1], **options)
+
+    Source: flash-attn 2.8.3, flash_attn/layers/rotary.py, `apply_rotary_emb_qkv_`.
     """
     if qkv.dim() == 5:
         if qkv.shape[2] != 3:
-            raise refused("qkv", "have 3 on axis 2", qkv)
+            raise refused("qkv", "have size 3 on axis 2", qkv)
         q, k = qkv[:, :, 0], qkv[:, :, 1]
     else:
         if qkv.dim() != 4:
             raise refused("qkv", "have 4 or 5 dimensions", qkv)
         if num_heads_q is None:
-            raise refused("num_heads_q", "be given for qkv of 4 dimensions", None)
+            raise refused("num_heads_q", "be given when qkv has 4 dimensions", None)
         of_k_and_v = qkv.shape[2] - num_heads_q
         num_heads_k = of_k_and_v // 2  # no divmod, which torch.compile does not trace where sizes are dynamic
         if num_heads_q < 0 or num_heads_k < 1 or of_k_and_v % 2:
-            rule = f"leave as many heads for k as for v of {qkv.shape[2]}"
+            rule = f"leave an even, positive number of the {qkv.shape[2]} heads for k and v"
             raise refused("num_heads_q", rule, num_heads_q)
         q, k = qkv[:, :, :num_heads_q], qkv[:, :, num_heads_q : num_heads_q + num_heads_k]
     if cos_k is None and sin_k is None:
         _rotate_((q, k), cos, sin, interleaved, seqlen_offsets)
     else:
         cos_k, sin_k = cos if cos_k is None else cos_k, sin if sin_k is None else sin_k
-        recorded = cos.requires_grad or sin.requires_grad  # qkv will require grad after the rotation of q
+        recorded = cos.requires_grad or sin.requires_grad  # then qkv requires grad once q is rotated
         _check_tables_of_k(q, k, cos_k, sin_k, interleaved, seqlen_offsets, recorded)  # before q is written
         _rotate_(q, cos, sin, interleaved, seqlen_offsets)
         _rotate_(k, cos_k, sin_k, interleaved, seqlen_offsets)
@@ -123,11 +163,28 @@ def apply_rotary_emb_qkv_(
 def apply_rotary_emb_kv_(
     kv: Tensor, cos: Tensor, sin: Tensor, interleaved: bool = False, seqlen_offsets: int | Tensor = 0
 ) -> Tensor:
-    """Rotates k of packed k, v in place, and returns kv: (batch, seqlen, 2, heads, head_dim), any strides.
+    """Rotate k of a packed kv in place.
 
-    Other arguments: as in `apply_rotary_emb`.
+    Args:
+        kv: (batch, seqlen, 2, heads, head_dim), any strides.
+        cos, sin: (rows, rotary_dim / 2), float32 or the dtype of kv, with at least seqlen plus offset rows.
+        interleaved: whether pairs are (2i, 2i + 1); otherwise they are (i, i + rotary_dim / 2).
+        seqlen_offsets: int, or (batch,) integers: added to the positions, as for a KV cache.
 
-    Source: flash_attn/layers/rotary.py, apply_rotary_emb_kv_.
+    Returns:
+        kv.
+
+    Raises:
+        ArgumentError: when a shape or value does not fit, or a position is outside the table; nothing is written.
+        ArgumentTypeError: when an argument has a wrong type or dtype; nothing is written.
+        RuntimeError: PyTorch's, when kv is a leaf that requires grad.
+
+    Equivalent to::
+
+        options = {"interleaved": interleaved, "offset": seqlen_offsets}
+        rope_ext.apply_(kv[:, :, 0], cos, sin, rotary_dim=2 * cos.shape[-1], **options)
+
+    Source: flash-attn 2.8.3, flash_attn/layers/rotary.py, `apply_rotary_emb_kv_`.
     """
     if kv.dim() != 5 or kv.shape[2] != 2:
         raise refused("kv", "have shape (batch, seqlen, 2, heads, head_dim)", kv)

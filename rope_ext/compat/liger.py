@@ -31,29 +31,45 @@ def liger_rotary_pos_emb(
     *,
     rounding: Rounding = "once",
 ) -> tuple[Tensor, Tensor]:
-    """Rotates the first channels of q and k, paired in halves; returns both.
+    """Rotate the first rotary_dim channels of q and k, paired in halves.
 
-    q, k: (batch, heads, seqlen, head_dim), any strides; heads may differ. cos, sin: (seqlen, width), (1 or batch,
-    seqlen, width), or those with an axis of size 1 at unsqueeze_dim. rotary_dim: default the width of cos, at most
-    head_dim. Of cos and sin the first rotary_dim / 2 columns are read, as there: their second half is taken for a copy
-    of the first. position_ids: not used, as there.
+    q and k are never written; Liger overwrites them where their memory has the order batch, seqlen, heads. cos and sin
+    receive gradients, which Liger does not compute. The Triton kernel of Liger may fuse a product and a sum.
 
-    rounding: "eager" is their Triton kernel's, which computes in the dtype of sin: with 16-bit tables each product is
-    rounded, with float32 tables only the result and the gradient. "once" keeps float32 with 16-bit tables too, which is
-    nearer to the exact result by up to one unit in the last place of the larger product. Their kernel may fuse a
-    product and a sum.
+    Args:
+        q, k: (batch, heads, seqlen, head_dim), any strides; the numbers of heads may differ.
+        cos, sin: (seqlen, width) or (1 or batch, seqlen, width), also with an axis of size 1 at unsqueeze_dim. Only the
+            first rotary_dim / 2 columns are read, as in Liger, which assumes that the second half repeats them.
+        position_ids: ignored, as in Liger.
+        unsqueeze_dim: the axis of heads of tables with 4 dimensions.
+        rotary_dim: number of rotated channels; default: the width of cos, at most head_dim.
+        rounding: "eager" rounds as the kernel of Liger does, which computes in the dtype of sin: with 16-bit tables
+            each product is rounded, with float32 tables only the result and the gradient. "once" computes in float32
+            with 16-bit tables too, which is closer to the exact result by up to one unit in the last place of the
+            larger product.
 
-    Results lie in memory as (batch, seqlen, heads, head_dim), as there. Never writes to q and k (theirs overwrites them
-    where their memory is in that order). cos and sin get gradients (there: none).
+    Returns:
+        (q, k), new tensors whose memory has the order (batch, seqlen, heads, head_dim), as in Liger.
 
-    Source: liger_kernel/transformers/rope.py, liger_rotary_pos_emb; kernel: liger_kernel/ops/rope.py.
+    Raises:
+        ArgumentError: when a shape or value does not fit.
+        ArgumentTypeError: when an argument has a wrong type or dtype.
+
+    Equivalent to, for tables of 2 or 3 dimensions and the default rotary_dim::
+
+        pairs = cos.shape[-1] // 2
+        cos, sin = cos[..., :pairs], sin[..., :pairs]
+        rope_ext.apply((q, k), cos, sin, layout="bhsd", rotary_dim=2 * pairs)
+
+    Source: Liger-Kernel 0.8.5, liger_kernel/transformers/rope.py, liger_rotary_pos_emb; kernel in
+    liger_kernel/ops/rope.py.
     """
     if sin.shape != cos.shape:
         raise refused("sin", f"have the shape of cos, {tuple(cos.shape)}", sin)
     check_axis("unsqueeze_dim", unsqueeze_dim, 4)
     if cos.dim() == 4:
         if cos.shape[unsqueeze_dim] != 1:
-            rule = f"have an axis of size 1 at unsqueeze_dim {unsqueeze_dim}"
+            rule = f"have size 1 on axis {unsqueeze_dim}, unsqueeze_dim"
             raise refused("cos", rule, cos)
         cos, sin = cos.squeeze(unsqueeze_dim), sin.squeeze(unsqueeze_dim)
     if cos.dim() == 2:
@@ -66,6 +82,6 @@ def liger_rotary_pos_emb(
         raise refused("cos", f"have at least {pairs} columns", cos)
     cos, sin = cos[..., :pairs], sin[..., :pairs]
     if sin.dtype.itemsize > 2:
-        rounding = "once"  # the kernel computes in float32 then, the gradient too
+        rounding = "once"  # with float32 tables the kernel of Liger computes in float32, also the gradient
     options: dict[str, Any] = {"rotary_dim": rotary_dim, "per_channel": False, "rounding": rounding}
     return rotated((q, k), cos, sin, layout="bhsd", contiguous=(1, 2), **options)

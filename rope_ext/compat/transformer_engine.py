@@ -1,4 +1,4 @@
-"""apply_rotary_pos_emb of Transformer Engine for PyTorch (NVIDIA/TransformerEngine 2.20), without its library."""
+"""apply_rotary_pos_emb of Transformer Engine for PyTorch (NVIDIA/TransformerEngine 2.20), on every device."""
 
 from typing import Any
 
@@ -38,33 +38,54 @@ def apply_rotary_pos_emb(
     cp_size: int = 1,
     cp_rank: int = 0,
 ) -> Tensor:
-    """Rotates the first freqs.shape[-1] channels of each head by the angles freqs, one per channel.
+    """Rotate the first freqs.shape[-1] channels of each head by the angles freqs.
 
-    t: "sbhd" (seqlen, batch, heads, head_dim), "bshd" (batch, seqlen, ...) or "thd" (tokens, heads, head_dim) with
-    cu_seqlens (nseq + 1,) int32 of all ranks together. freqs: (rows, 1, 1, rotary_dim), also (rows, batch, 1,
-    rotary_dim) where neither start_positions nor "thd" is used. start_positions: (batch,) integers. cp_size, cp_rank: t
-    is piece cp_rank and piece 2 * cp_size - 1 - cp_rank of each sequence, which was cut in 2 * cp_size equal ones. The
-    result is contiguous, whatever the strides of t.
+    A sequence that cannot be split into 2 * cp_size equal pieces is an error; Transformer Engine gives its tokens wrong
+    positions. A CUDA cu_seqlens is not validated, which would require a synchronization: the tokens of such a sequence
+    become NaN.
 
-    fused: what is rounded; one kernel does both. False rounds cos, sin and each product to the dtype of t: bit-equal to
-    fused=False there, gradients of t too. True keeps float32, and rounds the result and the gradient of t once; there
-    it is a CUDA kernel whose cos, sin and sum differ in the last bit. freqs gets a gradient with fused=True too (there:
-    none).
+    Args:
+        t: (seqlen, batch, heads, head_dim) for "sbhd", (batch, seqlen, heads, head_dim) for "bshd", (tokens, heads,
+            head_dim) for "thd"; any strides.
+        freqs: (rows, 1, 1, rotary_dim), one angle in radians per channel; also (rows, batch, 1, rotary_dim) with
+            neither start_positions nor "thd".
+        tensor_format: "sbhd", "bshd" or "thd".
+        start_positions: (batch,) integers, the position of the first token of each sequence.
+        interleaved: whether pairs are (2i, 2i + 1); otherwise they are (i, i + rotary_dim / 2).
+        fused: which values are rounded; one kernel computes both. False rounds cos, sin and each product to the dtype
+            of t, bit-identical to fused=False of Transformer Engine, gradients of t included. True computes in float32
+            and rounds the result and the gradient of t once; the CUDA kernel of Transformer Engine differs from that in
+            the last bit of cos, sin and the sum, and computes no gradient of freqs.
+        cu_seqlens: (nseq + 1,) int32, boundaries of the packed sequences of all ranks together; required with "thd".
+        cp_size, cp_rank: number of context parallel ranks, and this rank. Each sequence is split into 2 * cp_size equal
+            pieces, and t holds its pieces cp_rank and 2 * cp_size - 1 - cp_rank.
 
-    A sequence that cannot be cut in 2 * cp_size equal pieces is an error (there: wrong positions). cu_seqlens on a GPU
-    is not waited for: the tokens of such a sequence become NaN.
+    Returns:
+        A new contiguous tensor with the shape and dtype of t.
 
-    Source: transformer_engine/pytorch/attention/rope.py, apply_rotary_pos_emb.
+    Raises:
+        ArgumentError: when a shape or value does not fit, or freqs has too few rows.
+        ArgumentTypeError: when an argument has a wrong type or dtype.
+
+    Equivalent to, for "sbhd" with freqs (rows, 1, 1, rotary_dim) and start_positions::
+
+        angles, dtype = freqs[:, 0, 0], torch.float32 if fused else t.dtype
+        cos, sin = angles.cos().to(dtype), angles.sin().to(dtype)
+        options = {"rotary_dim": angles.shape[-1], "rounding": "once" if fused else "eager"}
+        options |= {"interleaved": interleaved, "offset": start_positions}
+        rope_ext.apply(t, cos, sin, layout="sbhd", **options)
+
+    Source: Transformer Engine 2.20, transformer_engine/pytorch/attention/rope.py, apply_rotary_pos_emb.
     """
     if tensor_format not in _FORMATS:
         raise refused("tensor_format", f"be one of {', '.join(_FORMATS)}", repr(tensor_format))
     packed = tensor_format == "thd"
     if packed and cu_seqlens is None:
-        raise refused("cu_seqlens", "be given for tensor_format 'thd'", None)
+        raise refused("cu_seqlens", "be given with tensor_format 'thd'", None)
     if cp_size < 1:
         raise refused("cp_size", "be at least 1", cp_size)
     if not (0 <= cp_rank < cp_size):
-        raise refused("cp_rank", f"be in 0 to cp_size - 1 = {cp_size - 1}", cp_rank)
+        raise refused("cp_rank", f"be at least 0 and less than cp_size {cp_size}", cp_rank)
     shared = freqs.dim() == 4 and freqs.shape[1:3] == (1, 1)
     per_sequence = freqs.dim() == 4 and freqs.shape[2] == 1 and not packed and start_positions is None
     if not (shared or per_sequence):
@@ -77,7 +98,7 @@ def apply_rotary_pos_emb(
     else:
         seqlen = t.shape[tensor_format.index("s")]
         if cp_size > 1 and seqlen % 2:
-            raise refused("t", "have an even seqlen where cp_size > 1", seqlen)
+            raise refused("t", "have an even seqlen when cp_size > 1", seqlen)
         if freqs.shape[0] < cp_size * seqlen:
             raise refused("freqs", f"have a row for each of the {cp_size * seqlen} tokens of t", freqs)
         if cp_size > 1:

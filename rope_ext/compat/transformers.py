@@ -1,4 +1,4 @@
-"""apply_rotary_pos_emb as most models of transformers define it (huggingface/transformers 5.23, models/llama)."""
+"""apply_rotary_pos_emb of Llama and most other models of transformers (huggingface/transformers 5.23, models/llama)."""
 
 from typing import Literal
 
@@ -8,7 +8,7 @@ from ..ops import apply
 from ._arguments import at_least, integer, tensor
 from ._broadcast import rotate
 from ._called import called
-from ._errors import check_axis, refused
+from ._errors import check_axis, last_size, refused
 
 _X = tensor("x", ranks=at_least(1))
 
@@ -23,19 +23,33 @@ _X = tensor("x", ranks=at_least(1))
 def apply_rotary_pos_emb(
     q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 1
 ) -> tuple[Tensor, Tensor]:
-    """Rotates all channels of q and k, paired in halves; returns both.
+    """Rotate all channels of q and k, paired in halves.
 
-    q, k: (..., head_dim). cos, sin: (..., head_dim), one entry per channel (the two of a pair may differ), which
-    broadcast to q and k after unsqueeze(unsqueeze_dim): (batch, seqlen, head_dim) with 1 for "bhsd", 2 for "bshd". The
-    result has the dtype of q * cos, as there: float32 where q is bfloat16 and cos float32.
+    Results are bit-identical to the original. So are the gradients of q and k when q, k and cos have the same dtype.
 
-    The result is bit-equal to the original, and where q, k and cos have one dtype the gradients of q and k are too.
+    Args:
+        q, k: (..., head_dim), any strides; the numbers of heads may differ.
+        cos, sin: (..., head_dim), one entry per channel (the two of a pair may differ). They broadcast to q and k after
+            `unsqueeze(unsqueeze_dim)`: (1 or batch, seqlen, head_dim) in a model.
+        unsqueeze_dim: 1 for q and k (batch, heads, seqlen, head_dim), 2 for (batch, seqlen, heads, head_dim).
 
-    Source: transformers/models/llama/modeling_llama.py, apply_rotary_pos_emb.
+    Returns:
+        (q, k), new tensors of the same shapes, in the dtype of q * cos, as in transformers: float32 for bfloat16 q and
+        float32 cos.
+
+    Raises:
+        ArgumentError: when a shape or value does not fit.
+        ArgumentTypeError: when an argument has a wrong type or dtype.
+
+    Equivalent to, for q, k, cos and sin of one dtype and unsqueeze_dim=1::
+
+        rope_ext.apply((q, k), cos, sin, layout="bhsd", rounding="eager")
+
+    Source: transformers 5.23, transformers/models/llama/modeling_llama.py, apply_rotary_pos_emb.
     """
     head_dim = q.shape[-1]
     if cos.shape[-1] != head_dim:
-        raise refused("cos", f"have the head_dim {head_dim} of q last", cos)
+        raise refused("cos", last_size(head_dim, "q"), cos)
     if (
         head_dim
         and q.dim() == 4
@@ -43,7 +57,7 @@ def apply_rotary_pos_emb(
         and unsqueeze_dim in (1, 2)
         and q.dtype == k.dtype == cos.dtype
         and q.shape[3 - unsqueeze_dim] == cos.shape[1]
-    ):  # as models call it: this takes a third of the time
+    ):  # the call of a model; this path takes a third of the time
         layout: Literal["bhsd", "bshd"] = "bhsd" if unsqueeze_dim == 1 else "bshd"
         q, k = apply((q, k), cos, sin, layout=layout, per_channel=True, rounding="eager")
         return q, k

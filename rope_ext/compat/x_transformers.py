@@ -14,14 +14,30 @@ from ._errors import refused
     scale=argument(float, Tensor),
 )
 def apply_rotary_pos_emb(t: Tensor, freqs: Tensor, scale: float | Tensor = 1) -> Tensor:
-    """Rotates the first freqs.shape[-1] channels of t by the angles freqs; pairs are (2i, 2i + 1).
+    """Rotate the first freqs.shape[-1] channels of t by the angles freqs; pairs are (2i, 2i + 1).
 
-    t: (batch, seqlen, head_dim) or (batch, heads, seqlen, head_dim). freqs: (1 or batch, rows, rotary_dim), one angle
-    per channel, of which the last seqlen rows are used. scale: number, or Tensor of the shape of freqs (xPos).
+    Results with scale 1 are bit-identical to the original. With another scale, cos * scale and sin * scale are rounded
+    instead of (t * cos) * scale, which differs by up to 1.5 units in the last place.
 
-    Bit-equal to the original in the same cases as `rope_ext.compat.rotary_embedding_torch.apply_rotary_emb`.
+    Args:
+        t: (batch, seqlen, head_dim) or (batch, heads, seqlen, head_dim), any strides.
+        freqs: (1 or batch, rows, rotary_dim), one angle in radians per channel; the last seqlen rows are used.
+        scale: number, or Tensor of the shape of freqs (xPos).
 
-    Source: x_transformers/x_transformers.py, apply_rotary_pos_emb.
+    Returns:
+        A new contiguous tensor with the shape and dtype of t.
+
+    Raises:
+        ArgumentError: when a shape or value does not fit.
+        ArgumentTypeError: when an argument has a wrong type or dtype.
+
+    Equivalent to, for t of 4 dimensions and scale 1::
+
+        angles = freqs[:, -t.shape[-2] :]
+        options = {"interleaved": True, "rotary_dim": freqs.shape[-1], "rounding": "eager"}
+        rope_ext.apply(t, angles.cos(), angles.sin(), layout="bhsd", **options)
+
+    Source: x-transformers 2.31.10, x_transformers/x_transformers.py, apply_rotary_pos_emb.
     """
     if freqs.dim() != 3:
         raise refused("freqs", "have 3 dimensions", freqs)
