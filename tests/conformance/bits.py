@@ -1,11 +1,11 @@
-"""The tensors that a model returns, compared bit for bit."""
+"""Compares the tensors that a model returns bit for bit."""
 
 import torch
 from torch.utils._pytree import tree_leaves
 
 
 def tensors(value, seen=None):
-    """The tensors in what a model returned, those in caches and other objects too."""
+    """The tensors in the result of a model, including those in caches and other objects."""
     seen = set() if seen is None else seen
     found = []
     for leaf in tree_leaves(value):
@@ -18,7 +18,10 @@ def tensors(value, seen=None):
 
 
 def difference(expected, got, relative=False):
-    """None where all bits are equal (NaN is NaN), else the largest difference; relative: to each tensor's largest."""
+    """None if all tensors are equal bit for bit (NaN equals NaN), else the largest difference.
+
+    relative: whether a difference is divided by the largest element of its tensor.
+    """
     if [(t.shape, t.dtype) for t in expected] != [(t.shape, t.dtype) for t in got]:
         return float("inf")
     worst = None

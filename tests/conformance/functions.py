@@ -1,9 +1,12 @@
-"""What is bit-equal between rope_ext.compat and the originals, and how far off the rest: the table in docs/migrate.md.
+"""Compares the functions of rope_ext.compat with the originals: prints the table in docs/migrate.md.
 
-    python -m tests.conformance.functions         # originals that are not installed are left out
+Originals that are not installed are skipped::
 
-Real angles (base 10000, positions 0 to 255), x standard normal. Difference: largest, in units of the last place (eps of
-the dtype) of the largest element. Error: that of the original and of ours against float64, in the same units.
+    python -m tests.conformance.functions
+
+Angles have base 10000 and positions 0 to 255; x is standard normal. "difference" is the largest difference, in units of
+eps of the dtype times the largest element. "error" is the largest error against float64, of the original and of
+rope_ext, in the same units.
 """
 
 import importlib
@@ -42,7 +45,8 @@ def vllm(f, x, table):
     return x
 
 
-# (function of compat, module of the original, its name there, dtype of tables: "x" that of x, call(f, x, table dtype))
+# (function of compat, module of the original, its name in the module, dtypes of the tables: "x" for that of x,
+# call(f, x, dtype of the tables))
 CASES = [
     (
         "transformers.apply_rotary_pos_emb",
@@ -155,7 +159,7 @@ def main():
         except ImportError:
             continue
         in_triton = module_name.split(".")[0] in ("flash_attn", "liger_kernel")
-        # Triton's interpreter truncates to bfloat16, unlike a GPU.
+        # Triton's interpreter truncates to bfloat16; a GPU rounds.
         interpreted = in_triton and os.environ.get("TRITON_INTERPRET") == "1"
         for x_dtype in (torch.float32,) if interpreted else (torch.float32, torch.bfloat16):
             for table in tables if x_dtype == torch.bfloat16 else tables[:1]:

@@ -1,4 +1,4 @@
-"""What rope_ext does while a model runs: how often it rotates, and whether the model notices if it does something else."""
+"""Observes rope_ext while a model runs: counts its rotations, and changes their results."""
 
 import contextlib
 import pkgutil
@@ -12,9 +12,9 @@ from rope_ext import apply
 
 @contextlib.contextmanager
 def rotations(change=None):
-    """A list with an entry for each call of rope_ext.apply, in whatever module of the package.
+    """A list with an entry for each call of rope_ext.apply, in any module of the package.
 
-    change: (rotated, x) -> what such a call gives instead, which a model that rotates must show.
+    change: (rotated, x) -> the result of each call instead. The result of a model that rotates must then change.
     """
     counted = []
 
@@ -34,7 +34,7 @@ def rotations(change=None):
 
 
 class Calls:
-    """Counts the calls of some functions, as a part of `calls`."""
+    """The number of calls of some functions, counted by `calls`."""
 
     def __init__(self, functions):
         self.count, self.codes = 0, {id(function.__code__) for function in functions}
@@ -42,7 +42,7 @@ class Calls:
 
 @contextlib.contextmanager
 def calls(report):
-    """(Calls of the functions that replace others, Calls that they leave to the originals), of a report of `patch`."""
+    """(`Calls` of the replacements in a report of `patch`, `Calls` of the originals that they run instead)"""
     functions = [pkgutil.resolve_name(entry.name) for entry in report.replaced]
     counters = Calls(functions), Calls(function.__wrapped__ for function in functions)
 

@@ -1,4 +1,4 @@
-"""One small model of diffusers or timm, eager against rope_ext.patched, forward and backward in float32 and bfloat16."""
+"""Compares one small model of diffusers or timm in eager mode and patched: forward, backward, float32, bfloat16."""
 
 import torch
 
@@ -11,11 +11,11 @@ DTYPES = (torch.float32, torch.bfloat16)
 def made(make, dtype):
     torch.manual_seed(0)
     model = make().eval()
-    kept = getattr(model, "_keep_in_fp32_modules", None) or ()  # what from_pretrained leaves in float32
+    kept = getattr(model, "_keep_in_fp32_modules", None) or ()  # parameters that from_pretrained keeps in float32
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if tensor.is_floating_point() and not any(k in name for k in kept):
             tensor.data = tensor.data.to(dtype)
-    for parameter in model.parameters():  # many start at 0, or so small that all tokens attend to all alike
+    for parameter in model.parameters():  # many start at 0, or so small that attention is uniform
         if parameter.dim() > 1:
             torch.nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
         elif parameter.abs().max() < 0.05:
@@ -42,7 +42,7 @@ def run(model, inputs, dtype, backward=False):
 
 
 def difference(ours, theirs):
-    """None if all tensors are bit-equal, else the largest difference as a share of the largest value of all."""
+    """None if all tensors are equal bit for bit, else the largest difference as a share of the largest value."""
     pairs = [(a.double(), b.double()) for a, b in zip(ours, theirs, strict=True)]
     if all(torch.equal(a, b) for a, b in pairs):
         return None
@@ -50,21 +50,21 @@ def difference(ours, theirs):
 
 
 def compared(model, inputs, dtype, rounding, eager, backward=False):
-    """Report of patch, "equal" or the largest difference to eager, and the number of rotations."""
+    """(report of `patch`, "equal" or the largest difference from eager mode, number of rotations)"""
     with rope_ext.patched(model, rounding) as report, rotations() as counted:
         found = difference(run(model, inputs, dtype, backward), eager)
     return report, "equal" if found is None else f"{found:.1e}", len(counted)
 
 
 def row(name, make, inputs):
-    """The cells of a model, and whether it keeps what `patch` promises."""
+    """(cells of the row of a model, whether it has the properties that `patch` promises)"""
     reports, counts, right = {}, {}, True
     forward, gradients, once = [], [], []
     for dtype in DTYPES:
         model = made(make, dtype)
         try:
             eager = run(model, inputs, dtype)
-        except RuntimeError:  # eager code that does not run in 16 bits, or on a CPU
+        except RuntimeError:  # the eager model does not run in 16 bits, or on a CPU
             for cells in (forward, gradients, once):
                 cells.append("does not run")
             continue

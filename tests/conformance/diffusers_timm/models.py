@@ -1,8 +1,9 @@
 """Small models of diffusers 0.42.1 and timm 1.0.31, and their inputs.
 
-diffusers_models.json holds those of diffusers: in groups by what rotates in them, {class: configuration and inputs}.
-"like" names a model, or something shared, whose fields count too. Inputs are made of words, see `KINDS`. Heads are 64
-wide, half of what most published models have: PyTorch multiplies few complex numbers by other code than many.
+diffusers_models.json holds the models of diffusers, in groups by the function that rotates: {class: configuration and
+inputs}. "like" names another model, or a shared entry, whose fields are inherited. Inputs are described in words, see
+`KINDS`. Heads are 64 wide, half the width of most published models. Fewer channels would change the arithmetic: PyTorch
+has a separate code path for small numbers of complex products.
 """
 
 import json
@@ -26,11 +27,11 @@ TIMM = {  # {name: configuration}
 
 
 def grid(*sizes):
-    """(points, axes): the index of each point of a grid on each axis."""
+    """(points, axes): the index of each grid point on each axis."""
     return torch.cartesian_prod(*map(torch.arange, sizes)).reshape(-1, len(sizes))
 
 
-# The first word of an input: what becomes of the numbers after it. r draws a normal tensor in the dtype of the model.
+# {first word of an input: function of the numbers that follow}. r draws a normal tensor in the dtype of the model.
 KINDS = {
     "randn": lambda r, *shape: r(*shape),
     "positive": lambda r, *shape: r(*shape).abs(),
@@ -44,7 +45,7 @@ KINDS = {
 
 
 def made(value, r):
-    """An input from its words. {"tensor": values} is a tensor of these, a list of numbers a tuple; the rest stays."""
+    """An input from its description. {"tensor": values} becomes a tensor, a list of ints a tuple; others remain."""
     if isinstance(value, dict):
         return torch.tensor(value["tensor"]) if "tensor" in value else {k: made(v, r) for k, v in value.items()}
     if isinstance(value, list):
@@ -66,7 +67,7 @@ def wan_animate_2():
     return {"kv_cache": WanAnimate2KVCache(2)}
 
 
-INPUTS = {  # {class: arguments that no word makes}
+INPUTS = {  # {class: arguments that `KINDS` cannot describe}
     "Krea2Transformer2DModel": lambda: {"position_ids": torch.cat((torch.zeros(4, 3), grid(1, 2, 2)))},
     "OmniGenTransformer2DModel": omnigen,
     "MiniMaxH3Transformer3DModel": lambda: {"position_ids": torch.arange(18)[:, None].expand(18, 3).float()},
@@ -91,4 +92,4 @@ def _diffusers():
     return {name: (fields(name, "config"), inputs_of(name)) for name in names}
 
 
-DIFFUSERS = _diffusers()  # {class, and more after a blank: (configuration, r -> arguments of forward)}
+DIFFUSERS = _diffusers()  # {class, optionally with a suffix after a space: (configuration, r -> arguments of forward)}

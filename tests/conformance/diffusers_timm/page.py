@@ -1,4 +1,4 @@
-"""docs/models_diffusers.md from the rows of compare.py."""
+"""Generates docs/models_diffusers.md from the rows of compare.py."""
 
 import importlib
 
@@ -6,19 +6,23 @@ import torch
 
 HEADING = """# Models of diffusers and timm on rope_ext
 
-`with rope_ext.patched(model): ...` against the same model in eager PyTorch (torch TORCH, CPU), small configurations
-with random weights. `python -m tests.conformance.diffusers_timm.run` makes this page.
+This page compares `rope_ext.patched(model)` with the same model in eager mode (torch TORCH, CPU), for small
+configurations with random weights. The command `python -m tests.conformance.diffusers_timm.run` generates it.
 
-* *replaced*: functions that were recognised and proven equal, and what they were recognised as
-  (`rope_ext/integrations/diffusers.py`, `timm.py`). *only with once*: those that `rounding="once"` adds. They multiply
-  complex numbers or use addcmul, and PyTorch fuses a product and a sum there on some devices and for some shapes.
-  *left alone*: functions that look rotary, and why.
-* *calls*: rotations in one forward, with `rounding="eager"` / `"once"`. In every model the result changes without them.
-* *forward*: "equal" is bit for bit, else the largest difference as a share of the largest value.
-* *gradients*: the same for the gradients of all parameters. Those of learned tables and of weights before the rotation
-  are sums over tokens, which may be added in another order.
-* *once*: the forward with `rounding="once"`, against eager code.
-* "does not run": nor does it in eager code, in bfloat16 or on a CPU.
+The columns:
+
+* *replaced*: the functions that were recognized and proven equal, and what they were recognized as
+  (`rope_ext/integrations/diffusers.py`, `rope_ext/integrations/timm.py`).
+* *only with once*: the functions that `rounding="once"` also replaces. They multiply complex numbers or use addcmul,
+  for which PyTorch fuses a product and a sum on some devices and for some shapes.
+* *left alone*: the functions that look rotary and were not replaced, and the reason.
+* *calls*: the number of rotations in one forward, with `rounding="eager"` / `"once"`. Without them the result of every
+  model changes.
+* *forward*: "equal" means equal bit for bit; otherwise the largest difference as a share of the largest value.
+* *gradients*: the same for the gradients of all parameters. The gradients of learned tables, and of weights before the
+  rotation, are sums over tokens that may add in another order.
+* *once*: the forward with `rounding="once"` compared with eager mode.
+* A model that "does not run" does not run in eager mode either, in bfloat16 or on a CPU.
 """
 
 
@@ -33,8 +37,9 @@ def page(rows):
         lines += [
             f"## {library} {importlib.import_module(library).__version__}",
             "",
-            f"{len(table)} models; {len(patched)} rotate by rope_ext, forward bit-equal in {equal[0]} (float32) and"
-            f" {equal[1]} (bfloat16); {len(later)} have functions that only rounding='once' replaces.",
+            f"{len(patched)} of {len(table)} models rotate with rope_ext by default. Their forward is equal bit for bit"
+            f" in {equal[0]} models (float32)\nand {equal[1]} models (bfloat16)."
+            f' {len(later)} models have functions that only `rounding="once"` replaces.',
             "",
             f"| {' | '.join(head)} |",
             "|" + "---|" * len(head),

@@ -1,10 +1,12 @@
-"""Models of diffusers and timm, eager against rope_ext.patched: writes docs/models_diffusers.md.
+"""Compares models of diffusers and timm in eager mode and patched: writes docs/models_diffusers.md.
 
-    python -m tests.conformance.diffusers_timm.run     # all, or the names given; what is not installed is left out
+All models, or those named; a library that is not installed is skipped::
 
-Small configurations (models.py) with random weights, on the CPU. Each model runs forward and backward in float32 and
-bfloat16, and once more without any rotation, which must change the result. Ends with 1 if a result is not bit-equal
-although all that was replaced should be.
+    python -m tests.conformance.diffusers_timm.run [names]
+
+Models have small configurations (models.py) and random weights. They run on the CPU, forward and backward, in float32
+and bfloat16. Another run without any rotation must change the result. The exit code is 1 if a result is not bit-identical
+although every replaced function should be.
 """
 
 import argparse
@@ -23,12 +25,12 @@ PAGE = pathlib.Path(__file__).parents[3] / "docs" / "models_diffusers.md"
 
 
 def models():
-    """(library, name, how to make the model, how to make its inputs)."""
+    """(library, name, function that builds the model, function that creates its inputs)"""
     for library in ("diffusers", "timm"):
         try:
             module = importlib.import_module(library)
         except ImportError as error:
-            print(f"{library} is left out: {error}")
+            print(f"{library} is skipped: {error}")
             continue
         if library == "diffusers":
             for name, (config, inputs) in DIFFUSERS.items():
@@ -47,7 +49,7 @@ def models():
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("names", nargs="*", help="models; then nothing is written")
+    parser.add_argument("names", nargs="*", help="models to run; the page is then not written")
     names = parser.parse_args().names
     torch.set_num_threads(1)
     rows, failed = {}, []

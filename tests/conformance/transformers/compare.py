@@ -1,4 +1,4 @@
-"""One small model, eager against patched: which bits differ, and whether rope_ext was on the way at all."""
+"""Compares one small model in eager mode and patched, and checks that rope_ext ran."""
 
 import time
 
@@ -10,11 +10,11 @@ from tests.conformance.rotations import calls, rotations
 from tests.conformance.transformers import inputs, small_models
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-EAGER_ERRORS = (RuntimeError, TypeError, NotImplementedError)  # of models that have no bfloat16
+EAGER_ERRORS = (RuntimeError, TypeError, NotImplementedError)  # of models that do not support bfloat16
 
 
 def measure(model_type, gradients=True):
-    """What becomes of one type: a record for the JSON file, see `page.py`."""
+    """The record of one type for the JSON file, see `page.py`."""
     record, start = {"type": model_type}, time.perf_counter()
     try:
         for name, dtype in DTYPES.items():
@@ -29,7 +29,7 @@ def measure(model_type, gradients=True):
             record[name] = found
     except (small_models.NoModel, ImportError) as error:
         record.update(status="no model", error=small_models.why(error))
-    except Exception as error:  # of the eager model: it could not be built or does not run
+    except Exception as error:  # the eager model could not be built or does not run
         record.update(status="not run", error=in_words(error))
     record["seconds"] = round(time.perf_counter() - start, 2)
     return record
@@ -40,10 +40,10 @@ def in_words(error):
 
 
 def _compare(model_type, dtype, record, gradients, disturb):
-    """Runs a model eager, eager again and patched. Adds to the record what was replaced and how often it was called.
+    """Run a model in eager mode twice and patched. Adds the replaced functions and their calls to the record.
 
-    disturb: whether to change the results of rope_ext, which those of the model should show.
-    Returns {"equal", "largest", "finite", ...} of the forward, and "gradients"; None where there is nothing to compare.
+    disturb: whether to change the results of rope_ext too; the results of the model must then change.
+    Returns {"equal", "largest", "finite", ...} of the forward, and "gradients"; None if there is nothing to compare.
     """
     model = small_models.build(model_type, dtype)
     record["class"] = type(model).__name__
@@ -55,7 +55,7 @@ def _compare(model_type, dtype, record, gradients, disturb):
         return None
     rounding, functions = "eager", {e.name for e in report.replaced}
     if not report.replaced:
-        rounding = "once"  # which replaces what is equal but for a rounding
+        rounding = "once"  # also replaces functions that are equal up to one rounding
         with rope_ext.patched(model, rounding) as report:
             record["once"] = [[e.name, e.dialect, e.uses] for e in report.replaced]
             functions = {e.name for e in report.replaced}
@@ -65,7 +65,7 @@ def _compare(model_type, dtype, record, gradients, disturb):
         record["status"] = "not deterministic"
         return None
     expected = _gradients(model, arguments) if gradients else {}
-    if gradients:  # some backwards of torch read memory that nothing wrote
+    if gradients:  # some backwards of torch read uninitialized memory
         again = _gradients(model, arguments)
         expected = {name: t for name, t in expected.items() if same_bits(t, again[name])}
     try:
@@ -83,7 +83,7 @@ def _compare(model_type, dtype, record, gradients, disturb):
                     found["noticed"] = difference(eager, _forward(model, arguments)) is not None
         if disturb:
             record["by type"] = _by_type(model_type, dtype, rounding, functions, arguments, eager)
-    except Exception as error:  # where eager code has none
+    except Exception as error:  # eager code raised none
         record["status"] = "patched"
         return {"equal": False, "largest": float("inf"), "error": in_words(error)}
     found["finite"] = all(bool(t.isfinite().all()) for t in eager if t.is_floating_point())
@@ -93,9 +93,9 @@ def _compare(model_type, dtype, record, gradients, disturb):
 
 
 def _by_type(model_type, dtype, rounding, functions, arguments, eager):
-    """What becomes of the model where its type is patched before it is built, beside a patch of the model itself.
+    """Compare a patch by type, before the model is built, with a patch of the model.
 
-    functions: the names of those that the latter replaces.
+    functions: the names of the functions that the patch of the model replaces.
     """
     with rope_ext.patched(model_type, rounding) as report:
         model = small_models.build(model_type, dtype)
@@ -121,7 +121,7 @@ def _forward(model, arguments):
 
 
 def _gradients(model, arguments):
-    """{name: gradient} of all parameters, for random gradients of all results; empty where nothing has one."""
+    """{name: gradient} of all parameters, for random gradients of all results; empty if no result requires grad."""
     torch.manual_seed(2)
     model.zero_grad()
     results = [t for t in tensors(model(**arguments)) if t.requires_grad]

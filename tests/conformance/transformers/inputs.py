@@ -1,4 +1,4 @@
-"""Random arguments for the forward of a small model of `small_models.py`, made by the names in its signature."""
+"""Random arguments for the forward of a small model of `small_models.py`, chosen by the names in its signature."""
 
 import inspect
 
@@ -25,7 +25,7 @@ from tests.conformance.transformers.small_models import NoModel
 
 
 def inputs(model_type, model, dtype):
-    """Arguments of the forward by their names, the same at each call."""
+    """{name: value} of the arguments of the forward, equal at each call."""
     torch.manual_seed(1)
     signature = inspect.signature(model.forward).parameters
     if "input" in signature:
@@ -49,7 +49,7 @@ def inputs(model_type, model, dtype):
 
 
 def _memory(frames, tokens=None):
-    """Arguments of the attention of a video model to memories: of frames of so many tokens, and 4 object pointers."""
+    """Arguments of a video model's attention to memories: frames of `tokens` tokens each, and 4 object pointers."""
 
     def memory(model):
         return torch.randn(frames * (tokens or model.position_ids.shape[0]) + 4, BATCH, 64)
@@ -65,7 +65,7 @@ def _memory(frames, tokens=None):
 
 
 ENCODED = {"encoder_hidden_states": embeddings()}
-INPUTS = {  # {type: {argument: its maker, or None: leave it out}}; arguments that are no tensors too
+INPUTS = {  # {type: {argument: function of the model that creates it, or None to omit the argument}}
     "blt_local_decoder": {
         "patch_embeds": embeddings("hidden_size_global"),
         "inputs_embeds": embeddings(),

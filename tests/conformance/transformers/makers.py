@@ -1,9 +1,9 @@
-"""Random tensors for the arguments of a forward, made by the name of the argument and the configuration of the model."""
+"""Random tensors for the arguments of a forward, by the name of the argument and the configuration of the model."""
 
 import torch
 
 BATCH, TOKENS = 2, 12
-IDS = (3, 200)  # of tokens with no special meaning
+IDS = (3, 200)  # range of token ids without a special meaning
 GRID = (1, 4, 4)  # frames, rows and columns of patches of an image
 PARTS = (
     "vision_config",
@@ -17,7 +17,7 @@ PARTS = (
 
 
 def field(model, *names, default=None):
-    """The first of these fields that the configuration of the model has, or else a part of it."""
+    """The first of these fields in the configuration of the model, or in that of one of its parts."""
     config = model.config
     for part in (config, *(getattr(config, name, None) for name in PARTS)):
         for name in names:
@@ -41,7 +41,7 @@ def pixels(model):
 
 
 def patches(model):
-    """The patches of two images, each patch flat."""
+    """The flattened patches of two images."""
     patch = field(model, "patch_size", default=14)
     frames = field(model, "temporal_patch_size", "patch_temporal", default=1)
     rows, columns = GRID[1:]

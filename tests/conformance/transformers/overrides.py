@@ -1,4 +1,4 @@
-"""What the generic way of `small_models.py` gets wrong, by model type: fields of the configuration, and classes."""
+"""Corrections to the generic configurations and classes of `small_models.py`, by model type."""
 
 _MAMBA = {"mamba_n_heads": 8, "mamba_d_head": 32}
 _SECTIONS = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [6, 5, 5]}
@@ -116,7 +116,7 @@ CONFIGS = {  # {type: {"path.of.field": value}}
         "n_mamba_heads": 8,
     },
 }
-CLASSES = {  # {type: name of the class in its modeling file}; of a model for videos, only the part that rotates
+CLASSES = {  # {type: name of the class in its modeling file}; for a video model, the part that rotates
     "edgetam_video": "EdgeTamVideoMemoryAttention",
     "sam2_video": "Sam2VideoMemoryAttention",
     "sam3_tracker_video": "Sam3TrackerVideoMemoryAttention",

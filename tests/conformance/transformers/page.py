@@ -1,41 +1,49 @@
-"""docs/models.md from the records of `run.py`."""
+"""Generates docs/models.md from the records of `run.py`."""
 
+import textwrap
 from importlib.metadata import version
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
-HEAD = """# transformers on rope_ext, model by model
+HEAD = """# Models of transformers on rope_ext
 
-Made by `python -m tests.conformance.transformers.run --out docs/models.md` and nothing else. transformers {transformers},
-torch {torch}, CPU, one thread per process; {seconds:.0f} seconds of computing.
+The command `python -m tests.conformance.transformers.run --out docs/models.md` generates this page. Versions:
+transformers {transformers}, torch {torch}. Machine: CPU, one thread per process, {seconds:.0f} seconds in total.
 
-Each type of model is built small, with random weights, and run on the same input eager, eager again and inside
-`with rope_ext.patched(model)`. All tensors that a forward returns, caches too, must have the same bits, in float32 and
-in bfloat16. Then a backward from random gradients of all results: the gradients of all parameters are compared. Last,
-the results of rope_ext are changed by 1 %, which the results of the model must show, so that equal bits are no accident
-of the input. And once more in float32 with `rope_ext.patched(type)` before the model is built: the same results, as many
-calls, no function less.
+Each model type is built small, with random weights, and runs on the same input three times: in eager mode, in eager
+mode again, and inside `with rope_ext.patched(model)`. The comparison has four parts:
+
+* Forward: all tensors that the model returns, caches included, must be bit-identical, in float32 and in bfloat16.
+* Backward, from random gradients of all results: the gradients of all parameters are compared.
+* Sensitivity: the results of rope_ext are changed by 1 %, and the results of the model must change, which shows that
+  equal results do not come from an input that hides the rotation.
+* Patch by type: in float32 the comparison runs again with `rope_ext.patched(type)` before the model is built. It must
+  give the same results and as many calls, and replace no function less.
+
+In the tables, *equal* means equal bit for bit; otherwise a cell holds the largest difference, for gradients relative to
+the largest gradient of the parameter, with up to three of the parameters that differ.
 """
 GROUPS = {
     "patched": ("Patched", ""),
     "once": (
         'Left alone, replaced with `rounding="once"`',
-        "These multiply complex numbers, which torch rounds in one way or another by shape and strides, so equal bits\n"
-        'cannot be promised. Compared here is what `rope_ext.patched(model, rounding="once")` gives.',
+        "These models multiply complex numbers. PyTorch rounds complex products differently by shape and strides, so\n"
+        "bit-identical results cannot be promised. The table compares eager code with\n"
+        '`rope_ext.patched(model, rounding="once")`.',
     ),
     "not called": (
         "Not called",
-        "A function was replaced, but this input does not reach it: it belongs to another part (vision, audio), or to\n"
-        "a class that the small model does not use.",
+        "A function was replaced, but the input does not reach it: it belongs to another part (vision, audio), or to a\n"
+        "class that the small model does not use.",
     ),
-    "not deterministic": ("Not deterministic", "Eager twice gives different bits."),
-    "nothing rotates": ("Nothing rotates", "No function that rotates is within reach of the classes of these models."),
-    "no model": ("No model", "Part of another type, or in need of a package that is not installed."),
+    "not deterministic": ("Not deterministic", "Two eager runs differ."),
+    "nothing rotates": ("Nothing rotates", "The classes of these models reach no function that rotates."),
+    "no model": ("No model", "The type is a part of another one, or needs a package that is not installed."),
     "not run": ("Not run", "The small model could not be built or run."),
 }
 
 
 def page(records):
-    """The text: counts, then the types in groups."""
+    """The text of the page: counts, then the types in groups."""
     groups = {name: [] for name in GROUPS}
     for record in sorted(records.values(), key=lambda r: r["type"].lower()):
         groups["not run" if record["status"] == "died" else record["status"]].append(record)
@@ -52,7 +60,7 @@ def page(records):
 
 
 def wrong(record):
-    """Whether a patched type gave other bits, or failed where eager code did not; or its patch by type did less."""
+    """Whether a patched type differs, fails where eager code does not, or is patched less by its type."""
     others = any("equal" in record.get(name, {}) and not record[name]["equal"] for name in DTYPES)
     by_type = record.get("by type")
     return others or (by_type is not None and not _as_the_model(by_type, record))
@@ -118,7 +126,7 @@ def _largest(gradients):
 
 
 def only_norms(gradients):
-    """Whether only weights of norms differ: sums over tokens, which eager code has in another order in memory."""
+    """Whether only weights of norms differ: sums over tokens, in another memory order than in eager code."""
     return all(name.endswith("norm.weight") for name in gradients["differ"])
 
 
@@ -156,16 +164,16 @@ def _gradients(found):
 
 
 def _named(records):
-    """A list of types, or a table where something is to be said of each."""
+    """A list of types, or a table with the reason for each if there are reasons."""
     if not any("error" in r for r in records):
-        return ", ".join(r["type"] for r in records)
+        return textwrap.fill(", ".join(r["type"] for r in records), 118, break_on_hyphens=False)
     return "\n".join(
         ["| type | why |", "|---|---|", *(f"| {r['type']} | {r['error'].replace('|', '/')} |" for r in records)]
     )
 
 
 def _short(name):
-    """The function without the path of its module."""
+    """The name of a function without its module."""
     module, _, function = name.rpartition(".modeling_")
     return function.partition(".")[2] if module else name
 

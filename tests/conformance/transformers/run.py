@@ -1,9 +1,11 @@
-"""Every rotary model type of transformers, small and random: eager against `rope_ext.patched`, bit for bit.
+"""Compares every rotary model type of transformers, small and with random weights, in eager mode and patched.
+
+For example::
 
     python -m tests.conformance.transformers.run --out docs/models.md [--types llama gptj ...] [--jobs 2]
 
-Results are added to a JSON file (--json, build/models.jsonl) after each type, and types that it holds are not run again
-unless their process died: delete it to begin anew. The page is made of that file alone.
+Results are appended to a JSON file (--json, build/models.jsonl) after each type. Types in the file are not run again
+unless their process died; delete the file to start over. The page is generated from that file alone.
 """
 
 import argparse
@@ -23,11 +25,11 @@ from tqdm import tqdm
 from tests.conformance.transformers import page, small_models
 from tests.conformance.transformers.compare import measure
 
-LIMIT_S, MEMORY = 120, 24 << 30  # of one type; addresses of a process
+LIMIT_S, MEMORY = 120, 24 << 30  # time limit of one type; limit on the address space of a process
 
 
 def run(types, path, jobs, gradients):
-    """Measures the types that the file at path does not hold, and adds them to it."""
+    """Measure the types that are missing in the file at path, and append them to it."""
     waiting, lock = queue.SimpleQueue(), threading.Lock()
     held = {t for t, record in read(path).items() if record["status"] != "died"}
     todo = [t for t in types if t not in held]
@@ -66,7 +68,7 @@ def _start(gradients):
     process = context.Process(target=_serve, args=(theirs, gradients), daemon=True)
     process.start()
     theirs.close()
-    ours.recv()  # imports, which can take minutes on a cold disk, do not count for the first type
+    ours.recv()  # wait for the imports, which can take minutes on a cold disk, outside the limit of the first type
     return process, ours
 
 
@@ -83,7 +85,7 @@ def _ask(process, pipe, model_type):
 
 
 def _serve(pipe, gradients):
-    """What a process does: measures the types that come through the pipe, in silence."""
+    """The main function of a worker process: measures the types that it receives through the pipe."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     silence()
     torch.set_num_threads(1)
@@ -93,7 +95,7 @@ def _serve(pipe, gradients):
 
 
 def silence():
-    """transformers warns of defaults that the small models take on purpose."""
+    """Suppress the warnings of transformers about defaults that the small models use on purpose."""
     transformers.logging.set_verbosity_error()
     warnings.filterwarnings("ignore")
     devnull = os.open(os.devnull, os.O_WRONLY)
@@ -101,7 +103,7 @@ def silence():
 
 
 def read(path):
-    """{type: record}; where a type is there twice the last counts."""
+    """{type: record}; the last record of a type counts."""
     lines = path.read_text().splitlines() if path.exists() else []
     return {record["type"]: record for record in map(json.loads, lines)}
 

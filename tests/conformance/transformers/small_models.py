@@ -1,7 +1,7 @@
-"""Every model type of the installed transformers that rotates, small and random: configuration, class and inputs.
+"""Small models with random weights of every model type of the installed transformers that rotates.
 
-Nothing is downloaded. The default configuration of a type is shrunk by the names of its fields; `overrides.py`
-holds what that gets wrong, type by type.
+Nothing is downloaded. The default configuration of a type is shrunk by the names of its fields; `overrides.py` corrects
+the result for single types.
 """
 
 import functools
@@ -20,7 +20,7 @@ from tests.conformance.transformers.overrides import CLASSES, CONFIGS
 ROTARY = re.compile(r"rotary|rotate_half|rot_emb|freqs_cis|RoPE|(?<![a-z])rope")
 LARGEST = 100_000_000  # parameters
 HIDDEN, HEADS, HEAD_DIM, VOCAB = 128, 4, 32, 256
-# What a field of a configuration becomes, by its name; the first pattern that matches counts.
+# {pattern of the name of a field: its new value}; the first pattern that matches counts.
 SIZES = [
     (re.compile(pattern), size)
     for pattern, size in {
@@ -50,20 +50,20 @@ UNSET = {
     "n_routed_experts": 8,
     "vocab_size": VOCAB,
 }
-STAGES = ("stage_names", "out_features", "out_indices")  # of backbones: made from the number of layers
+STAGES = ("stage_names", "out_features", "out_indices")  # of backbones: computed from the number of layers
 LISTED_LAYERS = re.compile(r".*(indexes|indices|_layers|_layer_ids)")
 NOT_SIZES = re.compile(r"hidden_size_per_layer_input_scale|.*embedding_rank")
 PER_LAYER = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "depth")
 SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
-FIRST_SPECIAL = 200  # input_ids are below, and above all of SPECIAL
+FIRST_SPECIAL = 200  # input_ids are below it, and above all ids of SPECIAL
 
 
 class NoModel(LookupError):
-    """A type that is a part of others, with no model to build or run on its own."""
+    """The type is a part of other models and has no model that can be built or run alone."""
 
 
 def model_types():
-    """The types whose modeling file speaks of rotary embeddings, in the order of the alphabet."""
+    """The types whose modeling file mentions rotary embeddings, in alphabetical order."""
     models = pathlib.Path(transformers.__file__).parent / "models"
     rotary = {path.parent.name for path in models.glob("*/modeling_*.py") if ROTARY.search(path.read_text("utf-8"))}
     module_of = configuration_auto.model_type_to_module_name
@@ -119,7 +119,7 @@ def _shrunk(fields, ids, sections):
 
 
 def _kept_layers(fields):
-    """(number of layers, those to keep): one of each kind, at least two. None where the layers are not counted."""
+    """(number of layers, layers to keep): one of each kind, at least two. None if no field counts the layers."""
     total = next((fields[name] for name in PER_LAYER if isinstance(fields.get(name), int)), None)
     if not total:
         return None
@@ -132,7 +132,7 @@ def _kept_layers(fields):
 
 
 def _small_layers(layers, fields, kept):
-    """per_layer_config: what differs in some layers is in the same ratio to the others as before."""
+    """per_layer_config, shrunk so that the ratio of a special layer's sizes to those of the others is preserved."""
     small = {}
     for layer, values in layers.items():
         if int(layer) in kept:
@@ -172,7 +172,7 @@ def _small_rope(rope, fields, sections):
     return rope
 
 
-HEADS_OF_MODELS = [  # the first mapping that knows the configuration names the class
+HEADS_OF_MODELS = [  # the first mapping that has the configuration gives the class
     "MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING",
     "MODEL_FOR_CAUSAL_LM_MAPPING",
     "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING",
@@ -186,7 +186,7 @@ HEADS_OF_MODELS = [  # the first mapping that knows the configuration names the 
 
 
 def model_class(model_type, config):
-    """The class to build: with a head for language where there is one."""
+    """The class to build, with a language head if the type has one."""
     module = importlib.import_module(_modeling(type(config)))
     if model_type in CLASSES:
         return getattr(module, CLASSES[model_type])
@@ -203,18 +203,18 @@ def model_class(model_type, config):
 
 
 def why(error):
-    """An error in a few words."""
+    """An error in short."""
     if isinstance(error, ImportError):
         return "needs " + (re.search(r"requires the (\w+) library", str(error)) or ["", str(error)])[1]
     return str(error)
 
 
 def build(model_type, dtype):
-    """A model in evaluation mode whose parameters depend on nothing but its type; none of them is zero or one."""
+    """A model in evaluation mode whose parameters depend only on its type; none is exactly zero or one."""
     config = small_config(model_type)
     made = model_class(model_type, config)
     torch.manual_seed(0)
-    torch.use_deterministic_algorithms(True)  # memory that a class leaves as it is becomes NaN
+    torch.use_deterministic_algorithms(True)  # fills uninitialized memory with NaN
     try:
         model = made._from_config(config, dtype=dtype) if hasattr(made, "_from_config") else made(config).to(dtype)
     finally:
