@@ -66,7 +66,7 @@ class Pipeline:
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (Pipeline(), "Pipeline: its unet and its text_encoder can be given"),
+        (Pipeline(), "Pipeline: pass its unet or its text_encoder"),
         (torch.nn.Linear, "the class Linear"),
         (None, "NoneType"),
     ],

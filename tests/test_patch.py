@@ -268,7 +268,10 @@ def test_functions_are_replaced_wherever_a_model_reaches_them(remote, kind, dtyp
 
 
 def test_the_report_tells_what_was_left_alone(remote):
-    for rotary, reason in ((UNKNOWN, "unknown source"), (LYING, "known, but not proven: another result in example 0")):
+    for rotary, reason in (
+        (UNKNOWN, "unknown source"),
+        (LYING, "known, but not proven equal: different result in example 0"),
+    ):
         blocks = remote(rotary)
         model, call = blocks.Global(), inputs()
         expected, before = model(*call), places(blocks)
@@ -286,7 +289,7 @@ def test_functions_without_a_source_are_left_alone(remote):
     blocks.turn = blocks.rotary.apply_rotary_pos_emb
     with rope_ext.patched(blocks.Renamed()) as report:
         assert not report.replaced
-        assert [e.reason for e in report.left_alone] == ["no source, or its file has changed"]
+        assert [e.reason for e in report.left_alone] == ["no source, or its file has changed since the import"]
 
 
 def test_functions_that_may_differ_by_a_rounding_need_rounding_once(remote):
@@ -550,7 +553,9 @@ def test_a_file_that_changed_after_import_is_left_alone(remote, reload):
         blocks = importlib.reload(blocks)
     with rope_ext.patched(blocks.Global()) as report:
         assert len(report.replaced) == reload
-        assert reload or [e.reason for e in report.left_alone] == ["no source, or its file has changed"]
+        assert reload or [e.reason for e in report.left_alone] == [
+            "no source, or its file has changed since the import"
+        ]
 
 
 def test_modes_around_patch_do_not_matter(remote):
@@ -583,7 +588,7 @@ def test_symbolic_tracing_gets_the_original_function(remote):
 
 def test_the_report_says_when_bits_differ(remote):
     with rope_ext.patched(remote().Global(), rounding="once") as report:
-        assert [e.reason for e in report.replaced] == ["equal bit for bit, but 16 bits are rounded once"]
+        assert [e.reason for e in report.replaced] == ["equal bit for bit, but 16-bit results round once"]
 
 
 def test_the_signature_of_transformers_4_is_replaced(remote):

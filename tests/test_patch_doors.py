@@ -65,7 +65,7 @@ def test_patches_of_modules_and_models_are_counted_together(remote, first_undone
     blocks = remote()
     rotary, before = importlib.import_module(blocks.__name__.replace("blocks", "rotary")), places(blocks)
     patched = [blocks, blocks.Global(), rotary]
-    with pytest.warns(UserWarning, match="no class of these modules is seen"):
+    with pytest.warns(UserWarning, match="no class of these modules was found"):
         for one in patched:
             rope_ext.patch(one)
     while patched:
@@ -87,7 +87,7 @@ def test_a_module_that_is_gone_no_longer_counts(remote):
     rotary, original = sys.modules[blocks.__name__.replace("blocks", "rotary")], blocks.apply_rotary_pos_emb
     module = types.ModuleType(f"{blocks.__name__}_of_its_own")
     exec(f"from {rotary.__name__} import apply_rotary_pos_emb", vars(module))
-    with pytest.warns(UserWarning, match="no class of these modules is seen"):
+    with pytest.warns(UserWarning, match="no class of these modules was found"):
         rope_ext.patch(module)
     held = vars(module)
     assert held["apply_rotary_pos_emb"] is not original
@@ -113,7 +113,10 @@ def test_overridden_methods_of_bases_elsewhere_are_read(remote):
     other = remote(blocks=f"from {name.partition('.')[0]} import blocks\n" + OVERRIDES)
     constructs = f"from torch import nn\nfrom {other.__name__.partition('.')[0]} import blocks\n" + CONSTRUCTS
     for given in (other, remote(blocks=constructs.replace("Renamed", "Overrides")), other.Overrides()):
-        with pytest.warns(UserWarning, match="is seen to call what was replaced"), rope_ext.patched(given) as report:
+        with (
+            pytest.warns(UserWarning, match="was found to call a replaced function"),
+            rope_ext.patched(given) as report,
+        ):
             assert names(report) == [f"{name}.Static.apply_rotary_position_embeddings"]
 
 
@@ -151,12 +154,12 @@ def forward(self, q, k, cos, sin):
 WARNINGS = {  # -> (source of a module beside `rotary`, words of the warning)
     "only imports": (
         "from .rotary import apply_rotary_pos_emb",
-        "no class of these modules is seen to call what was replaced; patch the modules that import it by name too",
+        "no class of these modules was found to call a replaced function; also patch the modules that import it by name",
     ),
     "names none": ("", "nothing was replaced: no code of these modules names a rotary function; patch the module that"),
-    "holds it where it stays": (
+    "holds it out of reach": (
         "from .rotary import apply_rotary_pos_emb as f\nCHOICES = {'default': f}\ndel f",
-        "nothing was replaced: module \\(.*\\.blocks\\): holds apply_rotary_pos_emb where it stays: in a closure, ",
+        "nothing was replaced: module \\(.*\\.blocks\\): holds apply_rotary_pos_emb where it cannot be replaced: in a closure, ",
     ),
 }
 
@@ -170,7 +173,7 @@ def test_warnings(remote, how):
     rope_ext.unpatch(blocks)
     assert caught[0].filename == __file__ and report.warning in str(report)
     assert [e.uses for e in report.replaced] == ([0] if how == "only imports" else [])
-    assert [layer.kind for layer in report.layers] == (["module"] if how == "holds it where it stays" else [])
+    assert [layer.kind for layer in report.layers] == (["module"] if how == "holds it out of reach" else [])
 
 
 def test_what_is_not_patched_cannot_be_undone(remote):
@@ -179,7 +182,7 @@ def test_what_is_not_patched_cannot_be_undone(remote):
         with pytest.raises(ValueError, match=f"^rope_ext: model must be patched, got {got} that is not$"):
             rope_ext.unpatch(given)
     with rope_ext.patched(blocks):
-        cure = f"got 'llama' that is not: patched are {blocks.__name__!r}$"
+        cure = f"got 'llama' that is not: currently patched: {blocks.__name__!r}$"
         with pytest.raises(ValueError, match=cure):
             rope_ext.unpatch("llama")
 
@@ -198,7 +201,7 @@ def test_a_class_is_no_model():
     class Attention(torch.nn.Module):
         pass
 
-    with pytest.raises(TypeError, match=rf"got the class Attention: sys.modules\['{__name__}'\] can be given$"):
+    with pytest.raises(TypeError, match=rf"got the class Attention: pass sys.modules\['{__name__}'\]$"):
         rope_ext.patch(Attention)
 
 
@@ -303,10 +306,10 @@ transformers.AutoModel.register(Config, Model)
 def test_types_that_do_not_exist(transformers):
     rule = f"^rope_ext: model must be a model type of transformers {re.escape(transformers.__version__)}, got "
     for given, words in (
-        ("qwen33", "'qwen33': 'qwen3' and .*are close$"),
+        ("qwen33", "'qwen33': similar types are 'qwen3' and .*$"),
         (
             "Qwen/Qwen3-8B",
-            "'Qwen/Qwen3-8B': transformers.AutoConfig.from_pretrained\\('Qwen/Qwen3-8B'\\).model_type is",
+            "'Qwen/Qwen3-8B': pass transformers.AutoConfig.from_pretrained\\('Qwen/Qwen3-8B'\\).model_type$",
         ),
         ("#" * 40, "'#+'$"),
     ):
@@ -325,6 +328,6 @@ def test_a_type_without_rotary_functions(transformers):
 
 def test_without_transformers(monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
-    words = r"^rope_ext: transformers must be installed \(pip install transformers\) where model is a model type, got "
+    words = r"^rope_ext: transformers must be installed \(pip install transformers\) to patch a model type, got "
     with pytest.raises(ImportError, match=words):
         rope_ext.patch("llama")

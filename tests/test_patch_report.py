@@ -162,8 +162,8 @@ def test_a_patch_that_no_call_reaches_warns(foreign, how):
     model = Two(*(with_forward(blocks.Global(), lambda m: UNSEEN[how](m, other)) for _ in range(2)))
     report, count, messages = patched_once(model)
     assert count == 0 and [e.uses for e in report.replaced] == [None]
-    assert "no module is seen to call what was replaced: Global (first and 1 more): forward is " in messages[0]
-    assert messages[0].endswith("; restore the original forward, or call rope_ext.apply in its place")
+    assert "no module was found to call a replaced function: Global (first and 1 more): forward is " in messages[0]
+    assert messages[0].endswith("; restore the original forward, or call rope_ext.apply instead")
 
 
 def test_a_class_whose_forward_is_of_another_package(foreign):
@@ -223,7 +223,7 @@ def test_functions_held_by_an_instance_stay(foreign):
     for held in (functools.partial(rotate, unsqueeze_dim=1), lambda *args: rotate(*args)):
         report, count, messages = patched_once(Two(Holding(held), blocks.Global()))
         assert count == 1 and [e.uses for e in report.replaced] == [None] and not messages
-        assert "Holding (first): holds apply_rotary_pos_emb where it stays: in a closure" in str(report)
+        assert "Holding (first): holds apply_rotary_pos_emb where it cannot be replaced: in a closure" in str(report)
     report, count, messages = patched_once(Two(HoldingMany([rotate]), blocks.Global()))
     assert count == 1 and [e.uses for e in report.replaced] == [None] and not messages
     bound = blocks.Method()
@@ -232,8 +232,10 @@ def test_functions_held_by_an_instance_stay(foreign):
     assert count == 0 and [e.uses for e in report.replaced] == [None] and len(messages) == 1
     report, count, messages = patched_once(Holding(functools.partial(rotate, unsqueeze_dim=1)))
     assert count == 0 and not report.replaced
-    words = "nothing was replaced: Holding (the model itself): holds apply_rotary_pos_emb where it stays: in a"
-    assert words in messages[0] and messages[0].endswith("bound method; call rope_ext.apply in its place")
+    words = (
+        "nothing was replaced: Holding (the model itself): holds apply_rotary_pos_emb where it cannot be replaced: in a"
+    )
+    assert words in messages[0] and messages[0].endswith("bound method; call rope_ext.apply instead")
 
 
 def test_compiled_code_is_unknown(foreign):
@@ -395,8 +397,8 @@ def test_what_long_containers_hold_is_unknown(foreign, how):
         assert [e.uses for e in report.replaced] == [2 if known else None] and not report.warning
     lines = [str(layer) for layer in report.layers if layer.unseen]
     assert len(lines) == (not known)
-    assert all(line.startswith("HoldingMany (second): not all of held") for line in lines)
-    assert all(line.endswith("is read: more than 1000 items, or an object that raises") for line in lines)
+    assert all(line.startswith("HoldingMany (second): held") for line in lines)
+    assert all(line.endswith("was not read in full: more than 1000 items, or an object that raises") for line in lines)
 
 
 class Gone:
@@ -465,7 +467,7 @@ def test_values_that_raise_when_read_do_no_harm(foreign, how):
     with rope_ext.patched(Two(unnamed, named)) as report:
         assert [e.uses for e in report.replaced] == [1 if known else None] and not report.warning
         lines = [str(layer) for layer in report.layers if "or an object that raises" in layer.reason]
-        assert len(lines) == (not known) and all(line.startswith("HoldingMany (second): not all") for line in lines)
+        assert len(lines) == (not known) and all(line.startswith("HoldingMany (second): held") for line in lines)
     with rope_ext.patched(
         with_forward(blocks.Global(), lambda m: lambda *args, f=m.forward, h=held: f(*args))
     ) as report:
@@ -525,10 +527,10 @@ def test_nothing_replaced_says_why(remote):
     unknown, inexact = remote(test_patch.UNKNOWN).Global(), remote().Complex()
     for model, words in (
         (unknown, r"apply_rotary_pos_emb was left alone \(unknown source: not .*\); call rope_ext.apply or"),
-        (inexact, "rounding='once' replaces what is not equal bit for bit"),
+        (inexact, "rounding='once' also replaces functions that are equal up to one rounding"),
         (
             nn.Linear(2, 2),
-            "no code that a call of the model is seen to run .*BERT, has none.*; patch the model that has",
+            "no code that was found to run in the model .*BERT, has none.*; patch the model that has",
         ),
     ):
         with pytest.warns(UserWarning, match=f"^rope_ext: nothing was replaced: .*{words}") as caught:
@@ -545,7 +547,7 @@ def test_a_warning_that_is_an_error_changes_nothing(foreign):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for call in (rope_ext.patch, lambda m: rope_ext.patched(m).__enter__()):
-            with pytest.raises(UserWarning, match=r"^rope_ext: no module is seen to call"):
+            with pytest.raises(UserWarning, match=r"^rope_ext: no module was found to call"):
                 call(model)
     assert test_patch.unchanged(before, test_patch.places(blocks))
     with pytest.raises(ValueError, match="must be patched"):

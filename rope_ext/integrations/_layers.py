@@ -1,4 +1,4 @@
-"""Which modules a `Report` names: those where a call does not run what their class says, or `patch` cannot get to."""
+"""The submodules that a `Report` names: their calls do not run the code of their class, or `patch` cannot reach it."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,9 +12,9 @@ _ROTARY_WORD = re.compile(r"\w*(rotary|rope|rotat|freqs_c)\w*|cos|sin")
 
 
 def layers_of(survey: Survey, reported: dict[int, str]) -> tuple[Layer, ...]:
-    """The `Layer`s of a `Survey`: modules of one class with one reason are one.
+    """The `Layer` objects of a `Survey`; submodules of one class with one reason share a `Layer`.
 
-    reported: {key: name} of the candidates that the report lists. Modules without rotations are not named.
+    reported: {key: name} of the candidates in the report. Submodules without rotations are not named.
     """
     reported = reported | {key: function.__name__ for key, function in survey.captured.items()}
     reader = _Reader(survey, reported)
@@ -26,7 +26,7 @@ def layers_of(survey: Survey, reported: dict[int, str]) -> tuple[Layer, ...]:
 
 
 class _Reader:
-    """Reads the reasons to name a module out of a survey."""
+    """Finds the reasons for which a submodule is named."""
 
     def __init__(self, survey: Survey, reported: dict[int, str]) -> None:
         self.survey, self.reported = survey, reported
@@ -36,23 +36,23 @@ class _Reader:
         self.inside_compiled = {id(inner) for m in compiled for inner in m.modules() if inner is not m}
 
     def reasons(self, key: int) -> Iterator[tuple[str, bool]]:
-        """(reason, whether uses are unknown there) of a module, none where it is as it looks."""
+        """(reason, whether uses are unknown) for each reason to name a submodule; none if it runs its class's code."""
         call, (_, module) = self.survey.calls[key], self.survey.modules[key]
         if key in self.held - self.listed and any(map(self._reached, self._below(key) | {key})):
-            yield "not registered as a submodule; found where the code holds it", False
+            yield "not registered as a submodule; found in an object that the code holds", False
         if isinstance(module, COMPILED) and key not in self.inside_compiled:
-            yield "compiled by torch, which keeps the functions that were there when it was made", True
+            yield "compiled by torch, which keeps the functions that were in place at that time", True
         if call.unread and self.reported:
-            yield f"not all of {min(call.unread)} is read: more than {ITEMS} items, or an object that raises", True
+            yield f"{min(call.unread)} was not read in full: more than {ITEMS} items, or an object that raises", True
         if call.entry is not None:
             yield from self._replaced(key, call.entry)
         elif key in self.survey.called and (names := self._names(call.unseen)):
-            yield f"overrides or hides methods that reach {names}, and is not seen to call those", True
+            yield f"overrides or hides methods that reach {names}, and no call of these was found", True
         if names := self._names(call.captured):
             yield held_where(names), True
 
     def _replaced(self, key: int, entry: EntryPoint) -> Iterator[tuple[str, bool]]:
-        """Reasons to name a module whose own code is replaced."""
+        """Reasons to name a submodule whose own code is replaced."""
         call = self.survey.calls[key]
         lost = any(map(self._reached, self._below(key) - self.survey.called))
         if call.own:
@@ -63,7 +63,7 @@ class _Reader:
         elif names := self._names(call.keys):
             yield f"{entry}, not its class's own, and reaches {names}", False
         elif entry.on_class and _may_rotate(entry.holder):
-            yield f"{entry}, not its class's own, and is not seen to call a rotary function", True
+            yield f"{entry}, not its class's own, and no call of a rotary function was found", True
 
     def _below(self, key: int) -> set[int]:
         found: set[int] = set()
@@ -80,17 +80,17 @@ class _Reader:
         return self._names(call.keys.keys() | call.unseen)
 
     def _names(self, keys: Iterable[int]) -> str:
-        """The names of those functions that the report lists, in words."""
+        """The names of the reported functions among keys."""
         return names_of(keys, self.reported)
 
 
 def names_of(keys: Iterable[int], reported: Mapping[int, str]) -> str:
-    """The names of the reported functions, {key: name}, among some keys, in words."""
+    """The names of the functions in reported, {key: name}, that are among keys; sorted and joined."""
     return ", ".join(sorted(reported[key].rpartition(".")[2] for key in keys if key in reported))
 
 
 def held_where(names: str) -> str:
-    return f"holds {names} where it stays: in a closure, default, container, partial or bound method"
+    return f"holds {names} where it cannot be replaced: in a closure, default, container, partial or bound method"
 
 
 def _may_rotate(kind: type) -> bool:

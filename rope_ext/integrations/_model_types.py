@@ -1,4 +1,4 @@
-"""The Python modules that a model type of transformers stands for: its modeling file, and those of its parts."""
+"""The Python modules of a model type of transformers: its modeling file, and those of its parts."""
 
 import difflib
 import importlib
@@ -13,20 +13,22 @@ from ..errors import ArgumentError
 def modules_of(model_type: str) -> list[types.ModuleType]:
     """The modeling module of a model type, then those of the parts of its default configuration, imported.
 
-    Raises ImportError without transformers or where one of the modules cannot be imported, ArgumentError (a ValueError)
-    for a type that transformers does not have.
+    Raises:
+        ImportError: when transformers is not installed, or one of the modules cannot be imported.
+        ArgumentError: (a ValueError) when transformers has no such type.
     """
     try:
         transformers: Any = importlib.import_module("transformers")
     except ImportError as error:
-        words = "rope_ext: transformers must be installed (pip install transformers) where model is a model type"
+        words = "rope_ext: transformers must be installed (pip install transformers) to patch a model type"
         raise ImportError(f"{words}, got {error}") from error
     configurations = transformers.CONFIG_MAPPING
     if model_type not in configurations:
         close = difflib.get_close_matches(model_type, list(configurations), n=3)
-        cure = f"{' and '.join(map(repr, close))} {'is' if len(close) == 1 else 'are'} close" if close else ""
+        cure = f"similar types are {' and '.join(map(repr, close))}" if len(close) > 1 else ""
+        cure = f"a similar type is {close[0]!r}" if len(close) == 1 else cure
         if "/" in model_type:  # the name of a repository, or a path
-            cure = f"transformers.AutoConfig.from_pretrained({model_type!r}).model_type is one"
+            cure = f"pass transformers.AutoConfig.from_pretrained({model_type!r}).model_type"
         raise ArgumentError(
             "model", f"be a model type of transformers {transformers.__version__}", repr(model_type), cure
         )
@@ -39,12 +41,12 @@ def modules_of(model_type: str) -> list[types.ModuleType]:
 
 
 def _default(transformers: Any, kind: type) -> Any:
-    """The default configuration of a class, or the class where it has none."""
+    """The default configuration of a class, or the class if it has no default."""
     verbosity = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()  # of sizes that do not matter here
+    transformers.logging.set_verbosity_error()  # warnings about the default sizes do not matter here
     try:
         return kind()
-    except Exception:  # a configuration may check anything
+    except Exception:  # the checks of a configuration may raise anything
         return kind
     finally:
         transformers.logging.set_verbosity(verbosity)
@@ -61,7 +63,7 @@ def _configurations(config: Any) -> Iterator[type]:
 
 
 def _modeling(kind: type) -> Iterator[types.ModuleType]:
-    """The modules with the models of a class of configurations."""
+    """The modules that define the models of a configuration class."""
     name = kind.__module__.replace(".configuration_", ".modeling_")
     if name != kind.__module__ and importlib.util.find_spec(name) is not None:
         yield importlib.import_module(name)

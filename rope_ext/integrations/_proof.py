@@ -1,4 +1,4 @@
-"""The numeric half of recognising a function: it agrees with rope_ext on the examples of a dialect."""
+"""The numeric half of recognizing a function: it agrees with rope_ext on the examples of a dialect."""
 
 import functools
 import types
@@ -14,8 +14,8 @@ from ._candidate import Candidate
 from ._dialect import Dialect
 from ._fingerprint import helpers
 
-# (key of a candidate, functions that it calls, dialect) -> (the function, kept since CPython reuses ids, and its
-# difference or None)
+# (key of a candidate, functions that it calls, dialect) -> (the function, and its difference or None). Holding the
+# function keeps CPython from reusing its id, which is part of the key.
 _proofs: dict[Any, tuple[types.FunctionType, str | None]] = {}
 
 
@@ -23,7 +23,7 @@ def proof(candidate: Candidate, dialect: Dialect) -> str | None:
     """None if a function and rope_ext agree on all examples of a dialect, else the first difference, in words."""
     key = candidate.key, helpers(candidate.function), dialect.name
     if key not in _proofs:
-        # Modes around the call of patch must not matter: default devices, fake tensors, autocast.
+        # Modes that surround the call of patch must not matter: default devices, fake tensors, autocast.
         with outside_modes(), torch.device("cpu"), torch.autocast("cpu", enabled=False):
             _proofs[key] = candidate.function, _difference(candidate, dialect)
     return _proofs[key][1]
@@ -42,13 +42,15 @@ def _difference(candidate: Candidate, dialect: Dialect) -> str | None:
                 return f"{type(failed).__name__} in {call}: {failed}"
             bound = dialect.bound and dialect.bound(args, kwargs, expected)
             if not _equal(result, expected, bound) or not _equal(result_args, expected_args, None):
-                return f"another result in {call}"
+                return f"different result in {call}"
     return None
 
 
 def same_gradients(candidate: Candidate, dialect: Dialect) -> bool:
-    """True if the gradients of states of 16 bits are equal bit for bit too: those of arguments with the shape of a
-    result. No condition of a proof, but tells apart dialects that are equal."""
+    """Whether the gradients of 16-bit states are equal bit for bit. States are arguments with the shape of a result.
+
+    A proof does not require this; it decides between dialects whose results are equal.
+    """
     for args, kwargs in dialect.examples(0, torch.bfloat16):
         ours = functools.partial(dialect.call, candidate.original, "eager")
         if not _equal(_gradients(ours, args, kwargs), _gradients(candidate.original, args, kwargs), None):
@@ -68,11 +70,11 @@ def _gradients(function: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Te
 
 
 def _run(function: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any, Any]:
-    """The result, or the exception, and the arguments afterwards: a function may write to them."""
+    """(the result or the exception, the arguments after the call, which may have written to them)"""
     args, kwargs = tree.tree_map_only(torch.Tensor, torch.clone, (args, kwargs))
     try:
         return function(*args, **kwargs), (args, kwargs)
-    except Exception as error:  # of any kind: an unknown function may do anything with examples of others
+    except Exception as error:  # an unknown function may raise anything for the examples of another
         return error, (args, kwargs)
 
 
@@ -90,7 +92,7 @@ def _same(a: Any, b: Any, bound: Tensor | None) -> bool:
     if not isinstance(a, torch.Tensor) or not isinstance(b, torch.Tensor):
         return a is b or a == b
     if a.shape != b.shape or a.dtype != b.dtype or a.stride()[-1:] != b.stride()[-1:]:
-        return False  # what comes after may depend on whether channels are neighbours in memory
+        return False  # later code may depend on whether channels are adjacent in memory
     if bound is not None:
         return bool(((a.double() - b.double()).abs() <= bound).all())
     return _bytes(a).equal(_bytes(b))

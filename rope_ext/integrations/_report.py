@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from ..reference import Rounding
 
-_CURES = {  # words of the reason of a `Layer` -> what helps, next to a call of apply
+_CURES = {  # words in the reason of a `Layer` -> a cure besides a call of apply
     "compiled by torch": "patch the model before it is compiled",
     "not its class's own": "restore the original forward",
 }
@@ -13,11 +13,14 @@ _CURES = {  # words of the reason of a `Layer` -> what helps, next to a call of 
 
 @dataclass(frozen=True)
 class Entry:
-    """A line of a `Report`.
+    """One function in a `Report`.
 
-    name: the function. dialect: what it was recognised as, or None. reason: why it was replaced or left alone.
-    uses: number of submodules whose code reaches it, None where that is unknown: `Report.layers` says why. Where
-        `patch` was given no model: number of classes.
+    Attributes:
+        name: full name of the function.
+        dialect: the rotary function that it was recognized as, such as "transformers.llama", or None.
+        reason: why it was replaced or left alone.
+        uses: number of submodules whose code reaches it, or None if unknown; `Report.layers` then says why. For a
+            patch of a model type or a Python module: number of classes.
     """
 
     name: str
@@ -28,11 +31,16 @@ class Entry:
 
 @dataclass(frozen=True)
 class Layer:
-    """Modules of one class where a call does not run what their class says, or `patch` cannot replace what they hold.
+    """Submodules of one class whose calls do not run the code of the class, or that hold a function out of reach.
 
-    names: as in `model.named_modules()`. kind: name of the class. reason: what was found there. Where `patch` was given
-        no model: one class, or one Python module (kind "module"), that holds a function where it stays.
-    unseen: whether their uses of rotary functions are unknown, or not ours.
+    For a patch of a model type or a Python module: one class, or one Python module (kind "module"), that holds a
+    function where `patch` cannot replace it.
+
+    Attributes:
+        names: names of the submodules, as in `model.named_modules()`.
+        kind: name of their class.
+        reason: what was found in them.
+        unseen: whether their use of rotary functions is unknown, or bypasses rope_ext.
     """
 
     names: tuple[str, ...]
@@ -48,10 +56,15 @@ class Layer:
 
 @dataclass(frozen=True)
 class Report:
-    """The functions that `patch` replaced, and those that it left alone: tuples of `Entry`. str() is a table.
+    """The functions that `patch` replaced and those that it left alone. `str(report)` is a table.
 
-    layers: tuple of `Layer`, the modules whose calls differ from the code of their class.
-    warning: why the patch may do nothing, and what helps; empty where the model is seen to use what was replaced.
+    Attributes:
+        rounding: the argument of `patch`.
+        replaced: tuple of `Entry`, the functions that now call rope_ext.
+        left_alone: tuple of `Entry`, the rotary functions that were not replaced.
+        layers: tuple of `Layer`, submodules whose calls do not run the code of their class.
+        warning: why the patch may have no effect, and the cure; empty if the model was found to call a replaced
+            function.
     """
 
     rounding: Rounding
@@ -72,30 +85,30 @@ class Report:
 def warning_of(
     replaced: Sequence[Entry], left_alone: Sequence[Entry], layers: Sequence[Layer], of_modules: bool = False
 ) -> str:
-    """Why a patch may do nothing, and what helps, in one sentence. of_modules: of Python modules, not of a model."""
+    """Why a patch may have no effect, and the cure, in one sentence. of_modules: for Python modules, not a model."""
     unseen = [layer for layer in layers if layer.unseen]
     cause = f": {unseen[0]}" if unseen else ""
     if replaced and of_modules:
-        found = "no class of these modules is seen to call what was replaced"
-        return f"{found}; patch the modules that import it by name too, or call rope_ext.apply in its place"
+        found = "no class of these modules was found to call a replaced function"
+        return f"{found}; also patch the modules that import it by name, or call rope_ext.apply instead"
     if replaced or unseen:
-        found = "no module is seen to call what was replaced" if replaced else "nothing was replaced"
+        found = "no module was found to call a replaced function" if replaced else "nothing was replaced"
         cure = next((f"{cure}, or " for words, cure in _CURES.items() if words in cause), "")
-        return f"{found}{cause}; {cure}call rope_ext.apply in its place"
+        return f"{found}{cause}; {cure}call rope_ext.apply instead"
     if any("rounding='once'" in entry.reason for entry in left_alone):
-        return "nothing was replaced: rounding='once' replaces what is not equal bit for bit"
+        return "nothing was replaced: rounding='once' also replaces functions that are equal up to one rounding"
     if left_alone:
         entry = left_alone[0]
         more = f", and {len(left_alone) - 1} more" if len(left_alone) > 1 else ""
-        reason = entry.reason.replace("unknown source", "unknown source: not transformers', diffusers' or timm's")
+        reason = entry.reason.replace("unknown source", "unknown source: not of transformers, diffusers or timm")
         found = f"{entry.name} was left alone ({reason}){more}"
-        return f"nothing was replaced: {found}; call rope_ext.apply or a function of rope_ext.compat in its place"
+        return f"nothing was replaced: {found}; call rope_ext.apply or a function of rope_ext.compat instead"
     if of_modules:
         cure = "patch the module that defines the attention layers, or call rope_ext.apply there"
         return f"nothing was replaced: no code of these modules names a rotary function; {cure}"
-    found = "no code that a call of the model is seen to run names a rotary function"
+    found = "no code that was found to run in the model names a rotary function"
     cure = "patch the model that has the attention layers, or call rope_ext.apply there"
-    return f"nothing was replaced: {found} (a model of absolute positions, such as BERT, has none); {cure}"
+    return f"nothing was replaced: {found} (a model with absolute positions, such as BERT, has none); {cure}"
 
 
 def _uses(entry: Entry) -> str:
