@@ -1,7 +1,6 @@
-"""`patch`: replaces the rotary functions of a model's own modules by rope_ext, where they are proven equal."""
+"""`patch`: replaces the rotary functions of a model's own modules with rope_ext where they are proven equal."""
 
 import contextlib
-import functools
 import types
 import warnings
 import weakref
@@ -9,26 +8,24 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import nn
 
 from .. import _numbers
-from .._kept import CPU, lock
-from .._torch.library import DEVICES
-from ..errors import ArgumentError, ArgumentTypeError
-from ..reference import DTYPES, Rounding
+from .._kept import lock
+from ..errors import ArgumentError
+from ..reference import Rounding
 from ._calls import Survey
 from ._candidate import Candidate, Namespace, rotates
 from ._dialect import Dialect
-from ._fingerprint import callable_of, function_of
+from ._fingerprint import callable_of
 from ._layers import layers_of
 from ._model_types import modules_of
 from ._modules import ModuleSurvey
 from ._nested import put_inside
 from ._patchable import Patchable, check, described, reference
 from ._registry import known, verdict
+from ._replacement import replacement_of
 from ._report import Entry, Report, warning_of
-from ._rotation import Rotation, rotate, run
 
 _lock = lock()
 _replaced: "dict[int, _Replacement]" = {}  # by the key of the candidate
@@ -36,52 +33,77 @@ _patches: "list[_Patch]" = []  # in the order of the calls
 
 
 def patch(model: Patchable, rounding: Rounding = "eager") -> Report:
-    """Replace the rotary functions that a model's modules use by `rope_ext.apply`, until `unpatch(model)`.
+    """Replace the rotary functions that a model uses with `rope_ext.apply`, until `unpatch(model)`.
 
-    A function is replaced if its source is known (the fingerprint of the functions of transformers, diffusers and timm,
-    also where remote code has copied one) and a numeric probe on the CPU proves it equal, bit for bit in float32 and
-    bfloat16. All others stay as they are, and the report says why. Functions that multiply complex numbers may fuse a
-    product and a sum: equal up to one rounding, they are replaced with rounding="once" only.
+    A function is replaced if its source is known (the fingerprint of a function of transformers, diffusers or timm,
+    also where remote code has copied it) and a numeric probe on the CPU proves it equal, bit for bit in float32 and
+    bfloat16. Other functions remain unchanged, and the report says why. Functions that multiply complex numbers may
+    fuse a product and a sum: they are equal up to one rounding, and replaced only with rounding="once".
 
-    Calls that `apply` cannot do (a dtype, device or shape that it does not take) go to the function replaced.
-    Gradients of states of 16 bits are those of the function replaced, bit for bit, where the tables have their dtype;
-    with float32 tables eager code rounds each of the two terms of a gradient, and here the sum is rounded once.
+    A call that `apply` does not support (a dtype, device or shape) runs the original function. Gradients of 16-bit
+    query and key are bit-identical to those of the original when the tables have the same dtype. With float32 tables
+    eager code rounds each of the two terms of a gradient, while rope_ext rounds their sum once.
 
-    model: torch.nn.Module. Its parameters, buffers and hooks are not touched, and no reference to it is kept. Or,
-        before any model exists: a Python module, whose names and classes are read, or a model type of transformers
-        ("qwen3"), which stands for its modeling module and those of the parts of its default configuration.
-        Attributes of instances are not looked at then: one that stores a function keeps it.
-    rounding: "eager": the bits of the functions replaced. "once": results of 16 bits rounded once, not after each
-        product: closer to exact, not the same bits.
+    Functions belong to Python modules, not to models, so other models of the same classes use the replacement too.
+    Patches are counted: the original function returns when every patch of it is undone. The patch of a deleted model is
+    undone at the next call of `patch`. All three functions may be called from several threads.
 
-    Functions belong to a module of Python and not to a model: other models of the same classes use the replacement too.
-    Calls are counted: the very same function is put back when each patch of it is undone (if its model is gone: when
-    `patch` is called next). Threads may call this at the same time.
+    Args:
+        model: torch.nn.Module; its parameters, buffers and hooks are not modified, and no reference to it is kept.
+            Before any model exists: a Python module, whose names and classes are read, or a model type of transformers
+            such as "qwen3", which stands for its modeling module and those of the parts of its default configuration.
+            Attributes of instances are not read then: an instance that stores a function keeps it.
+        rounding: "eager": results are bit-identical to the original functions. "once": 16-bit results are rounded once,
+            not after each product, which is closer to exact and not bit-identical.
 
-    Returns a `Report`: what was replaced and left alone, and the layers that do not run the code of their class. Warns
-    (UserWarning) if nothing was replaced, or if no call of the model, or no class of the Python modules, is seen to
-    reach what was. Raises TypeError where model is none of these, ValueError where a model type or rounding is unknown,
-    or rounding is not the one that a function is replaced with already, ImportError for a type without transformers.
+    Returns:
+        A `Report` of the functions that were replaced and left alone, and of the layers that do not run the code of
+        their class. A UserWarning is issued if nothing was replaced, or if no call of the model, or no class of the
+        Python modules, was found to reach a replaced function.
+
+    Raises:
+        ArgumentTypeError: (a TypeError) when model is none of these.
+        ArgumentError: (a ValueError) when the model type or rounding is unknown, or a function is already replaced with
+            the other rounding; nothing is changed.
+        ImportError: when model is a model type and transformers is not installed.
     """
     return _patch(model, rounding, stacklevel=3).report
 
 
 def unpatch(model: Patchable) -> None:
-    """Undo the last `patch(model)` that is still in place. Raises ValueError if there is none."""
+    """Undo the last `patch(model)` that is still in place.
+
+    Args:
+        model: what `patch` was called with.
+
+    Raises:
+        ArgumentTypeError: (a TypeError) when model is not a model, a Python module or a model type.
+        ArgumentError: (a ValueError) when model is not patched.
+    """
     check(model)
     with _lock:
         found = [patch for patch in _patches if patch.model() is reference(model)()]
-        # A patch that a with block of `patched` will undo is the last choice.
+        # Prefer patches outside a with block of `patched`, which undoes its own.
         for patch in reversed([patch for patch in found if not patch.in_block] or found):
             return _undo(patch)
         given = [described(m) for m in (patch.model() for patch in _patches) if m is not None]
-    cure = f"patched are {', '.join(given)}" if given else ""
+    cure = f"currently patched: {', '.join(given)}" if given else ""
     raise ArgumentError("model", "be patched", f"{described(model)} that is not", cure)
 
 
 @contextlib.contextmanager
 def patched(model: Patchable, rounding: Rounding = "eager") -> Iterator[Report]:
-    """`patch` for the length of a with block, which gets the `Report`: `with rope_ext.patched(model) as report: ...`"""
+    """Context manager: `patch` on entry, and undo exactly that patch on exit.
+
+    Args:
+        model, rounding: as in `patch`.
+
+    Returns:
+        A context manager that gives the `Report`, for `with rope_ext.patched(model) as report`.
+
+    Raises:
+        ArgumentError, ArgumentTypeError, ImportError: as `patch`, on entry.
+    """
     patch = _patch(model, rounding, stacklevel=4)
     patch.in_block = True
     try:
@@ -98,8 +120,8 @@ def patched(model: Patchable, rounding: Rounding = "eager") -> Iterator[Report]:
 class _Patch:
     """A call of `patch`.
 
-    model: returns what was given, None when that is gone. keys: those of its functions in `_replaced`.
-    in_block: whether it is that of `patched`.
+    model: returns the argument of `patch`, None once it is deleted. keys: of its functions in `_replaced`.
+    in_block: whether it was called by `patched`.
     """
 
     model: Callable[[], object]
@@ -112,7 +134,7 @@ class _Patch:
 class _Replacement:
     """A function while it is replaced.
 
-    names: (namespace, name, what it held). count: number of patches that want it replaced.
+    names: (namespace, name, original value). count: number of patches that replace it.
     """
 
     candidate: Candidate
@@ -139,7 +161,7 @@ def _patch(model: Patchable, rounding: Rounding, stacklevel: int) -> _Patch:
                 accepted.append((candidate, dialect))
             elif name is not None or rotates(candidate):
                 others.append((candidate, entry))
-        outer = {id(c.outer) for c, _ in accepted}  # looked rotary because of the function inside, now replaced
+        outer = {id(c.outer) for c, _ in accepted}  # looked rotary only because of the replaced inner function
         others = [(candidate, entry) for candidate, entry in others if id(candidate.function) not in outer]
         for candidate, _ in accepted:
             replacement = _replaced.get(candidate.key)
@@ -151,7 +173,7 @@ def _patch(model: Patchable, rounding: Rounding, stacklevel: int) -> _Patch:
         left_alone, warning = tuple(entry for _, entry in others), ""
         if not any(candidate.seen for candidate, _ in accepted):
             warning = warning_of(replaced, left_alone, layers, of_modules=bool(modules))
-            warnings.warn(f"rope_ext: {warning}", UserWarning, stacklevel)  # as an error it leaves all as it was
+            warnings.warn(f"rope_ext: {warning}", UserWarning, stacklevel)  # before any change, in case it is an error
         report = Report(rounding, tuple(replaced), left_alone, layers, warning)
         patch = _Patch(reference(model), report, [_replace(c, d, rounding) for c, d in accepted])
         _patches.append(patch)
@@ -169,7 +191,7 @@ def _undo(patch: _Patch) -> None:
 
 
 def _replace(candidate: Candidate, dialect: Dialect, rounding: Rounding) -> int:
-    """Puts the replacement where the function is, or counts one more that wants it there. Returns the key."""
+    """Replace a function under all of its names, or count one more patch of it. Returns the key."""
     replacement = _replaced.get(candidate.key)
     if replacement is None:
         function = replacement_of(candidate.original, dialect, rounding)
@@ -189,14 +211,14 @@ def _replace(candidate: Candidate, dialect: Dialect, rounding: Rounding) -> int:
 def _restore(replacement: _Replacement) -> None:
     candidate = replacement.candidate
     for namespace, name, held in replacement.names:
-        if _called(_names(namespace).get(name)) is replacement.function:  # what others have put there since stays
+        if _called(_names(namespace).get(name)) is replacement.function:  # keep a value assigned since then
             _put(namespace, name, held)
     if candidate.outer is not None:
         put_inside(candidate.outer, candidate.function.__code__, None)
 
 
 def _names(namespace: Namespace) -> Any:
-    """The dict of a namespace; none for a submodule that is gone."""
+    """The dict of a namespace; an empty one for a deleted submodule."""
     holder = namespace() if isinstance(namespace, weakref.ref) else namespace
     return holder if isinstance(holder, dict) else {} if holder is None else vars(holder)
 
@@ -210,30 +232,3 @@ def _put(namespace: Namespace, name: str, value: object) -> None:
         setattr(namespace, name, value)
     else:
         _names(namespace)[name] = value
-
-
-def replacement_of(original: Any, dialect: Dialect, rounding: Rounding) -> Callable[..., Any]:
-    """The function that takes the place of original."""
-    read, behind = dialect.read, function_of(original)
-    assert behind is not None  # whose source was recognised
-
-    @functools.wraps(behind)
-    def replacement(*args: Any, **kwargs: Any) -> Any:
-        for t in (*args, *kwargs.values()):
-            if isinstance(t, torch.Tensor):  # the first decides: apply refuses what it cannot do with the others
-                known_dtype = t.dtype in DTYPES or not t.dtype.is_floating_point
-                known_device = t.device == CPU or t.device.type in DEVICES  # the first is faster
-                if not known_dtype or not known_device or t.is_nested:
-                    return original(*args, **kwargs)
-                break
-        else:  # such as the proxies of torch.fx
-            return original(*args, **kwargs)
-        found = read(*args, **kwargs)
-        try:
-            y = rotate(found, rounding) if type(found) is Rotation else run(found, rounding)
-        except (ArgumentError, ArgumentTypeError, NotImplementedError):  # apply refuses it
-            y = None
-        return original(*args, **kwargs) if y is None else y
-
-    vars(replacement)["_rope_ext_original"] = original  # what `callable_of` finds
-    return replacement

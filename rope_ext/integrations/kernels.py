@@ -1,11 +1,14 @@
-"""rope_ext as a kernel of the package `kernels`: the route that transformers itself offers (`use_kernels`).
+"""rope_ext as a kernel of the package `kernels`, which transformers uses with `use_kernels=True`.
+
+Register rope_ext first, then enable kernels in the model::
 
     from rope_ext.integrations import kernels
-    kernels.register()                              # before the next line
-    model.set_use_kernels(True)                     # or kernels' kernelize(model, mode=Mode.TRAINING, device="cpu")
 
-It reaches the functions that transformers declares to be the kernel "rotary_pos_emb" and attaches to modules; in 5.23
-98 of 120. `rope_ext.patch` reaches these and all others, and can be undone; `kernelize` cannot.
+    kernels.register()
+    model.set_use_kernels(True)  # or kernels.kernelize(model, mode=Mode.TRAINING, device="cpu")
+
+This reaches the functions that transformers declares as the kernel "rotary_pos_emb" and attaches to modules: in 5.23
+those are 98 of 120. `rope_ext.patch` reaches these and all others and can be undone; `kernelize` cannot.
 """
 
 import importlib
@@ -20,8 +23,8 @@ from .._torch.private import constant_in_graphs
 from ..reference import ROUNDINGS, Rounding
 from ._candidate import Candidate
 from ._fingerprint import fingerprint, function_of
-from ._patch import replacement_of
 from ._registry import verdict
+from ._replacement import replacement_of
 
 LAYER = "rotary_pos_emb"
 
@@ -29,20 +32,24 @@ LAYER = "rotary_pos_emb"
 def register(*modes: Any, rounding: Rounding = "eager") -> None:
     """Register rope_ext as the kernel "rotary_pos_emb", on the CPU and, where this build has kernels for it, on CUDA.
 
-    modes: members of `kernels.Mode`. Default: INFERENCE and TRAINING, each also with TORCH_COMPILE.
-    rounding: as in `rope_ext.patch`.
+    The name stands for several functions in transformers (pairs in halves, one entry per pair, the other direction,
+    float32 arithmetic). The layer therefore recognizes the function that it replaces, as `rope_ext.patch` does; a
+    function that is not known and proven equal runs unchanged.
 
-    One name stands for several functions in transformers (half pairs, an entry per pair, another direction, float32
-    arithmetic), so the layer recognises the function that it takes the place of, as `rope_ext.patch` does: what is not
-    known and proven equal runs as it is.
+    On CUDA the entry covers a narrower range of compute capabilities than transformers' own entry, so `kernels` prefers
+    it in either order of registration.
 
-    On CUDA the entry is for a range of compute capabilities narrower than that of transformers' own, so it is preferred
-    whichever is registered first.
+    Tested on the CPU with kernels 0.17.2, and with transformers 5.23 made to accept that version. transformers 5.23
+    requires kernels 0.18.2 or later, which is not published and therefore not tested. On CUDA only the choice of the
+    layer is tested.
 
-    Verified with kernels 0.17.2 and transformers 5.23 made to accept it, on the CPU. Not verified: kernels 0.18.2 and
-    later, which transformers 5.23 asks for and which are not published yet; on CUDA, more than the choice of the layer.
+    Args:
+        *modes: members of `kernels.Mode`. Default: INFERENCE and TRAINING, each also with TORCH_COMPILE.
+        rounding: as in `rope_ext.patch`.
 
-    Raises ImportError without the package `kernels`, ArgumentError (a ValueError) where rounding is unknown.
+    Raises:
+        ImportError: when the package `kernels` is not installed.
+        ArgumentError: (a ValueError) when rounding is unknown.
     """
     check_rounding(rounding)
     try:
@@ -55,30 +62,35 @@ def register(*modes: Any, rounding: Rounding = "eager") -> None:
     repository = dict.fromkeys(modes, Repository(rounding))
     devices: dict[Any, Any] = {"cpu": repository}
     if build_info()["cuda"]:
-        # transformers' own is for 0 to sys.maxsize; the narrowest wins.
+        # The entry of transformers covers 0 to sys.maxsize, and `kernels` selects the narrowest range.
         devices[hub.Device("cuda", hub.CUDAProperties(min_capability=1, max_capability=9999))] = repository
     hub.register_kernel_mapping({LAYER: devices})
 
 
 @dataclass(frozen=True)
 class Repository:
-    """What `kernels` loads the layer from, and keeps layers by: equal, with equal hashes, where rounding is equal."""
+    """The object from which `kernels` loads the layer; instances with the same rounding are equal and hash alike.
+
+    Attributes:
+        rounding: as in `rope_ext.patch`.
+    """
 
     rounding: Rounding
 
     def load(self) -> type[nn.Module]:
+        """The class of the layer."""
         return _LAYERS[self.rounding]
 
     def __str__(self) -> str:
         return f"rope_ext (rounding={self.rounding!r})"
 
 
-# kernels puts `forward` into an instance of the class that holds the function to replace, hence type(self). It takes no
-# class with a constructor, members or parameters of its own.
+# `kernels` assigns `forward` to an instance of the class that holds the function to replace, hence type(self). It
+# refuses a class that has a constructor, members or parameters.
 
 
 class RotaryEager(nn.Module):
-    """The layer with rounding="eager", as in `rope_ext.patch`."""
+    """The layer with rounding="eager" of `rope_ext.patch`."""
 
     can_torch_compile = True
     has_backward = True
@@ -88,7 +100,7 @@ class RotaryEager(nn.Module):
 
 
 class RotaryOnce(nn.Module):
-    """The layer with rounding="once", as in `rope_ext.patch`."""
+    """The layer with rounding="once" of `rope_ext.patch`."""
 
     can_torch_compile = True
     has_backward = True
@@ -98,18 +110,18 @@ class RotaryOnce(nn.Module):
 
 
 _LAYERS: dict[Rounding, type[nn.Module]] = {"eager": RotaryEager, "once": RotaryOnce}
-# Where a class keeps what runs in place of its function. Other copies of rope_ext keep theirs under other names.
+# The attribute of a class that holds the replacement of its function. Other copies of rope_ext use other names.
 _ATTRIBUTES: dict[Rounding, str] = {rounding: f"_{NAMESPACE}_{rounding}" for rounding in ROUNDINGS}
 
 
 def _replacement_in(kind: Any, rounding: Rounding) -> Any:
-    _recognise(kind)
+    _recognize(kind)
     return getattr(kind, _ATTRIBUTES[rounding])
 
 
-@constant_in_graphs  # runs while a graph is made, and is no part of it
-def _recognise(kind: Any) -> None:
-    """Gives a class that `use_kernel_forward_from_hub` made what runs in place of its function, for each rounding."""
+@constant_in_graphs  # runs during tracing and is not part of the graph
+def _recognize(kind: Any) -> None:
+    """Store the replacements, one for each rounding, in a class that `use_kernel_forward_from_hub` created."""
     function = None if hasattr(kind, _ATTRIBUTES[ROUNDINGS[-1]]) else function_of(kind())
     if function is not None:
         candidate = Candidate(function.__name__, function, function, fingerprint(function))
