@@ -34,8 +34,8 @@ def apply_rotary_pos_emb(
         unsqueeze_dim: 1 for q and k (batch, heads, seqlen, head_dim), 2 for (batch, seqlen, heads, head_dim).
 
     Returns:
-        (q, k), new tensors of the same shapes, in the dtype of q * cos, as in transformers: float32 for bfloat16 q and
-        float32 cos.
+        (q, k), new tensors of the same shapes, in the dtype of q * cos, as in transformers (float32 for bfloat16 q and
+        float32 cos).
 
     Raises:
         ArgumentError: when a shape or value does not fit.

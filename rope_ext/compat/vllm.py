@@ -108,7 +108,7 @@ def rotary_embedding(
 
 
 def _with_heads(name: str, x: Tensor, positions: Tensor, head_size: int) -> Tensor:
-    """A view (*positions.shape, heads, head_size) of x."""
+    """A view `(*positions.shape, heads, head_size)` of x."""
     shape, given, rank = positions.shape, x.shape, positions.dim()
     width, more = given[-1] if given else 0, len(given) - rank
     fits = given[:rank] == shape and (more == 1 or more == 2)

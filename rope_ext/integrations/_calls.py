@@ -1,4 +1,4 @@
-"""What a call of a model runs: which modules, whose code, and which rotary functions that reaches."""
+"""What a call of a model runs: its submodules, their code, and the rotary functions that this code reaches."""
 
 import inspect
 import re
@@ -25,11 +25,14 @@ _OWN_ATTRIBUTES = {*vars(nn.Module()), *ENTRIES}
 class Call:
     """What a call of a module runs.
 
-    entry: what replaces the code of its class, or None. own: whether the code of its class runs, perhaps by the entry.
-    keys: {key: uses} of the candidates that the module and its helpers (see `takes_part`) are seen to reach.
-    unseen: keys of the candidates that its class could reach but the module is not seen to.
-    captured: keys of the functions that it holds where `patch` cannot put another. unread: see `Reach`.
-    names: attributes that its code uses. held: {id: (path, module)} of the modules that it holds, not as submodules.
+    entry: the replacement of the code of its class, or None.
+    own: whether the code of its class runs, possibly called by the entry.
+    keys: {key: uses} of the candidates that the module and its helpers (see `takes_part`) were found to reach.
+    unseen: keys of the candidates that its class could reach, for which no path was found.
+    captured: keys of the functions that it holds where `patch` cannot replace them.
+    unread: see `Reach`.
+    names: the attributes that its code uses.
+    held: {id: (path, module)} of the modules that it holds without registering them as submodules.
     """
 
     entry: EntryPoint | None
@@ -45,10 +48,12 @@ class Call:
 class Survey:
     """The modules that a call of a model runs, and the rotary functions that they reach.
 
-    modules: {id: (name, module)}, with those that `model.modules()` does not list. calls: {id: Call}.
-    called: ids of the modules that are seen to run. candidates: list of `Candidate`, their uses counted.
-    captured: {key: function} of the known functions that no name holds, so that `patch` cannot replace them.
-    known: fingerprints of functions that will not be looked into: what only they call is no candidate.
+    modules: {id: (name, module)}, including modules that `model.modules()` does not list.
+    calls: {id: Call}.
+    called: ids of the modules that were found to run.
+    candidates: list of `Candidate`, with their uses.
+    captured: {key: function} of the known functions that no name holds, which `patch` therefore cannot replace.
+    known: fingerprints of functions whose own code is not followed: what only they call is no candidate.
     """
 
     def __init__(self, model: nn.Module, known: Collection[str]) -> None:
@@ -56,7 +61,7 @@ class Survey:
         self.modules: dict[int, tuple[str, nn.Module]] = {}
         self.calls: dict[int, Call] = {}
         reached = self._reached()
-        while len(reached) > len(self.modules):  # a module that was found may hold others
+        while len(reached) > len(self.modules):  # a newly found module may hold others
             self.modules = reached
             self._read(known)
             reached = self._reached()
@@ -66,7 +71,7 @@ class Survey:
         self._count()
 
     def below(self, key: int, seen: bool = False) -> list[int]:
-        """Ids of the modules that a call of module `key` may run; with seen, only those that it is seen to run."""
+        """Ids of the modules that a call of module `key` may run; with seen, only those that it was found to run."""
         _, module = self.modules[key]
         call = self.calls[key]
         every = call.own or not seen
@@ -85,7 +90,7 @@ class Survey:
         return modules
 
     def _read(self, known: Collection[str]) -> None:
-        """Fills `calls` for `modules`."""
+        """Fill `calls` for `modules`."""
         modules = [module for _, module in self.modules.values()]
         entries = {id(m): entry for m in modules if (entry := entry_of(m)) is not None}
         kinds = list(dict.fromkeys(map(type, (*modules, *(v for m in modules for v in _helpers(m))))))
@@ -101,10 +106,10 @@ class Survey:
         self.calls = {id(m): self._call(m, entries.get(id(m)), possible[type(m)]) for m in modules}
 
     def _leave_uncalled(self, kind: type, hidden: Collection[str], reach: Reach) -> None:
-        """Removes from the `Reach` of a class the candidates of methods that no code of the model names."""
+        """Remove from the `Reach` of a class the candidates of methods that no code of the model names."""
         if not (reach.keys or reach.captured or reach.unread):
             return
-        if method_of(kind, "forward")[0] not in (None, nn.Module):  # else its methods are called from elsewhere
+        if method_of(kind, "forward")[0] not in (None, nn.Module):  # a class without forward is called by other code
             called = self._walk.of_class(kind, hidden, self._names)
             reach.keys, reach.captured, reach.unread = called.keys, called.captured, called.unread
 
@@ -119,7 +124,7 @@ class Survey:
                 own = []
         names = set().union(*(r.names for r in (*own, *through, *helpers)))
         held_by: dict[str, Reach] = {}
-        reaches, named = [*own, *through], self._classes[kind].names  # containers are read if named
+        reaches, named = [*own, *through], self._classes[kind].names  # containers are read only if named
         while opened := [n for n, v in attributes.items() if n in names or n in named or not _is_container(v)]:
             held_by |= {n: self._walk.of_attribute(module, n, attributes.pop(n), names) for n in opened}
             reaches = [*own, *through, *(held_by.values() if own else ())]
@@ -137,7 +142,7 @@ class Survey:
         return Call(entry, bool(own), keys, possible - keys.keys(), captured, unread, names, held)
 
     def _own(self, module: nn.Module) -> Reach:
-        """Reach of the class of a module, without the methods that attributes of the module hide."""
+        """Reach of the class of a module, except for methods hidden by attributes of the module."""
         kind = type(module)
         names = vars(module).keys() & self._walk.methods(kind).keys() - set(ENTRIES)
         hidden = {name for name in names if _hides(module, name)}
@@ -168,7 +173,7 @@ class Survey:
                 unseen |= call.keys.keys()
             if isinstance(module, COMPILED) or call.unread:
                 unseen = set(found)
-            elif call.entry and call.entry.on_class:  # the code it replaced is gone, but for the source
+            elif call.entry and call.entry.on_class:  # of the replaced code only the source remains
                 kind = call.entry.holder
                 if kind not in sources:
                     sources[kind] = words_of(kind)
@@ -178,13 +183,13 @@ class Survey:
 
 
 def captured_only(walk: Walk) -> dict[int, types.FunctionType]:
-    """{key: function} of the known functions that no name holds, so that `patch` cannot replace them."""
+    """{key: function} of the known functions that no name holds, which `patch` therefore cannot replace."""
     captured = {key: f for key, f in walk.captured.items() if key not in walk.found}
     return {key: f for key, f in captured.items() if looks_rotary(f.__code__) and fingerprint(f) in walk.known}
 
 
 def words_of(kind: type) -> set[str] | None:
-    """The words in the source of a class, None without a source."""
+    """The words in the source of a class, or None without a source."""
     try:
         return set(re.findall(r"\w+", inspect.getsource(kind)))
     except (OSError, TypeError):
@@ -192,7 +197,7 @@ def words_of(kind: type) -> set[str] | None:
 
 
 def _helpers(module: nn.Module) -> list[Any]:
-    """The objects that a module has as attributes and may call, see `takes_part`."""
+    """The attributes of a module that it may call and that are no modules, see `takes_part`."""
     return [value for name, value in list(vars(module).items()) if takes_part(value) and name not in ENTRIES]
 
 

@@ -1,4 +1,4 @@
-"""A function that looks rotary, and how its code shows that."""
+"""A candidate: a function that looks rotary by its names."""
 
 import dis
 import re
@@ -9,7 +9,7 @@ from typing import Any
 
 _ROTARY = re.compile(r"rotary|rope|rot_emb|freqs_c|multidimensional|rotat")
 _MULTIPLIES = {"mul", "mul_", "addcmul", "einsum", "matmul", "view_as_complex"}
-# A namespace holds names: the dict of a module, a class, or a weak reference to a submodule.
+# A namespace holds names: the dict of a Python module, a class, or a weak reference to a submodule.
 Namespace = dict[str, Any] | type | weakref.ref[Any]
 
 
@@ -17,11 +17,12 @@ Namespace = dict[str, Any] | type | weakref.ref[Any]
 class Candidate:
     """A function that looks rotary.
 
-    original: what is called (`callable_of`), with `function` behind it. fingerprint: of its source, or None.
-    names: the (namespace, name) that hold it; a namespace is the dict of a module, a class, or a weak reference to a
-        submodule.
-    outer: instead of names, the function that defines it each time it is called.
-    seen: number of submodules whose code is seen to reach it. unseen: whether others may reach it as well.
+    original: the callable (`callable_of`); function: the Python function behind it.
+    fingerprint: of its source, or None.
+    names: the (namespace, name) that hold it.
+    outer: for a nested function, which has no names: the function that defines it at each call.
+    seen: number of submodules whose code was found to reach it.
+    unseen: whether other submodules may reach it as well.
     """
 
     name: str
@@ -35,28 +36,28 @@ class Candidate:
 
     @property
     def uses(self) -> int | None:
-        """Number of submodules that reach it, None where that is not known."""
+        """Number of submodules that reach it, or None if unknown."""
         return None if self.unseen else self.seen
 
     def named_in(self, words: set[str] | None) -> bool:
-        """Whether one of its names is among the words; None stands for unknown words, which may hold one."""
+        """Whether one of its names is among the words. None stands for unknown words and counts as yes."""
         names = {name for namespace, name in self.names if isinstance(namespace, dict)}
         return words is None or not words.isdisjoint(names | {self.function.__name__})
 
     @property
     def key(self) -> int:
-        """Identifies the function while it exists: by its code if another function makes it anew at each call."""
+        """Identifies the function while it exists; a nested function, defined anew at each call, by its code."""
         return id(self.function if self.outer is None else self.function.__code__)
 
 
 def looks_rotary(code: types.CodeType) -> bool:
-    """True for functions whose source is worth reading."""
+    """Whether the source of the function is worth reading."""
     arguments = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
     return {"cos", "sin"} <= set(code.co_varnames) or any(_ROTARY.search(word) for word in (code.co_name, *arguments))
 
 
 def rotates(candidate: Candidate) -> bool:
-    """True for functions of unknown source that may well be a rotation: worth a line that says they were left alone."""
+    """Whether a function of unknown source is probably a rotation, so that the report should list it as left alone."""
     code = candidate.function.__code__
     arguments = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
     if not re.match(r"_*(apply|rotate)|.*rope_apply", code.co_name) and not {"cos", "sin"} <= set(arguments):
@@ -66,5 +67,5 @@ def rotates(candidate: Candidate) -> bool:
 
 
 def _multiplies(instruction: dis.Instruction) -> bool:
-    """Whether it is x * y or x *= y: told by the argument since Python 3.11, by the name of the operation before."""
+    """Whether it is `x * y` or `x *= y`. Python 3.11 and later tell by the argument, earlier ones by the name."""
     return instruction.argrepr in ("*", "*=") or instruction.opname in ("BINARY_MULTIPLY", "INPLACE_MULTIPLY")

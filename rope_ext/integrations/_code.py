@@ -1,4 +1,4 @@
-"""What the code of a function names: the functions, classes and objects that a call of it may use."""
+"""The functions, classes and objects that the code of a function names, which a call may use."""
 
 import contextlib
 import dis
@@ -17,12 +17,12 @@ _LOADS = {"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"}  # the last s
 
 
 def code_of(function: types.FunctionType) -> types.CodeType:
-    """The code of a function, as it was before `patch` put stubs into it."""
+    """The code of a function before `patch` put stubs into it."""
     return getattr(function, "_rope_ext_code", function.__code__)
 
 
 def codes_inside(code: types.CodeType) -> Iterator[types.CodeType]:
-    """The code objects of the functions that are defined inside a function, at any depth."""
+    """The code objects of the functions defined inside a function, at any depth."""
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
             yield constant
@@ -30,7 +30,7 @@ def codes_inside(code: types.CodeType) -> Iterator[types.CodeType]:
 
 
 def globals_of(function: types.FunctionType) -> list[tuple[Any, tuple[dict[str, Any], str]]]:
-    """[(value, place)] of what the code of a function names: globals, attributes of modules, lazy imports."""
+    """[(value, place)] of the globals, attributes of modules and lazy imports that the code of a function names."""
     code, namespace, called = code_of(function), function.__globals__, []
     for inside in (code, *codes_inside(code)):
         own = [name for name in _names(inside)[0] if name in namespace]
@@ -49,7 +49,7 @@ def names_in(code: types.CodeType) -> set[str]:
 
 
 def _imported(code: types.CodeType, namespace: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The namespaces of the modules that a function imports from when it is called, where they are loaded."""
+    """The namespaces of the loaded modules from which a function imports when it is called."""
     for level, name in _imports(code):
         with contextlib.suppress(ImportError, TypeError):
             name = importlib.util.resolve_name("." * level + name, namespace.get("__package__"))
@@ -59,8 +59,8 @@ def _imported(code: types.CodeType, namespace: dict[str, Any]) -> Iterator[dict[
 
 @functools.cache
 def _names(code: types.CodeType) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """(names that are loaded from the namespace of a function, the others: attributes, methods and imports)"""
-    loaded: dict[str, None] = {}  # dicts keep the order
+    """(names loaded from the globals of a function, its other names: attributes, methods and imports)"""
+    loaded: dict[str, None] = {}  # dicts as ordered sets
     others: dict[str, None] = {}
     for instruction in dis.get_instructions(code):
         if instruction.opcode in dis.hasname:

@@ -1,4 +1,4 @@
-"""A dialect: one meaning of rotary functions. transformers.py, diffusers.py and timm.py hold lists of them."""
+"""A dialect: one meaning that rotary functions have. transformers.py, diffusers.py and timm.py list them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,16 +19,17 @@ Bound = Callable[[tuple[Any, ...], dict[str, Any], Any], Any]
 
 @dataclass(frozen=True)
 class Dialect:
-    """One meaning of a rotary function, however many libraries and names it has.
+    """One meaning that rotary functions have, under any name and in any library.
 
-    name: "<module of dialects>.<meaning>", as in _known.json.
-    read: the arguments of a call -> what it computes, or None: the original does it. Its parameters are those of the
-        functions: names, order and defaults; of a method also self.
-    examples: (seed, dtype of the states) -> calls, on the CPU: every branch of the functions, tables that are no
-        rotation (the halves differ), shapes that broadcast, tables of another dtype.
-    bound: None where the functions and rope_ext are equal bit for bit; else (args, kwargs, result of the original) ->
-        largest difference, a Tensor for each Tensor of the result or one for all. Such a dialect serves
-        rounding="once" only.
+    Attributes:
+        name: "<library>.<meaning>", as in _known.json.
+        read: the arguments of a call -> the rotation that it computes, or None to run the original. Its parameters have
+            the names, order and defaults of those of the functions, and begin with self for a method.
+        examples: (seed, dtype of the states) -> calls, on the CPU. They cover every branch of the functions, tables
+            that are no rotation (the halves differ), shapes that broadcast, and tables of another dtype.
+        bound: None if the functions and rope_ext are equal bit for bit; else (args, kwargs, result of the original) ->
+            largest difference, one Tensor for each Tensor of the result or one for all. Such a dialect is used only
+            with rounding="once".
     """
 
     name: str
@@ -37,16 +38,16 @@ class Dialect:
     bound: Bound | None = None
 
     def call(self, original: Callable[..., Any], rounding: Rounding, *args: Any, **kwargs: Any) -> Any:
-        """What original(*args, **kwargs) returns, by rope_ext; by original where the dialect does not read the call."""
+        """The result of `original(*args, **kwargs)`, computed by rope_ext if the dialect can read the call."""
         y = run(self.read(*args, **kwargs), rounding)
         return original(*args, **kwargs) if y is None else y
 
 
 def examples(calls: Calls) -> Examples:
-    """`Dialect.examples` of calls(x, table) -> [(args, kwargs), ...].
+    """`Dialect.examples` from calls(x, table) -> [(args, kwargs), ...].
 
-    x(*shape) and table(*shape) draw tensors of the dtype of the states, or of float32. cos and sin are drawn like any
-    others, so that no two entries of a table agree by chance.
+    `x(*shape)` draws a tensor in the dtype of the states, `table(*shape)` one in that dtype or in float32. Entries of
+    cos and sin are drawn independently, so that no two entries of a table agree by chance.
     """
 
     def draw(seed: int, dtype: torch.dtype) -> list[Call]:
@@ -65,16 +66,16 @@ def _drawn(generator: torch.Generator, dtype: torch.dtype) -> Draw:
 
 
 def fused(read: Reader) -> Bound:
-    """`Dialect.bound` of functions that may fuse a product and the sum (complex products, addcmul), by their reader.
+    """`Dialect.bound` of functions that may fuse a product and the sum (complex products, addcmul), from their reader.
 
-    Complex products do on a GPU, and on a CPU for the last ones, fewer than two vectors hold.
-    Then one of three roundings is missing, each of at most half a unit in the last place of |x1 cos| + |x2 sin|; and
-    where the result is rounded to a narrower dtype, that can go to the next number.
+    PyTorch's complex products fuse on a GPU, and on a CPU in the remainder of fewer than two vectors. Fusing omits one
+    of three roundings, each of at most half a unit in the last place of `|x1 cos| + |x2 sin|`. A result that is then
+    rounded to a narrower dtype can differ by one number of that dtype.
     """
 
     def bound(args: tuple[Any, ...], kwargs: dict[str, Any], y: Any) -> Any:
         found = read(*args, **kwargs)
-        if isinstance(found, Rotation) and not found.convention.per_pair:  # real tables, which fuse nothing
+        if isinstance(found, Rotation) and not found.convention.per_pair:  # real tables: the function fuses nothing
             return torch.zeros_like(y)
         rotations = found.parts if isinstance(found, Rotations) else [found]
         differences = [_largest_differences(part) for part in rotations if part is not None]
@@ -85,7 +86,7 @@ def fused(read: Reader) -> Bound:
 
 
 def _largest_differences(rotation: Rotation) -> Any:
-    """1.5 units in the last place of |x1 cos| + |x2 sin|, in the form of rotation.x and the dtype of the arithmetic."""
+    """1.5 units in the last place of `|x1 cos| + |x2 sin|`, structured like rotation.x, in the working dtype."""
     x, cos, sin, convention, axis = rotation[:5]
     if axis is not None:
         cos, sin = cos.unsqueeze(axis), sin.unsqueeze(axis)
@@ -105,7 +106,7 @@ def _largest_differences(rotation: Rotation) -> Any:
 
 
 def _rounded(largest: Tensor, y: Tensor) -> Tensor:
-    """The largest difference after rounding to the dtype of y, which can go to the next number."""
+    """The largest difference after rounding to the dtype of y, which can add one number of that dtype."""
     if y.dtype == largest.dtype:
         return largest
     return largest + torch.finfo(y.dtype).eps * y.abs().to(largest.dtype)

@@ -1,4 +1,4 @@
-"""Calls of the rotary functions of diffusers that together take each branch: dialect -> calls(x, table)."""
+"""Calls of the rotary functions of diffusers that together cover each branch: {dialect: calls(x, table)}."""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,7 +20,7 @@ def _cis(table: Draw, *shape: int) -> Tensor:
 
 
 def _states(x: Draw) -> tuple[Tensor, Tensor]:
-    """States in both memory orders that models use."""
+    """States in the two memory orders of models: heads after tokens, and tokens after heads."""
     return x(B, S, H, D), x(B, H, S, D).transpose(1, 2)
 
 
@@ -69,7 +69,7 @@ def _ltx2_decoder_calls(x: Draw, t: Draw) -> list[Call]:
 
 
 def _after_states(*draw: Callable[[Draw], Any], heads: tuple[int, ...] = (H,)) -> Calls:
-    """Calls whose arguments are states, of q and k where heads are two, and then what `draw` makes of `table`."""
+    """Calls whose arguments are one state per entry of heads, followed by d(table) for each d of draw."""
 
     def calls(x: Draw, t: Draw) -> list[Call]:
         states = zip(*(_states(lambda *shape, n=n: x(*(n if m == H else m for m in shape))) for n in heads))

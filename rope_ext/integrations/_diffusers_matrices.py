@@ -35,7 +35,7 @@ def sana_wm(hidden_states: Tensor, freqs: Tensor) -> Read:
 
 
 def wan_animate_2(x: Tensor, grid_sizes: Tensor, freqs: Tensor, time_stride: int = 1) -> Read:
-    """The function reads a table for each of three axes; the tokens of a sample past its grid are copied."""
+    """The function has one table per axis (frames, rows, columns) and copies the tokens of a sample beyond its grid."""
     pairs = x.size(3) // 2
     axes = torch.split(freqs, [pairs - 2 * (pairs // 3), pairs // 3, pairs // 3], dim=1)
     parts, rest = [], []
@@ -53,7 +53,7 @@ def wan_animate_2(x: Tensor, grid_sizes: Tensor, freqs: Tensor, time_stride: int
 
 
 def _of_matrices(x: Any, m: Tensor) -> Rotation:
-    """m: (..., pairs, 2, 2), any matrices: y = m[..., 0] * x_even + m[..., 1] * x_odd."""
+    """m: (..., pairs, 2, 2), arbitrary matrices: y = m[..., 0] * x_even + m[..., 1] * x_odd."""
     cos = m.diagonal(dim1=-2, dim2=-1).flatten(-2)
     sin = torch.stack((-m[..., 0, 1], m[..., 1, 0]), dim=-1).flatten(-2)
     return Rotation(x, cos, sin, FLOAT32_INTERLEAVED)
@@ -72,11 +72,11 @@ def kandinsky6(x: Tensor, rope: Tensor) -> Rotation:
 
 
 def kandinsky5(x: Tensor, rope: Tensor) -> Rotations:
-    """The result is bfloat16, whatever x is."""
+    """The result is bfloat16 for x of any dtype."""
     x = x if x.dtype == torch.bfloat16 else x.to(torch.float32)
     return Rotations([_of_matrices(x, rope)], lambda y: y.to(torch.bfloat16))
 
 
 def next_number(args: tuple[Any, ...], kwargs: dict[str, Any], y: Tensor) -> Tensor:
-    """Bound where one rounding is missing in float64, which can lead to the next float32 number."""
+    """Bound for a missing rounding in float64, after which the float32 result can differ by one number."""
     return torch.finfo(torch.float32).eps * y.abs() + 1e-14

@@ -1,4 +1,4 @@
-"""The code that a call of a module runs first: that of its class, or a replacement."""
+"""The entry point of a module: the code that a call runs first, of its class or a replacement."""
 
 import functools
 import inspect
@@ -15,13 +15,13 @@ from ._find import ENTRIES
 from ._fingerprint import callable_of, package_of
 from ._held import OUTSIDE, bound_values, package, readable, takes_part
 
-COMPILED = (torch.jit.ScriptModule, torch.fx.GraphModule)  # these run no Python code of their class
+COMPILED = (torch.jit.ScriptModule, torch.fx.GraphModule)  # modules that run no Python code of their class
 _DEPTH = 8
 
 
 @dataclass(frozen=True)
 class EntryPoint:
-    """A replacement of a module's own code. holder: the module or the class that has it as an attribute."""
+    """A replacement of the code of a module's class. holder: the module or the class whose attribute it is."""
 
     name: str
     value: Any
@@ -37,12 +37,12 @@ class EntryPoint:
 
 
 def entry_of(module: nn.Module) -> EntryPoint | None:
-    """The `EntryPoint` of a module, None where the code of its class runs."""
+    """The `EntryPoint` of a module, or None if the code of its class runs."""
     if isinstance(module, COMPILED):
         return None
     for name in ENTRIES:
         base, method = method_of(type(module), CALL if name == COMPILED_CALL else name)
-        value = vars(module).get(name) if name != "__call__" else None  # Python reads that from the class only
+        value = vars(module).get(name) if name != "__call__" else None  # Python reads __call__ from the class only
         if value is not None:
             if _bare(value) is not _bare(method):
                 return EntryPoint(name, value, module)
@@ -52,12 +52,12 @@ def entry_of(module: nn.Module) -> EntryPoint | None:
 
 
 def method_of(kind: type, name: str) -> tuple[type, Any] | tuple[None, None]:
-    """(class that defines it, value) of an attribute of a class, (None, None) without one."""
+    """(class that defines it, value) of an attribute of a class, or (None, None)."""
     return next(((base, vars(base)[name]) for base in kind.__mro__ if name in vars(base)), (None, None))
 
 
 def functions_behind(value: Any, depth: int = _DEPTH) -> Iterator[types.FunctionType]:
-    """The functions that run when a value is called, as far as decorators, partials and bound methods show them."""
+    """The functions that a call of a value runs, found through decorators, partials and bound methods."""
     value = _inner(value)
     if isinstance(value, types.FunctionType):
         yield value
@@ -73,16 +73,16 @@ def functions_behind(value: Any, depth: int = _DEPTH) -> Iterator[types.Function
 
 
 def _is_of_class(method: Any, base: type) -> bool:
-    """Whether a class defined the method itself: behind decorators there is a function of its body."""
+    """Whether the method was defined in the body of the class: its function, behind decorators, is from there."""
     functions = list(functions_behind(method))
-    if package(base) in OUTSIDE:  # such as torch, which defines methods by descriptors and outside of bodies too
+    if package(base) in OUTSIDE:  # torch, for one, also defines methods with descriptors and outside class bodies
         return not functions or any(package_of(f) == package(base) for f in functions)
     bodies = tuple((package(c), c.__qualname__ + ".") for c in base.__mro__)
     return any(package_of(f) == name and _qualname(f).startswith(body) for f in functions for name, body in bodies)
 
 
 def _bare(value: Any) -> Any:
-    """A function without what binds, caches or compiles it."""
+    """A function without the wrappers that bind, cache or compile it."""
     while True:
         value = _inner(value)
         if isinstance(value, types.MethodType):
@@ -102,7 +102,7 @@ def _inner(value: Any) -> Any:
 
 
 def _described(value: Any) -> str:
-    """A name for a callable, its real one: functools.wraps makes wrappers say the name of what they wrap."""
+    """The name under which a callable was defined; functools.wraps gives wrappers the name of what they wrap."""
     value = _bare(value)
     if isinstance(value, (functools.partial, functools.partialmethod)):
         return f"a partial of {_described(value.func)}"
@@ -116,4 +116,4 @@ def _described(value: Any) -> str:
 
 
 def _qualname(function: types.FunctionType) -> str:
-    return getattr(function.__code__, "co_qualname", function.__qualname__)  # the first since Python 3.11
+    return getattr(function.__code__, "co_qualname", function.__qualname__)  # co_qualname: Python 3.11 and later

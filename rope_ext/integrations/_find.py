@@ -1,4 +1,4 @@
-"""Which rotary functions a model reaches, and under which names: the half of `patch` that changes nothing."""
+"""Finds the rotary functions that a model reaches, and the names that hold them. This half of `patch` only reads."""
 
 import itertools
 import types
@@ -27,23 +27,24 @@ from ._held import (
     takes_part,
 )
 
-ENTRIES = ("__call__", COMPILED_CALL, CALL, "forward")  # what a call of a module runs, in this order
+ENTRIES = ("__call__", COMPILED_CALL, CALL, "forward")  # attributes that a call of a module runs, in this order
 _RUN_FORWARD = {nn.Module.__call__, getattr(nn.Module, CALL, None)}
 _CONSTRUCTORS = {"__init__", "__new__"}
 _DEPTH = 8
-Place = tuple[Namespace, str]  # what holds a name, and the name
+Place = tuple[Namespace, str]  # a name and the namespace that holds it
 _Names = tuple[set[str], Sequence[tuple[Any, Place]], list[types.CodeType]]
 
 
 class Reach:
     """What some code reaches.
 
-    keys: keys of candidates. captured: keys of functions held where `patch` cannot put another, such as a closure.
-    names: attributes and methods that the code uses. held: {id: (path, module)} of the modules that it holds in
-    closures, globals, containers and objects. unread: paths of held values that were not inspected.
-    seen: ids of what was visited. left: number of items of containers that will still be inspected.
-    kind: the class whose methods are followed where `super` or the name of a base leads to them.
-    owners: the objects whose attributes are followed where the code names them. classes: those that it names, as keys.
+    keys: keys of candidates. captured: those of functions held where `patch` cannot replace them, such as a closure.
+    names: attributes and methods that the code uses.
+    held: {id: (path, module)} of the modules held in closures, globals, containers and objects.
+    unread: paths of held values that were not inspected.
+    seen: ids of visited values. left: number of items of containers that will still be inspected.
+    kind: the class whose methods are followed when `super` or the name of a base leads to them.
+    owners: the objects whose attributes are followed when the code names them. classes: those that the code names.
     """
 
     def __init__(self, kind: type | None = None, owners: Iterable[Any] = (), names: Iterable[str] = ()) -> None:
@@ -59,9 +60,9 @@ class Reach:
 
 
 class Walk:
-    """Reads the code of functions of some packages (top-level names), and of those that they call.
+    """Reads the code of functions of some packages (top-level names), and of the functions that they call.
 
-    found: {key: Candidate}. captured: {key: function} of all functions that were met where `patch` cannot put another.
+    found: {key: Candidate}. captured: {key: function} of all functions held where `patch` cannot replace them.
     """
 
     def __init__(self, packages: set[str], known: Collection[str]) -> None:
@@ -71,10 +72,10 @@ class Walk:
         self._read: dict[int, tuple[types.CodeType, _Names]] = {}
 
     def of_class(self, kind: type, hidden: Collection[str] = (), names: set[str] | None = None) -> Reach:
-        """Reach of the methods that instances of a class have.
+        """Reach of the methods of a class.
 
-        hidden: names of methods that attributes of an instance hide. names: of the methods that some code calls,
-        besides `forward` and those that Python calls; None: all.
+        hidden: names of methods hidden by attributes of an instance.
+        names: names of methods that some code calls, besides `forward` and the special methods; None for all.
         """
         reach = Reach(kind)
         methods = [(name, *found) for name, found in self.methods(kind).items() if name not in hidden]
@@ -83,7 +84,7 @@ class Walk:
                 used, held, unread = set(reach.names), dict(reach.held), set(reach.unread)
                 self.visit(value, (base, name), reach)
                 if name in _CONSTRUCTORS:
-                    reach.names, reach.held, reach.unread = used, held, unread  # what it only stores is not called
+                    reach.names, reach.held, reach.unread = used, held, unread  # stored values are not called yet
         return reach
 
     def of_bases(self, kind: type) -> Reach:
@@ -96,13 +97,13 @@ class Walk:
         return reach
 
     def of_attribute(self, module: nn.Module, name: str, value: Any, names: Iterable[str]) -> Reach:
-        """Reach of an attribute of a module. names: the attributes that are followed if it is a plain object."""
+        """Reach of an attribute of a module. names: the attributes to follow if it is a plain object."""
         reach = Reach(type(module), [module], names)
         self.visit(value, (weakref.ref(module), name), reach)
         return reach
 
     def of_entry(self, value: Any, place: Place, module: nn.Module) -> Reach:
-        """Reach of a replacement of a module's own code, followed into attributes of the module."""
+        """Reach of a replacement of the code of a module's class, followed into attributes of the module."""
         reach, done = Reach(type(module), [module]), set()
         self.visit(value, place, reach)
         while left := [(o, name) for o in reach.owners for name in sorted(reach.names) if (id(o), name) not in done]:
@@ -117,7 +118,7 @@ class Walk:
         return reach
 
     def methods(self, kind: type) -> dict[str, tuple[type, Any]]:
-        """{name: (class that defines it, value)} of a class, as an instance finds them."""
+        """{name: (class that defines it, value)} of a class, in the order in which an instance looks names up."""
         found: dict[str, tuple[type, Any]] = {}
         for base in kind.__mro__:
             if package(base) in self.packages:
@@ -126,10 +127,10 @@ class Walk:
         return found
 
     def visit(self, value: Any, place: Place | None, reach: Reach, path: str = "", depth: int = _DEPTH) -> None:
-        """Adds what a name holds, and what that calls, to `found` and to a reach.
+        """Add a value, and what a call of it reaches, to `found` and to a reach.
 
-        place: (namespace, name), see `Candidate`; None where the name cannot hold another value.
-        path: the place in words. depth: how many containers in containers are opened.
+        place: the name that holds the value; None if it cannot hold another value. path: the place in words.
+        depth: how many levels of nested containers are opened.
         """
         path = path or (place[1] if place else "")
         if value is UNREAD or not readable(value):
@@ -157,13 +158,13 @@ class Walk:
             self._visit_names(function, names, named, reach)
 
     def _visit_object(self, value: Any, reach: Reach, path: str, depth: int) -> None:
-        """Visits what something holds or calls that is no function."""
+        """Visit what a value other than a function holds or calls."""
         if is_module(value):
             reach.held.setdefault(id(value), (path, value))
             return
         owner: Any = value.__self__ if isinstance(value, types.MethodType) else value if takes_part(value) else None
         if is_module(owner) and not reach.owns(owner):
-            reach.held.setdefault(id(owner), (path, owner))  # what its method reaches is a use of that module
+            reach.held.setdefault(id(owner), (path, owner))  # its method is a use of that module
             return
         if reach.owners and has_attributes(owner) and not reach.owns(owner):
             reach.owners.append(owner)
@@ -185,8 +186,8 @@ class Walk:
     def _visit_names(
         self, function: types.FunctionType, names: set[str], named: Sequence[tuple[Any, Place]], reach: Reach
     ) -> None:
-        """Visits what the code of a function names: globals, and methods of bases."""
-        order, lookups = reach.kind.__mro__ if reach.kind else (), []  # the classes in which a name is looked up
+        """Visit the globals, and the methods of bases, that the code of a function names."""
+        order, lookups = reach.kind.__mro__ if reach.kind else (), []  # the classes searched for a name
         if "super" in names:
             classes = [content for name, content in bound_values(function) if name == "__class__"]
             lookups = [order[order.index(c) + 1 :] for c in classes if c in order]
@@ -205,16 +206,16 @@ class Walk:
                 self.visit(vars(base)[name], (base, name), reach)
 
     def _names(self, function: types.FunctionType) -> _Names:
-        """(`names_in` and `globals_of` the code of a function, codes of rotary functions that it defines)"""
+        """(`names_in` its code, `globals_of` the function, the codes of rotary functions that it defines)"""
         code = code_of(function)
         if id(code) not in self._read:
             inside = [c for c in codes_inside(code) if c.co_name.isidentifier() and not c.co_freevars]
             found = names_in(code), globals_of(function), list(filter(looks_rotary, inside))
-            self._read[id(code)] = code, found  # code: CPython reuses ids
+            self._read[id(code)] = code, found  # holds code, because CPython reuses ids
         return self._read[id(code)][1]
 
     def _candidate(self, value: Any, function: types.FunctionType, place: Place | None, reach: Reach) -> bool:
-        """Adds a function that looks rotary to `found`. True if it is known, and so needs no look inside."""
+        """Add a function that looks rotary to `found`. True if it is known, so that its code is not followed."""
         key = id(function)
         if place is None:
             reach.captured.add(key)
@@ -240,7 +241,7 @@ class Walk:
 
 
 def _place(owner: Any, name: str) -> Place | None:
-    """The place of an attribute, None where its owner takes no weak reference."""
+    """The place of an attribute, or None if its owner does not support weak references."""
     try:
         return weakref.ref(owner), name
     except TypeError:

@@ -1,4 +1,4 @@
-"""Fingerprints of functions by their source, in which comments, docstrings and annotations do not count."""
+"""Fingerprints of functions by their source, without comments, docstrings and annotations."""
 
 import ast
 import functools
@@ -12,10 +12,10 @@ from typing import Any
 from .._torch.private import before_script
 from ._held import package, readable
 
-# Decorators that leave the function as it is, or hold it (see `function_of`).
+# Decorators that return the function unchanged, or an object that holds it (see `function_of`).
 _TRANSPARENT = {"use_kernel_forward_from_hub", "use_kernel_func_from_hub", "staticmethod", "classmethod"}
 _IGNORED_FIELDS = {"annotation", "returns", "type_comment", "type_params", "kind", "ctx", "decorator_list"}
-# id of a code object -> the object, so that CPython does not reuse its id, and what `_canonical` returns.
+# id of a code object -> (the object, held so that CPython does not reuse its id; the result of `_canonical`)
 _texts: dict[int, tuple[types.CodeType, tuple[str | None, list[str]]]] = {}
 Sources = dict[str, tuple[str, types.FunctionType]]  # {name: (canonical text, function)}
 
@@ -23,9 +23,10 @@ Sources = dict[str, tuple[str, types.FunctionType]]  # {name: (canonical text, f
 def fingerprint(function: Any) -> str | None:
     """16 hexadecimal digits for the source of a function and of the functions of its package that it calls.
 
-    function: what `function_of` takes. Names of the function, its arguments (with defaults) and locals count, as do
-    decorators that may change it. Returns None without a source (compiled, made by exec, or in a file that
-    has changed since its import).
+    The names of the function, its arguments (with defaults) and its locals count, as do decorators that may change it.
+    None without a source: compiled code, code run by exec, or a file that has changed since its import.
+
+    function: accepted by `function_of`.
     """
     behind = function_of(function)
     found = _sources(behind, {}) if behind else None
@@ -35,12 +36,12 @@ def fingerprint(function: Any) -> str | None:
 
 
 def helpers(function: types.FunctionType) -> tuple[types.FunctionType, ...]:
-    """The functions of its package that a function calls, as they are now: its fingerprint covers them too."""
+    """The functions of its package that a function currently calls; its fingerprint covers them."""
     return tuple(called for _, called in list((_sources(function, {}) or {}).values())[1:])
 
 
 def callable_of(value: Any) -> Any:
-    """The callable that a namespace holds as value, as it was before `patch`; None if it cannot be read."""
+    """The callable behind the value of a name, as before `patch`; None if the value cannot be read."""
     if not readable(value):
         return None
     value = value.__func__ if isinstance(value, (staticmethod, classmethod)) else value
@@ -48,12 +49,12 @@ def callable_of(value: Any) -> Any:
 
 
 def function_of(value: Any) -> types.FunctionType | None:
-    """The Python function behind a value, which may be a module that the package `kernels` made of it; or None."""
+    """The Python function behind a value or None. The value may be a module that the package `kernels` created."""
     value = callable_of(value)
-    if hasattr(type(value), "kernel_layer_name"):  # the decorator use_kernel_forward_from_hub makes a module of it
+    if hasattr(type(value), "kernel_layer_name"):  # use_kernel_forward_from_hub wraps the function in a module
         cells = getattr(type(value).forward, "__closure__", None) or ()
         value = next((c.cell_contents for c in cells if isinstance(c.cell_contents, types.FunctionType)), None)
-    if isinstance(value, types.FunctionType) or package(type(value)) == "torch":  # others may run code of their own
+    if isinstance(value, types.FunctionType) or package(type(value)) == "torch":  # others may run code
         value = before_script(value)
     return value if isinstance(value, types.FunctionType) else None
 
@@ -73,7 +74,7 @@ def definition(code: types.CodeType) -> ast.FunctionDef | None:
         return None
     text = "".join(linecache.getlines(code.co_filename))
     now = _codes_of(text, code.co_filename).get((code.co_name, code.co_firstlineno))
-    return tree if now is not None and _same(now, code) else None  # else the file has changed since it was imported
+    return tree if now is not None and _same(now, code) else None  # None: the file has changed since its import
 
 
 @functools.lru_cache(maxsize=64)
@@ -88,7 +89,7 @@ def _codes_of(text: str, filename: str) -> dict[tuple[str, int], types.CodeType]
 
 
 def _same(a: object, b: object) -> bool:
-    """Whether two constants, or the code of two functions, are equal but for where they stand."""
+    """Whether two constants, or the code of two functions, are equal; line numbers do not count."""
     if not isinstance(a, types.CodeType) or not isinstance(b, types.CodeType):
         return repr(a) == repr(b)
     same = (a.co_code, a.co_names, a.co_varnames) == (b.co_code, b.co_names, b.co_varnames)
@@ -96,7 +97,7 @@ def _same(a: object, b: object) -> bool:
 
 
 def default_arguments(code: types.CodeType) -> tuple[Any, ...]:
-    """Defaults of the positional arguments of a function, from the source of its code: if all are literals."""
+    """Defaults of the positional arguments of a function, from its source; empty unless all are literals."""
     tree = definition(code)
     try:
         return tuple(ast.literal_eval(d) for d in tree.args.defaults) if tree else ()
@@ -105,7 +106,7 @@ def default_arguments(code: types.CodeType) -> tuple[Any, ...]:
 
 
 def _sources(function: types.FunctionType, found: Sources) -> Sources | None:
-    """{name: (canonical text, function)} of a function and of those that it calls, into found."""
+    """Add {name: (canonical text, function)} of a function and of those that it calls to found."""
     text, names = _canonical(function.__code__)
     if text is None:
         return None
@@ -118,7 +119,7 @@ def _sources(function: types.FunctionType, found: Sources) -> Sources | None:
 
 
 def _canonical(code: types.CodeType) -> tuple[str | None, list[str]]:
-    """(text, names that it reads) of the `def` of a code object, (None, []) without one. Read once."""
+    """(canonical text, names that it reads) of the `def` of a code object, cached; (None, []) without a source."""
     if id(code) not in _texts:
         tree, names = definition(code), set[str]()
         text = _text(tree, names) if tree else None
@@ -142,7 +143,7 @@ def _text(node: Any, names: set[str]) -> str:
         if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
             fields["body"] = node.body[1:]
         fields["decorators"] = [d for d in node.decorator_list if _decorator(d) not in _TRANSPARENT]
-    # Fields that are None or empty came with later versions of Python.
+    # Skip None and empty fields, which later versions of Python have added.
     shown = (f"{name}={_text(value, names)}" for name, value in fields.items() if value is not None and value != [])
     return f"{type(node).__name__}({','.join(shown)})"
 

@@ -1,4 +1,4 @@
-"""What a value holds that is no module and no function: containers, closures, partials and plain objects."""
+"""The contents of values other than modules and functions: containers, closures, partials and plain objects."""
 
 import collections
 import contextlib
@@ -13,18 +13,18 @@ from typing import Any
 import torch
 from torch import nn
 
-ATOMS = (str, bytes, int, float, type(None))  # what vocabularies and sizes consist of
-_OWN = __name__.partition(".")[0]  # a hub kernel is imported under a name of its own
+ATOMS = (str, bytes, int, float, type(None))  # elements of vocabularies and sizes
+_OWN = __name__.partition(".")[0]  # a hub kernel imports this package under another name
 OUTSIDE = {"torch", _OWN, *sys.stdlib_module_names} - {"__main__"}  # packages whose code is not read
 CONTAINERS = (list, tuple, set, frozenset, collections.deque, dict)
-ITEMS = 1000  # most items that are inspected in the containers of an attribute or a global
-UNREAD = object()  # stands for parts that were not inspected
-_INERT = (*ATOMS, torch.Tensor)  # hold nothing that is called
+ITEMS = 1000  # limit on the items inspected in the containers of an attribute or a global
+UNREAD = object()  # marks parts that were not inspected
+_INERT = (*ATOMS, torch.Tensor)  # types that hold nothing callable
 
 
 def package(kind: type) -> str:
     """The top-level package of a class."""
-    return str(kind.__module__).partition(".")[0]  # None and others are possible
+    return str(kind.__module__).partition(".")[0]  # __module__ may be None or another object
 
 
 def readable(value: object) -> bool:
@@ -36,12 +36,12 @@ def readable(value: object) -> bool:
 
 
 def is_module(value: object) -> bool:
-    """Whether a readable value is a module, or a `weakref.proxy` of one: mocks only say that they are."""
+    """Whether a readable value is a module or a `weakref.proxy` of one. A mock only claims to be."""
     return issubclass(type(value), (nn.Module, *weakref.ProxyTypes)) and isinstance(value, nn.Module)
 
 
 def takes_part(value: object) -> bool:
-    """True for objects that take part in a forward without being modules, such as diffusers' attention processors."""
+    """Whether an object may take part in a forward without being a module, like diffusers' attention processors."""
     plain = (nn.Module, type, types.FunctionType)
     if not callable(value) or package(type(value)) in OUTSIDE:
         return False
@@ -54,7 +54,7 @@ def has_attributes(value: object) -> bool:
 
 
 def attributes_of(value: object) -> dict[str, Any]:
-    """{name: attribute} of an object with attributes, none where it does not let them be read."""
+    """{name: attribute} of an object; empty if reading them raises."""
     try:
         return dict(vars(value))
     except Exception:
@@ -62,9 +62,9 @@ def attributes_of(value: object) -> dict[str, Any]:
 
 
 def bound_values(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
-    """(name, value) of the variables that a function has from the functions around it, and of its defaults."""
+    """(name, value) of the closure variables and the defaults of a function."""
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or ()):
-        with contextlib.suppress(ValueError):  # not assigned yet
+        with contextlib.suppress(ValueError):  # a variable not assigned yet
             yield name, cell.cell_contents
     code, defaults = function.__code__, function.__defaults__ or ()
     named = zip(code.co_varnames[code.co_argcount - len(defaults) : code.co_argcount], defaults)
@@ -74,10 +74,10 @@ def bound_values(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
 
 
 def parts(value: Any, names: Collection[str], limit: int) -> list[tuple[str, Any]]:
-    """[(suffix of a path, part)] of what may be called where a value is held; `UNREAD` for what cannot be inspected.
+    """[(suffix of a path, part)] of the callable contents of a value; `UNREAD` stands for parts that were not read.
 
-    names: the attributes of plain objects that count: those that the code at hand names. limit: number of items of a
-    container that are inspected; of the others only the types are.
+    names: the attributes of plain objects to read, those that the code names.
+    limit: number of items of a container to inspect; of further items only the types are inspected.
     """
     try:
         return _parts(value, names, limit)
@@ -88,7 +88,7 @@ def parts(value: Any, names: Collection[str], limit: int) -> list[tuple[str, Any
 def _parts(value: Any, names: Collection[str], limit: int) -> list[tuple[str, Any]]:
     if isinstance(value, CONTAINERS):
         return _items(value, limit)
-    if isinstance(value, types.FunctionType):  # what torch.compile has made of a bound method
+    if isinstance(value, types.FunctionType):  # torch.compile's wrapper of a bound method
         return [(f".{name}", part) for name, part in bound_values(value)]
     if isinstance(value, types.MethodType):
         return [(".__func__", value.__func__), (".__self__", value.__self__)]
@@ -104,7 +104,7 @@ def _parts(value: Any, names: Collection[str], limit: int) -> list[tuple[str, An
 
 def _items(container: Any, limit: int) -> list[tuple[str, Any]]:
     is_dict = isinstance(container, dict)
-    values = list(dict.values(container) if is_dict else container)  # as stored: subclasses of dict may make values
+    values = list(dict.values(container) if is_dict else container)  # as stored: a subclass may compute others
     if _all_inert(values):
         return []
     keys = map(repr, dict.keys(container)) if is_dict else itertools.count()

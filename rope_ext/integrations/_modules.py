@@ -1,4 +1,4 @@
-"""Which rotary functions the code of Python modules reaches, before any model of their classes exists."""
+"""The rotary functions that the code of Python modules reaches, before any model of their classes exists."""
 
 import types
 from collections import Counter
@@ -14,10 +14,10 @@ from ._report import Layer
 
 
 class ModuleSurvey:
-    """The rotary functions that some modules reach, the classes that their names hold, and those that these construct.
+    """The rotary functions reached from Python modules, the classes in them, and the classes that those construct.
 
     candidates: list of `Candidate`; `seen` is the number of classes whose methods reach it.
-    known: fingerprints of functions that will not be looked into: what only they call is no candidate.
+    known: fingerprints of functions whose own code is not followed: what only they call is no candidate.
     """
 
     def __init__(self, modules: Sequence[types.ModuleType], known: Collection[str]) -> None:
@@ -30,7 +30,7 @@ class ModuleSurvey:
                 walk.packages |= packages_of(kind) - OUTSIDE
                 walk.of_bases(kind)
                 reaches[kind] = walk.of_class(kind)
-                left += made_by(kind, walk)
+                left += constructed_by(kind, walk)
         self._reaches = [(kind.__name__, f"{kind.__module__}.{kind.__qualname__}", r) for kind, r in reaches.items()]
         self._reaches += [("module", module.__name__, visit(module, walk)) for module in modules]
         self.candidates = list(walk.found.values())
@@ -40,19 +40,19 @@ class ModuleSurvey:
             candidate.seen = uses[candidate.key]
 
     def layers(self, reported: Mapping[int, str]) -> tuple[Layer, ...]:
-        """The classes and modules that hold a reported function, {key: name}, where `patch` cannot put another."""
+        """The classes and modules that hold a function in reported, {key: name}, where `patch` cannot replace it."""
         reported = {**reported, **{key: function.__name__ for key, function in self._captured.items()}}
         held = [(kind, name, names_of(reach.captured, reported)) for kind, name, reach in self._reaches]
         return tuple(Layer((name,), kind, held_where(names), True) for kind, name, names in held if names)
 
 
-def made_by(kind: type, walk: Walk) -> list[type]:
-    """The classes of which a new instance may hold what can be called: those that the code of its constructor names."""
+def constructed_by(kind: type, walk: Walk) -> list[type]:
+    """The callable classes that a constructor names: a new instance may hold objects of them."""
     reach = Reach(kind)
     base, constructor = method_of(kind, "__init__")
     if base is not None and package(base) not in OUTSIDE:
         walk.visit(constructor, (base, "__init__"), reach)
-    return [made for made in reach.classes if method_of(made, "__call__")[0] is not None]
+    return [named for named in reach.classes if method_of(named, "__call__")[0] is not None]
 
 
 def packages_of(kind: type) -> set[str]:
@@ -62,7 +62,7 @@ def packages_of(kind: type) -> set[str]:
 
 
 def visit(module: types.ModuleType, walk: Walk) -> Reach:
-    """Reads what the names of a module hold, of classes all methods, overridden or not; the reach of the others."""
+    """Visit what a module's names hold, of a class all methods, overridden or not. Returns the reach of the rest."""
     reach = Reach()
     for name, value in list(vars(module).items()):
         if issubclass(type(value), type):

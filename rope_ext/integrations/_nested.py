@@ -1,4 +1,4 @@
-"""Replaces functions that another function defines at each call, by changing the code of the outer function."""
+"""Replaces nested functions, which an outer function defines at each call, by changing the code of the outer one."""
 
 import inspect
 import types
@@ -10,10 +10,10 @@ from ._fingerprint import default_arguments
 
 
 def put_inside(outer: Any, code: types.CodeType, function: Callable[..., Any] | None) -> None:
-    """Makes outer define `function` instead of the nested function of `code`; None restores that one.
+    """Make outer define `function` instead of the nested function of `code`. None restores the nested function.
 
-    A constant in the code of outer becomes a stub, which calls a global. The global stays: calls of outer that are
-    under way when its own code is restored still have the stub, which then finds the original function there.
+    A constant in the code of outer becomes a stub that calls a global. The global remains after a restore: a call of
+    outer in progress at that time still has the stub, for which the global is then the original function.
     """
     whole = code_of(outer)
     stubs = dict(getattr(outer, "_rope_ext_stubs", {}))
@@ -42,7 +42,7 @@ def _with_stubs(code: types.CodeType, stubs: dict[int, types.CodeType]) -> types
 
 
 def _stub(code: types.CodeType, called: str) -> types.CodeType:
-    """A function with the arguments of a code object, which passes them on to the global `called`."""
+    """The code of a function with the arguments of a code object, which passes them to the global `called`."""
     empty = inspect.Parameter.empty
     parameters = inspect.signature(types.FunctionType(code, {})).parameters.values()
     declared = inspect.Signature([p.replace(default=empty, annotation=empty) for p in parameters])

@@ -1,4 +1,4 @@
-"""What a rotary function computes, in terms of `rope_ext.apply`, and how that is run with the bits of eager code."""
+"""What a rotary function computes, in terms of `rope_ext.apply`, and how to run that bit-identically to eager code."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
@@ -15,12 +15,13 @@ from ..reference import DTYPES, Rounding
 class Convention(NamedTuple):
     """How a rotary function pairs channels and rounds.
 
-    interleaved, out_interleaved, inverse: as in `rope_ext.apply`.
-    per_pair: a table has an entry per pair; else one per channel, and the two of a pair may differ.
-    min_dtype: the arithmetic has the dtype of x * cos, or of x.to(min_dtype) * cos.
-    keep_dtype: the result is cast back to the dtype of x.
-    num_casts: how often the function casts x to a wider dtype. 1: a gradient of 16 bits is rounded once. 2, once for
-        each product: it is the sum of two rounded terms.
+    Attributes:
+        interleaved, out_interleaved, inverse: as in `rope_ext.apply`.
+        per_pair: whether a table has one entry per pair; otherwise one per channel, and the two of a pair may differ.
+        min_dtype: the arithmetic has the dtype of x * cos, or with a min_dtype that of x.to(min_dtype) * cos.
+        keep_dtype: whether the result is cast back to the dtype of x.
+        num_casts: how often the function casts x to a wider dtype. 1: a 16-bit gradient is rounded once. 2 (one cast
+            for each product): it is the sum of two rounded terms.
     """
 
     interleaved: bool = False
@@ -32,7 +33,7 @@ class Convention(NamedTuple):
     num_casts: int = 2
 
 
-# INTERLEAVED: pairs (2i, 2i + 1), instead of halves. PER_PAIR: tables with one entry per pair, instead of per channel.
+# INTERLEAVED: pairs (2i, 2i + 1) instead of halves. PER_PAIR: tables with one entry per pair instead of per channel.
 PROMOTED = Convention()
 KEPT = Convention(keep_dtype=True)
 FLOAT32 = Convention(min_dtype=torch.float32, keep_dtype=True, num_casts=1)
@@ -46,11 +47,11 @@ TERMS_INTERLEAVED_PER_PAIR = TERMS_INTERLEAVED._replace(per_pair=True)
 
 
 class Rotation(NamedTuple):
-    """x, or each tensor of a tuple x, rotated.
+    """A rotation of x, or of each tensor of a tuple x.
 
-    cos, sin: broadcast to x after unsqueeze(axis), or as they are where axis is None, on all axes but the last.
+    cos, sin: broadcast to x on all axes except the last, after unsqueeze(axis) unless axis is None.
     rotary_dim, rotary_offset: as in `rope_ext.apply`.
-    may_fuse: the function may fuse a product and a sum, so that rounding="eager" leaves the call to it.
+    may_fuse: whether the function may fuse a product and a sum; with rounding="eager" the function then runs itself.
     """
 
     x: Tensor | tuple[Tensor, ...]
@@ -64,19 +65,19 @@ class Rotation(NamedTuple):
 
 
 class Rotations(NamedTuple):
-    """Several rotations, or one whose result takes another form: a function returns finish(*what they return).
+    """Several rotations, or one whose result changes form: the function returns `finish(*rotated)`.
 
-    A None among the parts leaves the call to the original.
+    If one of the parts is None, the original function runs.
     """
 
     parts: Sequence[Rotation | None]
     finish: Callable[..., Any]
 
 
-Read = Rotation | Rotations | None  # what a call computes; None: the original does it
+Read = Rotation | Rotations | None  # what a call computes; None: the original function runs
 Reader = Callable[..., Read]
 
-# Forms that `apply` takes as they are: (rank of x, rank of cos, axis that cos gets) -> (layout, axis of seqlen).
+# Forms that `apply` accepts directly: (rank of x, rank of cos, axis added to cos) -> (layout, axis of seqlen).
 _Layout = Literal["bhsd", "bshd", "shd"]
 _LAYOUTS: dict[tuple[int, int, int | None], tuple[_Layout, int]] = {
     (4, 3, 1): ("bhsd", 2),
@@ -91,7 +92,7 @@ _NO_LAYOUT = None, 0
 
 
 def run(read: Read, rounding: Rounding) -> Any:
-    """The result of the function whose call was read; None where `rope_ext.apply` cannot compute it."""
+    """The result of the function whose call was read, or None if `rope_ext.apply` cannot compute it."""
     if isinstance(read, Rotation):
         return rotate(read, rounding)
     if read is None:
@@ -106,12 +107,12 @@ def run(read: Read, rounding: Rounding) -> Any:
 
 
 def rotate(rotation: Rotation, rounding: Rounding) -> Any:
-    """The rotated x, with the bits of eager code; None where `rope_ext.apply` cannot."""
+    """The rotated x, bit-identical to eager code, or None if `rope_ext.apply` cannot compute it."""
     x, cos, sin, convention, axis, rotary_dim, rotary_offset, may_fuse = rotation
     tensors = x if isinstance(x, tuple) else (x,)
     layout = _layout(tensors, cos, axis, convention, rotary_dim)
     if layout is not None and convention is PROMOTED and rotary_dim is None and cos.dtype == tensors[0].dtype:
-        return apply(x, cos, sin, layout=layout, per_channel=True, rounding=rounding)  # most models
+        return apply(x, cos, sin, layout=layout, per_channel=True, rounding=rounding)  # the call of most models
     if may_fuse and rounding == "eager":
         return None
     dtype, min_dtype, keep_dtype = tensors[0].dtype, convention.min_dtype, convention.keep_dtype
@@ -121,12 +122,13 @@ def rotate(rotation: Rotation, rounding: Rounding) -> Any:
         if not all(_can(t, cos, sin, convention, rotary_dim) for t in tensors):
             return None
         if any(t.dtype != dtype for t in tensors):
-            apart = rotation._replace(cos=cos, sin=sin, axis=None)
-            return tuple(rotate(apart._replace(x=t), rounding) for t in tensors)
+            single = rotation._replace(cos=cos, sin=sin, axis=None)
+            return tuple(rotate(single._replace(x=t), rounding) for t in tensors)
     work = dtype if min_dtype is None and cos.dtype == dtype else torch.promote_types(min_dtype or dtype, cos.dtype)
     if cos.dtype != work:
         cos, sin = cos.to(work), sin.to(work)
-    if dtype != work and not (keep_dtype and work == torch.float32 and dtype.itemsize == 2):  # the kernel casts 16 bits
+    kernel_casts = keep_dtype and work == torch.float32 and dtype.itemsize == 2
+    if dtype != work and not kernel_casts:
         tensors = tuple(t.to(work) for t in tensors)
     options: dict[str, Any] = {
         "interleaved": convention.interleaved,
@@ -149,9 +151,9 @@ def rotate(rotation: Rotation, rounding: Rounding) -> Any:
 def _layout(
     tensors: tuple[Tensor, ...], cos: Tensor, axis: int | None, convention: Convention, rotary_dim: int | None
 ) -> _Layout | None:
-    """The layout in which `apply` takes tensors and tables as they are, or None; apply checks the rest.
+    """The layout in which `apply` accepts tensors and tables directly, or None. `apply` itself checks the rest.
 
-    Such a call takes a third of the time of one that broadcasts.
+    A direct call takes a third of the time of one that broadcasts.
     """
     first, table = tensors[0], cos.shape
     shape, dtype, rank = first.shape, first.dtype, first.dim()
@@ -170,13 +172,13 @@ def _layout(
 
 
 def _can(x: Tensor, cos: Tensor, sin: Tensor, convention: Convention, rotary_dim: int | None) -> bool:
-    """True where `rope_ext.apply` can rotate x."""
+    """Whether `rope_ext.apply` can rotate x."""
     width = x.shape[-1] if rotary_dim is None else rotary_dim
     return (
         x.device.type in DEVICES
         and x.device == cos.device == sin.device
         and x.dtype in DTYPES
-        and not (convention.min_dtype == torch.float32 and x.dtype == torch.float64)  # would round what is copied
+        and not (convention.min_dtype == torch.float32 and x.dtype == torch.float64)  # would round the copied channels
         and cos.dtype == sin.dtype in DTYPES
         and cos.shape == sin.shape
         and 0 < cos.dim() <= x.dim()

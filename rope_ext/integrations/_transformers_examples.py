@@ -1,4 +1,4 @@
-"""Calls of the rotary functions of transformers: every branch of each, for the probe that recognises them."""
+"""Calls of the rotary functions of transformers for the numeric probe. They cover every branch of each function."""
 
 import types
 from collections.abc import Callable, Iterator
@@ -10,8 +10,11 @@ from ._dialect import Call, Examples
 
 
 class _Draw:
-    """Random states of a dtype and tables of another. cos and sin are unrelated, and so are the entries of a pair: no
-    rotation, so that a function that reads another entry is told apart."""
+    """Random states of one dtype and tables of another.
+
+    cos and sin are independent, and so are the entries of a pair. This is no rotation: it detects a function that reads
+    another entry.
+    """
 
     def __init__(self, seed: int, dtype: torch.dtype, table_dtype: torch.dtype) -> None:
         self.generator, self.dtype, self.table_dtype = torch.Generator().manual_seed(seed), dtype, table_dtype
@@ -26,12 +29,12 @@ class _Draw:
         return self.table(*shape), self.table(*shape)
 
     def q_k(self, seqlen: int = 5, head_dim: int = 8) -> tuple[Tensor, Tensor]:
-        """As models have them: (batch, heads, seqlen, head_dim), in memory heads after tokens, fewer heads of k."""
+        """As in models: (batch, heads, seqlen, head_dim), heads after tokens in memory, fewer key heads."""
         return self.x(2, seqlen, 4, head_dim).transpose(1, 2), self.x(2, seqlen, 2, head_dim).transpose(1, 2)
 
 
 def _examples(calls: Callable[[_Draw], Iterator[Call]]) -> Examples:
-    """`Dialect.examples` of calls(draw) -> [(args, kwargs), ...], for tables of each dtype."""
+    """`Dialect.examples` from calls(draw) -> [(args, kwargs), ...], with tables of each dtype."""
 
     def examples(seed: int, dtype: torch.dtype) -> list[Call]:
         dtypes = dict.fromkeys((dtype, torch.float32, torch.bfloat16))
@@ -41,7 +44,7 @@ def _examples(calls: Callable[[_Draw], Iterator[Call]]) -> Examples:
 
 
 def q_k_calls(*widths: int, position_ids: bool = False) -> Examples:
-    """f(q, k, cos, sin) with tables of these widths and all values of unsqueeze_dim; head_dim is 8."""
+    """Calls f(q, k, cos, sin) with head_dim 8, tables of these widths, and all values of unsqueeze_dim."""
 
     def calls(draw: _Draw) -> Iterator[Call]:
         for width in widths:
@@ -175,7 +178,7 @@ def edgetam_calls(draw: _Draw) -> Iterator[Call]:
 
 
 def complex_calls(*shape: int, heads: int) -> Examples:
-    """f(q, k, freqs_cis) with freqs_cis of this shape. heads: axis of the heads of q and k."""
+    """Calls f(q, k, freqs_cis) with freqs_cis of this shape. heads: the axis of heads of q and k."""
 
     def examples(seed: int, dtype: torch.dtype) -> list[Call]:
         draw = _Draw(seed, dtype, torch.float32)

@@ -1,4 +1,4 @@
-"""Readers of functions that single models of transformers have."""
+"""Readers of functions that only one model of transformers has."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from ._transformers_rotation import INTERLEAVED_PER_PAIR_TO_HALVES, rotation_of
 
 
 def mistral_large4(q: Tensor, k: Tensor | None, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 1) -> Read:
-    """k may be None, and is then returned."""
+    """k may be None; the result is then (rotated q, None)."""
     how: Any = {"halved": True, "joined": True}
     if k is None:
         return Rotations(
@@ -20,12 +20,12 @@ def mistral_large4(q: Tensor, k: Tensor | None, cos: Tensor, sin: Tensor, unsque
 
 
 def qwen4_exp(q: Tensor, k: Tensor | None = None, cos: Any = None, sin: Any = None, unsqueeze_dim: int = 1) -> Read:
-    """k may be None: then the result is one tensor."""
+    """k may be None; the result is then one tensor."""
     return rotation_of(q if k is None else (q, k), cos, sin, unsqueeze_dim, partial="leading")
 
 
 def last_rows(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 1) -> Read:
-    """Muse Glimmer's assistant: q are the last tokens."""
+    """Muse Glimmer's assistant: q holds the last tokens of k."""
     if unsqueeze_dim != 1 or cos.dim() != 3:
         return None
     length = q.shape[-2]
@@ -36,7 +36,7 @@ def last_rows(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int
 
 
 def after_prefix(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, **kwargs: object) -> Read:
-    """DINOv3: tokens before the patches are not rotated."""
+    """DINOv3: the tokens before the patches are not rotated."""
     prefix = q.shape[-2] - sin.shape[-2]
     if prefix < 0 or q.shape[-2] != k.shape[-2]:
         return None
@@ -53,7 +53,7 @@ def clvp(
 
 
 def conformer(self: Any, hidden_states: Tensor, relative_position_embeddings: Tensor) -> Read:
-    """Wav2Vec2-BERT: q and k before they are projected, tables (2, seqlen, 1, 1, head_dim)."""
+    """Wav2Vec2-BERT: rotates before the projections to q and k; tables (2, seqlen, 1, 1, head_dim)."""
     batch, seqlen, _ = hidden_states.shape
     x = hidden_states.view(batch, seqlen, self.num_heads, self.head_size)
     cos, sin = relative_position_embeddings[:, :seqlen].unbind()
@@ -71,7 +71,7 @@ def sin_first(tensor: Tensor, sin: Tensor, cos: Tensor) -> Read:
 def roformer(sinusoidal_pos: Tensor, query_layer: Tensor, key_layer: Tensor, value_layer: Tensor | None = None) -> Read:
     sin, cos = sinusoidal_pos.chunk(2, dim=-1)
     states = (query_layer, key_layer) if value_layer is None else (query_layer, key_layer, value_layer)
-    if sinusoidal_pos.dim() == 4 and sinusoidal_pos.shape[1] == 1:  # as the model has them
+    if sinusoidal_pos.dim() == 4 and sinusoidal_pos.shape[1] == 1:  # the form in the model
         return rotation_of(states, cos[:, 0], sin[:, 0], 1, INTERLEAVED_PER_PAIR)
     return rotation_of(states, cos, sin, None, INTERLEAVED_PER_PAIR)
 
@@ -83,7 +83,7 @@ def musicflamingo(hidden_states: Tensor, cos: Tensor, sin: Tensor) -> Read:
 
 
 def multidimensional(x: Tensor, cos: Tensor, sin: Tensor, position_ids: Tensor, unsqueeze_dim: int = 2) -> Read:
-    """Gemma 4's vision tower: halves inside one block of channels per axis; the blocks become tokens."""
+    """Gemma 4's vision tower: one block of channels per axis, each paired in halves. Here blocks become tokens."""
     axes = position_ids.shape[-1]
     block = x.shape[-1] // axes
     if x.dim() != 4 or cos.dim() != 3 or unsqueeze_dim != 2:
@@ -97,7 +97,7 @@ def multidimensional(x: Tensor, cos: Tensor, sin: Tensor, position_ids: Tensor, 
 
 
 def vjepa2(x: Tensor, pos: Tensor) -> Read:
-    """Angles in the dtype of x. The table repeats its halves, but pairs are neighbours: no rotation, but trained so."""
+    """V-JEPA 2: angles in the dtype of x. Tables repeat halves but pairs are adjacent: no rotation, yet trained so."""
     omega = torch.arange(x.shape[-1] // 2, dtype=x.dtype, device=x.device)
     omega /= x.shape[-1] / 2.0
     angles = pos.unsqueeze(-1) * (1.0 / 10000**omega)
@@ -108,7 +108,7 @@ def vjepa2(x: Tensor, pos: Tensor) -> Read:
 def sam2(
     q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, num_k_exclude_rope: int = 0, repeat_freqs_k: bool = False
 ) -> Read:
-    """SAM 2, SAM 3: k is longer: further frames have the tables of the first, and its last tokens are not rotated."""
+    """SAM 2, SAM 3: k may be longer. Its later frames use the tables of the first; its last tokens are not rotated."""
     length = k.shape[-2] - num_k_exclude_rope
     k, others = k[..., :length, :], k[..., length:, :]
     if length == q.shape[-2] and q.dim() == k.dim():
@@ -135,7 +135,7 @@ def edgetam(
     num_k_exclude_rope: int = 0,
     repeat_freqs_k: int = 1,
 ) -> Read:
-    """EdgeTAM: k has groups of tokens; the last ones of each, as many as the table has rows, are rotated."""
+    """EdgeTAM: k has groups of tokens. Of each group the last tokens rotate, as many as the table has rows."""
     rotation = rotation_of(q, cos, sin, None, FLOAT32_INTERLEAVED)
     length = k.shape[-2] - num_k_exclude_rope
     k, others = k[..., :length, :], k[..., length:, :]

@@ -1,4 +1,4 @@
-"""What the readers of transformers share: their conventions, and the checks of a call."""
+"""The conventions that the readers of transformers share, and the checks of a call."""
 
 from typing import Any
 
@@ -22,12 +22,13 @@ def rotation_of(
     halved: bool = False,
     joined: bool = False,
 ) -> Rotation | None:
-    """The `Rotation` of x, or of the tensors of a tuple x; None for what the functions refuse or do in another way.
+    """The `Rotation` of x, or of the tensors of a tuple x; None for calls that the functions refuse or do differently.
 
-    partial: "leading" or "trailing": the table may have fewer channels than x.
-    halved: the table has an entry per channel, of which the first half is read, one per pair.
-    joined: the result is a new tensor whose channels are neighbours in memory (torch.cat), also where those of x are
-        not. Implied by partial.
+    Args:
+        partial: "leading" or "trailing" if the table may have fewer channels than x.
+        halved: whether the table has one entry per channel, of which the function reads the first half, one per pair.
+        joined: whether the result is a new tensor whose channels are adjacent in memory (torch.cat), even if those of x
+            are not. Implied by partial.
     """
     states = x if isinstance(x, tuple) else (x,)
     head_dim = states[0].shape[-1]

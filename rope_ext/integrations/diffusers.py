@@ -1,7 +1,7 @@
-"""Dialects: the rotary functions of diffusers (huggingface/diffusers 0.42.1), by the form of their tables.
+"""Dialects of the rotary functions of diffusers (huggingface/diffusers 0.42.1), ordered by the form of their tables.
 
-Each reader has the arguments of the functions it stands for. The rotations that cosmos3, ideogram4 and the autoencoder
-of MiniMax-H3 write out in their attention are missing, since they are no functions.
+Each reader has the arguments of the functions that it stands for. cosmos3, ideogram4 and the autoencoder of MiniMax-H3
+write their rotation inside the attention instead of calling a function, and are therefore missing.
 """
 
 from collections.abc import Sequence
@@ -79,7 +79,7 @@ def _joyimage_batched(xq: Tensor, xk: Tensor, freqs_cis: Tables) -> Rotation:
 
 
 def _ltx(x: Tensor, freqs: Tables) -> Read:
-    """x: (batch, seqlen, heads * head_dim); each head has its own frequencies."""
+    """x: (batch, seqlen, heads * head_dim). Each head has its own frequencies."""
     cos, sin = freqs
     return None if x.dim() != 3 else Rotation(x, cos, sin, TERMS_INTERLEAVED)
 
@@ -102,7 +102,7 @@ def _minimax_music3(hidden_states: Tensor, rotary_emb: Tables) -> Rotation:
 
 
 def _wan(hidden_states: Tensor, freqs_cos: Tensor, freqs_sin: Tensor) -> Rotation:
-    """Tables of one entry per channel: cos is read from even entries, sin from odd ones."""
+    """The tables have one entry per channel; the function reads cos from even entries and sin from odd ones."""
     return Rotation(hidden_states, freqs_cos[..., 0::2], freqs_sin[..., 1::2], KEPT_INTERLEAVED_PER_PAIR)
 
 
@@ -112,7 +112,7 @@ def _helios(hidden_states: Tensor, freqs_cis: Tensor) -> Rotation:
 
 
 def _mochi(x: Tensor, freqs_cos: Tensor, freqs_sin: Tensor) -> Rotation:
-    """Learned tables, one per head."""
+    """The tables are learned, one per head."""
     return Rotation(x, freqs_cos, freqs_sin, FLOAT32_INTERLEAVED_PER_PAIR)
 
 
@@ -151,7 +151,7 @@ def _ltx2_decoder(self: object, x: Tensor, positions: Tensor, inv_freqs: Tensor,
 
 
 def _ltx2_split(x: Tensor, freqs: Tables) -> Read:
-    """x: (batch, seqlen, heads * head_dim) where only the tables have heads."""
+    """x: (batch, seqlen, heads * head_dim) if only the tables have an axis of heads."""
     cos, sin = freqs
     convention = FLOAT32._replace(per_pair=True)
     if x.dim() == 4 or cos.dim() != 4:
@@ -161,7 +161,7 @@ def _ltx2_split(x: Tensor, freqs: Tables) -> Read:
 
 
 def _allegro(x: Tensor, freqs_cis: Sequence[Tables], positions: Sequence[Tensor]) -> Read:
-    """A third of the channels for each axis."""
+    """Each of three axes rotates a third of the channels."""
     if x.dim() != 4 or not all(p.dim() == 2 for p in positions):
         return None
     tables = [[embedding(p, t)[:, None] for t in tables] for p, tables in zip(positions, freqs_cis)]
@@ -198,7 +198,7 @@ READERS: dict[str, Reader] = {
     "ltx2_split": _ltx2_split,
     "allegro": _allegro,
 }
-# In these functions PyTorch may fuse a product and the sum.
+# PyTorch may fuse a product and the sum in these functions.
 BOUNDS = {name: fused(READERS[name]) for name in ("qwen", "complex", "anyflow", "sana_wm", "ltx2_split")}
 BOUNDS["wan_animate_2"] = matrices.next_number
 DIALECTS = [

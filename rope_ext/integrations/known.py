@@ -1,9 +1,9 @@
 """Writes _known.json, for the maintainers' command `python -m tools.known_functions`.
 
-Imports every module of the installed libraries, fingerprints all functions that look rotary, tries each against every
-dialect, and keeps those that equal one. Prints the others. Entries of libraries that are not named stay, as do those
-of other releases ("seen" begins with library and version), which came from the functions of their files. `missing`
-writes nothing: it lists what a library has and _known.json lacks.
+`update` imports every module of the installed libraries, fingerprints all functions that look rotary, compares each
+with every dialect, records those that equal one, and prints the others. It keeps the entries of libraries that are not
+named, and those of other releases, whose "seen" begins with library and version. `missing` writes nothing: it lists the
+functions of a library that _known.json lacks.
 """
 
 import importlib
@@ -23,9 +23,9 @@ _UNUSED = (".modular_", ".exporters.")  # transformers: what modeling_*.py is ge
 
 
 def modules(library: str, progress: Progress = iter) -> Iterator[types.ModuleType]:
-    """The modules of a library, imported; those that cannot be (a dependency is missing) are left out.
+    """The modules of a library, imported; modules that cannot be imported (a dependency is missing) are skipped.
 
-    progress: shows how far it is, such as tqdm.
+    progress: wraps the list of modules to show progress, such as tqdm.
     """
     root = importlib.import_module(library)
     for info in progress(list(pkgutil.walk_packages(root.__path__, library + ".", onerror=lambda name: None))):
@@ -48,10 +48,10 @@ def functions(library: str, progress: Progress = iter) -> list[_candidate.Candid
     return list(walk.found.values())
 
 
-def recognised(candidate: _candidate.Candidate) -> list[Dialect]:
-    """The dialects that a function equals, first those whose gradients are equal too.
+def recognized(candidate: _candidate.Candidate) -> list[Dialect]:
+    """The dialects that a function equals, those with equal gradients first.
 
-    Only dialects whose reader has the same signature are tried.
+    Only dialects whose reader has the same signature are compared.
     """
     calls = _calls(candidate.function)
     alike = (d for d in _registry.dialects().values() if _calls(d.read) == calls)
@@ -64,16 +64,16 @@ def _calls(function: Callable[..., Any]) -> list[tuple[str, Any, Any]]:
 
 
 def missing(library: str, progress: Progress = iter) -> list[str]:
-    """The functions of a library that rotate and that _known.json lacks, a line each; writes nothing.
+    """The functions of a library that rotate and that _known.json lacks, one line each.
 
-    A function that a known one calls is none of them: the fingerprint of that one covers it.
+    A function called by a known one is not listed, because the fingerprint of the known one covers it.
     """
     found, fingerprints = functions(library, progress), _registry.known()
     covered = {f for c in found if c.fingerprint in fingerprints for f in _fingerprint.helpers(c.function)}
     lines = []
     for candidate in found:
         if candidate.fingerprint not in fingerprints and candidate.function not in covered:
-            equal = recognised(candidate) if candidate.fingerprint else []
+            equal = recognized(candidate) if candidate.fingerprint else []
             if equal or _candidate.rotates(candidate):
                 dialect = f"equal to {equal[0].name}" if equal else "equal to no dialect"
                 lines.append(f"{candidate.name}{inspect.signature(candidate.function)}: {dialect}")
@@ -81,7 +81,7 @@ def missing(library: str, progress: Progress = iter) -> list[str]:
 
 
 def update(libraries: Iterable[str], progress: Progress = iter) -> None:
-    """Replaces the entries of the given libraries, and prints what looks like a rotation and is unknown."""
+    """Replace the entries of the given libraries, and print the unknown functions that look like a rotation."""
     entries = _registry.read_known()
     for library in libraries:
         entries = {key: e for key, e in entries.items() if e["seen"].partition(".")[0] != library}
@@ -90,7 +90,7 @@ def update(libraries: Iterable[str], progress: Progress = iter) -> None:
             key = candidate.fingerprint
             if key in entries:
                 count += 1
-            elif key is not None and (equal := recognised(candidate)):
+            elif key is not None and (equal := recognized(candidate)):
                 entries[key] = {"dialect": equal[0].name, "seen": candidate.name}
                 count += 1
             elif _candidate.rotates(candidate):

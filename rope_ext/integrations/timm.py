@@ -1,4 +1,4 @@
-"""Dialects: the rotary functions of timm (huggingface/pytorch-image-models 1.0.31)."""
+"""Dialects of the rotary functions of timm (huggingface/pytorch-image-models 1.0.31)."""
 
 from typing import Any
 
@@ -28,7 +28,7 @@ def _gemma4(x: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 2) -> Rota
 
 
 def _gemma4_axes(x: Tensor, cos: Tensor, sin: Tensor, ndim: int = 2, unsqueeze_dim: int = 2) -> Read:
-    """Each axis of the positions rotates its own part of the channels."""
+    """Each axis of positions rotates its own part of the channels."""
     width = 2 * (x.shape[-1] // (2 * ndim))
     if not width * ndim == x.shape[-1] == cos.shape[-1] == sin.shape[-1]:
         return None
@@ -42,7 +42,7 @@ B, H, S, D = 2, 3, 5, 8
 
 
 def _tables(t: Draw) -> tuple[Tensor, ...]:
-    """A row per token; per head and token ("mixed"); per token of each sequence."""
+    """Tables with one row per token, per head and token ("mixed"), and per token of each sequence."""
     return t(S, D), t(H, S, D), t(B, 1, S, D)
 
 

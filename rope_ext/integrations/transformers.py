@@ -1,6 +1,6 @@
 """Dialects of the rotary functions of Hugging Face transformers (5.23), and of remote code that copied them.
 
-Each reader has the arguments of the functions it stands for. Source of all: transformers/models/*/modeling_*.py.
+Each reader has the arguments of the functions that it stands for. Source of all: `transformers/models/*/modeling_*.py`.
 """
 
 from typing import Any
@@ -38,12 +38,12 @@ def _q_k(convention: Convention, **how: Any) -> Reader:
 
 
 def _llama(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 1) -> Rotation:
-    """Most models: `rotate` checks all there is to check, which counts where one token is decoded."""
+    """Most models. It has no checks beyond those of `rotate`, to save time when decoding one token."""
     return Rotation((q, k), cos, sin, PROMOTED, unsqueeze_dim)
 
 
 def _q_k_position_ids(convention: Convention, **how: Any) -> Reader:
-    """position_ids: transformers 4 had it, and did not read it."""
+    """Functions of transformers 4, which had an unused argument position_ids."""
 
     def read(
         q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, position_ids: object = None, unsqueeze_dim: int = 1
@@ -88,8 +88,8 @@ def _llama4_vision(query: Tensor, key: Tensor, freqs_ci: Tensor) -> Read:
     return _complex(query, key, freqs_ci.reshape(1, query.shape[1], query.shape[-1] // 2), 2)
 
 
-# f(q, k, cos, sin, unsqueeze_dim=1), and with a position_ids=None before the last: name, convention, options of
-# `rotation_of`, widths of tables for 8 channels.
+# f(q, k, cos, sin, unsqueeze_dim=1), also with position_ids=None before the last argument: (name, convention, options
+# of `rotation_of`, widths of the tables for 8 channels).
 _Q_K: list[tuple[str, Convention, dict[str, Any], tuple[int, ...]]] = [
     ("gpt_neox", PROMOTED, {"partial": "leading"}, (8, 4)),
     ("glm", INTERLEAVED_PER_PAIR, {"partial": "leading", "halved": True}, (8, 4)),
@@ -110,7 +110,7 @@ _Q_K: list[tuple[str, Convention, dict[str, Any], tuple[int, ...]]] = [
     ("deepseek_v3", INTERLEAVED_PER_PAIR_TO_HALVES, {"halved": True, "joined": True}, (8,)),
 ]
 
-# General ones first: of the dialects that a function equals, _known.json has the first.
+# General dialects first: _known.json records the first of the dialects that a function equals.
 _READERS: list[tuple[str, Reader, Examples]] = [
     ("muse_glimmer_assistant", models.last_rows, examples.last_rows_calls),
     ("mistral_large4", models.mistral_large4, examples.without_k(8, False)),
@@ -150,7 +150,7 @@ _READERS: list[tuple[str, Reader, Examples]] = [
     ("deepseek_v2", _deepseek_v2, examples.complex_calls(2, 3, 8, heads=1)),
     ("llama4_vision", _llama4_vision, examples.complex_calls(3, 1, 8, heads=2)),
 ]
-_FUSED = {"llama4", "deepseek_v2", "llama4_vision"}  # products of complex numbers
+_FUSED = {"llama4", "deepseek_v2", "llama4_vision"}  # complex products
 DIALECTS = [
     Dialect(f"transformers.{name}", read, calls, fused(read) if name in _FUSED else None)
     for name, read, calls in _READERS
