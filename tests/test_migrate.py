@@ -1,4 +1,7 @@
-"""docs/migrate.md: each model of its table of families rotates as the table says; each function it names exists."""
+"""docs/migrate.md against the originals: its table of model families, and its examples for Qwen 3 and Flux.
+
+tests/test_pages.py runs the blocks of the page.
+"""
 
 import importlib
 import re
@@ -9,7 +12,6 @@ import torch
 
 import rope_ext
 from tests.conftest import random, random_integers
-from tests.pages import blocks_of
 
 DOC = (Path(__file__).parents[1] / "docs" / "migrate.md").read_text()
 B, S, H, D = 2, 5, 3, 16
@@ -44,7 +46,7 @@ def theirs(model, x, tables, layout):
 def test_models_rotate_as_the_table_says(interleaved, rotary_dim, layout, kind, remark, request):
     model = request.node.callspec.id
     head_dim = D
-    whole = rotary_dim == "head_dim" or rotary_dim.startswith("qk_rope") or "slice there" in remark
+    whole = rotary_dim == "head_dim" or rotary_dim.startswith("qk_rope") or "rotates a slice" in remark
     width = head_dim if whole else head_dim // 2
     x = random((B, H, S, D) if layout == "bhsd" else (B, S, H, D), torch.float32)
     angles = random((B, S, width // 2), torch.float32, 1)
@@ -85,7 +87,7 @@ def test_share_of_rotated_channels():
 def test_functions_of_the_page_exist():
     for module, names in re.findall(r"from (rope_ext\.compat\.\w+) import ([\w, ]+)", DOC):
         for name in names.split(","):
-            assert hasattr(importlib.import_module(module), name.strip()), (module, name)
+            assert hasattr(importlib.import_module(module), name.split(" as ")[0].strip()), (module, name)
     for path in re.findall(r"rope_ext\.(compat\.\w+\.\w+)", DOC):
         found = rope_ext
         for name in path.split("."):
@@ -97,7 +99,7 @@ def test_functions_of_the_page_exist():
 
 def code_of(heading):
     """The first block of code below a heading of the page."""
-    return blocks_of(DOC.split(f"\n### {heading}")[1])[0][1]
+    return re.search(r"^```py(?:thon)?\n(.*?)^```$", DOC.split(f"\n### {heading}")[1], re.DOTALL | re.MULTILINE)[1]
 
 
 def block_of_page(heading, **names):
@@ -107,7 +109,7 @@ def block_of_page(heading, **names):
 
 
 def both(run, make, change):
-    """run() of two equal models, the second of which is changed."""
+    """The results of run(model) for two equal models, the second of which was changed."""
     results = []
     for changed in (False, True):
         torch.manual_seed(0)
@@ -119,8 +121,9 @@ def both(run, make, change):
 
 
 def assert_few_roundings(got, expected, dtype):
-    """A channel of q or k has up to four other roundings, each by u = eps / 2 of it. Scores, of sqrt(head_dim) = 4 at
-    most, are off by 8 u of that, weights of attention by twice as much: 64 u = 32 eps of the largest result."""
+    """A channel of q or k has up to four other roundings, each at most u = eps / 2 of it. Scores, at most
+    sqrt(head_dim) = 4, differ by 8 u of that, attention weights by twice as much: 64 u = 32 eps of the largest result.
+    """
     for a, b in zip(got, expected, strict=True):
         assert (a - b).abs().max() <= 32 * torch.finfo(dtype).eps * b.abs().max()
 
@@ -128,7 +131,7 @@ def assert_few_roundings(got, expected, dtype):
 @pytest.mark.devices("cpu")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_qwen3_in_one_pass(dtype):
-    """Attention with its gradients; then logits of a prompt and of a token after it, from the cache."""
+    """The attention layer with its gradients; then the logits of a prompt, and of a next token with the cache."""
     transformers = pytest.importorskip("transformers")
     qwen3 = pytest.importorskip("transformers.models.qwen3.modeling_qwen3")
     sizes = {"vocab_size": 32, "hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 2, "head_dim": D}
@@ -143,8 +146,7 @@ def test_qwen3_in_one_pass(dtype):
         norms = layer.q_norm.weight, layer.k_norm.weight
         return y.detach(), *torch.autograd.grad(y.float().square().sum(), (leaf, *norms, layer.q_proj.weight))
 
-    def change(model):
-        block_of_page("Qwen 3", model=model)
+    change = block_of_page("Qwen 3")["fuse"]
 
     def randomised(model):
         for name, parameter in model.named_parameters():
@@ -166,13 +168,13 @@ def test_qwen3_in_one_pass(dtype):
 def test_qwen3_of_the_page_is_that_of_the_example():
     example = (Path(__file__).parents[1] / "examples/train_tiny_qwen3.py").read_text()
     _, _, functions = code_of("Qwen 3").partition("def attention_in_one_pass")
-    assert functions.removesuffix("\n\n\nfuse(model)\n") in example
+    assert functions and functions in example
 
 
 @pytest.mark.devices("cpu")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_flux_in_one_pass(dtype):
-    """Blocks of image and text, blocks of both together, and gradients."""
+    """Blocks with separate image and text tokens, blocks with both together, and gradients."""
     diffusers = pytest.importorskip("diffusers")
     sizes = {"in_channels": 4, "num_layers": 1, "num_single_layers": 1, "attention_head_dim": D}
     sizes |= {
