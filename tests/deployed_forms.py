@@ -1,6 +1,7 @@
 """Every form of a call as a function of (q, k, positions), for the tests of rope_ext.export and rope_ext.onnx.
 
-`python -m tests.deployed_forms` prints how far the results of programs are from those of calls: docs/deploy.md.
+`python -m tests.deployed_forms` prints the table at the end of docs/deploy.md: how far the results of exported programs
+are from those of `apply`.
 """
 
 import functools
@@ -92,8 +93,8 @@ FORMS = {
         q, *PARTIAL, rotary_dim=8, rotary_offset=8, interleaved=True, out_interleaved=False
     ),
     "positions": lambda q, k, positions: rope_ext.apply((q, k), COS, SIN, positions=positions),
-    "positions for all": lambda q, k, positions: rope_ext.apply(q, COS, SIN, positions=positions[0].int()),
-    "offset of each sequence": lambda q, k, positions: rope_ext.apply(q, COS, SIN, offset=positions[:, 0] // 2),
+    "positions (seqlen,)": lambda q, k, positions: rope_ext.apply(q, COS, SIN, positions=positions[0].int()),
+    "offset per sequence": lambda q, k, positions: rope_ext.apply(q, COS, SIN, offset=positions[:, 0] // 2),
     "bhsd": in_layout("bhsd"),
     "sbhd": in_layout("sbhd"),
     "shd": in_layout("shd"),
@@ -112,7 +113,7 @@ FORMS = {
         q, *CHANNELS, interleaved=True, out_interleaved=False, inverse=True
     ),
     "table per token": lambda q, k, positions: rope_ext.apply((q, k), *ROPE(positions)),
-    "table per token, for all": lambda q, k, positions: rope_ext.apply(q, *ROPE(positions[:1])),
+    "table per token, shared by the batch": lambda q, k, positions: rope_ext.apply(q, *ROPE(positions[:1])),
     "table per token, equal halves, interleaved": lambda q, k, positions: rope_ext.apply(
         q, *(torch.cat((t, t), -1) for t in ROPE(positions)), interleaved=True
     ),
@@ -125,20 +126,20 @@ FORMS = {
     "inv_freq, float positions": lambda q, k, positions: rope_ext.apply(
         q, inv_freq=ROPE.inv_freq, positions=positions / 3, offset=2, inverse=True
     ),
-    "inv_freq of each head": lambda q, k, positions: rope_ext.apply(q, inv_freq=PER_HEAD, offset=positions[:, 0]),
-    "inv_freq of axes": lambda q, k, positions: MROPE.apply(
+    "inv_freq per head": lambda q, k, positions: rope_ext.apply(q, inv_freq=PER_HEAD, offset=positions[:, 0]),
+    "inv_freq, several axes": lambda q, k, positions: MROPE.apply(
         (q, k), positions=torch.stack((positions, positions + 3, positions * 2))
     ),
     "attention_scaling": lambda q, k, positions: YARN.apply(q, positions=positions),
     "rope.apply": lambda q, k, positions: ROPE.apply((q, k), interleaved=True),
     "rope.apply, hf": lambda q, k, positions: HF.apply(q, positions=positions),
     "norm": simple(norm=WEIGHT, eps=EPS),
-    "norm of q": lambda q, k, positions: rope_ext.apply(
+    "norm, q only": lambda q, k, positions: rope_ext.apply(
         (q, k), COS, SIN, norm=(WEIGHT, None), eps=EPS, interleaved=True
     ),
     "norm, inv_freq": frequencies(norm=WEIGHT, eps=EPS),
     "apply_": lambda q, k, positions: rope_ext.apply_((q * 1, k * 1), COS, SIN),
-    "out": out,
+    "out=": out,
     "apply_qkv": packed(rope_ext.apply_qkv),
     "apply_qkv, norm": packed(rope_ext.apply_qkv, norm=(WEIGHT, None), eps=EPS),
     "apply_qkv_": packed(rope_ext.apply_qkv_),
@@ -165,7 +166,7 @@ for _name, _dtype in HALF_PRECISION.items():
     }
 
 
-# Calls that apply refuses, which operations that broadcast would take.
+# Calls that `apply` refuses, but whose decomposed operations would broadcast.
 REFUSED = {
     "cos must have width 8 .* got width 1": lambda q, k, positions: rope_ext.apply(q, COS[:, :1], SIN[:, :1]),
     "positions must have shape": lambda q, k, positions: rope_ext.apply(q, COS, SIN, positions=positions[:, :1]),
@@ -177,7 +178,7 @@ REFUSED = {
 
 
 class AllForms(torch.nn.Module):
-    """All forms in one graph, since each graph takes seconds to export. The projection makes x require grad."""
+    """All forms in one graph, since each graph takes seconds to export. The scale makes x require grad."""
 
     def __init__(self):
         super().__init__()
@@ -214,7 +215,7 @@ def _numbers_of_results():
 
 
 def by_form(values):
-    """{form: its results}. values: those of all forms, one after another."""
+    """{form: its results}. values: the results of all forms, concatenated."""
     values = iter(values)
     return {form: [next(values) for _ in range(count)] for form, count in zip(FORMS, _numbers_of_results())}
 
@@ -228,12 +229,15 @@ def main():
     }
     for opset in (23, 20):
         columns[f"ONNX, opset {opset}"] = run_onnx(to_onnx(model, x, opset_version=opset), x)
-    print("| form |", " | ".join(columns), "|")
-    print("|---|" + "---:|" * len(columns))
     found = [by_form(values) for values in columns.values()]
+    forms_by_errors = {}  # forms with the same errors share a row
     for form, wanted in called.items():
         errors = [max((a - b).abs().max().item() for a, b in zip(values[form], wanted)) for values in found]
-        print(f"| {form} |", " | ".join(f"{error:.1e}" if error else "0" for error in errors), "|")
+        forms_by_errors.setdefault(tuple(f"{error:.1e}" if error else "0" for error in errors), []).append(form)
+    print("|", " | ".join(columns), "| forms |")
+    print("|" + "---:|" * len(columns) + "---|")
+    for errors, forms in forms_by_errors.items():
+        print(f"| {' | '.join(errors)} | {'; '.join(forms)} |")
 
 
 if __name__ == "__main__":

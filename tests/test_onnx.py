@@ -44,7 +44,7 @@ NAMES = ("custom_translation_table=rope_ext.onnx.translation_table()", "rope_ext
 # Forms that ONNX's RotaryEmbedding cannot say. table per head, bhsd has one head.
 COMPOSED = {
     *("table per channel", "table per channel, interleaved", "table per token, equal halves, interleaved"),
-    *("table per head", "inv_freq of each head"),
+    *("table per head", "inv_freq per head"),
     *(name for name in FORMS if "float64" in name or "eager" in name),
 }
 
