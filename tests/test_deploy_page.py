@@ -1,5 +1,7 @@
-"""docs/deploy.md: its code prints what it shows, in a process of its own; its commands name what exists."""
+"""docs/deploy.md: its code prints what it shows, in a process of its own; its recipes parse; its table has every form."""
 
+import ast
+import importlib
 import importlib.util
 import os
 import re
@@ -10,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.deployed_forms import FORMS
 from tests.newer_kernels import NEWER_KERNELS
 from tests.pages import blocks_of
 from tools import hub_kernel
@@ -33,9 +36,9 @@ def sections(page):
 @pytest.mark.skipif(bool(missing), reason=f"{' and '.join(missing)} must be installed")
 @pytest.mark.parametrize("is_hub", [False, True])
 def test_the_code_prints_what_the_page_shows(is_hub, other_library, tmp_path):
-    """The section about the hub: in a folder where tools/hub_kernel.py has written build/hub, as the page says."""
+    """The section about the hub runs in a folder where tools/hub_kernel.py has written build/hub, as the page says."""
     if is_hub and torch.version.cuda:
-        pytest.skip("kernels asks for a variant with CUDA where torch has CUDA; the folder here has that for the CPU")
+        pytest.skip("where torch has CUDA, kernels asks for a CUDA variant; this test lays out the CPU variant")
     page = sections(PAGE)
     blocks = blocks_of(page[HUB] if is_hub else PAGE.replace(page[HUB], ""))
     if is_hub:
@@ -48,8 +51,29 @@ def test_the_code_prints_what_the_page_shows(is_hub, other_library, tmp_path):
     assert done.stdout == "".join(text for _, _, text in blocks) and done.stdout
 
 
+def test_recipes_for_other_projects_parse():
+    """Code for libraries that are not installed: it parses, imports what rope_ext has, and the page says `Not run`."""
+    recipes = re.findall(r"([^\n]*)\n\n```py\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+    assert recipes
+    for before, code in recipes:
+        assert before.endswith("Not run:")
+        for node in ast.walk(ast.parse(code)):
+            if isinstance(node, ast.ImportFrom) and node.module.startswith("rope_ext"):
+                module = importlib.import_module(node.module)
+                assert all(hasattr(module, alias.name) for alias in node.names)
+
+
+def test_the_table_of_errors_has_each_form_once():
+    rows = re.findall(
+        r"^\| [^|]+ \| [^|]+ \| [^|]+ \| ([^|]+) \|$", sections(PAGE)["Errors, form by form"], re.MULTILINE
+    )
+    header, *rows = rows
+    assert header == "forms"
+    assert sorted(form for row in rows for form in row.split("; ")) == sorted(FORMS)
+
+
 def test_commands_name_files_and_targets_that_exist():
-    commands = "\n".join(re.findall(r"^```(?:sh|bash)\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE))
+    commands = "\n".join(re.findall(r"^```sh\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE))
     for path in re.findall(r"\b(?:examples|tools|tests)/[\w/.]+", commands + PAGE):
         assert (ROOT / path.rstrip(".")).exists(), path
     for module in re.findall(r"python -m ((?:tools|tests)[\w.]*)", commands + PAGE):
