@@ -189,7 +189,7 @@ ERRORS = [
     ),
     (
         {**HEADS, "model_type": "bert"},
-        "config must have rope_parameters, rope_scaling or rope_theta, got a config of 'bert' without",
+        "config must have rope_parameters, rope_scaling or rope_theta, got a config of 'bert' without it",
     ),
     (
         {"rope_theta": 1e4},
@@ -201,7 +201,7 @@ ERRORS = [
     ),
     (
         {"text_config": BASE, "vision_config": {}},
-        "config must be the part that has the attention, got one of text_config, vision_config",
+        "config must be the part with the attention layers, got one with text_config, vision_config",
     ),
     ({**BASE, "partial_rotary_factor": 4.0}, "partial_rotary_factor must be in 0 to 1, got 4.0"),
     (
@@ -222,7 +222,7 @@ ERRORS = [
             "model_type": "hunyuan_vl_text",
             "rope_scaling": {"type": "xdrope", "alpha": 1000.0, "xdrope_section": [16, 16, 16, 16]},
         },
-        "mrope_section must give both channels of a pair one axis, got HunYuan-VL's, which does not (make tables of width rotary_dim)",
+        "mrope_section must give both channels of a pair one axis, got HunYuan-VL's, which does not (build tables of width rotary_dim)",
     ),
     (
         {**HEADS, "rope_parameters": NESTED},
@@ -276,7 +276,7 @@ NULLS_WITH_VALUE = [
     ),
     (
         {**HEADS, "model_type": "gpt_oss", "rope_theta": 1e4},
-        "config must have rope_parameters or rope_scaling, got a config of 'gpt_oss' without",
+        "config must have rope_parameters or rope_scaling, got a config of 'gpt_oss' without it",
     ),
     (
         {**BASE, "rope_scaling": {"type": "mrope"}},
@@ -500,7 +500,7 @@ def test_per_layer_config_and_layer_types():
             {**types_of_layers, "per_layer_config": {"0": 5}},
             "full_attention",
             TypeError,
-            "per_layer_config must have dicts, got 5",
+            "per_layer_config must hold dicts, got 5",
         ),
         ({"layer_types": "full"}, "full_attention", TypeError, "layer_types must be a list of str, got 'full'"),
         (
@@ -600,7 +600,7 @@ def test_a_key_of_rope_parameters_at_the_top_level_is_an_error(key):
         ({**BASE, "n_head": 16}, "n_head must agree with num_attention_heads 4, got 16"),
         ({**BASE, "n_embd": 100}, "n_embd must agree with hidden_size 512, got 100"),
         ({**BASE, "head_dim": 64, "attention_head_dim": 96}, "attention_head_dim must agree with head_dim 64, got 96"),
-        ({**BASE, "compression_ratio": 0.5}, "compression_ratio must be 1 or absent to be read, got 0.5"),
+        ({**BASE, "compression_ratio": 0.5}, "compression_ratio must be 1 or absent for from_config, got 0.5"),
         ({**BASE, "rot_dim": 4}, "rot_dim must be a key that from_config knows"),
     ],
 )

@@ -40,7 +40,7 @@ class Model(torch.nn.Module):
         ),
         (
             {"rope_theta": 1e4, "use_scaled_rope": LONG},
-            "use_scaled_rope must be False or absent to be read, got ndarray",
+            "use_scaled_rope must be False or absent for from_config, got ndarray",
         ),
         (
             {"rope_theta": 1e4, "yarn_beta": [1] * 3000},

@@ -1,27 +1,30 @@
-"""Translates the configuration of a model of Hugging Face transformers 4 or 5 to arguments of RotaryEmbedding.
+"""Translates the configuration of a Hugging Face transformers 4 or 5 model to the arguments of RotaryEmbedding.
 
-Reads dicts and objects, never imports transformers. Files, in the order in which a configuration passes them: source
-reads dicts and objects, values checks what a key holds, facts is the table of all that depends on a model_type,
-rotation picks the rope_parameters of a layer type, names judges the keys that are not read, head, schedule and axes
-make the arguments.
+Reads dicts and objects, never imports transformers. The files, in the order in which a configuration passes through
+them: source.py reads dicts and objects; values.py checks the value of a key; facts.py is the table of everything that
+depends on a model_type; rotation.py selects the rope_parameters of a layer type; names.py judges the keys that are not
+read; head.py, schedule.py and axes.py build the arguments.
 
 Where transformers 5.23 does not do what a configuration says, precision="hf" follows transformers and "exact" the
 configuration:
+
 * YaRN's truncate inside the parameters of a layer type: transformers reads only a truncate beside the layer types.
-* Phi-3.5-MoE: beyond the length of the training transformers scales by long_mscale, but never takes long_factor.
+* Phi-3.5-MoE: beyond the training length transformers scales by long_mscale, but never uses long_factor.
 * MiniMax-M3: the configuration has a rotary_dim, and transformers rotates the whole head.
-Two things differ from transformers in both precisions:
-* Dynamic NTK: transformers keeps the frequencies of the longest sequence it has seen until a sequence fits the length
-  of the training; here the length of the sequence decides.
+
+Both precisions differ from transformers in two points:
+
+* Dynamic NTK: transformers keeps the frequencies of the longest sequence so far until a sequence fits the training
+  length. Here the length of the sequence decides.
 * Errors, where transformers computes something: keys that contradict each other; an odd rotary_dim; a factor without a
   rope_type; HunYuan-VL's sections, which give the two channels of a pair different axes; unknown keys that are named
   like a rotation.
 
-A null counts as absent where transformers reads it so: rope_parameters, rope_scaling, a layer type that does not
-rotate; head_dim, where it is derived; partial_rotary_factor, where the default of the model is 1; rope_theta, where
-rope_parameters has one; in "yarn" factor (derived), beta_fast, beta_slow, mscale, mscale_all_dim, attention_factor, and
-truncate, which is then False; in "longrope" factor and attention_factor; alpha, the sections, and all keys that are not
-read. Any other null is an error: a base, a factor that is needed, rope_type, original_max_position_embeddings.
+A null counts as an absent key where transformers reads it so: rope_parameters, rope_scaling; a layer type that does not
+rotate; head_dim, if it is derived; partial_rotary_factor, if the model's default is 1; rope_theta, if rope_parameters
+has one; in "yarn" factor (derived), beta_fast, beta_slow, mscale, mscale_all_dim, attention_factor, and truncate, which
+is then False; in "longrope" factor and attention_factor; alpha, the sections, and all keys that are not read. Any other
+null is an error: a base, a required factor, rope_type, original_max_position_embeddings.
 """
 
 from typing import Any
@@ -43,7 +46,7 @@ def read(config: object, layer_type: str | None = None, precision: str = "exact"
     if layer_type is not None:
         _numbers.text(layer_type=layer_type)
     if (width := source.get("relation_bias_embed_dim")) is not None:
-        # PP-DocLayout V2 rotates nothing: it takes sines of distances between boxes, with twice the usual exponents.
+        # PP-DocLayout V2 does not rotate: it embeds distances between boxes as sines, with twice the usual exponents.
         base = source.required("relation_bias_theta")
         return {"head_dim": width, "base": base * base}
     rotation = rotation_of(source, layer_type)

@@ -1,4 +1,4 @@
-"""What transformers 5.23 has in the code of a model, and not in its configuration: all that depends on a model_type."""
+"""Everything that depends on a model_type: what transformers 5.23 has in a model's code, not in its configuration."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,12 +7,13 @@ from typing import Any, Literal
 
 @dataclass(frozen=True)
 class Mrope:
-    """How the pairs of a model share out the axes of its positions: time, height, width."""
+    """How the axes of a model's positions (time, height, width) are distributed over its pairs."""
 
-    sections: tuple[int, ...] | None  # mrope_section where the configuration has none
-    # What mrope_section counts. "blocks": pairs of each axis, one axis after the other. "interleaved": the axes
-    # alternate (frequencies.mrope_pair_axis). "spatial first": height and width alternate, then time. "channels":
-    # the two channels of a pair follow different axes, which no table with an entry per pair can express.
+    sections: tuple[int, ...] | None  # mrope_section if the configuration has none
+    # The order of the pairs that mrope_section counts. "blocks": all pairs of one axis, then those of the next.
+    # "interleaved": the axes alternate (frequencies.mrope_pair_axis). "spatial first": height and width alternate, then
+    # time. "channels": the two channels of a pair follow different axes, which no table with an entry per pair can
+    # express.
     convention: Literal["blocks", "interleaved", "spatial first", "channels"]
 
 
@@ -20,24 +21,24 @@ class Mrope:
 class ModelFacts:
     """The defaults and exceptions of one model_type. A model without exceptions has the defaults of this class."""
 
-    base: float | None = None  # rope_theta where the configuration has none
-    partial: float | None = None  # partial_rotary_factor where the configuration has none
+    base: float | None = None  # rope_theta if the configuration has none
+    partial: float | None = None  # partial_rotary_factor if the configuration has none
     null_partial: bool = False  # a null partial_rotary_factor counts as absent
-    head_dim: int | None = None  # where the configuration has none, and hidden_size does not give it
-    rotary_dim: int | None = None  # where the configuration has none
+    head_dim: int | None = None  # if the configuration has none, and hidden_size does not imply it
+    rotary_dim: int | None = None  # if the configuration has none
     whole_head: bool = False  # head_dim counts all channels of a head, of which qk_rope_head_dim rotate
-    local_base: float | None = None  # rope_local_base_freq where the configuration has none
+    local_base: float | None = None  # rope_local_base_freq if the configuration has none
     plain_local: bool = False  # rope_scaling is for "full_attention" only: "sliding_attention" has the plain rotation
-    scaled: bool = False  # the default of rope_parameters is a scaled rotation, so they must be given
-    mrope: Mrope | None = None  # None: positions have one axis, unless mrope_section is given
+    scaled: bool = False  # the default rope_parameters scale the rotation, so the configuration must give them
+    mrope: Mrope | None = None  # None: positions have one axis, unless the configuration has mrope_section
     axial: Mapping[str, Any] | None = None  # keywords of frequencies.axial; None: the rotation is not axial
-    width_key: str | None = None  # the key that is divided by the number of heads, instead of hidden_size
+    width_key: str | None = None  # the key to divide by the number of heads, instead of hidden_size
     unused_rotary_dim: bool = False  # the configuration has a rotary_dim that transformers does not read
 
 
 _QWEN2_VL, _GLM4V = Mrope((16, 24, 24), "blocks"), Mrope((8, 12, 12), "blocks")
 _QWEN3_VL, _QWEN3_5 = Mrope((24, 20, 20), "interleaved"), Mrope((11, 11, 10), "interleaved")
-# (model types, facts that they share); the facts of all lines that name a model type add up.
+# (model types, facts that they share). A model type has the facts of all lines that name it.
 _TABLE: tuple[tuple[str, dict[str, Any]], ...] = (
     ("llama falcon gemma gemma2 mistral", {"base": 10000.0}),
     ("gptj codegen", {"base": 10000.0}),

@@ -10,7 +10,7 @@ _HEADS = ("num_attention_heads", "n_head", "num_heads", "n_heads", "encoder_num_
 
 
 def base_of(source: Source, rotation: Rotation) -> float:
-    """rope_theta. The one inside rope_parameters counts; a null there is an error: transformers does not replace it."""
+    """rope_theta. A value inside rope_parameters wins; a null inside is an error: transformers does not replace it."""
     is_nested = rotation.beside is not None
     names = values.BASES if is_nested else (*values.BASES, "global_rope_theta")
     outside: dict[str, float] = {name: value for name in names if (value := source.get(name)) is not None}
@@ -35,10 +35,10 @@ def base_of(source: Source, rotation: Rotation) -> float:
 
 
 def head_dim_of(source: Source) -> int:
-    """Channels of a head; with multi-head latent attention only those that rotate, which have tensors of their own."""
+    """The channels of a head; with multi-head latent attention only the rotated ones, which are separate tensors."""
     if source.get("memory_attention_hidden_size") is not None:
         return _of_memory_attention(source)
-    for name in ("hidden_size", "num_attention_heads"):  # a 0 or a text is a mistake even where head_dim says enough
+    for name in ("hidden_size", "num_attention_heads"):  # 0 or a text is an error even if head_dim is given
         if not isinstance(source.raw(name), (list, tuple)):  # a list has one per stage or layer
             source.get(name)
     head_dim: int | None = source.one_of("head_dim", "attention_head_dim")
@@ -61,7 +61,7 @@ def head_dim_of(source: Source) -> int:
 
 
 def _of_memory_attention(source: Source) -> int:
-    """head_dim of the video models of SAM 2 and 3."""
+    """head_dim of SAM 2 and 3's video models."""
     width: int = source.required("memory_attention_hidden_size")
     rate: int = source.required("memory_attention_downsample_rate")
     heads: int = source.required("memory_attention_num_attention_heads")
@@ -69,7 +69,7 @@ def _of_memory_attention(source: Source) -> int:
 
 
 def partial_of(source: Source, rotation: Rotation) -> float | None:
-    """partial_rotary_factor, the rotated share of the head; None where the configuration and the model have none."""
+    """partial_rotary_factor, the rotated fraction of a head; None if neither configuration nor model have one."""
     (name, *older_names), default = values.PARTS_OF_HEAD, source.facts.partial
     outside: dict[str, float] = {
         name: value for name in values.PARTS_OF_HEAD if (value := source.get(name)) is not None
@@ -92,15 +92,15 @@ def partial_of(source: Source, rotation: Rotation) -> float | None:
 
 
 def rotary_dim_of(source: Source, head_dim: int, partial: float | None, precision: str) -> int:
-    """Rotated channels: rotary_dim counts them in some models (GPT-J), in all others they are a share of the head."""
+    """The number of rotated channels: rotary_dim in some models (GPT-J), a fraction of head_dim in all others."""
     named = source.get("rotary_dim")
     if named is None and (named := source.facts.rotary_dim) is not None and source.is_null("rotary_dim"):
         raise null("rotary_dim", f"an int for model_type {source.get('model_type')!r}")
     if precision == "hf" and source.facts.unused_rotary_dim:
         named = None
     latent = source.get("qk_rope_head_dim")
-    of_share = None if partial is None else int(head_dim * partial)
-    if named is not None and of_share is not None and of_share != named:
+    of_fraction = None if partial is None else int(head_dim * partial)
+    if named is not None and of_fraction is not None and of_fraction != named:
         raise ArgumentError("rotary_dim", f"agree with partial_rotary_factor {partial}", named)
-    rotary_dim: int = first(named, of_share, latent, head_dim)
+    rotary_dim: int = first(named, of_fraction, latent, head_dim)
     return rotary_dim

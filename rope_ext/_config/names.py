@@ -1,9 +1,9 @@
-"""The keys that from_config does not read: which of them mean nothing to a rotation, and what becomes of the others.
+"""Judges the keys that from_config does not read: ignored, an error, or a warning.
 
-UNRELATED lists keys that are named like a rotation and do not change its frequencies. A key that is neither read nor
-unrelated and is named like a rotation (rope, rotary, yarn, ntk, scaling, ...) is an error: nothing that could change
-the numbers is passed over silently. Inside rope_parameters, where every key is about the rotation, any other key gets a
-warning.
+UNRELATED lists keys that are named like a rotation but do not change its frequencies. Any other key that is not read
+and is named like a rotation (rope, rotary, yarn, ntk, scaling, ...) is an error, so that nothing that could change the
+numbers is ignored silently. Inside rope_parameters, where every key is about the rotation, a key with another name
+causes a warning.
 """
 
 import difflib
@@ -19,8 +19,8 @@ from ..errors import ArgumentError, ArgumentTypeError
 from .source import Source
 from .values import INNER, READ, words
 
-# Names in the configuration classes of transformers 5.23 that _LIKE_A_ROTATION finds and from_config does not read, and
-# the names that other public models have for the same, by subject.
+# Names that _LIKE_A_ROTATION matches and from_config does not read, by subject: from the configuration classes of
+# transformers 5.23, and from other public models.
 UNRELATED = frozenset(
     words(
         "rope_interleave rope_interleaved rotary_interleaved rotary_emb_interleaved "  # pairing: an argument of apply
@@ -36,7 +36,7 @@ _LIKE_A_ROTATION = re.compile(
     r"|interpolation_factor|position_(scale|interpolation)",
     re.I,
 )
-# Names of a scaling that do not say that something other than positions is scaled.
+# Names of a scaling, unless they name something other than positions that is scaled.
 _SCALED = re.compile(
     r"^(?!.*(rout|logit|embed|residual|loss|expert|moe|image|layer|lora|head)).*(scaling|scaled)", re.I
 )
@@ -44,17 +44,18 @@ _LIKE_A_KEY_OF_ROPE = re.compile(
     r"rope|rotary|yarn|ntk|theta|scal|factor|beta|alpha|base|freq|trunc|section|partial|original|position|dim$|pct",
     re.I,
 )
-# Keys whose absence has a meaning, so that a misspelt one changes the numbers. A misspelt key of another kind is found
-# by _LIKE_A_ROTATION, or missed by the function that needs it.
+# Optional keys, which silently change the numbers if they are misspelled. Other misspelled keys match _LIKE_A_ROTATION,
+# or the function that requires the key raises.
 _OPTIONAL = words(
     "head_dim attention_head_dim global_head_dim kv_channels max_position_embeddings original_max_position_embeddings"
 )
-# {key: the value that changes nothing}. rotary_scaling_factor is linear, dynamic NTK or YaRN, depending on the code;
-# use_scaled_rope has the factor 8 in one release of Llama 3 and 32 in the next; Qwen's use_dynamic_ntk goes in steps.
+# {key: the value that changes nothing}. Other values are ambiguous or not supported: rotary_scaling_factor is linear,
+# dynamic NTK or YaRN, depending on the code; use_scaled_rope means the factor 8 in one release of Llama 3 and 32 in the
+# next; Qwen's use_dynamic_ntk changes the base in steps.
 _HARMLESS: dict[str, bool | int] = {
     **dict.fromkeys(words("alibi use_alibi use_scaled_rope use_dynamic_ntk rotary_emb_scale_base"), False),
     **dict.fromkeys(words("rotary_scaling_factor rope_ratio compression_ratio rot_pct"), 1),
-    "freq_allocation": 20,  # ERNIE 4.5 VL, whose mrope_section says the same
+    "freq_allocation": 20,  # ERNIE 4.5 VL; its mrope_section implies the same
     **dict.fromkeys(
         words(
             "rope rotary use_rope use_rotary use_rotary_embedding use_rotary_embeddings use_rotary_emb "
@@ -70,16 +71,16 @@ _ROTATES_WHERE: dict[str, tuple[tuple[str | bool, ...], tuple[str | bool, ...]]]
     "use_mem_rope": ((True,), (False,)),
 }
 
-# Keys that are read in rope_parameters only, and mean nothing else elsewhere.
+# Keys that are read inside rope_parameters only, and have no other meaning outside.
 _ONLY_INSIDE = set(INNER) - set(READ) - {"type", "factor", "alpha", "truncate"}
-# Keys of rope_parameters about something else: the temperature of attention, and the length once more (Ministral 3 and
-# Mistral 4), and the pairing of MRoPE.
+# Keys of rope_parameters that do not change the rotation: the temperature of attention and a copy of the length
+# (Ministral 3, Mistral 4), and the pairing of MRoPE.
 _INNER_UNRELATED = {"llama_4_scaling_beta", "max_position_embeddings", "interleaved"}
 
 
 def check_outside(source: Source) -> None:
-    """An error for a key of the configuration itself that could change the rotation and is not read."""
-    for name in sorted(source.names()):  # one order for dicts and objects, so that both name the same key
+    """Raises for a key of the configuration itself that is not read and could change the rotation."""
+    for name in sorted(source.names()):  # sorted, so that dicts and objects report the same key
         if name in READ or name in UNRELATED:
             continue
         harmless = _HARMLESS.get(name)
@@ -87,12 +88,12 @@ def check_outside(source: Source) -> None:
         meant = None if is_like_one else next(iter(difflib.get_close_matches(name, _OPTIONAL, 1, 0.93)), None)
         if not (harmless is not None or is_like_one or meant or name in _ROTATES_WHERE or name in _ONLY_INSIDE):
             continue
-        value = source.raw(name)  # not before: an object may refuse to give what differs among its layers
+        value = source.raw(name)  # not earlier: an object may raise for a value that differs among layers
         if value is None or (meant and source.raw(meant) is not None):
             continue
         if harmless is not None:
             if not (type(value) in (type(harmless), float) and value == harmless):
-                raise ArgumentError(name, f"be {harmless} or absent to be read", shown(value))
+                raise ArgumentError(name, f"be {harmless} or absent for from_config", shown(value))
         elif name == "layer_rope_theta":
             _check_base_of_layers(value, source)
         elif name in _ROTATES_WHERE:
@@ -105,9 +106,9 @@ def check_outside(source: Source) -> None:
 
 
 def check_inside(rope: Mapping[Any, Any], kind: str, layer_types: Collection[str]) -> None:
-    """Keys of rope_parameters that are not read: an error where one could change the rotation, else a warning.
+    """Raises for a key of rope_parameters that is not read and could change the rotation; warns about all others.
 
-    rope: rope_parameters. kind: the rope_type. layer_types: of the config. transformers warns of all such keys.
+    rope: rope_parameters. kind: the rope_type. layer_types: those of the config. transformers only warns.
     """
     for name, value in rope.items():
         if value is None or name in _INNER_UNRELATED:
@@ -127,14 +128,14 @@ def check_inside(rope: Mapping[Any, Any], kind: str, layer_types: Collection[str
 
 
 def check_scaled_layers(source: Source, kind: str) -> None:
-    """rope_scaling_layers of Molmo 2: the layers that are scaled, all others have rope_type "default"."""
+    """Warns if only some layers are scaled: Molmo 2's rope_scaling_layers; the others have rope_type "default"."""
     layers, count = source.raw("rope_scaling_layers"), source.raw("num_hidden_layers")
     if isinstance(layers, (list, tuple)) and count != len(layers) and kind not in ("default", "axial"):
-        _warn(f"rope_scaling_layers must be all layers, got {shown(layers)}: what is read is the rotation of these")
+        _warn(f"rope_scaling_layers must be all layers, got {shown(layers)}: only the rotation of these layers is read")
 
 
 def check_beside(beside: Mapping[Any, Any], layer_types: Collection[str]) -> None:
-    """Keys of rope_parameters beside the dicts of the layer types: only truncate is read there."""
+    """Checks the keys of rope_parameters beside the layer types' dicts; only truncate is read."""
     for name, value in beside.items():
         if name in layer_types:
             raise ArgumentTypeError(name, "be a dict or None", shown(value))
@@ -155,7 +156,7 @@ def _check_that_it_rotates(name: str, value: object) -> None:
 
 
 def _check_base_of_layers(values: object, source: Source) -> None:
-    """layer_rope_theta: a base per layer, 0 where the layer does not rotate. Only one base can be read."""
+    """Checks layer_rope_theta, one base per layer, 0 for a layer that does not rotate: others must be rope_theta."""
     if not isinstance(values, (list, tuple)):
         raise ArgumentTypeError("layer_rope_theta", "be a list of numbers", shown(values))
     for value in values:
@@ -174,7 +175,7 @@ def _did_you_mean(name: object, known: Iterable[str]) -> str:
 
 
 def _warn(message: str) -> None:
-    """A UserWarning about the line that called from_config."""
+    """Issues a UserWarning that points to the line that called from_config."""
     package, _, _ = __name__.partition(".")
     level, frame = 2, sys._getframe(1)
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == package:

@@ -1,4 +1,4 @@
-"""The rotation that a configuration describes for one layer type: its rope_type and its parameters."""
+"""Selects the rotation of one layer type from a configuration: its rope_type and its parameters."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -53,7 +53,7 @@ def _parameters_of(source: Source, layer_type: str | None) -> tuple[Mapping[Any,
 
 
 def _given(source: Source) -> Mapping[Any, Any]:
-    """The value of rope_parameters or rope_scaling; empty for a plain rotation with its base elsewhere."""
+    """The value of rope_parameters or rope_scaling; empty for an unscaled rotation whose base is elsewhere."""
     new, old = source.get("rope_parameters"), source.get("rope_scaling")
     if new and old and not _agree(new, old):
         raise ArgumentError("rope_scaling", f"agree with rope_parameters {shown(new)}", shown(old))
@@ -66,7 +66,8 @@ def _given(source: Source) -> Mapping[Any, Any]:
     if not rope and source.get(*bases) is None and source.facts.base is None:
         refuse_nulls(source, bases)
         if source.parts():
-            raise ArgumentError("config", "be the part that has the attention", f"one of {', '.join(source.parts())}")
+            got = f"one with {', '.join(source.parts())}"
+            raise ArgumentError("config", "be the part with the attention layers", got)
         raise missing("rope_parameters, rope_scaling or rope_theta", source)
     refuse_nulls(source, ("global_rope_theta", "local_rope_theta", "rope_local_base_freq", "compress_rope_theta"))
     return rope
@@ -75,12 +76,12 @@ def _given(source: Source) -> Mapping[Any, Any]:
 def _agree(a: object, b: object) -> bool:
     try:
         return bool(a == b)
-    except (RuntimeError, TypeError, ValueError):  # arrays, which these keys must not hold anyway
+    except (RuntimeError, TypeError, ValueError):  # arrays, which are wrong here anyway
         return False
 
 
 def _by_layer_type(source: Source, rope: Mapping[Any, Any], layer_type: str | None) -> Mapping[Any, Any]:
-    """rope_parameters by layer type for configurations of transformers 4, which have two bases and one rope_scaling."""
+    """rope_parameters by layer type. Configurations of transformers 4 have two bases and one rope_scaling instead."""
     if any(isinstance(value, Mapping) for name, value in rope.items() if name not in values.INNER):
         for key, name in _BASE_OF_LAYER_TYPE:
             inside = rope[name].get("rope_theta") if isinstance(rope.get(name), Mapping) else None
@@ -92,12 +93,12 @@ def _by_layer_type(source: Source, rope: Mapping[Any, Any], layer_type: str | No
         return rope if base is None else {"rope_theta": base, **rope}
 
     default = source.facts.local_base if layer_type == "sliding_attention" else None
-    if (local := first(source.get("rope_local_base_freq"), default)) is not None:  # Gemma 3: local layers are plain
+    if (local := first(source.get("rope_local_base_freq"), default)) is not None:  # Gemma 3: local layers are unscaled
         return {"full_attention": with_base(source.get("rope_theta")), "sliding_attention": {"rope_theta": local}}
     if (local := source.get("local_rope_theta")) is not None:  # ModernBERT: all layers are scaled
         full = with_base(source.get("global_rope_theta"))
         return {"full_attention": full, "sliding_attention": {**rope, "rope_theta": local}}
-    if (base := source.get("compress_rope_theta")) is not None:  # DeepSeek-V4: the layers that compress are scaled
+    if (base := source.get("compress_rope_theta")) is not None:  # DeepSeek-V4: compressing layers are scaled
         main = {"rope_theta": source.required("rope_theta")}
         compress = {**rope, "rope_theta": base}
         if "yarn" in (rope.get("rope_type"), rope.get("type")):
@@ -109,7 +110,7 @@ def _by_layer_type(source: Source, rope: Mapping[Any, Any], layer_type: str | No
 
 
 def _kind(source: Source, rope: Mapping[Any, Any]) -> str:
-    """The rope_type, by the name that transformers has for it now; "ntk" for HunYuan's, which shares "dynamic"."""
+    """The rope_type by its name in transformers 5, but "ntk" for HunYuan's "dynamic" with an alpha."""
     for key in ("rope_type", "type"):
         if key in rope and (key == "rope_type" or "rope_type" not in rope or rope[key] is not None):
             if rope[key] is None:
@@ -125,7 +126,7 @@ def _kind(source: Source, rope: Mapping[Any, Any]) -> str:
     kind = first(kind, old, "default")
     if kind not in _KNOWN_TYPES:
         raise ArgumentError("rope_type", f"be one of {', '.join(_KNOWN_TYPES)}", shown(kind))
-    if kind == "yarn" and rope.get("short_factor"):  # an older name of Phi-3's
+    if kind == "yarn" and rope.get("short_factor"):  # Phi-3's older name of longrope
         return "longrope"
     if kind == "dynamic" and rope.get("alpha"):  # HunYuan
         return "ntk"

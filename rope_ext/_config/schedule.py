@@ -1,4 +1,4 @@
-"""Translates a rotation of a configuration to a function of rope_ext.frequencies and its keywords."""
+"""Translates a Rotation to a schedule, a function of rope_ext.frequencies, and its keyword arguments."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ Keywords = dict[str, Any]
 
 @dataclass(frozen=True)
 class _Reader:
-    """Reads keywords of the schedules; a key that is missing is an error that names it."""
+    """Reads the keyword arguments of a schedule. The error for a missing key names the key."""
 
     source: Source
     rotation: Rotation
@@ -22,18 +22,18 @@ class _Reader:
     length: float | None  # max_position_embeddings
 
     def needed(self, *keys: str) -> Keywords:
-        """The values of keys of rope_parameters that must be there."""
+        """The values of required keys of rope_parameters."""
         for key in keys:
             if self.rotation.parameters.get(key) is None:
                 raise self.absent(key)
         return {key: self.rotation.parameters[key] for key in keys}
 
     def given(self, *keys: str) -> Keywords:
-        """The values of those keys of rope_parameters that are there."""
+        """The values of optional keys of rope_parameters, without absent keys and nulls."""
         return {key: value for key in keys if (value := self.rotation.parameters.get(key)) is not None}
 
     def original(self) -> Keywords:
-        """original_max_position. Phi-3 has it outside rope_parameters, which wins where all layers are alike."""
+        """original_max_position. A value outside rope_parameters (Phi-3) wins if all layers have one rotation."""
         name, rope, beside = "original_max_position_embeddings", self.rotation.parameters, self.rotation.beside
         outside = self.source.get(name) if beside is None else None
         hides_inside = beside is None and self.source.is_null(name)
@@ -45,7 +45,7 @@ class _Reader:
         return {"original_max_position": found}
 
     def factor_or_length(self) -> Keywords:
-        """factor, or max_position, from which the schedule computes it."""
+        """factor, or the max_position from which the schedule computes the factor."""
         if keywords := self.given("factor"):
             return keywords
         if self.length is None:
@@ -69,11 +69,11 @@ def _proportional(reader: _Reader) -> Keywords:
 
 def _yarn(reader: _Reader) -> Keywords:
     rope, beside = reader.rotation.parameters, reader.rotation.beside
-    if "factor" not in rope:  # a null is there: the factor is then derived
+    if "factor" not in rope:  # with a null the factor is derived
         raise reader.absent("factor")
     keywords = reader.given("attention_factor", "mscale", "mscale_all_dim")
     keywords |= {name: rope[name] for name in ("beta_fast", "beta_slow") if rope.get(name)}
-    if reader.precision == "hf" and beside is not None:  # transformers reads it beside the layer types only
+    if reader.precision == "hf" and beside is not None:  # transformers reads it only beside the layer types
         keywords["truncate"] = bool(beside.get("truncate", True))
     elif "truncate" in rope:
         keywords["truncate"] = bool(rope["truncate"])
@@ -83,14 +83,14 @@ def _yarn(reader: _Reader) -> Keywords:
 def _longrope(reader: _Reader) -> Keywords:
     keywords = reader.needed("short_factor", "long_factor") | reader.given("attention_factor")
     keywords |= reader.original() | reader.factor_or_length()
-    if reader.given("short_mscale"):  # Phi-3.5-MoE; its code in transformers never takes the long factors
+    if reader.given("short_mscale"):  # Phi-3.5-MoE; its code in transformers never uses long_factor
         keywords["attention_factor"] = tuple(reader.needed("short_mscale", "long_mscale").values())
         if reader.precision == "hf":
             keywords["long_factor"] = keywords["short_factor"]
     return keywords
 
 
-# rope_type -> (function of rope_ext.frequencies, its keywords)
+# {rope_type: (name of a function of rope_ext.frequencies, reader of its keyword arguments)}
 _SCHEDULES: dict[str, tuple[str, Callable[[_Reader], Keywords]]] = {
     "default": ("default", lambda reader: {}),
     "linear": ("linear", lambda reader: reader.needed("factor")),
@@ -107,7 +107,7 @@ _SCHEDULES: dict[str, tuple[str, Callable[[_Reader], Keywords]]] = {
 
 
 def schedule_of(source: Source, rotation: Rotation, partial: float | None, precision: str) -> tuple[str, Keywords]:
-    """(name of a function of rope_ext.frequencies, its keywords)."""
+    """(name of a function of rope_ext.frequencies, its keyword arguments)."""
     length = source.one_of("max_position_embeddings", "n_positions")
     name, read = _SCHEDULES[rotation.kind]
     return name, read(_Reader(source, rotation, partial, precision, length))

@@ -1,4 +1,4 @@
-"""Reads a configuration: a dict, or any object with attributes. Every value of a known key is checked."""
+"""Reads a configuration, a dict or any object with attributes, and checks the values of known keys."""
 
 import numbers
 import os
@@ -17,9 +17,9 @@ _NO_CONFIGS = (str, bytes, numbers.Number, list, tuple, set, frozenset, type)
 
 
 class Source:
-    """Reads dicts and objects alike. None stands for absent and for null; `is_null` tells the two apart.
+    """One interface to dicts and objects. None means an absent key or a null; `is_null` tells the two apart.
 
-    config: as the user gave it. overrides: values of one layer, which win. facts: those of its model_type.
+    config: the user's object. overrides: values for one layer, which win. facts: the facts of its model_type.
     """
 
     config: Any
@@ -32,7 +32,7 @@ class Source:
         self.facts = MODELS.get(self.get("model_type"), PLAIN)
 
     def raw(self, name: str) -> Any:
-        """The value, unchecked; None where there is none, as in objects of transformers whose layers differ in it."""
+        """The unchecked value; None if there is none, as in objects of transformers whose layers differ in it."""
         if name in self.overrides:
             return self.overrides[name]
         if isinstance(self.config, Mapping):
@@ -42,14 +42,14 @@ class Source:
         return None if is_method else value
 
     def get(self, *names: str) -> Any:
-        """The checked value of the first of these keys that has one."""
+        """The checked value of the first of these keys that is neither absent nor null."""
         for name in names:
             if (value := self.raw(name)) is not None:
                 return values.checked(name, value)
         return None
 
     def one_of(self, *names: str) -> Any:
-        """The value of keys that mean the same; an ArgumentError where two of them disagree."""
+        """The value of keys with one meaning; an ArgumentError if two of them disagree."""
         found = {name: value for name in names if (value := self.get(name)) is not None}
         first_name, value = next(iter(found.items()), (None, None))
         for name, other in found.items():
@@ -67,10 +67,10 @@ class Source:
         return has and self.raw(name) is None
 
     def names(self) -> list[str]:
-        """All keys of a dict, or attributes of an object."""
+        """All keys of a dict, or all public attributes of an object that are not properties."""
         if isinstance(self.config, Mapping):
             return [name for name in self.config if isinstance(name, str)]
-        kind = type(self.config)  # a property repeats what an attribute says
+        kind = type(self.config)  # a property repeats an attribute
         return [n for n in dir(self.config) if n[0] != "_" and not isinstance(getattr(kind, n, None), property)]
 
     def parts(self) -> list[str]:
@@ -79,7 +79,7 @@ class Source:
         return [name for name in names if not isinstance(self.raw(name), (*_NO_CONFIGS, type(None)))]
 
     def of_layer(self, layer_type: str) -> "Source":
-        """The configuration of a layer of this type: per_layer_config of transformers 5, global_head_dim of Gemma 4."""
+        """The configuration of layers of this type: per_layer_config of transformers 5, global_head_dim of Gemma 4."""
         per_layer, types = self.raw("per_layer_config"), self.get("layer_types") or ()
         if isinstance(per_layer, _NO_CONFIGS):
             raise ArgumentTypeError("per_layer_config", "be a dict", shown(per_layer))
@@ -87,7 +87,7 @@ class Source:
             index = list(types).index(layer_type)
             found = [values for key, values in per_layer.items() if str(key).isdigit() and int(key) == index]
             if found and not isinstance(found[0], Mapping):
-                raise ArgumentTypeError("per_layer_config", "have dicts", shown(found[0]))
+                raise ArgumentTypeError("per_layer_config", "hold dicts", shown(found[0]))
             return Source(self.config, dict(found[0]) if found else None)
         if per_layer is not None and not isinstance(per_layer, Mapping) and layer_type in types:
             try:
@@ -116,19 +116,19 @@ def refuse_nulls(source: Source, names: Iterable[str]) -> None:
 
 
 def first(*candidates: Any) -> Any:
-    """The first that is not None."""
+    """The first candidate that is not None."""
     return next((value for value in candidates if value is not None), None)
 
 
 def null(name: str, wanted: str) -> ArgumentError:
-    """The error of a null, which counts as a missing value, like an absent key: hence no ArgumentTypeError."""
+    """The error for a null, which counts as a missing value like an absent key: not an ArgumentTypeError."""
     return ArgumentError(name, f"be {wanted}", "None")
 
 
 def missing(key: str, source: Source) -> ArgumentError:
-    """The error of a configuration without a key that is needed. It shows which configuration was meant."""
+    """The error for a configuration without a required key. The message identifies the configuration."""
     if (model_type := source.get("model_type")) is not None:
-        got = f"a config of {model_type!r} without"
+        got = f"a config of {model_type!r} without it"
     else:
         names = sorted(name for name in source.names() if source.raw(name) is not None)
         got = f"one with {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}" if names else shown(source.config)

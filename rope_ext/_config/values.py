@@ -1,7 +1,7 @@
-"""The keys that from_config reads, and what each may hold.
+"""The keys that from_config reads, and the checks of their values.
 
-READ: keys of the configuration, with the check of their values. INNER: keys of rope_parameters and rope_scaling, with
-the check of their values and the values of rope_type that they belong to.
+READ: keys of the configuration itself. INNER: keys of rope_parameters and rope_scaling, with the rope_types that use
+them.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,11 +11,11 @@ from .. import _numbers
 from .._shown import shown
 from ..errors import ArgumentTypeError
 
-Check = Callable[..., None]  # takes keyword arguments; its error names the wrong one
+Check = Callable[..., None]  # accepts keyword arguments; its error names the wrong one
 
 
 def words(text: str) -> list[str]:
-    """The words of a text that takes several lines."""
+    """The words of a string that spans several lines."""
     return text.split()
 
 
@@ -57,9 +57,9 @@ READ: dict[str, Check] = {
     **dict.fromkeys(("rope_parameters", "rope_scaling"), _is_a_dict),
     **dict.fromkeys(("model_type", "default_rope_type"), _numbers.text),
     "layer_types": _names,
-    "qk_rope_head_dim": _numbers.not_negative_integer,  # 0: these layers do not rotate
+    "qk_rope_head_dim": _numbers.not_negative_integer,  # 0: the layers do not rotate
 }
-# {key: (check, the values of rope_type that it belongs to, None for all)}
+# {key: (check, the rope_types that use it; None: all)}
 INNER: dict[str, tuple[Check, str | None]] = {
     "rope_type": (_numbers.text, None),
     "type": (_numbers.text, None),
@@ -87,14 +87,14 @@ INNER: dict[str, tuple[Check, str | None]] = {
 
 
 def checked(name: str, value: Any) -> Any:
-    """The value of a key; an error that names the key where it must not hold this. Keys that are not read pass."""
+    """The value of a key, after its check, whose error names the key. Keys that are not read are not checked."""
     if name in READ:
         READ[name](**{name: value})
     return value
 
 
 def check_inner(rope: Mapping[str, Any]) -> None:
-    """Checks the values of rope_parameters. A null passes: it is judged where it is read."""
+    """Checks the values of rope_parameters, except nulls: the code that reads a key judges its null."""
     for name, (check, _) in INNER.items():
         if rope.get(name) is not None:
             check(**{name: rope[name]})
