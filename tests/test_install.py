@@ -217,7 +217,7 @@ def import_of_copy(tmp_path):
 
 def test_import_without_the_compiled_file(import_of_copy):
     error = import_of_copy[1]()
-    assert error.startswith("ImportError: rope_ext: _ops.so must lie beside")
+    assert error.startswith("ImportError: rope_ext: _ops.so must be beside")
     assert error.endswith(
         ": pip install -e . in the checkout, or start Python in another folder, if rope_ext is installed"
     )

@@ -152,5 +152,7 @@ def test_a_library_of_an_older_version(tmp_path):
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
     command = [sys.executable, "-c", "import rope_ext"]
     done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, cwd=tmp_path, capture_output=True, text=True)
-    error = f"ImportError: rope_ext: _ops.so must be of this version, got an older {library}; rebuild: pip install "
+    error = (
+        f"ImportError: rope_ext: _ops.so must be built from this version, got an older {library}; rebuild: pip install "
+    )
     assert done.stderr.splitlines()[-1].startswith(error), done.stderr

@@ -34,8 +34,8 @@ def in_mode(mode, function, x):
         return function(x)
 
 
-CUSTOM = "a view that a custom autograd.Function returned (its clone() is taken)"
-BOTH = "(make and write it both inside, or both outside)"
+CUSTOM = "a view that a custom autograd.Function returned (its clone() is accepted)"
+BOTH = "(create and write it both inside, or both outside)"
 WRITTEN_VIEWS = {  # name: (x, what it must not be, what follows the advice)
     "custom Function": (
         lambda: ReturnsView.apply(leaf() * 1, leaf()),
@@ -54,17 +54,17 @@ WRITTEN_VIEWS = {  # name: (x, what it must not be, what follows the advice)
     ),
     "split": (
         lambda: (leaf() * 1).split(2, dim=2)[0],
-        "one of several views that an op returned (split, unbind, chunk; slices are taken)",
+        "one of several views that an op returned (split, unbind, chunk; slices are accepted)",
         lambda: written((leaf() * 1)[:, :, :2]),
     ),
     "no_grad": (
         lambda: in_mode(torch.no_grad, lambda x: x.view_as(x), leaf() * 1),
-        f"a view made under torch.no_grad {BOTH}",
+        f"a view created under torch.no_grad {BOTH}",
         lambda: in_mode(torch.no_grad, lambda x: written(x.view_as(x)), leaf() * 1),
     ),
     "inference mode": (
         lambda: in_mode(torch.inference_mode, lambda x: x.view_as(x), leaf() * 1),
-        f"a view made in inference mode {BOTH}",
+        f"a view created in inference mode {BOTH}",
         lambda: in_mode(torch.inference_mode, lambda x: written(x.view_as(x)), leaf() * 1),
     ),
 }

@@ -1,17 +1,20 @@
-"""Where rope_ext meets torch beyond its documentation: private names, dispatch keys, transforms, the stable ABI.
+"""Everything that needs torch beyond its documentation: private names, dispatch keys, transforms, the stable ABI.
 
-private.py: every private name of torch, what it is for, and the releases that rope_ext was tested with.
-library.py: _ops.so, loaded once. flags.py, arguments.py: what the ops take.
-errors.py: the type of an error, which torch loses on the way.
-call.py: recorded or not, and RotateX, the Function of ordinary calls. recording.py: when a derivative is recorded.
-writes.py: what may be written.
-derivatives.py: Rotate and TableGrad. per_token.py: derivatives of tables and angles. revolutions.py: the op of
-this name. kernels.py: what is registered at the dispatch keys. fake.py: shapes without data. vmap.py: batches.
-dtensor.py: what the others do for DTensors; dtensor_rules.py, dtensor_tables.py: the ops on them; dtensor_groups.py,
-dtensor_parts.py: the part of each argument that a rank needs.
-norm.py: calls with a norm, and NormRotate. composed_norm.py, check_norm.py: what it leaves to PyTorch's ops.
-decompositions.py: the ops in PyTorch's own. overloads.py: tables of functions for all overloads. onnx_export.py: what
-torch.onnx.export was told.
+* private.py: every private name of torch, its purpose, and the releases that rope_ext was tested with.
+* library.py: loads _ops.so, once. flags.py, arguments.py: the arguments of the ops.
+* errors.py: restores the type of an error, which torch drops between C++ and Python.
+* call.py: chooses the overload of a call; RotateX, the autograd Function of ordinary calls. recording.py: whether a
+  derivative is recorded. writes.py: which tensors may be written.
+* derivatives.py: the autograd Functions Rotate and TableGrad. per_token.py: derivatives of tables and angles.
+  revolutions.py: the op of this name.
+* kernels.py: the Python kernels and their dispatch keys. fake.py: the fake kernels. vmap.py: the vmap rules.
+* packed.py, packed_norm.py, packed_parts.py: `apply_qkv` as one node of autograd.
+* norm.py: calls with a norm; the autograd Function NormRotate. composed_norm.py, check_norm.py: calls with a norm that
+  are composed of PyTorch's ops.
+* dtensor.py: DTensor support that imports nothing of torch.distributed. dtensor_rules.py, dtensor_tables.py: the
+  DTensor rules of the ops. dtensor_groups.py, dtensor_parts.py: the part of each argument that a rank needs.
+* decompositions.py, traced_sizes.py: the ops in PyTorch's own ops, and what they refuse. overloads.py: tables with an
+  entry for each overload. onnx_export.py: the arguments of a running torch.onnx.export.
 """
 
 from . import dtensor
@@ -19,4 +22,4 @@ from . import fake as fake
 from . import kernels as kernels
 from . import vmap as vmap
 
-dtensor.register_rules()  # for a program that has imported torch.distributed.tensor before
+dtensor.register_rules()  # for a program that imported torch.distributed.tensor before rope_ext

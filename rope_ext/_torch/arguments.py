@@ -1,6 +1,7 @@
-"""The arguments of the ops by name. All ops share them (csrc/bindings/schema.cpp): x, cos, sin, scalars and lookup.
+"""Names for the arguments that all ops share (csrc/bindings/schema.cpp): x, cos, sin, scalars, lookup, norm and eps.
 
-Python kernels get the arguments after sin as one sequence, `rest`, without the defaults at its end.
+`rest` is the sequence of the arguments after sin. The dispatcher drops trailing arguments that equal their defaults
+when it calls a Python kernel, so `rest` may end early.
 """
 
 from collections.abc import Sequence
@@ -13,11 +14,11 @@ from ..reference import LAYOUTS, Layout
 from .flags import FREQUENCIES, INTERLEAVED, LAYOUT_MASK, OTHER_PAIRING, TRANSPOSED
 
 Rest: TypeAlias = Sequence[Any]
-ORDINARY_TYPES = frozenset((Tensor, Parameter))  # tensors that are no instances of a subclass
+ORDINARY_TYPES = frozenset((Tensor, Parameter))  # exact types: no tensor subclass that could intercept the op
 
 
 class Scalars(NamedTuple):
-    """Numbers that all ops take. The ints, except flags, may be symbolic in a graph of torch.compile."""
+    """The numbers among the arguments of an op. All ints but flags may be SymInts while torch.compile traces."""
 
     offset: int = 0
     flags: int = 0
@@ -28,13 +29,13 @@ class Scalars(NamedTuple):
     def transposed(self) -> "Scalars":
         """The scalars of the transposed op, which maps the gradient of the result to that of x."""
         offset, flags, rotary_dim, rotary_offset, attention_scaling = self
-        return Scalars(  # _replace takes 1 us
+        return Scalars(  # _replace would cost 1 us
             offset, transposed_flags(flags), rotary_dim, rotary_offset, attention_scaling
         )
 
 
 class Lookup(NamedTuple):
-    """Tensors that say which row of the tables a token reads, or at which position its angles are made."""
+    """The tensors that give the position of each token, which selects its table row or multiplies its frequencies."""
 
     positions: Tensor | None = None
     offsets: Tensor | None = None
@@ -42,10 +43,10 @@ class Lookup(NamedTuple):
 
 
 SCALARS = len(Scalars._fields)
-PLAIN = 5  # the arguments up to flags, which the overloads `plain` take
-POSITIONS = 3 + SCALARS  # where positions is among all arguments; the first three are x, cos and sin
-NORM = POSITIONS + len(Lookup._fields)  # where norm is among all arguments; eps follows, and is the last
-LOOKUP_END = NORM - 3  # the length of rest without norm and eps
+PLAIN = 5  # number of arguments of the overloads `plain`: x, cos, sin, offset and flags
+POSITIONS = 3 + SCALARS  # index of positions among all arguments; x, cos and sin are the first three
+NORM = POSITIONS + len(Lookup._fields)  # index of norm among all arguments; eps follows and is the last
+LOOKUP_END = NORM - 3  # length of rest without norm and eps
 
 
 def split(rest: Rest) -> tuple[Scalars, Lookup]:
@@ -57,7 +58,7 @@ def lookup_of(rest: Rest) -> Lookup:
 
 
 def norm_of(rest: Rest) -> Sequence[Tensor | None]:
-    """The weight, or None, of each tensor of x; empty where there is no norm."""
+    """The weight of each tensor of x, None for a tensor without a norm; empty for a call without norm."""
     return () if len(rest) <= LOOKUP_END or rest[LOOKUP_END] is None else rest[LOOKUP_END]
 
 
@@ -79,7 +80,7 @@ def flags_of(rest: Rest) -> int:
 
 
 def names_of_tables(flags: int) -> tuple[str, str]:
-    """What the user calls the arguments cos and sin."""
+    """The names that errors use for the arguments cos and sin."""
     return ("inv_freq", "inv_freq") if flags & FREQUENCIES else ("cos", "sin")
 
 

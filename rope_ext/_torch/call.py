@@ -1,4 +1,4 @@
-"""The call of an op: recorded by autograd or not; if it writes, with the checks before and the count after."""
+"""Calls an op through the cheapest overload that keeps derivatives and transforms correct; checks and counts writes."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -18,12 +18,12 @@ from .writes import check_captured, check_saved, check_writable
 
 
 class Op(NamedTuple):
-    """An op and its overloads. Ops that write do so to their first argument."""
+    """An op and its overloads. An op that writes, writes to its first argument."""
 
     recorded: Callable[..., Any]
-    unrecorded: Callable[..., Any]  # skips the kernels of kernels.py, which cost 5 to 10 us
-    plain: Callable[..., Any]  # unrecorded, without the arguments after flags (csrc/bindings/schema.cpp has the prices)
-    at_x: int  # where x is among the arguments
+    unrecorded: Callable[..., Any]  # skips the Python kernels of kernels.py, which cost 5 to 10 us
+    plain: Callable[..., Any]  # unrecorded, and without the arguments after flags (costs: csrc/bindings/schema.cpp)
+    at_x: int  # index of x among the arguments
     writes: bool
     name: str
 
@@ -39,8 +39,8 @@ ROTATE_OUT = _op_of("rotate_out", 1, True)
 
 
 def dispatch(op: Op, arguments: Sequence[Any]) -> Any:
-    """Calls the overload without kernels in Python where nothing is recorded, RotateX where x alone is differentiated,
-    else the recorded op."""
+    """Calls the overload without Python kernels if nothing is recorded, RotateX if x alone is differentiated, and the
+    recorded op otherwise."""
     recorded, unrecorded, plain, at_x, writes, _name = op
     if functorch_is_active() or is_tracing():
         return _under_transform(op, arguments)
@@ -53,8 +53,8 @@ def dispatch(op: Op, arguments: Sequence[Any]) -> Any:
             or (len(arguments) > at_x + POSITIONS and positions_require_grad(arguments[at_x + POSITIONS]))
         ):
             return recorded(*arguments)
-        if op is not ROTATE_IN_PLACE:  # what it writes is looked at below
-            for t in arguments[at_x]:  # not any(): a generator takes as long as all the rest
+        if op is not ROTATE_IN_PLACE:  # its x is written, so the loop below checks it
+            for t in arguments[at_x]:  # not any(): its generator would cost as much as the rest of this function
                 if t.requires_grad:
                     is_lean = not writes and is_ordinary(arguments)
                     return rotate_x(ROTATE, arguments, *arguments[0]) if is_lean else recorded(*arguments)
@@ -63,14 +63,14 @@ def dispatch(op: Op, arguments: Sequence[Any]) -> Any:
         return kernel(*arguments)
     written = arguments[0]
     for t in written:
-        base = t._base  # None: t is no view
-        if t.requires_grad or t.is_inference() or (base is not None and base.requires_grad):  # others may be written
+        base = t._base  # None: t is not a view
+        if t.requires_grad or t.is_inference() or (base is not None and base.requires_grad):  # else t may be written
             if is_grad_enabled() and any(t.requires_grad for t in written):
                 return recorded(*arguments)
             check_writable(written, False, at_x)
             break
     kernel(*arguments)
-    count_write(written)  # so that autograd refuses to use a tensor that it saved before
+    count_write(written)  # bumps the version counters: backward then refuses a tensor saved before this write
     return None
 
 
@@ -87,8 +87,8 @@ def _under_transform(op: Op, arguments: Sequence[Any]) -> Any:
 def _traced(op: Op, arguments: Sequence[Any]) -> Any:
     """The call in torch.jit.trace.
 
-    Always the recorded op, since torch compares the trace with one made in no_grad mode. Never an op that writes into a
-    list of tensors: the graph optimiser takes it for dead code.
+    Always the recorded op, since torch.jit.trace checks a trace against a second one, made in no_grad mode. Never an op
+    that writes to a list of tensors: TorchScript's dead code elimination removes it.
     """
     check_dynamo()
     return _rotated_and_copied(op, arguments) if op.writes else op.recorded(*arguments)
@@ -102,11 +102,11 @@ def _rotated_and_copied(op: Op, arguments: Sequence[Any]) -> None:
 def in_graph(op: Op, arguments: Sequence[Any]) -> Any:
     """The call in a graph that torch.compile or torch.export traces.
 
-    torch.export would wrap an op that writes in `auto_functionalized_v2`, which no table of decompositions reaches. So
-    its programs get a rotation and a copy, unless the op must refuse the tensors.
+    Functionalization in torch.export wraps an op that writes in `auto_functionalized_v2`, which no decomposition table
+    reaches. Programs of torch.export therefore get a rotation and a copy_, unless the op would refuse the tensors.
     """
     if is_exporting():
-        check_translated()  # before the graph has the op: a patched model then runs its own function
+        check_translated()  # raises before the op enters the graph: a patched model then runs its own function
         if op.writes and _can_be_copied(arguments[0], arguments[op.at_x]):
             return _rotated_and_copied(op, arguments)
     return op.recorded(*arguments)
@@ -122,10 +122,10 @@ def _can_be_copied(written: Sequence[Tensor], x: Sequence[Tensor]) -> bool:
 
 
 class RotateX(Function):
-    """`rotate`, or `rotate_`, where x alone is differentiated, outside of transforms and of forward mode.
+    """The node of `rotate` or `rotate_` if x alone is differentiated, outside of transforms and forward mode.
 
-    Inputs: the op, its arguments, *x. The backward pass is a call like any other, so derivatives of a higher order
-    need nothing more.
+    Inputs: the op, its arguments, *x. The backward pass calls the op as a user would, which records second and higher
+    derivatives.
     """
 
     @staticmethod
@@ -148,9 +148,9 @@ class RotateX(Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        cos, sin, *lookup = ctx.saved_tensors  # read once: checkpointing recomputes them
+        cos, sin, *lookup = ctx.saved_tensors  # read once: checkpointing recomputes them on each read
         wanted = [g is not None and need for g, need in zip(grads, ctx.needs_input_grad[2:])]
-        # Kernels in Python get no defaults at the end, so the offset may come without the flags.
+        # The dispatcher drops trailing defaults, so flags, or offset and flags, may be missing.
         scalars: tuple[Any, ...] = ctx.scalars
         if len(scalars) < 2:
             scalars = (*scalars, 0, 0)[:2]
@@ -163,7 +163,8 @@ rotate_x: Callable[..., tuple[Tensor, ...]] = RotateX.apply
 
 
 def _rotate_again(*arguments: Any) -> Any:
-    if is_compiling() or is_grad_enabled():  # compiled autograd; a batched gradient that hides its requires_grad
+    # Compiled autograd; the legacy vmap, whose batched gradients hide that they require grad.
+    if is_compiling() or is_grad_enabled():
         return ROTATE.recorded(*arguments)
     return dispatch(ROTATE, arguments)
 

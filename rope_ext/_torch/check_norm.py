@@ -1,6 +1,7 @@
-"""The rules for norm and eps, with the words of csrc/bindings/check_norm.cpp, where no op sees them (composed_norm.py).
+"""The checks of norm and eps for composed_norm.py, with the sentences of csrc/bindings/check_norm.cpp.
 
-A dispatcher that looks for wrappers of torch.func, or traces, does not look into an optional list.
+composed_norm.py serves weights that cannot be passed to an op: neither the unwrapping of torch.func's tensors nor
+torch.jit.trace looks into an optional list of tensors.
 """
 
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from ..reference import DTYPE_NAMES, DTYPES, Layout
 
 
 def check_norm(x: Sequence[Tensor], norm: Sequence[Tensor | None], eps: float, layout: Layout) -> None:
-    """After the checks of x."""
+    """Checks norm and eps; the op `check` has checked x before."""
     for t, weight in zip(x, norm):
         if weight is None:
             continue
@@ -25,13 +26,13 @@ def check_norm(x: Sequence[Tensor], norm: Sequence[Tensor | None], eps: float, l
         if weight.shape != t.shape[-1:]:
             rule = f"have shape ({int(t.shape[-1])},), one weight per channel of a head"
             raise ArgumentError("norm", rule, _shape_of(weight), _cure(t, weight, layout))
-    most = torch.finfo(torch.float64 if x[0].dtype == torch.float64 else torch.float32).max
-    if not 0 <= eps <= most:
+    largest = torch.finfo(torch.float64 if x[0].dtype == torch.float64 else torch.float32).max
+    if not 0 <= eps <= largest:
         raise ArgumentError("eps", "be a finite number, 0 or more", f"{eps:g}")
 
 
 def _shape_of(t: Tensor) -> str:
-    return str(tuple(map(int, t.shape)))  # int: in torch.jit.trace sizes are tensors
+    return str(tuple(map(int, t.shape)))  # int: under torch.jit.trace sizes are tensors
 
 
 def _cure(x: Tensor, weight: Tensor, layout: Layout) -> str:

@@ -1,7 +1,7 @@
-"""The norm and the rotation, and their gradients, composed of `rotate` and PyTorch's ops, which know every derivative.
+"""Norm, rotation and their gradients, composed of the op `rotate` and PyTorch's ops, which have every derivative.
 
-For derivatives of tables, frequencies and positions, for those of a higher order, for forward mode and transforms. The
-results have the bits of the fused ops.
+Serves derivatives of tables, frequencies and positions beside a norm, higher derivatives, forward mode and transforms.
+Results are bit-identical to the fused ops.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,15 +20,15 @@ from .per_token import in_sequences
 
 
 def rotate(x: Sequence[Tensor], cos: Tensor, sin: Tensor, rest: Rest) -> list[Tensor]:
-    """What the op `rotate` returns with a norm."""
+    """The results of the op `rotate` with a norm."""
     norm = norm_of(rest)
-    # Checked here, since the calls below see other tensors and tables: those in the type of arithmetic.
+    # The arguments of the user are checked here: the ops below get them converted to the arithmetic dtype.
     _ops.check(x, cos, sin, *rest[:LOOKUP_END])
     check_norm(x, norm, eps_of(rest), layout_of(flags_of(rest)))
     x = [with_whole_heads(t) for t in x]
     weights = [weight if weight is None else beside(weight, t, "norm") for t, weight in zip(x, norm)]
-    normalised = [_normalised(t, weight, rest) for t, weight in zip(x, weights) if weight is not None]
-    rotated = iter(_rotated(normalised, cos, sin, rest, x[0].dtype))
+    normalized = [_normalized(t, weight, rest) for t, weight in zip(x, weights) if weight is not None]
+    rotated = iter(_rotated(normalized, cos, sin, rest, x[0].dtype))
     unchanged = iter(_rotated([t for t, weight in zip(x, norm) if weight is None], cos, sin, rest, x[0].dtype))
     return [
         next(unchanged) if weight is None else placed_as(_where_in_sequences(next(rotated), t, rest), t)
@@ -37,8 +37,8 @@ def rotate(x: Sequence[Tensor], cos: Tensor, sin: Tensor, rest: Rest) -> list[Te
 
 
 def _sum(of_heads: Tensor) -> Tensor:
-    """The gradient of a weight, of those that each head (batch, seqlen, heads, head_dim) has."""
-    if is_dtensor(of_heads):  # Partial sums: the tree of sums would gather the heads of all ranks
+    """The gradient of a weight: the sum of the contributions of all heads, (batch, seqlen, heads, head_dim)."""
+    if is_dtensor(of_heads):  # sum() leaves Partial sums; sum_of_rows would gather the heads of all ranks
         return of_heads.sum((0, 1, 2))
     return _reference_norm.sum_of_rows(of_heads.flatten(0, 1))
 
@@ -52,9 +52,9 @@ def gradients(
     rest: Rest,
     sum_of: Callable[[Tensor], Tensor] = _sum,
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """What the op `norm_grad` returns. 1 / rms is made of input again, on which it depends.
+    """The results of the op `norm_grad`. 1 / rms is computed again from input, so that its derivative is recorded.
 
-    sum_of: makes the gradient of a weight of those that each head has.
+    sum_of: sums the contributions of all heads to the gradient of a weight.
     """
     layout, eps = layout_of(flags_of(rest)), eps_of(rest)
     dtype = grad[0].dtype
@@ -78,7 +78,7 @@ def gradients(
 
 
 def _rotated(x: Sequence[Tensor], cos: Tensor, sin: Tensor, rest: Rest, dtype: torch.dtype) -> list[Tensor]:
-    """The rotated x, rounded to dtype."""
+    """x, rotated and rounded to dtype."""
     if not x:
         return []
     if x[0].dtype in (torch.float32, torch.float64):
@@ -86,14 +86,18 @@ def _rotated(x: Sequence[Tensor], cos: Tensor, sin: Tensor, rest: Rest, dtype: t
     return [t.to(dtype) for t in _ops.rotate(x, cos, sin, *rest[:LOOKUP_END])]
 
 
-def _normalised(x: Tensor, weight: Tensor, rest: Rest) -> Tensor:
-    """In the type of arithmetic; rounding="eager": rounded to the dtype of x, before its weight if that has it too."""
+def _normalized(x: Tensor, weight: Tensor, rest: Rest) -> Tensor:
+    """The norm of x in the arithmetic dtype.
+
+    With rounding="eager" the result has the dtype of x. If the weight has that dtype too, the normalized x is also
+    rounded before the weight multiplies it.
+    """
     wide = _where_in_sequences(_wide(x), 1, rest)
     if not _is_eager(rest, x.dtype):
         return _reference_norm.normalise(wide, weight, eps_of(rest))
     n = wide * _reference_norm.inverse_rms(wide, eps_of(rest))
     if weight.dtype == x.dtype:
-        # The rounded n, without a rounding of its gradient. 0 is subtracted, since adding it would change -0.0.
+        # A straight-through estimator: n is rounded, its gradient is not. Subtract the zero: adding it would lose -0.0.
         rounded = n.detach().to(x.dtype).to(n.dtype)
         n = torch.where(n.isfinite(), rounded - (n.detach() - n), rounded)
     return (n * weight.to(n.dtype)).to(x.dtype)
@@ -108,6 +112,6 @@ def _wide(t: Tensor) -> Tensor:
 
 
 def _where_in_sequences(t: Tensor, other: Tensor | float, rest: Rest) -> Tensor:
-    """t, but other in the tokens past the last boundary of cu_seqlens."""
+    """t, with `other` in the tokens past the last boundary of cu_seqlens."""
     cu_seqlens = lookup_of(rest).cu_seqlens
     return t if cu_seqlens is None else torch.where(in_sequences(t, cu_seqlens), t, other)

@@ -1,7 +1,7 @@
-"""The ops as functions of PyTorch's own ops, for engines that have no kernels of rope_ext: rope_ext/export.py.
+"""Decompositions of the ops into PyTorch's own, for engines without kernels of rope_ext (rope_ext/export.py).
 
-Sizes may be symbolic. Values of positions cannot raise in a graph: a token whose row lies outside the table gets NaN in
-its rotated channels, as on a GPU.
+Sizes may be symbolic. A graph cannot raise for the value of a position: the rotated channels of a token whose position
+is outside the table become NaN, as on a GPU.
 """
 
 from collections.abc import Callable, Sequence
@@ -53,7 +53,7 @@ def _out_interleaved(flags: int) -> bool:
 
 
 def _in_memory_as(y: Tensor, x: Tensor) -> Tensor:
-    """y with the strides of torch.empty_like(x), which the graph behind the op may rely upon (view)."""
+    """y with the strides of torch.empty_like(x), which a view later in the graph may depend on."""
     strides = torch.empty_like(x).stride()
     order = sorted(range(x.dim()), key=lambda axis: strides[axis], reverse=True)
     if order == [*range(x.dim())]:
@@ -86,7 +86,7 @@ def _arithmetic(t: Tensor) -> torch.dtype:
 def _norm_grad(
     input: list[Tensor], _inv_rms: list[Tensor], wanted: int, grad: list[Tensor], cos: Tensor, sin: Tensor, *rest: Any
 ) -> tuple[list[Tensor], list[Tensor]]:
-    # Plain sums: the order of additions that rope_ext keeps takes a number of tokens that is known.
+    # Plain sums: the kernel's order of additions can only be unrolled for a static number of tokens.
     return composed_norm.gradients(input, wanted, grad, cos, sin, rest, lambda of_heads: of_heads.sum((0, 1, 2)))
 
 
@@ -121,7 +121,7 @@ def _table_grad(grad: list[Tensor], x: list[Tensor], cos: Tensor, sin: Tensor, *
 
 
 def _like_table(t: Tensor, table: Tensor, layout: reference.Layout) -> Tensor:
-    """t (batch, seqlen, heads, width) with the shape and dtype of table, which has one row per token."""
+    """t, (batch, seqlen, heads, width), with the shape and dtype of table, which has one row per token."""
     t = t.to(table.dtype)
     return t.squeeze(2) if table.dim() == 3 else t if len(layout) == 3 else from_bshd(t, layout)
 
@@ -137,7 +137,7 @@ def _table_rows(x: list[Tensor], cos: Tensor, sin: Tensor, *rest: Any) -> Tensor
 
 
 def _positions(x: list[Tensor], rest: Sequence[Any]) -> Tensor:
-    """The position of each token with its offsets, (batch or 1, seqlen), or with axes first. Integers are int64."""
+    """Positions of the tokens, offsets included: int64 or float, (batch or 1, seqlen) or (axes, batch or 1, seqlen)."""
     scalars, (positions, offsets, cu_seqlens) = split(rest)
     tokens = _tokens(x, scalars)
     at: Tensor = tokens
@@ -162,16 +162,16 @@ def _tokens(x: list[Tensor], scalars: Scalars) -> Tensor:
 
 
 def _in_sequences(x: list[Tensor], scalars: Scalars, cu_seqlens: Tensor) -> Tensor:
-    """(1, tokens): whether a token is before the last boundary of cu_seqlens."""
+    """Whether each token is before the last boundary of cu_seqlens: bool, (1, tokens)."""
     return (_tokens(x, scalars) < cu_seqlens[-1])[None]
 
 
 def _cos_sin(x: list[Tensor], high: Tensor, low: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """cos and sin of positions times frequencies, in float64 and rounded once to the dtype of high.
+    """cos and sin of positions times frequencies, computed in float64 and rounded once to the dtype of high.
 
-    Without the bit operations of _reference_angles.py. Errors before attention_scaling: in float32 2^-25 for the
-    rounding and, of the angle, 2^-49 for that of the frequency and 2^-53 for that of the product; in float64 4e-15, up
-    to position 2^53, the last that float64 holds exactly.
+    Avoids the bit operations of _reference_angles.py. Error before attention_scaling, in float32: 2^-25 from rounding
+    the result, angle * 2^-49 from rounding the frequency and angle * 2^-53 from rounding the product. In float64: 4e-15
+    up to position 2^53, the last that float64 represents exactly.
     """
     scalars, (_, _, cu_seqlens) = split(rest)
     at = _positions(x, rest)
@@ -209,7 +209,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "table_rows": _table_rows,
     "cos_sin": _cos_sin,
     "revolutions": _revolutions,
-    # The twins of vmap.py, which take one tensor.
+    # The one-tensor twins of vmap.py.
     "rotate_of_one": lambda x, *others: _ops.rotate([x], *others)[0],
     "table_grad_of_one": lambda grad, x, *others: _ops.table_grad([grad], [x], *others),
     "norm_grad_of_one": _norm_grad_of_one,

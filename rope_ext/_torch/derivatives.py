@@ -1,15 +1,17 @@
-"""Derivatives of the ops, of every order and mode.
+"""Derivatives of the ops, of every order, in reverse and forward mode.
 
-Let F = <g, rotate(x; cos, sin)>. It is linear in g, in x and in (cos, sin), so its three partial derivatives are
+Let F = <g, rotate(x; cos, sin)>. F is linear in g, in x and in (cos, sin), so its three partial derivatives are::
+
     dF/dg          = rotate(x; cos, sin)
     dF/dx          = rotate(g; cos, sin, transposed)
     dF/d(cos, sin) = table_grad(x, g)
-and every derivative of these is one of the three again. (Channels that are copied do not depend on the tables: where
-cos and sin stand for a direction or a gradient, they give zeros, `_rotated_only`.)
 
-The two Functions take tensors one by one, since autograd sees none inside a list. What autograd gives and takes for
-each input (needs_input_grad, tangents, gradients) has their order, in which it also adds up the gradients of a tensor
-that is x and both tables.
+and every derivative of these three is again one of the three. (Copied channels do not depend on the tables. Where cos
+and sin hold a tangent or a gradient of the tables, these channels are zero: `_rotated_only`.)
+
+The autograd Functions take tensors as separate inputs, because autograd ignores tensors inside a list. Everything that
+autograd passes or expects per input (needs_input_grad, tangents, gradients) is in the order of the inputs. In the same
+order autograd accumulates the gradients of a tensor that is passed as x and as a table.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -36,16 +38,17 @@ _T = TypeVar("_T")
 
 
 def record(apply: Callable[..., tuple[Tensor, ...]], *inputs: Any) -> tuple[Tensor, ...]:
-    """Runs a Function, given by its `apply`, at the level of the innermost transform."""
+    """Calls `apply` of a Function at the level of the innermost torch.func transform."""
     with one_level() if functorch_is_active() else nullcontext():
         return apply(*inputs)
 
 
 class Function(SingleLevelFunction):
-    """The base of torch.func's own Functions: `apply` records one node, at the level of one transform.
+    """A Function whose `apply` records one node at one level of torch.func, whose own Functions have the same base.
 
-    torch.autograd.Function.apply would hand the call back to torch.func, which has dispatched it to kernels.py already
-    and has none for its own operator here (in Python up to torch 2.13, in C++ since).
+    Under a transform torch.autograd.Function.apply would hand the call back to torch.func, which has dispatched it to
+    kernels.py already and has no kernel for its custom-Function operator at this point (the operator is written in
+    Python up to torch 2.13, in C++ since).
     """
 
     _compiled_autograd_key = staticmethod(compiled_autograd_key)
@@ -74,7 +77,8 @@ class Rotate(Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        cos, sin, positions, offsets, cu_seqlens, *x = ctx.saved_tensors  # read once: checkpointing recomputes them
+        # Read once: checkpointing recomputes the saved tensors on each read.
+        cos, sin, positions, offsets, cu_seqlens, *x = ctx.saved_tensors
         lookup = positions, offsets, cu_seqlens
         *needs_x, needs_cos, needs_sin, _, _, _, _ = ctx.needs_input_grad
         transposed = ctx.scalars.transposed()
@@ -102,7 +106,7 @@ class Rotate(Function):
 
 
 class TableGrad(Function):
-    """Inputs: cos and sin (only their shape and dtype are read), scalars, *x, *grad."""
+    """Inputs: cos and sin (only their shapes and dtypes are read), scalars, *x, *grad."""
 
     @staticmethod
     def forward(cos: Tensor, sin: Tensor, scalars: Scalars, *x_and_grad: Tensor) -> tuple[Tensor, Tensor]:
@@ -144,8 +148,8 @@ class TableGrad(Function):
 
 @contextmanager
 def _in_forward() -> Iterator[None]:
-    """Ops inside run one level below this derivative: in the device's kernel, or in the next torch.func transform."""
-    if functorch_is_active():  # in the no_grad mode of a forward the outer transform would record nothing
+    """Ops inside run one level below this Function: in the device's kernel, or in the next torch.func transform."""
+    if functorch_is_active():  # a Function's forward runs in no_grad mode, in which outer transforms record nothing
         with torch.enable_grad(), forward_mode_enabled(True), below_autograd():
             yield
     else:
@@ -163,7 +167,7 @@ def _table_grad(
 
 
 def _rotated_only(x: Sequence[Tensor], cos: Tensor, sin: Tensor, scalars: Scalars) -> list[Tensor]:
-    """rotate, with zeros in the channels that it would copy."""
+    """The op rotate, but with zeros in the channels that it would copy."""
     offset, flags, rotary_dim, rotary_offset, _ = scalars
 
     def one(t: Tensor) -> Tensor:
@@ -172,7 +176,7 @@ def _rotated_only(x: Sequence[Tensor], cos: Tensor, sin: Tensor, scalars: Scalar
         (y,) = _ops.rotate([channels], cos, sin, offset, flags)
         widths = rotary_offset, t.shape[-1] - rotary_offset - size
         before, after = (y.new_zeros((*y.shape[:-1], width)) for width in widths)
-        # Not pad(), whose widths torch 2.11 confuses for DTensors.
+        # Not F.pad(): torch 2.11 mixes up its widths for DTensors.
         padded: Tensor = y if widths == (0, 0) else torch.cat((before, y, after), dim=-1)
         return padded
 
@@ -191,7 +195,7 @@ def _pick(tensors: Sequence[Tensor | None], wanted: Sequence[bool]) -> list[Tens
 def on_subset(
     function: Callable[[list[Tensor]], list[Tensor]], wanted: Sequence[bool], tensors: Sequence[Tensor | None]
 ) -> list[Tensor | None]:
-    """Applies function to the list of wanted tensors; returns its results at their places, None at the others."""
+    """Applies function to the list of the wanted tensors; returns its results at their indices, None at the others."""
     picked = _pick(tensors, wanted)
     if len(picked) == len(tensors):  # nearly every call
         return [*function(picked)]

@@ -1,7 +1,7 @@
-"""DTensor support for the rest of the package, without importing torch.distributed.tensor, which takes 0.9 s.
+"""DTensor support for the rest of the package, without the import of torch.distributed.tensor, which takes 0.9 s.
 
-A program that has a DTensor has imported that module already. In such a program, the first call of an op with a
-subclass of Tensor registers the rules of dtensor_rules.py.
+A program with a DTensor has imported that module already. In such a program, the first call of an op with a Tensor
+subclass registers the rules of dtensor_rules.py.
 """
 
 import importlib
@@ -22,7 +22,10 @@ _thread = threading.local()
 
 @constant_in_graphs
 def register_rules() -> bool:
-    """Registers the rules if there may be DTensors. Returns whether this thread may have made a call without them."""
+    """Registers the rules once torch.distributed.tensor is imported.
+
+    Returns True once per thread, at its first call after that import: the op may have run before the rules existed.
+    """
     if hasattr(_thread, "has_rules") or _MODULE not in sys.modules:
         return False
     importlib.import_module(f"{__package__}.dtensor_rules")  # registers the rules; a second thread waits for the first
@@ -31,7 +34,7 @@ def register_rules() -> bool:
 
 
 def is_dtensor(t: Any) -> bool:
-    # While another thread is importing the module, it may not have the name DTensor yet.
+    # While another thread imports the module, its attribute DTensor may not exist yet.
     return isinstance(_unwrapped(t), getattr(sys.modules.get(_MODULE), "DTensor", ()))
 
 
@@ -43,7 +46,7 @@ def _unwrapped(t: Any) -> Any:
 
 
 def beside(t: Tensor, other: Tensor, name: str) -> Tensor:
-    """t, the argument `name`, ready for PyTorch's ops with `other`: a replicated DTensor if either is a DTensor."""
+    """t, the argument `name`, for PyTorch's ops together with `other`: a replicated DTensor if either is a DTensor."""
     if is_dtensor(t):
         return _with_placements(t, [_replicate()] * len(_unwrapped(t).placements), name)
     if not is_dtensor(other):
@@ -56,7 +59,7 @@ def beside(t: Tensor, other: Tensor, name: str) -> Tensor:
 
 
 def refuse_plain_gradients(x: Sequence[Tensor], cos: Tensor, sin: Tensor, rest: Rest) -> None:
-    """Raises if x is made of DTensors and another argument is a plain Tensor that requires grad. For recorded calls."""
+    """Raises if x holds DTensors and another argument is a plain Tensor that requires grad. For recorded calls."""
     if not any(map(is_dtensor, x)):
         return
     weights = (("norm", weight) for weight in norm_of(rest))
@@ -66,16 +69,17 @@ def refuse_plain_gradients(x: Sequence[Tensor], cos: Tensor, sin: Tensor, rest: 
 
 
 def _plain_gradient(name: str) -> ArgumentError:
-    """The error for a plain Tensor: its gradient would be a sum over ranks that nothing adds up.
+    """The error for a plain Tensor that requires grad: nothing would reduce its gradient over the ranks.
 
-    from_local adds it up. distribute_tensor makes a new leaf, so that the Tensor would get no gradient at all.
+    The backward of from_local reduces it. The cure does not name distribute_tensor, which creates a new leaf: the
+    Tensor would get no gradient at all.
     """
-    cure = f"DTensor.from_local({name}, mesh) makes one, and gives {name} its gradient, added up over the ranks"
+    cure = f"DTensor.from_local({name}, mesh) creates one, and sums the gradient of {name} over the ranks"
     return ArgumentError(name, "be a DTensor where it requires grad and x is one", "a Tensor", cure)
 
 
 def with_whole_heads(t: Tensor) -> Tensor:
-    """t, redistributed for the rules of dtensor_rules.py: each rank has whole heads, and no placement is Partial."""
+    """t, redistributed as dtensor_rules.py does: no placement shards head_dim, and none is Partial."""
     if not is_dtensor(t):
         return t
     last = t.dim() - 1
@@ -85,7 +89,7 @@ def with_whole_heads(t: Tensor) -> Tensor:
 
 
 def placed_as(t: Tensor, other: Tensor) -> Tensor:
-    """t with the placements of other. PyTorch's ops may have replicated t, which they do with tiny shards."""
+    """t with the placements of other. PyTorch's ops may have replicated t, as they do with tiny shards."""
     if not is_dtensor(t) or not is_dtensor(other) or _unwrapped(t) is not t or _unwrapped(other) is not other:
         return t
     like: Any = other
@@ -97,22 +101,22 @@ def _replicate() -> Any:
 
 
 def _with_placements(t: Tensor, wanted: list[Any], name: str) -> Tensor:
-    """t with the wanted placements. PyTorch differentiates the redistribution, but not under torch.func."""
+    """t with the wanted placements. Autograd differentiates the redistribution; torch.func does not."""
     placements = [*_unwrapped(t).placements]
     if wanted == placements:
         return t
     if _unwrapped(t) is not t:
-        cure = f"{name}.redistribute(placements=...) comes before the transform"
+        cure = f"call {name}.redistribute(placements=...) before the transform"
         raise ArgumentError(name, f"have placements {wanted} under torch.func", placements, cure)
     whole: Tensor = sys.modules[_MODULE].DTensor.redistribute(t, placements=wanted)
     return whole
 
 
 def check_views(qkv: Any, *slices: Any) -> None:
-    """Raises if a slice is a copy, as slices along a sharded axis are: what is written to the copy is lost."""
+    """Raises if a slice is a copy, as slices along a sharded axis are: writes to the copy would be lost."""
     sharded = [not p.is_replicate() for p in _unwrapped(qkv).placements]
     if all([not p.is_replicate() for p in _unwrapped(t).placements] == sharded for t in slices):
         return
     rule = "be whole along the heads when it is written, or sharded by whole groups"
-    cure = "redistribute it, or apply_qkv returns q and k"
+    cure = "redistribute it, or call apply_qkv, which returns q and k"
     raise ArgumentError("qkv", rule, f"placements {_unwrapped(qkv).placements}", cure)

@@ -1,4 +1,4 @@
-"""Splits a call of an op with DTensors into calls of the op with this rank's parts."""
+"""Splits a call of an op on DTensors into calls of the op on this rank's parts."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ from .library import torch_ops as _ops
 
 
 class Group(NamedTuple):
-    """The tensors of x that are split alike, and the parts of the other arguments that this rank needs for them."""
+    """The tensors of x that are sharded alike, and the parts of the other arguments that this rank needs for them."""
 
     places: list[int]  # indices of `tensors` in x
     tensors: list[DTensor]
@@ -23,14 +23,15 @@ class Group(NamedTuple):
     shards: Shards
     table_axes: str
     others: tuple[Any, ...]  # the arguments after x
-    rotated: Tensor | None  # (tokens, 1, 1): whether a token is before the last boundary; None: `others` decide
+    # Whether each token is before the last boundary of cu_seqlens: (tokens, 1, 1); None: the op finds out from others.
+    rotated: Tensor | None
 
     def parts_of_x(self) -> list[Tensor]:
         """The tensors that this rank rotates. Communicates if x is sharded along head_dim or Partial."""
         return [self.shards.part("x", t, self.axes) for t in self.tensors]
 
     def shapes_of_parts(self) -> list[Tensor]:
-        """Expanded one-element Tensors with the shapes of parts_of_x."""
+        """Tensors with the shapes of parts_of_x, one element each, expanded: for ops that read only shapes."""
         return [self.shards.shape_of_part(t, self.axes) for t in self.tensors]
 
     def where_rotated(self, y: Tensor, other: Tensor | float) -> Tensor:
@@ -38,7 +39,7 @@ class Group(NamedTuple):
 
 
 class Call:
-    """The arguments of an op, with the tensors of x in `groups`, in a process that belongs to their mesh."""
+    """The arguments of an op and the groups of x, on a rank of the mesh of x."""
 
     def __init__(self, x: Sequence[Tensor], cos: Tensor, sin: Tensor, rest: Rest, out: Sequence[Tensor] = ()) -> None:
         self.x, self.cos, self.sin, self.rest = _all_dtensors(x, cos, sin, rest, out), cos, sin, rest
@@ -57,8 +58,8 @@ class Call:
         self.groups = [self._group(places, Shards(self.mesh, spread)) for spread, places in alike.items()]
 
     def _check(self) -> None:
-        """Raises the error that `apply` would raise for whole tensors, as far as this rank knows their values."""
-        if not all(type(local(t)) in ORDINARY_TYPES for t in self.x):  # fake tensors, in a graph
+        """Raises the error that `apply` would raise for the whole tensors, as far as this rank knows their values."""
+        if not all(type(local(t)) in ORDINARY_TYPES for t in self.x):  # fake tensors: a graph is traced
             return
 
         def stand_in(t: Any) -> Any:
@@ -80,11 +81,11 @@ class Call:
         rest = [*scalars, *values, *((norm, eps_of(self.rest)) if norm else ())]
         try:
             _ops.check([stand_in(t) for t in self.x], of_table(self.cos), of_table(self.sin), *rest)
-        except (RuntimeError, ValueError) as error:  # errors.py has the type that it will get
+        except (RuntimeError, ValueError) as error:  # errors.py gives it its final type
             raise type(error)(f"{error}{self._cure(str(error))}") from None
 
     def _cure(self, error: str) -> str:
-        """What the error of a check lacks where an argument has the tokens of this rank alone; empty elsewhere."""
+        """The cure to append to an error about an argument that covers only this rank's tokens; "" for other errors."""
         axis = self.axes.index("s")
         if self.x[0].dim() != len(self.axes):
             return ""
@@ -119,7 +120,7 @@ class Call:
         return {2: "..", 3: "bs."}.get(self.cos.dim(), self.axes if "b" in self.axes else "b" + self.axes)
 
     def _lookup(self, shards: Shards, sizes: dict[str, int], device: torch.device) -> tuple[int, Lookup, Tensor | None]:
-        """(offset, lookup, Group.rotated), which together say which table rows the tokens of this rank read."""
+        """(offset, lookup, Group.rotated): together they give the position of each token of this rank."""
         scalars, (positions, offsets, cu_seqlens) = split(self.rest)
         offset, rotated = scalars.offset, None
         if offsets is not None:
@@ -142,18 +143,18 @@ class Call:
         return offset, Lookup(positions, offsets, cu_seqlens), rotated
 
     def _check_rows(self, seqlen: int) -> None:
-        """Raises on every rank in graphs, which `_check` skips; otherwise only ranks that lack rows would raise."""
+        """Raises on every rank if the table is too short, in graphs too: without this only some ranks would."""
         offset, rows = split(self.rest)[0].offset, self.cos.shape[0]
         if not self.has_frequencies and offset >= 0 and offset + seqlen > rows:
             rule = f"have a row for each of the {seqlen} tokens of x from offset {offset}"
             raise ArgumentError("cos", rule, f"{rows} rows: rope.tables({offset + seqlen}) has enough")
 
     def sizes(self, place: int) -> dict[str, int]:
-        """The size of each axis of the tensor of x at `place`, by the letter of the axis."""
+        """The size of each axis of x[place], by the letter of the axis."""
         return {"b": 1, **dict(zip(self.axes, self.x[place].shape))}
 
     def of_each_x(self, function: Callable[[Group], Sequence[Tensor]]) -> list[DTensor]:
-        """DTensors like x, in the order of x, from the parts that `function` returns for each group."""
+        """DTensors like x, in the order of x; `function` returns this rank's parts for the tensors of a group."""
         found: dict[int, DTensor] = {}
         for group in self.groups:
             for place, y in zip(group.places, function(group)):
@@ -167,7 +168,7 @@ def _all_dtensors(x: Sequence[Tensor], cos: Tensor, sin: Tensor, rest: Rest, out
     if len(found) == len(x):
         return found
     if found:
-        cure = "distribute_tensor(x, mesh, placements) makes one"
+        cure = "distribute_tensor(x, mesh, placements) creates one"
         raise ArgumentTypeError("x", "be a DTensor where another tensor of x is one", "a Tensor beside it", cure)
     names = *names_of_tables(flags_of(rest)), "positions", "offset", "cu_seqlens"
     given = [*zip(names, (cos, sin, *split(rest)[1])), *(("out", t) for t in out)]
@@ -176,17 +177,17 @@ def _all_dtensors(x: Sequence[Tensor], cos: Tensor, sin: Tensor, rest: Rest, out
 
 
 def _in_packed(tokens: Tensor, cu_seqlens: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """(positions, rotated, cu_seqlens) for this rank's part of packed sequences.
+    """(positions, rotated, cu_seqlens) for this rank's tokens of packed sequences.
 
-    tokens: the indices of the part's tokens among all packed tokens, ascending.
+    tokens: the indices of this rank's tokens among all packed tokens, ascending.
     """
     cu_seqlens = cu_seqlens.to(tokens.dtype).contiguous()
     rotated = tokens < cu_seqlens[-1]
     sequence = torch.searchsorted(cu_seqlens, tokens, right=True) - 1
     begin = cu_seqlens[sequence]
-    positions = torch.where(begin < 0, -1, tokens - begin)  # on a GPU, negative boundaries have not been refused
-    positions = torch.where(rotated, positions, 0)  # row 0 exists if there is any sequence
-    if type(cu_seqlens) in ORDINARY_TYPES and cu_seqlens.is_cpu:  # reading the values does not wait for a GPU
+    positions = torch.where(begin < 0, -1, tokens - begin)  # negative on a GPU only: nothing validated them
+    positions = torch.where(rotated, positions, 0)  # row 0 exists if any sequence does
+    if type(cu_seqlens) in ORDINARY_TYPES and cu_seqlens.is_cpu:  # reading values needs no synchronization
         if rotated.all():
             return positions, None, None
         if not rotated.any():

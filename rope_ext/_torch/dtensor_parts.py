@@ -1,6 +1,6 @@
 """The part of each argument that a rank of a device mesh needs when x is a DTensor.
 
-Every axis has a letter: "b", "s" and "h" are the batch, tokens and heads of x, "." is any other axis.
+Each axis of a tensor has a letter: "b", "s" and "h" for the batch, tokens and heads of x, "." for any other axis.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ Spread: TypeAlias = tuple[tuple[str, Placement] | None, ...]
 
 
 class Shards(NamedTuple):
-    """How the ranks of a mesh share the tokens and heads of a tensor of x."""
+    """How a tensor of x is sharded over the ranks of a mesh, and what follows for the other arguments."""
 
     mesh: DeviceMesh
     spread: Spread
@@ -30,7 +30,7 @@ class Shards(NamedTuple):
     def placements(self, axes: str, missing: Placement | None = None) -> tuple[Placement, ...]:
         """The placements of a tensor with these axes.
 
-        missing: the placement on mesh dimensions that shard an axis which the tensor lacks. Default: Replicate.
+        missing: the placement on mesh dimensions that shard an axis of x that the tensor lacks. Default: Replicate.
         """
         found: list[Placement] = []
         for entry in self.spread:
@@ -43,7 +43,7 @@ class Shards(NamedTuple):
         return tuple(found)
 
     def bounds(self, letter: str, size: int) -> tuple[int, int] | None:
-        """(first index, size) of this rank's range of an axis, split as by torch.chunk; None: it is not one range."""
+        """(first index, size) of this rank's range of an axis, split as by torch.chunk; None: not one range."""
         begin = 0
         for dim, entry in enumerate(self.spread):
             if entry is None or entry[0] != letter:
@@ -51,27 +51,27 @@ class Shards(NamedTuple):
             if not isinstance(entry[1], Shard):
                 return None
             ranks, rank = self.mesh.size(dim), self.mesh.get_local_rank(dim)
-            most = (size + ranks - 1) // ranks
-            first, end = torch.sym_min(most * rank, size), torch.sym_min(most * (rank + 1), size)
+            chunk = (size + ranks - 1) // ranks
+            first, end = torch.sym_min(chunk * rank, size), torch.sym_min(chunk * (rank + 1), size)
             begin, size = begin + first, end - first
         return begin, size
 
     def indices(self, size: int, device: torch.device) -> Tensor:
-        """The index of each token of this rank in the whole sequence: int64, (tokens of this rank,)."""
+        """The index of each token of this rank in the whole sequence: int64, (number of this rank's tokens,)."""
         bounds = self.bounds("s", size)
         if bounds is None:
             return self.part("x", torch.arange(size, device=device), "s")
         return torch.arange(bounds[0], bounds[0] + bounds[1], device=device)
 
     def part(self, name: str, t: Tensor, axes: str) -> Tensor:
-        """The part of t that this rank needs. A plain Tensor is taken to be the same on all ranks."""
+        """The part of t that this rank needs. A plain Tensor is assumed to be the same on all ranks."""
         if isinstance(t, DTensor):
             if t.device_mesh != self.mesh:
                 raise ArgumentError(name, f"be on the mesh of x, {self.mesh}", t.device_mesh)
             return local(redistributed(name, t, self.placements(axes)))
         split = [axis for axis, letter in enumerate(axes) if self.split(letter)]
         bounds = {axis: self.bounds(axes[axis], t.shape[axis]) for axis in split}
-        if None in bounds.values():  # torch then splits all axes; after narrow() it would split an axis twice
+        if None in bounds.values():  # torch then splits all axes: a narrow() of some would split them twice
             replicated = DTensor.from_local(t, self.mesh, [Replicate()] * self.mesh.ndim, run_check=False)
             return self.part(name, replicated, axes)
         for axis, range_ in bounds.items():
@@ -80,7 +80,7 @@ class Shards(NamedTuple):
         return t
 
     def shape_of_part(self, t: DTensor, axes: str) -> Tensor:
-        """An expanded one-element Tensor with the shape of part(t)."""
+        """A Tensor with the shape of part(t): one element, expanded."""
         split = local(t)
         sizes = [n if self.split(letter) else whole for n, whole, letter in zip(split.shape, t.shape, axes)]
         return split.new_empty(()).expand(sizes)
@@ -93,7 +93,7 @@ class Shards(NamedTuple):
         stride: Sequence[int] | None = None,
         missing: Placement | None = None,
     ) -> DTensor:
-        """The DTensor of this shape whose shard on this rank is `part`. stride: of the whole, contiguous by default."""
+        """The DTensor whose local tensor on this rank is `part`. shape, stride: global; contiguous without stride."""
         shape = torch.Size(shape)
         strides = _contiguous(shape) if stride is None else tuple(stride)
         placements = self.placements(axes, missing)
@@ -117,12 +117,12 @@ def redistributed(name: str, t: DTensor, placements: tuple[Placement, ...]) -> D
 def local(t: DTensor) -> Tensor:
     """The local tensor of t. Waits for a pending collective."""
     found: Tensor = t.to_local()
-    wait = getattr(found, "wait", None)  # only an AsyncCollectiveTensor has it
+    wait = getattr(found, "wait", None)  # only an AsyncCollectiveTensor has wait()
     return found if wait is None else wait()
 
 
 def spread_of(name: str, x: DTensor, axes: str) -> Spread:
-    """The Spread of x. None also stands for placements that are redistributed first: Shard of head_dim, and Partial."""
+    """The Spread of x. Placements that are redistributed first, Shard of head_dim and Partial, are None too."""
     if any(list(order.mesh_dims) != sorted(order.mesh_dims) for order in shard_order(x)):
         rule = "be sharded by the dimensions of the mesh from the first to the last"
         raise ArgumentError(name, rule, f"placements {x.placements} in another order")
@@ -147,9 +147,9 @@ def strides_of_like(t: Tensor) -> tuple[int, ...]:
 
 
 def letters(name: str, t: Tensor, axes: str, sizes: Mapping[str, int]) -> str:
-    """The letters of the axes of t, with "." for a batch or heads of size 1, which broadcasts.
+    """The letters of the axes of t, with "." for a batch or heads axis of size 1, which broadcasts.
 
-    sizes: the size of each axis of x, which any other size must equal.
+    sizes: the size of each axis of x, which t must match elsewhere.
     """
     found = ""
     for axis, (letter, size) in enumerate(zip(axes, t.shape)):
@@ -163,7 +163,7 @@ def letters(name: str, t: Tensor, axes: str, sizes: Mapping[str, int]) -> str:
 
 
 def _sharded(placement: Any) -> int | None:
-    """The axis of a Shard or _StridedShard, which is no subclass of Shard; None for other placements."""
+    """The axis of a Shard or of a _StridedShard, which does not derive from Shard; None for other placements."""
     if not isinstance(placement, Shard) and not hasattr(placement, "split_factor"):
         return None
     dim: int = placement.dim
@@ -171,7 +171,7 @@ def _sharded(placement: Any) -> int | None:
 
 
 def _at(dim: int, placement: Any) -> Placement:
-    """`placement`, a Shard or _StridedShard, moved to axis `dim`."""
+    """`placement`, a Shard or _StridedShard, with axis `dim`."""
     if isinstance(placement, Shard):
         return Shard(dim)
     strided: Placement = type(placement)(dim, split_factor=placement.split_factor)

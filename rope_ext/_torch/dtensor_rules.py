@@ -1,7 +1,7 @@
-"""The DTensor rule of each op: it runs the op on this rank's parts. Arguments may be redistributed, results never are.
+"""The DTensor rule of each op runs the op on this rank's parts. It may redistribute arguments, never results.
 
-torch calls these rules below autograd, so the derivatives of rope_ext (derivatives.py, norm.py) call ops with DTensors
-as well.
+torch calls the rules below autograd, so the backward passes of rope_ext (derivatives.py, norm.py) call ops on DTensors,
+too.
 """
 
 from collections.abc import Callable, Sequence
@@ -45,9 +45,9 @@ def _rotate_out(out: Sequence[Tensor], x: Sequence[Tensor], cos: Tensor, sin: Te
 
 
 def _write(name: str, out: Sequence[Tensor], call: Call, write: Callable[[list[Tensor], Group], None]) -> None:
-    """Writes the rotated x to `out`, the argument `name`, without a temporary if `out` is split like the result.
+    """Writes the rotated x to `out`, the argument `name`, without a temporary if `out` is placed like the result.
 
-    All reads and all errors come before the first write, since a tensor of `out` may be an x of another group.
+    All reads and all errors precede the first write, because a tensor of `out` may be an x of another group.
     """
     if len(out) != len(call.x):
         raise ArgumentError(name, f"hold {len(call.x)} tensors, as x does", len(out))
@@ -59,7 +59,7 @@ def _write(name: str, out: Sequence[Tensor], call: Call, write: Callable[[list[T
         to = [targets[place] for place in group.places]
         placements = group.shards.placements(call.axes)
         is_direct = may_write and group.rotated is None and all(t.placements == placements for t in to)
-        if is_direct and len(call.groups) > 1:  # a single group is checked when it is written
+        if is_direct and len(call.groups) > 1:  # for a single group the op itself checks before it writes
             _ops.check_in_place(group.parts_of_x(), *group.others)
         made.append((to, group, None if is_direct else _rotated(group)))
     for to, group, parts in made:
@@ -80,7 +80,7 @@ def _writable(name: str, t: Tensor, like: DTensor) -> DTensor:
         got = f"shape {tuple(t.shape)}, {t.dtype}"
         raise ArgumentError(name, f"have the shape and dtype of x, {tuple(like.shape)}, {like.dtype}", got)
     if any(isinstance(placement, Partial) for placement in t.placements):
-        cure = f"{name}.redistribute(placements=...) makes a tensor that can be"
+        cure = f"write to {name}.redistribute(placements=...)"
         raise ArgumentError(name, "not be Partial when it is written", f"placements {t.placements}", cure)
     return t
 
@@ -119,7 +119,7 @@ def _norm_rotate(x: Sequence[Tensor], cos: Tensor, sin: Tensor, *rest: Any) -> t
 
 
 def _factors(call: Call, group: Group, place: int, part: Tensor) -> DTensor:
-    """inv_rms, (batch, seqlen, heads), or an empty DTensor if the tensor is not normalised."""
+    """inv_rms, (batch, seqlen, heads), or an empty DTensor if x[place] has no norm."""
     if norm_of(call.rest)[place] is None:
         return group.shards.whole(part, ".", (0,))
     batch, seqlen, heads = (call.sizes(place)[letter] for letter in "bsh")
@@ -146,7 +146,7 @@ def _norm_grad(
             shards.part("inv_rms", inv_rms[place], "bsh" if inv_rms[place].dim() == 3 else ".").contiguous()
             for place in places
         ]
-        # Tokens that are not rotated add nothing to the gradient of the weights, even if they are NaN.
+        # Tokens past the last boundary add nothing to the gradients of the weights, even if they are NaN.
         rotated, inputs = ([group.where_rotated(t, 0) for t in tensors] for tensors in (grads, group.parts_of_x()))
         if group.rotated is not None:
             factors = [torch.where(group.rotated[None, ..., 0], t, 1) if t.numel() else t for t in factors]
@@ -167,13 +167,13 @@ def _norm_grad(
 
 
 def _outside(name: str, mesh: DeviceMesh, arguments: Sequence[Any]) -> Any:
-    """The results in a process outside the mesh, which holds no elements of them."""
+    """The results in a process outside the mesh: DTensors with empty local tensors."""
 
     def on_meta(t: Any) -> Any:
         return torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device="meta") if isinstance(t, Tensor) else t
 
     def of_mesh(t: Tensor | None) -> DTensor | None:
-        if t is None:  # ops that write return nothing
+        if t is None:  # an op that writes returns nothing
             return None
         part = torch.empty(0, dtype=t.dtype, device=mesh.device_type)
         return DTensor.from_local(part, mesh, run_check=False, shape=t.shape, stride=t.stride())
@@ -183,7 +183,7 @@ def _outside(name: str, mesh: DeviceMesh, arguments: Sequence[Any]) -> Any:
 
 def _register(name: str, rule: Callable[..., Any]) -> None:
     def dispatch(_cls: type, _op: object, _types: object, args: tuple[Any, ...] = (), _keywords: Any = None) -> Any:
-        with torch.no_grad(), forward_mode_enabled(False):  # to_local and redistribute would record a derivative
+        with torch.no_grad(), forward_mode_enabled(False):  # else to_local and redistribute would record
             flat = tree.tree_leaves(list(args))
             mesh = next(t.device_mesh for t in flat if isinstance(t, DTensor))
             return rule(*args) if mesh.get_coordinate() is not None else _outside(name, mesh, args)

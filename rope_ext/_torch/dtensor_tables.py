@@ -1,4 +1,4 @@
-"""The DTensor rules of the ops on tables and frequencies, which dtensor_rules.py registers."""
+"""The DTensor rules of the ops on tables and frequencies; dtensor_rules.py registers them."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -30,7 +30,7 @@ def table_grad(
 
 
 def _sum(grads: Sequence[DTensor]) -> DTensor:
-    """The sum of grads. On mesh dimensions where their placements differ, it is Replicate."""
+    """The sum of grads: Replicate on mesh dimensions on which their placements differ."""
     first = grads[0]
     if len(grads) == 1:
         return first
@@ -67,12 +67,12 @@ def cos_sin(x: Sequence[Tensor], high: Tensor, low: Tensor, *rest: Any) -> tuple
 
 
 def _of_batch(sizes: tuple[int, int]) -> str:
-    """The letter of the batch axis of rows and angles: "." if the axis has size 1, since all sequences share them."""
+    """The letter of the batch axis of rows and angles: "." for size 1, which all sequences share."""
     return "." if sizes[0] == 1 else "b"
 
 
 def revolutions(inv_freq: DTensor, is_64: bool) -> tuple[DTensor, DTensor]:
-    axes = "aph"[-inv_freq.dim() :]  # inv_freq may be sharded along any axis: each element is converted by itself
+    axes = "aph"[-inv_freq.dim() :]  # elementwise, so inv_freq may be sharded along any axis
     shards = Shards(inv_freq.device_mesh, spread_of("inv_freq", inv_freq, axes))
     high, low = _ops.revolutions(shards.part("inv_freq", inv_freq, axes), is_64)
     shape = (1,) * (3 - inv_freq.dim()) + tuple(inv_freq.shape)

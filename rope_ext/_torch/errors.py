@@ -1,8 +1,8 @@
-"""The type of an error that a kernel of _ops.so raised.
+"""Restores the type of an error that a kernel of _ops.so raised.
 
-How torch hands C++ exceptions to Python changes: up to 2.14 std::invalid_argument became ValueError and all others
-RuntimeError, in 2.15 all became RuntimeError. So the library itself remembers the type (csrc/bindings/errors.h), and
-what arrives is only searched for the text.
+torch's translation of C++ exceptions to Python depends on the release: up to 2.14 std::invalid_argument becomes
+ValueError and every other exception RuntimeError, in 2.15 all become RuntimeError. Therefore the library records the
+type of its last error (csrc/bindings/errors.h), and the Python exception only has to contain the text.
 """
 
 import functools
@@ -19,18 +19,18 @@ _R = TypeVar("_R")
 _TYPES = {1: ArgumentError, 2: ArgumentTypeError}  # enum class ErrorType in csrc/bindings/errors.h
 _OUT_OF_MEMORY = 3
 
-_OF_KERNELS = (RuntimeError, ValueError)  # what torch makes of C++ exceptions
+_OF_KERNELS = (RuntimeError, ValueError)  # the types to which torch translates C++ exceptions
 
-# Name of an op -> a Python function of the same arguments that allocates what the op allocates (fake.py).
+# Name of an op -> a Python function with the same arguments that allocates what the op allocates (fake.py).
 allocators: dict[str, Callable[..., object]] = {}
 
 
 def typed(error: Exception, allocate: Callable[[], object] = lambda: None) -> Exception:
-    """The error of a kernel with its type; any other error as it is. allocate: allocates what the kernel did."""
+    """The error of a kernel with its type restored, any other error unchanged. allocate: allocates as the op does."""
     if not is_of_rope_ext(error):
         return error
     kind = native.rope_ext_take_error_type()
-    if type(error) not in _OF_KERNELS:  # raised in Python: the remembered type belongs to an older error
+    if type(error) not in _OF_KERNELS:  # raised in Python: the recorded type is an older error's
         return error
     if kind == _OUT_OF_MEMORY:
         return _out_of_memory(error, allocate)
@@ -38,24 +38,24 @@ def typed(error: Exception, allocate: Callable[[], object] = lambda: None) -> Ex
 
 
 def _out_of_memory(error: Exception, allocate: Callable[[], object]) -> Exception:
-    """torch's own error, raised by allocating again: code that retries with less memory knows its type and words."""
+    """torch's own error, raised by allocating again: code that retries with less memory matches its type and text."""
     try:
         allocate()
     except Exception as of_torch:
         return of_torch
-    # Memory was freed in the meantime, or something other than a tensor ran out of it.
+    # Memory was freed in the meantime, or an allocation other than a tensor's had failed.
     return torch.OutOfMemoryError(str(error)) if "CUDA out of memory" in str(error) else error
 
 
 def raises_typed(op: str, function: Callable[..., _R]) -> Callable[..., _R]:
-    """Wraps a function of the arguments of the op of this name: errors of kernels get their types."""
+    """Wraps a function that has the arguments of the op of this name: restores the types of the errors of kernels."""
 
     @functools.wraps(function)
     def wrapper(*arguments: Any) -> _R:
         try:
             return function(*arguments)
         except _OF_KERNELS as error:
-            if register_rules():  # it may be the first call with a DTensor
+            if register_rules():  # the first call with a DTensor fails without the rules
                 return wrapper(*arguments)
             found = typed(error, functools.partial(allocators[op], *arguments))
             if found is error:

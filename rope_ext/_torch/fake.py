@@ -1,6 +1,6 @@
-"""The ops on fake and meta tensors: shapes, strides and devices only, for torch.compile and torch.export.
+"""The fake kernels of the ops, for FakeTensorMode and meta tensors: shapes, strides, dtypes and devices.
 
-On real tensors these functions allocate what the op allocates, with the errors of torch: errors.py calls them.
+On real tensors these functions allocate what the op allocates, and fail with torch's own errors: errors.py calls them.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ from .library import NAMESPACE
 from .onnx_export import check_translated, is_onnx_export
 from .traced_sizes import check_sizes
 
-# The arguments after sin. Names of numbers do not matter: no error is about the device of a number.
+# Names of the arguments after sin, for errors about devices. Numbers have no device, so their names do not matter.
 _NAMES = ("offset", "flags", *["number"] * 3, "positions", "offset", "cu_seqlens")
 
 
@@ -51,7 +51,7 @@ def batch_and_seqlen(
     offsets: Tensor | None = None,
     cu_seqlens: Tensor | None = None,
 ) -> tuple[int, int]:
-    """(batch, seqlen) of rows or positions, one per token; batch is 1 if all sequences share them."""
+    """(batch, seqlen) of the results with one row or position per token; batch is 1 if all sequences share them."""
     axes = layout_of(flags)
     seqlen = x[0].shape[axes.index("t" if "t" in axes else "s")]
     if "b" in axes and positions is not None and positions.dim() > 1 and positions.shape[-2] != 1:
@@ -142,5 +142,5 @@ FAKES: dict[str, Callable[..., object]] = {
 for _name, _fake in FAKES.items():
     torch.library.register_fake(f"{NAMESPACE}::{_name}", _fake)
 
-# A recorded rotate_ allocates a temporary for its result.
+# A recorded rotate_ may allocate a temporary for its result.
 errors.allocators.update(FAKES, rotate_=_fake_rotate)

@@ -1,6 +1,7 @@
-"""The kernels of the ops in Python, at the dispatch keys above a device: Autograd, ADInplaceOrView and fallbacks.
+"""The Python kernels of the ops, at dispatch keys above the backends: Autograd, ADInplaceOrView and fallbacks.
 
-They are registered by hand, since torch.library.register_autograd knows neither forward mode nor torch.func.
+They are registered with Library.impl, because torch.library.register_autograd supports neither forward mode nor
+torch.func.
 """
 
 from collections.abc import Callable
@@ -38,7 +39,7 @@ _library = torch.library.Library(NAMESPACE, "IMPL")
 
 def _rotate(x: list[Tensor], cos: Tensor, sin: Tensor, *rest: Any) -> list[Tensor]:
     y: list[Tensor]
-    # The code that Inductor generates calls this op with gradients off: the device's kernel is all that it needs.
+    # Inductor's generated code calls this op with grad mode off: go straight to the device's kernel.
     if not is_grad_enabled() and not may_be_forward_mode():
         y = ROTATE.unrecorded(x, cos, sin, *rest)
         return y
@@ -68,14 +69,14 @@ def _rotate_in_place(x: list[Tensor], cos: Tensor, sin: Tensor, *rest: Any) -> N
         with below_autograd():
             _ops.rotate_(x, cos, sin, *rest)
         return
-    # Whatever autograd would refuse below is refused here, before anything is written.
+    # Refuse here, before the first write, whatever autograd would refuse below.
     _ops.check_in_place(x, cos, sin, *rest)
     tables_need = tables_need_derivative(cos, sin, rest)
-    reads_x = tables_need or norm_of(rest)  # the backward pass, which needs x as it was
+    reads_x = tables_need or norm_of(rest)  # the backward pass needs x before the write
     is_lean = not reads_x and not may_be_forward_mode() and is_ordinary((x, cos, sin, *rest))
     if is_lean and not any(t.retains_grad or t._backward_hooks or t.is_neg() for t in x):
         check_saved((cos, sin, *rest))
-        # Autograd lets a Function write several tensors or one view, so each view has a call of its own.
+        # A Function may mark several base tensors dirty, or a single view: each view gets its own node.
         views = [[t] for t in x if t._base is not None]
         for written in [[t for t in x if t._base is None], *views]:
             if written:
@@ -84,7 +85,7 @@ def _rotate_in_place(x: list[Tensor], cos: Tensor, sin: Tensor, *rest: Any) -> N
     # copy_ handles tangents, transforms, subclasses, hooks, retained gradients and lazy negations.
     y = _rotate([t.clone() for t in x] if reads_x else x, cos, sin, *rest)
     for t, rotated in zip(x, y):
-        # Reading grad_fn renews it: the line below may have written the base of this view through another one.
+        # Reading grad_fn regenerates it: an earlier copy_ may have written the base of this view through another view.
         _renewed = t.grad_fn
         t.copy_(placed_as(rotated, t))
 
@@ -170,7 +171,7 @@ def _register(op: Op) -> None:
         _library.impl(op.name, _write(getattr(_ops, op.name), op.at_x), "ADInplaceOrView")
     for overload in (".unrecorded", ".plain"):
         _library.impl(op.name + overload, torch.library.fallthrough_kernel, "Autograd")
-        # For tensors without a kernel here, and for Python modes and subclasses, which know only the recorded op.
+        # For backends without a kernel, and for Python modes and subclasses, which handle only the recorded op.
         for key in ("CompositeExplicitAutograd", "Python", "Batched"):
             _library.impl(op.name + overload, _below(op), key)
 

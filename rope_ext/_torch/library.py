@@ -1,4 +1,4 @@
-"""The compiled part of the package: _ops.so, its ops registered with torch, and `build_info`."""
+"""Loads the compiled part of the package, _ops.so, which registers the ops with torch; `build_info` describes it."""
 
 import ctypes
 from pathlib import Path
@@ -13,7 +13,7 @@ REBUILD = "pip install --no-build-isolation --no-deps --force-reinstall rope_ext
 
 
 def exported_text(library: ctypes.CDLL, name: str) -> str | None:
-    """The text that a function of a library returns; None if the library lacks the function."""
+    """The string that a function of a library returns; None if the library lacks the function."""
     function = getattr(library, name, None)
     if function is None:
         return None
@@ -23,7 +23,7 @@ def exported_text(library: ctypes.CDLL, name: str) -> str | None:
 
 
 def _other_copy(path: Path, namespace: str) -> Path | None:
-    """The file that has registered the ops of the namespace; None: it was not loaded by torch.ops.load_library."""
+    """The file that registered the ops of the namespace; None if torch.ops.load_library did not load it."""
     named_alike = (p for p in map(Path, torch.ops.loaded_libraries) if p.name == path.name and p.exists())
     others = (p for p in named_alike if not p.samefile(path))
     of_namespace = (p for p in others if exported_text(ctypes.CDLL(str(p)), "rope_ext_namespace") == namespace)
@@ -31,14 +31,14 @@ def _other_copy(path: Path, namespace: str) -> Path | None:
 
 
 def _load() -> tuple[ctypes.CDLL, str]:
-    """Register the compiled ops with torch; errors say what to do. Returns the library for ctypes and its namespace."""
+    """Registers the compiled ops with torch. Returns the library for ctypes, and its namespace."""
     if tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 11):
         raise ImportError(f"rope_ext: torch must be at least 2.11, got {torch.__version__}: pip install 'torch>=2.11'")
     path = PACKAGE / "_ops.so"
     if not path.exists():
         package = PACKAGE / "__init__.py"
         cure = "pip install -e . in the checkout, or start Python in another folder, if rope_ext is installed"
-        raise ImportError(f"rope_ext: _ops.so must lie beside {package}, got a package that was never built: {cure}")
+        raise ImportError(f"rope_ext: _ops.so must be beside {package}, got a package that was not built: {cure}")
     try:
         torch.ops.load_library(path)
         library = ctypes.CDLL(str(path))
@@ -48,22 +48,24 @@ def _load() -> tuple[ctypes.CDLL, str]:
         ) from error
     namespace = exported_text(library, "rope_ext_namespace")
     if namespace is None:
-        raise ImportError(f"rope_ext: _ops.so must be of this version, got an older {path}; rebuild: {REBUILD}")
+        raise ImportError(f"rope_ext: _ops.so must be built from this version, got an older {path}; rebuild: {REBUILD}")
     once = f"rope_ext: one copy of the package must define torch.ops.{namespace} in a process, got"
     library.rope_ext_defines_ops.restype = ctypes.c_bool
     if not library.rope_ext_defines_ops():
         other = _other_copy(path, namespace) or "another that torch.ops.load_library does not know of"
         raise ImportError(f"{once} {path} after {other}")
     if hasattr(getattr(torch.ops, namespace), "rotate_of_one"):  # vmap.py defines it
-        raise ImportError(f"{once} {path} again: what an import registers with torch stays, so it cannot be repeated")
+        raise ImportError(f"{once} {path} again: torch keeps registered ops, so the import cannot be repeated")
     return library, namespace
 
 
 native, NAMESPACE = _load()
-torch_ops = getattr(torch.ops, NAMESPACE)  # import the ops from here: then they are registered
+torch_ops = getattr(torch.ops, NAMESPACE)  # other modules import the ops from here, so they are registered by then
 
 
 class BuildInfo(TypedDict):
+    """The dictionary that `build_info` returns."""
+
     version: str
     torch: str
     cpu_isa: str
@@ -72,13 +74,17 @@ class BuildInfo(TypedDict):
 
 
 def build_info() -> BuildInfo:
-    """Describes this installation: {"version", "torch", "cpu_isa", "cuda", "cuda_architectures"}.
+    """Describe this installation.
 
-    torch: the version that is running. cpu_isa: the instruction set that the CPU kernels use on this machine,
-    "avx512_bf16", "avx512", "avx2", on ARM "neon_bf16", or "default" (the compiler's baseline); at most
-    ATEN_CPU_CAPABILITY. cuda: the version of the CUDA compiler, None without CUDA kernels. cuda_architectures: list of
-    those they were compiled for, "9.0" for machine code and "9.0+PTX" with what later GPUs can compile for themselves;
-    empty without CUDA kernels.
+    Returns:
+        A dictionary with the keys "version", "torch", "cpu_isa", "cuda" and "cuda_architectures":
+
+        * "version", "torch": the version of rope_ext, and the version of torch that is running.
+        * "cpu_isa": the instruction set of the CPU kernels on this machine: "avx512_bf16", "avx512", "avx2", on ARM
+          "neon_bf16", or "default", the compiler's baseline. ATEN_CPU_CAPABILITY can lower it.
+        * "cuda": the version of the CUDA compiler; None without CUDA kernels.
+        * "cuda_architectures": the architectures that the CUDA kernels were compiled for, "9.0" for machine code and
+          "9.0+PTX" for machine code with PTX, which drivers compile for later GPUs; empty without CUDA kernels.
     """
     return {
         "version": __version__,
@@ -89,4 +95,4 @@ def build_info() -> BuildInfo:
     }
 
 
-DEVICES = ("cpu", "cuda", "meta") if build_info()["cuda"] else ("cpu", "meta")  # types of devices that have kernels
+DEVICES = ("cpu", "cuda", "meta") if build_info()["cuda"] else ("cpu", "meta")  # device types with kernels

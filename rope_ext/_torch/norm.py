@@ -1,4 +1,4 @@
-"""Calls with a norm: NormRotate differentiates x and the weights, composed_norm.py all else."""
+"""Calls with a norm. NormRotate differentiates x and the weights; composed_norm.py serves all other derivatives."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -31,7 +31,7 @@ _norm_grad: Callable[..., Any] = function_of(_ops.norm_grad.default)
 
 
 def dispatch(op: Op, arguments: Sequence[Any]) -> Any:
-    """`call.dispatch` for arguments with a norm: NormRotate where x and weights alone are differentiated."""
+    """`call.dispatch` for calls with a norm: NormRotate if x and the weights alone are differentiated."""
     at_x = op.at_x
     norm = arguments[at_x + NORM]
     if functorch_is_active() or is_tracing() or not ORDINARY_OR_ABSENT.issuperset(map(type, norm)):
@@ -54,13 +54,16 @@ def dispatch(op: Op, arguments: Sequence[Any]) -> Any:
 
 
 def _under_transform(op: Op, arguments: Sequence[Any]) -> Any:
-    """Composed where weights are wrapped by torch.func or are a subclass, which the dispatcher overlooks in an optional
-    list, and in torch.jit.trace, which takes no such list."""
+    """The call in a transform of torch.func, in torch.jit.trace, or with weights of a Tensor subclass.
+
+    Composed of PyTorch's ops if the op would not do: the dispatcher overlooks wrapped weights and subclasses in a list
+    of optional tensors, and torch.jit.trace does not accept that list.
+    """
     check_dynamo()
     x, cos, sin, *rest = arguments[op.at_x :]
     weights = weights_of(rest)
     if not functorch_is_active() and any(map(is_dtensor, weights)):
-        if not all(map(is_dtensor, x)):  # the dispatcher finds the rules of DTensors by x alone
+        if not all(map(is_dtensor, x)):  # the dispatcher finds the DTensor rule through x alone
             raise ArgumentTypeError("x", "be a DTensor where norm is one", "a Tensor", "norm.full_tensor() is a Tensor")
         return op.recorded(*arguments) if is_grad_enabled() else op.unrecorded(*arguments)
     if functorch_is_active() and (op is ROTATE_OUT or all(level_of(weight) < 0 for weight in weights)):
@@ -71,8 +74,8 @@ def _under_transform(op: Op, arguments: Sequence[Any]) -> Any:
         check_captured(x, (cos, sin, *rest, *weights))
     elif op is ROTATE_OUT and kernel_needs_derivative((*x, *weights), cos, sin, rest):
         return op.recorded(*arguments)  # raises
-    y = composed_norm.rotate([t.clone() for t in x], cos, sin, rest)  # a backward pass reads x as it was
-    if op is ROTATE_OUT and not is_tracing():  # copy_ would broadcast and convert: the op refuses an `out` unlike x
+    y = composed_norm.rotate([t.clone() for t in x], cos, sin, rest)  # the backward pass reads x before the write
+    if op is ROTATE_OUT and not is_tracing():  # copy_ would broadcast and convert; the op refuses
         op.recorded(arguments[0], x, cos, sin, *rest[:LOOKUP_END])
     for t, rotated in zip(arguments[0], y):
         t.copy_(rotated)
@@ -80,10 +83,10 @@ def _under_transform(op: Op, arguments: Sequence[Any]) -> Any:
 
 
 class NormRotate(Function):
-    """Norm and rotation where x and weights alone are differentiated, outside of transforms and of forward mode.
+    """The node of norm and rotation if x and weights alone are differentiated, outside of transforms and forward mode.
 
-    Inputs: whether 1 / rms is a result too, the arguments of the op, *x, *weights. Saved are 1 / rms of each head and
-    the tensors of x that are normalised, unless neither their gradient nor that of their weight is wanted.
+    Inputs: whether 1 / rms is returned too, the arguments of the op, *x, *weights. Saves 1 / rms of each head, and each
+    tensor of x with a norm whose gradient, or whose weight's gradient, is needed.
     """
 
     @staticmethod
@@ -97,7 +100,7 @@ class NormRotate(Function):
             y, inv_rms = _norm_rotate(*arguments)
         saved: list[Tensor | None] = []
         constant = [*inv_rms] if returns_inv_rms else []
-        for t, weight, rotated in zip(x, norm, y):  # a loop, because each comprehension would cost 0.3 us
+        for t, weight, rotated in zip(x, norm, y):  # one loop: each comprehension would cost 0.3 us
             is_wanted = t.requires_grad or (weight is not None and weight.requires_grad)
             saved.append(t if is_wanted and weight is not None else None)
             if not is_wanted:
@@ -109,7 +112,8 @@ class NormRotate(Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        cos, sin, positions, offsets, cu_seqlens, *saved = ctx.saved_tensors  # read once: checkpointing recomputes them
+        # Read once: checkpointing recomputes the saved tensors on each read.
+        cos, sin, positions, offsets, cu_seqlens, *saved = ctx.saved_tensors
         count = len(saved) // 3
         _, _, *needs = ctx.needs_input_grad
         places: list[int] = []
@@ -120,7 +124,7 @@ class NormRotate(Function):
                 continue
             wanted |= needs_x << len(places) | needs_weight << (8 + len(places))
             places.append(i)
-            inputs.append(g if x is None else x)  # only the shape is read where there is no norm
+            inputs.append(g if x is None else x)  # without a norm only the shape is read
             given.append(g)
             weights.append(saved[count + i])
             inv_rms.append(saved[2 * count + i])
@@ -141,7 +145,7 @@ _record: Callable[..., tuple[Tensor, ...]] = NormRotate.apply
 
 
 def _recorded_norm_grad(*arguments: Any) -> Any:
-    # As in call.py: compiled autograd; a batched gradient that hides its requires_grad.
+    # Compiled autograd; the legacy vmap, whose batched gradients hide that they require grad.
     if is_compiling() or is_grad_enabled() or may_be_forward_mode():
         return _ops.norm_grad(*arguments)
     with below_autograd():
@@ -155,7 +159,7 @@ _norm_grad_again = raises_typed("norm_grad", _recorded_norm_grad)
 
 
 def rotate(x: list[Tensor], cos: Tensor, sin: Tensor, rest: Rest) -> list[Tensor]:
-    """What the kernel of `rotate` does with a norm, once something is known to be recorded."""
+    """The kernel of `rotate` at the Autograd key for a call with a norm that records something."""
     if _is_composed(cos, sin, rest):
         return composed_norm.rotate(x, cos, sin, rest)
     return list(record(_record, False, (x, cos, sin, *rest), *x, *norm_of(rest)))

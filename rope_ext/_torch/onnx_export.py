@@ -1,4 +1,4 @@
-"""The error for torch.onnx.export without the translations of rope_ext, while it traces a call."""
+"""Errors for a torch.onnx.export that lacks the translations of rope_ext, raised while it traces a call."""
 
 import inspect
 import sys
@@ -14,9 +14,10 @@ _TABLE = "custom_translation_table"
 
 @constant_in_graphs
 def check_translated() -> None:
-    """Raises in a torch.onnx.export whose custom_translation_table lacks rope_ext.
+    """Raises in a torch.onnx.export whose custom_translation_table lacks the ops of rope_ext.
 
-    Calls and fake kernels ask: a call may be in the model, or in the program of torch.export that it came as.
+    Calls and fake kernels both ask, because torch.onnx.export accepts models and programs of torch.export: it traces
+    the calls of a model, and runs the fake kernels of a program's ops.
     """
     given = _arguments()
     if given is None or _ops.rotate.default in (given[_TABLE] or {}):
@@ -27,12 +28,12 @@ def check_translated() -> None:
 
 
 def is_onnx_export() -> bool:
-    """Whether torch.onnx.export traces, whose graph loses the ops."""
+    """Whether torch.onnx.export traces: its graph has ONNX's operators in place of the ops."""
     return _arguments() is not None
 
 
 def check_dynamo() -> None:
-    """Raises in a torch.onnx.export that uses torch.jit.trace, unless it was told of other ops than ONNX's."""
+    """Raises in a torch.onnx.export that uses torch.jit.trace, unless it allows operators outside ONNX's domain."""
     given = _arguments()
     if given is None or given["dynamo"] or given["custom_opsets"] or given["operator_export_type"].name != "ONNX":
         return
@@ -41,9 +42,9 @@ def check_dynamo() -> None:
 
 
 def _arguments() -> dict[str, Any] | None:
-    """The arguments of the torch.onnx.export that is running; None: there is none, or it was entered another way.
+    """The arguments of the running torch.onnx.export; None if none runs, or if it was not entered through `export`.
 
-    Its frame is found by name: what the name `torch.onnx.export` holds may be a wrapper that somebody put there.
+    The frame is found by its name and module, because `torch.onnx.export` may have been replaced by a wrapper.
     """
     onnx = sys.modules.get("torch.onnx")
     frame: FrameType | None = inspect.currentframe() if onnx else None

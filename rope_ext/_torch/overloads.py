@@ -1,4 +1,4 @@
-"""Tables from the overloads of ops to functions that PyTorch calls for them: with all arguments, in their order."""
+"""Tables from the overloads of ops to functions, which PyTorch calls with the arguments of the overload."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -11,7 +11,10 @@ ByOverload: TypeAlias = dict[Callable[..., Any], Callable[..., Any]]  # the keys
 
 
 def for_all_overloads(functions: Mapping[str, Callable[..., Any]]) -> ByOverload:
-    """functions: by the name of the op, with its arguments by position, defaults too. They serve each overload."""
+    """{overload: function} for every overload of the ops.
+
+    functions: {name of the op: function of all its arguments, by position}. Defaults are filled in before the call.
+    """
     found: ByOverload = {}
     for op, function in functions.items():
         packet = getattr(torch_ops, op)

@@ -1,7 +1,7 @@
-"""The call of `apply_qkv` that autograd records as one node, whose gradient is one packed tensor, written once.
+"""`apply_qkv` as one node of autograd, whose gradient of qkv is one packed tensor that is written once.
 
-It serves where the packed tensor, and the weights of a norm, alone are differentiated, in plain reverse mode. Elsewhere
-`apply_qkv` is `apply` to views, which PyTorch differentiates.
+Serves plain reverse mode, if only qkv and the weights of a norm are differentiated. Otherwise `apply_qkv` calls `apply`
+on views of qkv, which PyTorch differentiates.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,14 +22,14 @@ _rotate = raises_typed("rotate", ROTATE.recorded)
 
 
 class Packed(NamedTuple):
-    """The `out` that makes a call of `apply` one of `apply_qkv`, where `is_ordinary_call`."""
+    """Passed to `apply` as `out`, makes it a call of `apply_qkv`. Only if `is_ordinary_call`."""
 
     packing: Packing
     qkv: Tensor
-    v: Tensor  # a view of qkv; without a derivative where one is to be recorded, since RotatePacked makes its own
+    v: Tensor  # a view of qkv, detached if a derivative is recorded: RotatePacked returns a view of its own
 
     def rotate(self, arguments: Sequence[Any]) -> Views | None:
-        """q, k and v for the arguments of the op; None where PyTorch must differentiate views."""
+        """q, k and v for the arguments of the op; None if PyTorch must differentiate views."""
         _, cos, sin, *rest = arguments
         packing, qkv, v = self
         norm = norm_of(rest)
@@ -39,20 +39,20 @@ class Packed(NamedTuple):
         if is_grad_enabled() and any(t.requires_grad for t in (qkv, *weights)):
             if not qkv.requires_grad or not is_ordinary(((qkv, *weights), *arguments[1:NORM])):
                 return None
-            if weights:  # those of all parts of q are one
+            if weights:  # the parts of q share norm[0]
                 return record_norm(packing, arguments, qkv, norm[0], norm[-1])
             return _record(packing, arguments[:NORM], qkv)
         return *_rotated(packing, arguments), v
 
 
 def packed_call(packing: Packing, qkv: Tensor) -> tuple[tuple[Tensor, ...], Packed]:
-    """x and out of the call of `apply`. x: the parts of q, then k, without derivatives."""
+    """`x` and `out` for `apply`. x: the parts of q, then k, detached if a derivative is recorded."""
     q, k, v = packing.split(qkv.detach() if qkv.requires_grad and is_grad_enabled() else qkv)
     return (*packing.parts(q), k), Packed(packing, qkv, v)
 
 
 def _rotated(packing: Packing, arguments: Sequence[Any]) -> tuple[Tensor, Tensor]:
-    """q and k, each in memory of its own. Records nothing."""
+    """q and k, newly allocated. Records nothing."""
     x, *others = arguments
     if packing.is_one_view:
         q, k = (ROTATE.plain if len(arguments) <= PLAIN else ROTATE.unrecorded)(*arguments)
@@ -65,7 +65,7 @@ def _rotated(packing: Packing, arguments: Sequence[Any]) -> tuple[Tensor, Tensor
 class RotatePacked(Function):
     """Inputs: a Packing, the arguments of the op, qkv. Outputs: q, k, and v as a view of qkv.
 
-    v is an output so that one node gets all three gradients: else PyTorch would add up two packed ones.
+    v is an output so that one node receives all three gradients: otherwise autograd would add two packed gradients.
     """
 
     @staticmethod
@@ -78,11 +78,11 @@ class RotatePacked(Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        cos, sin, *lookup = ctx.saved_tensors  # read once: checkpointing recomputes them
+        cos, sin, *lookup = ctx.saved_tensors  # read once: checkpointing recomputes them on each read
         packing, shape = ctx.packing, ctx.shape
         if all(g is None for g in grads):
             return None, None, None
-        # Kernels in Python get no defaults at the end, so the offset may come without the flags.
+        # The dispatcher drops trailing defaults, so flags, or offset and flags, may be missing.
         offset, flags, *scalars = ctx.scalars if len(ctx.scalars) > 1 else (*ctx.scalars, 0, 0)[:2]
         others = cos, sin, offset, transposed_flags(flags), *scalars, *lookup
         if can_be_written(grads):

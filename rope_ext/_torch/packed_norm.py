@@ -1,4 +1,4 @@
-"""`apply_qkv` with a norm of the heads as one node: that of packed.py with the weights of q and k as further inputs."""
+"""`apply_qkv` with a norm as one node of autograd: as packed.py, with the weights of q and k as further inputs."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ _norm_grad_out = raises_typed("norm_grad_out", _ops.norm_grad_out)
 
 
 class NormRotatePacked(Function):
-    """Inputs: a Packing, the arguments of the op, qkv, the weights of q and k. Outputs: as of RotatePacked."""
+    """Inputs: a Packing, the arguments of the op, qkv, the weights of q and k. Outputs: those of RotatePacked."""
 
     @staticmethod
     def forward(ctx: Any, packing: Packing, arguments: Sequence[Any], qkv: Tensor, *weights: Tensor | None) -> Views:
@@ -40,7 +40,7 @@ class NormRotatePacked(Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        # Read once: checkpointing recomputes them.
+        # Read once: checkpointing recomputes the saved tensors on each read.
         cos, sin, positions, offsets, cu_seqlens, qkv, *weights_and_inv_rms = ctx.saved_tensors
         if all(g is None for g in grads):
             return (None,) * 5
@@ -70,7 +70,7 @@ class _Saved(NamedTuple):
 
 
 def _merged(packing: Packing, parts: Sequence[Tensor]) -> Tensor:
-    """q of its parts, copied, since norm_rotate returns each in memory of its own."""
+    """The parts of q, copied into one tensor: norm_rotate allocates each part separately."""
     q = empty_q(packing, parts[0])
     for target, part in zip(packing.parts(q), parts):
         target.copy_(part)
@@ -78,7 +78,7 @@ def _merged(packing: Packing, parts: Sequence[Tensor]) -> Tensor:
 
 
 def _written(saved: _Saved, grads: Sequence[Tensor | None], needs_weights: Sequence[bool]) -> list[Tensor | None]:
-    """The gradients of qkv, written once, and of the weights."""
+    """The gradients of qkv and of the weights, by ops that write straight into the gradient of qkv."""
     packing, qkv, (q_weight, k_weight), inv_rms, others, eps = saved
     packed, places, targets, given = begin(packing, grads, qkv.shape)
     q, k, _ = packing.split(qkv)
@@ -102,7 +102,7 @@ def _written(saved: _Saved, grads: Sequence[Tensor | None], needs_weights: Seque
 
 
 def _composed(saved: _Saved, grads: Sequence[Tensor | None], needs_weights: Sequence[bool]) -> list[Tensor | None]:
-    """The gradients of qkv and of the weights, by ops that know their derivatives."""
+    """The gradients of qkv and of the weights, by differentiable ops."""
     packing, qkv, weights, (*of_q, of_k), others, eps = saved
     q, k, _ = packing.split(qkv)
     inv_rms = of_q[0] if packing.is_one_view else torch.stack(of_q, dim=-1).flatten(-2), of_k

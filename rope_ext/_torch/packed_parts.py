@@ -1,4 +1,4 @@
-"""What the two nodes of `apply_qkv` share: calls of ops with the parts of q and with k, and the gradient of qkv."""
+"""Shared by the two nodes of `apply_qkv`: calls of ops on the parts of q and on k, and the gradient of qkv."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -14,13 +14,13 @@ from .errors import raises_typed
 from .library import torch_ops as _ops
 from .private import dispatch_modes, forward_ad, function_modes, functorch_is_active, is_batched, is_tracing
 
-_POOLED_BYTES = 1 << 20  # kPooledBytes of csrc/bindings/output.cpp; below it the op takes 4 us more
+_POOLED_BYTES = 1 << 20  # kPooledBytes of csrc/bindings/output.cpp; for less the op is 4 us slower than new_empty
 MAX_TENSORS = 8  # kMaxTensors of csrc/core/params.h
 _rotate_out = raises_typed("rotate_out", ROTATE_OUT.unrecorded)
 
 
 def is_ordinary_call(*tensors: Tensor) -> bool:
-    """Whether no transform, trace, mode, subclass or forward mode looks on."""
+    """Whether no transform, trace, mode, Tensor subclass or forward mode has to see the call."""
     return (
         not is_compiling()
         and not functorch_is_active()
@@ -36,7 +36,10 @@ def is_ordinary_call(*tensors: Tensor) -> bool:
 
 
 def in_calls(others: Sequence[Any], tensors: int) -> Iterator[tuple[slice, Sequence[Any]]]:
-    """(which of the tensors, the arguments after x) for each call of an op. others: as if one call took all tensors."""
+    """(slice of the tensors, arguments after x) of each call of an op, which accepts at most MAX_TENSORS tensors.
+
+    others: the arguments after x of one call for all tensors.
+    """
     for begin in range(0, tensors, MAX_TENSORS):
         some = slice(begin, begin + MAX_TENSORS)
         yield some, others if len(others) < NORM else (*others[: NORM - 1], others[NORM - 1][some], *others[NORM:])
@@ -52,7 +55,7 @@ def write(out: Sequence[Tensor], x: Sequence[Tensor], others: Sequence[Any]) -> 
 
 
 def empty(like: Tensor, shape: Sequence[int]) -> Tensor:
-    """Memory for a contiguous result of this shape, from the pool where that is on."""
+    """An uninitialized contiguous tensor of this shape, from the output pool if that is on and the tensor large."""
     if math.prod(shape) * like.itemsize < _POOLED_BYTES:
         return like.new_empty(shape)
     made: Tensor = _ops.empty_like(like.new_empty(()).expand(shape))
@@ -67,23 +70,23 @@ def empty_q(packing: Packing, k: Tensor) -> Tensor:
 
 
 class Begun(NamedTuple):
-    """A gradient of qkv to which nothing but the gradients of some parts is left to be written."""
+    """A gradient of qkv that is complete except for some rotated parts."""
 
     packed: Tensor
-    places: list[int]  # of these parts among the parts of q, then k
-    targets: list[Tensor]
-    grads: list[Tensor]  # of the results
+    places: list[int]  # indices of the missing parts among the parts of q, then k
+    targets: list[Tensor]  # views of packed to write
+    grads: list[Tensor]  # the gradients of the results
 
 
 def can_be_written(grads: Sequence[Tensor | None]) -> bool:
-    """Whether ops may write the gradient of qkv: nothing is recorded, and each of grads is what it looks like."""
+    """Whether ops may write the gradient of qkv: nothing is recorded, and no gradient is lazily negated or batched."""
     given = [g for g in grads if g is not None]
     is_plain = not is_grad_enabled() and is_ordinary_call(*given)
     return is_plain and not any(g.is_neg() or is_batched(g) for g in given)
 
 
 def begin(packing: Packing, grads: Sequence[Tensor | None], shape: Sequence[int]) -> Begun:
-    """grads: of q, k and v; None: the result was not used. One is a Tensor."""
+    """Allocates the gradient of qkv and writes its v. grads: of q, k and v, None if unused; not all None."""
     packed = empty(next(g for g in grads if g is not None), shape)
     *rotated, v = packing.split(packed)
     begun = Begun(packed, [], [], [])
@@ -107,7 +110,7 @@ def _alone(t: Tensor) -> list[Tensor]:
 
 
 def joined(packing: Packing, grads: Sequence[Tensor | None], shape: Sequence[int]) -> Tensor:
-    """The gradient of qkv by ops that know their derivatives. grads: of the q, k and v of qkv; one is a Tensor."""
+    """The gradient of qkv, by differentiable ops. grads: of the q, k and v in qkv, None if unused; not all None."""
     like = next(g for g in grads if g is not None)
     heads = packing.num_heads, packing.num_kv_heads, packing.num_kv_heads
     lead, head_dim = like.shape[: packing.axis], like.shape[-1]

@@ -1,6 +1,7 @@
-"""Tables with one row per token, for derivatives of tables that are looked up, and of frequencies and positions.
+"""Tables with one row per token, for derivatives of looked-up tables and of frequencies and positions.
 
-PyTorch differentiates both: index_select looks rows up, and adds the gradients of tokens that read the same row.
+PyTorch differentiates how these tables come about. index_select looks rows up; its backward pass adds up the gradients
+of tokens that read the same row.
 """
 
 from typing import Any, NamedTuple
@@ -22,20 +23,20 @@ NOT_ROTATED, OUTSIDE = -1, -2  # rows of table_rows (csrc/core/positions.h)
 class PerToken(NamedTuple):
     cos: Tensor
     sin: Tensor
-    rotated: Tensor | None  # (tokens, 1, 1): which tokens rotate; None: all
+    rotated: Tensor | None  # which tokens rotate, (tokens, 1, 1); None: all
 
 
 def looked_up(
     x: list[Tensor], cos: Tensor, sin: Tensor, scalars: Scalars, lookup: Lookup, *, nan_outside: bool = False
 ) -> PerToken:
-    """The rows of tables that tokens look up by position.
+    """The table rows that tokens look up by position.
 
-    nan_outside: rows may lie outside the table on a CPU too, as in a graph that another engine runs; they are NaN.
+    nan_outside: tokens outside the table read NaN on a CPU too, as in a graph that another engine runs.
     """
     rows = _ops.table_rows(x, cos, sin, *scalars, *lookup)
     dtype = cos.dtype
     if dtype in (torch.bfloat16, torch.float16):
-        cos, sin = cos.float(), sin.float()  # gradients of tokens that share a row add up in float32
+        cos, sin = cos.float(), sin.float()  # gradients of tokens that share a row are added in float32
     if not cos.shape[0]:  # no token reads the table, and index_select refuses an empty one
         cos, sin = (torch.nn.functional.pad(t, (0, 0, 0, 1)) for t in (cos, sin))
     index = rows.clamp(min=0)
@@ -43,7 +44,7 @@ def looked_up(
     if scalars.flags & ROUND_PRODUCTS:  # whether products are rounded depends on the dtype of the tables
         cos, sin = cos.to(dtype), sin.to(dtype)
     rows = rows.unsqueeze(-1)
-    # A CPU has refused rows outside by now, but what a mode traces may run with other positions.
+    # On a CPU the op has refused positions outside the table, but a traced graph may run with other positions.
     if nan_outside or cos.device.type != "cpu" or dispatch_modes():
         cos, sin = (torch.where(rows == OUTSIDE, torch.nan, t) for t in (cos, sin))
     if lookup.cu_seqlens is None:
@@ -54,13 +55,13 @@ def looked_up(
 
 
 def _rows_of(table: Tensor, index: Tensor) -> Tensor:
-    if is_dtensor(index):  # the rows stay sharded as index is, and the gradient of the table is Partial
+    if is_dtensor(index):  # rows stay sharded as index is; the gradient of the table is Partial
         return torch.nn.functional.embedding(index, beside(table, index, "cos"))
     return table.index_select(0, index.flatten()).reshape(*index.shape, table.shape[-1])
 
 
 def of_frequencies(x: list[Tensor], high: Tensor, low: Tensor, scalars: Scalars, lookup: Lookup) -> PerToken:
-    """cos and sin as the kernel of `apply` computes them from frequencies."""
+    """cos and sin from frequencies, bit-identical to those in the kernel of `apply`."""
     cos, sin, _ = _ops.cos_sin(x, high, low, *scalars, *lookup)  # (batch or 1, seqlen, heads or 1, pairs)
     layout = layout_of(scalars.flags)
     if cos.shape[2] == 1:
@@ -73,7 +74,7 @@ def of_frequencies(x: list[Tensor], high: Tensor, low: Tensor, scalars: Scalars,
 
 
 def in_sequences(x: Tensor, cu_seqlens: Tensor) -> Tensor:
-    """(tokens, 1, 1): whether a token of x, whose first axis they are, is before the last boundary of cu_seqlens."""
+    """Whether each token is before the last boundary of cu_seqlens, (tokens, 1, 1). The first axis of x is tokens."""
     cu_seqlens = beside(cu_seqlens, x, "cu_seqlens")
     return (beside(torch.arange(x.shape[0], device=x.device), x, "x") < cu_seqlens[-1]).reshape(-1, 1, 1)
 
@@ -81,8 +82,8 @@ def in_sequences(x: Tensor, cu_seqlens: Tensor) -> Tensor:
 def cos_sin(x: list[Tensor], high: Tensor, low: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
     """The kernel of the op at the Autograd key.
 
-    Returns cos(angle + change), sin(angle + change), where change is 0 and has the derivatives of the angle: values are
-    those of the op, bit for bit, and derivatives those of PyTorch's own functions.
+    Returns cos(angle + change) and sin(angle + change), where change is zero and has the derivatives of the angle:
+    values are bit-identical to the op's, and PyTorch computes the derivatives.
     """
     if not tables_need_derivative(high, low, rest):
         with below_autograd():

@@ -1,4 +1,4 @@
-"""Whether a derivative of an op is to be recorded."""
+"""Predicates: must a call of an op record a derivative?"""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -12,12 +12,12 @@ ORDINARY_OR_ABSENT = ORDINARY_TYPES | {type(None)}
 
 
 def needs_derivative(x: Iterable[Tensor], cos: Tensor, sin: Tensor) -> bool:
-    """Whether anything is to be recorded for the result of an op on these tensors, outside of transforms."""
+    """Whether an op on these tensors must record a derivative, outside of transforms."""
     if forward_ad._current_level >= 0:
         return True
     if not is_grad_enabled():
         return False
-    for t in x:  # not any(): a generator takes as long as all the rest
+    for t in x:  # not any(): its generator would cost as much as the rest of this function
         if t.requires_grad:
             return True
     return cos.requires_grad or sin.requires_grad
@@ -28,9 +28,9 @@ def positions_require_grad(positions: Tensor | None) -> bool:
 
 
 def is_ordinary(arguments: Sequence[Any]) -> bool:
-    """Whether RotateX may record this call: no mode, subclass or inference mode must see the op, or undo the record.
+    """Whether RotateX may record this call: no mode or Tensor subclass has to see the op, and inference mode is off.
 
-    What a __torch_function__ makes of the result would be made within the Function, where autograd does not see it.
+    A __torch_function__ would handle the op inside the Function, where autograd does not see the result of the handler.
     """
     if function_modes() or dispatch_modes() or is_inference_mode_enabled():
         return False
@@ -39,24 +39,24 @@ def is_ordinary(arguments: Sequence[Any]) -> bool:
 
 
 def tables_need_derivative(cos: Tensor, sin: Tensor, rest: Rest) -> bool:
-    """Whether a derivative with respect to cos and sin, or to float positions, is to be recorded."""
+    """Whether a derivative with respect to cos, sin or floating-point positions must be recorded."""
     positions = positions_of(rest)
     sources = (cos, sin) if positions is None else (cos, sin, positions)
     return (is_grad_enabled() and any(t.requires_grad for t in sources)) or have_tangents(sources)
 
 
 def kernel_needs_derivative(x: Iterable[Tensor], cos: Tensor, sin: Tensor, rest: Rest) -> bool:
-    """Whether a kernel at the Autograd key, which transforms and other callers reach too, must record anything."""
+    """Whether a kernel at the Autograd key, which transforms reach too, must record a derivative."""
     return needs_derivative(x, cos, sin) or tables_need_derivative(cos, sin, rest) or have_tangents(x)
 
 
 def may_be_forward_mode() -> bool:
-    """Whether forward mode may be on. In a compiled graph torch.func.jvp opens a level that Python does not count."""
+    """Whether forward mode may be on. torch.func.jvp in a compiled graph opens a level that _current_level misses."""
     return forward_ad._current_level >= 0 or functorch_is_active()
 
 
 def have_tangents(tensors: Iterable[Tensor]) -> bool:
-    """Whether some of the tensors may have tangents."""
+    """Whether any of the tensors may have a tangent."""
     if forward_ad._current_level >= 0:
         return True
     return functorch_is_active() and any(unpack_dual(t, level=0)[1] is not None for t in tensors)

@@ -1,6 +1,6 @@
-"""The op `revolutions`, and PyTorch's own ops in its place where a derivative is recorded.
+"""The op `revolutions`, and PyTorch's own ops in its place if a derivative is recorded.
 
-They have the same bits (rope_ext/_reference_angles.py, csrc/core/revolutions.h): the op saves ten small ops.
+Both are bit-identical (rope_ext/_reference_angles.py, csrc/core/revolutions.h). The op replaces ten small ones.
 """
 
 from collections.abc import Callable
@@ -21,14 +21,14 @@ from .recording import have_tangents, needs_derivative
 _HighLow = tuple[Tensor, Tensor]
 
 _library = torch.library.Library(NAMESPACE, "IMPL")
-# For by_op alone, which calls it outside modes: it has no fake kernel.
+# For by_op alone, which calls it outside of modes: the overload has no fake kernel.
 _unrecorded: Callable[[Tensor, bool], _HighLow] = function_of(_ops.revolutions.unrecorded)
 
 
 def by_op(inv_freq: Any, is_64: bool) -> _HighLow | None:
-    """What the op makes of inv_freq; None where PyTorch's ops must serve, or an argument is wrong."""
+    """The result of the op; None if PyTorch's ops must serve, or if an argument is wrong."""
     if (
-        is_compiling()  # torch.compile fuses the ops of PyTorch
+        is_compiling()  # Inductor fuses PyTorch's ops
         or type(inv_freq) not in ORDINARY_TYPES
         or (inv_freq.requires_grad and is_grad_enabled())
         or forward_ad._current_level >= 0
@@ -39,8 +39,8 @@ def by_op(inv_freq: Any, is_64: bool) -> _HighLow | None:
         return None
     try:
         return _unrecorded(inv_freq, is_64)
-    except (RuntimeError, ValueError) as error:  # a device or dtype without a kernel, a wrong shape, no memory
-        typed(error)  # forgets its type
+    except (RuntimeError, ValueError) as error:  # no kernel for the device or dtype, a wrong shape, out of memory
+        typed(error)  # clears the recorded type
         return None
 
 

@@ -1,4 +1,4 @@
-"""What the ops refuse, for graphs that lose the ops: PyTorch's own operations and ONNX's would broadcast instead."""
+"""The checks of the ops for graphs that replace the ops: PyTorch's and ONNX's operations would broadcast instead."""
 
 import contextlib
 from collections.abc import Sequence
@@ -17,19 +17,19 @@ _check = raises_typed("check", _ops.check)
 
 
 class _OpenError(Exception):
-    """A size without a value, which depends on the values of tensors."""
+    """A size is an unbacked SymInt: it depends on the values of tensors."""
 
 
 def check_sizes(x: Sequence[Tensor], cos: Tensor, sin: Tensor, *rest: Any) -> None:
-    """Raises what the op would for the shapes and dtypes of a call that is traced, with the sizes of its example.
+    """Raises what the op would for the shapes and dtypes of a traced call, with the sizes of its example inputs.
 
-    Values are not looked at, neither those of tensors nor, beside them, that of offset.
+    Values of tensors are not validated, nor is offset beside such a tensor.
     """
     (offset, *numbers), lookup = split(rest)
     scalars = offset if lookup == Lookup() else 0, *numbers
     with outside_modes(), contextlib.suppress(_OpenError):
         tables = [_stand_in(t) for t in (cos, sin)]
-        if flags_of(rest) & FREQUENCIES:  # they must be contiguous; tables may have any strides
+        if flags_of(rest) & FREQUENCIES:  # must be contiguous; tables may have any strides
             tables = [t.contiguous() for t in tables]
         _check([_stand_in(t) for t in x], *tables, *tree.tree_map(_stand_in, [*scalars, *lookup, *rest[LOOKUP_END:]]))
 

@@ -1,4 +1,4 @@
-"""The ops under torch.func.vmap, and under the older vmap that batches the gradients of torch.autograd.grad."""
+"""The vmap rules of the ops, for torch.func.vmap and for the legacy vmap of torch.autograd.grad(is_grads_batched)."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,13 +17,13 @@ _library = torch.library.Library(NAMESPACE, "IMPL")
 
 
 def _vmap_by_loop(op: Callable[..., Any], writes: bool = False) -> Callable[..., tuple[Any, Any]]:
-    """A rule that makes one call per sample: for samples that differ in more than x, and for an op that writes to x."""
+    """A vmap rule that calls the op once per sample: if more than x is batched, or if the op writes to x."""
 
     def rule(info: Any, in_dims: Sequence[Any], *arguments: Any) -> tuple[Any, Any]:
         if info.batch_size == 0:
             raise ArgumentError("torch.func.vmap", "map over at least one sample", "none")
         for t, d in zip(arguments[0], in_dims[0]) if writes else ():
-            if d is None:  # every sample would write to it
+            if d is None:  # every sample would write to the same tensor
                 got = f"one of shape {tuple(t.shape)} from outside"
                 raise ArgumentError("x", "be inside torch.func.vmap when it is written", got)
         flat, spec = tree.tree_flatten(list(arguments), is_leaf=lambda a: a is None)
@@ -52,7 +52,7 @@ def _rotate_vmap(
     others, _ = tree.tree_flatten(list(in_dims[1:]), is_leaf=lambda d: d is None)  # norm is a list
     if per_head or info.batch_size == 0 or any(d is not None for d in others):
         return _rotate_by_loop(info, in_dims, x, cos, sin, *rest)
-    heads = layout_of(flags).index("h")  # samples that share their angles become further heads
+    heads = layout_of(flags).index("h")  # samples with the same angles are folded into the heads axis
 
     def fold(t: Tensor, d: int | None) -> Tensor:
         if d is None:
@@ -73,8 +73,8 @@ for _name, _rule in _RULES.items():
     torch.library.register_vmap(f"{NAMESPACE}::{_name}", _rule, lib=_library)
 
 
-# is_grads_batched, and so gradcheck's check_batched_grad, uses an older vmap. Its only rule, a loop, cannot take lists
-# of tensors apart. So each op that takes a list has a twin that takes one tensor, for the loop.
+# is_grads_batched, and therefore gradcheck's check_batched_grad, uses the legacy vmap. Its only rule, a loop over
+# samples, does not support lists of tensors, so each op that accepts lists has a twin for one tensor, for the loop.
 
 _twins = torch.library.Library(NAMESPACE, "FRAGMENT")
 

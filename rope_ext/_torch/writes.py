@@ -1,4 +1,4 @@
-"""Which tensors may be written, by the rules of autograd and torch.func: checked before the first one is written."""
+"""Which tensors may be written by the rules of autograd and torch.func, checked before the first write."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -9,24 +9,24 @@ from torch import Tensor, is_grad_enabled, is_inference_mode_enabled
 from ..errors import ArgumentError
 from .private import DEFAULT_VIEW, creation_meta, level_of
 
-# torch's name for the way a view was made, if autograd refuses to write it -> what x must not be, and the cure.
+# {name of a torch._C._autograd.CreationMeta whose views autograd refuses to write: what x must not be, with a cure}
 _RESTRICTED_VIEWS = {
-    "MULTI_OUTPUT_NODE": "one of several views that an op returned (split, unbind, chunk; slices are taken)",
-    "IN_CUSTOM_FUNCTION": "a view that a custom autograd.Function returned (its clone() is taken)",
-    "NO_GRAD_MODE": "a view made under torch.no_grad (make and write it both inside, or both outside)",
-    "INFERENCE_MODE": "a view made in inference mode (make and write it both inside, or both outside)",
+    "MULTI_OUTPUT_NODE": "one of several views that an op returned (split, unbind, chunk; slices are accepted)",
+    "IN_CUSTOM_FUNCTION": "a view that a custom autograd.Function returned (its clone() is accepted)",
+    "NO_GRAD_MODE": "a view created under torch.no_grad (create and write it both inside, or both outside)",
+    "INFERENCE_MODE": "a view created in inference mode (create and write it both inside, or both outside)",
 }
 
 
 def check_writable(tensors: Iterable[Tensor], recorded: bool = False, at_x: int = 0) -> None:
-    """Raises where autograd would. recorded: a derivative is recorded, whether or not the tensors require grad."""
+    """Raises what autograd would for a write. recorded: a derivative is recorded even if no tensor requires grad."""
     inference, grad = is_inference_mode_enabled(), is_grad_enabled()
     for t in tensors:
         if not inference and t.is_inference():
             raise _not_written("not be an inference tensor outside inference mode", t, at_x)
         if not grad:
             continue
-        base = t._base  # None: t is no view
+        base = t._base  # None: t is not a view
         if base is not None and (recorded or t.requires_grad) and (restriction := _restriction(t)):
             raise _not_written(restriction, t, at_x)
         owner = t if base is None else base
@@ -35,13 +35,13 @@ def check_writable(tensors: Iterable[Tensor], recorded: bool = False, at_x: int 
 
 
 def check_saved(arguments: Iterable[Any]) -> None:
-    """Raises where autograd would as it saves the tensors among the arguments, which comes after x is written."""
+    """Raises what autograd would when it saves the tensors among the arguments, which happens after x is written."""
     if any(isinstance(t, Tensor) and t.is_inference() for t in arguments):
-        raise RuntimeError("an inference tensor cannot be saved for a derivative")  # for _call_errors
+        raise RuntimeError("an inference tensor cannot be saved for a derivative")  # _call_errors.py translates it
 
 
 def check_captured(written: Iterable[Tensor], others: Sequence[Any], at_x: int = 0) -> None:
-    """Refuses tensors from outside a transform: it records nothing in them, so derivatives would silently be zero."""
+    """Refuses to write tensors from outside a transform, which records nothing for them: derivatives would be zero."""
     level = max(level_of(t) for t in others if isinstance(t, Tensor))
     for t in written:
         if level_of(t) < level or _is_view_of_captured(t):
@@ -50,7 +50,7 @@ def check_captured(written: Iterable[Tensor], others: Sequence[Any], at_x: int =
 
 
 def _is_view_of_captured(t: Tensor) -> bool:
-    """Whether torch.func refuses to write t, tried with no elements: it refuses views of outside tensors too."""
+    """Whether torch.func refuses a write of no elements of t, as it does for views of tensors from outside."""
     try:
         with torch.no_grad():
             t[..., :0].zero_()
@@ -67,6 +67,6 @@ def _restriction(view: Tensor) -> str | None:
 
 
 def _not_written(rule: str, t: Tensor, at_x: int, place: str = "") -> ArgumentError:
-    """The error of a tensor of x or, if at_x says that another argument comes before x, of out."""
+    """The error for a tensor of x or, if an argument precedes x (at_x > 0), of out."""
     name = "out" if at_x else "x"
     return ArgumentError(name, f"{rule} when it is written", f"one of shape {tuple(t.shape)}{place}")
