@@ -1,4 +1,4 @@
-"""The machine code of the library under test, and kernels written by hand, for modules that execute them."""
+"""The machine code of the library under test, and hand-written kernels, for modules that execute them."""
 
 import functools
 import re

@@ -1,6 +1,6 @@
-"""How programs of tests begin that use the package `kernels` in transformers.
+"""The first lines of test programs in which transformers uses the package `kernels`.
 
-transformers 5.23 asks for kernels 0.18.2, but the newest release is 0.17.2: they report the newer version.
+transformers 5.23 requires kernels 0.18.2, but the newest release is 0.17.2: these lines let it report the newer version.
 """
 
 NEWER_KERNELS = """

@@ -111,7 +111,7 @@ class Call:
 
 
 def check(method, case, start, use_kernels, tokens=5):
-    """The kernels that `start` chooses give the bits of the CPU's."""
+    """The kernels that `start` chooses are bit-identical to the CPU's."""
     use_kernels(None)
     expected = getattr(Call(case, tokens), method)()
     start()
@@ -148,7 +148,7 @@ def check_weights(isa, dtype, weight, use_kernels):
 
 
 def check_rows_outside(isa, dtype, head_dim):
-    """Rotated channels of a token whose row lies outside the table become NaN, and with them the gradients of its
+    """Rotated channels of a token whose row is outside the table become NaN, and with them the gradients of its
     heads; other channels are normalised."""
     x, cos, sin = random((2, 3, 2, head_dim), dtype), *(random((4, 8), arithmetic(dtype), seed) for seed in (1, 2))
     positions, weight = torch.tensor([[0, -1, 3], [4, 1, 2**62]]), random((head_dim,), arithmetic(dtype), 3)

@@ -1,4 +1,4 @@
-"""The CPU kernels for 64-bit ARM give the bits of those for x86: cross-compiled, and run by qemu-user.
+"""The CPU kernels for 64-bit ARM are bit-identical to those for x86: cross-compiled, and run by qemu-user.
 
 tests/aarch64/cases.cpp makes the arguments of a case, calls the kernels and hashes what they wrote, on either machine.
 ROPE_EXT_REQUIRE_AARCH64=1: a session without the cross compiler or qemu fails.

@@ -1,4 +1,4 @@
-"""Angles from positions, without a table: the bits of the reference, exact at any position, with derivatives."""
+"""Angles from positions, without a table: bit-identical to the reference, exact at any position, with derivatives."""
 
 import pickle
 import re

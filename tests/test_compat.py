@@ -263,7 +263,7 @@ def is_rotated(name, argument):
 @pytest.mark.parametrize("dtype", [F64, F32, BF16], ids=lambda d: str(d)[6:])
 @pytest.mark.parametrize("name", CASES)
 def test_same_bits_as_the_published_definition(name, dtype):
-    """With 16-bit x, float32 tables and angles: the bits of the float32 definition, rounded once."""
+    """With 16-bit x, float32 tables and angles: bit-identical to the float32 definition, rounded once."""
     _, function, definition = CASES[name]
     keeps = name.split()[0] == "transformers"  # the dtype of q * cos
     tensors = tensors_of(name, dtype, F32 if dtype == BF16 else dtype)

@@ -1,4 +1,4 @@
-"""rope_ext.compat under torch.compile and torch.export: one graph for all sizes, with the bits of a call.
+"""rope_ext.compat under torch.compile and torch.export: one graph for all sizes, bit-identical to a call.
 
 Each function is compiled by itself, in one process and without a reset, so that recompilations that functions share
 would reach torch's limit.
@@ -183,7 +183,7 @@ def results(function, arguments):
 
 
 def graphs_made(function, calls, **options):
-    """Number of graphs that the calls make; each call must have the bits of an uncompiled one."""
+    """Number of graphs that the calls make; each call must be bit-identical to an uncompiled one."""
     before = counters["stats"]["unique_graphs"]
     compiled = torch.compile(function, fullgraph=True, **options)
     for make in calls:

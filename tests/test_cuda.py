@@ -1,4 +1,4 @@
-"""CUDA beside the CPU: the same bits, forward and backward; and what concerns both devices at once.
+"""CUDA and the CPU are bit-identical, forward and backward; and what concerns both devices at once.
 
 The other files run on a GPU too (conftest.py); here and in the other test_cuda files is what only a GPU can get wrong.
 """
@@ -62,7 +62,7 @@ def whole(t):
 
 
 def check_gradients(inputs, keywords):
-    """Both devices give the same bits for the gradients of inputs, which are (*x, cos, sin)."""
+    """Both devices give bit-identical gradients of inputs, which are (*x, cos, sin)."""
     found = []
     for device in ("cpu", "cuda"):
         *x, cos, sin = here = moved(inputs, device)

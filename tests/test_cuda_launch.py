@@ -154,7 +154,7 @@ def captured(call):
 
 @pytest.mark.parametrize("mode", ["functional", "out", "in place", "gradient of x"])
 def test_replay_with_other_values(mode):
-    """Everything that lies in memory may change between replays: x, tables and positions."""
+    """Everything that is in memory may change between replays: x, tables and positions."""
     (x, _), cos, sin, positions = problem()
     keywords = {"positions": positions, "offset": 2}
     rows = random((300, 64), F32, 5), random((300, 64), F32, 6)

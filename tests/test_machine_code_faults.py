@@ -76,7 +76,7 @@ def test_another_sign_of_a_sum(call):
 
 
 def test_another_offset_of_a_load(call):
-    """A load of a table or of x then gives other values, or lies outside of the tensor."""
+    """A load of a table or of x then gives other values, or is outside of the tensor."""
     found = 0
     for index, instruction, _ in call.with_effect("LDG"):
         register, at = instruction.operands

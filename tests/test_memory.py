@@ -162,7 +162,7 @@ def test_size_one_dimensions_with_any_stride():
 
 
 def test_packed_qkv_in_place():
-    """q and k interleave in one buffer without sharing an element; v stays as it is."""
+    """q and k interleave in one buffer without sharing an element; v stays unmodified."""
     packed = random((2, 5, 3, 4, 8), torch.float16)
     expected = packed.clone()
     expected[:, :, 0], expected[:, :, 1] = reference.apply((expected[:, :, 0], expected[:, :, 1]), COS, SIN)

@@ -1,4 +1,4 @@
-"""RMSNorm of the heads before they are rotated: the bits of the reference, for every form of a call."""
+"""RMSNorm of the heads before they are rotated: bit-identical to the reference, for every form of a call."""
 
 import pytest
 import torch

@@ -313,7 +313,7 @@ def test_a_hundred_patches_leave_nothing_behind():
 
 @cpu
 def test_threads():
-    """Threads that run the model while others patch and unpatch it get the bits of eager code throughout."""
+    """Threads that run the model while others patch and unpatch it get results bit-identical to eager code throughout."""
     model, ids, failed, done = built(), tokens(), [], threading.Event()
     attention = model.model.layers[0].self_attn
     with torch.no_grad():

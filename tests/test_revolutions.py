@@ -1,4 +1,4 @@
-"""angles.revolutions by one op: the bits of PyTorch's own ops, which serve where the op cannot."""
+"""angles.revolutions by one op: bit-identical to PyTorch's own ops, which serve where the op cannot."""
 
 import pytest
 import torch
