@@ -9,11 +9,14 @@ SOURCES = CMakeLists.txt setup.py pyproject.toml $(shell find csrc -type f)
 # The requirements of an extra in pyproject.toml.
 extra = $(shell sed -n 's/^$(1) = \[\(.*\)\].*/\1/p' pyproject.toml | tr ',' ' ')
 
-.PHONY: demo distributed docs test lint format wheel matrix known benchmark calls compiled instructions machine-code aarch64 \
-  fuzz fuzz-sanitized clean
+.PHONY: demo serve distributed docs test lint format wheel matrix known benchmark calls compiled instructions \
+  machine-code aarch64 fuzz fuzz-sanitized clean
 
 demo: $(VENV)/.built
 	$(RUN) examples/train_tiny_llama.py
+
+serve: $(VENV)/.built
+	$(RUN) examples/serve_tiny_llama.py
 
 # Every program of examples/distributed, which spawns its own processes; under a minute. The tests run two of them.
 # transformers loads no sharded model without accelerate.
