@@ -1,9 +1,9 @@
-"""Train a tiny Qwen3 of transformers twice from one seed: as it is, and with norm and rotation of q and k in one pass.
+"""Train a tiny Qwen3 of transformers twice from one seed: unmodified, and with norm and rotation in one pass.
 
     python examples/train_tiny_qwen3.py [--steps 50] [--dtype bfloat16]
 
-Text: the opening of "Coriolanus" (see train_tiny_llama.py); tokens are its bytes. Also printed: the peak memory of the
-forward and backward pass of one attention layer, larger than those of the model, and what it keeps in between.
+Text: the opening of "Coriolanus" (see train_tiny_llama.py); tokens are its bytes. The program also prints the memory
+that one attention layer, larger than those of the model, keeps for its backward pass, and the peak of both passes.
 """
 
 import argparse
@@ -26,7 +26,7 @@ LAYER = {"hidden_size": 1024, "head_dim": 128, "num_attention_heads": 16, "num_k
 
 
 def attention_in_one_pass(self, hidden_states, position_embeddings, attention_mask, past_key_values=None, **kwargs):
-    """Qwen3Attention.forward, but for q_norm, k_norm and apply_rotary_pos_emb, which are one call."""
+    """Qwen3Attention.forward with one call in place of q_norm, k_norm and apply_rotary_pos_emb."""
     tokens = hidden_states.shape[:-1]
     q, k, v = (
         projection(hidden_states).view(*tokens, -1, self.head_dim)
@@ -47,14 +47,14 @@ def attention_in_one_pass(self, hidden_states, position_embeddings, attention_ma
 
 
 def fuse(model):
-    """Gives the attention layers of this model, and of no other, the forward above."""
+    """Replaces the forward of the attention layers of this model; other models are unaffected."""
     for module in model.modules():
         if isinstance(module, qwen3.Qwen3Attention):
             module.forward = types.MethodType(attention_in_one_pass, module)
 
 
 def train(fused, steps, dtype):
-    """The loss of every step. All that is random comes from one seed."""
+    """The loss of every step. All random numbers come from one seed."""
     torch.manual_seed(0)
     model = Qwen3ForCausalLM(Qwen3Config(**TINY)).to(dtype)
     if fused:
@@ -74,7 +74,7 @@ def train(fused, steps, dtype):
 
 
 def memory_of_layer(fused, dtype, seqlen=1024):
-    """(what one attention layer keeps for its backward, peak of both passes), in bytes beyond the inputs."""
+    """(bytes that one attention layer keeps for its backward pass, peak of both passes), both beyond the inputs."""
     torch.manual_seed(0)
     layer = qwen3.Qwen3Attention(Qwen3Config(**LAYER, attn_implementation="sdpa"), 0).to(dtype)
     if fused:
@@ -115,7 +115,7 @@ def main():
     print("step   loss, eager   loss, in one pass")
     for step in sorted({*range(0, options.steps, 10), options.steps - 1}):
         print(f"{step + 1:4} {eager[step]:13.6f} {fused[step]:19.6f}")
-    print(f"greatest difference of a step: {max(abs(a - b) for a, b in zip(eager, fused)):.2g}\n")
+    print(f"largest difference between the losses of a step: {max(abs(a - b) for a, b in zip(eager, fused)):.2g}\n")
     print("one attention layer      kept for the backward      peak")
     for name, fused in (("eager", False), ("in one pass", True)):
         kept, peak = memory_of_layer(fused, dtype)

@@ -1,4 +1,4 @@
-"""examples/train_tiny_qwen3.py: a few steps of it, and the memory of a layer that it prints."""
+"""examples/train_tiny_qwen3.py: the losses of a few steps agree, and a fused layer keeps less memory."""
 
 import importlib.util
 import sys

@@ -1,9 +1,9 @@
-"""Packages an attention layer with AOTInductor, for programs without Python: run.cpp runs what this writes.
+"""Package an attention layer with AOTInductor for a program without Python; run.cpp runs the package.
 
     python examples/aoti/package.py FOLDER
 
-FOLDER receives attention.pt2, the package; inputs.pt, a list of tensors; expected.pt, what the layer returns for them.
-Needs a C++ compiler, as torch.compile does.
+Writes attention.pt2, the package, inputs.pt, a list of tensors, and expected.pt, the result of the layer for them, to
+FOLDER. Needs a C++ compiler, as torch.compile does.
 """
 
 import argparse
@@ -19,7 +19,7 @@ HEADS, KV_HEADS, HEAD_DIM = 8, 2, 64
 
 
 class Attention(nn.Module):
-    """Causal attention of grouped queries, with a norm of q and k, as in Qwen3."""
+    """Causal grouped-query attention with a norm of each query and key head, as in Qwen3."""
 
     def __init__(self):
         super().__init__()
@@ -39,7 +39,7 @@ class Attention(nn.Module):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, help="where the files go")
+    parser.add_argument("folder", type=Path, help="folder for the three files")
     folder = parser.parse_args().folder
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)

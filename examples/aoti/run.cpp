@@ -1,6 +1,7 @@
-// Runs what package.py wrote, without Python:
+// Runs the package of package.py without Python, and writes its result to output.pt:
 //   run _ops.so attention.pt2 inputs.pt output.pt
-// The operators need nothing but torch's libraries: dlopen registers them, as torch.ops.load_library does.
+// _ops.so, the operators of rope_ext, depends on torch's libraries alone; dlopen registers them, as
+// torch.ops.load_library does in Python.
 #include <dlfcn.h>
 #include <torch/csrc/inductor/aoti_package/model_package_loader.h>
 #include <torch/csrc/jit/serialization/pickle.h>

@@ -2,9 +2,9 @@
 
     python examples/distributed/checkpoint.py
 
-A RotaryEmbedding is a value of Python numbers and adds nothing to the state dict. A checkpoint therefore has the same
-keys with rope_ext as without it, and no frequency in it can be sharded, rounded or missing. The code, or the
-configuration, that makes the model makes the RotaryEmbedding too.
+A RotaryEmbedding holds Python numbers only and adds nothing to the state dict. A checkpoint therefore has the same keys
+with rope_ext as without it, and no frequency in it can be sharded, rounded or missing. The code that builds the model
+builds the RotaryEmbedding too, from the same configuration.
 """
 
 import tempfile
@@ -35,7 +35,7 @@ class Block(nn.Module):
 
 
 def save(rank, world_size, folder, x):
-    """Trains a sharded block for one step, then saves the block and, for comparison, its result for x."""
+    """Trains a sharded block for one step, then saves the block and, for the comparison, its result for x."""
     torch.manual_seed(0)
     block = fully_shard(Block())
     optimizer = torch.optim.AdamW(block.parameters(), lr=1e-2)

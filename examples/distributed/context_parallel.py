@@ -3,8 +3,8 @@
     python examples/distributed/context_parallel.py
 
 `context_parallel` leaves each process its part of the sequence: two chunks, one from each half ("head_tail", torch's
-default). `positions` tell the rotation which tokens these are. Without them, each process would count its tokens from
-0, silently unless ROPE_EXT_CHECK_POSITIONS=1 makes that an error. If you pass tables, they cover the whole sequence.
+default). `positions` tell the rotation which tokens these are. Without them each process would count its tokens from 0,
+without an error unless ROPE_EXT_CHECK_POSITIONS=1 is set. Tables, if you pass any, must cover the whole sequence.
 The rotation does not communicate, forward or backward.
 """
 
@@ -54,7 +54,7 @@ def sharded(rank, world_size):
     mesh = init_device_mesh("cpu", (world_size,))
 
     def gather(k, v, positions):
-        """k, v and positions of all processes. The backward pass sums the gradients, and each process gets its part.
+        """k, v and positions of all processes. The backward pass sums the gradients and returns each process its part.
 
         On a GPU, F.scaled_dot_product_attention(q, k, v, is_causal=True) in `context_parallel` is ring attention and
         needs none of this. On a CPU it raises NotImplementedError: torch 2.11 to 2.15 have no ring attention there.
@@ -67,7 +67,7 @@ def sharded(rank, world_size):
     )
     with context_parallel(mesh, buffers=[tokens, labels], buffer_seq_dims=[1, 1]):
         loss, grad = step(model, tokens, labels, positions, gather)
-    for t in (loss, grad):  # each is a mean over as many tokens in every process
+    for t in (loss, grad):  # means over equally many tokens in every process
         dist.all_reduce(t.div_(world_size))
     compare("loss", loss, loss_alone, bound=1e-6)
     compare("gradient of the projections", grad, grad_alone, bound=1e-5)

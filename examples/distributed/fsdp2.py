@@ -1,10 +1,10 @@
-"""FSDP2 with bfloat16 parameters: which cos and sin reach a block unchanged, and which are rounded.
+"""FSDP2 with bfloat16 parameters: how cos and sin reach a block unrounded.
 
     python examples/distributed/fsdp2.py
 
 Under MixedPrecisionPolicy(param_dtype=torch.bfloat16), `fully_shard` casts every floating-point argument of a block's
-forward to bfloat16. Tables passed this way keep 8 of 24 bits. Two forms are exact: a block that holds a RotaryEmbedding
-and gets integer positions, which are not cast, or tables with cast_forward_inputs=False.
+forward to bfloat16. Tables passed this way keep 8 of 24 bits. Two forms are exact: a RotaryEmbedding in the block with
+integer positions, which are not cast, or tables with cast_forward_inputs=False.
 """
 
 import copy
@@ -20,12 +20,12 @@ SEQLEN, HEADS, HEAD_DIM = 512, 4, 16
 
 
 class Block(nn.Module):
-    """A projection and its rotation, for the two blocks below."""
+    """The projection and the RotaryEmbedding of the two blocks below."""
 
     def __init__(self):
         super().__init__()
         self.q_proj = nn.Linear(HEADS * HEAD_DIM, HEADS * HEAD_DIM, bias=False)
-        self.rope = rope_ext.RotaryEmbedding(HEAD_DIM)  # holds numbers, no parameter or buffer that could be cast
+        self.rope = rope_ext.RotaryEmbedding(HEAD_DIM)  # no parameter or buffer that could be cast
 
     def project(self, x):
         return self.q_proj(x).unflatten(-1, (HEADS, HEAD_DIM))
@@ -49,14 +49,14 @@ def step(block, x, *rotation):
 
 
 def alone(block, batches, *rotation):
-    """The result that each process should get, and the mean of their gradients."""
+    """The result that each process should compute, and the mean of the gradients, computed without FSDP."""
     results, grads = zip(*(step(copy.deepcopy(block).bfloat16(), x, *rotation) for x in batches))
     return results, torch.stack(grads).mean(0)
 
 
 def sharded(rank, world_size):
     torch.manual_seed(0)
-    batches = torch.randn(world_size, 1, SEQLEN, HEADS * HEAD_DIM).bfloat16()  # as a previous block would return
+    batches = torch.randn(world_size, 1, SEQLEN, HEADS * HEAD_DIM).bfloat16()  # as returned by a previous block
     positions = torch.arange(SEQLEN)
     tables = rope_ext.RotaryEmbedding(HEAD_DIM).tables(SEQLEN)
 
@@ -70,7 +70,7 @@ def sharded(rank, world_size):
 
     check("RotaryEmbedding in the block", PositionsBlock(), (positions,), cast_forward_inputs=True)
     check("tables, cast_forward_inputs=False", TablesBlock(), tables, cast_forward_inputs=False)
-    # cos and sin rounded to 8 bits are each off by up to 2**-9, and each result uses both
+    # cos and sin, rounded to 8 bits, are each off by up to 2**-9, and each result sums two products of them
     check("tables, cast to bfloat16 (wrong)", TablesBlock(), tables, cast_forward_inputs=True, bound=2**-6)
 
 

@@ -2,9 +2,9 @@
 
     python examples/distributed/pipeline.py
 
-Only hidden states travel between stages; each stage makes its own cos and sin. Every process passes integer positions,
-one row per sequence, to `step`, which splits them into microbatches as it splits the tokens. It would split a table
-along its first axis too, and that axis is the position: do not pass tables.
+Only hidden states travel between stages; each stage computes its own cos and sin. Every process passes integer
+positions, one row per sequence, to `step`, which splits them into microbatches like the tokens. Do not pass tables:
+`step` would split them too, along their first axis, which is the position.
 """
 
 import torch
@@ -33,7 +33,7 @@ class Block(nn.Module):
 
 
 class Model(nn.Module):
-    """The whole model, or the modules of one stage after `keep`."""
+    """The whole model; after `keep`, the modules of one stage."""
 
     def __init__(self):
         super().__init__()
@@ -65,7 +65,7 @@ def sharded(rank, world_size):
     model = Model()
     tokens, labels = torch.randint(VOCABULARY, (2, BATCH, SEQLEN))
     positions = torch.arange(SEQLEN).repeat(BATCH, 1)
-    gaps = torch.randint(SEQLEN, (BATCH, 1))  # so that sequences, hence microbatches, differ in their positions
+    gaps = torch.randint(SEQLEN, (BATCH, 1))  # so that microbatches differ in their positions
     positions += 100 * (positions >= gaps)
     loss_alone = loss_of(model(tokens, positions), labels)
     grad_alone = torch.autograd.grad(loss_alone, model.blocks[0].qkv.weight)[0]

@@ -2,9 +2,9 @@
 
     python examples/distributed/tensor_parallel.py
 
-`parallelize_module` shards q and k over heads, and each process rotates the heads that it holds; cos and sin are plain
-tensors, equal in all processes. If the sequence is sharded instead, each process rotates its tokens by their positions
-in the whole sequence. The rotation does not communicate, forward or backward.
+`parallelize_module` shards q and k across heads, and each process rotates its heads; cos and sin are plain tensors,
+equal in all processes. Where the sequence is sharded instead, each process rotates its tokens by their positions in the
+whole sequence. The rotation does not communicate, forward or backward.
 """
 
 import copy
@@ -40,7 +40,7 @@ class Attention(nn.Module):
 
 
 def to_local(t):
-    """The heads of this process. DTensor supports the attention kernels of GPUs, but not the one for CPUs."""
+    """The heads of this process. DTensor supports the attention kernels for CUDA, but not the one for CPUs."""
     return t.to_local() if isinstance(t, DTensor) else t
 
 
@@ -49,7 +49,7 @@ def sharded(rank, world_size):
     alone = Attention()
     x = torch.randn(BATCH, SEQLEN, DIM)
     cos, sin = rope_ext.RotaryEmbedding(HEAD_DIM).tables(SEQLEN)
-    heads_here = ColwiseParallel(use_local_output=False)  # DTensors, sharded over heads
+    heads_here = ColwiseParallel(use_local_output=False)  # DTensors, sharded across heads
     plan = {"q_proj": heads_here, "k_proj": heads_here, "v_proj": heads_here, "o_proj": RowwiseParallel()}
     mesh = init_device_mesh("cpu", (world_size,))
     attention = parallelize_module(copy.deepcopy(alone), mesh, plan)
