@@ -1,9 +1,9 @@
-"""Train a small Llama twice from one seed, with rotary embedding in eager PyTorch and in rope_ext, and compare.
+"""Train a tiny Llama twice from one seed, with rotary embedding in eager PyTorch and in rope_ext, and compare.
 
     python examples/train_tiny_llama.py [--steps 300] [--output build/demo]
 
-Text: the opening of William Shakespeare's "Coriolanus" (1623, public domain), 102 kB, as it stands at the beginning of
-the file "tiny shakespeare" that Andrej Karpathy compiled for char-rnn. Tokens are its characters.
+Text: the opening of William Shakespeare's "Coriolanus" (1623, public domain), 102 kB, from the beginning of the file
+"tiny shakespeare" that Andrej Karpathy compiled for char-rnn. Tokens are its characters.
 """
 
 import argparse
@@ -36,11 +36,11 @@ class Config:
     learning_rate: float = 2e-3
 
 
-# ---- the two rotary embeddings: tables once per forward, q and k of (batch, heads, seqlen, head_dim) per layer ----
+# ---- the two rotary embeddings: tables once per forward pass; q and k are (batch, heads, seqlen, head_dim) ----
 
 
 class EagerRotary:
-    """As in Hugging Face's Llama."""
+    """The formula of Llama in Hugging Face transformers."""
 
     @staticmethod
     def tables(rope, seqlen):
@@ -119,11 +119,12 @@ def load_text():
 
 
 def train(name, rotary, tokens, c):
-    """Losses of every step, and seconds. Everything random comes from one seed, so runs differ in `rotary` only."""
+    """(loss of every step, seconds, number of parameters). All random numbers come from one seed."""
     torch.manual_seed(0)
     model = TinyLlama(c, rotary)
     optimizer = torch.optim.AdamW(model.parameters(), lr=c.learning_rate, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, c.learning_rate, total_steps=c.steps, pct_start=0.1)
+    warmup = max(0.1, 2 / c.steps)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, c.learning_rate, total_steps=c.steps, pct_start=warmup)
     losses, start = [], time.perf_counter()
     for _ in tqdm(range(c.steps), desc=f"training, {name:8}", unit="step", mininterval=0.5):
         begin = torch.randint(len(tokens) - c.seqlen - 1, (c.batch, 1))
@@ -140,8 +141,7 @@ def train(name, rotary, tokens, c):
 
 
 def profile_rotary(rotary, c, repeats=20):
-    """(ms, MB, operators) of the rotary part of one training step: forward and backward, all layers. Memory is what its
-    operators allocate."""
+    """(ms, MB allocated, operators) of the rotary part of one training step: forward and backward, all layers."""
     packed = torch.randn(c.batch, c.seqlen, c.heads + 2 * c.kv_heads, c.head_dim, requires_grad=True).transpose(1, 2)
     q, k, _ = packed.split((c.heads, c.kv_heads, c.kv_heads), dim=1)
     cos, sin = rotary.tables(rope_ext.RotaryEmbedding(c.head_dim), c.seqlen)
@@ -208,7 +208,7 @@ def main():
     print("  step   loss, eager   loss, rope_ext")
     for step in sorted({0, *range(49, c.steps, 50), c.steps - 1}):
         print(f"{step + 1:6} {eager[step]:13.6f} {ext[step]:16.6f}")
-    print(f"greatest difference of the losses of a step: {max(abs(a - b) for a, b in zip(eager, ext)):.3g}\n")
+    print(f"largest difference between the losses of a step: {max(abs(a - b) for a, b in zip(eager, ext)):.3g}\n")
 
     profiles = [profile_rotary(rotary, c) for rotary in (EagerRotary, ExtRotary)]
     print("rotary part of a training step (forward and backward of all layers; torch.profiler):")
