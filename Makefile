@@ -12,16 +12,15 @@ extra = $(shell sed -n 's/^$(1) = \[\(.*\)\].*/\1/p' pyproject.toml | tr ',' ' '
 .PHONY: demo serve distributed docs test lint format wheel matrix known benchmark calls compiled instructions \
   machine-code aarch64 fuzz fuzz-sanitized clean
 
+# The programs of examples/ (docs/examples.md); the tests run all of them, with fewer steps.
 demo: $(VENV)/.built
 	$(RUN) examples/train_tiny_llama.py
 
 serve: $(VENV)/.built
 	$(RUN) examples/serve_tiny_llama.py
 
-# Every program of examples/distributed, which spawns its own processes; under a minute. The tests run two of them.
-# transformers loads no sharded model without accelerate.
+# The programs of examples/distributed start their own processes; about a minute.
 distributed: $(VENV)/.built
-	$(RUN) -m pip install --quiet --no-deps accelerate==1.15.0
 	set -e; for program in examples/distributed/[a-z]*.py; do echo "$$program"; $(RUN) $$program; done
 
 test: $(VENV)/.built $(VENV)/.lint
@@ -107,10 +106,12 @@ fuzz-sanitized: $(VENV)/.installed
 # torch is pinned and installed first: every later install then finds it and downloads no other.
 # The CUDA tools that tests/test_machine_code.py needs are single files, for Linux on x86-64 only.
 # --no-compile: of the thousands of files of transformers the tests import few.
+# transformers loads sharded models with accelerate, whose other dependencies no test needs.
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet "$(TORCH)" numpy matplotlib tqdm uv "pytest>=8" "setuptools>=77" "pybind11>=2.13" cmake ninja
 	$(RUN) -m pip install --quiet --no-compile "transformers==5.23.0; python_version >= '3.11'" $(call extra,onnx) $(call extra,hub)
+	$(RUN) -m pip install --quiet --no-deps --no-compile accelerate==1.15.0
 	[ "$$(uname -sm)" != "Linux x86_64" ] || $(RUN) -m pip install --quiet --no-deps $(call extra,machine-code)
 	touch $@
 

@@ -1,10 +1,10 @@
-"""A Llama of transformers, sharded by its tensor parallel plan, with and without rope_ext.patch.
+"""A Llama of transformers, sharded by its tensor-parallel plan, with and without rope_ext.patch.
 
     python examples/distributed/tensor_parallel_transformers.py        # also needs transformers and accelerate
 
 Each process holds some of the heads as plain tensors, because the sharded projections unwrap their results. The
-rotation is then a local call, and `patch` works as on one process. The results of the sharded model stay bit-identical;
-they differ from those of the unsharded model by the order of the sums in o_proj and down_proj.
+rotation is therefore a local call, and `patch` works as on one process: the results of the sharded model stay
+bit-identical. Sharded and unsharded results differ by rounding, because o_proj and down_proj sum in another order.
 """
 
 import tempfile
@@ -13,9 +13,11 @@ import torch
 from _processes import compare, run
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.distributed import DistributedConfig
+from transformers.utils import logging
 
 import rope_ext
 
+logging.disable_progress_bar()
 TINY = {"vocab_size": 128, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "head_dim": 16}
 TINY |= {"num_attention_heads": 4, "num_key_value_heads": 2, "initializer_range": 0.2}
 
