@@ -17,7 +17,7 @@ pytestmark = pytest.mark.devices("cpu")
 # ---- the library and wheels ----
 
 
-def test_the_carried_library_is_used_where_what_is_there_does_not_load(tmp_path, monkeypatch, capsys):
+def test_the_library_in_build_gpu_is_used_where_the_present_one_does_not_load(tmp_path, monkeypatch, capsys):
     (tmp_path / "rope_ext").mkdir()
     (tmp_path / "gpu").mkdir()
     for name in ("_ops.so", "_introspect.cpython-312-x86_64-linux-gnu.so"):
@@ -28,7 +28,7 @@ def test_the_carried_library_is_used_where_what_is_there_does_not_load(tmp_path,
     monkeypatch.setattr(library, "python", lambda code: (there.exists(), "ImportError: no _ops.so"))
     monkeypatch.setattr(library, "compile_here", lambda: pytest.fail("compiled"))
     assert library.main() == 0 and there.read_text() == "carried"
-    assert capsys.readouterr().out.splitlines()[0] == "what is there: not to be used: ImportError: no _ops.so"
+    assert capsys.readouterr().out.splitlines()[0] == "present library: unusable: ImportError: no _ops.so"
     there.write_text("built by a user")
     assert library.main() == 0 and there.read_text() == "built by a user"
     os.utime(tmp_path / "gpu" / "_ops.so", (there.stat().st_mtime + 1,) * 2)  # prepared after that
@@ -72,7 +72,7 @@ def test_candidates_are_kept_line_by_line_and_compared(tmp_path, capsys):
     assert capsys.readouterr().out.splitlines() == [
         "an empty kernel: 1.25 us",
         "decode bf16: 2.00 us, 75 % of a copy; other 0.500; shipped, st.cs 0.750",
-        "other bits than the shipped kernel: decode bf16 other",
+        "not bit-identical to the shipped kernel: decode bf16 other",
     ]
     assert candidates.timed([tmp_path / "b"], tmp_path / "other") == 0
     assert candidates.timed([tmp_path / "fails"], tmp_path / "other") == 1

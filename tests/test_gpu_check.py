@@ -135,7 +135,7 @@ def test_whatever_stops_the_program_what_ran_is_kept(stand_ins, tmp_path):
         time.sleep(0.05)
     running.send_signal(signal.SIGTERM)
     _, said = running.communicate(timeout=20)
-    assert running.returncode == 1 and said == b"gpu_check.sh: interrupted; what ran is kept\n"
+    assert running.returncode == 1 and said == b"gpu_check.sh: interrupted; the results so far are kept\n"
     assert statuses(tmp_path / "out", "first") == [("build", "passed"), ("smoke", "FAILED")]
 
 
@@ -147,7 +147,7 @@ def test_without_a_library_only_what_needs_none_is_run(stand_ins, tmp_path):
         "tests",
         "bench",
     ]
-    assert "bench: FAILED in 0 s of " in found.stdout and "not begun, as rope_ext does not load" in found.stdout
+    assert "bench: FAILED in 0 s of " in found.stdout and "not started, since rope_ext does not load" in found.stdout
 
 
 # ---- the clock ----
@@ -216,7 +216,7 @@ def test_dry_run_says_when_what_is_carried_is_old(tmp_path, monkeypatch):
     monkeypatch.setattr(dry_run, "CARRIED", tmp_path / "gpu")
     for name in ("CMakeLists.txt", "csrc/plan.h"):
         (tmp_path / name).write_text("")
-    assert dry_run.stale() == ["nothing is carried in build/gpu: benchmarks/gpu_check.sh prepare"]
+    assert dry_run.stale() == ["build/gpu is empty: benchmarks/gpu_check.sh prepare"]
     (tmp_path / "gpu" / "carried.json").write_text("{}")
     for seconds, said in ((-5, []), (5, ["build/gpu is older than csrc/plan.h: benchmarks/gpu_check.sh prepare"])):
         os.utime(tmp_path / "csrc" / "plan.h", (time.time() + seconds,) * 2)

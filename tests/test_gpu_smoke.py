@@ -20,7 +20,11 @@ def test_smoke_reaches_every_instance_of_the_kernel(use_kernels, tmp_path):
     expected = {name: call("cpu") for name, call in smoke.calls().items()}
     use_kernels(emulator.rope_ext_emulated_cuda(132, False))
     for name, call in smoke.calls().items():
-        assert smoke.same_bits(call("cpu"), expected[name]), name
+        assert smoke.bit_identical(call("cpu"), expected[name]), name
     assert bin(emulator.rope_ext_emulated_instances()).count("1") == 30
     x = expected["cos_sin torch.float32"][0]
-    assert smoke.same_bits([x], [x]) and not smoke.same_bits([-x], [x]) and not smoke.same_bits([x], [x.double()])
+    assert (
+        smoke.bit_identical([x], [x])
+        and not smoke.bit_identical([-x], [x])
+        and not smoke.bit_identical([x], [x.double()])
+    )

@@ -1,16 +1,16 @@
-"""Everything that needs a GPU, in two calls: is it right, how fast is it, and why.
+"""Everything that needs a GPU, in two calls: correctness, speed, and what limits the speed.
 
 first     smoke, launches, candidates of the kernel, bench in bf16: 330 s
 second    the other tests, memcheck, bench in fp32, fp16 and interleaved pairs, ncu: 360 s
-          (neither: both, one after the other)
-prepare   on a machine with nvcc and no GPU: fills build/gpu with all that the calls would build or download
+          (without a name: both, one after the other)
+prepare   on a machine with nvcc and no GPU: fills build/gpu with everything that the calls would build or download
 
-Each call begins with `build`, which loads rope_ext/_ops.so or what build/gpu holds, and compiles only if neither works.
-Each part has a limit and leaves what it has by then; one that fails or hangs does not stop the others. A tool that does
-not work on this machine is "not available", which is no failure. Nothing is downloaded, except by prepare.
+Each call begins with `build`, which loads rope_ext/_ops.so or the library in build/gpu, and compiles only if neither
+works. Each part has a time limit and keeps its results so far; a part that fails or hangs does not stop the others. A
+tool that does not work on this machine is "not available", which is not a failure. Only prepare downloads anything.
 
 Environment: OUT, the folder for gpu_CALL.log, gpu_CALL.parts.json, gpu_CALL.md, .json and .png, and candidates.jsonl
-(default benchmarks/results); PYTHON (python3); COMMIT, what is measured, where there is no git to ask.
+(default benchmarks/results); PYTHON (default python3); COMMIT, the measured commit, where git is missing.
 Exit status: 0 all passed, 1 a part failed, 2 nothing could be run.
 """
 
@@ -46,14 +46,14 @@ def parse(arguments):
         "--only", action="append", choices=PARTS, metavar="PART", help=f"{', '.join(PARTS)}; may be repeated"
     )
     parser.add_argument(
-        "--wheels", type=Path, metavar="DIR", help="peers: wheels, for this run only, and unpacked packages"
+        "--wheels", type=Path, metavar="DIR", help="other libraries: wheels, for this run only, and unpacked packages"
     )
-    parser.add_argument("--seconds", type=int, metavar="N", help="at most, all together")
-    parser.add_argument("--dry-run", action="store_true", help="the plan, and the files that travel; needs no GPU")
+    parser.add_argument("--seconds", type=int, metavar="N", help="time limit of all parts together")
+    parser.add_argument("--dry-run", action="store_true", help="print the plan and the files to copy; needs no GPU")
     parser.add_argument(
-        "--python", default="python3.12", metavar="PATH", help="prepare: of the version of the GPU machine"
+        "--python", default="python3.12", metavar="PATH", help="prepare: a Python of the version on the GPU machine"
     )
-    parser.add_argument("--architecture", default="9.0", metavar="N.N", help="prepare: of that GPU")
+    parser.add_argument("--architecture", default="9.0", metavar="N.N", help="prepare: compute capability of the GPU")
     options = parser.parse_args(arguments)
     if options.seconds is not None and options.seconds < 1:
         parser.error(f"--seconds must be a positive integer, got {options.seconds}")
@@ -97,7 +97,7 @@ def main(arguments=None):
 
 
 def usable_python(parser):
-    """The Python of all parts, which has torch and a GPU. This process imports no torch, and leaves the GPU to them."""
+    """The Python of all parts, with torch and a GPU. This process imports no torch and leaves the GPU to the parts."""
     python = os.path.abspath(shutil.which(os.environ.get("PYTHON", "")) or sys.executable)
     asked = subprocess.run([python, "-c", GPU], capture_output=True, text=True, check=False)
     if asked.returncode:
@@ -109,7 +109,7 @@ def usable_python(parser):
 
 
 def carried_commit():
-    """What prepare built from: git says it where there is git, see machine.commit."""
+    """The commit that prepare built; used where git is missing, see machine.commit."""
     file = CARRIED / "carried.json"
     return json.loads(file.read_text())["commit"] if file.exists() else None
 
@@ -118,4 +118,4 @@ if __name__ == "__main__":
     try:
         sys.exit(main())
     except KeyboardInterrupt:
-        sys.exit("gpu_check.sh: interrupted; what ran is kept")
+        sys.exit("gpu_check.sh: interrupted; the results so far are kept")

@@ -1,15 +1,15 @@
-"""One call of gpu_check.sh: its parts one after the other, the result of each written at once."""
+"""One call of gpu_check.sh: its parts one after the other; the result of each is written immediately."""
 
 import dataclasses
 import json
 import subprocess
 import time
 
-from benchmarks.gpu_check.plan import LEAST, play
+from benchmarks.gpu_check.plan import MIN_SECONDS, play
 from benchmarks.gpu_check.programs import command_of, environment_of
 from benchmarks.gpu_check.run import FAILED, PASSED, Result, run
 
-# Lines of a part's output that are shown when it has passed, and when it has not.
+# Lines of output that are shown of a part that passed, and of one that did not.
 SHOWN, SHOWN_IF_FAILED = {"candidates": 30, "ncu": 12, "bench": 0}, 12
 
 
@@ -21,14 +21,14 @@ def run_call(call, parts, seconds, out, python, paths):
     def run_part(part, limit):
         output = ""
         try:
-            if limit < LEAST:
+            if limit < MIN_SECONDS:
                 result = Result(part.name, FAILED, 0.0, limit, "no time left")
             elif part.needs_library and any(r.name == "build" and r.status != PASSED for r in results):
-                result = Result(part.name, FAILED, 0.0, limit, "not begun, as rope_ext does not load")
+                result = Result(part.name, FAILED, 0.0, limit, "not started, since rope_ext does not load")
             else:
                 command = command_of(part.name, call, limit, out, python, paths)
                 result, output = run(part.name, command, limit, log, environment_of(part.name, paths))
-        except KeyboardInterrupt:  # the program as a whole is stopped
+        except KeyboardInterrupt:  # the whole program is stopped
             record(Result(part.name, FAILED, 0.0, limit, "interrupted"), output)
             raise
         record(result, output)

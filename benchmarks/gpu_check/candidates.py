@@ -1,6 +1,6 @@
-"""`python -m benchmarks.gpu_check.candidates FILE`: runs candidates.cu, keeps its lines in FILE, prints a table.
+"""Run candidates.cu, keep its lines in FILE, and print a table: `python -m benchmarks.gpu_check.candidates FILE`.
 
-The programs are those that `prepare` left in build/gpu; else they are compiled here, where there is nvcc.
+The programs come from build/gpu, where `prepare` left them; otherwise nvcc compiles them.
 """
 
 import json
@@ -19,18 +19,18 @@ def main(path):
         programs = [CARRIED / name for name in PROGRAMS]
         if not all(program.exists() for program in programs):
             if not shutil.which("nvcc"):
-                print("candidates: nothing was carried, and nvcc is not installed")
+                print("candidates: build/gpu has no programs, and nvcc is not installed")
                 return UNAVAILABLE
             programs = compile_candidates(Path(folder), "native")
         return timed(programs, path)
 
 
 def timed(programs, path):
-    """The exit status. Each line is written when it comes."""
+    """Run the programs and return the exit status. Each line is written as it arrives."""
     rows, code = [], 0
     with path.open("w") as file:
         for program in programs:
-            program.chmod(0o755)  # which a transfer may have dropped
+            program.chmod(0o755)  # a copy may have dropped the permission
             process = subprocess.Popen([program], stdout=subprocess.PIPE, text=True)
             for line in process.stdout:
                 print(line, end="", file=file, flush=True)
@@ -39,14 +39,14 @@ def timed(programs, path):
     wrong = [f"{row['shape']} {row['dtype']} {row['candidate']}" for row in rows if row.get("same_bits") is False]
     print(table(rows))
     if wrong:
-        print("other bits than the shipped kernel:", ", ".join(wrong))
+        print("not bit-identical to the shipped kernel:", ", ".join(wrong))
     return int(bool(code or wrong))
 
 
 def table(rows):
-    """A line per case: the shipped kernel, and the four fastest others as their time relative to it.
+    """A line per case: the shipped kernel, and the times of the four fastest others relative to it.
 
-    Each time is taken relative to the copy of its own program before.
+    Times of different programs are first divided by the time of each program's own copy.
     """
     lines = [f"an empty kernel: {row['empty_launch_us']:.2f} us" for row in rows if "empty_launch_us" in row][:1]
     cases = {}

@@ -1,8 +1,8 @@
-"""`gpu_check.sh prepare`: builds what a GPU machine without a network needs, here, with nvcc and no GPU.
+"""`gpu_check.sh prepare`: build what a GPU machine without a network needs, on a machine with nvcc and no GPU.
 
-build/gpu then holds _ops.so and _introspect for the Python of that machine, the programs of candidates.cu, wheels of
-pytest and of peers; one architecture. _ops.so holds no Python and only torch's stable ABI: it loads in every torch from
-2.11 on. A wheel is used where that machine lacks the package.
+Afterwards build/gpu has, for one architecture, _ops.so and _introspect for the Python of the GPU machine, the programs
+of candidates.cu, and wheels of pytest and other libraries. _ops.so depends on no Python version and only on torch's
+stable ABI, so it loads in every torch from 2.11 on. A wheel is used where the GPU machine lacks the package.
 """
 
 import json
@@ -20,8 +20,8 @@ CARRIED = ROOT / "build" / "gpu"
 TEST_HOOKS = "-DROPE_EXT_TEST_HOOKS=ON"
 PROGRAMS = {"candidates": [], "candidates_st_cs": ["-Xptxas", "-dscm=cs", "-DSTORES=st.cs"]}
 WHEELS = ["pytest", "pytest-xdist", "execnet", "pluggy", "iniconfig", "packaging", "pygments", "tqdm"]
-WHEELS += ["liger-kernel", "einops"]  # peers, and what flash-attention imports
-# Published as source only, most of it CUDA. Its rotary kernel is Triton, in these files.
+WHEELS += ["liger-kernel", "einops"]  # measured libraries, and an import of flash-attention
+# flash-attention is published as source only, mostly CUDA. Its rotary kernel is written in Triton, in these files.
 FLASH_ATTENTION = "flash-attn==2.8.3"
 FLASH_FILES = [
     "layers/__init__.py",
@@ -33,7 +33,7 @@ FLASH_FILES = [
 
 
 def prepare(interpreter, architecture):
-    """interpreter: a Python of the version of that machine's. architecture: as in TORCH_CUDA_ARCH_LIST."""
+    """interpreter: a Python of the version on the GPU machine. architecture: as in TORCH_CUDA_ARCH_LIST."""
     from benchmarks.harness.machine import commit  # late: it imports torch
 
     version = header_version(interpreter)
@@ -49,7 +49,7 @@ def prepare(interpreter, architecture):
 
 
 def header_version(interpreter):
-    """The version of a Python that has its headers."""
+    """The version of a Python, which must have its headers."""
     code = "from sysconfig import *; open(get_path('include') + '/Python.h'); print(get_python_version())"
     try:
         return subprocess.run([interpreter, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
@@ -60,7 +60,7 @@ def header_version(interpreter):
 
 
 def build_library(interpreter, architecture):
-    """With the torch, setuptools, pybind11, cmake and ninja of this Python, of which none depends on its version."""
+    """Build with the torch, setuptools, pybind11, cmake and ninja of this Python; none depends on its version."""
     with tempfile.TemporaryDirectory() as folder:
         environment = os.environ | {
             "ROPE_EXT_CUDA": "1",
@@ -87,14 +87,14 @@ print("loaded here in torch", torch.__version__)
 
 
 def load_library(interpreter):
-    """A proof that both files load, where that Python has torch."""
+    """Check that both files load, if that Python has torch."""
     if subprocess.run([interpreter, "-c", "import torch"], capture_output=True, check=False).returncode:
         return print(f"not loaded here: {interpreter} cannot import torch")
     subprocess.run([interpreter, "-c", LOAD, CARRIED], check=True)
 
 
 def compile_candidates(folder, architecture):
-    """The programs of candidates.cu. They need no other library than that of C and the driver."""
+    """The programs of candidates.cu, which need only the C library and the driver."""
     options = ["-std=c++17", f"-arch={architecture}", "-fmad=false", "-cudart", "static", f"-I{ROOT / 'csrc'}"]
     options += ["-Xcompiler", "-static-libstdc++", "-Xcompiler", "-static-libgcc"]
     source = ROOT / "benchmarks" / "candidates.cu"
@@ -104,7 +104,7 @@ def compile_candidates(folder, architecture):
 
 
 def download():
-    """Wheels, and the files of flash-attention; what cannot be had is left out with a line."""
+    """Download the wheels and the files of flash-attention; print a line for each that is not available."""
     wheels = CARRIED / "wheels"
     pip = [sys.executable, "-m", "pip"]
     fetch = [*pip, "download", "--quiet", "--no-deps", "--disable-pip-version-check"]
@@ -112,7 +112,7 @@ def download():
         if subprocess.run([*fetch, "--only-binary=:all:", "--dest", wheels, name], check=False).returncode:
             print(f"left out: {name}")
     with tempfile.TemporaryDirectory() as folder:
-        # pip runs the setup.py of what it downloads as source, which imports these.
+        # pip runs the setup.py of source downloads, which imports these.
         needs = [*pip, "install", "--quiet", "--no-deps", "--disable-pip-version-check", "--target", f"{folder}/needs"]
         environment = os.environ | {"PYTHONPATH": f"{folder}/needs", "FLASH_ATTENTION_SKIP_CUDA_BUILD": "TRUE"}
         source = [*fetch, "--no-build-isolation", "--no-binary=:all:", "--dest", folder, FLASH_ATTENTION]

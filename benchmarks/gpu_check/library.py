@@ -1,7 +1,7 @@
-"""`python -m benchmarks.gpu_check.library`: leaves a rope_ext/_ops.so that loads and whose CUDA kernels run.
+"""Provide a rope_ext/_ops.so that loads and whose CUDA kernels run: `python -m benchmarks.gpu_check.library`.
 
-Tried in this order: what is there, what `prepare` left in build/gpu, the newer of the two first; a build for this GPU
-only.
+Tried in this order: the newer of the present library and the one that `prepare` left in build/gpu, the other one, and
+a build for this GPU alone.
 """
 
 import os
@@ -17,10 +17,10 @@ import rope_ext
 from rope_ext import _introspect
 x = torch.randn(2, 8, 4, 64)
 cos, sin = rope_ext.RotaryEmbedding(64).tables(8, device="cpu")
-there = rope_ext.apply(x.cuda(), cos.cuda(), sin.cuda()).cpu()
-error = (there - rope_ext.apply(x, cos, sin)).abs().max().item()
-assert error < 1e-5, f"CUDA kernels are off the CPU's by {error}"
-print(f"{rope_ext.build_info()}, CUDA kernels run, off the CPU's results by {error:.1e}")
+on_gpu = rope_ext.apply(x.cuda(), cos.cuda(), sin.cuda()).cpu()
+error = (on_gpu - rope_ext.apply(x, cos, sin)).abs().max().item()
+assert error < 1e-5, f"CUDA kernels differ from the CPU by {error}"
+print(f"{rope_ext.build_info()}, CUDA kernels run, largest difference from the CPU {error:.1e}")
 """
 CAPABILITY = "import torch; print('{}.{}'.format(*torch.cuda.get_device_capability()))"
 
@@ -38,12 +38,12 @@ def use_carried():
         raise FileNotFoundError(f"nothing in {CARRIED}: benchmarks/gpu_check.sh prepare")
     for file in files:
         temporary = ROOT / "rope_ext" / f"{file.name}.new"
-        shutil.copy2(file, temporary)  # with its time
+        shutil.copy2(file, temporary)  # keeps the time of the file
         temporary.replace(ROOT / "rope_ext" / file.name)
 
 
 def compile_here():
-    """Not by pip: this leaves the Python that runs it as it was."""
+    """Build in place, without pip, so that the environment of this Python stays unmodified."""
     _, capability = python(CAPABILITY)
     more = {"ROPE_EXT_CUDA": "1", "TORCH_CUDA_ARCH_LIST": os.environ.get("TORCH_CUDA_ARCH_LIST", capability)}
     more["CMAKE_ARGS"] = f"{TEST_HOOKS} {os.environ.get('CMAKE_ARGS', '')}"
@@ -51,20 +51,20 @@ def compile_here():
 
 
 def newer():
-    """Whether what was carried is newer than what is there, which may be what an earlier call has copied."""
+    """Whether the library in build/gpu is newer than the present one, which an earlier call may have copied."""
     there, carried = ROOT / "rope_ext" / "_ops.so", CARRIED / "_ops.so"
     return there.exists() and carried.exists() and carried.stat().st_mtime > there.stat().st_mtime
 
 
 def main():
-    ways = [("what is there", lambda: None), ("what was carried", use_carried), ("compiled here", compile_here)]
+    ways = [("present library", lambda: None), ("build/gpu", use_carried), ("compiled here", compile_here)]
     for name, get in ways[newer() :]:
         try:
             get()
             works, said = python(PROBE)
         except (OSError, subprocess.CalledProcessError) as error:
             works, said = False, str(error)
-        print(f"{name}: {'loads' if works else 'not to be used'}: {said}", flush=True)
+        print(f"{name}: {'loads' if works else 'unusable'}: {said}", flush=True)
         if works:
             return 0
     return 1

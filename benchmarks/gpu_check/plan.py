@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-LEAST = 1.0  # seconds; with less, a part is not begun
-GRACE = 10.0  # seconds between the interrupt, after which a part writes what it has, and its end
+MIN_SECONDS = 1.0  # with less time left, a part is not started
+GRACE = 10.0  # seconds between the interrupt, on which a part writes its results, and its end
 
 
 @dataclass(frozen=True)
@@ -12,16 +12,16 @@ class Part:
     seconds: float  # planned
     what: str
     needs_library: bool = True
-    share: float = 0.0  # of all seconds: what it may take at the expense of the parts after it
+    share: float = 0.0  # share of all seconds that it may use at the expense of later parts
 
 
-BUILD = Part("build", 20, "rope_ext/_ops.so or that of build/gpu; compiled only if neither loads", False, 0.4)
+BUILD = Part("build", 20, "rope_ext/_ops.so or the one in build/gpu; compiled only if neither loads", False, 0.4)
 CALLS = {
     "first": [
         BUILD,
-        Part("smoke", 35, "every instance of the kernels against the CPU's bits, a CUDA graph, a side stream"),
+        Part("smoke", 35, "every instance of the kernels bit for bit against the CPU, a CUDA graph, a side stream"),
         Part("tests", 85, "tests/test_cuda*.py: launches, streams, graphs, sizes, gradients"),
-        Part("candidates", 40, "ways to launch the kernel beside a copy, without Python", needs_library=False),
+        Part("candidates", 40, "candidate launches of the kernel beside a copy, without Python", needs_library=False),
         Part("bench", 150, "bf16, half pairing, forward and backward: copy, ours, eager, peers"),
     ],
     "second": [
@@ -40,16 +40,17 @@ def planned(parts):
 
 
 def chosen(call, only):
-    """The parts of a call that --only leaves; the build always, since the others need it."""
+    """The parts of a call that --only selects, and always the build, which the others need."""
     named = [part for part in CALLS[call] if not only or part.name in only]
     return named if not named or BUILD in named else [BUILD, *named]
 
 
 def play(parts, seconds, run, now):
-    """Calls run(part, limit) for one part after the other, with limits that end by `seconds`; yields its results.
+    """Call run(part, limit) for one part after the other, with limits that end by `seconds`; yield the results.
 
-    A part may run until those after it have just their planned seconds left, all scaled to fill `seconds`. So what one
-    leaves over goes to the next, and one that hangs costs the others nothing. A limit below LEAST: no time is left.
+    A part may run until the later parts have exactly their planned seconds left, all scaled to fill `seconds`. Unused
+    time goes to the next part, and a part that hangs costs the others nothing. A limit below MIN_SECONDS means that no
+    time is left.
     """
     scale, end = seconds / planned(parts), now() + seconds
     for i, part in enumerate(parts):

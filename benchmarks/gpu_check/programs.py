@@ -9,15 +9,15 @@ from importlib.machinery import PathFinder
 from benchmarks.gpu_check.carry import ROOT
 from benchmarks.gpu_check.plan import GRACE
 
-PYTEST = ["-m", "pytest", "-v", "--tb=short", "-p", "no:cacheprovider"]  # -v names each test at once
-LAUNCH_TESTS = "tests/test_cuda*.py"  # for the first call; the second has the others
+PYTEST = ["-m", "pytest", "-v", "--tb=short", "-p", "no:cacheprovider"]  # -v prints each test as it runs
+LAUNCH_TESTS = "tests/test_cuda*.py"  # run by the first call; the second runs the others
 MEMCHECK = ["compute-sanitizer", "--tool", "memcheck", "--error-exitcode", "9", "--report-api-errors", "no"]
 MEMCHECKED = ["tests/test_cuda_sizes.py", "tests/test_cuda_positions.py"]
 KINDS = {"first": ["bf16/half"], "second": ["fp32/half", "fp16/half", "bf16/interleaved"]}
-CASE = 15.0  # seconds, at most, of a case of bench.py, which begins none when its budget is spent
+CASE = 15.0  # maximum seconds of a case of bench.py, which starts none when its budget is spent
 ENVIRONMENT = {
     "tests": {"ROPE_EXT_DEVICES": "cuda"},
-    # Without torch's cache each tensor is an allocation of its own, and a step past its end is seen.
+    # Without torch's cache each tensor is a separate allocation, so that an access past its end is found.
     "sanitizer": {"ROPE_EXT_DEVICES": "cuda", "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"},
 }
 
@@ -44,14 +44,14 @@ def command_of(name, call, limit, out, python, paths):
 
 
 def in_parallel(paths):
-    """Several processes, where pytest can do that."""
+    """Several processes, if pytest-xdist is available."""
     return ["-n", "6"] if PathFinder.find_spec("xdist", [*sys.path, *map(str, paths)]) else []
 
 
 def unpacked(wheels, always, folder):
-    """The folders of Python packages that `wheels` holds, as wheels and unpacked.
+    """The folders with the Python packages in `wheels`, which are wheels or unpacked.
 
-    always: also the wheels of packages that this machine has.
+    always: also the wheels of packages that are installed.
     """
     for wheel in sorted(wheels.glob("*.whl")):
         if always or not installed(wheel.name.split("-")[0]):

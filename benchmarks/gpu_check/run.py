@@ -1,4 +1,4 @@
-"""Runs the command of a part within its limit, and says what came of it."""
+"""Run the command of a part within its limit, and judge its result."""
 
 import contextlib
 import os
@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from benchmarks.gpu_check.plan import GRACE
 
 PASSED, FAILED, NOT_AVAILABLE = "passed", "FAILED", "not available"
-UNAVAILABLE = 77  # the exit status of a program whose last line says what this machine lacks
-# compute-sanitizer: what it finds, and what it says where it cannot work, as on some virtual machines.
+UNAVAILABLE = 77  # exit status of a program whose last line says what this machine lacks
+# compute-sanitizer: the errors that it finds, and its messages where it cannot work, as on some virtual machines.
 FOUND = re.compile(r"^=========\s+(Invalid|Misaligned|Leaked|.* out of bounds).*", re.MULTILINE)
 CANNOT = re.compile(
     r"^=========.*(not supported|not permitted|insufficient|fail\w* to initiali[sz]e|initiali[sz]\w+ failed"
@@ -27,7 +27,7 @@ class Result:
     status: str
     seconds: float
     limit: float
-    said: str = ""  # a line: the reason, where it did not pass
+    said: str = ""  # the reason in a line, where the part did not pass
 
     def line(self):
         reason = f": {self.said}" if self.said else ""
@@ -35,7 +35,7 @@ class Result:
 
 
 def run(name, command, limit, log, environment):
-    """(Result, output). log: a file to which the output is added; a part that is stopped leaves there what it wrote."""
+    """(Result, output). log: the file to which the output is appended, even where the part is stopped."""
     with log.open("ab") as file:
         file.write(f"==== {name} ====\n".encode())
         file.flush()
@@ -50,13 +50,13 @@ def run(name, command, limit, log, environment):
 
 
 def lead_a_group():
-    """In the child: an interrupt reaches it and all that it starts, which a shell lets ignore it in the background."""
+    """In the child: let an interrupt reach it and its children, which ignore it if a shell runs them in background."""
     os.setpgrp()
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def within(command, limit, file, environment):
-    """The exit status, None if the limit ended it. Interrupted first: pytest and bench.py then write what they have."""
+    """The exit status; None if the limit ended it. An interrupt comes first: pytest and bench.py then write results."""
     grace = min(GRACE, limit / 4)
     process = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=environment, preexec_fn=lead_a_group
@@ -70,12 +70,12 @@ def within(command, limit, file, environment):
         return None
     finally:
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # what it has started too
+            os.killpg(process.pid, signal.SIGKILL)  # its children too
         process.wait()
 
 
 def judged(name, code, output):
-    """(status, reason) of a part that ended with this exit status."""
+    """(status, reason) of a part with this exit status."""
     last = (output.strip().splitlines() or [""])[-1][:200]
     if name == "sanitizer":
         return judged_sanitizer(code, output)
@@ -87,7 +87,7 @@ def judged(name, code, output):
 
 
 def judged_sanitizer(code, output):
-    """An error that it found is a failure whatever else happened; passing takes tests that ran."""
+    """(status, reason). An error that it found is always a failure; passing requires that tests ran."""
     if found := FOUND.search(output):
         return FAILED, found[0].lstrip("= ")[:200]
     if cannot := CANNOT.search(output):

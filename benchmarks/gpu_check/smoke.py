@@ -1,4 +1,4 @@
-"""`python -m benchmarks.gpu_check.smoke`: every kernel once, its bits compared with those of the CPU.
+"""Run every kernel once and compare it with the CPU bit for bit: `python -m benchmarks.gpu_check.smoke`.
 
 It needs neither pytest nor the modules of the tests, and prints a line per call, so that a crash names the call.
 """
@@ -26,7 +26,7 @@ def table_dtype(dtype):
 
 
 def rotate(dtype, head_dim, source, device):
-    """q and k in both pairings: whole heads in order of their tokens, and in place part of wider heads by positions."""
+    """q and k in both pairings: whole heads in token order, and part of wider heads in place by positions."""
     if source == "positions":
         tables, options = (), {"inv_freq": torch.linspace(0.1, 1, head_dim // 2, dtype=torch.float64, device=device)}
     else:
@@ -71,7 +71,7 @@ def calls():
 
 
 def side_stream(call):
-    """The call on a stream that is not the default one."""
+    """The call on a stream other than the default one."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -81,7 +81,7 @@ def side_stream(call):
 
 
 def replayed():
-    """A captured call, replayed after x and the positions have changed; and the call itself on the new values."""
+    """The results of a captured call, replayed after x and positions changed, and of the call on the new values."""
     x, other = (random((2, 5, 4, 64), torch.bfloat16, "cuda", seed) for seed in (0, 1))
     tables = [random((9, 32), torch.float32, "cuda", seed) for seed in (2, 3)]
     positions = torch.zeros(5, dtype=torch.int64, device="cuda")
@@ -94,7 +94,7 @@ def replayed():
     return [y], [rope_ext.apply(x, *tables, positions=positions)]
 
 
-def same_bits(results, expected):
+def bit_identical(results, expected):
     def bits(t):
         return t.detach().cpu().contiguous().view(torch.uint8)
 
@@ -105,15 +105,15 @@ def main():
     failed = []
 
     def report(name, same):
-        print(f"{name}: {'same bits' if same else 'DIFFERENT BITS'}", flush=True)
+        print(f"{name}: {'bit-identical' if same else 'DIFFERENT'}", flush=True)
         failed.extend([] if same else [name])
 
     for name, call in calls().items():
-        report(name, same_bits(call("cuda"), call("cpu")))
+        report(name, bit_identical(call("cuda"), call("cpu")))
     some = partial(rotate, torch.bfloat16, 64, "per pair")
-    report("on a side stream", same_bits(side_stream(some), some("cpu")))
-    report("replay of a CUDA graph", same_bits(*replayed()))
-    print(f"{len(calls()) + 2 - len(failed)} of {len(calls()) + 2} have the CPU's bits", *failed, sep=", ")
+    report("on a side stream", bit_identical(side_stream(some), some("cpu")))
+    report("replay of a CUDA graph", bit_identical(*replayed()))
+    print(f"{len(calls()) + 2 - len(failed)} of {len(calls()) + 2} are bit-identical to the CPU", *failed, sep=", ")
     return bool(failed)
 
 
