@@ -1,7 +1,8 @@
-"""Speed: python -m benchmarks.bench, from the root of the checkout; on a GPU benchmarks/gpu_check.sh.
+"""Measurements of speed, run from the root of the checkout.
 
-Small calls: python -m benchmarks.calls, in time; python -m benchmarks.instructions, without noise.
+`python -m benchmarks.bench` times rotations, on a GPU through benchmarks/gpu_check.sh. `python -m benchmarks.calls`
+times small calls, and `python -m benchmarks.instructions` counts their instructions, which has no noise.
 
-harness: cases, clocks, exactness. baselines: what is measured. report: figures, Markdown, picture. gpu_check: the parts
-of gpu_check.sh, and what is prepared for them.
+Packages: harness has the cases, clocks and checks of exactness; baselines the implementations that are measured; report
+the summary, Markdown and pictures; gpu_check the parts of gpu_check.sh and their preparation.
 """

@@ -1,12 +1,12 @@
-"""Time of rope_ext next to what models run: `python -m benchmarks.bench`, or with -q in less than a minute.
+"""Time rope_ext beside the code that models run: `python -m benchmarks.bench`, or with -q in less than a minute.
 
-All variants of a case take turns in one process, so the noise of the machine hits all alike; figures are medians. Every
-variant's result is compared with the exact one in the same run. Not timed: making the tables, compiling, the loss.
-Timed, because users pay for it: allocating the result, where a variant does. Above 32 MiB glibc mostly maps fresh pages
-at each call, which can be most of the time: see --malloc.
+All variants of a case are interleaved in one process, so that noise of the machine hits all alike; figures are medians.
+Every result of every variant is compared with the exact one in the same run. The clock excludes building tables,
+compiling and the loss. It includes the allocation of results, because users pay for it; above 32 MiB glibc usually maps
+new pages at each call, which can take most of the time (see --malloc).
 
---peers adds other people's implementations, those that are installed. On a CPU: transformers, rotary-embedding-torch,
-onnxruntime (with onnx), jax, mlx, vllm (its CPU build), sgl_kernel, kernels (with its rotary kernel downloaded before).
+--peers adds the implementations of other libraries that are installed. On a CPU: transformers, rotary-embedding-torch,
+onnxruntime (with onnx), jax, mlx, vllm (CPU build), sgl_kernel, kernels (with its rotary kernel already downloaded).
 On a GPU, --device cuda: flash_attn, liger_kernel, transformer_engine, apex, vllm, flashinfer.
 """
 
@@ -37,7 +37,7 @@ from benchmarks.report.files import draw, printed, write
 RESULTS = Path(__file__).resolve().parent / "results"
 NAMES = [shape.name for shape in SHAPES]
 GPU_NAMES, GPU_DTYPES = ["prefill", "train", "decode", "tiny", "long", "video"], ["bf16", "fp32", "fp16"]
-# (device, --quick) -> defaults of the options. bounds: seconds per case, attempts to measure it undisturbed.
+# {(device, --quick): defaults of the options}. bounds: seconds per case, attempts to measure it undisturbed.
 PRESETS = {
     ("cpu", False): {"shapes": NAMES[:-1], "dtypes": list(DTYPES), "pairings": PAIRINGS, "bounds": (2.0, 2)},
     ("cpu", True): {"shapes": ["train", "decode"], "dtypes": ["bf16"], "pairings": ["half"], "bounds": (0.5, 1)},
@@ -48,27 +48,27 @@ PRESETS = {
 
 def parse(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("-q", "--quick", action="store_true", help="two shapes, bf16, half, and less time per case")
+    parser.add_argument("-q", "--quick", action="store_true", help="two shapes, bf16, half pairing, less time per case")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--shapes", nargs="+", choices=NAMES)
     parser.add_argument("--dtypes", nargs="+", choices=list(DTYPES))
     parser.add_argument("--pairings", nargs="+", choices=PAIRINGS)
     kinds = [f"{dtype}/{pairing}" for dtype in DTYPES for pairing in PAIRINGS]
-    listed = "DTYPE/PAIRING, instead of --dtypes and --pairings; on a GPU in this order"
+    listed = "DTYPE/PAIRING, instead of --dtypes and --pairings; a GPU measures them in this order"
     parser.add_argument("--kinds", nargs="+", choices=kinds, metavar="KIND", help=listed)
-    only = "shapes in which torch.compile is timed, which compiles anew for each case; default all"
+    only = "shapes for which torch.compile is timed, which compiles for each case; default: all"
     parser.add_argument("--compiled", nargs="*", choices=NAMES, default=NAMES, metavar="SHAPE", help=only)
     parser.add_argument("--norm", action="store_true", help="with an RMSNorm of the heads before the rotation")
-    parser.add_argument("--memory", nargs="+", choices=MEMORIES, default=["bshd"], help="how q and k lie in memory")
+    parser.add_argument("--memory", nargs="+", choices=MEMORIES, default=["bshd"], help="memory order of q and k")
     parser.add_argument("--threads", nargs="+", type=int, default=[torch.get_num_threads()], help="threads of the CPU")
-    parser.add_argument("--peers", action="store_true", help="also other people's implementations, if installed")
-    malloc = "where fresh results lie; pool: a row with rope_ext.set_output_pool; tuned: all with rope_ext.tune_malloc"
+    parser.add_argument("--peers", action="store_true", help="also time other libraries that are installed")
+    malloc = "memory of new results; pool: one more row, with set_output_pool; tuned: everything after tune_malloc"
     parser.add_argument("--malloc", nargs="+", choices=["default", "tuned", "pool"], default=["default"], help=malloc)
-    parser.add_argument("--instructions", action="store_true", help="also count instructions per call, by valgrind")
-    parser.add_argument("--rounds", type=int, default=301, help="at most, per case; time per case is bounded too")
-    parser.add_argument("--budget", type=float, help="seconds after which no case begins")
+    parser.add_argument("--instructions", action="store_true", help="also count instructions per call by valgrind")
+    parser.add_argument("--rounds", type=int, default=301, help="maximum per case; time per case is bounded too")
+    parser.add_argument("--budget", type=float, help="seconds after which no further case begins")
     parser.add_argument("--output", type=Path, default=RESULTS, metavar="DIR")
-    written = "of the files written, NAME.md, .json, .png; default cpu or gpu, with _norm, _quick"
+    written = "name of the files NAME.md, .json, .png; default: cpu or gpu, with _norm and _quick"
     parser.add_argument("--name", help=written)
     parser.add_argument("--rows", type=Path, help=argparse.SUPPRESS)  # one setting's rows, for the parent process
     options = parser.parse_args(arguments)
@@ -77,7 +77,7 @@ def parse(arguments=None):
     if options.device == "cuda" and (options.malloc != ["default"] or options.instructions):
         parser.error("--malloc and --instructions are for --device cpu")
     if options.norm and options.peers:
-        parser.error("--norm is for rope_ext and PyTorch: no peer normalises heads")
+        parser.error("--norm is for rope_ext and PyTorch: no peer normalizes heads")
     name = {"cpu": "cpu", "cuda": "gpu"}[options.device] + "_norm" * options.norm + "_quick" * options.quick
     options.name = options.name or name
     return options
@@ -85,7 +85,7 @@ def parse(arguments=None):
 
 def main():
     started = time.monotonic()
-    for number in (signal.SIGINT, signal.SIGTERM):  # even where a parent ignores them: what was measured is written
+    for number in (signal.SIGINT, signal.SIGTERM):  # even where a parent ignores them, so that the report is written
         signal.signal(number, signal.default_int_handler)
     options = parse()
     report = {"device": options.device, "machine": machine(options.device), "rows": [], "missing": {}}
@@ -95,9 +95,9 @@ def main():
         try:
             measure(options, *settings[0], started, report)
         except KeyboardInterrupt:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # timeout sends it twice
-            report["not_measured"].append("what came after: interrupted")
-    else:  # threads of some peers, and malloc, are set once in a process
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # `timeout` sends it twice
+            report["not_measured"].append("all later cases: interrupted")
+    else:  # the threads of some peers, and malloc, can be set once per process
         parts = [part_of_child(*setting, options) for setting in settings]
         report |= {"rows": [row for part in parts for row in part["rows"]], "missing": parts[0]["missing"]}
     if options.rows:
@@ -119,24 +119,31 @@ def main():
 
 
 def settings_of(options):
-    """[(threads, malloc)]: settings that hold for a whole process."""
+    """[(threads, malloc)]: the settings that hold for a whole process."""
     malloc = ["default"] if {"default", "pool"} & set(options.malloc) else []
     malloc += ["tuned"] if "tuned" in options.malloc else []
     return list(itertools.product(options.threads, malloc))
 
 
 def part_of_child(threads, malloc, options):
-    """The report that this command writes for one setting."""
+    """The report of a child process with one setting."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "rows.json")
         malloc = ["tuned"] if malloc == "tuned" else [m for m in options.malloc if m != "tuned"]
-        setting = ["--threads", str(threads), "--malloc", *malloc, "--rows", str(path)]  # the last of an option wins
+        setting = [
+            "--threads",
+            str(threads),
+            "--malloc",
+            *malloc,
+            "--rows",
+            str(path),
+        ]  # the last value of an option wins
         subprocess.run([sys.executable, "-m", "benchmarks.bench", *sys.argv[1:], *setting], check=True)
         return json.loads(path.read_text())
 
 
 def cases_of(options):
-    """[(shape, dtype, pairing, pass, memory)]. GPU: what matters most first, as time may run out."""
+    """[(shape, dtype, pairing, pass, memory)]; on a GPU the most important first, as time may run out."""
     preset = PRESETS[options.device, options.quick]
     names, dtypes, pairings = (getattr(options, key) or preset[key] for key in ("shapes", "dtypes", "pairings"))
     shapes = [shape for shape in SHAPES if shape.name in names]
@@ -150,11 +157,11 @@ def cases_of(options):
 
 
 def measure(options, threads, malloc, started, report):
-    """Adds a row per case to the report, and the missing peers with the reasons."""
+    """Add a row per case to the report, and the missing peers with the reasons."""
     from torch._inductor import config  # late: it takes seconds to import
 
     torch.set_num_threads(threads)
-    config.compile_threads = 1  # no worker processes, which would take a core while others are timed
+    config.compile_threads = 1  # no worker processes, which would use a core while variants are timed
     if malloc == "tuned":
         rope_ext.tune_malloc()
     clock = HostClock() if options.device == "cpu" else CudaClock()
@@ -172,20 +179,22 @@ def measure(options, threads, malloc, started, report):
         row = {"shape": dataclasses.asdict(case.shape), "dtype": case.dtype, "pairing": case.pairing}
         row |= {"pass": case.which, "memory": case.memory, "threads": threads, "malloc": malloc, "norm": case.norm}
         try:
-            # GPU: the launch cost of a forward is measured in inference, apart from that in training.
+            # GPU: the cost of launching a forward pass is measured without grad, apart from that in training.
             with torch.set_grad_enabled(case.which != "forward" or options.device == "cpu"):
                 some = [v for v in variants if v.name != "torch.compile" or case.shape.name in options.compiled]
                 report["rows"].append(row | run_case(case, some, clock, options.rounds, *bounds))
         except (Exception, SystemExit) as error:
             if options.device == "cpu":
                 raise
-            report["failed"].append(f"{case}: {' '.join(str(error).split())}")  # a GPU is rare: the other cases count
+            report["failed"].append(
+                f"{case}: {' '.join(str(error).split())}"
+            )  # GPU time is rare: go on with the other cases
         if options.budget:
-            write(report, options.output / options.name)  # now, since the process may be killed
+            write(report, options.output / options.name)  # after each case, since the process may be killed
 
 
 def chosen_variants(options, threads):
-    """([Variant], {peer: why it is missing})."""
+    """([Variant], {peer: reason why it is missing})."""
     variants, missing = list(VARIANTS), {}
     if "pool" in options.malloc:
         variants.insert(2, POOLED)

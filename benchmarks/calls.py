@@ -1,8 +1,8 @@
-"""What a small call costs: `python -m benchmarks.calls`, or `make calls`, in about a minute.
+"""Time small calls: `python -m benchmarks.calls`, or `make calls`, in about a minute.
 
-q and k of one token, where all is price, and a step of decoding in place, each beside its yardstick in the same rounds.
-It is measured in several processes, each of which lays out its memory anew; ratios are taken within a process.
-Of other people's implementations vLLM and ONNX Runtime are measured, where installed.
+Two cases are timed, each beside its yardstick in the same rounds: q and k of one token, where overhead is everything,
+and a decode step in place. Several processes measure them, each with a memory layout of its own, and ratios are formed
+within a process. vLLM and ONNX Runtime are timed too where they are installed.
 """
 
 import argparse
@@ -31,18 +31,18 @@ from benchmarks.harness.variants import Step
 from benchmarks.report.calls import ONE, markdown
 
 PEERS = ("vLLM", "ONNX Runtime")
-THREADS = min(2, os.cpu_count())  # for decoding
-PAUSE = 0.004  # seconds between calls whose threads have fallen asleep
+THREADS = min(2, os.cpu_count())  # of the decode step
+PAUSE = 0.004  # seconds between calls, in which the threads fall asleep
 ROUNDS_WITH_PAUSES = 60
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--processes", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=4.0, help="of a process, for calls of one token")
+    parser.add_argument("--seconds", type=float, default=4.0, help="per process, for calls of one token")
     parser.add_argument("--output", type=Path, default=RESULTS, metavar="DIR")
-    parser.add_argument("--name", default="calls", help="of the files written, NAME.md and NAME.json")
-    parser.add_argument("--rows", type=Path, help=argparse.SUPPRESS)  # what one process measures, for its parent
+    parser.add_argument("--name", default="calls", help="name of the files NAME.md and NAME.json")
+    parser.add_argument("--rows", type=Path, help=argparse.SUPPRESS)  # the figures of one process, for its parent
     options = parser.parse_args()
     if options.rows:
         options.rows.write_text(json.dumps(measured(options.seconds)))
@@ -80,7 +80,7 @@ def measured(seconds):
 
 
 def _one_token(found):
-    """({call: [Step]}, {peer: why it is left out})."""
+    """({call: [Step]}, {peer: reason why it is left out})."""
     torch.set_num_threads(1)
     case = tiny()
     steps, _, refused = prepare(case, found, HostClock())
@@ -98,7 +98,7 @@ def _decode(dtype, found):
 
 
 def _with_pauses(steps):
-    """{call: seconds in each round} of single calls after a pause."""
+    """{call: seconds in each round}, each of a single call after a pause."""
     samples = {name: [] for name in steps}
     for _ in range(ROUNDS_WITH_PAUSES):
         for name, (step,) in steps.items():

@@ -1,12 +1,13 @@
 """Layers of a compiled Llama, with transformers' own rotation and with ours: `python -m benchmarks.compiled`.
 
-Two layers of transformers' LlamaModel (hidden 1024, 16 heads of 64 for q, 8 for k and v, random float32 weights, no
-cache), compiled by torch.compile for the CPU, once as they are and once after `rope_ext.patch`. A pair is one process
-of each, one right after the other. A figure of a process is the median of its calls, a ratio is ours / eager of one
-pair. The interval holds the median with at least 95 % (order statistics). Ten pairs take 8 minutes.
+Two layers of transformers' LlamaModel (hidden 1024, 16 query heads of 64, 8 key and value heads, random float32
+weights, no cache) are compiled by torch.compile for the CPU, unmodified ("eager") and after `rope_ext.patch` ("ours").
+A pair is one process of each, run back to back. The figure of a process is the median of its calls; a ratio is
+ours / eager within a pair. The interval contains the median with a probability of at least 95 % (order statistics).
+Ten pairs take 8 minutes.
 
-Memory that is freed stays with the process (`rope_ext.tune_malloc`). Otherwise the gradients of the weights get new
-pages in every step, more or fewer by what happens to lie next to them: 8,000 to 24,000 faults, up to 25 % of the time.
+`rope_ext.tune_malloc` keeps freed memory in the process. Without it the gradients of the weights get new pages in every
+step, and their number depends on the neighboring allocations: 8,000 to 24,000 page faults, up to 25 % of the time.
 """
 
 import argparse
@@ -28,7 +29,7 @@ from benchmarks.harness.machine import machine
 RESULT = Path(__file__).parent / "results" / "compiled.md"
 SEQLENS, PASSES = (1, 128, 1024), ("forward", "forward + backward")
 VARIANTS = "eager", "ours"
-SECONDS, LEAST_CALLS, WARM_UP = 1.0, 5, 2  # per case: of timed calls; their number at least; calls before them
+SECONDS, MIN_CALLS, WARM_UP = 1.0, 5, 2  # per case: seconds of timed calls, their minimum number, calls before them
 
 
 def built(variant):
@@ -45,11 +46,11 @@ def built(variant):
 
 
 def seconds_of_call(model, seqlen, backward):
-    """The median of the calls of one case."""
+    """The median time of the calls of one case."""
     torch._dynamo.reset()
     compiled, ids, times = torch.compile(model, dynamic=False), torch.randint(1024, (1, seqlen)), []
     with torch.set_grad_enabled(backward):
-        while len(times) < WARM_UP + LEAST_CALLS or sum(times[WARM_UP:]) < SECONDS:
+        while len(times) < WARM_UP + MIN_CALLS or sum(times[WARM_UP:]) < SECONDS:
             model.zero_grad()
             start = time.perf_counter()
             y = compiled(ids, use_cache=False).last_hidden_state
@@ -60,10 +61,10 @@ def seconds_of_call(model, seqlen, backward):
 
 
 def measured(variant):
-    """{case: seconds}, in this process."""
+    """{case: seconds} of this process."""
     from torch._inductor import config  # late: it takes seconds to import
 
-    config.compile_threads = 1  # no worker processes, which would take a core while others are timed
+    config.compile_threads = 1  # no worker processes, which would use a core meanwhile
     rope_ext.tune_malloc()
     model = built(variant)
     cases = itertools.product(SEQLENS, PASSES)
@@ -76,7 +77,7 @@ def child(variant):
 
 
 def interval(values):
-    """(low, high): the narrowest order statistics around the median that hold it with at least 95 %."""
+    """(low, high): the narrowest order statistics that contain the median with a probability of at least 95 %."""
     values, n = sorted(values), len(values)
     outside = 0
     for i in range(n // 2):
@@ -87,7 +88,7 @@ def interval(values):
 
 
 def rows(pairs):
-    yield "| tokens | pass | ms, eager | ms, ours | ours / eager | interval | of the pairs |"
+    yield "| tokens | pass | ms, eager | ms, ours | ours / eager | interval | ratios of the pairs |"
     yield "|---:|---|---:|---:|---:|---:|---|"
     for case in pairs[0]["eager"]:
         seqlen, which = case.split(maxsplit=1)
@@ -109,11 +110,20 @@ def main():
         print(json.dumps(measured(options.child)))
         return
     for variant in VARIANTS:
-        child(variant)  # fills Inductor's cache
+        child(variant)  # fills the cache of Inductor
     orders = [VARIANTS, VARIANTS[::-1]]
     pairs = [{variant: child(variant) for variant in orders[i % 2]} for i in tqdm(range(options.pairs))]
     about = ", ".join(f"{name}: {value}" for name, value in machine("cpu").items())
-    text = "\n".join([__doc__, *rows(pairs), "", f"{about}, threads: {torch.get_num_threads()}", ""])
+    text = "\n".join(
+        [
+            "# A rotation in compiled layers\n",
+            __doc__,
+            *rows(pairs),
+            "",
+            f"{about}, threads: {torch.get_num_threads()}",
+            "",
+        ]
+    )
     options.output.write_text(text)
     print(text)
 

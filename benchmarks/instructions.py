@@ -1,7 +1,7 @@
-"""The table of instructions of small calls: `python -m benchmarks.instructions`, or `make instructions` to write it.
+"""Count the instructions of small calls: `python -m benchmarks.instructions`; `make instructions` writes the table.
 
-Counts are those of one Python, torch, C library, compiler and valgrind, which the table names: elsewhere they are only
-printed. tests/test_instructions.py compares them where all of these are the same.
+Counts belong to one Python, torch, C library, compiler and valgrind, which the table names. tests/test_instructions.py
+compares them where all of these are the same; elsewhere they are only printed.
 """
 
 import argparse
@@ -11,13 +11,13 @@ from benchmarks.bench import RESULTS
 from benchmarks.harness.instructions import NotCounted, counted
 
 TABLE = RESULTS / "instructions.json"
-TOLERANCE = 0.03  # counts vary by half of it: benchmarks/harness/instructions.py
+TOLERANCE = 0.03  # counts vary by half of that, see benchmarks/harness/instructions.py
 RENEW = "`make instructions` rewrites the table"
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--write", action="store_true", help=f"write {TABLE.name} anew")
+    parser.add_argument("--write", action="store_true", help=f"rewrite {TABLE.name}")
     options = parser.parse_args()
     table = read()
     try:
@@ -35,7 +35,7 @@ def read():
 
 
 def printed(table, found, environment):
-    """Lines: the counts beside those of the table, then where they come from."""
+    """The lines of the output: the counts beside those of the table, then differences of the environment."""
     before = table["instructions"]
     yield f"{'instructions of a call':<32}{'now':>10}{'table':>10}"
     for name, n in found.items():
@@ -45,14 +45,14 @@ def printed(table, found, environment):
 
 
 def differences(table, environment):
-    """Why counts of this environment are not those of the table, a line each. Keys that it lacks are not compared."""
+    """A line per difference between this environment and that of the table; missing keys are not compared."""
     for key, value in table["environment"].items():
         if environment.get(key, value) != value:
             yield f"{key} is {environment[key]}, in the table {value}"
 
 
 def complaints(table, found, renew=RENEW):
-    """A sentence per form whose count is not within TOLERANCE of that in the table. renew: how to write it anew."""
+    """A sentence per form whose count differs from the table by more than TOLERANCE. renew: how to rewrite it."""
     before = table["instructions"]
     for name, n in found.items():
         if name not in before:

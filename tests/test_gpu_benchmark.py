@@ -96,10 +96,10 @@ def test_cuda_clock_times_the_call_alone_and_keeps_the_host_ahead(gpu):
     assert order == ["before", "flush", "call", "after"]
     assert gpu.waited[-1] == pytest.approx(600e-6, rel=1e-3)
     clock.sample(step, [9.0])
-    assert gpu.waited[-1] == pytest.approx(clocks.MOST_LEAD, rel=1e-3)
+    assert gpu.waited[-1] == pytest.approx(clocks.MAX_LEAD, rel=1e-3)
     gpu.idle, gpu.waited = True, []  # it did not wait for the host: again, with a longer lead
     assert clock.sample(step, [1e-3]) == pytest.approx(3e-3, abs=2e-6)
-    assert gpu.waited == pytest.approx([2e-3, 8e-3, clocks.MOST_LEAD], rel=1e-3)
+    assert gpu.waited == pytest.approx([2e-3, 8e-3, clocks.MAX_LEAD], rel=1e-3)
 
 
 def test_the_flush_reads_twice_the_l2_and_leaves_no_dirty_lines(gpu):
@@ -121,7 +121,7 @@ def test_cuda_clock_takes_turns_among_more_inputs_than_the_l2_holds(gpu):
     count = clocks.CudaClock("cpu").sets(case)
     others = case.again(count - 1)
     inputs = [x for c in (case, *others) for x in (*c.inputs, *c.grads)]
-    assert sum(x.nbytes for x in inputs) >= 2 * (1 << 16) or count == clocks.MOST_SETS
+    assert sum(x.nbytes for x in inputs) >= 2 * (1 << 16) or count == clocks.MAX_SETS
     assert len({x.data_ptr() for x in inputs}) == len(inputs)
     for other in others:
         assert all(map(torch.equal, (*case.inputs, *case.grads), (*other.inputs, *other.grads)))

@@ -1,4 +1,7 @@
-"""What bench.py measures. VARIANTS: always; POOLED: with --malloc pool; peers_cpu.py, peers_gpu.py: with --peers."""
+"""The implementations that bench.py measures.
+
+VARIANTS are always measured, POOLED with --malloc pool, peers_cpu.py and peers_gpu.py with --peers.
+"""
 
 from benchmarks.baselines.ours import OURS, POOLED
 from benchmarks.baselines.pytorch import COPY, FORMULAS

@@ -1,4 +1,4 @@
-"""ONNX Runtime on a CPU: a graph with its operator com.microsoft.RotaryEmbedding, for peers_cpu.py."""
+"""ONNX Runtime on a CPU, for peers_cpu.py: a graph with its operator com.microsoft.RotaryEmbedding."""
 
 from functools import partial
 
@@ -43,7 +43,7 @@ def onnxruntime():
 def _ort_options(ort, threads):
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
-    # Threads that spin between calls would take a core while another variant is timed.
+    # Threads that spin between calls would use a core while another variant is timed.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     return options
 
@@ -65,7 +65,7 @@ def _onnx_inputs(case):
 
 
 def _onnx_graph(onnx, case):
-    """One graph with a com.microsoft.RotaryEmbedding for q and one for k."""
+    """A graph with two com.microsoft.RotaryEmbedding, one for q and one for k."""
     make = onnx.helper
     values = {
         name: make.make_tensor_value_info(name, make.np_dtype_to_tensor_dtype(value.dtype), value.shape)

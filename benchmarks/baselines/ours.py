@@ -1,4 +1,4 @@
-"""rope_ext in its three forms, and with the options that have a cost or a gain of their own."""
+"""rope_ext in its three forms, and with the options that change its speed."""
 
 from functools import partial
 
@@ -16,18 +16,18 @@ def _options(case):
 
 def functional(case):
     options = _options(case)
-    if not case.backward:  # no Python function in between: it would add a tenth to the shortest call
+    if not case.backward:  # no Python function in between, which would add a tenth to the shortest call
         return Step(partial(rope_ext.apply, case.inputs, case.tables.cos, case.tables.sin, **options))
 
     def call(q, k, tables, *weights):
         given = {**options, "norm": weights} if weights else options
         return rope_ext.apply((q, k), tables.cos, tables.sin, **given)
 
-    return of_tensors(call, normalises=True)(case)
+    return of_tensors(call, normalizes=True)(case)
 
 
 def packed(case):
-    """apply_qkv. Its gradient is that of the packed tensor, with v's part."""
+    """apply_qkv. The gradient is that of the packed tensor and includes the part of v."""
     if case.memory != "qkv":
         raise NotOffered("q and k are not packed")
     shape, by_token = case.shape, (0, 2, 1, 3)
@@ -64,7 +64,7 @@ def in_place(case):
 
 
 def without_table(case):
-    """The kernel computes cos and sin, anew in each call."""
+    """The kernel computes cos and sin in every call."""
     return _in_place(case, inv_freq=rope_ext.angles.revolutions(case.tables.inv_freq.to(case.device)))
 
 
@@ -84,7 +84,7 @@ def _in_place(case, *tables, **options):
 
 
 def pooled(case):
-    """apply with results from the output pool, which is off outside its samples, so that no other variant uses it."""
+    """apply with results from the output pool, which is on during its own samples only."""
     step, payload = functional(case), sum(x.nbytes for x in (*case.inputs, *case.grads))
 
     def fill():

@@ -1,7 +1,7 @@
-"""Other people's implementations, for `bench.py --peers`: found if installed, nothing of them copied.
+"""The implementations of other libraries, for `bench.py --peers`: used if installed, none of their code is copied.
 
 Each function of PEERS in peers_cpu.py and peers_gpu.py returns variants, or raises an error that names what is missing.
-The builder of a variant raises NotOffered for what the peer does not support: a dtype, a form of memory, a derivative.
+The builder of a variant raises NotOffered for a dtype, memory order or derivative that the peer does not support.
 """
 
 import importlib.util
@@ -17,20 +17,20 @@ from benchmarks.harness.variants import NotOffered, Step, refill
 
 
 def find(peers, threads):
-    """([Variant], {peer: why it is left out}). peers: PEERS of one device. threads: for those with their own pool."""
-    # Peers read these when first imported: no downloads; NPROC is the size of JAX's thread pool.
+    """([Variant], {peer: reason why it is left out}). peers: PEERS of a device. threads: for peers with own pools."""
+    # Peers read these variables when first imported: no downloads; NPROC is the size of JAX's thread pool.
     os.environ.update(HF_HUB_OFFLINE="1", JAX_PLATFORMS="cpu", NPROC=str(threads))
     found, missing = [], {}
     for name, variants in peers.items():
         try:
             found += [replace(variant, foreign=True) for variant in variants()]
-        except Exception as error:  # whatever somebody else's package does must not end the benchmark
+        except Exception as error:  # no failure of another package may end the benchmark
             missing[name] = " ".join(f"{type(error).__name__}: {error}".split())[:120]
     return found, missing
 
 
 def load(package, pattern):
-    """Registers the ops that the files of an installed package define, as far as their names match the pattern."""
+    """Register the ops of an installed package's libraries whose file names match the pattern."""
     spec = importlib.util.find_spec(package)
     if spec is None:
         raise ModuleNotFoundError(f"No module named {package!r}")
@@ -44,7 +44,7 @@ def load(package, pattern):
 def on_rows(op, case, table_dtype=None):
     """A Step that runs op(positions, q, k, head_dim, cat(cos, sin), is_neox) on q and k (tokens, heads * head_dim).
 
-    table_dtype: dtype of cat(cos, sin); default that of x.
+    table_dtype: dtype of cat(cos, sin); default: the dtype of x.
     """
     if case.memory == "bhsd":
         raise NotOffered("(tokens, heads * head_dim) only")

@@ -1,4 +1,4 @@
-"""Other people's implementations on a CPU, for `bench.py --peers`; the rules are in peers.py."""
+"""The CPU implementations of other libraries, for `bench.py --peers`; peers.py has the rules."""
 
 from functools import partial
 
@@ -11,12 +11,12 @@ from benchmarks.harness.variants import NotOffered, Step, Variant, forward_only,
 
 
 def transformers():
-    """Llama's function, and for the interleaved pairing Cohere's, which has the same arguments."""
+    """The function of Llama, and for the interleaved pairing that of Cohere, which has the same arguments."""
     from transformers.models.cohere.modeling_cohere import apply_rotary_pos_emb as cohere
     from transformers.models.llama.modeling_llama import apply_rotary_pos_emb as llama
 
     def variants(name, transform):
-        # Cohere's computes in float32, from tables in the dtype of x.
+        # The function of Cohere computes in float32, from tables in the dtype of x.
         for function, pairing, roundings in ((llama, "half", 3), (cohere, "interleaved", 2)):
             build = of_tensors(partial(_with_rows, transform(function)))
             yield Variant(name, "functional", build, roundings, pairing)
@@ -47,7 +47,7 @@ def rotary_embedding_torch():
 
 
 def hugging_face_kernels():
-    """The compiled kernel that transformers takes from the hub, if it was downloaded before."""
+    """The compiled kernel that transformers loads from the hub, if it is already downloaded."""
     import kernels
 
     kernel = kernels.get_kernel("kernels-community/rotary", version=2)
@@ -88,7 +88,7 @@ def jax():
 
 
 def mlx():
-    """The CPU backend, which computes in one thread."""
+    """The CPU backend, which uses one thread."""
     import mlx.core as mx
 
     mx.set_default_device(mx.cpu)

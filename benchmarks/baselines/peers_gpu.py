@@ -1,6 +1,6 @@
-"""Other people's implementations on a GPU, for `bench.py --peers --device cuda`: the rules are in peers.py.
+"""The GPU implementations of other libraries, for `bench.py --peers --device cuda`; peers.py has the rules.
 
-Each is called as its own users call it, on the tables it wants. Like is compared with like: in place with in place.
+Each is called as its users call it, with the tables that it reads, and compared within its form of call.
 """
 
 import importlib.util
@@ -18,7 +18,7 @@ BSHD, SBHD = (0, 2, 1, 3), (2, 0, 1, 3)  # permutations of (batch, heads, seqlen
 
 
 def each(rotate):
-    """(q, k, tables) -> (q, k), from a function that rotates one tensor."""
+    """(q, k, tables) -> (q, k) from a function that rotates one tensor."""
     return lambda q, k, _tables: (rotate(q), rotate(k))
 
 
@@ -76,7 +76,7 @@ def liger():
         return Step(forward_backward, before=before, forward=partial(liger_rotary_pos_emb, *leaves, *tables))
 
     reads = "one entry per channel, in the dtype of x"
-    overwriting = f"{reads}; overwrites q, k and the gradients, and so moves as many bytes as what returns new ones"
+    overwriting = f"{reads}; overwrites q, k and the gradients, and so moves as many bytes as a functional call"
     return [
         Variant("Liger in place", "in place", forward_only(in_place), 3, "half", reads=reads),
         Variant("Liger", "functional", training, 3, "half", reads=overwriting),
@@ -101,7 +101,7 @@ def transformer_engine():
 
 
 def apex():
-    """Results lie in memory as (batch, seqlen, heads, head_dim), like the inputs; one launch for q, one for k."""
+    """Results are contiguous as (batch, seqlen, heads, head_dim), like the inputs; one launch for q, one for k."""
     from apex.transformer.functional import fused_apply_rotary_pos_emb_cached
 
     def build(case):
@@ -149,7 +149,7 @@ def flashinfer():
 
 
 def bare_package(name):
-    """Makes the modules of a package importable without its __init__, which loads compiled parts they do not need."""
+    """Make the modules of a package importable without its __init__, which loads compiled parts they do not need."""
     spec = importlib.util.find_spec(name)
     if spec is None:
         raise ModuleNotFoundError(f"No module named {name!r}")

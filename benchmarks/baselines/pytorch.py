@@ -1,6 +1,6 @@
-"""What PyTorch itself offers: a copy, which is the yardstick, and the formulas that models run.
+"""PyTorch's own ops: a copy, which is the yardstick, and the formulas that models run.
 
-All formulas are (q, k, tables) -> (q, k), with q and k (batch, heads, seqlen, head_dim); those that know a norm take
+All formulas are (q, k, tables) -> (q, k), with q and k (batch, heads, seqlen, head_dim). Formulas with a norm accept
 the weights of q and k too.
 """
 
@@ -16,9 +16,9 @@ from benchmarks.harness.variants import NotOffered, Step, Variant, of_tensors
 
 
 def copy(case):
-    """Reads and writes every byte once, between preallocated contiguous tensors. In place moves fewer bytes.
+    """Read and write every byte once, between preallocated contiguous tensors. In-place calls move fewer bytes.
 
-    On a GPU one launch copies q and k together, in each direction.
+    On a GPU, one launch per direction copies q and k together.
     """
     groups = [group for group in (case.inputs, case.grads) if group]
     if case.device == "cpu":
@@ -47,7 +47,7 @@ def eager_interleaved(q, k, tables, *weights):
 
 
 def eager_complex(q, k, tables):
-    """Meta's llama, apply_rotary_emb."""
+    """Meta, llama, apply_rotary_emb."""
     return _times(q, tables.unit), _times(k, tables.unit)
 
 
@@ -60,7 +60,7 @@ def compiled_interleaved(q, k, tables, *weights):
 
 
 def norm_then_apply(q, k, tables, *weights):
-    """torch's own RMSNorm, and the rotation by rope_ext."""
+    """torch's own RMSNorm, then the rotation by rope_ext."""
     return rope_ext.apply(_normalised(q, k, weights, _rms_norm), tables.token_cos, tables.token_sin, layout="bhsd")
 
 
@@ -112,13 +112,13 @@ def _rotate_pairs(x, cos, sin):
 
 @cache
 def _compiled(formula):
-    """The formula, compiled when first needed, as the compiler takes seconds to import.
+    """The formula, compiled when first needed, since the compiler takes seconds to import.
 
-    It takes tensors only: guards on a dataclass would cost time at each call.
+    The arguments are tensors only: guards on a dataclass would cost time at each call.
 
-    For interleaved pairs it is that of gpt-fast, written for torch.compile. Inductor generates no code for complex
-    numbers: compiled, the formulas of Meta and GPT-J take 1.2 to 2.6 and 1.2 to 2.4 times as long (0.9 in the
-    smallest case).
+    The formula for interleaved pairs is that of gpt-fast, which was written for torch.compile. Inductor generates no
+    code for complex numbers: compiled, the formulas of Meta and GPT-J take 1.2 to 2.6 and 1.2 to 2.4 times as long
+    (0.9 times in the smallest case).
     """
     return torch.compile(formula, dynamic=False)
 
@@ -136,7 +136,7 @@ def only_with_norm(build):
 
 
 def _formula(name, call, roundings, pairing):
-    return Variant(name, "functional", of_tensors(call, normalises=True), roundings, pairing)
+    return Variant(name, "functional", of_tensors(call, normalizes=True), roundings, pairing)
 
 
 FORMULAS = [
@@ -145,5 +145,5 @@ FORMULAS = [
     _formula("torch.compile", compiled_half, 3, "half"),
     _formula("torch.compile", compiled_interleaved, 1, "interleaved"),
     Variant("complex", "functional", of_tensors(eager_complex), 1, "interleaved"),
-    Variant("rms_norm + apply", "functional", only_with_norm(of_tensors(norm_then_apply, normalises=True)), 2, "half"),
+    Variant("rms_norm + apply", "functional", only_with_norm(of_tensors(norm_then_apply, normalizes=True)), 2, "half"),
 ]

@@ -1,4 +1,4 @@
-"""Calls of q and k of one token, where all is price, and ops of PyTorch to compare them with.
+"""Calls on q and k of one token, where overhead is everything, and ops of PyTorch to compare them with.
 
 benchmarks/calls.py times them, benchmarks/instructions.py counts their instructions.
 """
@@ -12,7 +12,7 @@ from benchmarks.harness.shapes import SHAPES
 from rope_ext._torch.flags import TRANSPOSED
 from rope_ext._torch.private import SingleLevelFunction, function_of
 
-ROTATE, ROTATE_IN_PLACE, ROTATE_OUT = (  # the ops as an ordinary call takes them
+ROTATE, ROTATE_IN_PLACE, ROTATE_OUT = (  # the ops that an ordinary call uses
     function_of(op.plain)
     for op in (torch.ops.rope_ext.rotate, torch.ops.rope_ext.rotate_, torch.ops.rope_ext.rotate_out)
 )
@@ -24,12 +24,12 @@ def tiny():
 
 
 def small_calls(case):
-    """{name: call}: yardsticks and the ops alone, then ours."""
+    """{name: call}: yardsticks, the ops alone, then the calls of rope_ext."""
     return _yardsticks(case) | _ours(case) | _with_derivatives(case)
 
 
 def dtensor_calls(case):
-    """{name: call} of DTensors on a mesh of this process alone, in a group that it joins for good."""
+    """{name: call} of DTensors on a mesh of this process alone, in a process group that is never left."""
     from torch.distributed.tensor import Shard, distribute_tensor, init_device_mesh
 
     distributed = torch.distributed
@@ -83,7 +83,7 @@ def _ours(case):
 
 
 class OpInFunction(SingleLevelFunction):
-    """The least that a derivative in Python takes: one node that saves the tables."""
+    """The minimum that a derivative in Python costs: one node that saves the tables."""
 
     @staticmethod
     def forward(ctx, q, k, cos, sin):
@@ -97,7 +97,7 @@ class OpInFunction(SingleLevelFunction):
 
 
 def _with_derivatives(case):
-    """Gradients are given: nothing is accumulated, no loss is computed."""
+    """The calls with derivatives. Gradients are given: nothing is accumulated, no loss is computed."""
     q, k, cos, sin = _of(case)
     leaves = leaf_q, leaf_k = tuple(t.detach().requires_grad_() for t in (q, k))
     leaves_by_head = tuple(t.detach().requires_grad_() for t in case.inputs)

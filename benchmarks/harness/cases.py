@@ -1,4 +1,4 @@
-"""One case: q and k in a form of memory, the tables of their angles, and the weights of a norm."""
+"""One case: q and k in some memory order, their tables, and the weights of a norm."""
 
 import copy
 import math
@@ -12,17 +12,17 @@ from benchmarks.harness.shapes import Shape
 EPS = 1e-6  # of the norm
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 PAIRINGS, PASSES = ["half", "interleaved"], ["forward", "forward+backward"]
-# How (batch, heads, seqlen, head_dim) views lie in memory. qkv: q and k are slices of one projection (batch, seqlen,
-# (heads_q + 2 heads_k) * head_dim), as a fused linear layer leaves them.
+# Memory order of the (batch, heads, seqlen, head_dim) views. qkv: q and k are slices of one packed projection (batch,
+# seqlen, (heads_q + 2 heads_k) * head_dim), as a fused linear layer returns them.
 MEMORIES = ["bshd", "bhsd", "qkv"]
 
 
 @dataclass
 class Tables:
-    """What is made once per model or per step, before the clock starts: each implementation's form of the angles.
+    """The angles in the form of each implementation, built before the clock starts, as models do once or once per step.
 
-    All forms come from the same float64 angles. Models multiply position and frequency in float32, which changes
-    accuracy and not time; here it would hide errors of the rotation.
+    All forms come from the same float64 angles. Models multiply position and frequency in float32, which changes the
+    accuracy and not the time; here it would hide errors of the rotation.
     """
 
     angles: torch.Tensor  # (seqlen, head_dim / 2) float64, radians
@@ -66,14 +66,14 @@ class Case:
         return in_memory(*self.grads, self._memory_of_grads()) if self.backward else ()
 
     def again(self, times):
-        """Copies of this case, each with inputs and gradients in memory of its own."""
+        """Copies of this case, each with its own inputs and gradients."""
         found = [copy.copy(self) for _ in range(times)]
         for case in found:
             case.inputs, case.grads = self.fresh_inputs(), self.fresh_grads()
         return found
 
     def outputs(self):
-        """Targets for out=: of pages that exist before the clock starts, and NaN, which the check finds if it stays."""
+        """Targets for out=, mapped before the clock starts and filled with NaN, which the check would find."""
         return tuple(torch.full_like(x, math.nan) for x in self.inputs)
 
     def _memory_of_grads(self):
@@ -85,7 +85,7 @@ class Case:
         return [torch.randn(shape, device=self.device).to(DTYPES[self.dtype]) for shape in shapes]
 
     def _make_weights(self):
-        """Of q and k, in the dtype of x: signs, since in place smaller weights would make denormals in a few calls."""
+        """Random signs in the dtype of x: in place, smaller weights would lead to denormals after a few calls."""
         signs = torch.randint(2, (2, self.shape.head_dim), device=self.device) * 2 - 1
         return tuple(signs.to(DTYPES[self.dtype]))
 
@@ -105,7 +105,7 @@ class Case:
 
 
 def in_memory(q, k, memory):
-    """q and k, (batch, heads, seqlen, head_dim), copied to fresh memory of that form."""
+    """Copies of q and k, views (batch, heads, seqlen, head_dim) of new memory in the given order."""
     if memory == "bhsd":
         return tuple(x.clone(memory_format=torch.contiguous_format) for x in (q, k))
     by_token = [x.transpose(1, 2) for x in (q, k)]

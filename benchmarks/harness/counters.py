@@ -1,9 +1,9 @@
-"""Why a kernel is slower than a copy: issue slots, DRAM throughput, occupancy, registers, by Nsight Compute's ncu.
+"""Explain why a kernel is slower than a copy: issue slots, DRAM throughput, occupancy, registers, by Nsight Compute.
 
-`python -m benchmarks.harness.counters benchmarks/results/gpu_second` counts in prefill in bfloat16 and in the case of
-that report where rope_ext is furthest below its target, else in decode; it prints the figures and adds them to the
-report after each case. With --watched it is the program that ncu watches. Like instructions.py, it marks the start of
-a case by a call that nothing else makes: an empty kernel.
+`python -m benchmarks.harness.counters benchmarks/results/gpu_second` profiles prefill in bfloat16 and the case of that
+report in which rope_ext is furthest below its target, or else decode. It prints the figures and adds them to the
+report after each case. With --watched it is the process that ncu observes. Like instructions.py, it marks the start of
+a case by a call that nothing else makes, here an empty kernel.
 """
 
 import csv
@@ -24,7 +24,7 @@ MARK = "spin_kernel"  # the kernel of torch.cuda._sleep
 SECTIONS = ["SpeedOfLight", "ComputeWorkloadAnalysis", "Occupancy", "LaunchStats"]
 METRICS = ["Duration", "DRAM Throughput", "Issue Slots Busy", "Executed Ipc Active", "Achieved Occupancy"]
 METRICS += ["Registers Per Thread", "Grid Size", "Block Size"]
-# ncu prints one of these where it cannot count: no permission, or a driver or virtual machine without counters.
+# Messages of ncu where it cannot count: no permission, or a driver or virtual machine without counters.
 CANNOT = re.compile(
     r"^==ERROR== .*(ERR_NVGPUCTRPERM|[Ff]ailed to initialize|not supported|LibraryNotLoaded).*", re.MULTILINE
 )
@@ -35,7 +35,7 @@ class NotAvailable(Exception):
 
 
 def cases_of(report):
-    """[[dtype, pairing, pass, memory, shape, name of ours]]: two, since ncu takes longest to start."""
+    """[[dtype, pairing, pass, memory, shape, variant of rope_ext]]: two cases, since ncu takes longest to start."""
     shapes = {shape.name: dataclasses.asdict(shape) for shape in SHAPES}
     first, other = (["bf16", "half", "forward", "bshd", shapes[name], "rope_ext"] for name in ("prefill", "decode"))
     for row, name in below_copy(report)[:1]:
@@ -44,7 +44,7 @@ def cases_of(report):
 
 
 def counted(case):
-    """The rows of one case. Raises NotAvailable, or RuntimeError where the program that is watched fails."""
+    """The rows of one case. Raises NotAvailable, or RuntimeError where the observed program fails."""
     dtype, pairing, which, _memory, shape, name = case
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder, "counters.csv")
@@ -66,7 +66,7 @@ def counted(case):
 
 
 def rows_of(text, names):
-    """[{"case", "kernel", "metrics"}] of ncu's CSV, which has a line per kernel and metric, among remarks."""
+    """[{"case", "kernel", "metrics"}] from the CSV of ncu, a line per kernel and metric, mixed with remarks."""
     kernels = {}
     for line in csv.DictReader(line for line in text.splitlines() if line.startswith('"')):
         found = kernels.setdefault(line["ID"], {"kernel": line["Kernel Name"], "metrics": {}})
@@ -120,7 +120,7 @@ def main():
         print(reason)
         return UNAVAILABLE
     finally:
-        if report["counters"]["rows"]:  # of one case, where the other is interrupted
+        if report["counters"]["rows"]:  # also where the second case is interrupted
             print(counters_table(report), flush=True)
 
 

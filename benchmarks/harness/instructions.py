@@ -1,14 +1,14 @@
-"""Instructions of a call, which no other process disturbs, by valgrind's callgrind.
+"""Instructions per call, counted by valgrind's callgrind; other processes do not disturb them.
 
-Run as a program, it is what callgrind watches. Each call of getppid, which nothing else makes, ends a count: of a few
-calls, WINDOWS times for each variant, of which the median is taken. Python specialises its code in the first, and some
-of the others hold a thing that is rare. `callgrind_control` begins to count behind the imports, which are four times
-as fast without.
+Run as a program, this module is the process that callgrind observes. A call of getppid, which nothing else calls, ends
+a window of a few calls; the count of a variant is the median of WINDOWS windows, since Python specializes its code in
+the first ones and others contain rare events. `callgrind_control` starts counting after the imports, which run four
+times as fast uncounted.
 
-What could change a count from run to run is fixed: the order of hashes, the addresses, garbage (none is collected), the
-number of threads, and the environment, of which nothing but paths reaches the program. What the imports leave of the C
-library's heap is not, down to the length of a path: malloc looks longer or shorter for a place, up to 1.8 % of a count.
-Of two processes with other hashes, and so with other heaps, the smaller count is taken.
+Hash order, addresses, garbage collection (off), the number of threads and the environment (paths only) are fixed, so
+that they do not change a count from run to run. The C library's heap after the imports is not fixed: it depends even on
+the length of a path, and malloc searches longer or shorter for free memory, up to 1.8 % of a count. Therefore two
+processes with different hash seeds, and so with different heaps, count, and the smaller count is used.
 """
 
 import concurrent.futures
@@ -25,12 +25,12 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
-CALLS, WINDOWS = 16, 7  # calls of a window; windows of a variant
-SEEDS = ("0", "1")  # of the hashes of each process
+CALLS, WINDOWS = 16, 7  # calls per window; windows per variant
+SEEDS = ("0", "1")  # hash seed of each process
 SHAPES, DTYPE, PAIRING = ["decode", "tiny"], "bf16", "half"
 VARIANTS = ["rope_ext", "rope_ext out=", "rope_ext in place", "eager"]
-FLOOR = "torch.add of q, out="  # one op of PyTorch, into preallocated memory
-# Calls of baselines/small_calls.py, of which benchmarks/instructions.py keeps a table.
+FLOOR = "torch.add of q, out="  # one op of PyTorch, writing into preallocated memory
+# Calls of baselines/small_calls.py for the table of benchmarks/instructions.py.
 FORMS = [
     "apply",
     "apply out=",
@@ -44,11 +44,11 @@ FORMS = [
 
 
 class NotCounted(Exception):
-    """There is no count; the message says why."""
+    """Counting failed; the message says why."""
 
 
 def count():
-    """For bench.py: {"rows": [...]} of SHAPES, or {"missing": a line}."""
+    """The counts of SHAPES for bench.py: {"rows": [...]}, or {"missing": reason}."""
     try:
         found, _ = counted("shapes")
     except NotCounted as why:
@@ -58,7 +58,7 @@ def count():
 
 
 def counted(what):
-    """({name: instructions of a call}, the environment that valgrind shows a program). what: "shapes" or "forms"."""
+    """({name: instructions per call}, the environment as valgrind presents it). what: "shapes" or "forms"."""
     if not shutil.which("valgrind") or not shutil.which("callgrind_control"):
         raise NotCounted("valgrind is not installed: no instruction counts")
     with concurrent.futures.ThreadPoolExecutor() as threads:
@@ -69,7 +69,7 @@ def counted(what):
 
 
 def _counted_once(what, seed):
-    """({name: instructions of a call}, instruction set) of one process."""
+    """({name: instructions per call}, instruction set) of one process."""
     with tempfile.TemporaryDirectory() as folder:
         options = ["--instr-atstart=no", "--dump-before=getppid", f"--callgrind-out-file={folder}/counts"]
         command = ["valgrind", "--tool=callgrind", *options, sys.executable, "-m", __name__, what]
@@ -88,10 +88,12 @@ def _counted_once(what, seed):
 
 
 def environment():
-    """What a count depends on besides the code of this repository, as far as it can be asked without valgrind."""
+    """The versions that counts depend on, besides the code of this repository, as far as known without valgrind."""
     import torch
 
-    from rope_ext import _introspect  # by the compiler of _ops.so, which with CUDA holds objects of other compilers too
+    from rope_ext import (
+        _introspect,
+    )  # built by the compiler of _ops.so; with CUDA, _ops.so also holds objects of other compilers
 
     library = Path(_introspect.__file__).read_bytes()
     compilers = {found.decode() for found in re.findall(rb"GCC: \([^)]*\) [\d.]+|clang version [\d.]+", library)}
@@ -110,7 +112,7 @@ def _total(dump):
     return int(re.search(r"^totals: (\d+)", dump.read_text(), re.M)[1])
 
 
-# ---- the program that callgrind watches ----
+# ---- the program that callgrind observes ----
 
 
 def watched(what):
@@ -125,14 +127,14 @@ def watched(what):
     switch = ["callgrind_control", "--instr=on", str(os.getpid())]
     subprocess.run(switch, capture_output=True, check=True)
     for call in calls.values():
-        call()  # caches of the dispatcher and the allocator
+        call()  # fills caches of the dispatcher and the allocator
         os.getppid()
         for _ in range(WINDOWS):
             for _ in range(CALLS):
                 call()
             os.getppid()
     print(json.dumps({"names": list(calls), "cpu_isa": rope_ext.build_info()["cpu_isa"]}), flush=True)
-    os._exit(0)  # the end of Python would take seconds
+    os._exit(0)  # finalization of Python would take seconds
 
 
 def _forms():

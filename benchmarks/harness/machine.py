@@ -1,4 +1,4 @@
-"""Where figures come from: processor or GPU, versions, commit, date."""
+"""The origin of figures: processor or GPU, versions, commit, date."""
 
 import datetime
 import os
@@ -13,13 +13,13 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def machine(device):
-    """A dict for the report. device: "cpu" or "cuda"."""
+    """The origin as a dict for the report. device: "cpu" or "cuda"."""
     described = _gpu() if device == "cuda" else _cpu()
     return {**described, "torch": torch.__version__, "commit": commit(), "date": datetime.date.today().isoformat()}
 
 
 def commit():
-    """What is measured: by git, else by the environment's COMMIT, for an unpacked archive; None if neither says it."""
+    """The measured commit: from git, or in an unpacked archive from COMMIT in the environment; None if unknown."""
     git = _output("git", "--no-optional-locks", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12")
     return git or os.environ.get("COMMIT")
 
@@ -47,7 +47,7 @@ def _gpu():
 
 
 def _output(*command):
-    """What the command prints, None if it fails or is not installed."""
+    """The output of the command; None if it fails or is not installed."""
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() or None
     except (OSError, subprocess.CalledProcessError):

@@ -1,4 +1,4 @@
-"""The measurement of a case: variants take turns, figures are medians, disturbed cases are measured again."""
+"""The measurement of a case: variants are interleaved, figures are medians, disturbed cases are repeated."""
 
 import gc
 import statistics
@@ -11,15 +11,15 @@ from benchmarks.harness.exactness import check, copied, expect
 from benchmarks.harness.variants import NotOffered
 
 MIN_ROUNDS = 5
-PATIENCE = 1.0  # seconds; a variant that has used them needs two rounds only: so slow a call needs no precision
-LONGEST = 15.0  # seconds; a case that took longer is not measured again, only marked
-BUSY = 0.1  # cores; a case during which other processes use more is measured again, and marked if that is no better
-SMALL = 4 << 20  # bytes read and written; below it the cost of a launch is reported too
+PATIENCE = 1.0  # seconds after which two rounds of a variant are enough: so slow a call needs no precision
+LONGEST = 15.0  # seconds; a longer case is not repeated, only marked
+BUSY = 0.1  # cores; if other processes use more, the case is repeated, and marked if that does not help
+SMALL = 4 << 20  # bytes read and written, below which the cost of a launch is reported too
 
 
 def run_case(case, variants, clock, rounds, seconds, attempts):
     """Figures of a case: results {variant: figures}, left_out {peer: why}, payload_bytes, busy_elsewhere, seconds."""
-    torch.compiler.reset()  # else shapes add up to the limit of recompilations
+    torch.compiler.reset()  # otherwise the shapes would exceed the limit of recompilations
     start = time.perf_counter()
     steps, verdicts, left_out = prepare(case, variants, clock)
     gc.collect()
@@ -35,7 +35,7 @@ def run_case(case, variants, clock, rounds, seconds, attempts):
             **{"form": v.form, "ours": v.ours, "reads": v.reads, "us": us[v.name]},
             **{"us_min": min(samples[v.name]) * 1e6, "us_max": max(samples[v.name]) * 1e6},
             **{"rounds": len(samples[v.name]), "gb_per_s": payload / us[v.name] / 1e3},
-            "copies": us[v.name] / us["copy"],  # time, relative to a copy of the same bytes
+            "copies": us[v.name] / us["copy"],  # time relative to copy_ into preallocated memory
             **launches.get(v.name, {}),
             **verdicts[v.name].as_dict(),
         }
@@ -48,7 +48,7 @@ def run_case(case, variants, clock, rounds, seconds, attempts):
 
 
 def prepare(case, variants, clock):
-    """({variant: [Step per set of inputs]}, {variant: Verdict}, {peer: why it is left out}). First calls compile."""
+    """({variant: [Step per set of inputs]}, {variant: Verdict}, {peer: reason}). The first calls compile."""
     rotated, before, others = expect(case), case.fresh_inputs(), case.again(clock.sets(case) - 1)
     steps, verdicts, left_out = {}, {}, {}
     for variant in variants:
@@ -60,7 +60,7 @@ def prepare(case, variants, clock):
             results = step.fetch(step.call())
             step.after()
             if not all(map(torch.equal, case.inputs, before)):
-                raise SystemExit(f"{variant.name}: {case}: overwrites its inputs, which others read too")
+                raise SystemExit(f"{variant.name}: {case}: overwrites its inputs, which other variants read too")
             wanted = copied(case) if variant.name == "copy" else rotated
             verdicts[variant.name] = check(variant, results, wanted, case)
             steps[variant.name] = [step, *map(variant.build, others)]
@@ -75,7 +75,7 @@ def prepare(case, variants, clock):
 
 
 def measure(steps, clock, rounds, seconds):
-    """{variant: seconds of a call in each round}. MIN_ROUNDS, and more until its share of `seconds` is spent."""
+    """{variant: seconds per call in each round}: MIN_ROUNDS rounds, more until the share of `seconds` is spent."""
 
     def wants_more(name):
         done = len(samples[name]) - 1
@@ -95,7 +95,7 @@ def measure(steps, clock, rounds, seconds):
 
 
 def measure_undisturbed(steps, clock, rounds, seconds, attempts):
-    """The quietest attempt: (cores busy elsewhere, result of `measure`). Waiting for a busy core costs 8 ms."""
+    """The quietest attempt: (cores used by others, result of `measure`). Waiting for a busy core costs 8 ms."""
     found, begin = [], time.perf_counter()
     while not found or (len(found) < attempts and found[-1][0] > BUSY and time.perf_counter() - begin < LONGEST):
         start, before = time.perf_counter(), clock.busy_elsewhere()

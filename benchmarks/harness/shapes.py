@@ -1,11 +1,11 @@
-"""The shapes that bench.py measures: one layer of a language or video model, in tensors of 1 KiB to 768 MiB."""
+"""The shapes that bench.py measures: q and k of a layer of a language or video model, 1 KiB to 768 MiB."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of q and k. first_position: of token 0; for decoding at the end of the tables (at 0 nothing rotates)."""
+    """Sizes of q and k. first_position: position of token 0; decoding reads the last row of the tables."""
 
     name: str
     why: str
@@ -25,7 +25,7 @@ class Shape:
         return self.batch * self.seqlen * (self.heads_q + self.heads_k) * self.head_dim
 
 
-# MiB: of q and k in 16 bits; float32 doubles it, and a result that is not in place adds as much again.
+# The MiB are those of q and k in 16 bits. float32 doubles them, and a result in new memory adds as much again.
 SHAPES = [
     Shape("prefill", "40 MiB: a whole prompt, from DRAM", batch=1, seqlen=4096, heads_q=32, heads_k=8, head_dim=128),
     Shape("train", "32 MiB: a batch, as many k as q heads", batch=4, seqlen=2048, heads_q=16, heads_k=16, head_dim=64),

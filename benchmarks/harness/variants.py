@@ -1,4 +1,4 @@
-"""A variant: one implementation in one form, and what it makes of a case for the clock."""
+"""A variant: one implementation in one form of call, and the step that it builds from a case for the clock."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,11 +6,11 @@ from functools import partial
 
 import torch
 
-FORMS = ["functional", "out=", "in place"]  # compared with their like only: they move different numbers of bytes
+FORMS = ["functional", "out=", "in place"]  # compared within a form only, as forms move different numbers of bytes
 
 
 class NotOffered(Exception):
-    """A variant does not do this case; the message says why."""
+    """A variant does not support this case; the message says why."""
 
 
 def nothing():
@@ -19,12 +19,12 @@ def nothing():
 
 @dataclass
 class Step:
-    """call() is what the clock sees. before() and after() are not timed, and surround every sample of calls."""
+    """The clock times call(). before() and after() are not timed and surround every sample of calls."""
 
     call: Callable  # () -> results: rotated q and k, and with derivatives their gradients
     before: Callable = nothing
     after: Callable = nothing
-    forward: Callable | None = None  # with derivatives: the part of call that records them
+    forward: Callable | None = None  # with derivatives: the part of call() that records them
     fetch: Callable = tuple  # results -> torch tensors, (batch, heads, seqlen, head_dim)
 
 
@@ -36,18 +36,18 @@ class Variant:
     form: str
     build: Callable  # Case -> Step, or raises NotOffered
     roundings: int
-    pairing: str | None = None  # None: both
-    float32_angles: bool = False  # it computes the angles itself, in float32
-    reads: str = ""  # what it reads instead of the float32 table of cos and sin that ours reads
+    pairing: str | None = None  # None: both pairings
+    float32_angles: bool = False  # the implementation computes the angles itself, in float32
+    reads: str = ""  # the tables that it reads, where these are not the float32 cos and sin of rope_ext
     ours: bool = False
-    foreign: bool = False  # its failures and wrong results are reported; those of the others end the program
+    foreign: bool = False  # failures and wrong results are reported; in other variants they end the program
 
 
-def of_tensors(call, order=(0, 1, 2, 3), normalises=False):
+def of_tensors(call, order=(0, 1, 2, 3), normalizes=False):
     """`Variant.build` for call(q, k, tables) -> (q, k) on torch tensors, which autograd differentiates.
 
-    order: of the axes (batch, heads, seqlen, head_dim) in the tensors that call takes and returns.
-    normalises: call takes the weights of q and k too, where the case has a norm, and they are differentiated.
+    order: order of the axes (batch, heads, seqlen, head_dim) in the arguments and results of call.
+    normalizes: call also accepts the weights of q and k, where the case has a norm, and differentiates them.
     """
     back = [order.index(axis) for axis in range(4)]
 
@@ -55,7 +55,7 @@ def of_tensors(call, order=(0, 1, 2, 3), normalises=False):
         return [y.permute(back) for y in results]
 
     def build(case):
-        if case.norm and not normalises:
+        if case.norm and not normalizes:
             raise NotOffered("no norm of heads")
         inputs, grads = ([x.permute(order) for x in group] for group in (case.inputs, case.grads))
         if not case.backward:
@@ -72,7 +72,7 @@ def of_tensors(call, order=(0, 1, 2, 3), normalises=False):
 
 
 def forward_only(build):
-    """build, for a variant without derivatives."""
+    """`build` for a variant without derivatives."""
 
     def checked(case):
         if case.backward:
@@ -83,6 +83,6 @@ def forward_only(build):
 
 
 def refill(targets, sources):
-    """Restores x: 16-bit tables change the norm a little, and 10,000 rotations in place give infinities or zeros."""
+    """Restore x: 16-bit tables change norms slightly, and 10,000 rotations in place would give infinities or zeros."""
     for target, source in zip(targets, sources):
         target.copy_(source)
