@@ -1,19 +1,19 @@
-"""rope_ext as a kernel of Hugging Face's hub: the folder from which the package `kernels` loads it, uninstalled.
+"""Build rope_ext as a kernel of the Hugging Face hub: a folder that the package `kernels` loads without installation.
 
     python tools/hub_kernel.py [--namespace NAME] [--cuda] [OUT]
 
-Builds _ops.so with its ops in torch.ops.NAMESPACE, so that it lives beside an installed rope_ext and beside other
-versions of the kernel, and writes:
+Builds _ops.so with its ops in torch.ops.NAMESPACE, so that it can be loaded beside an installed rope_ext and beside
+other versions of the kernel, and writes:
 
     OUT/build.toml
-    OUT/build/torch-stable-abi211-cpu-x86_64-linux/     with --cuda: -cu130-, kernels of GPUs as well
-        metadata.json   the id is NAMESPACE, as the hub demands; a digest of each file
+    OUT/build/torch-stable-abi211-cpu-x86_64-linux/     with --cuda: -cu130-, with CUDA kernels too
+        metadata.json   its id is NAMESPACE, as the hub requires; a digest of each file
         __init__.py     the public names of rope_ext, and `layers`
         layers.py       the layers for kernels.register_kernel_mapping
         rope_ext/       the package, with _ops.so
 
-A call with other options adds a variant. Needs auditwheel, whose functions let the library load with the glibc of
-manylinux_2_28. Publishing is not this program's: `kernel-builder upload OUT`, or the hub's own tools.
+Another run with other options adds a variant. Needs auditwheel, by which the library becomes loadable with the glibc of
+manylinux_2_28. The program does not publish: that is `kernel-builder upload OUT`, or the hub's own tools.
 """
 
 import argparse
@@ -39,7 +39,7 @@ from tools.torch_matrix import ROOT, commit
 
 NAME = "rope-ext"
 LICENSE = "bsd-3-clause"
-VERSION = int(__version__.partition(".")[0])  # what the hub calls a version: a branch; 0 promises nothing
+VERSION = int(__version__.partition(".")[0])  # the version in the hub's sense, a branch; 0 promises no compatibility
 
 INIT = """from . import layers
 from .rope_ext import *
@@ -68,25 +68,25 @@ stable-abi = "{torch}"
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, nargs="?", default=ROOT / "build" / "hub", help="default: build/hub")
-    parser.add_argument("--namespace", help="default: of the device and the commit, _rope_ext_cpu_1a2b3c4")
-    parser.add_argument("--cuda", action="store_true", help="with the kernels of GPUs; needs nvcc")
+    parser.add_argument("--namespace", help="default: from the device and the commit, such as _rope_ext_cpu_1a2b3c4")
+    parser.add_argument("--cuda", action="store_true", help="include the CUDA kernels; needs nvcc")
     chosen = parser.parse_args()
     try:
-        from tools.wheel import lower_versions  # here, because tests of the layout have no auditwheel
+        from tools.wheel import lower_versions  # late, because tests of the layout run without auditwheel
     except ImportError as error:
         sys.exit(f"rope_ext: auditwheel must be installed (pip install auditwheel), got {error}")
     default = f"_rope_ext_{'cuda' if chosen.cuda else 'cpu'}_{commit()}"
     namespace = chosen.namespace or re.sub(r"\W", "_", default)
     with tempfile.TemporaryDirectory() as folder:
         library = build(namespace, chosen.cuda, Path(folder))
-        # `kernel-builder check-abi` finds versions of glibc in the names of symbols that only debuggers need.
+        # `kernel-builder check-abi` would find versions of glibc in symbols that only debuggers need.
         subprocess.run(["strip", str(library)], check=True)
         lower_versions(library)
         print(lay_out(library, chosen.out))
 
 
 def build(namespace, cuda, folder, **variables):
-    """_ops.so with its ops in torch.ops.<namespace>, in a folder. variables: of setup.py's environment."""
+    """Build _ops.so with its ops in torch.ops.<namespace>. variables: added to the environment of setup.py."""
     environment = {**os.environ, **variables, "ROPE_EXT_CUDA": str(int(cuda))}
     environment["CMAKE_ARGS"] = f"{environment.get('CMAKE_ARGS', '')} -DROPE_EXT_NAMESPACE={namespace}"
     command = [sys.executable, "setup.py", "--quiet", "build_ext", "--build-lib", str(folder)]
@@ -95,7 +95,7 @@ def build(namespace, cuda, folder, **variables):
 
 
 def lay_out(library, out):
-    """Writes the variant of a library, and build.toml for all variants in `out`. Returns the variant's folder."""
+    """Write the variant of a library, and build.toml for all variants in `out`. Return the variant's folder."""
     loaded = ctypes.CDLL(str(library))
     namespace, cuda = (exported_text(loaded, f"rope_ext_{name}") for name in ("namespace", "cuda_version"))
     backend, device = {"type": "cpu"}, "cpu"
@@ -120,7 +120,7 @@ def lay_out(library, out):
 
 
 def digests(folder):
-    """{path: SHA-256 in base64} of the files in a folder."""
+    """{path: SHA-256 in base64} of all files in a folder."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     sums = (base64.b64encode(hashlib.sha256(path.read_bytes()).digest()).decode() for path in files)
     return dict(zip((path.relative_to(folder).as_posix() for path in files), sums))

@@ -1,9 +1,9 @@
-"""The functions that `rope_ext.patch` knows, from the libraries that are installed: writes _known.json of the package.
+"""Record the rotary functions that `rope_ext.patch` knows, from installed libraries, in _known.json of the package.
 
     python -m tools.known_functions transformers diffusers timm
-    python -m tools.known_functions --list transformers diffusers timm    # what these lack there; writes nothing
+    python -m tools.known_functions --list transformers diffusers timm    # print what _known.json lacks, write nothing
 
-What is kept and what is printed: rope_ext/integrations/known.py. Entries of libraries that are not named stay.
+rope_ext/integrations/known.py says what is recorded and printed. Entries of other libraries stay unchanged.
 """
 
 import argparse
@@ -18,7 +18,9 @@ from rope_ext.integrations import known
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("libraries", nargs="+", help="names of packages")
-    parser.add_argument("--list", action="store_true", help="list what _known.json lacks, and write nothing")
+    parser.add_argument(
+        "--list", action="store_true", help="list the functions that _known.json lacks, and write nothing"
+    )
     options, progress = parser.parse_args(), functools.partial(tqdm, disable=None, leave=False)
     if options.list:
         for library in options.libraries:
@@ -28,7 +30,7 @@ def main():
 
 
 def listed(library, progress=iter):
-    """The lines about a library: the functions that _known.json lacks, one each, or why there are none."""
+    """The lines about a library: one per function that _known.json lacks, or the reason why there are none."""
     try:
         version = importlib.metadata.version(library)
     except importlib.metadata.PackageNotFoundError:

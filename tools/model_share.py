@@ -1,11 +1,12 @@
-"""What rotary position embedding costs in a model of transformers, before and after `rope_ext.patch`.
+"""Measure the share of rotary position embedding in a transformers model, before and after `rope_ext.patch`.
 
-    python -m tools.model_share            # two to three minutes; CPU time of one thread, whatever else is running
+    python -m tools.model_share            # two to three minutes; CPU time of one thread, undisturbed by others
     python -m tools.model_share --threads 2 --seconds 20
 
-A Llama of 8 layers (hidden 1024, 16 heads of 64 for q, 8 for k and v), random weights, no LM head, on the CPU. The
-function is timed where the model calls it, and in backward between two marks in the graph. Eager and patched runs take
-turns. Share: median and range over the runs. Faster: ratio of whole times, median and range over the pairs of runs.
+The model is a Llama of 8 layers (hidden 1024, 16 query heads of 64, 8 key and value heads) with random weights and
+without an LM head, on the CPU. The function is timed where the model calls it, and in backward between two marks in the
+graph. Eager and patched runs alternate. Columns: share is the median and range over the runs; faster is the ratio of
+whole times, median and range over the pairs of runs.
 """
 
 import argparse
@@ -22,11 +23,11 @@ from benchmarks.harness.machine import machine
 
 CACHED = 512  # tokens in the KV cache when one token is decoded
 SEQLENS = 1, 128, 1024
-LEAST_PAIRS = 3
+MIN_PAIRS = 3
 
 
 class Clock:
-    """Stands for a function and adds up the seconds spent in it, forward and backward."""
+    """Wraps a function and adds up the seconds spent in it, forward and backward."""
 
     def __init__(self, function, now):
         self.function, self.now = function, now
@@ -34,7 +35,7 @@ class Clock:
 
     def __call__(self, q, k, cos, sin):
         records = torch.is_grad_enabled() and q.requires_grad
-        if records:  # in backward its node runs right after those of the function
+        if records:  # in backward, this node runs right after those of the function
             q, k = Mark.apply(self, +1, q, k)
         start = self.now()
         q, k = self.function(q, k, cos, sin)
@@ -43,7 +44,7 @@ class Clock:
 
 
 class Mark(torch.autograd.Function):
-    """Returns its tensors, and in backward adds (sign +1) or subtracts (-1) the time at which their gradients pass."""
+    """The identity; in backward it adds (sign +1) or subtracts (-1) the time at which the gradients pass."""
 
     @staticmethod
     def forward(ctx, clock, sign, *tensors):
@@ -73,7 +74,7 @@ def built(dtype):
 
 
 def prepared(model, seqlen, backward):
-    """(prepare, run): prepare() returns a fresh KV cache or None, untimed, and run(cache) is what is timed."""
+    """(prepare, run): prepare() returns a new KV cache or None, untimed; run(cache) is timed."""
     ids = torch.randint(1024, (1, seqlen))
     cache = None
     if seqlen == 1:
@@ -81,7 +82,7 @@ def prepared(model, seqlen, backward):
             cache = model(torch.randint(1024, (1, CACHED)), use_cache=True).past_key_values
 
     def prepare():
-        model.zero_grad(set_to_none=False)  # as in a training loop that keeps its memory
+        model.zero_grad(set_to_none=False)  # as in a training loop that keeps its gradients' memory
         return copy.deepcopy(cache)
 
     def run(cache):
@@ -94,7 +95,7 @@ def prepared(model, seqlen, backward):
 
 
 def measured(model, seqlen, backward, now, seconds):
-    """(eager, patched), each [(seconds of a run, share of it in rotary functions), ...]; their runs take turns."""
+    """(eager, patched), each [(seconds of a run, share of rotary functions), ...]; their runs alternate."""
     from transformers.models.llama import modeling_llama
 
     prepare, run = prepared(model, seqlen, backward)
@@ -119,9 +120,11 @@ def measured(model, seqlen, backward, now, seconds):
 
     end = time.perf_counter() + seconds
     pairs = [pair()]
-    while len(pairs) < LEAST_PAIRS or time.perf_counter() < end:
+    while len(pairs) < MIN_PAIRS or time.perf_counter() < end:
         pairs.append(pair())
-    return tuple(zip(*pairs[len(pairs) > LEAST_PAIRS :]))  # the first, which allocates memory, counts only if needed
+    return tuple(
+        zip(*pairs[len(pairs) > MIN_PAIRS :])
+    )  # drop the first pair, which allocates memory, if there are enough
 
 
 def row(dtype, seqlen, backward, eager, patched):
@@ -137,8 +140,8 @@ def row(dtype, seqlen, backward, eager, patched):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=1, help="1: CPU time of the process; more: time on the wall")
-    parser.add_argument("--seconds", type=float, default=5.0, help=f"for a line, or {LEAST_PAIRS} pairs of runs")
+    parser.add_argument("--threads", type=int, default=1, help="1: CPU time of the process; more: wall-clock time")
+    parser.add_argument("--seconds", type=float, default=5.0, help=f"per line, and at least {MIN_PAIRS} pairs of runs")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     now = time.process_time if options.threads == 1 else time.perf_counter

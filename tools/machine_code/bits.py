@@ -45,7 +45,7 @@ def lop3(take: Take) -> Run:
 
 @instruction("SHF", "USHF")
 def shf(take: Take) -> Run:
-    """A shift of the 64 bits high:low, of which .HI keeps the upper word. 32-bit kinds shift that word alone."""
+    """A shift of the 64 bits high:low; .HI keeps the upper word. 32-bit kinds shift the upper word alone."""
     left, high = take.one_of(("L", "R")) == "L", take.modifier("HI")
     kind = take.one_of(("U32", "S32", "U64", "S64"))
     register = register_of(take.operand())
@@ -78,7 +78,7 @@ def shf(take: Take) -> Run:
 
 @instruction("PRMT", "UPRMT")
 def prmt(take: Take) -> Run:
-    """Each byte of the result is one of the eight bytes of b:a, or eight times the sign of that byte."""
+    """Each byte of the result is one of the eight bytes of b:a, or eight copies of the sign of that byte."""
     register, a, selector, b = register_of(take.operand()), *(word(take.operand()) for _ in range(3))
 
     def run(s: State, mask: Mask) -> None:
@@ -114,7 +114,7 @@ def brev(take: Take) -> Run:
 
 @instruction("FLO", "UFLO")
 def flo(take: Take) -> Run:
-    """The index of the highest bit set, or -1; .SH: from the top."""
+    """The index of the highest bit that is set, or -1; .SH counts from the top."""
     take.one_of(("U32",))
     from_top = take.modifier("SH")
     register, a = register_of(take.operand()), word(take.operand())
@@ -162,7 +162,7 @@ def sel(take: Take) -> Run:
 
 @instruction("P2R")
 def p2r(take: Take) -> Run:
-    """The bits of a mask are those of the predicates, the others those of a register."""
+    """The bits in the mask come from the predicates, the others from a register."""
     register, source = register_of(take.operand()), take.operand()
     a, chosen = word(take.operand()), word(take.operand())
     if source != "PR":

@@ -1,4 +1,4 @@
-"""The instructions that move lanes elsewhere: branches, calls, exits and barriers."""
+"""The instructions of control flow: branches, calls, exits and barriers."""
 
 from collections.abc import Callable
 from typing import TypeAlias
@@ -10,7 +10,7 @@ from tools.machine_code.flow import Flow
 from tools.machine_code.state import LANES, Mask, State, Words, pair, predicate, whole_warps, word
 from tools.machine_code.table import Take
 
-# (state, flow, warps that execute it, active lanes at which its guard holds); pc already points behind it.
+# (state, flow, warps that execute it, active lanes whose guard holds); pc already points to the next instruction.
 Move: TypeAlias = Callable[[State, Flow, Mask, Mask], None]
 
 
@@ -42,7 +42,7 @@ def lane_numbers(lanes: Mask) -> Words:
 
 
 def call(kernel: Kernel, index: int, take: Take) -> Move:
-    """The return address is in a register, to which the code moves it before."""
+    """The return address is in a register, which earlier instructions have set."""
     take.one_of(("REL",))
     take.one_of(("NOINC",))
     return branch(kernel, index, take)
@@ -106,7 +106,7 @@ def bbreak(kernel: Kernel, index: int, take: Take) -> Move:
 
 
 def warpsync(kernel: Kernel, index: int, take: Take) -> Move:
-    """A barrier for all lanes that have not left."""
+    """A barrier for all lanes that have not exited."""
     expected = None if take.modifier("ALL") else word(take.operand())
 
     def run(s: State, flow: Flow, issued: Mask, lanes: Mask) -> None:

@@ -1,4 +1,4 @@
-"""Conversions between formats of floating-point numbers, and from and to integers. Each rounds once."""
+"""Conversions between floating-point formats, and from and to integers. Each rounds once."""
 
 from collections.abc import Callable
 from typing import Any
@@ -67,10 +67,10 @@ def hadd2(take: Take) -> Run:
 
 @instruction("HFMA2")
 def hfma2(take: Take) -> Run:
-    """A sum of products of halves, understood in the form that loads a constant: 0 * 0 + (high, low)."""
+    """A sum of products of halves; only the form that loads a constant is modeled: 0 * 0 + (high, low)."""
     take.modifier("MMA")
     register, a, b = register_of(take.operand()), take.operand(), take.operand()
-    take.operand(), take.operand()  # the halves, in print
+    take.operand(), take.operand()  # the halves as decimal numbers
     if (a, b) != ("-RZ", "RZ"):
         raise ValueError("a product of halves")
     value = np.array([take.immediate], U32)
@@ -116,7 +116,7 @@ def i2f(take: Take) -> Run:
 
 
 def rounded_up(a: npt.NDArray[Any]) -> Floats:
-    """The smallest float32 that is not below an integer, of which no more than 24 bits fit."""
+    """The smallest float32 that is not below an integer, rounded up to 24 bits."""
     negative = a < 0
     size: Pairs = np.where(negative, -a, a).astype(U64)
     high, low = (np.frexp((size >> U64(n) & U64(0xFFFFFFFF)).astype(np.float64))[1] for n in (32, 0))
@@ -129,9 +129,9 @@ def rounded_up(a: npt.NDArray[Any]) -> Floats:
 
 @instruction("F2I")
 def f2i(take: Take) -> Run:
-    """The integer next to a number towards zero. A number out of range gives the end of the range, NaN gives 0."""
+    """A number truncated to an integer and clamped to the range; NaN gives 0."""
     take.one_of(("TRUNC",))
-    for name in ("FTZ", "NTZ"):  # of denormal numbers, which become 0 either way
+    for name in ("FTZ", "NTZ"):  # modifiers about denormal numbers, which become 0 either way
         take.modifier(name)
     wide, of_double = take.one_of(("U32", "U64")) == "U64", take.modifier("F64")
     register, text = register_of(take.operand()), take.operand()

@@ -1,4 +1,4 @@
-"""What a launch costs a GPU, of any size: the instructions that it issues, and how it fills the multiprocessors."""
+"""The cost of a launch of any size: the instructions that it issues, and how it fills the multiprocessors."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,15 +8,18 @@ from tools.machine_code.memory import ZeroMemory
 from tools.machine_code.state import LANES
 from tools.machine_code.warps import Counts
 
-# A multiprocessor of compute capability 9.0: "Technical Specifications" in the CUDA C++ Programming Guide.
+# A multiprocessor of compute capability 9.0, from "Technical Specifications" in the CUDA C++ Programming Guide.
 REGISTERS, WARPS, BLOCKS = 65536, 64, 32
-REGISTERS_AT_ONCE, WARPS_AT_ONCE = 256, 4  # the units in which registers are given to a warp, and warps to a scheduler
+REGISTERS_AT_ONCE, WARPS_AT_ONCE = 256, 4  # allocation units of registers to a warp, and of warps to a block
 
 
 @dataclass(frozen=True)
 class Cost:
-    """instructions, sectors_read, sectors_written: of all warps of the grid (see warps.Counts). longest_warp: of the
-    warp with most. registers: of a thread. threads: of a block. resident: blocks that a multiprocessor holds."""
+    """The counts of a launch.
+
+    instructions, sectors_read, sectors_written: sums over all warps of the grid (see warps.Counts). longest_warp:
+    instructions of the warp with most. registers: per thread. threads: per block. resident: blocks per multiprocessor.
+    """
 
     instructions: int
     sectors_read: int
@@ -37,8 +40,11 @@ class Cost:
 
 
 def count(machine: Machine, launch: Recorded) -> Cost:
-    """Executes a middle round of the grid, which is the blocks along x, and the last, which may have less to do, on
-    memory that is all zeros, and takes every round but the last for a middle one."""
+    """Count by executing two rounds of the grid on memory of zeros.
+
+    A round is the blocks along x. A middle round and the last one, which may have less to do, are executed; every other
+    round counts as a middle one.
+    """
     program, grid = machine.program(launch), launch.launch
     rounds = grid.grid[1]
     middle, last = (of_round(machine, launch, number) for number in ((rounds - 1) // 2, rounds - 1))
@@ -55,15 +61,17 @@ def count(machine: Machine, launch: Recorded) -> Cost:
 
 
 def of_round(machine: Machine, launch: Recorded, number: int) -> Counts:
-    """Executes the blocks of one round."""
+    """Execute the blocks of one round."""
     blocks = launch.launch.grid[0]
     chosen = range(number * blocks, (number + 1) * blocks)
     return machine.program(launch).run(launch.launch, ZeroMemory(launch.spans), chosen)
 
 
 def listing(machine: Machine, launch: Recorded) -> Iterator[str]:
-    """The instructions that a middle round executes, each after the number of its warps that issue it, and
-    where others are left out an empty line."""
+    """The instructions that a middle round executes, each preceded by the number of warps that issue it.
+
+    An empty line stands for instructions that are not executed.
+    """
     issued, before = of_round(machine, launch, (launch.launch.grid[1] - 1) // 2).issued, 0
     for index in sorted(issued):
         if index > before:
@@ -77,7 +85,7 @@ def warps_of(threads: int) -> int:
 
 
 def resident_blocks(registers: int, threads: int) -> int:
-    """How many blocks of so many threads, with so many registers each, a multiprocessor holds at once."""
+    """The number of blocks that a multiprocessor holds at once."""
     of_warp = -(-registers * LANES // REGISTERS_AT_ONCE) * REGISTERS_AT_ONCE
     warps = min(REGISTERS // of_warp // WARPS_AT_ONCE * WARPS_AT_ONCE, WARPS)
     return min(warps // warps_of(threads), BLOCKS)

@@ -1,6 +1,6 @@
-"""The kernels of a library as text: cuobjdump takes the machine code out of it, nvdisasm prints that.
+"""The kernels of a library as text: cuobjdump extracts the machine code, nvdisasm disassembles it.
 
-Both are command line tools of CUDA, which the packages nvidia-cuda-cuobjdump and nvidia-cuda-nvdisasm hold too.
+Both are command line tools of CUDA; the packages nvidia-cuda-cuobjdump and nvidia-cuda-nvdisasm have them too.
 """
 
 import os
@@ -14,7 +14,7 @@ from pathlib import Path
 
 
 class NotUnderstood(Exception):
-    """Machine code that tools.machine_code does not model. It is never skipped."""
+    """Machine code that tools.machine_code does not model; such code is never skipped."""
 
 
 class NotFound(Exception):
@@ -23,7 +23,7 @@ class NotFound(Exception):
 
 @dataclass(frozen=True)
 class Guard:
-    """The predicate at which an instruction has an effect."""
+    """The predicate under which an instruction has an effect."""
 
     predicate: str
     negated: bool
@@ -31,8 +31,10 @@ class Guard:
 
 @dataclass(frozen=True)
 class Instruction:
-    """One line of the disassembly, such as `@!P0 IMAD.WIDE.U32 R2, P1, R4, 0x8, R6`. immediate: the word of its
-    encoding that holds a constant."""
+    """One line of the disassembly, such as `@!P0 IMAD.WIDE.U32 R2, P1, R4, 0x8, R6`.
+
+    immediate: the word of the encoding that contains a constant.
+    """
 
     address: int
     opcode: str
@@ -48,8 +50,11 @@ class Instruction:
 
 @dataclass
 class Kernel:
-    """registers: of one thread. shared: bytes of shared memory that every block has, those of the system at their
-    begin. labels: the index of the instruction that each label stands before."""
+    """A disassembled kernel.
+
+    registers: per thread. shared: bytes of shared memory per block, which begin with those of the system. labels: the
+    index of the instruction after each label.
+    """
 
     name: str
     instructions: list[Instruction] = field(default_factory=list)
@@ -59,7 +64,7 @@ class Kernel:
 
 
 def tool(name: str) -> str:
-    """The path of one of CUDA's tools, from its package in this environment or from PATH."""
+    """The path of a CUDA tool, from its package in this environment or from PATH."""
     for folder in sys.path:
         for path in Path(folder or ".").glob(f"nvidia/cu*/bin/{name}"):
             if os.access(path, os.X_OK):
@@ -97,12 +102,12 @@ def output(*command: str | Path, cwd: Path | None = None) -> str:
 
 
 def resources_of(resource_usage: str) -> dict[str, tuple[int, int]]:
-    """By kernel, the registers of a thread and the bytes of shared memory of a block."""
+    """{kernel: (registers per thread, bytes of shared memory per block)}."""
     found = re.findall(r"^ Function (\S+):\n\s+REG:(\d+) STACK:\d+ SHARED:(\d+) ", resource_usage, re.MULTILINE)
     return {name: (int(registers), int(shared)) for name, registers, shared in found}
 
 
-BYTES = 16  # of an instruction
+BYTES = 16  # per instruction
 SECTION = re.compile(r"^\s*\.section\s+\.text\.([^,\s]+)")
 LABEL = re.compile(r"^\s*([.$\w]+):")
 LINE = re.compile(r"^\s*/\*([0-9a-f]{4,})\*/\s+(?:@(!?)(U?P\w+)\s+)?([\w.]+)\s*([^;]*);(?:\s+/\* 0x(\w{8}))?")
@@ -131,10 +136,10 @@ def instruction(
     address: str, negated: str, predicate: str, name: str, operands: str, upper_word: str = ""
 ) -> Instruction:
     opcode, *modifiers = name.split(".")
-    # .reuse is a hint to the register cache, without an effect on values.
+    # .reuse is a hint to the register cache and has no effect on values.
     parts = tuple(re.split(r",\s*|\s+(?=`)", operands.replace(".reuse", "").strip())) if operands.strip() else ()
     guard = Guard(predicate, bool(negated)) if predicate else None
     immediate = int(upper_word or "0", 16)
-    if not opcode.startswith("D"):  # any NaN is printed as QNAN, of which the word has all bits
+    if not opcode.startswith("D"):  # nvdisasm prints any NaN as QNAN; the encoded word has its bits
         parts = tuple(f"0x{upper_word}" if re.fullmatch(r"[-+]?QNAN\s*", part) else part for part in parts)
     return Instruction(int(address, 16), opcode, tuple(modifiers), tuple(map(str.strip, parts)), guard, immediate)

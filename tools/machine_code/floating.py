@@ -1,6 +1,6 @@
-"""Arithmetic with floating-point numbers, and their comparisons.
+"""Floating-point arithmetic and comparisons.
 
-Every result is rounded once, like the GPU's. Payloads of NaN are not modelled: any NaN stands for any other.
+Every result is rounded once, as on the GPU. Payloads of NaN are not modeled: all NaN are equivalent.
 """
 
 from collections.abc import Callable
@@ -52,7 +52,7 @@ def flush(value: Floats) -> Floats:
 
 
 def arithmetic(take: Take, compute: Callable[..., Floats], operands: int) -> Run:
-    """compute makes the result of so many float32 operands and a rounding."""
+    """An instruction whose result is compute(float32 operands, rounding)."""
     flushes, rounding = take.modifier("FTZ"), rounding_of(take)
     register, *reads = register_of(take.operand()), *(single(take.operand()) for _ in range(operands))
 
@@ -112,11 +112,14 @@ def dfma(take: Take) -> Run:
 
 @instruction("MUFU")
 def mufu(take: Take) -> Run:
-    """Approximations. Which bits a GPU gives is not documented, so this gives the nearest number, moved by seed_ulps:
-    code whose result is the same for -1, 0 and 1 does not depend on them."""
+    """Approximations, whose exact results on a GPU are not documented.
+
+    The result is the nearest number, moved by seed_ulps. Code with identical results for -1, 0 and 1 does not depend on
+    the approximation.
+    """
     name = take.one_of(("RCP", "RSQ", "RCP64H", "RSQ64H"))
     register = register_of(take.operand())
-    whole = name.endswith("64H")  # the upper words of float64 numbers
+    whole = name.endswith("64H")  # operates on the upper words of float64 numbers
     read = word(take.operand()) if whole else single(take.operand())
 
     def run(s: State, mask: Mask) -> None:
@@ -132,8 +135,11 @@ def mufu(take: Take) -> Run:
 
 @instruction("FCHK")
 def fchk(take: Take) -> Run:
-    """Whether a quotient is out of reach of the short division. Which exponents a GPU counts as such is not documented:
-    here all but the most usual ones, as the long division is right for every quotient."""
+    """Whether a quotient is beyond the range of the short division.
+
+    The exponents for which a GPU says so are not documented. Here all but the most usual ones count, since the long
+    division is right for every quotient.
+    """
     result, a, b = predicate_of(take.operand()), single(take.operand()), single(take.operand())
 
     def run(s: State, mask: Mask) -> None:

@@ -1,8 +1,8 @@
-"""Where the lanes of each warp are.
+"""The control flow of warps: the instruction that each lane executes next.
 
-The lanes of a warp that are at one instruction together execute it together. A branch at which they part leaves all but
-one group waiting, until a barrier brings them together again: BSSY says which lanes it is for, BSYNC waits for them. At
-a barrier of the block, whole warps wait for one another.
+The lanes of a warp that are at the same instruction execute it together. At a divergent branch all groups but one
+wait, until a barrier reconverges them: BSSY names its lanes, BSYNC waits for them. At a barrier of the block, whole
+warps wait for one another.
 """
 
 from typing import TypeAlias
@@ -18,7 +18,7 @@ NOWHERE = np.int64(2**62)
 
 
 class Barrier:
-    """members: the lanes that it is for. arrived: those that wait at it. target: where they go on, by warp."""
+    """members: the lanes of the barrier. arrived: lanes that wait. target: where they continue, by warp."""
 
     def __init__(self, lanes: int) -> None:
         self.members, self.arrived = np.zeros(lanes, np.bool_), np.zeros(lanes, np.bool_)
@@ -26,9 +26,12 @@ class Barrier:
 
 
 class Flow:
-    """pc: the index of the next instruction of each warp, NOWHERE after its last. active: the lanes that execute it.
-    ready: by warp, groups of other lanes that could go on, each with its pc. alive: lanes before their EXIT. held: by
-    warp, where it goes on once all warps of its block have come to the barrier, or NOWHERE."""
+    """The state of control flow.
+
+    pc: the index of the next instruction of each warp, NOWHERE after its last. active: the lanes that execute it.
+    ready: by warp, groups of other lanes that could continue, each with its pc. alive: lanes before their EXIT. held:
+    by warp, where it continues once all warps of its block have reached the barrier, or NOWHERE.
+    """
 
     def __init__(self, alive: Mask) -> None:
         self.held = np.full(len(alive) // LANES, NOWHERE)
@@ -43,7 +46,7 @@ class Flow:
         return self.barriers[name]
 
     def part(self, issued: Mask, targets: Targets) -> None:
-        """The active lanes of the issued warps go to a target each."""
+        """Move the active lanes of the issued warps, each to its target."""
         active, to = self.active.reshape(-1, LANES), np.broadcast_to(targets, self.active.shape).reshape(-1, LANES)
         nearest = np.where(active, to, NOWHERE).min(axis=1)
         self.pc = np.where(issued, nearest, self.pc)
@@ -58,7 +61,7 @@ class Flow:
         self.resume(issued)
 
     def arrive(self, name: str, issued: Mask, lanes: Mask) -> None:
-        """Active lanes wait at a barrier. Its last member takes all of them along."""
+        """Let active lanes wait at a barrier; the arrival of its last member releases all."""
         barrier = self.barrier(name)
         if (lanes & ~barrier.members).any():
             raise NotUnderstood(f"a lane waits at barrier {name}, which is not for it")
@@ -73,7 +76,7 @@ class Flow:
         self.resume(issued)
 
     def resume(self, issued: Mask) -> None:
-        """Warps without an active lane go on with others that are ready, or that wait for lanes which are gone."""
+        """Continue warps without an active lane with lanes that are ready, or that wait for lanes which have exited."""
         idle = issued & ~self.active.reshape(-1, LANES).any(axis=1)
         for warp in np.flatnonzero(idle):
             here = slice(LANES * warp, LANES * warp + LANES)
@@ -86,14 +89,14 @@ class Flow:
                 self.pc[warp] = NOWHERE
 
     def hold(self, issued: Mask, target: int) -> None:
-        """The issued warps wait for the others of their block."""
+        """Let the issued warps wait for the others of their block."""
         if (self.alive & ~self.active).reshape(-1, LANES).any(axis=1)[issued].any():
             raise NotUnderstood("a barrier of the block, at which lanes of a warp are missing")
         self.held = np.where(issued, np.int64(target), self.held)
         self.pc = np.where(issued, NOWHERE, self.pc)
 
     def let_go(self, warps_of_block: int) -> Mask:
-        """Which blocks have come to the barrier with all warps that are left. These go on."""
+        """The blocks whose remaining warps have all reached the barrier. They continue."""
         held, left = self.held != NOWHERE, self.alive.reshape(-1, LANES).any(axis=1)
         by_block = (held | ~left).reshape(-1, warps_of_block), held.reshape(-1, warps_of_block)
         complete: Mask = by_block[0].all(axis=1) & by_block[1].any(axis=1)
@@ -102,7 +105,7 @@ class Flow:
         return complete
 
     def release(self, warp: int, here: slice) -> None:
-        """Lanes that wait at a barrier for others which have left it since go on."""
+        """Release lanes that wait at a barrier for others which have exited since."""
         for barrier in self.barriers.values():
             arrived = barrier.arrived[here]
             if arrived.any() and not (barrier.members[here] & self.alive[here] & ~arrived).any():

@@ -9,18 +9,18 @@ from tools.machine_code.state import Doubles, Floats, Mask
 
 NEAREST = "RN"
 TOWARDS = {"RZ": 0.0, "RM": -math.inf, "RP": math.inf}
-SPLIT = 2.0**27 + 1  # cuts the 53 bits of a float64 in two halves, whose products are exact
+SPLIT = 2.0**27 + 1  # splits the 53 bits of a float64 into halves whose products are exact
 
 
 def two_sum(a: Doubles, b: Doubles) -> tuple[Doubles, Doubles]:
-    """a + b rounded, and the rounding error, exactly."""
+    """a + b rounded, and its exact rounding error."""
     total = a + b
     shadow = total - a
     return total, (a - (total - shadow)) + (b - shadow)
 
 
 def two_prod(a: Doubles, b: Doubles) -> tuple[Doubles, Doubles]:
-    """a * b rounded, and the rounding error, exactly unless something leaves the range of exponents."""
+    """a * b rounded, and its rounding error, which is exact unless an exponent leaves the range."""
     product = a * b
     (a_high, a_low), (b_high, b_low) = halves(a), halves(b)
     return product, ((a_high * b_high - product) + a_high * b_low + a_low * b_high) + a_low * b_low
@@ -32,8 +32,10 @@ def halves(a: Doubles) -> tuple[Doubles, Doubles]:
 
 
 def rounded_to_odd(total: Doubles, error: Doubles) -> Doubles:
-    """total + error, rounded to the neighbour whose last bit is 1 where it is no float64: rounding that once more, to
-    fewer bits, gives what rounding the exact sum would."""
+    """total + error, rounded to odd: a sum that is no float64 becomes the neighbor whose last bit is 1.
+
+    Rounding the result again, to fewer bits, equals rounding the exact sum.
+    """
     bits = total.view(np.int64)
     inexact = (error != 0) & np.isfinite(total) & np.isfinite(error) & (bits & 1 == 0)
     away = np.where((error > 0) == (total > 0), 1, -1)
@@ -51,8 +53,10 @@ def fused_single(a: Floats, b: Floats, c: Floats, rounding: str = NEAREST) -> Fl
 
 
 def fused_double(a: Doubles, b: Doubles, c: Doubles, mask: Mask, rounding: str = NEAREST) -> Doubles:
-    """Boldo and Melquiond, Emulation of FMA and correctly rounded sums, 2008; with fractions where exponents are
-    extreme or the rounding is another, at the lanes of `mask`."""
+    """a * b + c in float64 at the lanes of `mask`. Extreme exponents and other roundings are computed with fractions.
+
+    Source: Boldo and Melquiond, Emulation of FMA and correctly rounded sums, 2008.
+    """
     a, b, c = np.broadcast_arrays(a, b, c)
     product, product_error = two_prod(a, b)
     low, low_error = two_sum(c, product_error)

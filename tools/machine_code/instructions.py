@@ -1,4 +1,4 @@
-"""What each instruction does: the table that the modules imported here fill."""
+"""The effect of each instruction: a table that the modules imported here fill."""
 
 from tools.machine_code import bits, conversions, floating, integer, shared, transfer
 from tools.machine_code.disassembly import Instruction, NotUnderstood
@@ -9,12 +9,12 @@ __all__ = ["Run", "bits", "conversions", "effect", "floating", "integer", "share
 
 @instruction("NOP", "YIELD", "ACQBULK", "PREEXIT")
 def nothing(take: Take) -> Run:
-    """The last two order kernels that follow one another, of which only one runs here."""
+    """No effect. The last two order consecutive kernels, of which only one runs here."""
     return lambda s, mask: None
 
 
 def effect(instruction: Instruction) -> Run:
-    """What an instruction does with the registers and memory of the lanes at which it is active."""
+    """The effect of an instruction on the registers and memory of its active lanes."""
     if instruction.opcode not in TABLE:
         raise NotUnderstood(f"opcode {instruction.opcode}: {instruction}")
     take = Take(instruction)

@@ -1,4 +1,4 @@
-"""Sums, products and comparisons of integers."""
+"""Integer sums, products and comparisons."""
 
 import re
 from collections.abc import Callable
@@ -25,7 +25,7 @@ HALF = U64(32)
 
 
 def outputs(take: Take) -> tuple[int, list[int]]:
-    """The destination, and the predicates between it and the inputs, which receive carries."""
+    """The destination, and the predicates after it, which receive carries."""
     register, carries = register_of(take.operand()), []
     while take.operands and is_predicate(take.operands[0]):
         carries.append(predicate_of(take.operand()))
@@ -33,7 +33,7 @@ def outputs(take: Take) -> tuple[int, list[int]]:
 
 
 def write_sum(s: State, register: int, carries: list[int], total: Pairs, mask: Mask) -> None:
-    """The low 32 bits of a sum, and how often it exceeds them: carry i says whether by more than i times."""
+    """The low 32 bits of a sum, and its carries: carry i says whether the sum exceeds 32 bits more than i times."""
     high = total >> HALF
     for i, carry in enumerate(carries):
         s.write_predicate(carry, high > U64(i), mask)
@@ -52,7 +52,7 @@ def iadd3(take: Take) -> Run:
     extended = take.modifier("X")
     register, carries = outputs(take)
     parts = [take.operand() for _ in range(3)]
-    # -R is ~R + 1: the 1 counts for the carry. With .X it comes from the carry of the low word.
+    # -R is ~R + 1, where the 1 counts for the carry. With .X it comes from the carry of the low word.
     negated = [re.match(r"-U?R", part) is not None for part in parts]
     reads = [word(f"~{part[1:]}" if minus else part) for part, minus in zip(parts, negated)]
     ones = U64(sum(negated))
@@ -79,7 +79,7 @@ def viadd(take: Take) -> Run:
 def imad(take: Take) -> Run:
     wide, high, extended = (take.modifier(name) for name in ("WIDE", "HI", "X"))
     unsigned = take.modifier("U32")
-    for name in ("MOV", "IADD", "SHL"):  # forms of a * b + c that only say why
+    for name in ("MOV", "IADD", "SHL"):  # forms of a * b + c; the name is a hint
         take.modifier(name)
     register, carries = outputs(take)
     a, b = word(take.operand()), word(take.operand())
@@ -103,7 +103,7 @@ def product64(
     high: bool,
     carried: Callable[[State], Mask] | None,
 ) -> Run:
-    """a * b + c + carry in 64 bits, of which IMAD.HI keeps the upper word."""
+    """a * b + c + carry in 64 bits; IMAD.HI keeps the upper word."""
 
     def run(s: State, mask: Mask) -> None:
         if unsigned:
@@ -112,7 +112,7 @@ def product64(
             product = (a(s).view(S32).astype(S64) * b(s).view(S32)).view(U64)
         addend = c(s) + carried(s) if carried else c(s)
         total = product + addend
-        overflow = total < product  # before the destination, which may be an operand, is written
+        overflow = total < product  # before the destination is written, which may be an operand
         if high:
             s.write(register, (total >> HALF).astype(U32), mask)
         else:

@@ -1,8 +1,8 @@
-"""The launches of rope_ext's CUDA kernels, in a process without a GPU: recorded, then executed by their machine code.
+"""Record the launches of rope_ext's CUDA kernels in a process without a GPU, and execute their machine code::
 
 machine = Machine(kernels_of(library))
 use_kernels(Recorder(_introspect.__file__, machine.execute).start())
-rope_ext.apply(x, cos, sin)  # by the machine code, on tensors of the CPU
+rope_ext.apply(x, cos, sin)  # executed by the machine code, on CPU tensors
 """
 
 import ctypes
@@ -60,7 +60,7 @@ class Recorded:
 
     @property
     def name(self) -> str:
-        """What the mangled name of its kernel holds, and no other's."""
+        """A part of the mangled name that only the kernel of this launch has."""
         return self.kernel + self.template_arguments
 
     def kernel_of(self, kernels: dict[str, Kernel]) -> Kernel:
@@ -83,10 +83,13 @@ def recorded(launch: CLaunch) -> Recorded:
 
 
 class Recorder:
-    """Calls `receive` with the launches of the kernels at the address that `start` returns (for use_kernels in
-    tests/conftest.py). What `receive` raises is kept in `errors`, as C++ cannot pass it on."""
+    """Calls `receive` with the launches of the kernels at the address that `start` returns.
 
-    started: ClassVar["Recorder | None"] = None  # the one whose function C++ calls, which therefore has to live
+    The address is for use_kernels in tests/conftest.py. Exceptions of `receive` are kept in `errors`, since they cannot
+    propagate through C++.
+    """
+
+    started: ClassVar["Recorder | None"] = None  # the recorder whose function C++ calls, kept alive here
 
     def __init__(self, introspect: str, receive: Callable[[Recorded], Any]) -> None:
         self.library = ctypes.CDLL(introspect)
@@ -109,12 +112,15 @@ class Recorder:
 
 
 class DependsOnSeed(Exception):
-    """Results differ with the last bit of an approximation, which is not known of a GPU."""
+    """Results depend on the last bit of an approximation, which a GPU does not document."""
 
 
 class Machine:
-    """Executes launches, and counts them by kernel. A launch with approximations (MUFU) runs with each of three seeds,
-    on the same memory, and has to give the same bits."""
+    """Executes launches, and counts them by kernel.
+
+    A launch with approximations (MUFU) runs with each of three seeds on the same memory, and the results must be
+    bit-identical.
+    """
 
     def __init__(self, kernels: dict[str, Kernel]) -> None:
         self.kernels = kernels

@@ -1,4 +1,4 @@
-"""Memory as kernels see it: which bytes they may read and write, and how often each was written.
+"""Memory as kernels see it: the bytes that they may read and write, and how often each was written.
 
 A fault of a kernel is an error at the instruction: an address outside every region, one that is not a multiple of the
 size of the access, a byte that may not be read or written.
@@ -17,13 +17,15 @@ Bytes: TypeAlias = npt.NDArray[np.uint8]
 
 
 class AccessError(Exception):
-    """A kernel touched memory that it may not touch, or did not write what it has to."""
+    """A kernel accessed memory that it may not access, or did not write what it must write."""
 
 
 @dataclass(frozen=True)
 class Span:
-    """The elements of a tensor: `item` bytes each, strides in elements. least, most: how often a kernel writes each of
-    its bytes; read: whether it may read them."""
+    """The elements of a tensor: `item` bytes each, strides in elements.
+
+    least, most: how often a kernel must and may write each byte. read: whether it may read them.
+    """
 
     address: int
     item: int
@@ -34,13 +36,13 @@ class Span:
     most: int
 
     def ends(self) -> tuple[int, int]:
-        """The first byte, and the byte after the last."""
+        """The addresses of the first byte and of the byte after the last."""
         reach = [(size - 1) * stride for size, stride in zip(self.sizes, self.strides)]
         low, high = sum(min(r, 0) for r in reach), sum(max(r, 0) for r in reach)
         return self.address + low * self.item, self.address + (high + 1) * self.item
 
     def offsets(self) -> npt.NDArray[np.int64]:
-        """The distances of all bytes of the elements from `address`."""
+        """The offsets of all bytes of the elements from `address`."""
         offsets = np.zeros(1, np.int64)
         for size, stride in zip(self.sizes, self.strides):
             offsets = np.unique(offsets[:, None] + np.arange(size) * stride)
@@ -48,7 +50,7 @@ class Span:
 
 
 class Memory(Protocol):
-    """Addresses are those of the lanes that take part in one access of `size` bytes."""
+    """Memory that instructions access; addresses are those of the lanes that access `size` bytes together."""
 
     def read(self, addresses: Addresses, size: int) -> Bytes:
         """A row of bytes for each address."""
@@ -58,7 +60,7 @@ class Memory(Protocol):
 
 
 def intervals(spans: Iterable[Span]) -> list[tuple[int, int]]:
-    """The ranges of addresses of the spans that have elements, ascending, those that overlap united."""
+    """The address ranges of the nonempty spans, ascending, with overlapping ranges merged."""
     united: list[tuple[int, int]] = []
     for begin, end in sorted(span.ends() for span in spans if all(span.sizes)):
         if united and begin < united[-1][1]:
@@ -69,7 +71,7 @@ def intervals(spans: Iterable[Span]) -> list[tuple[int, int]]:
 
 
 class Bounds:
-    """The check that all memories share: alignment, and accesses that lie within one interval."""
+    """The check of all memories: accesses must be aligned and within one interval."""
 
     def __init__(self, spans: Sequence[Span]) -> None:
         self.intervals = intervals(spans)
@@ -77,7 +79,7 @@ class Bounds:
         self.ends = np.array([end for _, end in self.intervals], np.uint64)
 
     def located(self, addresses: Addresses, size: int) -> npt.NDArray[np.int64]:
-        """The index of the interval of each address."""
+        """The index of the interval that contains each address."""
         misaligned = addresses % np.uint64(size) != 0
         if misaligned.any():
             raise AccessError(f"{size} bytes at {addresses[misaligned][0]:#x}, which is not aligned")
@@ -91,7 +93,7 @@ class Bounds:
 
 
 class Region:
-    """An interval of the host's memory, byte by byte."""
+    """An interval of the host's memory, with counts per byte."""
 
     def __init__(self, begin: int, end: int) -> None:
         size = end - begin
@@ -108,7 +110,7 @@ class Region:
 
 
 class HostMemory:
-    """The memory of tensors on the CPU."""
+    """The memory of CPU tensors."""
 
     def __init__(self, spans: Sequence[Span]) -> None:
         self.bounds = Bounds(spans)
@@ -137,7 +139,7 @@ class HostMemory:
     def parts(
         self, addresses: Addresses, size: int
     ) -> Iterable[tuple[Region, npt.NDArray[np.bool_], npt.NDArray[np.uint64]]]:
-        """For each region, which of the accesses are to it, and the offsets of their bytes."""
+        """For each region, the accesses that go to it, and the offsets of their bytes."""
         index = self.bounds.located(addresses, size)
         for i in np.unique(index):
             chosen, region = index == i, self.regions[i]
@@ -148,13 +150,13 @@ class HostMemory:
         return [region.bytes[region.most > 0] for region in self.regions]
 
     def restore(self, contents: list[Bytes]) -> None:
-        """Makes the memory what it was when `contents` was taken, before any write."""
+        """Restore the memory to `contents`, and forget all writes."""
         for region, values in zip(self.regions, contents):
             region.bytes[region.most > 0] = values
             region.writes[:] = 0
 
     def check_writes(self) -> None:
-        """Raises unless every byte was written as often as its span says."""
+        """Raise AccessError unless every byte was written as often as its span requires."""
         for region in self.regions:
             wrong = (region.writes < region.least) | (region.writes > region.most)
             if wrong.any():
@@ -166,7 +168,7 @@ class HostMemory:
 
 
 class ZeroMemory:
-    """Memory without bytes: every load gives zeros, and a store is only checked. For shapes too large to allocate."""
+    """Memory without contents, for shapes too large to allocate: loads give zeros, stores are only checked."""
 
     def __init__(self, spans: Sequence[Span]) -> None:
         self.bounds = Bounds(spans)
@@ -180,11 +182,11 @@ class ZeroMemory:
 
 
 PARAMETERS = 0x210  # where the arguments of a kernel begin, in bank 0 of compute capability 9.0
-STACK, DESCRIPTOR = 0x28, 0x208  # what else kernels read: the stack pointer, and the descriptor of global memory
+STACK, DESCRIPTOR = 0x28, 0x208  # other words that kernels read: the stack pointer, and the descriptor of global memory
 
 
 class ConstantBank:
-    """c[0x0]: sizes of the launch, then the arguments."""
+    """The constant bank c[0x0]: sizes of the launch, then the arguments."""
 
     def __init__(self, arguments: bytes, block: tuple[int, int, int], grid: tuple[int, int, int]) -> None:
         padded = arguments + bytes(-len(arguments) % 8)

@@ -14,14 +14,16 @@ NEVER = -1
 
 
 class SharedMemory:
-    """The shared memory of the blocks of a batch, `size` bytes each. A byte has to be written before it is read: by a
-    lane of the same warp, or before the block's last barrier."""
+    """The shared memory of the blocks of a batch, `size` bytes each.
+
+    A byte must be written before it is read: by a lane of the same warp, or before the block's last barrier.
+    """
 
     def __init__(self, blocks: int, lanes_of_block: int, size: int) -> None:
         self.lanes_of_block = lanes_of_block
         self.bytes = np.zeros((blocks, size), np.uint8)
         self.writer = np.full((blocks, size), NEVER, np.int32)  # the warp that wrote a byte
-        self.written = np.zeros((blocks, size), np.int32)  # after so many barriers
+        self.written = np.zeros((blocks, size), np.int32)  # the number of barriers before the write
         self.barriers = np.zeros(blocks, np.int32)
 
     def places(
@@ -48,7 +50,7 @@ class SharedMemory:
 
 
 def address(text: str) -> Callable[[State, Mask], Words]:
-    """[R2+UR4+0x10], of which parts may be missing, for all lanes."""
+    """The address [R2+UR4+0x10], any part of which may be missing, for all lanes."""
     base, uniform, sign, offset = matched(r"\[(?:(R\d+|RZ)\+?)?(?:(UR\d+)\+?)?(?:(-?)0x([0-9a-f]+))?\]", text)
     read, more = word(base or "RZ"), word(uniform or "URZ")
     immediate = np.uint32((-1 if sign else 1) * int(offset or "0", 16) & 0xFFFFFFFF)

@@ -1,7 +1,7 @@
-"""The registers of a batch of warps, and what an operand of an instruction reads from them.
+"""The registers of a batch of warps, and the operands of instructions, which read them.
 
-Every register is an array with one element per lane, 32 lanes to a warp. A uniform register, which a GPU has once per
-warp, is stored once per lane too, so that both kinds are read alike.
+Every register is an array with one element per lane, 32 lanes per warp. A uniform register, which a GPU has once per
+warp, is stored once per lane too, so that both kinds are read in the same way.
 """
 
 import re
@@ -26,13 +26,16 @@ Mask: TypeAlias = npt.NDArray[np.bool_]
 UNIFORM = 256  # index of UR0 among the registers
 ZERO, UNIFORM_ZERO = 255, UNIFORM + 63  # RZ and URZ
 TRUE, UNIFORM_TRUE = 7, 15  # PT and UPT among the predicates; UP0 is 8
-LEFT_OVER = 0xBAD5EED5  # in registers before their first write, where a GPU has what another kernel left
+LEFT_OVER = 0xBAD5EED5  # the value of registers before their first write, which on a GPU is arbitrary
 
 
 class State:
-    """special: SR_TID.X and the like, by name. issued: the lanes of the warps that execute the current instruction,
-    active or not. seed_ulps: what is added to the last place of approximations (see floating.mufu). sectors_read,
-    sectors_written: see warps.Counts."""
+    """The state of a batch of warps.
+
+    special: special registers such as SR_TID.X, by name. issued: the lanes of the warps that execute the current
+    instruction, active or not. seed_ulps: added to the last place of approximations (see floating.mufu). sectors_read,
+    sectors_written: see warps.Counts.
+    """
 
     def __init__(
         self, special: dict[str, Words], bank: ConstantBank, memory: Memory, shared: "SharedMemory", seed_ulps: int
@@ -60,16 +63,16 @@ class State:
 
 
 def next_register(register: int, step: int = 1) -> int:
-    """The register that follows in a pair or quadruple; RZ is its own successor."""
+    """The next register of a pair or quadruple; RZ is its own successor."""
     return register if register in (ZERO, UNIFORM_ZERO) else register + step
 
 
 def whole_warps(mask: Mask) -> Mask:
-    """All lanes of the warps of which some lane is in the mask."""
+    """All lanes of the warps that have a lane in the mask."""
     return np.repeat(mask.reshape(-1, LANES).any(axis=1), LANES)
 
 
-# ---- operands: each function parses the text of one, and returns what reads it from a State ----
+# ---- operands: each function parses the text of an operand, and returns a function that reads it from a State ----
 
 
 def register_of(text: str) -> int:

@@ -1,6 +1,6 @@
-"""The table of instructions: from an opcode to the function that makes its effect from its operands.
+"""The table of instructions: {opcode: function that builds the effect from the operands}.
 
-Such a function takes every modifier and operand that it understands; what is left over is an error that names it.
+A function consumes every modifier and operand that it understands; any that remain are an error that names them.
 """
 
 from collections.abc import Callable, Iterable
@@ -13,21 +13,21 @@ Run: TypeAlias = Callable[[State, Mask], None]
 
 
 class Take:
-    """The modifiers and operands of an instruction that are still to be understood."""
+    """The modifiers and operands of an instruction that no function has consumed yet."""
 
     def __init__(self, instruction: Instruction) -> None:
         self.modifiers, self.operands = list(instruction.modifiers), list(instruction.operands)
         self.immediate = instruction.immediate
 
     def modifier(self, name: str) -> bool:
-        """Whether the modifier is there."""
+        """Consume the modifier, and return whether it is present."""
         found = name in self.modifiers
         if found:
             self.modifiers.remove(name)
         return found
 
     def one_of(self, names: Iterable[str]) -> str:
-        """The modifier that is there; one has to be."""
+        """Consume and return the one modifier that is present; one of them must be."""
         for name in names:
             if self.modifier(name):
                 return name

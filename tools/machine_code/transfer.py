@@ -31,12 +31,12 @@ from tools.machine_code.table import Run, Take, instruction
 U32, U64 = np.uint32, np.uint64
 
 SIZES = {"U8": 1, "S8": 1, "U16": 2, "S16": 2, "64": 8, "128": 16}
-# 64-bit addresses, and hints to the caches: without an effect on values where no two threads share memory.
+# 64-bit addresses and cache hints have no effect on values, since no two threads share memory.
 HINTS = ("E", "CONSTANT", "EF", "EL", "LU", "NA", "LTC64B", "LTC128B", "LTC256B", "STRONG", "GPU", "SYS")
 
 
 def size_of(take: Take) -> tuple[int, bool]:
-    """The bytes of an access, and whether they are extended by their sign."""
+    """The number of bytes of an access, and whether they are sign-extended."""
     for name, size in SIZES.items():
         if take.modifier(name):
             return size, name.startswith("S")
@@ -44,7 +44,7 @@ def size_of(take: Take) -> tuple[int, bool]:
 
 
 def write_bytes(s: State, register: int, values: Bytes, lanes: npt.NDArray[np.intp], signed: bool) -> None:
-    """Bytes of memory to one register or several consecutive ones of some lanes."""
+    """Write bytes of memory to one or several consecutive registers of some lanes."""
     size = values.shape[1]
     if size < 4:
         narrow = values.view(f"{'i' if signed else 'u'}{size}")
@@ -59,18 +59,18 @@ def write_bytes(s: State, register: int, values: Bytes, lanes: npt.NDArray[np.in
 
 
 def address(text: str) -> Callable[[State], Pairs]:
-    """desc[UR4][R2.64+UR6+0x10]"""
+    """The address desc[UR4][R2.64+UR6+0x10]."""
     base, uniform, sign, offset = matched(r"desc\[UR\d+\]\[(R\d+|RZ)\.64(?:\+(UR\d+))?(?:\+(-?)0x([0-9a-f]+))?\]", text)
     read, more = pair(base), pair(uniform) if uniform else None
     immediate = U64((-1 if sign else 1) * int(offset or "0", 16) & (2**64 - 1))
     return lambda s: read(s) + immediate if more is None else read(s) + more(s) + immediate
 
 
-SECTOR = 32  # bytes; the least that a multiprocessor asks the L2 for
+SECTOR = 32  # bytes; the minimum that a multiprocessor requests from the L2
 
 
 def sectors_of(addresses: Pairs, lanes: npt.NDArray[np.intp]) -> int:
-    """How many sectors the lanes of each warp access at once, of all warps. An access lies within one."""
+    """The number of sectors that the lanes of each warp access at once, summed over warps; an access is within one."""
     warps = (lanes // LANES).astype(np.uint64)
     return len(np.unique(warps << np.uint64(48) | addresses // np.uint64(SECTOR)))
 
@@ -161,7 +161,7 @@ def r2ur(take: Take) -> Run:
 
 @instruction("VOTE", "VOTEU")
 def vote(take: Take) -> Run:
-    """Whether a predicate holds at any or all active lanes, and with a register the lanes at which it holds."""
+    """Whether a predicate holds in any or all active lanes; with a register, also the lanes in which it holds."""
     kind = take.one_of(("ANY", "ALL", "EQ"))
     register = None if is_predicate(take.operands[0]) else register_of(take.operand())
     result, source = predicate_of(take.operand()), predicate(take.operand())
@@ -182,7 +182,7 @@ def vote(take: Take) -> Run:
 
 @instruction("SHFL")
 def shfl(take: Take) -> Run:
-    """A register of another lane of the warp, which has to be active."""
+    """A register of another lane of the warp, which must be active."""
     mode = take.one_of(("BFLY", "IDX", "UP", "DOWN"))
     found, register = predicate_of(take.operand()), register_of(take.operand())
     a, b, c = (word(take.operand()) for _ in range(3))

@@ -1,7 +1,7 @@
-"""A launch of a kernel, executed: all warps of the grid, many at a time.
+"""Execute a launch of a kernel: all warps of the grid, many at a time.
 
-Warps that are at one instruction execute it together, as one operation on arrays. They share nothing but memory, which
-no two of them may write, and shared memory, which others may read after a barrier, so that their order has no effect.
+Warps at the same instruction execute it together, as one operation on arrays. They share only memory, which no two of
+them may write, and shared memory, which others may read after a barrier, so the order of warps has no effect.
 """
 
 from collections import Counter
@@ -22,14 +22,17 @@ from tools.machine_code.state import LANES, Mask, State, Words, predicate
 
 Dim: TypeAlias = tuple[int, int, int]
 
-BATCH = 64  # warps at a time: registers of some 2,000 lanes stay in the caches
-LIMIT = 100_000  # instructions of a warp, which more would be in an endless loop
+BATCH = 64  # warps at a time; the registers of about 2,000 lanes stay in the caches
+LIMIT = 100_000  # instructions of a warp; more indicate an endless loop
 
 
 @dataclass(frozen=True)
 class Launch:
-    """arguments: the bytes of the kernel's arguments, as the constant bank holds them. shared: bytes of shared memory
-    of a block, beside those that the kernel names."""
+    """The sizes and arguments of a launch.
+
+    arguments: the bytes of the kernel's arguments, as in the constant bank. shared: bytes of dynamic shared memory per
+    block, beside those that the kernel declares.
+    """
 
     grid: Dim
     block: Dim
@@ -42,16 +45,19 @@ class Launch:
 
     @property
     def threads(self) -> int:
-        """The threads of a block."""
+        """The number of threads per block."""
         return self.block[0] * self.block[1] * self.block[2]
 
 
 @dataclass
 class Counts:
-    """instructions: issued by all warps; one for a warp whatever the number of its active lanes, and one where the
-    guard is false too. longest_warp: issued by the warp with most. approximations: whether MUFU was among them.
-    issued: by the index of an instruction, how many warps issued it. sectors_read, sectors_written: of 32 bytes, in the
-    global accesses of warps; one that two instructions access counts twice."""
+    """The counts of a launch.
+
+    instructions: issued by all warps; an instruction counts once per warp, whatever the number of its active lanes and
+    even if its guard is false. longest_warp: issued by the warp with most. approximations: whether MUFU was among them.
+    issued: number of warps that issued the instruction at each index. sectors_read, sectors_written: 32-byte sectors in
+    global accesses of warps; a sector that two instructions access counts twice.
+    """
 
     instructions: int = 0
     longest_warp: int = 0
@@ -64,7 +70,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class Step:
-    """An instruction. uniform: it is executed once per warp, on uniform registers."""
+    """An instruction. uniform: executed once per warp, on uniform registers."""
 
     run: Run
     guard: Callable[[State], Mask] | None
@@ -73,7 +79,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Straight:
-    """Instructions that are executed one after another, and the one after them that moves lanes elsewhere, if any."""
+    """Instructions without control flow, and the one with control flow that follows them, if any."""
 
     steps: list[Step]
     end: int
@@ -83,7 +89,7 @@ class Straight:
 
 
 class Program:
-    """A kernel, whose instructions are made into functions when they are first executed."""
+    """A kernel; its instructions are translated into functions when they are first executed."""
 
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
@@ -91,7 +97,7 @@ class Program:
         self.parts: dict[int, Straight] = {}
 
     def run(self, launch: Launch, memory: Memory, blocks: Iterable[int] | None = None, seed_ulps: int = 0) -> Counts:
-        """Executes the given blocks of the grid, or all. seed_ulps: see floating.mufu."""
+        """Execute the given blocks of the grid, or all. seed_ulps: see floating.mufu."""
         bank, counts = ConstantBank(launch.arguments, launch.block, launch.grid), Counts()
         with np.errstate(all="ignore"):
             for special, alive in batches(launch, range(launch.blocks) if blocks is None else blocks):
@@ -129,7 +135,7 @@ class Program:
             counts.issued.update(dict.fromkeys(range(at, self.parts[at].end), warps))
 
     def straight(self, first: int) -> Straight:
-        """The instructions from an index to the next one that moves lanes, or at which other lanes may join."""
+        """The instructions from an index to the next control flow, or to a point where other lanes may join."""
         steps: list[Step] = []
         approximations = False
         for index in range(first, len(self.kernel.instructions)):
@@ -150,12 +156,12 @@ def guard_of(instruction: Instruction) -> Callable[[State], Mask] | None:
 
 
 def is_uniform(instruction: Instruction) -> bool:
-    """Whether it runs once per warp, on uniform registers alone. Those that read lanes begin otherwise."""
+    """Whether an instruction runs once per warp, on uniform registers alone, by its name."""
     return instruction.opcode.startswith("U")
 
 
 def batches(launch: Launch, blocks: Iterable[int]) -> Iterator[tuple[dict[str, Words], Mask]]:
-    """Special registers and lanes that have a thread, for BATCH warps or somewhat more."""
+    """Special registers, and the lanes that have a thread, for BATCH warps or slightly more."""
     warps = (launch.threads + LANES - 1) // LANES
     chosen = list(blocks)
     size = max(BATCH // warps, 1)
