@@ -41,7 +41,7 @@ def eager_half(q, k, tables, *weights):
 
 
 def eager_interleaved(q, k, tables, *weights):
-    q, k = _normalised(q, k, weights, _hugging_face_norm)
+    q, k = _normalized(q, k, weights, _hugging_face_norm)
     cos, sin = tables.channel_cos, tables.channel_sin
     return q * cos + _rotate_every_two(q) * sin, k * cos + _rotate_every_two(k) * sin
 
@@ -61,10 +61,10 @@ def compiled_interleaved(q, k, tables, *weights):
 
 def norm_then_apply(q, k, tables, *weights):
     """torch's own RMSNorm, then the rotation by rope_ext."""
-    return rope_ext.apply(_normalised(q, k, weights, _rms_norm), tables.token_cos, tables.token_sin, layout="bhsd")
+    return rope_ext.apply(_normalized(q, k, weights, _rms_norm), tables.token_cos, tables.token_sin, layout="bhsd")
 
 
-def _normalised(q, k, weights, norm):
+def _normalized(q, k, weights, norm):
     return tuple(norm(x, weight) for x, weight in zip((q, k), weights)) if weights else (q, k)
 
 
@@ -81,7 +81,7 @@ def _hugging_face_norm(x, weight):
 
 def _rotate_half_formula(q, k, cos, sin, *weights):
     """Hugging Face, modeling_llama.py, apply_rotary_pos_emb."""
-    q, k = _normalised(q, k, weights, _hugging_face_norm)
+    q, k = _normalized(q, k, weights, _hugging_face_norm)
     return q * cos + _rotate_half(q) * sin, k * cos + _rotate_half(k) * sin
 
 
@@ -101,7 +101,7 @@ def _times(x, unit):
 
 
 def _pairs_formula(q, k, cos, sin, *weights):
-    q, k = _normalised(q, k, weights, _hugging_face_norm)
+    q, k = _normalized(q, k, weights, _hugging_face_norm)
     return _rotate_pairs(q, cos, sin), _rotate_pairs(k, cos, sin)
 
 

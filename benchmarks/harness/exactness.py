@@ -35,7 +35,7 @@ class Verdict:
 def expect(case):
     """The expected results of every variant: q, k and, with derivatives, their gradients."""
     if case.norm:
-        return _expect_normalised(case)
+        return _expect_normalized(case)
     found = []
     for i, x in enumerate((*case.inputs, *case.grads)):
         y = exact(x, case.tables.angles, case.interleaved, inverse=i >= 2)
@@ -43,7 +43,7 @@ def expect(case):
     return found
 
 
-def _expect_normalised(case):
+def _expect_normalized(case):
     results, gradients = [], []
     for i, (x, weight) in enumerate(zip(case.inputs, case.weights)):
         leaf, w = x.double().requires_grad_(), weight.double()
