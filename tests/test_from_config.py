@@ -608,3 +608,35 @@ def test_keys_that_disagree_are_an_error(config, message):
     for form in forms(config):
         with pytest.raises(ValueError, match=f"^rope_ext: {re.escape(message)}"):
             rope_ext.RotaryEmbedding.from_config(form)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (
+            {"rope_scaling": {**LLAMA3, "rope_type": "lama3"}},
+            "rope_type must be one of .* [(]is it llama3[?][)], got 'lama3'",
+        ),
+        (
+            {"rope_scaling": {"rope_typ": "linear", "factor": 2.0}},
+            "rope_typ must .* [(]is it rope_type[?][)], got 'linear'",
+        ),
+        (
+            {
+                "rope_scaling": {
+                    "rope_type": "llama3",
+                    "factor": 8.0,
+                    "low_frequency_factor": 1.0,
+                    "high_freq_factor": 4.0,
+                }
+            },
+            "low_frequency_factor must .* [(]is it low_freq_factor[?][)], got 1.0",
+        ),
+        ({"base": 5e5}, "base must be a key that from_config knows [(]is it rope_theta[?][)], got 500000.0"),
+    ],
+)
+def test_the_error_names_the_misspelled_key(config, message):
+    """And not the key that is missing for it."""
+    for form in forms({**BASE, **config}):
+        with pytest.raises(ValueError, match=f"^rope_ext: {message}"):
+            rope_ext.RotaryEmbedding.from_config(form)

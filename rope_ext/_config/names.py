@@ -32,7 +32,7 @@ UNRELATED = frozenset(
     )
 )
 _LIKE_A_ROTATION = re.compile(
-    r"rope(?!r)|rotary|^rot_|yarn|(?<![a-z])ntk|alibi|theta|(?<![a-z])xpos|mscale|inv_?freq|base_freq|freq_base|position_embedding_base"
+    r"rope(?!r)|rotary|^rot_|^base$|yarn|(?<![a-z])ntk|alibi|theta|(?<![a-z])xpos|mscale|inv_?freq|base_freq|freq_base|position_embedding_base"
     r"|interpolation_factor|position_(scale|interpolation)",
     re.I,
 )
@@ -101,7 +101,7 @@ def check_outside(source: Source) -> None:
         elif name in _ONLY_INSIDE:
             raise ArgumentError(name, "be inside rope_parameters or rope_scaling", f"{shown(value)} outside")
         else:
-            hint = f" (is it {meant}?)" if meant else _did_you_mean(name, READ)
+            hint = f" (is it {meant}?)" if meant else did_you_mean(name, READ)
             raise ArgumentError(name, f"be a key that from_config knows{hint}", shown(value))
 
 
@@ -119,10 +119,10 @@ def check_inside(rope: Mapping[Any, Any], kind: str, layer_types: Collection[str
                 _warn(f"{name} has no effect where rope_type is {kind!r}, got {shown(value)}")
         elif name in layer_types:
             raise ArgumentTypeError(name, "be a dict or None", shown(value))
-        elif not isinstance(name, str) or not (_LIKE_A_KEY_OF_ROPE.search(name) or _did_you_mean(name, INNER)):
+        elif not isinstance(name, str) or not (_LIKE_A_KEY_OF_ROPE.search(name) or did_you_mean(name, INNER)):
             _warn(f"rope_parameters must have keys that from_config knows, got {name!r}: {shown(value)}")
         elif not (name.endswith("factor") and type(value) in (int, float) and value == 1):
-            hint = _did_you_mean(name, INNER)
+            hint = did_you_mean(name, INNER)
             rule = f"be a key of rope_parameters that from_config knows{hint}"
             raise ArgumentError(name, rule, shown(value))
 
@@ -169,8 +169,16 @@ def _check_base_of_layers(values: object, source: Source) -> None:
         raise ArgumentError("layer_rope_theta", f"be rope_theta {base}, or 0, in every layer", others[0])
 
 
-def _did_you_mean(name: object, known: Iterable[str]) -> str:
-    meant = difflib.get_close_matches(str(name), known, 1, 0.75)
+def refuse_misspelled(rope: Mapping[Any, Any], key: str) -> None:
+    """An error for a key of rope_parameters that looks like `key`, which is missing there."""
+    for name, value in rope.items():
+        if name not in INNER and (hint := did_you_mean(name, [key])):
+            raise ArgumentError(str(name), f"be a key of rope_parameters that from_config knows{hint}", shown(value))
+
+
+def did_you_mean(name: object, known: Iterable[str]) -> str:
+    """A question to append to a rule: whether a similar name was meant. Empty without one."""
+    meant = ["rope_theta"] if name == "base" else difflib.get_close_matches(str(name), known, 1, 0.75)
     return f" (is it {meant[0]}?)" if meant else ""
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from .._numbers import text
 from .._shown import shown
 from ..errors import ArgumentError
-from . import values
+from . import names, values
 from .source import Source, first, missing, null, refuse_nulls
 
 _OLDER_NAMES = {"mrope": "default", "su": "longrope", "xdrope": "dynamic"}
@@ -125,7 +125,8 @@ def _kind(source: Source, rope: Mapping[Any, Any]) -> str:
         raise ArgumentError("type", f"agree with rope_type {kind!r}", shown(old))
     kind = first(kind, old, "default")
     if kind not in _KNOWN_TYPES:
-        raise ArgumentError("rope_type", f"be one of {', '.join(_KNOWN_TYPES)}", shown(kind))
+        hint = names.did_you_mean(kind, _KNOWN_TYPES)
+        raise ArgumentError("rope_type", f"be one of {', '.join(_KNOWN_TYPES)}{hint}", shown(kind))
     if kind == "yarn" and rope.get("short_factor"):  # Phi-3's older name of longrope
         return "longrope"
     if kind == "dynamic" and rope.get("alpha"):  # HunYuan
@@ -135,5 +136,6 @@ def _kind(source: Source, rope: Mapping[Any, Any]) -> str:
             return "axial"
         for key in ("factor", "short_factor", "long_factor", "low_freq_factor"):
             if rope.get(key) not in (None, 1, 1.0):
+                names.refuse_misspelled(rope, "rope_type")
                 raise ArgumentError(key, "be absent where rope_type is 'default'", shown(rope[key]))
     return str(kind)

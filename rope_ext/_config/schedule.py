@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import ArgumentError
+from . import names
 from .rotation import Rotation
 from .source import Source, first, missing
 
@@ -53,6 +54,7 @@ class _Reader:
         return {"max_position": self.length}
 
     def absent(self, key: str) -> ArgumentError:
+        names.refuse_misspelled(self.rotation.parameters, key)
         return ArgumentError(key, f"be in the config where rope_type is {self.rotation.kind!r}", "None")
 
 
