@@ -61,6 +61,7 @@ myst_heading_anchors = 3  # the anchors of a code host, for links such as memory
 default_role = "py:obj"
 napoleon_use_param = False  # one entry for "cos, sin:", instead of the same text for each name
 napoleon_use_rtype = False
+napoleon_use_ivar = True  # attributes are a list, and not documented twice
 autodoc_typehints_format = "short"
 autodoc_member_order = "bysource"
 python_maximum_signature_line_length = 90
