@@ -40,7 +40,7 @@ def main():
         for name, way in ways.items():
             off = max((got.double() - wanted).abs().max().item() for got, wanted in zip(way(positions), truth))
             errors[name].append(f"{off:.1e}")
-    print(grid(["position", *(f"{end:,}" for end in ENDS)], 1, [[name, *row] for name, row in errors.items()]))
+    print(grid(["positions below", *(f"{end:,}" for end in ENDS)], 1, [[name, *row] for name, row in errors.items()]))
 
 
 if __name__ == "__main__":
