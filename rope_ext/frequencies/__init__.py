@@ -9,7 +9,7 @@ The schedules are pure functions that return Frequencies(inv_freq, attention_sca
 
 They raise ArgumentError (a ValueError) for sizes and values, and ArgumentTypeError (a TypeError) for types.
 
-To add a schedule: CONTRIBUTING.md.
+To add a schedule: docs/architecture.md.
 """
 
 from typing import Literal, TypeAlias, get_args
