@@ -25,7 +25,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 GENERATED = {"models.md", "models_diffusers.md"}  # by tests/conformance
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 RUN = [page for page in PAGES if blocks_of(page.read_text()) and page.name not in ("deploy.md", "guide.md")]
-LANGUAGES = {"python", "text", "sh", "py", "cpp", "", "{literalinclude}"}
+LANGUAGES = {"python", "text", "sh", "py", "cpp", "toml", "", "{literalinclude}"}
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
