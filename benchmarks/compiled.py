@@ -1,4 +1,4 @@
-"""Layers of a compiled Llama, with transformers' own rotation and with ours: `python -m benchmarks.compiled`.
+"""Times of compiled layers of a Llama with transformers' rotation and with rope_ext's: `python -m benchmarks.compiled`.
 
 Two layers of transformers' LlamaModel (hidden 1024, 16 query heads of 64, 8 key and value heads, random float32
 weights, no cache) are compiled by torch.compile for the CPU, unmodified ("eager") and after `rope_ext.patch` ("ours").

@@ -74,10 +74,11 @@ def complaints(table: dict[str, dict[str, object]], found: list[Counted]) -> lis
 ABOUT = f"""\
 # The machine code of the CUDA kernels
 
-What the code for compute capability 9.0 in `_ops.so` executes, counted without a GPU by `tools/machine_code`.
+This page shows what the code for compute capability 9.0 in `_ops.so` executes. `tools/machine_code` counts it without a
+GPU.
 
 * *per KiB*: instructions issued by all warps per 1,024 bytes of q and k read and written.
-* *longest thread*: instructions of the warp that issues most.
+* *longest thread*: instructions of the warp that issues the most.
 * *sectors*: 32-byte sectors that warps read / write, each per 1,024 bytes of q and k. The minimum is 32; sectors of cos
   and sin come on top.
 * *waves*, *occupancy*: on the {MULTIPROCESSORS} multiprocessors of an H200.
@@ -91,8 +92,8 @@ ABOUT_VARIANTS = """\
 * *positions*: int64, one per token.
 * *partial*: half of the channels are rotated, the others are copied.
 * *norm*: heads are normalized first, with weights of the dtype of x.
-* *norm's gradient*: gradients to x and the weights. The kernel reads q, k and their gradients, so that its bytes are
-  three times those of q and k."""
+* *norm's gradient*: gradients of x and the weights. The kernel reads q, k and the gradients of their results and writes
+  the gradients of q and k, so its bytes are three times those of q and k."""
 
 
 def markdown(found: list[Counted]) -> str:

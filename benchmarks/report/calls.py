@@ -104,9 +104,10 @@ def _targets_table(report):
             cells += [target.text(target.limit), "met" if middle <= target.limit else "**missed**"]
         lines.append(cells)
     note = (
-        "Time of a call divided by the time of its yardstick; with the unit us, the difference of the two. Columns:\n"
+        "A figure is the time of a call divided by the time of its yardstick or, with the unit us, their difference.\n"
     )
-    note += "the minima of each process, their median, the same figure from medians over the rounds, and the limit."
+    note += "The columns are the figure from the minima of each process, the median of these figures, the same median\n"
+    note += "from medians over the rounds, and the limit that the project has set itself."
     head = ["call", "yardstick", "in each process", "median", "from medians", "limit", ""]
     return f"{note}\n\n{grid(head, 4, lines)}"
 

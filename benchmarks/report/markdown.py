@@ -3,7 +3,7 @@
 from benchmarks.harness.measure import BUSY
 from benchmarks.report.summary import AHEAD, best_peer, disturbed, label, title
 
-LEGEND = "Times are medians. Every result is compared with float64 in the same run."
+LEGEND = "Times are medians. Every result is compared with a float64 rotation in the same run. Shapes:"
 
 
 def markdown(report, sections=()):
@@ -70,10 +70,10 @@ def times_table(report):
         "GB/s",
         "lead over the best peer",
     ]
-    legend = "% of copy_: speed relative to `copy_` of as many bytes between preallocated contiguous tensors.\n"
-    legend += "lead: time of the peer divided by that of rope_ext; the same factor follows each peer in parentheses."
+    legend = "* *% of copy_*: speed relative to `copy_` of as many bytes between preallocated contiguous tensors.\n"
+    legend += "* *lead*: time of the peer divided by that of rope_ext; the same factor follows a peer in parentheses."
     if any(map(disturbed, report["rows"])):
-        legend += f"\n\\*: other processes used more than {BUSY} cores during this case."
+        legend += f"\n* \\*: other processes used more than {BUSY} cores during this case."
     return f"{legend}\n\n{grid(head, 5, lines)}"
 
 
@@ -100,8 +100,8 @@ def exactness_table(report):
         "minimum correctly rounded",
         "wrong cases",
     ]
-    note = "The worst case of a variant is the one whose error is largest relative to its bound.\n"
-    note += "correctly rounded: share of results equal to the exact value rounded once to the dtype of x."
+    note = "* *worst case* of a variant: the case whose error is largest relative to its bound.\n"
+    note += "* *correctly rounded*: share of results equal to the exact value rounded once to the dtype of x."
     return f"{note}\n\n{grid(head, 4, lines)}"
 
 
@@ -123,9 +123,9 @@ def summary_text(found):
         notes = ["its result is wrong"] * b["peer_wrong"] + ["disturbed"] * b["disturbed"]
         note = f" ({', '.join(notes)})" if notes else ""
         behind.append(f"* {b['case']}: {b['peer']} takes {b['lead']:.2f} of the time of {b['ours']}{note}")
-    heading = f"Cases in which a peer is ahead by more than {round(100 * (AHEAD - 1))} %: {len(behind)}"
-    uncounted = f"Disturbed cases, which are excluded from all leads: {found['disturbed']}"
-    return "\n".join([table, "", uncounted, "", heading, *behind])
+    ahead = f"A peer is ahead by more than {round(100 * (AHEAD - 1))} % in {len(behind)} cases{':' if behind else '.'}"
+    uncounted = f"Disturbed cases, which are excluded from all leads: {found['disturbed']}."
+    return "\n".join([table, "", uncounted, "", ahead, "", *behind]).rstrip()
 
 
 def left_out_text(report):
