@@ -13,11 +13,11 @@ The columns:
 
 * *replaced*: the functions that were recognized and proven equal, and what they were recognized as
   (`rope_ext/integrations/diffusers.py`, `rope_ext/integrations/timm.py`).
-* *only with once*: the functions that `rounding="once"` also replaces. They multiply complex numbers or use addcmul,
+* *only with once*: the functions that only `rounding="once"` replaces. They multiply complex numbers or use addcmul,
   for which PyTorch fuses a product and a sum on some devices and for some shapes.
-* *left alone*: the functions that look rotary and were not replaced, and the reason.
-* *calls*: the number of rotations in one forward, with `rounding="eager"` / `"once"`. Without them the result of every
-  model changes.
+* *left alone*: the functions that look rotary but were not replaced, and the reason.
+* *calls*: the number of rotations in one forward, with `rounding="eager"` / `"once"`. Without these rotations the
+  result of every model changes.
 * *forward*: "equal" means equal bit for bit; otherwise the largest difference as a share of the largest value.
 * *gradients*: the same for the gradients of all parameters. The gradients of learned tables, and of weights before the
   rotation, are sums over tokens that may add in another order.

@@ -9,18 +9,19 @@ HEAD = """# Models of transformers on rope_ext
 The command `python -m tests.conformance.transformers.run --out docs/models.md` generates this page. Versions:
 transformers {transformers}, torch {torch}. Machine: CPU, one thread per process, {seconds:.0f} seconds in total.
 
-Each model type is built small, with random weights, and runs on the same input three times: in eager mode, in eager
-mode again, and inside `with rope_ext.patched(model)`. The comparison has four parts:
+This comparison shows which models `rope_ext.patch` supports. Each model type is built small, with random weights, and
+runs on the same input three times: in eager mode, in eager mode again, and inside `with rope_ext.patched(model)`. The
+comparison has four parts:
 
 * Forward: all tensors that the model returns, caches included, must be bit-identical, in float32 and in bfloat16.
 * Backward, from random gradients of all results: the gradients of all parameters are compared.
-* Sensitivity: the results of rope_ext are changed by 1 %, and the results of the model must change, which shows that
+* Sensitivity: the results of rope_ext are changed by 1 %, and the results of the model must change. This shows that
   equal results do not come from an input that hides the rotation.
 * Patch by type: in float32 the comparison runs again with `rope_ext.patched(type)` before the model is built. It must
-  give the same results and as many calls, and replace no function less.
+  give the same results, make as many calls, and replace at least the same functions.
 
-In the tables, *equal* means equal bit for bit; otherwise a cell holds the largest difference, for gradients relative to
-the largest gradient of the parameter, with up to three of the parameters that differ.
+In the tables, *equal* means equal bit for bit. Otherwise a cell holds the largest difference, for gradients relative to
+the largest gradient of the parameter, and names up to three of the parameters that differ.
 """
 GROUPS = {
     "patched": ("Patched", ""),
@@ -37,7 +38,7 @@ GROUPS = {
     ),
     "not deterministic": ("Not deterministic", "Two eager runs differ."),
     "nothing rotates": ("Nothing rotates", "The classes of these models reach no function that rotates."),
-    "no model": ("No model", "The type is a part of another one, or needs a package that is not installed."),
+    "no model": ("No model", "The type is a part of another type, or needs a package that is not installed."),
     "not run": ("Not run", "The small model could not be built or run."),
 }
 
@@ -77,7 +78,7 @@ def _counts(records, groups):
     runs = [r[name] for r in patched for name in DTYPES if "calls" in r.get(name, {})]
     functions = {(name, dialect) for r in patched for name, dialect, _ in r["replaced"]}
     rows = [
-        ("types whose modeling file speaks of rotary embeddings", len(records)),
+        ("types whose modeling file mentions rotary embeddings", len(records)),
         *(
             (f"{title.lower()}", len(groups[name]))
             for name, (title, _) in GROUPS.items()
@@ -85,25 +86,25 @@ def _counts(records, groups):
         ),
         ("**tried**: built, run, and rotating", len(tried)),
         ("**patched**", len(patched)),
-        ("left alone (what they get with rounding=once: below)", len(groups["once"])),
+        ('left alone by default (the table below has `rounding="once"`)', len(groups["once"])),
         ("patched, and another function left alone", sum(bool(r["left alone"]) for r in patched)),
-        ("forward bit-equal in float32", sum(r["fp32"].get("equal", False) for r in patched)),
-        ("forward bit-equal in bfloat16", sum(r["bf16"].get("equal", False) for r in patched)),
-        ("no bfloat16: eager fails", sum("equal" not in r["bf16"] for r in patched)),
+        ("forward bit-identical in float32", sum(r["fp32"].get("equal", False) for r in patched)),
+        ("forward bit-identical in bfloat16", sum(r["bf16"].get("equal", False) for r in patched)),
+        ("not compared in bfloat16, in which the eager model fails", sum("equal" not in r["bf16"] for r in patched)),
         ("**wrong**", sum(map(wrong, patched))),
-        ("results not finite, eager too", sum(not r["fp32"].get("finite", True) for r in patched)),
-        ("results notice that those of rope_ext are changed", sum(r["fp32"].get("noticed", False) for r in patched)),
+        ("results not finite, as in eager mode", sum(not r["fp32"].get("finite", True) for r in patched)),
+        ("results change when those of rope_ext are changed", sum(r["fp32"].get("noticed", False) for r in patched)),
         *(row for name, dtype in DTYPES.items() for row in _gradient_counts(patched, name, dtype)),
         ("functions replaced", len(functions)),
         ("dialects", len({dialect for _, dialect in functions})),
         ("calls of replaced functions in these forwards", sum(run["calls"] for run in runs)),
-        ("of these, went on to the original", sum(run["went_on"] for run in runs)),
+        ("of these, passed on to the original function", sum(run["went_on"] for run in runs)),
         ("patched by type before the model was built", len(by_type)),
         (
-            "results, functions and calls as with the model patched",
+            "of these, with the same results, functions and calls as after patching the model",
             sum(_as_the_model(r["by type"], r) for r in by_type),
         ),
-        ("... and functions of other parts replaced besides: a type stands for its modules", besides),
+        ("of these, with further functions replaced, those of other parts: a type stands for its modules", besides),
     ]
     return "\n".join(["| | |", "|---|---:|", *(f"| {what} | {count} |" for what, count in rows)]) + "\n"
 
@@ -114,9 +115,12 @@ def _gradient_counts(patched, name, dtype):
     norms = sum(map(only_norms, others))
     return [
         (f"with a backward in {dtype}", len(graded)),
-        ("gradients of all parameters bit-equal", len(graded) - len(others)),
-        ("... of all but the weights of norms before the rotation: sums over tokens in another order", norms),
-        ("... of all but others (the table names them)", len(others) - norms),
+        ("gradients bit-identical for all parameters", len(graded) - len(others)),
+        (
+            "gradients bit-identical except for weights of norms before the rotation: sums over tokens in another order",
+            norms,
+        ),
+        ("gradients bit-identical except for other parameters, named in the table", len(others) - norms),
         ("largest difference, relative to the largest gradient of the parameter", _largest(others)),
     ]
 
