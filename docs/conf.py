@@ -7,6 +7,7 @@ relative path on the site and on a code host.
 from pathlib import Path
 
 import tomllib
+from sphinx.domains.python import PyObject
 
 ROOT = Path(__file__).resolve().parents[1]
 with open(ROOT / "pyproject.toml", "rb") as _file:
@@ -20,7 +21,7 @@ root_doc = "README"
 include_patterns = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "docs/**", "benchmarks/results/*.md"]
 exclude_patterns = [".*", "build", "dist", "peers", "csrc", "rope_ext", "tests", "tools", "examples"]  # not searched
 CONTENTS = {  # by caption, pages with the titles that they have in the sidebar
-    "Use it": {
+    "User guide": {
         "Install": "docs/install",
         "Usage": "docs/usage",
         "RoPE in pictures": "docs/guide",
@@ -45,7 +46,7 @@ CONTENTS = {  # by caption, pages with the titles that they have in the sidebar
         "Compiled models": "benchmarks/results/compiled",
         "GPU machine code": "benchmarks/results/machine_code",
     },
-    "Maintain it": {
+    "Development": {
         "Architecture": "docs/architecture",
         "Norm in one pass": "docs/norm",
         "Contributing": "CONTRIBUTING",
@@ -62,11 +63,14 @@ default_role = "py:obj"
 napoleon_use_param = False  # one entry for "cos, sin:", instead of the same text for each name
 napoleon_use_rtype = False
 napoleon_use_ivar = True  # attributes are a list, and not documented twice
+napoleon_attr_annotations = False  # signatures have the types
 autodoc_typehints_format = "short"
 autodoc_member_order = "bysource"
 python_maximum_signature_line_length = 90
 python_display_short_literal_types = True
 toc_object_entries_show_parents = "hide"
+smartquotes_action = "D"  # dashes; quotes stay straight, so that "bshd" can be copied
+highlight_options = {"python": {"stripnl": True}}  # no empty lines around the parts of examples/
 
 html_theme = "furo"
 html_title = f"rope_ext {version}"
@@ -86,3 +90,6 @@ def add_contents(app, docname, source):
 
 def setup(app):
     app.connect("source-read", add_contents)
+    for field in PyObject.doc_field_types:
+        if field.name == "variable":
+            field.label = "Attributes"  # rather than "Variables"
