@@ -28,7 +28,7 @@ def decompositions() -> ByOverload:
     token. Shapes and dtypes that `rope_ext.apply` refuses are refused with its errors, for the sizes of the example.
 
     Returns:
-        A dictionary from ops to functions, which belongs to the caller: nothing is registered globally, and programs
+        A dictionary from ops to functions. It belongs to the caller, since nothing is registered globally; programs
         that do not use it keep the ops.
     """
     return for_all_overloads(FUNCTIONS)

@@ -142,7 +142,7 @@ def breakdown(*, rounds: int = 500, **case: Any) -> Breakdown:
         **case: the fields of `Case`, by name. The default is one decoding step: batch 32 (1 with "shd") and seqlen 1.
 
     Returns:
-        A `Breakdown`. Its parts are differences of minima, and add up to the call. CUDA: host time only.
+        A `Breakdown`. Its parts are differences of minima and add up to the call. On CUDA they are host time only.
 
     Raises:
         ArgumentError: a size or a value is wrong; raised before the measurement, like the other.

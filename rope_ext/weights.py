@@ -36,8 +36,8 @@ def permute_weights(
         A new tensor with the shape and dtype of weight, differentiable in it.
 
     Raises:
-        ArgumentError: (a ValueError) when a size or value does not fit.
-        ArgumentTypeError: (a TypeError) when an argument has a wrong type.
+        ArgumentError: a size or a value is wrong; a ValueError.
+        ArgumentTypeError: a type is wrong; a TypeError.
 
     Equivalent to, for "half" with all channels rotated::
 

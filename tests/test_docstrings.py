@@ -143,6 +143,8 @@ def check(value, checks_arguments=True):
         return
     expected = parameters_of(value)
     assert sorted(arguments) == sorted(expected), f"Args: {arguments}, in the signature: {expected}"
+    of_result = found.get("Returns:", ["", ""])[1]
+    assert not re.search(r":\s", re.sub("`.*?`", "", f"{of_result} ")), "Napoleon shows text before a colon as a type"
     returns_none = inspect.unwrap(value).__annotations__.get("return", "") in (None, "None")
     assert "Returns:" in found or returns_none, "Returns: is missing"
     assert "Raises:" in found or not expected or not checks_arguments, "Raises: is missing"
@@ -220,6 +222,7 @@ def test_a_good_docstring_passes():
         ("a, b: numbers", "a, b, c: numbers", "in the signature"),
         ("a, b: numbers", "a, b, a: numbers", "twice"),
         ("        **options: others.\n", "", "in the signature"),
+        ("        x.\n\n    Raises", "        x: a Tensor.\n\n    Raises", "as a type"),
         ("        x: a Tensor\n", "        x is a Tensor\n", "one item per paragraph"),
         ("    Args:", "    Args: these", "text after Args:"),
         ("    Returns:\n        x.\n", "", "Returns: is missing"),

@@ -77,7 +77,7 @@ def build_info() -> BuildInfo:
     """Describe this installation.
 
     Returns:
-        A dictionary with the keys "version", "torch", "cpu_isa", "cuda" and "cuda_architectures":
+        A dictionary with these entries.
 
         * "version", "torch": the version of rope_ext, and the version of torch that is running.
         * "cpu_isa": the instruction set of the CPU kernels on this machine: "avx512_bf16", "avx512", "avx2", on ARM

@@ -35,8 +35,8 @@ def axial(
         dtype: as in `default`.
 
     Returns:
-        Frequencies: inv_freq is (axes, 1, rotary_dim / 2), with 0 where a pair does not follow an axis;
-        attention_scaling is 1.
+        Frequencies with inv_freq of shape (axes, 1, rotary_dim / 2), 0 where a pair does not follow an axis, and
+        attention_scaling 1.
 
     Raises:
         ArgumentError: a size or a value is wrong.

@@ -31,7 +31,7 @@ def default(rotary_dim: int, base: float = 10000.0, *, dtype: torch.dtype = torc
         dtype: torch.float64 (default), accurate to its last bits; or torch.float32, bit-identical to transformers 5.23.
 
     Returns:
-        Frequencies: inv_freq of shape (rotary_dim / 2,) and dtype `dtype`; attention_scaling is 1.
+        Frequencies with inv_freq of shape (rotary_dim / 2,) and dtype `dtype`, and with attention_scaling 1.
 
     Raises:
         ArgumentError: a size or a value is wrong.
@@ -55,7 +55,7 @@ def linear(rotary_dim: int, base: float = 10000.0, *, factor: float, dtype: torc
         dtype: as in `default`.
 
     Returns:
-        Frequencies: inv_freq of shape (rotary_dim / 2,); attention_scaling is 1.
+        Frequencies with inv_freq of shape (rotary_dim / 2,) and attention_scaling 1.
 
     Raises:
         ArgumentError: a size or a value is wrong.

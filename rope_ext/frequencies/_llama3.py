@@ -33,7 +33,7 @@ def llama3(
         dtype: as in `default`.
 
     Returns:
-        Frequencies: inv_freq of shape (rotary_dim / 2,); attention_scaling is 1.
+        Frequencies with inv_freq of shape (rotary_dim / 2,) and attention_scaling 1.
 
     Raises:
         ArgumentError: a size or a value is wrong.

@@ -41,7 +41,7 @@ def longrope(
         dtype: as in `default`.
 
     Returns:
-        Frequencies: inv_freq of shape (rotary_dim / 2,).
+        Frequencies with inv_freq of shape (rotary_dim / 2,).
 
     Raises:
         ArgumentError: a size or a value is wrong.

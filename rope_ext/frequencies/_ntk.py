@@ -22,7 +22,7 @@ def ntk(rotary_dim: int, base: float = 10000.0, *, alpha: float, dtype: torch.dt
         dtype: as in `default`.
 
     Returns:
-        Frequencies: inv_freq of shape (rotary_dim / 2,); attention_scaling is 1.
+        Frequencies with inv_freq of shape (rotary_dim / 2,) and attention_scaling 1.
 
     Raises:
         ArgumentError: a size or a value is wrong.
@@ -68,7 +68,7 @@ def dynamic_ntk(
         dtype: as in `default`.
 
     Returns:
-        Frequencies: inv_freq of shape (rotary_dim / 2,); attention_scaling is 1.
+        Frequencies with inv_freq of shape (rotary_dim / 2,) and attention_scaling 1.
 
     Raises:
         ArgumentError: a size or a value is wrong.

@@ -50,7 +50,7 @@ def yarn(
         dtype: as in `default`.
 
     Returns:
-        Frequencies: inv_freq of shape (rotary_dim / 2,).
+        Frequencies with inv_freq of shape (rotary_dim / 2,).
 
     Raises:
         ArgumentError: a size or a value is wrong.
@@ -61,8 +61,8 @@ def yarn(
         ramp = ((torch.arange(rotary_dim // 2) - low) / (high - low)).clamp(0, 1)
         inv_freq = default / factor * ramp + default * (1 - ramp)
 
-    Source: Peng et al. 2023, YaRN, eq. 13 to 15, 21 and 22; beta_fast 32 (there alpha = 1, beta = 32) from its section
-    3.2 for Llama; mscale from DeepSeek-V2, yarn_get_mscale; transformers, _compute_yarn_parameters.
+    Source: Peng et al. 2023, YaRN, eq. 13 to 15, 21 and 22; section 3.2 for beta_slow 1 and beta_fast 32 (its alpha and
+    beta, for Llama); mscale from DeepSeek-V2, yarn_get_mscale; transformers, _compute_yarn_parameters.
     """
     factor = needed_ratio(factor, max_position, original_max_position)
     _check(beta_fast, beta_slow, truncate, mscale, mscale_all_dim, attention_factor)

@@ -48,8 +48,8 @@ def register(*modes: Any, rounding: Rounding = "eager") -> None:
         rounding: as in `rope_ext.patch`.
 
     Raises:
-        ImportError: when the package `kernels` is not installed.
-        ArgumentError: (a ValueError) when rounding is unknown.
+        ImportError: the package `kernels` is not installed.
+        ArgumentError: rounding is unknown; a ValueError.
     """
     check_rounding(rounding)
     try:
@@ -78,7 +78,11 @@ class Repository:
     rounding: Rounding
 
     def load(self) -> type[nn.Module]:
-        """The class of the layer."""
+        """Return the class of the layer.
+
+        Returns:
+            RotaryEager or RotaryOnce, by `rounding`.
+        """
         return _LAYERS[self.rounding]
 
     def __str__(self) -> str:
@@ -96,6 +100,20 @@ class RotaryEager(nn.Module):
     has_backward = True
 
     def forward(self, q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 1) -> Any:
+        """Rotate q and k as the function of transformers that this layer replaces.
+
+        Args:
+            q, k: (batch, heads, seqlen, head_dim), or (batch, seqlen, heads, head_dim) with unsqueeze_dim=2.
+            cos, sin: (batch, seqlen, width), from the model's own rotary embedding.
+            unsqueeze_dim: the axis of the heads in q and k. Default: 1.
+
+        Returns:
+            The rotated (q, k), or whatever else the replaced function returns.
+
+        Raises:
+            ArgumentError: as in `rope_ext.apply`.
+            ArgumentTypeError: as in `rope_ext.apply`.
+        """
         return _replacement_in(type(self), "eager")(q, k, cos, sin, unsqueeze_dim)
 
 
@@ -106,6 +124,18 @@ class RotaryOnce(nn.Module):
     has_backward = True
 
     def forward(self, q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 1) -> Any:
+        """Rotate q and k as the function of transformers that this layer replaces, and round each result once.
+
+        Args:
+            q, k, cos, sin, unsqueeze_dim: as in `RotaryEager.forward`.
+
+        Returns:
+            As `RotaryEager.forward`.
+
+        Raises:
+            ArgumentError: as in `rope_ext.apply`.
+            ArgumentTypeError: as in `rope_ext.apply`.
+        """
         return _replacement_in(type(self), "once")(q, k, cos, sin, unsqueeze_dim)
 
 
