@@ -76,8 +76,9 @@ def apply(
         x: Tensor, or tuple or list of up to 8 Tensors that share their angles, such as (q, k): float64, float32,
             bfloat16 or float16, any strides. Batch and seqlen must agree. The number of heads may differ, and with an
             explicit rotary_dim also head_dim.
-        cos, sin: tables of equal shape and dtype, float32 (float64 for float64 x) or the dtype of x, any strides. The
-            last axis has rotary_dim / 2 entries (one per pair) or rotary_dim (one per channel, in channel order).
+        cos, sin: tables of equal shape and dtype, float32 or the dtype of x, any strides; for float64 x they are
+            float64, as from rope.tables(n, dtype=torch.float64). The last axis has rotary_dim / 2 entries (one per
+            pair) or rotary_dim (one per channel, in channel order).
 
             * (rows, width): looked up by position.
             * (batch or 1, seqlen, width): one row per token.
@@ -93,12 +94,14 @@ def apply(
             Default: inferred from the width. Pass it if rotary_dim could be wrong: a table of width 32 fits rotary_dim
             64 with one entry per pair, but also rotary_dim 32 with one per channel.
         positions: table row of each token, by default 0, 1, 2, ...; int32 or int64, of shape (seqlen,),
-            (batch, seqlen) or (1, seqlen), with "thd" (tokens,). `rope_ext.distributed` computes the positions of a
-            context-parallel rank.
-        offset: added to the position of every token: an int, or an int32 or int64 Tensor with a single number, () or
-            (1,), or with one per sequence, (batch,). Default: 0.
-        cu_seqlens: boundaries of packed sequences, int32 or int64 of shape (nseq + 1,), ascending from 0; with "thd".
-            Positions restart at 0 at each boundary. Tokens after the last boundary are copied and not normalized.
+            (batch, seqlen) or (1, seqlen), with "thd" (tokens,). Refused together with cu_seqlens.
+            `rope_ext.distributed` computes the positions of a context-parallel rank.
+        offset: added to the position of every token: an int, or an int32 or int64 Tensor with a single number, of
+            shape () or (1,), or with one number per sequence, of shape (batch,). Packed sequences share a single
+            number: for one per sequence pass positions instead of cu_seqlens. Default: 0.
+        cu_seqlens: boundaries of packed sequences, int32 or int64 of shape (nseq + 1,), ascending from 0; requires
+            "thd". Positions restart at 0 at each boundary. Tokens after the last boundary are copied and not
+            normalized.
         inverse: rotate by the negative angles. Default: False.
         inv_freq: frequencies that replace cos and sin: the kernel computes the angles from the positions, exactly and
             without a table, so positions may be any integers, or float32 (float64 for float64 x). Radians per position,

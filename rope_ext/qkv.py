@@ -47,8 +47,11 @@ def apply_qkv(
             * (..., num_heads + 2 * num_kv_heads, head_dim)
             * (..., 3, num_heads, head_dim), with num_kv_heads equal to num_heads
         cos, sin: as in `apply`, but with the same row for all heads unless num_kv_heads is num_heads.
-        num_heads: heads of q. The size of qkv determines head_dim.
-        num_kv_heads: heads of k, and of v; a divisor of num_heads. Default: num_heads.
+        num_heads: heads of q.
+        num_kv_heads: heads of k, and of v; a divisor of num_heads. Default: num_heads. In the first form head_dim is
+            inferred: the size of the last axis / (num_heads + 2 * num_kv_heads). If num_kv_heads is forgotten, another
+            head_dim is inferred, and no error is raised if the table fits that one too. To make it an error, pass
+            per_channel=False or True, as the table is, or rotary_dim, which is head_dim if all channels rotate.
         grouped: whether the heads are stored in num_kv_heads groups, each with the q heads that share a k head, that k
             head and its v head, as in Megatron, and with one q head per group in GPT-NeoX and BLOOM. The third form is
             then (..., num_kv_heads, num_heads / num_kv_heads + 2, head_dim). Default: False.

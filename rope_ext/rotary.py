@@ -39,22 +39,25 @@ from .reference import Tensors
 class RotaryEmbedding:
     """The frequencies of a rotary position embedding; computes cos and sin for any positions.
 
-    A plain value: frozen, hashable, comparable, copyable and picklable. It holds Python numbers only and is not an
-    nn.Module: it adds nothing to state_dict, and nothing that .half(), .to(), to_empty(), a meta device or FSDP could
-    round or lose.
+    An immutable value: hashable, copyable and picklable. It holds Python numbers only and is not an nn.Module: it adds
+    nothing to state_dict, and nothing that .half(), .to(), to_empty(), a meta device or FSDP could round or lose.
+
+    Two are equal if their attributes are: RotaryEmbedding(128, base=1e4) equals RotaryEmbedding(128). Keywords of the
+    schedule are compared as passed, so one that is spelled out with its default value makes a difference.
 
     Args:
         head_dim: channels of a head.
         base: the constant that sets the slowest frequency, "rope_theta" in configurations; a number or a Tensor with
             one number. Default: 10000, as in Llama 2; Llama 3 has 500000.
         rotary_dim: number of rotated channels, even. Default: head_dim.
-        schedule: name of a function of `rope_ext.frequencies`. Default: "default".
+        schedule: name of a function of `rope_ext.frequencies` that computes the frequencies. Default: "default".
         pair_axis: for positions with several axes, the axis that each pair follows: rotary_dim / 2 ints, as from
             `rope_ext.frequencies.mrope_pair_axis`. Default: one axis.
         precision: "exact" (default): angles are position * inv_freq in float64, and cos and sin are rounded once. "hf":
             bit-identical to transformers 5.23, which rounds inv_freq and the product to float32. That is off by up to
             1e-2 at position 131072, but it is what its checkpoints were trained with.
-        **parameters: keywords of the schedule, documented there, such as factor=4.0 with schedule="linear".
+        **parameters: keywords of the schedule, such as factor=8.0 with schedule="llama3". The function of that name
+            documents them: help(rope_ext.frequencies.llama3).
 
     Attributes:
         head_dim: as given.
@@ -213,7 +216,7 @@ class RotaryEmbedding:
 
     @property
     def inv_freq(self) -> torch.Tensor:
-        """`frequencies().inv_freq`: radians per position, up to the training length.
+        """Return `frequencies().inv_freq`, the radians per position of sequences up to the training length.
 
         Returns:
             A Tensor, as described in `frequencies`.
@@ -222,7 +225,7 @@ class RotaryEmbedding:
 
     @property
     def attention_scaling(self) -> float:
-        """`frequencies().attention_scaling`: the factor on cos and sin, which the tables already include.
+        """Return `frequencies().attention_scaling`, a factor on cos and sin that the tables already include.
 
         Returns:
             A float.

@@ -248,6 +248,21 @@ def test_mistakes(function, qkv, keywords, message):
     assert caught.value.argument in inspect.signature(function).parameters
 
 
+@pytest.mark.parametrize("function", [rope_ext.apply_qkv, rope_ext.apply_qkv_])
+def test_a_forgotten_num_kv_heads(function):
+    """With 4 q heads per k head, half the head_dim is inferred, for which the table has one entry per channel."""
+    head_dim = 2 * COS.shape[-1]
+    qkv, heads = random((2, 5, (4 + 2) * head_dim), F32), {"num_heads": 4}
+    q, _, _ = function(qkv.clone(), COS, SIN, **heads)
+    assert q.shape == (2, 5, 4, head_dim // 2)
+    q, _, _ = function(qkv.clone(), COS, SIN, **heads, num_kv_heads=1, rotary_dim=head_dim, per_channel=False)
+    assert q.shape == (2, 5, 4, head_dim)
+    for stated, argument in (({"rotary_dim": head_dim}, "rotary_dim"), ({"per_channel": False}, "cos")):
+        with pytest.raises(ArgumentError) as caught:
+            function(qkv, COS, SIN, **heads, **stated)
+        assert caught.value.argument == argument
+
+
 def test_a_mistake_is_found_before_anything_is_written():
     qkv, heads = random((2, 5, 2 * 11 * 8), F32), {"num_heads": 18, "num_kv_heads": 2, "grouped": True}
     before = qkv.clone()

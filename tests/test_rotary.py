@@ -106,6 +106,15 @@ def test_compares_by_value():
     assert rope_ext.RotaryEmbedding(8, base=10) != rope_ext.RotaryEmbedding(8, base=11)
 
 
+def test_defaults_that_are_spelled_out():
+    """Those of the class make no difference, those of a schedule do."""
+    plain, twin = rope_ext.RotaryEmbedding(8), rope_ext.RotaryEmbedding(8, rotary_dim=8, base=torch.tensor(1e4))
+    assert plain == twin and hash(plain) == hash(twin)
+    llama3 = {"schedule": "llama3", "factor": 8.0}
+    plain, twin = (rope_ext.RotaryEmbedding(8, **llama3, **more) for more in ({}, {"low_freq_factor": 1.0}))
+    assert plain != twin and torch.equal(plain.inv_freq, twin.inv_freq)
+
+
 def test_is_frozen():
     rope = rope_ext.RotaryEmbedding(8)
     with pytest.raises(dataclasses.FrozenInstanceError):
