@@ -4,7 +4,7 @@ Results are equal to those of flash-attn up to one rounding: both compute in flo
 but the Triton kernel of flash-attn may fuse a product and a sum. The functions differ in these cases:
 
 * cos and sin receive gradients; flash-attn silently computes none.
-* In-place rotation of a leaf that requires grad is PyTorch's error; flash-attn overwrites it.
+* Rotating a leaf that requires grad in place raises PyTorch's error; flash-attn overwrites it.
 * A row outside the table is an error; flash-attn does not rotate that token.
 * Packed tokens outside every sequence are copied, or are an error when seqlen_offsets is a Tensor; flash-attn does not
   write them.

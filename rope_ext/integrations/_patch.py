@@ -62,10 +62,10 @@ def patch(model: Patchable, rounding: Rounding = "eager") -> Report:
         Python modules, was found to reach a replaced function.
 
     Raises:
-        ArgumentTypeError: (a TypeError) when model is none of these.
-        ArgumentError: (a ValueError) when the model type or rounding is unknown, or a function is already replaced with
-            the other rounding; nothing is changed.
-        ImportError: when model is a model type and transformers is not installed.
+        ArgumentTypeError: model is none of these; a TypeError.
+        ArgumentError: the model type or rounding is unknown, or a function is already replaced with the other rounding;
+            a ValueError. Nothing is changed.
+        ImportError: model is a model type, and transformers is not installed.
     """
     return _patch(model, rounding, stacklevel=3).report
 
@@ -77,8 +77,8 @@ def unpatch(model: Patchable) -> None:
         model: what `patch` was called with.
 
     Raises:
-        ArgumentTypeError: (a TypeError) when model is not a model, a Python module or a model type.
-        ArgumentError: (a ValueError) when model is not patched.
+        ArgumentTypeError: model is not a model, a Python module or a model type; a TypeError.
+        ArgumentError: model is not patched; a ValueError.
     """
     check(model)
     with _lock:
@@ -99,10 +99,10 @@ def patched(model: Patchable, rounding: Rounding = "eager") -> Iterator[Report]:
         model, rounding: as in `patch`.
 
     Returns:
-        A context manager that gives the `Report`, for `with rope_ext.patched(model) as report`.
+        A context manager; `with rope_ext.patched(model) as report` binds the `Report`.
 
     Raises:
-        ArgumentError, ArgumentTypeError, ImportError: as `patch`, on entry.
+        ArgumentError, ArgumentTypeError, ImportError: as in `patch`, on entry.
     """
     patch = _patch(model, rounding, stacklevel=4)
     patch.in_block = True
