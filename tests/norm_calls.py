@@ -39,7 +39,7 @@ def arithmetic(dtype):
 
 
 class Call:
-    """A case. To `differentiate`, x is the gradient of the result, and `input` what was normalised."""
+    """A case. To `differentiate`, x is the gradient of the result, and `input` the tensor that was normalized."""
 
     def __init__(self, case, tokens=5):
         self.case, (head_dim, rotary_dim, offset) = case, case["channels"]

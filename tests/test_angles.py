@@ -27,7 +27,7 @@ def frequencies(pairs, *more, dtype=torch.float64):
     return (scales * 10000.0 ** (-torch.arange(pairs, dtype=torch.float64) / pairs)).to(dtype)
 
 
-# ---- the same bits everywhere ----
+# ---- bit-identical everywhere ----
 
 
 def kinds_of_positions(axes, tokens, dtype):
@@ -129,7 +129,7 @@ def test_inv_freq_gives_the_bits_of_the_tables(case):
     else:
         got = rope_ext.apply_(x.clone(), **options)
     assert_same_bits(got, expected)
-    if case["form"] != "out":  # learned frequencies go through a differentiable table, which has the same bits
+    if case["form"] != "out":  # learned frequencies go through a differentiable table, which is bit-identical
         learned = options | {"inv_freq": inv_freq.clone().requires_grad_()}
         got = rope_ext.apply(x, **learned) if case["form"] == "functional" else rope_ext.apply_(x.clone(), **learned)
         assert got.requires_grad

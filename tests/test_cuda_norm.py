@@ -1,4 +1,4 @@
-"""Norms on a GPU beside those of the CPU: the same bits, forward and backward, and of many blocks of threads."""
+"""Norms on a GPU are bit-identical to those on the CPU, forward and backward, also with many blocks of threads."""
 
 import pytest
 import torch

@@ -133,7 +133,7 @@ def assert_close(found, wanted, case, error):
 
 
 def error_of_angles(case):
-    """That of cos and sin of inv_freq, times |x1| + |x2|, and two roundings of a result."""
+    """The error of cos and sin of inv_freq, times |x1| + |x2|, plus two roundings of a result."""
     if "inv_freq" not in case["table"]:
         return 0
     return (4.3e-15 + 2**-51 if case["dtype"] == torch.float64 else 1.8e-7 + 2**-22) * 2 * LARGEST

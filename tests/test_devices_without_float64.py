@@ -1,4 +1,4 @@
-"""Devices without float64, such as MPS: what needs it is computed on the CPU, then moved, and has the bits of the CPU.
+"""Devices without float64, such as MPS: what needs it is computed on the CPU and moved, bit-identical to the CPU's.
 
 A mode plays such a device under the name "lazy", which torch knows and nothing implements. It keeps the tensors of that
 device on the CPU, and raises when one of them, or one on "meta", is float64. Nothing else of a real device is tested.

@@ -162,7 +162,7 @@ def test_norm_grad(case):
 
 
 def error_of_the_op(angle, position, dtype):
-    """That of cos_sin, which its documentation states, in radians."""
+    """The error of cos_sin that its documentation states, in radians."""
     if dtype == torch.float64:
         return 3e-16
     return 1.5e-7 if position <= 2**24 else 1.2e-6 + angle * 2**-47

@@ -158,7 +158,7 @@ def norms_of_models(head_dim, dtype):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("name", ["qwen3", "gemma3"])
 def test_eager_rounding_is_that_of_transformers(name, dtype, monkeypatch):
-    """The same bits once its sum has our order, and its 1 / sqrt our rounding; a bound as it is."""
+    """Bit-identical if transformers sums in our order and rounds 1 / sqrt as we do; unmodified, within a bound."""
     norms, rotate = norms_of_models(128, dtype)
     module, weight = norms[name]
     q, k = (random((2, 4, 16, 128), dtype, seed) for seed in (0, 1))  # bhsd
@@ -167,7 +167,7 @@ def test_eager_rounding_is_that_of_transformers(name, dtype, monkeypatch):
     got = rope_ext.apply((q, k), cos, sin, layout="bhsd", norm=weight, eps=1e-6, rounding="eager")
 
     with torch.no_grad():
-        as_it_is = rotate(module(q), module(k), *repeated)
+        unmodified = rotate(module(q), module(k), *repeated)
         largest = max(module(q).abs().max(), module(k).abs().max())
         monkeypatch.setattr(torch.Tensor, "mean", lambda t, *_, **__: _reference_norm.sum_of_channels(t) / t.shape[-1])
         monkeypatch.setattr(torch, "rsqrt", lambda t: 1 / t.double().sqrt().to(t.dtype))
@@ -175,7 +175,7 @@ def test_eager_rounding_is_that_of_transformers(name, dtype, monkeypatch):
     # 1 / rms may differ by a few roundings in float32. So x / rms, n and each of its two products may be the next
     # number in dtype: 2 * 2 * 3 half units of a largest value, doubled because a unit is up to 2 eps.
     bound = 12 * torch.finfo(dtype).eps * largest
-    for a, b in zip(got, as_it_is):
+    for a, b in zip(got, unmodified):
         assert (a.double() - b.double()).abs().max() <= bound
         assert dtype == torch.float32 or (a != b).sum() < 0.01 * a.numel()
 

@@ -82,7 +82,7 @@ def test_second_order_of_the_fused_gradient_in_full():
     assert gradgradcheck(function, inputs, check_fwd_over_rev=True, check_rev_over_rev=True)
 
 
-# ---- the fused gradient has the bits of its formula ----
+# ---- the fused gradient is bit-identical to its formula ----
 
 
 def formula(x, weight, grad, layout, cos, sin, cu_seqlens=None, **keywords):

@@ -1,4 +1,4 @@
-"""Every instruction set of this machine normalises heads of every size, and differentiates that, with the same bits."""
+"""Every instruction set of this machine computes bit-identical norms and gradients, for heads of every size."""
 
 import pytest
 import torch

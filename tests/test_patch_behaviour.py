@@ -126,7 +126,7 @@ def test_inference_mode():
 
 
 class Graphs:
-    """A backend for torch.compile that runs graphs as they are and counts those with an op of rope_ext."""
+    """A backend for torch.compile that runs graphs unchanged and counts those with an op of rope_ext."""
 
     def __init__(self):
         self.rotating, self.others = 0, 0

@@ -300,7 +300,7 @@ def test_compiled_autograd_export_and_trace():
 
 
 def test_accumulation_and_hooks():
-    """A leaf gets its gradient as it is; the nodes of a second call, and hooks of v, see what they should."""
+    """Gradients of two calls accumulate in a leaf, and a hook of v sees the gradient of v and can replace it."""
     keywords, tables = keywords_of(WAYS[0]), (COS.float(), SIN.float())
     qkv = packed("flat", "bshd", *WAYS[0], 4, F32).requires_grad_()
     seen = []

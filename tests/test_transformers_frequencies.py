@@ -217,7 +217,7 @@ def test_rope_init_functions(kind, base):
 
 # ---- cos and sin of the modules ----
 
-# Configurations as they are on the hub, transformers 4 among them: [class of the configuration], keys, layer type.
+# Unmodified configurations from the hub, some of transformers 4: [class of the configuration], keys, layer type.
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
 DEEPSEEK = {"type": "yarn", "factor": 40, "beta_fast": 32, "beta_slow": 1, "mscale": 1.0, "mscale_all_dim": 1.0}
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
