@@ -177,7 +177,7 @@ def floating_point(dtype: object) -> None:
     name: object = dtype if isinstance(dtype, str) else getattr(dtype, "name", getattr(dtype, "__name__", ""))
     meant = getattr(torch, _SHORT_NAMES.get(name, name), None) if isinstance(name, str) else None
     cure = f"use {meant}" if isinstance(meant, torch.dtype) and meant.is_floating_point else ""
-    raise ArgumentTypeError("dtype", "be a floating point type", shown(dtype), cure)
+    raise ArgumentTypeError("dtype", "be a floating-point dtype", shown(dtype), cure)
 
 
 def channels(rotary_dim: int, at_least: int = 2) -> None:

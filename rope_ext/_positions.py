@@ -57,7 +57,7 @@ def check_positions(positions: object) -> Tensor:
     got, cure = name_of(dtype), ""
     if dtype == torch.float32:
         got, cure = f"shape {tuple(positions.shape)}", "to rotate x call rope.apply(x)"
-        raise ArgumentError("positions", "have at most 3 axes where they are float32", got, cure)
+        raise ArgumentError("positions", "have at most 3 axes when they are float32", got, cure)
     if is_float and positions.dim() > 3:
         got, cure = f"{got} of shape {tuple(positions.shape)}", "to rotate x call rope.apply(x)"
     elif dtype in (torch.bfloat16, torch.float16):

@@ -26,7 +26,7 @@ def check_channels(head_dim: int, rotary_dim: int | None) -> None:
     if rotary_dim is None:
         if head_dim % 2:
             cure = f"rotary_dim={head_dim - 1} leaves one channel unrotated"
-            raise ArgumentError("head_dim", "be even where rotary_dim is not given", shown(head_dim), cure)
+            raise ArgumentError("head_dim", "be even when rotary_dim is not given", shown(head_dim), cure)
         return
     _numbers.integer(rotary_dim=rotary_dim)
     if rotary_dim % 2 or not 2 <= rotary_dim <= head_dim:
@@ -79,7 +79,7 @@ def check_options(options: Mapping[str, Any], rotary_dim: int) -> None:
         raise ArgumentError("rotary_dim", f"equal that of the frequencies, {rotary_dim}", given)
     for name in ("cos", "sin", "inv_freq", "attention_scaling"):
         if name in options:
-            cure = "rope_ext.apply accepts it, this apply has its own frequencies"
+            cure = "rope_ext.apply accepts it; this apply has its own frequencies"
             raise ArgumentTypeError(name, "not be given", shown(options[name]), cure)
     check_names("apply", options, RopeOptions.__optional_keys__)
 
@@ -96,7 +96,7 @@ def length_of(positions: torch.Tensor) -> int:
     """The minimum length of a sequence with these positions: the largest position plus 1."""
     longest = positions.max().item()
     if not math.isfinite(longest):
-        raise ArgumentError("positions", "be finite where no seqlen is given", longest)
+        raise ArgumentError("positions", "be finite when no seqlen is given", longest)
     return max(int(longest) + 1, 0)
 
 

@@ -164,7 +164,7 @@ def _check_shapes(positions: Tensor, high: Tensor, low: Tensor, per_axis: bool) 
         raise ArgumentTypeError("positions", f"be int32, int64 or {name_of(dtype)}", name_of(positions.dtype))
     if positions.is_floating_point() and positions.dim() > 3:
         got, cure = f"shape {tuple(positions.shape)}", "to rotate x call apply(x, inv_freq=inv_freq)"
-        raise ArgumentError("positions", f"have at most 3 axes where they are {name_of(dtype)}", got, cure)
+        raise ArgumentError("positions", f"have at most 3 axes when they are {name_of(dtype)}", got, cure)
     if high.dim() != 3 or high.shape != low.shape:
         got = f"{tuple(high.shape)} and {tuple(low.shape)}"
         raise ArgumentError("inv_freq", "be Revolutions of two tensors (axes, heads or 1, pairs)", got)

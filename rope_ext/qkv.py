@@ -171,7 +171,7 @@ def _checked(packing: Packing, cos: object, options: Mapping[str, Any]) -> _Weig
     if packing.num_kv_heads != packing.num_heads and isinstance(table, Tensor) and table.dim() >= rank:
         heads = table.shape[-2]
         if heads != 1:
-            raise ArgumentError(name, "have 1 head where num_kv_heads is not num_heads", f"{heads} heads")
+            raise ArgumentError(name, "have 1 head when num_kv_heads is not num_heads", f"{heads} heads")
     norm = options.get("norm")
     if norm is None or isinstance(norm, Tensor):
         return None if norm is None else (norm, norm)

@@ -357,7 +357,7 @@ def test_constructor_of_rotary_embedding():
     for keywords, message in (
         (
             {"head_dim": 7},
-            "head_dim must be even where rotary_dim is not given, got 7: rotary_dim=6 leaves one channel unrotated",
+            "head_dim must be even when rotary_dim is not given, got 7: rotary_dim=6 leaves one channel unrotated",
         ),
         ({"head_dim": 0}, "head_dim must be at least 2, got 0"),
         ({"head_dim": 0, "rotary_dim": 2}, "head_dim must be at least 2, got 0"),
@@ -378,11 +378,11 @@ def test_constructor_of_rotary_embedding():
         lambda n, dtype: rope_ext.RotaryEmbedding(8)(torch.arange(n), dtype=dtype),
     ):
         with pytest.raises(
-            TypeError, match=r"^rope_ext: dtype must be a floating point type, got 'half': use torch\.float16"
+            TypeError, match=r"^rope_ext: dtype must be a floating-point dtype, got 'half': use torch\.float16"
         ):
             call(4, dtype="half")
         with pytest.raises(
-            TypeError, match=r"^rope_ext: dtype must be a floating point type, got ndarray of shape \(3,\)"
+            TypeError, match=r"^rope_ext: dtype must be a floating-point dtype, got ndarray of shape \(3,\)"
         ):
             call(4, dtype=np.arange(3))
 

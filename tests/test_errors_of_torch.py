@@ -159,13 +159,13 @@ def test_dtensors_beside_tensors_are_refused_and_local_map_takes_them(mesh):
     weight = distribute_tensor(torch.ones(X.shape[-1]), mesh, [Replicate()])
     positions = distribute_tensor(torch.arange(X.shape[1]), mesh, [Replicate()])
     calls = {
-        "x must be a DTensor where cos is one": lambda: rope_ext.apply(X, cos, sin),
-        "x must be a DTensor where sin is one": lambda: rope_ext.apply_(X.clone(), COS, sin),
-        "x must be a DTensor where positions is one": lambda: rope_ext.apply(X, COS, SIN, positions=positions),
-        "x must be a DTensor where norm is one": lambda: rope_ext.apply(X, COS, SIN, norm=weight, eps=1e-6),
-        "x must be a DTensor where out is one": lambda: rope_ext.apply(X, COS, SIN, out=x),
-        "x must be a DTensor where another tensor of x is one": lambda: rope_ext.apply((x, X), COS, SIN),
-        "out must be a DTensor where x is one": lambda: rope_ext.apply(x, COS, SIN, out=X.clone()),
+        "x must be a DTensor when cos is one": lambda: rope_ext.apply(X, cos, sin),
+        "x must be a DTensor when sin is one": lambda: rope_ext.apply_(X.clone(), COS, sin),
+        "x must be a DTensor when positions is one": lambda: rope_ext.apply(X, COS, SIN, positions=positions),
+        "x must be a DTensor when norm is one": lambda: rope_ext.apply(X, COS, SIN, norm=weight, eps=1e-6),
+        "x must be a DTensor when out is one": lambda: rope_ext.apply(X, COS, SIN, out=x),
+        "x must be a DTensor when another tensor of x is one": lambda: rope_ext.apply((x, X), COS, SIN),
+        "out must be a DTensor when x is one": lambda: rope_ext.apply(x, COS, SIN, out=X.clone()),
     }
     for expected, call in calls.items():
         with pytest.raises(TypeError, match=f"^rope_ext: {expected}, got a Tensor"):

@@ -40,7 +40,7 @@ def test_errors():
     error_of(ValueError, "rotary_dim must be even and at least 4, got 2", "ntk", 2, alpha=2)
     error_of(ValueError, "max_position must be positive, got 0", "dynamic_ntk", 8, factor=2, max_position=0)
     error_of(TypeError, "seqlen must be an int, got 2.5", "dynamic_ntk", 8, factor=2, max_position=9, seqlen=2.5)
-    error_of(ValueError, "factor must be given where max_position is not, got None", "yarn", 8, **length)
+    error_of(ValueError, "factor must be given when max_position is not, got None", "yarn", 8, **length)
     error_of(
         ValueError,
         "beta_fast must be at least beta_slow 2, got 1",
@@ -90,7 +90,7 @@ def test_errors():
     error_of(ValueError, "mrope_section must be numbers of pairs, got [1, -1]", "mrope_pair_axis", (1, -1))
     error_of(
         ValueError,
-        "mrope_section must have 3 entries where it is interleaved, got [1, 1]",
+        "mrope_section must have 3 entries when it is interleaved, got [1, 1]",
         "mrope_pair_axis",
         (1, 1),
         True,

@@ -162,16 +162,16 @@ ERRORS = [
     ),
     (
         {**BASE, "rope_scaling": {"rope_type": "linear"}},
-        "factor must be in the config where rope_type is 'linear', got None",
+        "factor must be in the config when rope_type is 'linear', got None",
     ),
-    ({**BASE, "rope_scaling": {"factor": 8.0}}, "factor must be absent where rope_type is 'default', got 8.0"),
+    ({**BASE, "rope_scaling": {"factor": 8.0}}, "factor must be absent when rope_type is 'default', got 8.0"),
     (
         {**BASE, "rope_scaling": {"rope_type": "llama3", "factor": 8.0}},
-        "low_freq_factor must be in the config where rope_type is 'llama3', got None",
+        "low_freq_factor must be in the config when rope_type is 'llama3', got None",
     ),
     (
         {**BASE, "rope_scaling": {"rope_type": "longrope", "short_factor": [1.0]}},
-        "long_factor must be in the config where rope_type is 'longrope', got None",
+        "long_factor must be in the config when rope_type is 'longrope', got None",
     ),
     (
         {**BASE, "rope_scaling": {"rope_type": "longrope", "short_factor": [1.0], "long_factor": [1.0]}},
@@ -260,19 +260,19 @@ NULLS = [
 NULLS_WITH_VALUE = [
     (
         {**BASE, "rope_scaling": {"rope_type": "proportional", "factor": None}},
-        "factor must be in the config where rope_type is 'proportional', got None",
+        "factor must be in the config when rope_type is 'proportional', got None",
     ),
     (
         {**BASE, "rope_scaling": {**YARN, "original_max_position_embeddings": None}},
-        "original_max_position_embeddings must be in the config where rope_type is 'yarn', got None",
+        "original_max_position_embeddings must be in the config when rope_type is 'yarn', got None",
     ),
     (
         {**BASE, "rope_scaling": YARN, "original_max_position_embeddings": None},
-        "original_max_position_embeddings must be in the config where rope_type is 'yarn', got None",
+        "original_max_position_embeddings must be in the config when rope_type is 'yarn', got None",
     ),
     (
         {**BASE, "rope_scaling": {"rope_type": "yarn", "original_max_position_embeddings": 1024}},
-        "factor must be in the config where rope_type is 'yarn', got None",
+        "factor must be in the config when rope_type is 'yarn', got None",
     ),
     (
         {**HEADS, "model_type": "gpt_oss", "rope_theta": 1e4},
@@ -280,7 +280,7 @@ NULLS_WITH_VALUE = [
     ),
     (
         {**BASE, "rope_scaling": {"type": "mrope"}},
-        "mrope_section must be in the config where rope_type is 'mrope', got None",
+        "mrope_section must be in the config when rope_type is 'mrope', got None",
     ),
 ]
 
@@ -578,7 +578,7 @@ def test_errors_of_the_constructor():
     for call, kind, message in (
         (lambda: rope.tables(-1), ValueError, "max_position must not be negative, got -1"),
         (lambda: rope.tables(2.0), TypeError, "max_position must be an int, got 2.0"),
-        (lambda: rope.tables(2, dtype=torch.int32), TypeError, "dtype must be a floating point type, got torch.int32"),
+        (lambda: rope.tables(2, dtype=torch.int32), TypeError, "dtype must be a floating-point dtype, got torch.int32"),
     ):
         with pytest.raises(kind, match=f"^rope_ext: {re.escape(message)}$"):
             call()

@@ -131,7 +131,7 @@ def test_signatures_show_the_rule():
         (
             Q,
             ValueError,
-            "must have at most 3 axes where they are float32, got shape (1, 4, 2, 8): to rotate x call rope.apply(x)",
+            "must have at most 3 axes when they are float32, got shape (1, 4, 2, 8): to rotate x call rope.apply(x)",
         ),
         (
             Q.bfloat16(),
@@ -187,7 +187,7 @@ def test_positions_with_too_many_axes_are_refused():
     ],
 )
 def test_an_invalid_dtype_is_refused(dtype, message):
-    message = f"dtype must be a floating point type, got {message}"
+    message = f"dtype must be a floating-point dtype, got {message}"
     positions = torch.arange(3)
     for function, *args in (
         (ROPE.tables, 8),
@@ -292,7 +292,7 @@ def test_an_unknown_keyword_is_refused_as_python_refuses_it(name):
 def test_cos_sin_takes_positions_and_not_x():
     x, inv_freq = torch.randn(1, 3, 2, 8), torch.ones(4)
     with pytest.raises(
-        ValueError, match=r"^rope_ext: positions must have at most 3 axes where they are float32, got sh"
+        ValueError, match=r"^rope_ext: positions must have at most 3 axes when they are float32, got sh"
     ):
         rope_ext.cos_sin(x, inv_freq)
     assert rope_ext.cos_sin(x.long(), inv_freq)[0].shape == (1, 3, 2, 8, 4)

@@ -216,12 +216,12 @@ MISTAKES = [
     (
         "flat",
         {"cos": random((2, 5, 4, 4), F32)},
-        "cos must have 1 head where num_kv_heads is not num_heads, got 4 heads",
+        "cos must have 1 head when num_kv_heads is not num_heads, got 4 heads",
     ),
     (
         "flat",
         {"cos": None, "inv_freq": torch.ones(2, 4)},
-        "inv_freq must have 1 head where num_kv_heads is not num_heads, got 2 heads",
+        "inv_freq must have 1 head when num_kv_heads is not num_heads, got 2 heads",
     ),
     ("flat", {"cos": COS.double()}, "cos must be float32 or the dtype of qkv, float32, got float64"),
     (

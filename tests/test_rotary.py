@@ -315,7 +315,7 @@ def test_lengths_of_dynamic_schedules_compile_once_per_side():
         (lambda rope: rope.tables(4, seqlen=-5), "seqlen must be in 0 to 2 ** 63 - 1, got -5"),
         (
             lambda rope: rope(torch.tensor([0.0, torch.nan])),
-            "positions must be finite where no seqlen is given, got nan",
+            "positions must be finite when no seqlen is given, got nan",
         ),
         (lambda rope: rope.tables(4, device="nowhere"), "device must be a device that torch can use, got 'nowhere': "),
     ],

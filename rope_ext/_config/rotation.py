@@ -119,7 +119,7 @@ def _kind(source: Source, rope: Mapping[Any, Any]) -> str:
     kind: Any = rope.get("rope_type")
     old: Any = rope.get("type")
     if "mrope" in (kind, old) and rope.get("mrope_section") is None and source.facts.mrope is None:
-        raise ArgumentError("mrope_section", "be in the config where rope_type is 'mrope'", "None")
+        raise ArgumentError("mrope_section", "be in the config when rope_type is 'mrope'", "None")
     kind, old = _OLDER_NAMES.get(kind, kind), _OLDER_NAMES.get(old, old)
     if kind is not None and old is not None and kind != old:
         raise ArgumentError("type", f"agree with rope_type {kind!r}", shown(old))
@@ -137,5 +137,5 @@ def _kind(source: Source, rope: Mapping[Any, Any]) -> str:
         for key in ("factor", "short_factor", "long_factor", "low_freq_factor"):
             if rope.get(key) not in (None, 1, 1.0):
                 names.refuse_misspelled(rope, "rope_type")
-                raise ArgumentError(key, "be absent where rope_type is 'default'", shown(rope[key]))
+                raise ArgumentError(key, "be absent when rope_type is 'default'", shown(rope[key]))
     return str(kind)

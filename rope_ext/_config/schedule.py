@@ -55,7 +55,7 @@ class _Reader:
 
     def absent(self, key: str) -> ArgumentError:
         names.refuse_misspelled(self.rotation.parameters, key)
-        return ArgumentError(key, f"be in the config where rope_type is {self.rotation.kind!r}", "None")
+        return ArgumentError(key, f"be in the config when rope_type is {self.rotation.kind!r}", "None")
 
 
 def _dynamic(reader: _Reader) -> Keywords:

@@ -103,7 +103,7 @@ def _check_config(config: object) -> None:
     is_file, is_model = isinstance(config, (str, bytes, os.PathLike)), isinstance(config, torch.nn.Module)
     if not (is_file or is_model or isinstance(config, _NO_CONFIGS) or config is None or hasattr(config, "__array__")):
         return
-    cure = "json.load reads a config.json, AutoConfig.from_pretrained of transformers takes a name" if is_file else ""
+    cure = "json.load reads a config.json, AutoConfig.from_pretrained of transformers accepts a name" if is_file else ""
     cure = "model.config is one" if is_model and hasattr(config, "config") else cure
     raise ArgumentTypeError("config", "be a configuration object or a dict", shown(config), cure)
 

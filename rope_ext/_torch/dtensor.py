@@ -75,7 +75,7 @@ def _plain_gradient(name: str) -> ArgumentError:
     Tensor would get no gradient at all.
     """
     cure = f"DTensor.from_local({name}, mesh) creates one, and sums the gradient of {name} over the ranks"
-    return ArgumentError(name, "be a DTensor where it requires grad and x is one", "a Tensor", cure)
+    return ArgumentError(name, "be a DTensor when it requires grad and x is one", "a Tensor", cure)
 
 
 def with_whole_heads(t: Tensor) -> Tensor:

@@ -169,11 +169,11 @@ def _all_dtensors(x: Sequence[Tensor], cos: Tensor, sin: Tensor, rest: Rest, out
         return found
     if found:
         cure = "distribute_tensor(x, mesh, placements) creates one"
-        raise ArgumentTypeError("x", "be a DTensor where another tensor of x is one", "a Tensor beside it", cure)
+        raise ArgumentTypeError("x", "be a DTensor when another tensor of x is one", "a Tensor beside it", cure)
     names = *names_of_tables(flags_of(rest)), "positions", "offset", "cu_seqlens"
     given = [*zip(names, (cos, sin, *split(rest)[1])), *(("out", t) for t in out)]
     name = next((name for name, t in given if isinstance(t, DTensor)), "norm")
-    raise ArgumentTypeError("x", f"be a DTensor where {name} is one", "a Tensor", f"{name}.full_tensor() is a Tensor")
+    raise ArgumentTypeError("x", f"be a DTensor when {name} is one", "a Tensor", f"{name}.full_tensor() is a Tensor")
 
 
 def _in_packed(tokens: Tensor, cu_seqlens: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:

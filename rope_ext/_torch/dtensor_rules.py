@@ -73,7 +73,7 @@ def _write(name: str, out: Sequence[Tensor], call: Call, write: Callable[[list[T
 
 def _writable(name: str, t: Tensor, like: DTensor) -> DTensor:
     if not isinstance(t, DTensor):
-        raise ArgumentTypeError(name, "be a DTensor where x is one", "a Tensor")
+        raise ArgumentTypeError(name, "be a DTensor when x is one", "a Tensor")
     if t.device_mesh != like.device_mesh:
         raise ArgumentError(name, f"be on the mesh of x, {like.device_mesh}", t.device_mesh)
     if t.shape != like.shape or t.dtype != like.dtype:

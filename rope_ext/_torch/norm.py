@@ -64,7 +64,7 @@ def _under_transform(op: Op, arguments: Sequence[Any]) -> Any:
     weights = weights_of(rest)
     if not functorch_is_active() and any(map(is_dtensor, weights)):
         if not all(map(is_dtensor, x)):  # the dispatcher finds the DTensor rule through x alone
-            raise ArgumentTypeError("x", "be a DTensor where norm is one", "a Tensor", "norm.full_tensor() is a Tensor")
+            raise ArgumentTypeError("x", "be a DTensor when norm is one", "a Tensor", "norm.full_tensor() is a Tensor")
         return op.recorded(*arguments) if is_grad_enabled() else op.unrecorded(*arguments)
     if functorch_is_active() and (op is ROTATE_OUT or all(level_of(weight) < 0 for weight in weights)):
         return call.dispatch(op, arguments)

@@ -137,5 +137,5 @@ def mrope_pair_axis(sections: Iterable[int] | torch.Tensor, interleaved: bool = 
     if not interleaved:
         return tuple(i % 3 for i, n in enumerate(counts) for _ in range(n))
     if len(counts) != 3:
-        raise ArgumentError("mrope_section", "have 3 entries where it is interleaved", shown(list(counts)))
+        raise ArgumentError("mrope_section", "have 3 entries when it is interleaved", shown(list(counts)))
     return tuple(p % 3 if p < 3 * counts[p % 3] else 0 for p in range(sum(counts)))

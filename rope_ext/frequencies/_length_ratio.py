@@ -16,5 +16,5 @@ def ratio(factor: float | None, max_position: float | None, original_max_positio
 def needed_ratio(factor: float | None, max_position: float | None, original_max_position: float) -> float:
     """`ratio`; raises if neither factor nor max_position is given."""
     if (found := ratio(factor, max_position, original_max_position)) is None:
-        raise ArgumentError("factor", "be given where max_position is not", "None")
+        raise ArgumentError("factor", "be given when max_position is not", "None")
     return found
