@@ -56,7 +56,7 @@ ERRORS = {
     "learned rows": "ArgumentError: .* cos must be a DTensor when it requires grad",
     "learned inv_freq": "ArgumentError: .* inv_freq must be a DTensor when it requires grad",
     "learned norm": "ArgumentError: .* norm must be a DTensor when it requires grad",
-    "positions of cos_sin": r"ArgumentTypeError: .* positions must be a Tensor, got a DTensor: positions.to_local\(\)",
+    "positions of cos_sin": r"ArgumentTypeError: .* positions must be a Tensor, got a DTensor: use positions.to_local\(\)",
     "two meshes": "ArgumentError: .* x must be on one mesh",
     "mesh of a table": "ArgumentError: .* cos must be on the mesh of x",
 }
