@@ -53,7 +53,7 @@ def apply_qkv(
             head_dim is inferred, and no error is raised if the table fits that one too. To make it an error, pass
             per_channel=False or True, as the table is, or rotary_dim, which is head_dim if all channels rotate.
         grouped: whether the heads are stored in num_kv_heads groups, each with the q heads that share a k head, that k
-            head and its v head, as in Megatron, and with one q head per group in GPT-NeoX and BLOOM. The third form is
+            head and its v head, as in Megatron, and with one q head per group in GPT-NeoX. The third form is
             then (..., num_kv_heads, num_heads / num_kv_heads + 2, head_dim). Default: False.
         **options: the keywords of `apply` except out; documented there. layout is "bshd" (default), "sbhd", "thd" or
             "shd": the axes of q, k and v, of which qkv begins with those before h. norm is one weight for q and k, or a
