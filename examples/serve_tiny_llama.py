@@ -206,7 +206,9 @@ def main():
     parser.add_argument("--tokens", type=int, default=24, help="tokens to generate after each prompt, 2 or more")
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
-    count = max(2, options.tokens)
+    if options.tokens < 2:  # the first token is that of the prefill: one token is no decoding
+        parser.error(f"argument --tokens: must be 2 or more, got {options.tokens}")
+    count = options.tokens
     torch.set_default_device(options.device)
     torch.manual_seed(0)
     texts = [torch.tensor([*text.encode()]) for text in TEXTS]

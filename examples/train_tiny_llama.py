@@ -196,9 +196,11 @@ def draw(losses, path):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=Config.steps)
+    parser.add_argument("--steps", type=int, default=Config.steps, help="steps of each training, 3 or more")
     parser.add_argument("--output", type=Path, default=HERE.parent / "build" / "demo")
     options = parser.parse_args()
+    if options.steps < 3:  # OneCycleLR needs a step of its own for the start, the peak and the end
+        parser.error(f"argument --steps: must be 3 or more, got {options.steps}")
     tokens, vocabulary = load_text()
     c = Config(vocabulary=vocabulary, steps=options.steps)
 

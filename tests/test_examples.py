@@ -42,6 +42,18 @@ def test_every_program_is_shown_on_the_page():
         assert f"```{{literalinclude}} ../examples/{program}\n" in page, f"docs/examples.md does not show {program}"
 
 
+@pytest.mark.parametrize("command", ["train_tiny_llama.py --steps 2", "serve_tiny_llama.py --tokens 1"])
+def test_too_few_steps_are_refused(command):
+    for package in ("matplotlib", "tqdm"):
+        pytest.importorskip(package)
+    program, option, number = command.split()
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    arguments = [sys.executable, EXAMPLES / program, option, number]
+    ended = subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=600)
+    assert ended.returncode == 2
+    assert f"argument {option}: must be {int(number) + 1} or more, got {number}" in ended.stderr
+
+
 def test_train_tiny_llama(tmp_path):
     for package in ("matplotlib", "tqdm"):
         pytest.importorskip(package)
