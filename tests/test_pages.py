@@ -64,10 +64,12 @@ def test_code_that_is_not_run_is_valid(page):
 @each_page
 def test_blocks_are_marked(page):
     """So that none is left out of the tests by the spelling of its language; and output follows code."""
-    marks = re.findall(r"^```(\S*)", page.read_text(), re.MULTILINE)
+    assert not re.search(r"^(?: *~~~| +```)", page.read_text(), re.MULTILINE)
+    marks = re.findall(r"^```(.*)$", page.read_text(), re.MULTILINE)
     assert len(marks) % 2 == 0
-    assert set(marks[::2]) <= LANGUAGES and set(marks[1::2]) <= {""}
-    assert len(fences(page, "python")) == len(blocks_of(page.read_text()))
+    opening = [re.sub(r"^({literalinclude}) \S+$", r"\1", mark) for mark in marks[::2]]
+    assert set(opening) <= LANGUAGES and set(marks[1::2]) <= {""}
+    assert opening.count("python") == len(blocks_of(page.read_text()))
 
 
 @cache
@@ -78,14 +80,16 @@ def targets():
 @each_page
 def test_commands_exist(page):
     commands = "\n".join(fences(page, "sh") + re.findall(r"`((?:make|python) [^`\n]+)`", prose(page)))
-    for target in re.findall(r"^(?:\w+=\S+ )*make ([a-z0-9-]+)", commands, re.MULTILINE):
+    for target in re.findall(r"(?:^|[;&|] *)(?:\w+=\S+ )*make ([a-z0-9-]+)", commands, re.MULTILINE):
         assert target in targets(), f"make {target}"
     for module in re.findall(r"python -m ([\w.]+)", commands):
         file = ROOT / module.replace(".", "/")
         outside = module in ("pip", "pytest", "build", "mypy", "ruff", "uv", "venv")
         assert outside or file.with_suffix(".py").exists() or (file / "__main__.py").exists(), module
     for name in re.findall(
-        r"(?:python|bash|^) ?((?:benchmarks|docs|examples|tests|tools)/[\w./]+)", commands, re.MULTILINE
+        r"(?:python|bash|pytest(?: -\w+)*|^) ?((?:benchmarks|docs|examples|tests|tools)/[\w./]+)",
+        commands,
+        re.MULTILINE,
     ):
         assert (ROOT / name).exists(), name
 
