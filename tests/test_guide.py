@@ -593,7 +593,7 @@ def test_exact_angles_are_exact_at_every_position():
                 angle = position * mpmath.mpf(10000) ** (-mpmath.mpf(pair) / 64)
                 assert abs(cos[row, pair].item() - mpmath.cos(angle)) < 3.1e-8
                 assert abs(sin[row, pair].item() - mpmath.sin(angle)) < 3.1e-8
-    assert says("Its error is essentially that one rounding: 3e-8, at every position.")
+    assert says("Its error is essentially that one rounding: 3e-8, at every position up to 16 million.")
 
 
 def test_hf_is_the_float32_product():
