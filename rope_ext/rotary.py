@@ -154,8 +154,8 @@ class RotaryEmbedding:
 
         Raises:
             ArgumentError: a key is missing, is null although transformers gives null no meaning, contradicts another
-                key, or is named like a rotation but unknown (use_scaled_rope). A key that has no effect can be set to
-                None.
+                key, is named like a rotation but unknown (rotary_scale), or has a value that from_config cannot
+                interpret (use_scaled_rope=True). A key that has no effect can be set to None.
             ArgumentTypeError: a key has a wrong type.
 
         Warns:
@@ -314,7 +314,7 @@ class RotaryEmbedding:
 
         Args:
             x: Tensor, or tuple or list of Tensors, as in `rope_ext.apply`, with the head_dim of this object. For
-                another head_dim pass rotary_offset, or the rotary_dim of this object.
+                another head_dim pass the rotary_dim of this object, or a rotary_offset other than 0.
             positions: as in `rope_ext.apply`.
             offset: as in `rope_ext.apply`.
             seqlen: the sequence length that selects the frequencies of "dynamic_ntk" and "longrope", which require it.
