@@ -103,9 +103,9 @@ def apply(
             "thd". Positions restart at 0 at each boundary. Tokens after the last boundary are copied and not
             normalized.
         inverse: rotate by the negative angles. Default: False.
-        inv_freq: frequencies that replace cos and sin: the kernel computes the angles from the positions, exactly and
-            without a table, so positions may be any integers, or float32 (float64 for float64 x). Radians per position,
-            of shape (pairs,), (heads, pairs) or (axes, heads or 1, pairs). With several axes, positions may be
+        inv_freq: frequencies that replace cos and sin: the kernel computes the angles from the positions, without a
+            table, so positions may be any integers, or float32 (float64 for float64 x). Radians per position, of shape
+            (pairs,), (heads, pairs) or (axes, heads or 1, pairs). With several axes, positions may be
             (axes, batch or 1, seqlen), and the angle is the sum over the axes (see `frequencies.per_axis`). The result
             of `angles.revolutions` is accepted too, and saves the conversion in each call.
         attention_scaling: factor on the cos and sin of inv_freq; tables already include it. Default: 1.
@@ -119,10 +119,10 @@ def apply(
             and writes (i, i + rotary_dim / 2): interleaved=True, out_interleaved=False. Tables with one entry per
             channel follow the order of the result.
         norm: weight of an RMSNorm over the head_dim of each head, applied before the rotation in the same pass:
-            (head_dim,), any floating-point dtype and stride; one Tensor for all tensors of x, or a tuple or list with a
-            Tensor or None for each. The whole head is normalized, even if only a part of it is rotated. For a norm
-            without a weight pass torch.ones(head_dim), for Gemma 3's (1 + w) pass 1 + w.float(). A norm across all
-            heads, as in OLMo 2 and 3, MiniMax-M2 and Wan, is a different operation.
+            (head_dim,), float64, float32, bfloat16 or float16, any stride; one Tensor for all tensors of x, or a tuple
+            or list with a Tensor or None for each. The whole head is normalized, even if only a part of it is rotated.
+            For a norm without a weight pass torch.ones(head_dim), for Gemma 3's (1 + w) pass 1 + w.float(). A norm
+            across all heads, as in OLMo 2 and 3, MiniMax-M2 and Wan, is a different operation.
         eps: added to the mean of squares of norm, which requires it. It has no default because models differ: 1e-6 and
             1e-5 are common.
         out: where to write the result, which is then also returned: structure, shapes and dtype of x, any strides. Its
@@ -198,9 +198,9 @@ def apply_(
         **options: the keywords of `apply` except out and out_interleaved; documented there.
 
     Returns:
-        x itself. Differentiable like `apply`. If only x is differentiated, it is written once; for derivatives of the
-        tables, transforms of torch.func, forward mode, subclasses of Tensor and tensors with hooks, the result is
-        computed into a temporary and copied.
+        x itself. Differentiable like `apply`. If only x is differentiated, without norm, it is written once; for
+        derivatives with norm or of the tables, transforms of torch.func, forward mode, subclasses of Tensor and tensors
+        with hooks, the result is computed into a temporary and copied.
 
     Raises:
         ArgumentError: as in `apply`, and for tensors that overlap or that autograd cannot write to.
