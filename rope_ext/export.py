@@ -1,4 +1,4 @@
-"""rope_ext in programs of torch.export that run without rope_ext::
+"""Programs of torch.export that contain no op of rope_ext, and run without the package::
 
     program = torch.export.export(model, (x,))
     table = torch.export.default_decompositions() | rope_ext.export.decompositions()
