@@ -603,7 +603,7 @@ def test_a_model_of_several_parts_is_asked_for_one(name):
     config = getattr(transformers, name)()
     for form in (config, config.to_dict()):
         with pytest.raises(
-            ValueError, match=r"^rope_ext: config must be the part .* got one of \w+_config, \w+_config$"
+            ValueError, match=r"^rope_ext: config must be the part .* got one with \w+_config, \w+_config$"
         ):
             rope_ext.RotaryEmbedding.from_config(form)
     rope_ext.RotaryEmbedding.from_config(config.text_config, "full_attention" if name == "Gemma3Config" else None)
