@@ -122,7 +122,7 @@ def cmake_architectures(torch_list):
 
 def index_page():
     """README.md for a package index, where relative links would lead nowhere: each becomes its text."""
-    page = re.sub(r"^!\[.*\]\((?!https?:).*\)\n+", "", (ROOT / "README.md").read_text(), flags=re.MULTILINE)
+    page = re.sub(r"^!\[.*\]\((?!https?:).*\)\n", "", (ROOT / "README.md").read_text(), flags=re.MULTILINE)
     return re.sub(r"\[([^][]+)\]\((?!https?:|#)[^)\s]+\)", r"\1", page)
 
 

@@ -139,7 +139,8 @@ def test_the_sentence_about_layouts_names_the_tensor(name):
     arguments = {"x": X, "cos": COS, "sin": SIN, "positions": torch.arange(3)}
     arguments[name] = arguments[name].to_sparse()
     with pytest.raises(
-        NotImplementedError, match=rf"^rope_ext: {name} must be a strided tensor, got torch\.sparse_coo; use to_dense\(\)"
+        NotImplementedError,
+        match=rf"^rope_ext: {name} must be a strided tensor, got torch\.sparse_coo; use to_dense\(\)",
     ):
         rope_ext.apply(arguments.pop("x"), **arguments)
 

@@ -62,7 +62,10 @@ def test_the_page_on_an_index_has_no_relative_links(described):
     links = re.findall(r"\]\(([^)]*)\)", re.sub(r"`[^`\n]*`", "", page))
     assert all(link.startswith(("https://", "#")) for link in links)
     assert re.findall(r"^```.*?^```", page, re.M | re.S) == re.findall(r"^```.*?^```", readme, re.M | re.S)
-    assert "`docs/migrate.md`" in page and "![" not in page
+    assert "(docs/migrate.md)" in page and "![" not in page
+    assert len(re.findall(r"^$\n^[|].*$\n^[|]-", page, re.M)) == len(
+        re.findall(r"^[|]-", page, re.M)
+    )  # a blank line before
 
 
 def test_uv_locks_a_project_that_depends_on_a_checkout(tmp_path):
