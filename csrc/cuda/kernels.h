@@ -17,19 +17,19 @@ int current_device();
 // exceeds the maximum size.
 extern const char* const kTooLarge;
 
-// As cpu::Kernels::rotate, on `device`, which must be current.
+// Launches the rotation that cpu::Kernels::rotate computes. `device` must be the current device.
 const char* rotate(const RotateParams& p, int device, Stream stream);
 
-// As cpu::Kernels::norm_grad, on `device`, which must be current.
+// Launches the gradients that cpu::Kernels::norm_grad computes. `device` must be the current device.
 const char* norm_grad(const NormGradParams& p, int device, Stream stream);
 
-// As cpu::Kernels::table_grad.
+// Launches the gradients of cos and sin that cpu::Kernels::table_grad computes.
 const char* table_grad(const TableGradParams& p, Stream stream);
 
 // rows[batch * p.seqlen + token] = table_row(p.positions, batch, token), in GPU memory.
 const char* table_rows(const Tokens& p, int64_t* rows, Stream stream);
 
-// As cpu::Kernels::cos_sin.
+// Launches the cos and sin that cpu::Kernels::cos_sin computes.
 const char* cos_sin(const CosSinParams& p, Stream stream);
 
 // p.high and p.low, in GPU memory, receive the revolutions per position.

@@ -117,7 +117,7 @@ inline Memory memory_of(const RotateParams& p) {
   return memory;
 }
 
-// Of the kernel before the sum over blocks of tokens.
+// The memory of the first kernel of the gradients of a norm; a second kernel adds its sums of blocks of tokens.
 inline Memory memory_of(const NormGradParams& p) {
   RotateParams rotation = p;
   for (Norm& norm : rotation.norm) norm.inv_rms = nullptr;
